@@ -1,0 +1,45 @@
+"""What can go wrong, as one clear line: what is wrong, where, and what to do next."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BilinearError(Exception):
+    """A fault in the data or at run time; the command line prints it and exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(BilinearError):
+    """A command that cannot be meant; exits with 2."""
+
+    exit_code = 2
+
+
+class BadPhotoError(BilinearError):
+    """A file that cannot be read as a photo."""
+
+
+class FeatureFileError(BilinearError):
+    """A feature file that is missing, damaged, incomplete, or not ours."""
+
+
+def one_of(kind: str, word: str, known: Iterable[str]) -> str:
+    """Return `word` if it is in `known`.
+
+    Raises:
+        UsageError: `word` is unknown; the message names the nearest known one.
+    """
+    known = list(known)
+    if word in known:
+        return word
+    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(f"no {kind} is called {word!r}: {hint}(there are {', '.join(known)})")
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """Return the first few of `names`, and how many more there are, for a message."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
