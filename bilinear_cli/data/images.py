@@ -1,0 +1,106 @@
+"""A file -> RGB uint8 of the asked size; photos in batches, read ahead."""
+
+import hashlib
+import io
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bilinear_cli.errors import BadPhotoError
+
+RESIZE = ("squash", "crop", "pad")
+# Pillow refuses above twice its limit, which is what guards memory; 90 megapixels are a camera's.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def read_photo(
+    path: Path, image_size: int, resize: str = "squash", sha256: str | None = None
+) -> np.ndarray:
+    """Read a photo as a person would see it.
+
+    Args:
+        path: a file of any kind that Pillow reads; of an animation the first frame.
+        image_size: width and height of the result, in pixels.
+        resize: `squash` (the sides' ratio changes), `crop` (the centre square) or `pad` (black
+            on two sides).
+        sha256: what the file's bytes must have, if given.
+
+    Returns:
+        uint8 (image_size, image_size, 3), RGB; the camera's rotation applied, transparency on
+        white, 16-bit grey scaled to eight bits.
+
+    Raises:
+        BadPhotoError: it is no photo, is cut off, or has changed.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadPhotoError(f"cannot read {path}: {error.strerror or error}") from error
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise BadPhotoError(f"{path} has changed since this run began: run again")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(_resize(_rgb(ImageOps.exif_transpose(image)), image_size, resize))
+    except Exception as error:  # on broken bytes Pillow's decoders raise nearly anything
+        if isinstance(error, Image.UnidentifiedImageError):
+            error = ValueError("not an image in any format known here")
+        raise BadPhotoError(f"cannot read {path} as a photo: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip them at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _resize(image: Image.Image, image_size: int, resize: str) -> Image.Image:
+    size = (image_size, image_size)
+    if resize == "crop":
+        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    if resize == "pad":
+        return ImageOps.pad(image, size, Image.Resampling.BILINEAR)
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def read_batches(
+    paths: Sequence[Path], batch_size: int, read: Callable[[Path], np.ndarray]
+) -> Iterator[list[np.ndarray | BadPhotoError]]:
+    """Yield lists of `batch_size` photos (the last may be shorter), decoded a batch ahead.
+
+    Args:
+        paths: the files, in order.
+        batch_size: photos in a list.
+        read: path -> uint8 array; runs in threads.
+
+    Yields:
+        For each file of a batch its pixels, or the error that reading it raised.
+    """
+
+    def attempt(path: Path) -> np.ndarray | BadPhotoError:
+        try:
+            return read(path)
+        except BadPhotoError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ahead: deque = deque()
+        try:
+            for start in range(0, len(paths), batch_size):
+                batch = paths[start : start + batch_size]
+                ahead.append([pool.submit(attempt, path) for path in batch])
+                if len(ahead) > 2:
+                    yield [photo.result() for photo in ahead.popleft()]
+            while ahead:
+                yield [photo.result() for photo in ahead.popleft()]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,90 @@
+"""A set of tensorflow-datasets -> a folder of class folders in the cache.
+
+The encoded photos are written out once, byte for byte, so that everything downstream (resuming,
+checksums, pages that show photos) works on files alike. That costs their size on disk again.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bilinear_cli.errors import BilinearError
+
+KINDS = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"BM": ".bmp"}
+
+
+def unpack(
+    name: str, cache: Path, progress: Callable[[int, int], None] | None = None
+) -> tuple[Path, str]:
+    """Write the photos of a set into the cache, unless they are there.
+
+    Args:
+        name: as tensorflow-datasets knows it: `NAME`, `NAME/CONFIG` or `NAME:VERSION`; looked for
+            in `$TFDS_DATA_DIR`, downloaded where the library can.
+        cache: the parent of the folders that are made.
+        progress: told (done, total) photos.
+
+    Returns:
+        The folder, with `train/` and `test/` where the set has both (a set with `validation` and
+        no `test` is tested on that), and a name fit for files.
+
+    Raises:
+        BilinearError: the library is not installed, or has no such set with an image and a label.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise BilinearError("for tfds:NAME install pip install 'bilinear-cli[tfds]'") from error
+    try:
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+    except (tfds.core.DatasetNotFoundError, OSError, ValueError, AssertionError) as error:
+        raise BilinearError(
+            f"tensorflow-datasets has no {name!r} to give: {_first_line(error)}"
+        ) from error
+    features = builder.info.features
+    if not {"image", "label"} <= set(features or ()) or not hasattr(features["label"], "int2str"):
+        raise BilinearError(f"tfds:{name} has no 'image' with a class 'label'")
+    folder = cache / builder.info.full_name.replace("/", "-")
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=cache))
+        try:
+            _write(builder, partial, progress)
+            os.rename(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder, folder.name
+
+
+def _write(builder, folder: Path, progress: Callable[[int, int], None] | None) -> None:
+    import tensorflow_datasets as tfds
+
+    sizes = {part: info.num_examples for part, info in builder.info.splits.items()}
+    parts = {"train": "train", "test": "test" if "test" in sizes else "validation"}
+    parts = {ours: theirs for ours, theirs in parts.items() if theirs in sizes}
+    total, done = sum(sizes[theirs] for theirs in parts.values()), 0
+    class_name = builder.info.features["label"].int2str
+    for ours, theirs in parts.items():
+        encoded = builder.as_dataset(
+            split=theirs,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),  # in the order on disk
+        )
+        for i, example in enumerate(encoded.as_numpy_iterator()):
+            photo = example["image"]
+            label = class_name(example["label"]).replace("/", "-")
+            above = folder / ours if len(parts) == 2 else folder
+            path = above / label / f"{theirs}-{i:07d}{KINDS.get(photo[:2], '.img')}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(photo)
+            done += 1
+            if progress:
+                progress(done, total)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

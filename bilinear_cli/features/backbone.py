@@ -1,0 +1,97 @@
+"""Photos -> conv5 maps: VGG16 (Simonyan and Zisserman 2015) up to its last block."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+LAYERS = ("block5_conv3", "block5_pool")  # relu5_3, the paper's; and the network's end, the post's
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
+BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
+
+log = logging.getLogger(__name__)
+
+
+def load_backbone(
+    weights: Mapping[str, np.ndarray], layer: str, precision: str
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Build the network.
+
+    Args:
+        weights: `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias` (out,), ...,
+            float32.
+        layer: the layer whose output is taken, after its ReLU.
+        precision: `float32`, `bfloat16` or `float16`: what the convolutions multiply in.
+
+    Returns:
+        A function of uint8 RGB photos (batch, size, size, 3) -> float32 maps
+        (batch, size // 16, size // 16, 512), or // 32 after `block5_pool`; for use in a graph.
+    """
+    network = _vgg16(precision)
+    for name in {key.split("/")[0] for key in weights}:
+        network.get_layer(name).set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
+    network = keras.Model(network.input, network.get_layer(layer).output)
+
+    def forward(photos: tf.Tensor) -> tf.Tensor:
+        bgr = tf.cast(photos, tf.float32)[..., ::-1]
+        return tf.cast(network(bgr - tf.constant(IMAGENET_MEAN_BGR), training=False), tf.float32)
+
+    return forward
+
+
+def _vgg16(precision: str) -> keras.Model:
+    """Build the bare network under the precision's policy, leaving the global one as it was."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    try:
+        return keras.applications.VGG16(
+            include_top=False, weights=None, input_shape=(None, None, 3)
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def use_devices() -> list[str]:
+    """Let TensorFlow take a GPU's memory as needed; return what it will run on, for a log line.
+
+    To be called before anything else uses TensorFlow.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
+    return [name or "GPU" for name in names] or ["CPU"]
+
+
+def resolve_precision(precision: str) -> str:
+    """Return the precision; for `auto` bfloat16 where the device multiplies in it, else float32.
+
+    Without such units bfloat16 can be twenty times slower than float32. float16 is never chosen:
+    the activations of VGG16 come near its limit of 65,504.
+    """
+    if precision != "auto":
+        return precision
+    return "bfloat16" if _has_bfloat16() else "float32"
+
+
+def _has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    if details:
+        capable = [detail.get("compute_capability", (0, 0)) for detail in details]
+        return min(capable) >= BFLOAT16_COMPUTE_CAPABILITY
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:  # not Linux
+        return False
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    return bool(flags & BFLOAT16_CPU_FLAGS)
+
+
+def resolve_batch_size(batch_size: int | None, image_size: int) -> int:
+    """Return the batch size; if none is given, one of about 800,000 pixels (16 at 224)."""
+    return batch_size or max(1, 16 * 224**2 // image_size**2)

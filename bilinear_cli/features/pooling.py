@@ -1,0 +1,124 @@
+"""conv5 maps -> vectors: pure TensorFlow functions over (batch, height, width, channels).
+
+All of them take float32 maps and return float32; `compile_pooling` puts them into one graph with
+the network, so that only what is stored leaves it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from bilinear_cli.features.specs import row_dtype
+
+EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
+
+
+def max_pool(maps: tf.Tensor) -> tf.Tensor:
+    """Return the largest value of each channel, (batch, channels)."""
+    return tf.reduce_max(maps, axis=(1, 2))
+
+
+def avg_pool(maps: tf.Tensor) -> tf.Tensor:
+    """Return the mean of each channel over the locations, (batch, channels)."""
+    return tf.reduce_mean(maps, axis=(1, 2))
+
+
+def sum_pool(maps: tf.Tensor) -> tf.Tensor:
+    """Return the sum of each channel over the locations, (batch, channels)."""
+    return tf.reduce_sum(maps, axis=(1, 2))
+
+
+def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
+    """Return the sum over the locations of x xᵀ, (batch, channels, channels).
+
+    With a map as a matrix X, one row a location, this is the one product Xᵀ X; no outer product
+    is ever formed.
+    """
+    batch, height, width, channels = tf.unstack(tf.shape(maps))
+    x = tf.reshape(maps, (batch, height * width, maps.shape[-1] or channels))
+    return tf.matmul(x, x, transpose_a=True)
+
+
+def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
+    """Return sign(x) sqrt(|x|), element by element."""
+    return tf.sign(x) * tf.sqrt(tf.abs(x))
+
+
+def upper_triangle(matrices: tf.Tensor) -> tf.Tensor:
+    """Pack symmetric matrices so that inner products and norms stay what they were.
+
+    Args:
+        matrices: (batch, channels, channels).
+
+    Returns:
+        (batch, channels * (channels + 1) / 2): the upper triangle row by row, as
+        `np.triu_indices` has it, the off-diagonal entries times the square root of two.
+    """
+    channels = matrices.shape[-1]
+    rows, columns = np.triu_indices(channels)
+    flat = tf.reshape(matrices, (-1, channels * channels))
+    scale = np.where(rows == columns, 1, np.sqrt(2)).astype(np.float32)
+    return tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1) * scale
+
+
+def l2_normalize(x: tf.Tensor) -> tf.Tensor:
+    """Return the rows of (batch, d) divided by their l2 norm; a row of zeros stays one."""
+    return tf.math.l2_normalize(x, axis=1, epsilon=EPSILON)
+
+
+def bilinear_pool(maps: tf.Tensor) -> tf.Tensor:
+    """Return the bilinear feature: outer products summed, signed square root, l2 norm one.
+
+    Source: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition",
+    ICCV 2015, with one network in both roles.
+
+    Args:
+        maps: (batch, height, width, channels).
+
+    Returns:
+        (batch, channels * (channels + 1) / 2), see `upper_triangle`; 131,328 numbers for 512.
+    """
+    return l2_normalize(upper_triangle(signed_sqrt(outer_product_sum(maps))))
+
+
+FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "max": max_pool,
+    "avg": avg_pool,
+    "sum": sum_pool,
+    "bilinear": bilinear_pool,
+    "conv5": tf.identity,
+}
+
+
+def compile_pooling(
+    forward: Callable[[tf.Tensor], tf.Tensor],
+    specs: Sequence[str],
+    batch_size: int,
+    image_size: int,
+) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], dict[str, tuple[int, ...]]]:
+    """Compile the network and the poolings of its maps into one graph.
+
+    Args:
+        forward: uint8 photos (batch, size, size, 3) -> maps (batch, height, width, channels).
+        specs: the poolings.
+        batch_size: photos in a batch; every batch must have as many.
+        image_size: their width and height.
+
+    Returns:
+        A function, photos -> spec -> rows as they are stored; and spec -> shape of a row.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)])
+    def graph(photos: tf.Tensor) -> dict[str, tf.Tensor]:
+        maps = tf.cast(forward(photos), tf.float32)
+        pooled = {spec: FUNCTIONS[spec](maps) for spec in specs}
+        return {spec: tf.cast(x, row_dtype(x.shape[1:])) for spec, x in pooled.items()}
+
+    concrete = graph.get_concrete_function()
+    shapes = {spec: tuple(x.shape[1:]) for spec, x in concrete.structured_outputs.items()}
+
+    def compute(photos: np.ndarray) -> dict[str, np.ndarray]:
+        return {spec: x.numpy() for spec, x in concrete(tf.constant(photos)).items()}
+
+    return compute, shapes
