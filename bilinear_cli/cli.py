@@ -250,6 +250,114 @@ def weights(weights: str) -> None:
     click.echo(f"licence  {LICENCE}")
 
 
+# Stage 2 ---------------------------------------------------------------------------------
+
+
+class Auto(click.ParamType):
+    """A number, or `auto` (None)."""
+
+    name = "auto|number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse it."""
+        if value is None or value == "auto":
+            return None
+        return click.FLOAT.convert(value, param, ctx)
+
+
+@cli.command()
+@click.option(
+    "--features",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Feature file of bilinear extract.",
+)
+@click.option(
+    "--pooling",
+    "poolings",
+    multiple=True,
+    help="Of the file; several side by side as max+sum; repeatable.  [default: each in turn]",
+)
+@click.option("--classifier", type=click.Choice(["softmax", "mlp"]), default="softmax")
+@click.option(
+    "--normalize",
+    type=click.Choice(["auto", "none", "standard", "sqrt-l2"]),
+    default="auto",
+    help="auto: standard for max, avg and sum, none for what is normalised already.",
+)
+@click.option(
+    "--top-variance",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Keep the K entries of the whole matrix that vary most over the training rows.",
+)
+@click.option(
+    "-C", "--C", "C", type=Auto(), default="auto", help="Weight of the losses; auto: by 5 folds."
+)
+@click.option(
+    "--label-smoothing", type=Auto(), default="auto", help="auto: 0 or 0.1, by the same folds."
+)
+@click.option("--hidden", type=click.IntRange(1), default=256, help="Units of the mlp.")
+@click.option("--dropout", type=click.FloatRange(0, 0.99), default=0.5, help="Of the mlp.")
+@click.option("--data", "spec", metavar="SPEC", help="Take labels, split and groups from there.")
+@click.option("--split-seed", type=int, default=0, help="For a --data that has no split.")
+@click.option("--min-photos", type=click.IntRange(1), default=2, help="Smaller classes stay out.")
+@click.option("--seed", type=int, default=0, help="Of the folds, and of the mlp.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("runs"), help="Run folders."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def train(
+    features: Path,
+    poolings: tuple[str, ...],
+    spec: str | None,
+    split_seed: int,
+    output: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a classifier on stored features and report its accuracy on the test photos.
+
+    \b
+    bilinear train --features x.h5
+    bilinear train --features x.h5 --pooling bilinear --top-variance 20000 --json
+    """
+    from bilinear_cli.classify.select import Options
+    from bilinear_cli.classify.train import train as run
+    from bilinear_cli.data.dataset import load_dataset
+    from bilinear_cli.report import confused, table
+    from bilinear_cli.store import FeatureFile
+
+    dataset = load_dataset(spec, split_seed=split_seed) if spec else None
+    results = []
+    with FeatureFile(features) as file:
+        for pooling in poolings or [name for name in file.shapes if name != "conv5"]:
+            with _bar(pooling, "number") as progress:
+                chosen = Options(**options)
+                results.append(
+                    run(file, pooling, chosen, output, dataset=dataset, progress=progress)
+                )
+    if as_json:
+        click.echo(json.dumps({"results": results}, ensure_ascii=False))
+        return
+    click.echo(table(results))
+    for result in results:
+        click.echo(confused(result))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+def report(runs: tuple[Path, ...]) -> None:
+    """Print a table of runs.
+
+    \b
+    bilinear report runs/*
+    """
+    from bilinear_cli.report import read_metrics, table
+
+    click.echo(table([read_metrics(run) for run in runs]))
+
+
 def main() -> None:
     """Run the command line."""
     cli(prog_name="bilinear")

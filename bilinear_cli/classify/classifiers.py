@@ -1,0 +1,178 @@
+"""Classifiers on the coordinates of `gram.py`: fit, and score.
+
+A linear classifier minimises `C * (sum of losses) + ||W||² / 2` over weights W and an intercept
+that is not penalised.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+CLASSIFIERS = ("softmax", "mlp")
+OBJECTIVE_TOLERANCE = 1e-8  # relative decrease in an iteration at which L-BFGS stops
+MAX_ITERATIONS = 1000
+MAX_EPOCHS = 300
+PATIENCE = 30
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 1e-4
+MLP_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear map: float32 weights (d, k), float64 intercept (k,)."""
+
+    weights: np.ndarray
+    intercept: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return scores (n, k) of rows (n, d)."""
+        return x @ self.weights + self.intercept
+
+
+def one_hot(labels: np.ndarray, n_classes: int, smoothing: float = 0.0) -> np.ndarray:
+    """Return float32 targets (n, n_classes): 1 - smoothing for the label, the rest spread evenly.
+
+    With smoothing s every class gets s / n_classes, and the label 1 - s besides.
+    """
+    targets = np.full((len(labels), n_classes), smoothing / n_classes, np.float32)
+    targets[np.arange(len(labels)), labels] += 1 - smoothing
+    return targets
+
+
+def softmax_objective(
+    model: Linear, z: np.ndarray, targets: np.ndarray, C: float
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the multinomial objective and its gradients by weights and intercept.
+
+    Args:
+        model: weights (r, k).
+        z: float32 (n, r).
+        targets: float32 (n, k), rows of sum one.
+        C: the weight of the losses.
+    """
+    log_p = log_softmax(model(z), axis=1)
+    loss = -float(np.sum(targets * log_p, dtype=np.float64))
+    error = np.exp(log_p).astype(np.float32) - targets
+    by_weights = C * (z.T @ error) + model.weights
+    by_intercept = C * error.sum(axis=0, dtype=np.float64)
+    penalty = 0.5 * float(np.sum(np.square(model.weights, dtype=np.float64)))
+    return C * loss + penalty, by_weights, by_intercept
+
+
+def fit_softmax(
+    z: np.ndarray,
+    targets: np.ndarray,
+    C: float,
+    variance: np.ndarray,
+    start: Linear | None = None,
+) -> Linear:
+    """Fit a multinomial softmax by L-BFGS to convergence.
+
+    L-BFGS works on weights scaled by the roots of the curvature that the objective has at equal
+    probabilities, `1 + C variance / k` (bounded after Böhning 1992): on principal axes that
+    takes most of the spread of eigenvalues away.
+
+    Args:
+        z: float32 (n, r), on principal axes.
+        targets: float32 (n, k).
+        C: the weight of the losses.
+        variance: (r,), of `gram.Coordinates`.
+        start: where to begin, such as the fit for a smaller C.
+    """
+    n, r = z.shape
+    k = targets.shape[1]
+    curvature = np.append(1 + C * variance / k, C * n / k)
+    scale = 1 / np.sqrt(curvature)[:, None]
+
+    def unpack(u: np.ndarray) -> Linear:
+        scaled = u.reshape(r + 1, k) * scale
+        return Linear(scaled[:-1].astype(np.float32), scaled[-1])
+
+    def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
+        value, by_weights, by_intercept = softmax_objective(unpack(u), z, targets, C)
+        return value, (np.vstack([by_weights, by_intercept]) * scale).ravel()
+
+    u = np.zeros((r + 1, k))
+    if start:
+        u = np.vstack([start.weights, start.intercept]) / scale
+    found = minimize(
+        objective,
+        u.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": MAX_ITERATIONS, "ftol": OBJECTIVE_TOLERANCE, "gtol": 0},
+    )
+    return unpack(found.x)
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Two layers with a ReLU between, and the number of epochs they were trained for."""
+
+    first: Linear
+    second: Linear
+    epochs: int
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return scores (n, k) of rows (n, d)."""
+        return self.second(np.maximum(self.first(x), 0))
+
+
+def fit_mlp(
+    z: np.ndarray,
+    targets: np.ndarray,
+    *,
+    hidden: int,
+    dropout: float,
+    seed: int,
+    epochs: int = MAX_EPOCHS,
+    stop_on: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Mlp:
+    """Train a multi-layer perceptron with one hidden layer by Adam.
+
+    Args:
+        z: float32 (n, r), rows in any orthonormal basis.
+        targets: float32 (n, k), rows of sum one.
+        hidden: units.
+        dropout: share of them that is left out at a time.
+        seed: of the initial weights, the order of the rows and the dropout.
+        epochs: how long; the most, where `stop_on` is given.
+        stop_on: rows and targets that are not trained on; training stops when their accuracy
+            has not risen for `PATIENCE` epochs, and goes back to where it was best.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    unit = np.float32(np.sqrt(z.shape[1] / np.square(z).sum(axis=1).mean()))  # mean square one
+    network = keras.Sequential(
+        [
+            keras.layers.Dense(
+                hidden, "relu", kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY)
+            ),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(targets.shape[1]),
+        ]
+    )
+    network.compile(
+        keras.optimizers.Adam(LEARNING_RATE),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    stop = keras.callbacks.EarlyStopping(
+        "val_accuracy", patience=PATIENCE, restore_best_weights=True
+    )
+    history = network.fit(
+        z * unit,
+        targets,
+        batch_size=MLP_BATCH,
+        epochs=epochs,
+        verbose=0,
+        validation_data=(stop_on[0] * unit, stop_on[1]) if stop_on else None,
+        callbacks=[stop] if stop_on else [],
+    )
+    best = int(np.argmax(history.history["val_accuracy"])) + 1 if stop_on else epochs
+    first, second = network.layers[0].get_weights(), network.layers[2].get_weights()
+    return Mlp(Linear(first[0] * unit, first[1]), Linear(*second), best)

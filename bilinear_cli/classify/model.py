@@ -1,0 +1,94 @@
+"""A trained model: what a run folder keeps of it, and scores for new rows."""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bilinear_cli.classify.classifiers import Linear
+from bilinear_cli.classify.inputs import Part, blocks
+from bilinear_cli.errors import BilinearError
+
+
+@dataclass(frozen=True)
+class Model:
+    """Features -> scores.
+
+    Attributes:
+        first: weights (d, k) on the selected, normalised features.
+        second: what follows after a ReLU, in an mlp; else None.
+        parts: selection and normalisation of each pooling.
+        class_names: what the scores stand for.
+    """
+
+    first: Linear
+    second: Linear | None
+    parts: Sequence[Part]
+    class_names: np.ndarray
+
+    def rest(self, first_output: np.ndarray) -> np.ndarray:
+        """Return scores from what the first layer gave, (n, k)."""
+        return self.second(np.maximum(first_output, 0)) if self.second else first_output
+
+    def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return scores (n, classes) of rows as a feature file stores them.
+
+        Args:
+            stored: spec -> (n, d).
+        """
+        every = np.arange(len(next(iter(stored.values()))))
+        output = self.first.intercept
+        for columns, block in blocks(self.parts, stored, every):
+            output = output + (block @ self.first.weights[columns]).astype(np.float64)
+        return self.rest(output)
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Write a model as plain arrays."""
+    arrays = {
+        "weights": model.first.weights,
+        "intercept": model.first.intercept,
+        "class_names": model.class_names,
+        "poolings": np.array([part.spec for part in model.parts]),
+    }
+    if model.second:
+        arrays |= {"weights2": model.second.weights, "intercept2": model.second.intercept}
+    for i, part in enumerate(model.parts):
+        optional = {"columns": part.columns, "mean": part.mean, "std": part.std}
+        arrays |= {f"{name}{i}": x for name, x in optional.items() if x is not None}
+        arrays[f"n_features{i}"] = np.array(part.n_features)
+        arrays[f"normalize{i}"] = np.array(part.normalize)
+        arrays[f"factor{i}"] = np.array(part.factor)
+    np.savez(path, **arrays)
+
+
+def load_model(run: Path) -> Model:
+    """Read the model of a run folder.
+
+    Raises:
+        BilinearError: there is none, or it is damaged.
+    """
+    path = run / "model.npz"
+    if not path.is_file():
+        raise BilinearError(f"there is no run in {run}: make one with bilinear train")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            x = dict(arrays)
+        second = Linear(x["weights2"], x["intercept2"]) if "weights2" in x else None
+        parts = [
+            Part(
+                str(spec),
+                x.get(f"columns{i}"),
+                int(x[f"n_features{i}"]),
+                str(x[f"normalize{i}"]),
+                x.get(f"mean{i}"),
+                x.get(f"std{i}"),
+                float(x[f"factor{i}"]),
+            )
+            for i, spec in enumerate(x["poolings"])
+        ]
+        return Model(Linear(x["weights"], x["intercept"]), second, parts, x["class_names"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BilinearError(f"{path} is damaged ({error}): train again") from error

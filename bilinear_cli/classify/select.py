@@ -1,0 +1,200 @@
+"""Hyper-parameters, chosen on folds of the training photos; then one fit on all of them."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from bilinear_cli.classify.classifiers import Linear, fit_mlp, fit_softmax, one_hot
+from bilinear_cli.classify.gram import Coordinates
+from bilinear_cli.classify.metrics import by_photo, log_loss, top1
+from bilinear_cli.classify.rows import Rows
+from bilinear_cli.errors import BilinearError
+
+log = logging.getLogger(__name__)
+
+N_FOLDS = 5
+GRID_DECADES = (-2, 5)  # of C, in units of one over the features' mean square
+MOST_EXTRA_DECADES = 3  # beyond either end
+SMOOTHING = (0.0, 0.1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train.
+
+    Attributes:
+        classifier: `softmax` or `mlp`.
+        normalize: one of `inputs.NORMALIZE`.
+        top_variance: how many entries of highest variance to keep; None for all.
+        C: weight of the losses; None: chosen by cross-validation.
+        label_smoothing: likewise.
+        min_photos: classes with fewer photos are left out.
+        seed: of the folds, and of the mlp.
+        hidden: units of the mlp.
+        dropout: share of the mlp's hidden units that are left out at a time.
+    """
+
+    classifier: str = "softmax"
+    normalize: str = "auto"
+    top_variance: int | None = None
+    C: float | None = None
+    label_smoothing: float | None = None
+    min_photos: int = 2
+    seed: int = 0
+    hidden: int = 256
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was fitted, in the coordinates of `gram.py`, and how it was chosen.
+
+    Attributes:
+        first: weights (r, k).
+        second: an mlp's second layer, or None.
+        oof_rows: rows that were scored by a fit that had not seen them.
+        oof: their scores (rows, classes).
+        report: for `metrics.json`.
+    """
+
+    first: Linear
+    second: Linear | None
+    oof_rows: Rows
+    oof: np.ndarray
+    report: dict[str, Any]
+
+
+def fit_chosen(reduced: Coordinates, rows: Rows, options: Options) -> Fit:
+    """Choose what the options leave open, and fit on all training rows.
+
+    Args:
+        reduced: the training rows.
+        rows: what is known of them.
+        options: of `train`.
+    """
+    fit = {"softmax": _choose_softmax, "mlp": _choose_mlp}[options.classifier]
+    return fit(reduced, rows, options)
+
+
+def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Return the held-out rows of each fold: stratified by class, groups whole.
+
+    Args:
+        labels: int (rows,).
+        group: str (rows,).
+        seed: of the shuffle.
+
+    Raises:
+        BilinearError: no class has two groups.
+    """
+    groups_of = [len(np.unique(group[labels == label])) for label in np.unique(labels)]
+    n_folds = min(N_FOLDS, max(groups_of))
+    if n_folds < 2:
+        raise BilinearError("every class has one training photo or group: give -C")
+    alone = len(np.unique(group)) == len(group)
+    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(
+        n_folds, shuffle=True, random_state=seed
+    )
+    return [held_out for _, held_out in splitter.split(labels, labels, group)]
+
+
+def _smoothings(options: Options) -> Sequence[float]:
+    return SMOOTHING if options.label_smoothing is None else (options.label_smoothing,)
+
+
+def _out_of_fold(rows: Rows, scores: np.ndarray) -> dict[str, Any]:
+    """Return a point of the curve: how well these scores do, and the scores."""
+    first, mean = by_photo(rows.photo, scores)
+    labels = rows.labels[first]
+    return {"top1": top1(mean, labels), "log_loss": log_loss(mean, labels), "scores": scores}
+
+
+def _merit(point: dict[str, Any]) -> tuple[float, float]:
+    """Rank by accuracy, and by log loss among equals."""
+    return point["top1"], -point["log_loss"]
+
+
+def _report(best: dict[str, Any], curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    points = [{k: v for k, v in point.items() if k != "scores"} for point in curve]
+    return {
+        "label_smoothing": best["label_smoothing"],
+        "oof_top1": best["top1"],
+        "oof_log_loss": best["log_loss"],
+        "curve": points,
+    }
+
+
+# Softmax ----------------------------------------------------------------------------------
+
+
+def _choose_softmax(reduced: Coordinates, rows: Rows, options: Options) -> Fit:
+    """Choose the smoothing and C on folds; then fit on all rows."""
+    held_out = folds(rows.labels, rows.group, options.seed)
+    curve = []
+    for smoothing in _smoothings(options):
+        targets = one_hot(rows.labels, len(rows.class_names), smoothing)
+
+        def points(grid: Sequence[float], targets=targets, smoothing=smoothing) -> list[dict]:
+            scores = _path(reduced, targets, held_out, grid)
+            keys = [{"C": C, "label_smoothing": smoothing} for C in grid]
+            return [k | _out_of_fold(rows, s) for k, s in zip(keys, scores, strict=True)]
+
+        curve += points([options.C]) if options.C else _along_grid(points, 1 / reduced.mean_square)
+    best = max(curve, key=_merit)
+    targets = one_hot(rows.labels, len(rows.class_names), best["label_smoothing"])
+    linear = fit_softmax(reduced.z, targets, best["C"], reduced.variance)
+    return Fit(linear, None, rows, best["scores"], {**_report(best, curve), "C": best["C"]})
+
+
+def _along_grid(points: Callable[[Sequence[float]], list[dict]], unit: float) -> list[dict]:
+    """Return the points of the grid of C, extended while the best is at an end."""
+    low, high = GRID_DECADES
+    curve = points([unit * 10.0**decade for decade in range(low, high + 1)])
+    for _ in range(MOST_EXTRA_DECADES):
+        best = max(range(len(curve)), key=lambda i: _merit(curve[i]))
+        if best == 0:
+            curve = points([curve[0]["C"] / 10]) + curve
+        elif best == len(curve) - 1:
+            curve += points([curve[-1]["C"] * 10])
+    return curve
+
+
+def _path(
+    reduced: Coordinates, targets: np.ndarray, held_out: list[np.ndarray], grid: Sequence[float]
+) -> np.ndarray:
+    """Return out-of-fold scores (grid, rows, classes), each fold along the path of C."""
+    scores = np.zeros((len(grid), *targets.shape), np.float32)
+    for fold in held_out:
+        seen = np.setdiff1d(np.arange(len(targets)), fold)
+        z, model = reduced.z[seen], None
+        variance = reduced.variance * len(seen) / len(targets)
+        for i, C in enumerate(grid):
+            model = fit_softmax(z, targets[seen], C, variance, model)
+            scores[i, fold] = model(reduced.z[fold])
+    return scores
+
+
+# MLP --------------------------------------------------------------------------------------
+
+
+def _choose_mlp(reduced: Coordinates, rows: Rows, options: Options) -> Fit:
+    """Choose the smoothing and the epochs on one fold; then train on all rows for as long."""
+    held_out = folds(rows.labels, rows.group, options.seed)[0]
+    seen = np.setdiff1d(np.arange(len(rows.labels)), held_out)
+    shape = {"hidden": options.hidden, "dropout": options.dropout, "seed": options.seed}
+    curve = []
+    for smoothing in _smoothings(options):
+        targets = one_hot(rows.labels, len(rows.class_names), smoothing)
+        stop_on = reduced.z[held_out], targets[held_out]
+        mlp = fit_mlp(reduced.z[seen], targets[seen], stop_on=stop_on, **shape)
+        point = {"label_smoothing": smoothing, "epochs": mlp.epochs}
+        curve.append(point | _out_of_fold(rows.take(held_out), mlp(reduced.z[held_out])))
+    best = max(curve, key=_merit)
+    targets = one_hot(rows.labels, len(rows.class_names), best["label_smoothing"])
+    mlp = fit_mlp(reduced.z, targets, epochs=best["epochs"], **shape)
+    report = {**_report(best, curve), "C": None, "epochs": best["epochs"], **shape}
+    return Fit(mlp.first, mlp.second, rows.take(held_out), best["scores"], report)
