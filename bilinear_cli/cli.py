@@ -18,16 +18,12 @@ from bilinear_cli.errors import BilinearError
 
 log = logging.getLogger(__name__)
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
-
-
-class Fault(click.ClickException):
-    """A line on stderr and an exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        """Keep both."""
-        super().__init__(message)
-        self.exit_code = exit_code
+CONTEXT: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "show_default": True,
+    "max_content_width": 100,
+    "auto_envvar_prefix": "BILINEAR",
+}
 
 
 class Commands(click.Group):
@@ -38,14 +34,23 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BilinearError as error:
-            raise Fault(str(error), error.exit_code) from error
+            raise _fault(str(error), error.exit_code) from error
         except KeyboardInterrupt:
-            raise Fault("interrupted; the same command goes on from there", 130) from None
+            raise _fault("interrupted; the same command goes on from there", 130) from None
+
+
+def _fault(line: str, exit_code: int) -> click.ClickException:
+    fault = click.ClickException(line)
+    fault.exit_code = exit_code  # type: ignore[misc]
+    return fault
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     if path:
-        known = {name: [p.name for p in c.params if p.name] for name, c in cli.commands.items()}
+        known = {
+            name: {o.removeprefix("--"): str(p.name) for p in command.params for o in p.opts}
+            for name, command in cli.commands.items()
+        }
         ctx.default_map = read_config(path, known)
 
 
@@ -116,7 +121,6 @@ def _bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 data_option = click.option(
     "--data",
-    "spec",
     metavar="SPEC",
     default="sample",
     help="Photos: sample, a folder of class folders (with or without train/ and test/), a "
@@ -137,7 +141,6 @@ weights_option = click.option(
 @data_option
 @click.option(
     "--pooling",
-    "poolings",
     multiple=True,
     default=("max", "sum", "bilinear"),
     help="max, avg, sum, bilinear, or conv5 (the maps); repeatable.",
@@ -161,8 +164,8 @@ weights_option = click.option(
 @click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
 @click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
 def extract(
-    spec: str,
-    poolings: tuple[str, ...],
+    data: str,
+    pooling: tuple[str, ...],
     output: Path | None,
     layer: str,
     image_size: int,
@@ -186,12 +189,12 @@ def extract(
     from bilinear_cli.data.dataset import load_dataset
     from bilinear_cli.features.extract import Settings, stored_settings
     from bilinear_cli.features.extract import extract as run
-    from bilinear_cli.features.specs import pooling
+    from bilinear_cli.features.specs import pooling as named
     from bilinear_cli.features.weights import load_weights
 
-    specs = tuple(dict.fromkeys(pooling(spec).spec for spec in poolings))
+    specs = tuple(dict.fromkeys(named(spec).spec for spec in pooling))
     with _bar("preparing photos", "photo") as progress:
-        dataset = load_dataset(spec, split_seed=split_seed, progress=progress)
+        dataset = load_dataset(data, split_seed=split_seed, progress=progress)
     if limit:
         dataset = dataset.limit(limit)
     output = output or Path("features") / f"{dataset.name}-{layer}-{image_size}.h5"
@@ -206,13 +209,6 @@ def extract(
         precision = resolve_precision(precision)
         batch_size = resolve_batch_size(batch_size, image_size)
 
-    def load_forward() -> Callable[[Any], Any]:
-        from bilinear_cli.features.backbone import load_backbone, use_devices
-
-        devices = ", ".join(use_devices())
-        log.info("%s in %s, %d photos at a time", devices, precision, batch_size)
-        return load_backbone(vgg16.tensors, layer, precision)
-
     settings = Settings(specs, layer, image_size, resize, precision, batch_size, vgg16.sha256)
     command = ["bilinear", *sys.argv[1:]]
     record = {"command": json.dumps(command), "limit": limit or 0}
@@ -222,7 +218,7 @@ def extract(
             dataset,
             settings,
             output,
-            load_forward,
+            lambda: _load_network(vgg16.tensors, settings),
             attributes=record,
             overwrite=overwrite,
             skip_bad=skip_bad,
@@ -230,6 +226,14 @@ def extract(
         )
     click.echo(output)
     log.info("next: bilinear train --features %s", shlex.quote(str(output)))
+
+
+def _load_network(tensors: Any, settings: Any) -> Callable[[Any], Any]:
+    from bilinear_cli.features.backbone import load_backbone, use_devices
+
+    device = ", ".join(use_devices())
+    log.info("%s in %s, %d photos a batch", device, settings.precision, settings.batch_size)
+    return load_backbone(tensors, settings.layer, settings.precision)
 
 
 @cli.command()
@@ -274,7 +278,6 @@ class Auto(click.ParamType):
 )
 @click.option(
     "--pooling",
-    "poolings",
     multiple=True,
     help="Of the file; several side by side as max+sum; repeatable.  [default: each in turn]",
 )
@@ -299,7 +302,7 @@ class Auto(click.ParamType):
 )
 @click.option("--hidden", type=click.IntRange(1), default=256, help="Units of the mlp.")
 @click.option("--dropout", type=click.FloatRange(0, 0.99), default=0.5, help="Of the mlp.")
-@click.option("--data", "spec", metavar="SPEC", help="Take labels, split and groups from there.")
+@click.option("--data", metavar="SPEC", help="Take labels, split and groups from there.")
 @click.option("--split-seed", type=int, default=0, help="For a --data that has no split.")
 @click.option("--min-photos", type=click.IntRange(1), default=2, help="Smaller classes stay out.")
 @click.option("--seed", type=int, default=0, help="Of the folds, and of the mlp.")
@@ -309,8 +312,8 @@ class Auto(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train(
     features: Path,
-    poolings: tuple[str, ...],
-    spec: str | None,
+    pooling: tuple[str, ...],
+    data: str | None,
     split_seed: int,
     output: Path,
     as_json: bool,
@@ -328,21 +331,61 @@ def train(
     from bilinear_cli.report import confused, table
     from bilinear_cli.store import FeatureFile
 
-    dataset = load_dataset(spec, split_seed=split_seed) if spec else None
+    dataset = load_dataset(data, split_seed=split_seed) if data else None
     results = []
     with FeatureFile(features) as file:
-        for pooling in poolings or [name for name in file.shapes if name != "conv5"]:
-            with _bar(pooling, "number") as progress:
-                chosen = Options(**options)
-                results.append(
-                    run(file, pooling, chosen, output, dataset=dataset, progress=progress)
-                )
+        for spec in pooling or [name for name in file.shapes if name != "conv5"]:
+            with _bar(spec, "number") as bar:
+                result = run(file, spec, Options(**options), output, dataset=dataset, progress=bar)
+            results.append(result)
     if as_json:
         click.echo(json.dumps({"results": results}, ensure_ascii=False))
         return
     click.echo(table(results))
     for result in results:
         click.echo(confused(result))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(1), default=3, help="Names for a photo.")
+@weights_option
+def predict(run: Path, photos: tuple[Path, ...], top: int, weights: str) -> None:
+    """Name photos with a trained run: a line a photo, with probabilities.
+
+    \b
+    bilinear predict runs/birds-bilinear-softmax new.jpg
+    """
+    from bilinear_cli.classify.predict import predict as name_photos
+    from bilinear_cli.classify.predict import run_settings
+    from bilinear_cli.features.weights import load_weights
+
+    settings = run_settings(run)
+    vgg16 = load_weights(weights)
+    if vgg16.sha256 != settings.weights_sha256:
+        raise BilinearError(f"{run} was trained on features of other weights: give --weights")
+    bad = 0
+    forward = _load_network(vgg16.tensors, settings)
+    for path, names in name_photos(run, photos, forward, top=top):
+        if isinstance(names, BilinearError):
+            log.warning("%s", names)
+            bad += 1
+        else:
+            click.echo("\t".join([str(path), *(f"{name} {p:.3f}" for name, p in names)]))
+    if bad:
+        raise BilinearError(f"{bad} of {len(photos)} files could not be read")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def info(file: Path) -> None:
+    """Say what a feature file holds and how it was made."""
+    from bilinear_cli.report import describe
+    from bilinear_cli.store import FeatureFile
+
+    with FeatureFile(file, allow_partial=True) as features:
+        click.echo(describe(features))
 
 
 @cli.command()

@@ -9,7 +9,7 @@ A config has a table per command, with the long options' names as keys:
 
 import os
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BILINEAR_CACHE") or platformdirs.user_cache_path("bilinear"))
 
 
-def read_config(path: Path, options: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:
+def read_config(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
     """Read a config as click's `default_map`.
 
     Args:
         path: a TOML file.
-        options: for each command the names of its parameters, as in Python (`image_size`).
+        options: for each command, long option without dashes (`image-size`) -> name of its
+            parameter.
 
     Returns:
         For each command in the file, parameter name -> value.
@@ -48,14 +49,13 @@ def read_config(path: Path, options: Mapping[str, Collection[str]]) -> dict[str,
         _known(path, "command", command, options)
         if not isinstance(table, dict):
             raise BilinearError(f"{path}: {command!r} should be a table, [{command}]")
-        names = {key: key.replace("-", "_") for key in table}
-        for name in names.values():
-            _known(path, f"option of {command}", name, options[command])
-        defaults[command] = {names[key]: value for key, value in table.items()}
+        for key in table:
+            _known(path, f"option of {command}", key, options[command])
+        defaults[command] = {options[command][key]: value for key, value in table.items()}
     return defaults
 
 
-def _known(path: Path, kind: str, word: str, known: Collection[str]) -> None:
+def _known(path: Path, kind: str, word: str, known: Iterable[str]) -> None:
     try:
         one_of(kind, word, sorted(known))
     except BilinearError as error:

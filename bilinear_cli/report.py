@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bilinear_cli.errors import BilinearError
+import numpy as np
+
+from bilinear_cli.errors import BilinearError, some
+from bilinear_cli.store import FeatureFile
 
 COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
 
@@ -57,6 +60,27 @@ def confused(result: dict[str, Any]) -> str:
     """Return a line with the most confused pairs of a run."""
     pairs = [f"{p['true']} as {p['predicted']} ({p['count']})" for p in result["confused"][:3]]
     return f"{name_of(result)}, most confused: {', '.join(pairs) or 'none'}; run: {result['run']}"
+
+
+def describe(file: FeatureFile) -> str:
+    """Return what a feature file holds and how it was made, a line a fact."""
+    facts: dict[str, Any] = {"file": file.path, "rows": len(file.labels)}
+    if not file.attributes["complete"]:
+        facts["rows"] = f"{file.rows_done} of {len(file.labels)}, incomplete"
+    for spec, shape in file.shapes.items():
+        layout = file.layout(spec)
+        facts[spec] = f"{' x '.join(map(str, shape[1:]))} {layout.pop('dtype')}, " + ", ".join(
+            f"{k} {v}" for k, v in layout.items() if v and k != "pooling"
+        )
+    photos = np.unique(file.photo, return_index=True)[1]
+    for part in ("train", "test"):
+        facts[part] = f"{int(np.sum(file.split[photos] == part))} photos"
+    facts["classes"] = len(file.class_names)
+    facts |= {name: value for name, value in file.attributes.items() if value != ""}
+    if file.skipped:
+        facts["skipped"] = some(f"{path} ({why})" for path, why in file.skipped.items())
+    width = max(map(len, facts))
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items())
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

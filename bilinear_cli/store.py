@@ -325,8 +325,9 @@ class FeatureFile:
             raise _damaged(self.path, "split has other values than train and test")
 
     def layout(self, spec: str) -> dict[str, Any]:
-        """Return the attributes of one pooling: pooling, layout, channels, normalization."""
-        return _attributes(self._file[f"features/{self._known(spec)}"])
+        """Return of one pooling its pooling, layout, channels, normalization, and dtype."""
+        data = self._file[f"features/{spec}"]
+        return _attributes(data) | {"dtype": str(data.dtype)}
 
     def rows(self, spec: str, which: np.ndarray | None = None) -> np.ndarray:
         """Return all stored rows of a pooling as a read-only array that is mapped, not loaded.
@@ -362,7 +363,7 @@ def _check_rows(
     """Compare rows with their checksums, on all cores (zlib lets go of the interpreter)."""
     checksums = file[f"crc32/{spec}"][()]
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda row: zlib.crc32(data[row]), which, chunksize=16)
+        found = pool.map(lambda row: zlib.crc32(data[row].data), which, chunksize=16)
         for row, checksum in zip(which, found, strict=True):
             if checksum != checksums[row]:
                 raise _damaged(path, f"row {row} of features/{spec} has another checksum")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 CLASSIFIERS = ("softmax", "mlp")
-OBJECTIVE_TOLERANCE = 1e-8  # relative decrease in an iteration at which L-BFGS stops
+SATURATION = 0.2  # p (1 - p) at the end of a fit, about, in terms of that at its start
 MAX_ITERATIONS = 1000
 MAX_EPOCHS = 300
 PATIENCE = 30
@@ -68,24 +68,28 @@ def fit_softmax(
     C: float,
     variance: np.ndarray,
     start: Linear | None = None,
+    tolerance: float = 1e-9,
 ) -> Linear:
     """Fit a multinomial softmax by L-BFGS to convergence.
 
-    L-BFGS works on weights scaled by the roots of the curvature that the objective has at equal
-    probabilities, `1 + C variance / k` (bounded after Böhning 1992): on principal axes that
-    takes most of the spread of eigenvalues away.
+    L-BFGS works on weights scaled by the roots of the objective's estimated curvature: on
+    principal axes the loss's is about `C variance p (1 - p)`, with the mean of p (1 - p) taken
+    where the fit starts. That takes most of the spread of eigenvalues away, and with it two
+    thirds of the iterations and more.
 
     Args:
         z: float32 (n, r), on principal axes.
         targets: float32 (n, k).
         C: the weight of the losses.
-        variance: (r,), of `gram.Coordinates`.
+        variance: (r,), sums of squares of the columns of `z`, as of `gram.Coordinates`.
         start: where to begin, such as the fit for a smaller C.
+        tolerance: the relative decrease of the objective in an iteration at which it ends.
     """
-    n, r = z.shape
-    k = targets.shape[1]
-    curvature = np.append(1 + C * variance / k, C * n / k)
-    scale = 1 / np.sqrt(curvature)[:, None]
+    (n, r), k = z.shape, targets.shape[1]
+    start = start or Linear(np.zeros((r, k), np.float32), np.zeros(k))
+    p = softmax(start(z), axis=1)
+    curvature = C * float(np.mean(p * (1 - p))) * SATURATION
+    scale = 1 / np.sqrt(np.append(1 + curvature * variance, curvature * n))[:, None]
 
     def unpack(u: np.ndarray) -> Linear:
         scaled = u.reshape(r + 1, k) * scale
@@ -95,15 +99,12 @@ def fit_softmax(
         value, by_weights, by_intercept = softmax_objective(unpack(u), z, targets, C)
         return value, (np.vstack([by_weights, by_intercept]) * scale).ravel()
 
-    u = np.zeros((r + 1, k))
-    if start:
-        u = np.vstack([start.weights, start.intercept]) / scale
     found = minimize(
         objective,
-        u.ravel(),
+        (np.vstack([start.weights, start.intercept]) / scale).ravel(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": MAX_ITERATIONS, "ftol": OBJECTIVE_TOLERANCE, "gtol": 0},
+        options={"maxiter": MAX_ITERATIONS, "ftol": tolerance, "gtol": 0},
     )
     return unpack(found.x)
 

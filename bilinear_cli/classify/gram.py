@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import blas, eigh
+from scipy.linalg import eigh
 
 Blocks = Iterator[tuple[slice, np.ndarray]]
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue; what is smaller is rounding
@@ -45,18 +45,20 @@ def coordinates(
         d: columns.
         progress: told (columns done, d).
     """
-    squares, x, gram = 0.0, np.empty((n, d if d < n else 0), np.float32), None
+    squares = 0.0
+    x = np.empty((n, d if d < n else 0), np.float32)
+    gram = np.zeros((n, n) if d >= n else (0, 0))  # float64, summed in float32 within a block
     for columns, block in blocks:
-        squares += float(np.square(block, dtype=np.float64).sum())
+        squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
         block -= block.mean(axis=0, dtype=np.float64).astype(np.float32)
         if d < n:
             x[:, columns] = block
         else:
-            gram = _add_gram(gram, block)
+            gram = gram + block @ block.T  # NumPy takes BLAS's symmetric product for this
         if progress:
             progress(columns.stop, d)
-    if gram is None:
-        variance, axes = _principal(np.asarray(x.T, np.float64) @ x)
+    if d < n:
+        variance, axes = _principal(x.T.astype(np.float64) @ x)
         z = x @ axes
         basis = z / variance
     else:
@@ -66,22 +68,9 @@ def coordinates(
     return Coordinates(z.astype(np.float32), variance, basis, squares / n)
 
 
-def _add_gram(gram: np.ndarray | None, block: np.ndarray) -> np.ndarray:
-    """Add one triangle of block blockᵀ, summed in float32 within a block, float64 beyond."""
-    product = blas.ssyrk(1.0, block.T, trans=1)  # the upper triangle; the lower one stays zero
-    if gram is None:
-        return product.astype(np.float64)
-    gram += product
-    return gram
-
-
-def _principal(upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a symmetric matrix's eigenvalues above rounding, descending, and their vectors.
-
-    Args:
-        upper: float64; only its upper triangle is read. It is overwritten.
-    """
-    values, vectors = eigh(upper, lower=False, driver="evd", overwrite_a=True, check_finite=False)
+def _principal(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues above rounding, descending, and their vectors as columns."""
+    values, vectors = eigh(symmetric, driver="evd", overwrite_a=True, check_finite=False)
     keep = np.flatnonzero(values > RANK_TOLERANCE * values[-1])[::-1]
     return values[keep], vectors[:, keep]
 

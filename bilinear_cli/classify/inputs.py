@@ -74,9 +74,7 @@ def fit_parts(
         parts.append(_fit_mean_std(rows, train, Part(spec, columns, n_features, how)))
     if len(parts) == 1:
         return parts
-    return [
-        _equal_norm(rows, train, part) for rows, part in zip(stored.values(), parts, strict=True)
-    ]
+    return [_equal_norm(stored[part.spec], train, part) for part in parts]
 
 
 def top_variance_columns(
@@ -178,7 +176,7 @@ def _equal_norm(rows: np.ndarray, train: np.ndarray, part: Part) -> Part:
     """Return the part scaled so that its training rows have a mean norm of one."""
     squares = np.zeros(len(train))
     for _, block in blocks([part], {part.spec: rows}, train):
-        squares += np.square(block, dtype=np.float64).sum(axis=1)
+        squares += np.einsum("ij,ij->i", block, block)
     factor = 1 / max(np.sqrt(squares).mean(), 1e-12)
     return Part(
         part.spec, part.columns, part.n_features, part.normalize, part.mean, part.std, factor

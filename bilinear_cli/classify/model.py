@@ -61,7 +61,7 @@ def save_model(path: Path, model: Model) -> None:
         arrays[f"n_features{i}"] = np.array(part.n_features)
         arrays[f"normalize{i}"] = np.array(part.normalize)
         arrays[f"factor{i}"] = np.array(part.factor)
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def load_model(run: Path) -> Model:

@@ -152,7 +152,7 @@ def _write_run(
             save_model(partial / "model.npz", model)
             for name, (rows, scores) in scored.items():
                 columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
-                np.savez(partial / f"{name}.npz", scores=scores.astype(np.float32), **columns)
+                np.savez(partial / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
             partial.chmod(0o755)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)

@@ -33,6 +33,7 @@ class Dataset:
 
     Attributes:
         name: short, fit for a file name.
+        kind: `sample`, `folders`, `cub`, `manifest` or `tfds`.
         spec: what the user typed.
         root: the folder that `paths` start from.
         paths: str, POSIX, relative to `root`; no photo stands there twice.
@@ -44,6 +45,7 @@ class Dataset:
     """
 
     name: str
+    kind: str
     spec: str
     root: Path
     paths: np.ndarray
@@ -136,6 +138,7 @@ def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.nda
 
 def _dataset(
     name: str,
+    kind: str,
     spec: str,
     root: Path,
     paths: list[str],
@@ -161,7 +164,7 @@ def _dataset(
     parts = np.array(split) if split else stratified_split(y, groups, split_seed)
     _check_split(spec, y, parts, groups, names)
     seed = None if split else split_seed
-    return Dataset(name, spec, root.resolve(), np.array(paths), y, parts, groups, names, seed)
+    return Dataset(name, kind, spec, root.resolve(), np.array(paths), y, parts, groups, names, seed)
 
 
 def _check_text(text: str, spec: str) -> None:
@@ -201,7 +204,9 @@ def _sample(spec: str, split_seed: int, progress: Progress | None) -> Dataset:
             options |= {"ink": False} if key == "no-ink" else {"grey": True}
     drawn = "-".join(f"{key}={value}" for key, value in options.items())
     folder = write_sample(cache_folder() / "sample" / drawn, **options, progress=progress)
-    return replace(_class_folders(folder, spec, split_seed), name=spec.replace(":", "-"))
+    return replace(
+        _class_folders(folder, spec, split_seed), name=spec.replace(":", "-"), kind="sample"
+    )
 
 
 def _class_folders(folder: Path, spec: str, split_seed: int) -> Dataset:
@@ -227,6 +232,7 @@ def _class_folders(folder: Path, spec: str, split_seed: int) -> Dataset:
         )
     return _dataset(
         folder.resolve().name,
+        "folders",
         spec,
         folder,
         paths,
@@ -258,6 +264,7 @@ def _cub(folder: Path, spec: str, split_seed: int) -> Dataset:
         raise BilinearError(f"{folder / 'classes.txt'} lacks the classes {some(sorted(unknown))}")
     return _dataset(
         folder.resolve().name,
+        "cub",
         spec,
         folder / "images",
         list(photos.values()),
@@ -272,7 +279,7 @@ def _cub_table(path: Path) -> dict[str, str]:
     """Read lines of `id value`."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        return dict(line.strip().split(" ", 1) for line in lines if line.strip())  # type: ignore[misc]
+        return dict(line.strip().split(" ", 1) for line in lines if line.strip())
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise BilinearError(f"cannot read {path}: {error}") from error
 
@@ -298,6 +305,7 @@ def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
         _check_row(f"{spec}, row {number}", row, path.parent, seen, number)
     return _dataset(
         path.stem,
+        "manifest",
         spec,
         path.parent,
         list(seen),
@@ -330,4 +338,4 @@ def _tfds(spec: str, split_seed: int, progress: Progress | None) -> Dataset:
     from bilinear_cli.data.tfds import unpack  # heavy, and an extra
 
     folder, name = unpack(spec.removeprefix("tfds:"), cache_folder() / "tfds", progress)
-    return replace(_class_folders(folder, spec, split_seed), name=name)
+    return replace(_class_folders(folder, spec, split_seed), name=name, kind="tfds")

@@ -6,15 +6,19 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from bilinear_cli.errors import BadPhotoError
 
+T = TypeVar("T")
+
 RESIZE = ("squash", "crop", "pad")
+BATCHES_AHEAD = 2
 # Pillow refuses above twice its limit, which is what guards memory; 90 megapixels are a camera's.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -73,34 +77,33 @@ def _resize(image: Image.Image, image_size: int, resize: str) -> Image.Image:
 
 
 def read_batches(
-    paths: Sequence[Path], batch_size: int, read: Callable[[Path], np.ndarray]
+    items: Sequence[T], batch_size: int, read: Callable[[T], np.ndarray]
 ) -> Iterator[list[np.ndarray | BadPhotoError]]:
-    """Yield lists of `batch_size` photos (the last may be shorter), decoded a batch ahead.
+    """Yield lists of `batch_size` photos (the last may be shorter), read two batches ahead.
 
     Args:
-        paths: the files, in order.
+        items: what photos are read from, in order.
         batch_size: photos in a list.
-        read: path -> uint8 array; runs in threads.
+        read: item -> pixels; runs in threads.
 
     Yields:
-        For each file of a batch its pixels, or the error that reading it raised.
+        For each item of a batch its pixels, or the error that reading it raised.
     """
 
-    def attempt(path: Path) -> np.ndarray | BadPhotoError:
+    def attempt(item: T) -> np.ndarray | BadPhotoError:
         try:
-            return read(path)
+            return read(item)
         except BadPhotoError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        ahead: deque = deque()
-        try:
-            for start in range(0, len(paths), batch_size):
-                batch = paths[start : start + batch_size]
-                ahead.append([pool.submit(attempt, path) for path in batch])
-                if len(ahead) > 2:
-                    yield [photo.result() for photo in ahead.popleft()]
-            while ahead:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        ahead: deque[list[Future]] = deque()
+        for start in range(0, len(items), batch_size):
+            ahead.append([pool.submit(attempt, x) for x in items[start : start + batch_size]])
+            if len(ahead) > BATCHES_AHEAD:
                 yield [photo.result() for photo in ahead.popleft()]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for batch in ahead:
+            yield [photo.result() for photo in batch]
+    finally:
+        pool.shutdown(cancel_futures=True)

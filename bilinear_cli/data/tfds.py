@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bilinear_cli.errors import BilinearError
 
@@ -59,7 +60,7 @@ def unpack(
     return folder, folder.name
 
 
-def _write(builder, folder: Path, progress: Callable[[int, int], None] | None) -> None:
+def _write(builder: Any, folder: Path, progress: Callable[[int, int], None] | None) -> None:
     import tensorflow_datasets as tfds
 
     sizes = {part: info.num_examples for part, info in builder.info.splits.items()}

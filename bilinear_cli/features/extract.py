@@ -121,29 +121,29 @@ def _run(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Fill the file from where it stands."""
-    digest_of = dict(zip(dataset.paths, sha256, strict=True))
-    paths = dataset.paths[writer.rows_done :]
 
-    def read(path: str) -> np.ndarray:
-        return read_photo(
-            dataset.root / path, settings.image_size, settings.resize, digest_of[path]
-        )
+    def read(row: int) -> np.ndarray:
+        path = dataset.root / dataset.paths[row]
+        return read_photo(path, settings.image_size, settings.resize, sha256[row])
 
     if progress:
         progress(writer.rows_done, len(dataset))
     photos = np.zeros((settings.batch_size, settings.image_size, settings.image_size, 3), np.uint8)
-    for batch in read_batches(paths, settings.batch_size, read):
+    for batch in read_batches(range(writer.rows_done, len(dataset)), settings.batch_size, read):
         names = dataset.paths[writer.rows_done : writer.rows_done + len(batch)]
-        bad = [i for i, photo in enumerate(batch) if isinstance(photo, BadPhotoError)]
+        bad = []
         for i, photo in enumerate(batch):
-            photos[i] = 0 if i in bad else photo
-        for i in bad:
+            if isinstance(photo, np.ndarray):
+                photos[i] = photo
+                continue
             if not skip_bad:
                 raise BadPhotoError(
-                    f"{batch[i]}; {writer.rows_done} of {len(dataset)} photos are kept: mend it "
+                    f"{photo}; {writer.rows_done} of {len(dataset)} photos are kept: mend it "
                     "and run again, or leave such files out with --skip-bad"
                 )
-            log.warning("skipped: %s", batch[i])
+            log.warning("skipped: %s", photo)
+            photos[i] = 0
+            bad.append(i)
         rows = {spec: values[: len(batch)] for spec, values in compute(photos).items()}
         _check_finite(rows, names)
         writer.append(rows, bad)
@@ -211,7 +211,7 @@ def _writer(
         values = asdict(settings)
         del values["poolings"]
         values |= {"versions": versions(), "views": "original", **attributes}
-        values |= {"data": dataset.spec, "data_root": str(dataset.root)}
+        values |= {"data": dataset.spec, "data_kind": dataset.kind, "data_root": str(dataset.root)}
         values |= {"split_seed": -1 if dataset.split_seed is None else dataset.split_seed}
         return create(output, shapes, columns, dataset.class_names, values)
     with FeatureFile(partial_path(output), allow_partial=True) as file:

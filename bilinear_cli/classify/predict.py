@@ -1,0 +1,63 @@
+"""A run folder and photos -> names and probabilities."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from bilinear_cli.classify.model import load_model
+from bilinear_cli.data.images import read_batches, read_photo
+from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.features.extract import Settings, settings_of
+from bilinear_cli.report import read_metrics
+
+
+def run_settings(run: Path) -> Settings:
+    """Return how the features of a run were made, of the poolings that its model takes.
+
+    Raises:
+        BilinearError: the folder is no run.
+    """
+    metrics = read_metrics(run)
+    return settings_of(metrics["extraction"], tuple(metrics["pooling"].split("+")))
+
+
+def predict(
+    run: Path,
+    photos: Sequence[Path],
+    forward: Callable[[Any], Any],
+    *,
+    top: int = 5,
+) -> Iterator[tuple[Path, list[tuple[str, float]] | BadPhotoError]]:
+    """Name photos as the run's training would have it.
+
+    Args:
+        run: a run folder.
+        photos: files.
+        forward: the network, as for `extract`.
+        top: how many names to give.
+
+    Yields:
+        The photo, and the likeliest classes with their probabilities (0 to 1), likeliest first;
+        or the error that reading it raised.
+    """
+    from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
+
+    model, settings = load_model(run), run_settings(run)
+    size = min(settings.batch_size, len(photos))
+    compute, _ = compile_pooling(forward, settings.poolings, size, settings.image_size)
+
+    def read(path: Path) -> np.ndarray:
+        return read_photo(path, settings.image_size, settings.resize)
+
+    pixels = np.zeros((size, settings.image_size, settings.image_size, 3), np.uint8)
+    for start, batch in enumerate(read_batches(photos, size, read)):
+        for i, photo in enumerate(batch):
+            pixels[i] = photo if isinstance(photo, np.ndarray) else 0
+        probabilities = softmax(model.scores(compute(pixels)), axis=1)
+        for i, photo in enumerate(batch):
+            best = np.argsort(-probabilities[i], kind="stable")[:top]
+            names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
+            yield photos[start * size + i], photo if isinstance(photo, BadPhotoError) else names
