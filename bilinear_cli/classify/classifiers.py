@@ -7,8 +7,9 @@ that is not penalised.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
+
+from bilinear_cli.classify.lbfgs import minimize
 
 CLASSIFIERS = ("softmax", "mlp")
 SATURATION = 0.2  # p (1 - p) at the end of a fit, about, in terms of that at its start
@@ -22,7 +23,7 @@ MLP_BATCH = 64
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear map: float32 weights (d, k), float64 intercept (k,)."""
+    """A linear map: float32 weights (d, k) and intercept (k,)."""
 
     weights: np.ndarray
     intercept: np.ndarray
@@ -53,13 +54,19 @@ def softmax_objective(
         targets: float32 (n, k), rows of sum one.
         C: the weight of the losses.
     """
-    log_p = log_softmax(model(z), axis=1)
-    loss = -float(np.sum(targets * log_p, dtype=np.float64))
-    error = np.exp(log_p).astype(np.float32) - targets
-    by_weights = C * (z.T @ error) + model.weights
-    by_intercept = C * error.sum(axis=0, dtype=np.float64)
-    penalty = 0.5 * float(np.sum(np.square(model.weights, dtype=np.float64)))
-    return C * loss + penalty, by_weights, by_intercept
+    scores = model(z)
+    scores -= scores.max(axis=1, keepdims=True)
+    p = np.exp(scores)
+    total = p.sum(axis=1, keepdims=True)
+    loss = np.log(total).sum(dtype=np.float64) - _dot(targets, scores)
+    error = C * (p / total - targets)
+    by_weights = z.T @ error + model.weights
+    return float(C * loss + 0.5 * _dot(model.weights, model.weights)), by_weights, error.sum(axis=0)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the sum of the products of two float32 matrices, summed by row, then in float64."""
+    return float(np.einsum("ij,ij->i", a, b).sum(dtype=np.float64))
 
 
 def fit_softmax(
@@ -79,34 +86,29 @@ def fit_softmax(
 
     Args:
         z: float32 (n, r), on principal axes.
-        targets: float32 (n, k).
+        targets: float32 (n, k), rows of sum one.
         C: the weight of the losses.
         variance: (r,), sums of squares of the columns of `z`, as of `gram.Coordinates`.
         start: where to begin, such as the fit for a smaller C.
         tolerance: the relative decrease of the objective in an iteration at which it ends.
     """
     (n, r), k = z.shape, targets.shape[1]
-    start = start or Linear(np.zeros((r, k), np.float32), np.zeros(k))
+    start = start or Linear(np.zeros((r, k), np.float32), np.zeros(k, np.float32))
     p = softmax(start(z), axis=1)
     curvature = C * float(np.mean(p * (1 - p))) * SATURATION
-    scale = 1 / np.sqrt(np.append(1 + curvature * variance, curvature * n))[:, None]
+    scale = 1 / np.sqrt(np.append(1 + curvature * variance, curvature * n))
+    scale = scale.astype(np.float32)[:, None]
 
     def unpack(u: np.ndarray) -> Linear:
         scaled = u.reshape(r + 1, k) * scale
-        return Linear(scaled[:-1].astype(np.float32), scaled[-1])
+        return Linear(scaled[:-1], scaled[-1])
 
     def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
         value, by_weights, by_intercept = softmax_objective(unpack(u), z, targets, C)
         return value, (np.vstack([by_weights, by_intercept]) * scale).ravel()
 
-    found = minimize(
-        objective,
-        (np.vstack([start.weights, start.intercept]) / scale).ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": MAX_ITERATIONS, "ftol": tolerance, "gtol": 0},
-    )
-    return unpack(found.x)
+    u = (np.vstack([start.weights, start.intercept]) / scale).ravel()
+    return unpack(minimize(objective, u, tolerance=tolerance, max_iterations=MAX_ITERATIONS))
 
 
 @dataclass(frozen=True)

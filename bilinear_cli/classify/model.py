@@ -39,7 +39,7 @@ class Model:
             stored: spec -> (n, d).
         """
         every = np.arange(len(next(iter(stored.values()))))
-        output = self.first.intercept
+        output = self.first.intercept.astype(np.float64)
         for columns, block in blocks(self.parts, stored, every):
             output = output + (block @ self.first.weights[columns]).astype(np.float64)
         return self.rest(output)

@@ -101,7 +101,8 @@ def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
     splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(
         n_folds, shuffle=True, random_state=seed
     )
-    return [held_out for _, held_out in splitter.split(labels, labels, group)]
+    groups = None if alone else group
+    return [held_out for _, held_out in splitter.split(labels, labels, groups)]
 
 
 def _smoothings(options: Options) -> Sequence[float]:

@@ -73,7 +73,7 @@ def train(
     weights, offset, projected = gram.recover(
         inputs.blocks(parts, stored, every), len(learn.number), d, reduced.basis @ fit.first.weights
     )
-    first = Linear(weights, fit.first.intercept - offset)
+    first = Linear(weights, (fit.first.intercept - offset).astype(np.float32))
     model = Model(first, fit.second, parts, rows.class_names)
     scores = model.rest(projected + first.intercept)
     metrics = {
