@@ -48,6 +48,10 @@ def softmax_objective(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the multinomial objective and its gradients by weights and intercept.
 
+    The loss of a row is the divergence of its probabilities from its targets, which is the cross
+    entropy less the targets' own entropy: a constant, without which relative decreases mean
+    something however large C is.
+
     Args:
         model: weights (r, k).
         z: float32 (n, r).
@@ -56,9 +60,10 @@ def softmax_objective(
     """
     scores = model(z)
     scores -= scores.max(axis=1, keepdims=True)
+    log_targets = np.log(targets, where=targets > 0, out=np.zeros_like(targets))
     p = np.exp(scores)
     total = p.sum(axis=1, keepdims=True)
-    loss = np.log(total).sum(dtype=np.float64) - _dot(targets, scores)
+    loss = np.log(total).sum(dtype=np.float64) - _dot(targets, scores - log_targets)
     error = C * (p / total - targets)
     by_weights = z.T @ error + model.weights
     return float(C * loss + 0.5 * _dot(model.weights, model.weights)), by_weights, error.sum(axis=0)
