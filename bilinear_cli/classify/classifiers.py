@@ -13,6 +13,7 @@ from bilinear_cli.classify.lbfgs import minimize
 
 CLASSIFIERS = ("softmax", "mlp")
 SATURATION = 0.2  # p (1 - p) at the end of a fit, about, in terms of that at its start
+LEAST_CURVATURE = 1e-12  # for a start whose every p is 0 or 1 in float32
 MAX_ITERATIONS = 1000
 MAX_EPOCHS = 300
 PATIENCE = 30
@@ -58,6 +59,7 @@ def softmax_objective(
         targets: float32 (n, k), rows of sum one.
         C: the weight of the losses.
     """
+    C = float(C)  # a NumPy float64 would make float64 of every array that it meets
     scores = model(z)
     scores -= scores.max(axis=1, keepdims=True)
     log_targets = np.log(targets, where=targets > 0, out=np.zeros_like(targets))
@@ -100,7 +102,7 @@ def fit_softmax(
     (n, r), k = z.shape, targets.shape[1]
     start = start or Linear(np.zeros((r, k), np.float32), np.zeros(k, np.float32))
     p = softmax(start(z), axis=1)
-    curvature = C * float(np.mean(p * (1 - p))) * SATURATION
+    curvature = max(float(C) * float(np.mean(p * (1 - p))) * SATURATION, LEAST_CURVATURE)
     scale = 1 / np.sqrt(np.append(1 + curvature * variance, curvature * n))
     scale = scale.astype(np.float32)[:, None]
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 
+from bilinear_cli.errors import BilinearError
+
 Blocks = Iterator[tuple[slice, np.ndarray]]
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue; what is smaller is rounding
 
@@ -44,6 +46,9 @@ def coordinates(
         n: rows.
         d: columns.
         progress: told (columns done, d).
+
+    Raises:
+        BilinearError: all rows are the same.
     """
     squares = 0.0
     x = np.empty((n, d if d < n else 0), np.float32)
@@ -72,6 +77,8 @@ def _principal(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues above rounding, descending, and their vectors as columns."""
     values, vectors = eigh(symmetric, driver="evd", overwrite_a=True, check_finite=False)
     keep = np.flatnonzero(values > RANK_TOLERANCE * values[-1])[::-1]
+    if not len(keep):
+        raise BilinearError("all training photos have the same features: there is nothing to learn")
     return values[keep], vectors[:, keep]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import UsageError, one_of
 from bilinear_cli.features.specs import pooling
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
@@ -60,6 +60,7 @@ def fit_parts(
     Raises:
         UsageError: a pooling cannot be trained on, or has fewer entries than are to be kept.
     """
+    one_of("normalization", normalize, NORMALIZE)
     parts = []
     for spec, rows in stored.items():
         if rows.ndim != 2:
@@ -95,7 +96,7 @@ def top_variance_columns(
         int64, ascending: the stored columns to take.
 
     Raises:
-        UsageError: the matrix has fewer entries.
+        UsageError: the matrix has fewer entries, or two tie where one is to be kept.
     """
     d = rows.shape[1]
     entries = np.ones(d, np.int64)
@@ -107,7 +108,10 @@ def top_variance_columns(
         raise UsageError(f"--top-variance {n_entries} is more than the {entries.sum()} there are")
     variance = np.concatenate([x.var(axis=0, dtype=np.float64) for _, x in _raw(rows, train)])
     order = np.argsort(-variance / entries, kind="stable")
-    return np.sort(order[np.cumsum(entries[order]) <= n_entries])
+    kept = order[np.cumsum(entries[order]) <= n_entries]
+    if not len(kept):
+        raise UsageError("--top-variance 1 tears apart the two equal entries of a pair: give 2")
+    return np.sort(kept)
 
 
 def blocks(
@@ -173,11 +177,11 @@ def _norms(rows: np.ndarray, which: np.ndarray, part: Part) -> np.ndarray:
 
 
 def _equal_norm(rows: np.ndarray, train: np.ndarray, part: Part) -> Part:
-    """Return the part scaled so that its training rows have a mean norm of one."""
+    """Return the part scaled so that its training rows have a mean norm of one, if not zero."""
     squares = np.zeros(len(train))
     for _, block in blocks([part], {part.spec: rows}, train):
         squares += np.einsum("ij,ij->i", block, block)
-    factor = 1 / max(np.sqrt(squares).mean(), 1e-12)
+    factor = 1 / (float(np.sqrt(squares).mean()) or 1.0)
     return Part(
         part.spec, part.columns, part.n_features, part.normalize, part.mean, part.std, factor
     )

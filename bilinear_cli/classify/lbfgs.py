@@ -79,6 +79,8 @@ def _search(
     slope: float,
 ) -> tuple[np.ndarray, float, np.ndarray] | None:
     """Return the first of ever shorter steps that lowers the value enough, or None."""
+    if slope >= 0:  # at an optimum, or uphill by rounding
+        return None
     length = 1.0
     for _ in range(MOST_HALVINGS):
         new_x = x + np.float32(length) * direction

@@ -1,9 +1,9 @@
 """A trained model: what a run folder keeps of it, and scores for new rows."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -90,5 +90,5 @@ def load_model(run: Path) -> Model:
             for i, spec in enumerate(x["poolings"])
         ]
         return Model(Linear(x["weights"], x["intercept"]), second, parts, x["class_names"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
         raise BilinearError(f"{path} is damaged ({error}): train again") from error

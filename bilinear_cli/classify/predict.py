@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from bilinear_cli.classify.model import load_model
 from bilinear_cli.data.images import read_batches, read_photo
-from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.features.extract import Settings, settings_of
 from bilinear_cli.report import read_metrics
 
@@ -21,7 +21,10 @@ def run_settings(run: Path) -> Settings:
         BilinearError: the folder is no run.
     """
     metrics = read_metrics(run)
-    return settings_of(metrics["extraction"], tuple(metrics["pooling"].split("+")))
+    try:
+        return settings_of(metrics["extraction"], tuple(metrics["pooling"].split("+")))
+    except (KeyError, TypeError) as error:
+        raise BilinearError(f"{run} does not say how its features were made: {error}") from error
 
 
 def predict(

@@ -72,6 +72,8 @@ def _relabelled(rows: Rows, sha256: np.ndarray, dataset: Dataset) -> Rows:
     """Give the rows labels, split and groups of a data set, and leave out what it has not."""
     known: dict[str, int] = {}
     for i, digest in enumerate(dataset.sha256()):
+        if not digest:  # a file that cannot be read
+            continue
         before = known.setdefault(digest, i)
         if dataset.labels[before] != dataset.labels[i]:
             raise BilinearError(

@@ -1,6 +1,6 @@
 """Hyper-parameters, chosen on folds of the training photos; then one fit on all of them."""
 
-import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +13,7 @@ from bilinear_cli.classify.classifiers import Linear, fit_mlp, fit_softmax, one_
 from bilinear_cli.classify.gram import Coordinates
 from bilinear_cli.classify.metrics import by_photo, log_loss, top1
 from bilinear_cli.classify.rows import Rows
-from bilinear_cli.errors import BilinearError
-
-log = logging.getLogger(__name__)
+from bilinear_cli.errors import BilinearError, UsageError
 
 N_FOLDS = 5
 GRID_DECADES = (-2, 5)  # of C, in units of one over the features' mean square
@@ -77,7 +75,15 @@ def fit_chosen(reduced: Coordinates, rows: Rows, options: Options) -> Fit:
         reduced: the training rows.
         rows: what is known of them.
         options: of `train`.
+
+    Raises:
+        UsageError: C or the smoothing is out of range.
+        BilinearError: there is nothing to validate on.
     """
+    if options.C is not None and not 0 < options.C < np.inf:
+        raise UsageError(f"-C {options.C} is not above zero, or not a number")
+    if options.label_smoothing is not None and not 0 <= options.label_smoothing < 1:
+        raise UsageError(f"--label-smoothing {options.label_smoothing} is not from 0 to below 1")
     fit = {"softmax": _choose_softmax, "mlp": _choose_mlp}[options.classifier]
     return fit(reduced, rows, options)
 
@@ -96,13 +102,15 @@ def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
     groups_of = [len(np.unique(group[labels == label])) for label in np.unique(labels)]
     n_folds = min(N_FOLDS, max(groups_of))
     if n_folds < 2:
-        raise BilinearError("every class has one training photo or group: give -C")
+        raise BilinearError("no class has two training photos, or groups, for cross-validation")
     alone = len(np.unique(group)) == len(group)
     splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(
         n_folds, shuffle=True, random_state=seed
     )
     groups = None if alone else group
-    return [held_out for _, held_out in splitter.split(labels, labels, groups)]
+    with warnings.catch_warnings():  # of a class with fewer groups than there are folds
+        warnings.simplefilter("ignore", UserWarning)
+        return [held_out for _, held_out in splitter.split(labels, labels, groups)]
 
 
 def _smoothings(options: Options) -> Sequence[float]:
@@ -160,38 +168,46 @@ def _curve(
 ) -> list[dict[str, Any]]:
     """Return out-of-fold figures at C, or along a grid that grows while the best is at an end."""
     targets = one_hot(rows.labels, len(rows.class_names), smoothing)
+    cold: list[Linear | None] = [None] * len(held_out)
 
-    def points(grid: Sequence[float]) -> list[dict[str, Any]]:
-        scores = _path(reduced, targets, held_out, grid)
-        keys = [{"C": C, "label_smoothing": smoothing} for C in grid]
-        return [key | _out_of_fold(rows, s) for key, s in zip(keys, scores, strict=True)]
+    def point(C: float, starts: list[Linear | None]) -> tuple[dict[str, Any], list[Linear | None]]:
+        scores, models = _fit_folds(reduced, targets, held_out, C, starts)
+        return {"C": C, "label_smoothing": smoothing} | _out_of_fold(rows, scores), models
 
     if C is not None:
-        return points([C])
+        return [point(C, cold)[0]]
     low, high = GRID_DECADES
-    curve = points([10.0**decade / reduced.mean_square for decade in range(low, high + 1)])
+    curve, models = [], cold
+    for decade in range(low, high + 1):
+        found, models = point(10.0**decade / reduced.mean_square, models)
+        curve.append(found)
     for _ in range(MOST_EXTRA_DECADES):
         best = max(range(len(curve)), key=lambda i: _merit(curve[i]))
         if best == 0:
-            curve = points([curve[0]["C"] / 10]) + curve
+            curve = [point(curve[0]["C"] / 10, cold)[0], *curve]
         elif best == len(curve) - 1:
-            curve += points([curve[-1]["C"] * 10])
+            found, models = point(curve[-1]["C"] * 10, models)
+            curve.append(found)
     return curve
 
 
-def _path(
-    reduced: Coordinates, targets: np.ndarray, held_out: list[np.ndarray], grid: Sequence[float]
-) -> np.ndarray:
-    """Return out-of-fold scores (grid, rows, classes), each fold along the path of C."""
-    scores = np.zeros((len(grid), *targets.shape), np.float32)
-    for fold in held_out:
+def _fit_folds(
+    reduced: Coordinates,
+    targets: np.ndarray,
+    held_out: list[np.ndarray],
+    C: float,
+    starts: list[Linear | None],
+) -> tuple[np.ndarray, list[Linear | None]]:
+    """Return out-of-fold scores (rows, classes), and the fits, each begun at its start."""
+    scores = np.empty(targets.shape, np.float32)
+    models: list[Linear | None] = []
+    for fold, start in zip(held_out, starts, strict=True):
         seen = np.setdiff1d(np.arange(len(targets)), fold)
-        z, model = reduced.z[seen], None
         variance = reduced.variance * len(seen) / len(targets)
-        for i, C in enumerate(grid):
-            model = fit_softmax(z, targets[seen], C, variance, model, FOLD_TOLERANCE)
-            scores[i, fold] = model(reduced.z[fold])
-    return scores
+        model = fit_softmax(reduced.z[seen], targets[seen], C, variance, start, FOLD_TOLERANCE)
+        scores[fold] = model(reduced.z[fold])
+        models.append(model)
+    return scores, models
 
 
 # MLP --------------------------------------------------------------------------------------

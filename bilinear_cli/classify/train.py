@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -142,21 +141,22 @@ def _write_run(
     model: Model,
     scored: dict[str, tuple[Rows, np.ndarray]],
 ) -> None:
-    """Write the run folder beside its place, then move it there."""
+    """Write the run folder beside its place, then move it there; an older one goes last."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as beside:
+            new, old = Path(beside) / "new", Path(beside) / "old"
+            new.mkdir()
             text = json.dumps(metrics, indent=1, ensure_ascii=False)
-            (partial / "metrics.json").write_text(text + "\n", encoding="utf-8")
-            save_model(partial / "model.npz", model)
+            (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
+            save_model(new / "model.npz", model)
             for name, (rows, scores) in scored.items():
                 columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
-                np.savez(partial / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
-            partial.chmod(0o755)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+                np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
     except OSError as error:
         raise BilinearError(f"cannot write {folder}: {error.strerror or error}") from error

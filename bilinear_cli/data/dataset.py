@@ -150,6 +150,8 @@ def _dataset(
     class_names: Iterable[str] | None = None,
 ) -> Dataset:
     """Check what every kind of set has to keep, number the labels, and split if need be."""
+    if not paths:
+        raise BilinearError(f"{spec} lists no photos")
     labels = list(labels)
     names = tuple(class_names or sorted(set(labels)))
     if len(names) < 2:
@@ -194,9 +196,9 @@ def _check_split(
 def _sample(spec: str, split_seed: int, progress: Progress | None) -> Dataset:
     options: dict = {"seed": 0, "ink": True, "grey": False}
     for word in spec.split(":")[1:]:
-        key, _, value = word.partition("=")
+        key, equals, value = word.partition("=")
         one_of("option of the sample", key, ["grey", "no-ink", "seed"])
-        if (key == "seed") != value.isdecimal():
+        if not (value.isdecimal() if key == "seed" else not equals):
             raise UsageError(f"cannot read {word!r} in {spec!r}: write sample:seed=1, sample:grey")
         if key == "seed":
             options["seed"] = int(value)
@@ -246,7 +248,9 @@ def _photos(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
     )
 
 
@@ -298,16 +302,15 @@ def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
             f"{spec} lacks the column {some(missing)}: its first line should be "
             f"path,label[,split][,group], and is {','.join(columns)}"
         )
-    if not rows:
-        raise BilinearError(f"{spec} lists no photos")
+    root = path.parent.resolve()
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 2):
-        _check_row(f"{spec}, row {number}", row, path.parent, seen, number)
+        _check_row(f"{spec}, row {number}", row, root, seen, number)
     return _dataset(
         path.stem,
         "manifest",
         spec,
-        path.parent,
+        root,
         list(seen),
         [row["label"] for row in rows],
         split=[row["split"] for row in rows] if "split" in columns else None,

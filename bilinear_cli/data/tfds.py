@@ -6,14 +6,16 @@ checksums, pages that show photos) works on files alike. That costs their size o
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from bilinear_cli.errors import BilinearError
 
-KINDS = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"BM": ".bmp"}
+KINDS = {b"\x89P": ".png", b"GI": ".gif", b"BM": ".bmp", b"RI": ".webp"}  # anything else: .jpg
 
 
 def unpack(
@@ -39,25 +41,44 @@ def unpack(
     except ImportError as error:
         raise BilinearError("for tfds:NAME install pip install 'bilinear-cli[tfds]'") from error
     try:
-        builder = tfds.builder(name)
-        builder.download_and_prepare()
-    except (tfds.core.DatasetNotFoundError, OSError, ValueError, AssertionError) as error:
+        with redirect_stdout(sys.stderr):  # the library prints what it downloads
+            builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+            builder.download_and_prepare()
+    except (
+        tfds.core.DatasetNotFoundError,
+        tfds.download.DownloadError,
+        tfds.download.download_manager.NonMatchingChecksumError,
+        AssertionError,  # photos that have to be fetched by hand; no such version
+        ImportError,  # a set whose code needs another package
+        OSError,  # no network, no room
+        TypeError,  # no such argument of a set
+        ValueError,  # no such configuration; no name at all
+    ) as error:
         raise BilinearError(
             f"tensorflow-datasets has no {name!r} to give: {_first_line(error)}"
         ) from error
-    features = builder.info.features
-    if not {"image", "label"} <= set(features or ()) or not hasattr(features["label"], "int2str"):
+    features = builder.info.features or {}
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(key in features and isinstance(features[key], kinds[key]) for key in kinds):
         raise BilinearError(f"tfds:{name} has no 'image' with a class 'label'")
     folder = cache / builder.info.full_name.replace("/", "-")
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=cache))
-        try:
-            _write(builder, partial, progress)
-            os.rename(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        _write_whole(builder, folder, progress)
     return folder, folder.name
+
+
+def _write_whole(builder: Any, folder: Path, progress: Callable[[int, int], None] | None) -> None:
+    """Write all photos or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        _write(builder, partial, progress)
+        os.rename(partial, folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another run was first: its photos are the same
+            raise BilinearError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(builder: Any, folder: Path, progress: Callable[[int, int], None] | None) -> None:
@@ -76,9 +97,11 @@ def _write(builder: Any, folder: Path, progress: Callable[[int, int], None] | No
         )
         for i, example in enumerate(encoded.as_numpy_iterator()):
             photo = example["image"]
+            if example["label"] < 0:
+                raise BilinearError(f"{builder.info.full_name} has no labels in its split {theirs}")
             label = class_name(example["label"]).replace("/", "-")
             above = folder / ours if len(parts) == 2 else folder
-            path = above / label / f"{theirs}-{i:07d}{KINDS.get(photo[:2], '.img')}"
+            path = above / label / f"{theirs}-{i:07d}{KINDS.get(photo[:2], '.jpg')}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(photo)
             done += 1
