@@ -2,8 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -92,45 +91,53 @@ def extract(
     """
     if output.is_dir():
         raise FeatureFileError(f"{output} is a folder: give --output a file name")
+    sha256 = dict(zip(dataset.paths, dataset.sha256(), strict=True))
     if output.exists() and not overwrite:
         with FeatureFile(output) as file:
-            _check_same(file, dataset, settings, dataset.sha256())
-        log.info("%s is complete: nothing to do (--overwrite begins again)", output)
+            _check_same(file, settings, sha256)
+            left_out = f", without {some(file.skipped)}" if file.skipped else ""
+        log.info("%s is complete%s: nothing to do (--overwrite begins again)", output, left_out)
         return
+    begun = partial_path(output).exists() and not overwrite
+    if begun:
+        with FeatureWriter(output) as writer:
+            _check_same(writer, settings, sha256)
+            for spec in writer.shapes:
+                writer.rows(spec)  # compares checksums
+            writer.set_sha256([sha256[path] for path in writer.paths])
+            log.info("going on after %d of %d photos", writer.rows_done, len(dataset))
     from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
 
     compute, shapes = compile_pooling(
         load_forward(), settings.poolings, settings.batch_size, settings.image_size
     )
-    sha256 = dataset.sha256()
     with (
-        _one_line(output),
-        _writer(dataset, settings, output, shapes, sha256, attributes or {}, overwrite) as writer,
-    ):
-        _run(dataset, settings, writer, compute, sha256, skip_bad, progress)
-        writer.finish(_reasons(dataset, settings, writer))
+        FeatureWriter(output)
+        if begun
+        else _create(dataset, settings, output, shapes, sha256, attributes or {})
+    ) as writer:
+        _run(dataset.root, settings, writer, compute, skip_bad, progress)
+        writer.finish(_reasons(dataset.root, settings, writer))
 
 
 def _run(
-    dataset: Dataset,
+    root: Path,
     settings: Settings,
     writer: FeatureWriter,
     compute: Callable[[np.ndarray], dict[str, np.ndarray]],
-    sha256: np.ndarray,
     skip_bad: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Fill the file from where it stands."""
+    """Fill the file from where it stands, in its own order of photos."""
+    size, n_photos = settings.image_size, len(writer.paths)
 
     def read(row: int) -> np.ndarray:
-        path = dataset.root / dataset.paths[row]
-        return read_photo(path, settings.image_size, settings.resize, sha256[row])
+        return read_photo(root / writer.paths[row], size, settings.resize, writer.sha256[row])
 
     if progress:
-        progress(writer.rows_done, len(dataset))
-    photos = np.zeros((settings.batch_size, settings.image_size, settings.image_size, 3), np.uint8)
-    for batch in read_batches(range(writer.rows_done, len(dataset)), settings.batch_size, read):
-        names = dataset.paths[writer.rows_done : writer.rows_done + len(batch)]
+        progress(writer.rows_done, n_photos)
+    photos = np.zeros((settings.batch_size, size, size, 3), np.uint8)
+    for batch in read_batches(range(writer.rows_done, n_photos), settings.batch_size, read):
         bad = []
         for i, photo in enumerate(batch):
             if isinstance(photo, np.ndarray):
@@ -138,17 +145,17 @@ def _run(
                 continue
             if not skip_bad:
                 raise BadPhotoError(
-                    f"{photo}; {writer.rows_done} of {len(dataset)} photos are kept: mend it "
+                    f"{photo}; {writer.rows_done} of {n_photos} photos are kept: mend it "
                     "and run again, or leave such files out with --skip-bad"
                 )
             log.warning("skipped: %s", photo)
             photos[i] = 0
             bad.append(i)
         rows = {spec: values[: len(batch)] for spec, values in compute(photos).items()}
-        _check_finite(rows, names)
+        _check_finite(rows, writer.paths[writer.rows_done :])
         writer.append(rows, bad)
         if progress:
-            progress(writer.rows_done, len(dataset))
+            progress(writer.rows_done, n_photos)
 
 
 def _check_finite(rows: dict[str, np.ndarray], names: np.ndarray) -> None:
@@ -156,18 +163,18 @@ def _check_finite(rows: dict[str, np.ndarray], names: np.ndarray) -> None:
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if not finite.all():
             raise BilinearError(
-                f"{spec} of {names[~finite][0]} is beyond what {values.dtype} can hold: "
-                "try --precision float32, or leave that photo out"
+                f"{spec} of {names[np.argmin(finite)]} is beyond what {values.dtype} can hold: "
+                "begin again (--overwrite) with --precision float32, or without that photo"
             )
 
 
-def _reasons(dataset: Dataset, settings: Settings, writer: FeatureWriter) -> dict[str, str]:
+def _reasons(root: Path, settings: Settings, writer: FeatureWriter) -> dict[str, str]:
     """Return path -> what is wrong with it, for the photos that were skipped, now or earlier."""
     reasons = {}
-    for path in dataset.paths[writer.bad_rows()]:
+    for path in writer.paths[writer.photo < 0]:
+        reasons[path] = "could not be read when its turn came"
         try:
-            read_photo(dataset.root / path, settings.image_size, settings.resize)
-            reasons[path] = "could not be read, and then could"
+            read_photo(root / path, settings.image_size, settings.resize)
         except BadPhotoError as error:
             reasons[path] = str(error)
     return reasons
@@ -176,56 +183,36 @@ def _reasons(dataset: Dataset, settings: Settings, writer: FeatureWriter) -> dic
 # The file ---------------------------------------------------------------------------------
 
 
-@contextmanager
-def _one_line(output: Path) -> Iterator[None]:
-    """Turn a fault of the disk into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise FeatureFileError(
-            f"cannot write {output}: {error.strerror or error}; what is done is kept: make room "
-            "and run again"
-        ) from error
-
-
-def _writer(
+def _create(
     dataset: Dataset,
     settings: Settings,
     output: Path,
     shapes: dict[str, tuple[int, ...]],
-    sha256: np.ndarray,
+    sha256: dict[str, str],
     attributes: dict[str, Any],
-    overwrite: bool,
 ) -> FeatureWriter:
-    """Return a new file, or the one that an earlier run left, if it was to be the same."""
-    if overwrite or not partial_path(output).exists():
-        columns = {
-            "photo": np.arange(len(dataset)),
-            "view": np.full(len(dataset), "original"),
-            "labels": dataset.labels,
-            "paths": dataset.paths,
-            "sha256": sha256,
-            "split": dataset.split,
-            "group": dataset.group,
-        }
-        values = asdict(settings)
-        del values["poolings"]
-        values |= {"versions": versions(), "views": "original", **attributes}
-        values |= {"data": dataset.spec, "data_kind": dataset.kind, "data_root": str(dataset.root)}
-        values |= {"split_seed": -1 if dataset.split_seed is None else dataset.split_seed}
-        return create(output, shapes, columns, dataset.class_names, values)
-    with FeatureFile(partial_path(output), allow_partial=True) as file:
-        _check_same(file, dataset, settings, sha256)
-    writer = FeatureWriter(output)
-    writer.check_rows()
-    log.info("going on after %d of %d photos", writer.rows_done, len(dataset))
-    return writer
+    columns = {
+        "photo": np.arange(len(dataset)),
+        "view": np.full(len(dataset), "original"),
+        "labels": dataset.labels,
+        "paths": dataset.paths,
+        "sha256": np.array(list(sha256.values())),
+        "split": dataset.split,
+        "group": dataset.group,
+    }
+    values = asdict(settings)
+    del values["poolings"]
+    values |= {"versions": versions(), "views": "original", **attributes}
+    values |= {"data": dataset.spec, "data_kind": dataset.kind, "data_root": str(dataset.root)}
+    values |= {"split_seed": -1 if dataset.split_seed is None else dataset.split_seed}
+    return create(output, shapes, columns, dataset.class_names, values)
 
 
-def _check_same(
-    file: FeatureFile, dataset: Dataset, settings: Settings, sha256: np.ndarray
-) -> None:
-    """Raise unless the file was made of these photos with these settings, naming what differs."""
+def _check_same(file: FeatureFile, settings: Settings, sha256: dict[str, str]) -> None:
+    """Raise unless the file's rows are of these photos with these settings, naming what differs.
+
+    Photos may have changed whose rows are still to come, or were skipped.
+    """
     stored = settings_of(file.attributes, tuple(file.shapes))
     for field in fields(Settings):
         was, asked = getattr(stored, field.name), getattr(settings, field.name)
@@ -236,11 +223,11 @@ def _check_same(
                 f"{file.path} was made with {field.name.replace('_', '-')} {was}, and {asked} is "
                 "asked for: give another --output, or --overwrite"
             )
-    before = dict(zip(file.paths, file.sha256, strict=True))
-    after = dict(zip(dataset.paths, sha256, strict=True))
-    gone = before.keys() - after.keys()
-    new = after.keys() - before.keys() - file.skipped.keys()
-    changed = [path for path in before.keys() & after.keys() if before[path] != after[path]]
+    gone = set(file.paths) - sha256.keys()
+    new = sha256.keys() - set(file.paths) - file.skipped.keys()
+    fixed = np.flatnonzero(file.photo[: file.rows_done] >= 0)
+    before = dict(zip(file.paths[fixed], file.sha256[fixed], strict=True))
+    changed = [path for path, was in before.items() if sha256.get(path) != was]
     for what, names in (("gone", gone), ("new", new), ("changed", changed)):
         if names:
             raise FeatureFileError(

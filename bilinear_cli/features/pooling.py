@@ -82,11 +82,25 @@ def bilinear_pool(maps: tf.Tensor) -> tf.Tensor:
     return l2_normalize(upper_triangle(signed_sqrt(outer_product_sum(maps))))
 
 
+def bilinear_plain_pool(maps: tf.Tensor) -> tf.Tensor:
+    """Return the mean outer product as it is: the control for what the normalisation brings.
+
+    Args:
+        maps: (batch, height, width, channels).
+
+    Returns:
+        (batch, channels * (channels + 1) / 2), see `upper_triangle`.
+    """
+    n_locations = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
+    return upper_triangle(outer_product_sum(maps) / n_locations)
+
+
 FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "max": max_pool,
     "avg": avg_pool,
     "sum": sum_pool,
     "bilinear": bilinear_pool,
+    "bilinear-plain": bilinear_plain_pool,
     "conv5": tf.identity,
 }
 

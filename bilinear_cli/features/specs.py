@@ -43,6 +43,7 @@ POOLINGS = {
         Pooling("avg"),
         Pooling("sum"),
         Pooling("bilinear", "upper-triangle", "signed-sqrt,l2"),
+        Pooling("bilinear-plain", "upper-triangle"),
         Pooling("conv5"),
     )
 }

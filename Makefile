@@ -1,0 +1,72 @@
+# Everything runs in .venv, which the first target that needs it makes. See `make help`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PINS := configs/pins.txt
+EXTRAS := onnx,tfds,dev
+
+# What `make reproduce` compares: any --data, and a config of extract and train.
+DATA ?= sample
+CONFIG ?= configs/sample.toml
+NAME := $(subst :,-,$(basename $(notdir $(patsubst %/,%,$(DATA)))))-$(basename $(notdir $(CONFIG)))
+FEATURES := features/$(NAME).h5
+RUNS := runs/$(NAME)
+STEM := $(RUNS)/$(NAME)
+EXTRACT := $(BIN)/bilinear --config $(CONFIG) extract --data "$(DATA)"
+TRAIN := $(BIN)/bilinear --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
+
+.PHONY: help install lint test reproduce bench pins clean
+
+help:  ## Say what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: .venv/installed  ## Make .venv with the pinned packages, this one and VGG16's weights
+
+.venv/installed: pyproject.toml $(PINS)
+	@echo "Installing into .venv ($$($(PYTHON) --version)); this takes a minute or two"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) --editable '.[$(EXTRAS)]'
+	$(BIN)/bilinear weights
+	@touch $@
+
+lint: install  ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: install  ## Run all tests
+	$(BIN)/pytest
+
+reproduce: $(RUNS)/comparison.txt  ## Compare poolings [DATA=a photo set] [CONFIG=configs/post.toml]
+	@cat $<
+
+$(FEATURES): $(CONFIG) | install
+	$(EXTRACT) --output $@
+	@touch $@
+
+$(RUNS)/comparison.txt: $(FEATURES)
+	$(TRAIN) --pooling max --pooling sum --pooling max+sum --pooling bilinear
+	$(TRAIN) --pooling bilinear --top-variance 20000
+	$(TRAIN) --pooling avg --pooling bilinear-plain --normalize none
+	$(TRAIN) --pooling avg --normalize sqrt-l2
+	@( echo "$(DATA), $(CONFIG)"; \
+	   $(BIN)/bilinear report $(STEM)-max-softmax $(STEM)-sum-softmax $(STEM)-max+sum-softmax \
+	     $(STEM)-bilinear-softmax $(STEM)-bilinear-top20000-softmax; \
+	   echo; echo "Plain, and after square root and l2:"; \
+	   $(BIN)/bilinear report $(STEM)-avg-none-softmax $(STEM)-avg-sqrt-l2-softmax \
+	     $(STEM)-bilinear-plain-none-softmax $(STEM)-bilinear-softmax ) > $@.partial
+	@mv $@.partial $@
+
+bench: install  ## Time both stages against their floors
+	$(BIN)/python tests/bench.py
+
+pins:  ## Renew configs/pins.txt from pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --extra $(subst $(comma), --extra ,$(EXTRAS)) --output-file $(PINS) pyproject.toml
+
+clean:  ## Remove .venv, features/ and runs/
+	rm -rf .venv features runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+comma := ,
