@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Self
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, one_of, some
+from bilinear_cli.errors import FeatureFileError, one_of
 from bilinear_cli.features.specs import pooling, row_dtype
 
 FORMAT = "bilinear-features"
@@ -120,7 +120,7 @@ class FeatureFile:
             raise _damaged(self.path, "labels are outside class_names")
         if not set(self.split) <= {"train", "test"}:
             raise _damaged(self.path, "split has other values than train and test")
-        if not 0 <= self.rows_done <= n or self.attributes["complete"] and self.rows_done < n:
+        if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
             raise _damaged(self.path, f"rows_done is {self.rows_done} of {n}")
 
     def __enter__(self) -> Self:
@@ -459,7 +459,7 @@ def _member(file: h5py.File, name: str) -> h5py.Dataset | h5py.Group | None:
 
 
 def _is_plain(data: h5py.Dataset | h5py.Group | None) -> bool:
-    """Say whether it is one run of bytes in this file: not chunked, external, virtual, unwritten."""
+    """Say whether it is one run of bytes in this file: not chunked, external, virtual, empty."""
     if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual or data.chunks:
         return False
     return data.size == 0 or data.id.get_offset() is not None

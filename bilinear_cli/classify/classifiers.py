@@ -13,7 +13,6 @@ from bilinear_cli.classify.lbfgs import minimize
 
 CLASSIFIERS = ("softmax", "mlp")
 SATURATION = 0.2  # p (1 - p) at the end of a fit, about, in terms of that at its start
-LEAST_CURVATURE = 1e-12  # for a start whose every p is 0 or 1 in float32
 MAX_ITERATIONS = 1000
 MAX_EPOCHS = 300
 PATIENCE = 30
@@ -102,7 +101,7 @@ def fit_softmax(
     (n, r), k = z.shape, targets.shape[1]
     start = start or Linear(np.zeros((r, k), np.float32), np.zeros(k, np.float32))
     p = softmax(start(z), axis=1)
-    curvature = max(float(C) * float(np.mean(p * (1 - p))) * SATURATION, LEAST_CURVATURE)
+    curvature = float(C) * float(np.mean(p * (1 - p))) * SATURATION
     scale = 1 / np.sqrt(np.append(1 + curvature * variance, curvature * n))
     scale = scale.astype(np.float32)[:, None]
 

@@ -64,7 +64,9 @@ def choose_rows(file: FeatureFile, dataset: Dataset | None, min_photos: int) -> 
         renumbered = np.cumsum(enough) - 1
         rows = replace(rows, labels=renumbered[rows.labels], class_names=rows.class_names[enough])
     if len(rows.class_names) < 2:
-        raise BilinearError(f"{file.path}: fewer than two classes have {min_photos} photos")
+        raise BilinearError(
+            f"{file.path}: fewer than two classes have {min_photos} photos, and one to train on"
+        )
     return rows
 
 

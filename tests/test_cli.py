@@ -1,0 +1,356 @@
+"""The command line: exit codes, clean stdout, and one line for whatever goes wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bilinear_cli.cli import cli
+from bilinear_cli.features.weights import random_tensors
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in an empty folder, with a random VGG16 at the smallest size."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BILINEAR_EXTRACT_WEIGHTS", "random")
+    monkeypatch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
+    monkeypatch.setenv("BILINEAR_EXTRACT_PRECISION", "float32")
+
+
+@pytest.fixture
+def run() -> Run:
+    def invoke(*arguments: str | Path, code: int = 0) -> Result:
+        result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output + repr(result.exception)
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def birds(class_folders: Callable, tmp_path: Path) -> Path:
+    return class_folders(tmp_path / "birds", {"wren": 6, "robin": 6, "jay": 6})
+
+
+@pytest.fixture
+def features(birds: Path, run: Run) -> Path:
+    run("extract", "--data", birds, "--pooling", "max", "--pooling", "bilinear", "-o", "x.h5")
+    return Path("x.h5")
+
+
+def fault(result: Result) -> str:
+    """Return the one line that a fault leaves on stderr; stdout and everything else is empty."""
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return lines[0].removeprefix("Error: ")
+
+
+def test_help_needs_neither_tensorflow_nor_time() -> None:
+    code = (
+        "import sys, time; from bilinear_cli.cli import cli\n"
+        "try: cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'h5py', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "print(heavy or 'light', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "light\n"
+    assert "extract" in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_help_and_stands_in_the_readme(command: str, run: Run) -> None:
+    assert "Usage: " in run(command, "-h").stdout
+    readme = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+    assert f"bilinear {command} " in readme
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").stdout == "0.1.0\n"
+
+
+# Extract ----------------------------------------------------------------------------------
+
+
+def test_extract_prints_the_path_and_what_to_type_next(birds: Path, run: Run) -> None:
+    result = run("extract", "--data", birds, "--pooling", "max")
+    assert result.stdout == "features/birds-block5_conv3-32.h5\n"
+    last = result.stderr.splitlines()[-1]
+    assert last == "next: bilinear train --features features/birds-block5_conv3-32.h5"
+    assert Path("features/birds-block5_conv3-32.h5").is_file()
+
+
+def test_a_second_run_does_nothing(birds: Path, features: Path, run: Run) -> None:
+    before = features.stat().st_mtime_ns
+    again = run("extract", "--data", birds, "--pooling", "max", "--pooling", "bilinear", "-o", "x.h5")
+    assert "x.h5 is complete: nothing to do" in again.stderr
+    assert features.stat().st_mtime_ns == before
+
+
+def test_quiet_leaves_only_the_result(birds: Path, run: Run) -> None:
+    result = run("-q", "extract", "--data", birds, "--pooling", "max", "-o", "x.h5")
+    assert (result.stdout, result.stderr) == ("x.h5\n", "")
+
+
+def test_limit(birds: Path, run: Run) -> None:
+    run("extract", "--data", birds, "--pooling", "max", "--limit", "9", "-o", "x.h5")
+    with h5py.File("x.h5") as file:
+        assert sorted(np.bincount(file["labels"][()])) == [3, 3, 3]
+        assert file.attrs["limit"] == 9
+
+
+def test_skip_bad(birds: Path, run: Run) -> None:
+    (birds / "wren" / "2.png").write_text("no photo")
+    line = fault(run("extract", "--data", birds, "--pooling", "max", "-o", "x.h5", code=1))
+    assert "wren/2.png as a photo: not an image in any format known here" in line
+    assert "--skip-bad" in line
+    assert not Path("x.h5").exists()
+    result = run("extract", "--data", birds, "--pooling", "max", "-o", "x.h5", "--skip-bad")
+    assert "skipped: " in result.stderr
+    with h5py.File("x.h5") as file:
+        assert file["features/max"].shape == (17, 512)
+        assert file["skipped/paths"].asstr()[()].tolist() == ["wren/2.png"]
+    assert "wren/2.png" in run("info", "x.h5").stdout
+
+
+def test_a_truncated_jpeg_is_no_photo(birds: Path, make_photo: Callable, run: Run) -> None:
+    path = make_photo(birds / "wren" / "cut.jpg", size=(200, 200))
+    path.write_bytes(path.read_bytes()[:2000])
+    line = fault(run("extract", "--data", birds, "--pooling", "max", "-o", "x.h5", code=1))
+    assert "cut.jpg as a photo: image file is truncated" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "nowhere"], "there is no photo set at 'nowhere'"),
+        (["--data", "empty"], "there are no photos in empty"),
+        (["--data", "one"], "one has one class only (wren)"),
+        (["--data", "no-label.csv"], "no-label.csv lacks the column label"),
+        (["--data", "no-file.csv"], "no-file.csv, row 2: there is no photo"),
+        (["--data", "split.csv"], "split.csv, row 2: the split is 'valid'"),
+        (["--data", "untrained.csv"], "no training photo of a class with test photos: jay"),
+        (["--weights", "wrong.npz"], "wrong.npz is not the published VGG16"),
+        (["--weights", "nowhere.npz"], "there are no weights at 'nowhere.npz'"),
+        (["-o", "birds/wren/0.png/x.h5"], "cannot write birds/wren/0.png/x.h5"),
+        (["-o", "birds"], "birds is a folder"),
+    ],
+)
+def test_bad_input_to_extract(
+    arguments: list[str],
+    said: str,
+    birds: Path,
+    class_folders: Callable,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("empty").mkdir()
+    class_folders(Path("one"), {"wren": 2})
+    Path("no-label.csv").write_text("path,species\nbirds/wren/0.png,wren\n")
+    Path("no-file.csv").write_text("path,label\nbirds/wren/9.png,wren\n")
+    Path("split.csv").write_text("path,label,split\nbirds/wren/0.png,wren,valid\n")
+    Path("untrained.csv").write_text(
+        "path,label,split\nbirds/wren/0.png,wren,train\nbirds/jay/0.png,jay,test\n"
+    )
+    if "wrong.npz" in arguments:
+        np.savez("wrong.npz", **random_tensors())
+    before = sorted(Path().rglob("*"))
+    command = ["extract", "--data", "birds", "--pooling", "max", "-o", "x.h5", *arguments]
+    assert said in fault(run(*command, code=1))
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_misspelt_pooling(run: Run) -> None:
+    line = fault(run("extract", "--pooling", "bilinaer", code=2))
+    assert "no pooling is called 'bilinaer': did you mean 'bilinear'?" in line
+
+
+def test_another_pooling_of_a_finished_file(birds: Path, features: Path, run: Run) -> None:
+    line = fault(run("extract", "--data", birds, "--pooling", "avg", "-o", features, code=1))
+    assert "was made with poolings bilinear max, and avg is asked for" in line
+
+
+# Config -----------------------------------------------------------------------------------
+
+
+def test_config_feeds_defaults_and_flags_beat_it(birds: Path, run: Run) -> None:
+    Path("c.toml").write_text('[extract]\npooling = ["avg"]\noutput = "c.h5"\nlimit = 9\n')
+    assert run("--config", "c.toml", "extract", "--data", birds).stdout == "c.h5\n"
+    with h5py.File("c.h5") as file:
+        assert list(file["features"]) == ["avg"]
+    flags = ["--data", birds, "-o", "d.h5", "--limit", "12"]
+    assert run("--config", "c.toml", "extract", *flags).stdout == "d.h5\n"
+    with h5py.File("d.h5") as file:
+        assert len(file["labels"]) == 12
+
+
+def test_the_environment_beats_the_config(
+    birds: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("c.toml").write_text("[extract]\nlimit = 9\n")
+    monkeypatch.setenv("BILINEAR_EXTRACT_LIMIT", "6")
+    run("--config", "c.toml", "extract", "--data", birds, "--pooling", "max", "-o", "x.h5")
+    with h5py.File("x.h5") as file:
+        assert len(file["labels"]) == 6
+
+
+def test_an_unknown_key_in_a_config(run: Run) -> None:
+    Path("c.toml").write_text("[extract]\nimage-siz = 64\n")
+    line = fault(run("--config", "c.toml", "extract", code=1))
+    assert "no option of extract is called 'image-siz': did you mean 'image-size'?" in line
+
+
+def test_the_configs_of_the_project_are_valid(run: Run) -> None:
+    configs = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.toml"))
+    assert [path.stem for path in configs] == ["birds448", "post", "sample"]
+    for path in configs:
+        run("--config", path, "extract", "--help")
+
+
+# Train ------------------------------------------------------------------------------------
+
+
+def test_train_prints_a_table(features: Path, run: Run) -> None:
+    result = run("train", "--features", features)
+    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines() if "|" in line]
+    assert rows[0] == "pooling"
+    assert set(rows[2:]) == {"max", "bilinear"}
+    assert Path("runs/x-max-softmax/metrics.json").is_file()
+
+
+def test_train_json_is_one_object(features: Path, run: Run) -> None:
+    result = run("train", "--features", features, "--pooling", "max+bilinear", "--json")
+    (found,) = json.loads(result.stdout)["results"]
+    names = "top1 top1_ci95 top5 mean_per_class_accuracy classifier pooling C n_train n_test n_rows"
+    names += " n_features n_classes seed seconds versions features_file run"
+    assert set(names.split()) <= set(found)
+    assert found["n_train"] + found["n_test"] == found["n_rows"] == 18
+    assert found["n_features"] == 512 + 131328
+    assert found["n_classes"] == 3
+
+
+def test_train_takes_new_labels(birds: Path, features: Path, run: Run) -> None:
+    rows = [f"{path.relative_to(birds)},{path.name < '3'}" for path in birds.rglob("*.png")]
+    birds.joinpath("new.csv").write_text("\n".join(["path,label", *rows]))
+    options = ["--pooling", "max", "--data", birds / "new.csv", "--json"]
+    (found,) = json.loads(run("train", "--features", features, *options).stdout)["results"]
+    assert found["n_classes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--features", "nowhere.h5"], 1, "there is no feature file nowhere.h5"),
+        (["--features", "birds/wren/0.png"], 1, "birds/wren/0.png is not an HDF5 file"),
+        (["--features", "other.h5"], 1, "other.h5 was not made by bilinear extract"),
+        (["--features", "later.h5"], 1, "later.h5 has version 2 of the format"),
+        (["--features", "broken-off.h5"], 1, "broken-off.h5.partial is incomplete, 0 of 18 rows"),
+        (["--features", "flipped.h5"], 1, "row 0 of features/max has another checksum"),
+        (["--top-variance", "600"], 2, "--top-variance 600 is more than the 512 there are"),
+        (["--pooling", "maks"], 2, "no pooling in x.h5 is called 'maks': did you mean 'max'?"),
+        (["--min-photos", "7"], 1, "fewer than two classes have 7 photos"),
+        (["-o", "birds/wren/0.png"], 1, "cannot write birds/wren/0.png"),
+    ],
+)
+def test_bad_input_to_train(
+    arguments: list[str], code: int, said: str, features: Path, birds: Path, run: Run
+) -> None:
+    with h5py.File("other.h5", "w") as file:
+        file["x"] = 1
+    for name in ("later.h5", "flipped.h5", "broken-off.h5.partial"):
+        shutil.copy(features, name)
+    with h5py.File("later.h5", "r+") as file:
+        file.attrs["format_version"] = 2
+    with h5py.File("flipped.h5", "r+") as file:
+        file["features/max"][0, 0] += 1
+    with h5py.File("broken-off.h5.partial", "r+") as file:
+        file.attrs["complete"] = False
+        file["rows_done"][0] = 0
+    command = ["train", "--features", "x.h5", "--pooling", "max", "-o", "runs", *arguments]
+    assert said in fault(run(*command, code=code))
+    assert not Path("runs").exists()
+
+
+# Predict, info, report, weights -----------------------------------------------------------
+
+
+def test_predict_and_report(birds: Path, features: Path, run: Run) -> None:
+    run("train", "--features", features, "--pooling", "max", "-o", "runs")
+    folder = "runs/x-max-softmax"
+    assert "| max" in run("report", folder).stdout
+    photo = birds / "wren" / "0.png"
+    result = run("predict", folder, photo, "--weights", "random", "--top", "2")
+    path, *names = result.stdout.strip().split("\t")
+    assert path == str(photo)
+    assert len(names) == 2
+    assert {name.split()[0] for name in names} <= {"wren", "robin", "jay"}
+
+
+def test_predict_names_what_it_cannot_read(birds: Path, features: Path, run: Run) -> None:
+    run("train", "--features", features, "--pooling", "max", "-o", "runs")
+    Path("note.jpg").write_text("no photo")
+    photos = ["note.jpg", birds / "wren" / "0.png"]
+    command = ["predict", "runs/x-max-softmax", *photos, "--weights", "random"]
+    result = run(*command, code=1)
+    assert len(result.stdout.splitlines()) == 1
+    assert "cannot read note.jpg as a photo" in result.stderr
+    assert result.stderr.splitlines()[-1] == "Error: 1 of 2 files could not be read"
+
+
+def test_predict_without_a_run(run: Run) -> None:
+    assert "nowhere is no run of bilinear train" in fault(run("predict", "nowhere", "a.jpg", code=1))
+
+
+def test_info(features: Path, run: Run) -> None:
+    shown = run("info", features).stdout
+    for text in ("131328 float16", "upper-triangle", "train ", "image_size", "vgg16"):
+        assert text in shown
+
+
+def test_weights_names_the_licence(run: Run, real_cache: None) -> None:
+    shown = run("weights").stdout
+    assert "CC BY 4.0" in shown
+    assert "nothing: the published release" in shown
+    assert "98fdd1e15f8015744b35f21229146b494216fb1051982559233b885e48776ac5" in shown
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    birds: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bilinear_cli.features.extract.extract", interrupt)
+    line = fault(run("extract", "--data", birds, code=130))
+    assert line == "interrupted; the same command goes on from there"
+
+
+# The real thing ---------------------------------------------------------------------------
+
+
+def test_the_two_commands_on_the_sample(
+    tmp_path: Path, real_cache: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed as they stand in an empty folder, with VGG16's weights and the drawn moths."""
+    for name in [name for name in os.environ if name.startswith("BILINEAR_EXTRACT")]:
+        monkeypatch.delenv(name)
+    shell = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}
+    bilinear = str(Path(sys.executable).parent / "bilinear")
+    subprocess.run([bilinear, "extract", "--pooling", "bilinear", "-o", "x.h5"], **shell)
+    done = subprocess.run([bilinear, "train", "--features", "x.h5", "--json"], **shell)
+    (found,) = json.loads(done.stdout)["results"]
+    assert (found["n_train"], found["n_test"], found["n_classes"]) == (240, 240, 12)
+    assert found["top1"] > 0.8
