@@ -31,12 +31,23 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        try:
+        with _one_line():
             return super().invoke(ctx)
-        except BilinearError as error:
-            raise _fault(str(error), error.exit_code) from error
-        except KeyboardInterrupt:
-            raise _fault("interrupted; the same command goes on from there", 130) from None
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the group's own options, and with them the config."""
+        with _one_line():
+            return super().make_context(*args, **kwargs)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except BilinearError as error:
+        raise _fault(str(error), error.exit_code) from error
+    except KeyboardInterrupt:
+        raise _fault("interrupted; the same command goes on from there", 130) from None
 
 
 def _fault(line: str, exit_code: int) -> click.ClickException:

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import h5py
@@ -127,12 +126,7 @@ class FeatureFile:
         """Return the file itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Close the file."""
         self._file.close()
 
@@ -402,7 +396,8 @@ def _writing(path: Path, *, kept: bool = False) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         note = "; what is done is kept: make room and run again" if kept else ""
-        raise FeatureFileError(f"cannot write {path}: {_reason(error)}{note}") from error
+        where = getattr(error, "filename", None) or path
+        raise FeatureFileError(f"cannot write {where}: {_reason(error)}{note}") from error
 
 
 # Files that may be anything --------------------------------------------------------------
@@ -483,7 +478,7 @@ def _damage(path: Path) -> Iterator[None]:
     """Turn whatever h5py and NumPy raise on a malformed file into one line."""
     try:
         yield
-    except (LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise _damaged(path, _reason(error)) from error
 
 

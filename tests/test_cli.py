@@ -26,6 +26,7 @@ def _small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BILINEAR_EXTRACT_WEIGHTS", "random")
     monkeypatch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
     monkeypatch.setenv("BILINEAR_EXTRACT_PRECISION", "float32")
+    monkeypatch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "8")
 
 
 @pytest.fixture
@@ -95,7 +96,9 @@ def test_extract_prints_the_path_and_what_to_type_next(birds: Path, run: Run) ->
 
 def test_a_second_run_does_nothing(birds: Path, features: Path, run: Run) -> None:
     before = features.stat().st_mtime_ns
-    again = run("extract", "--data", birds, "--pooling", "max", "--pooling", "bilinear", "-o", "x.h5")
+    again = run(
+        "extract", "--data", birds, "--pooling", "max", "--pooling", "bilinear", "-o", "x.h5"
+    )
     assert "x.h5 is complete: nothing to do" in again.stderr
     assert features.stat().st_mtime_ns == before
 
@@ -106,10 +109,11 @@ def test_quiet_leaves_only_the_result(birds: Path, run: Run) -> None:
 
 
 def test_limit(birds: Path, run: Run) -> None:
-    run("extract", "--data", birds, "--pooling", "max", "--limit", "9", "-o", "x.h5")
+    run("extract", "--data", birds, "--pooling", "max", "--limit", "6", "-o", "x.h5")
     with h5py.File("x.h5") as file:
-        assert sorted(np.bincount(file["labels"][()])) == [3, 3, 3]
-        assert file.attrs["limit"] == 9
+        assert np.bincount(file["labels"][()]).tolist() == [2, 2, 2]
+        assert file["split"].asstr()[()].tolist().count("test") == 3
+        assert file.attrs["limit"] == 6
 
 
 def test_skip_bad(birds: Path, run: Run) -> None:
@@ -311,7 +315,9 @@ def test_predict_names_what_it_cannot_read(birds: Path, features: Path, run: Run
 
 
 def test_predict_without_a_run(run: Run) -> None:
-    assert "nowhere is no run of bilinear train" in fault(run("predict", "nowhere", "a.jpg", code=1))
+    assert "nowhere is no run of bilinear train" in fault(
+        run("predict", "nowhere", "a.jpg", code=1)
+    )
 
 
 def test_info(features: Path, run: Run) -> None:

@@ -179,16 +179,23 @@ def _curve(
     low, high = GRID_DECADES
     curve, models = [], cold
     for decade in range(low, high + 1):
-        found, models = point(10.0**decade / reduced.mean_square, models)
+        found, models = point(_grid(decade, reduced), models)
         curve.append(found)
     for _ in range(MOST_EXTRA_DECADES):
         best = max(range(len(curve)), key=lambda i: _merit(curve[i]))
         if best == 0:
-            curve = [point(curve[0]["C"] / 10, cold)[0], *curve]
+            low -= 1
+            curve = [point(_grid(low, reduced), cold)[0], *curve]
         elif best == len(curve) - 1:
-            found, models = point(curve[-1]["C"] * 10, models)
+            high += 1
+            found, models = point(_grid(high, reduced), models)
             curve.append(found)
     return curve
+
+
+def _grid(decade: int, reduced: Coordinates) -> float:
+    """Return a C in units of one over the features' mean square, to three digits."""
+    return float(f"{10.0**decade / reduced.mean_square:.3g}")
 
 
 def _fit_folds(

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 LAYERS = ("block5_conv3", "block5_pool")  # relu5_3, the paper's; and the network's end, the post's
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+MOST_IN_BATCH = 64
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 
@@ -94,4 +95,4 @@ def _has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 def resolve_batch_size(batch_size: int | None, image_size: int) -> int:
     """Return the batch size; if none is given, one of about 800,000 pixels (16 at 224)."""
-    return batch_size or max(1, 16 * 224**2 // image_size**2)
+    return batch_size or min(max(1, 16 * 224**2 // image_size**2), MOST_IN_BATCH)

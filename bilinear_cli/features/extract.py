@@ -55,7 +55,7 @@ def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settin
 def stored_settings(output: Path, overwrite: bool) -> Settings | None:
     """Return what a file under this name, finished or not, was made with; None without one."""
     for path in (output, partial_path(output)):
-        if path.exists() and not overwrite:
+        if path.is_file() and not overwrite:
             with FeatureFile(path, allow_partial=True) as file:
                 return settings_of(file.attributes, tuple(file.shapes))
     return None

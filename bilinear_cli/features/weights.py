@@ -186,8 +186,8 @@ def _fetch(source: str, cached: Path) -> Weights:
         _keep(weights.tensors, cached)
     except OSError as error:
         raise BilinearError(
-            f"cannot keep the weights in {cached}: {error.strerror or error}; set BILINEAR_CACHE to "
-            "another folder"
+            f"cannot keep the weights in {cached}: {error.strerror or error}; "
+            "set BILINEAR_CACHE to another folder"
         ) from error
     return Weights(weights.tensors, weights.sha256, weights.differing, cached)
 

@@ -1,0 +1,101 @@
+"""Small feature files, and rows, for the tests of the second stage."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilinear_cli.classify.gram import Coordinates, coordinates
+from bilinear_cli.classify.rows import Rows
+from bilinear_cli.features.specs import row_dtype
+from bilinear_cli.store import create
+
+WriteFeatures = Callable[..., Path]
+MakeRows = Callable[..., Rows]
+Reduce = Callable[[np.ndarray], Coordinates]
+
+SETTINGS = {
+    "layer": "block5_conv3",
+    "image_size": 16,
+    "resize": "squash",
+    "precision": "float32",
+    "batch_size": 4,
+    "weights_sha256": "0" * 64,
+    "backbone": "vgg16",
+}
+
+
+@pytest.fixture
+def write_features() -> WriteFeatures:
+    """Return write(path, {spec: rows}, labels, split, ...) -> path of a complete feature file.
+
+    Without them, each row is a photo, and each photo a group.
+    """
+
+    def write(
+        path: Path,
+        rows: Mapping[str, np.ndarray],
+        labels: Sequence[int] | np.ndarray,
+        split: Sequence[str] | np.ndarray,
+        *,
+        photo: Sequence[int] | np.ndarray | None = None,
+        group: Sequence[str] | np.ndarray | None = None,
+        sha256: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Path:
+        n = len(labels)
+        photo = np.arange(n) if photo is None else np.asarray(photo)
+        paths = np.array([f"{label}/{i}.png" for label, i in zip(labels, photo, strict=True)])
+        digests = [hashlib.sha256(str(i).encode()).hexdigest() for i in photo]
+        columns: dict[str, Any] = {
+            "photo": photo,
+            "view": np.where(np.append(False, photo[1:] == photo[:-1]), "flip", "original"),
+            "labels": np.asarray(labels),
+            "paths": paths,
+            "sha256": np.array(sha256 if sha256 is not None else digests),
+            "split": np.asarray(split),
+            "group": paths if group is None else np.asarray(group),
+        }
+        names = class_names or [f"class {i}" for i in range(int(max(labels)) + 1)]
+        shapes = {spec: values.shape[1:] for spec, values in rows.items()}
+        with create(path, shapes, columns, names, SETTINGS) as writer:
+            stored = {spec: x.astype(row_dtype(x.shape[1:])) for spec, x in rows.items()}
+            writer.append(stored)
+            writer.finish({})
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_rows() -> MakeRows:
+    """Return make(labels, photo=None, group=None) -> Rows, all for training."""
+
+    def make(
+        labels: Sequence[int] | np.ndarray,
+        photo: np.ndarray | None = None,
+        group: np.ndarray | None = None,
+    ) -> Rows:
+        labels = np.asarray(labels)
+        n = len(labels)
+        photo = np.arange(n) if photo is None else photo
+        paths = np.array([f"{i}.png" for i in photo])
+        names = np.array([f"class {i}" for i in range(labels.max() + 1)])
+        group = paths if group is None else group
+        return Rows(np.arange(n), photo, labels, paths, np.full(n, "train"), group, names)
+
+    return make
+
+
+@pytest.fixture
+def reduce() -> Reduce:
+    """Return reduce(x): the coordinates of rows (n, d), in one block."""
+
+    def reduced(x: np.ndarray) -> Coordinates:
+        n, d = x.shape
+        return coordinates(iter([(slice(0, d), x.astype(np.float32))]), n, d)
+
+    return reduced

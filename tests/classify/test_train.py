@@ -1,0 +1,400 @@
+"""Tests of training, from a feature file to a run folder."""
+
+import json
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilinear_cli.classify import train as train_module
+from bilinear_cli.classify.classifiers import Linear
+from bilinear_cli.classify.inputs import Part
+from bilinear_cli.classify.model import Model, load_model, save_model
+from bilinear_cli.classify.select import Options, folds
+from bilinear_cli.classify.train import train
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.report import read_metrics
+from bilinear_cli.store import FeatureFile
+
+WriteFeatures = Callable[..., Path]
+N, K = 48, 3
+IS_TRAIN = np.arange(N) % 4 != 3
+SPLIT = np.where(IS_TRAIN, "train", "test")
+LABELS = np.arange(N) // 4 % K
+CHANNELS = {"small": 8, "large": 12}  # 36 numbers, as many as training rows; and 78
+KEYS = {
+    *("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "classifier", "pooling", "C"),
+    *("n_train", "n_test", "n_rows", "n_features", "n_classes", "seed", "seconds", "versions"),
+    *("features_file", "run", "label_smoothing", "oof_top1", "confused", "extraction"),
+}
+QUICK = Options(C=1.0, label_smoothing=0.0)
+MLP = Options(classifier="mlp", label_smoothing=0.0, hidden=8)
+
+
+def features(channels: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return max, sum and bilinear features of K classes that overlap."""
+    rng = np.random.default_rng(seed)
+    centres = rng.gamma(2, 1, (K, channels))
+    maps = np.abs(centres[LABELS][:, None] + 1.5 * rng.normal(size=(N, 9, channels)))
+    i, j = np.triu_indices(channels)
+    matrices = np.sqrt(np.einsum("nlc,nld->ncd", maps, maps))
+    bilinear = matrices[:, i, j] * np.where(i == j, 1, np.sqrt(2))
+    bilinear /= np.linalg.norm(bilinear, axis=1, keepdims=True)
+    return {"max": maps.max(1), "sum": maps.sum(1), "bilinear": bilinear}
+
+
+@pytest.fixture
+def run(tmp_path: Path, write_features: WriteFeatures) -> Callable[..., dict[str, Any]]:
+    """Return run(spec, options, rows, labels, split, out) -> metrics; `out` is where runs go."""
+
+    def call(
+        spec: str,
+        options: Options = QUICK,
+        rows: dict[str, np.ndarray] | None = None,
+        labels: np.ndarray = LABELS,
+        split: np.ndarray = SPLIT,
+        out: str = "runs",
+        **columns: Any,
+    ) -> dict[str, Any]:
+        path = write_features(tmp_path / "x.h5", rows or features(), labels, split, **columns)
+        with FeatureFile(path) as file:
+            return train(file, spec, options, tmp_path / out)
+
+    return call
+
+
+def scored(folder: str, name: str) -> dict[str, np.ndarray]:
+    with np.load(Path(folder) / f"{name}.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
+def test_figures(channels: int, run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    metrics = run("bilinear", Options(), features(channels))
+    assert metrics.keys() >= KEYS
+    folder = tmp_path / "runs" / "x-bilinear-softmax"
+    assert metrics["run"] == str(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "metrics.json",
+        "model.npz",
+        "oof.npz",
+        "test.npz",
+    }
+    assert read_metrics(folder) == json.loads(json.dumps(metrics))
+    wanted: dict[str, Any] = {"n_train": 36, "n_test": 12, "n_rows": 48, "n_classes": K, "seed": 0}
+    wanted |= {"n_features": channels * (channels + 1) // 2, "classifier": "softmax"}
+    wanted |= {"pooling": "bilinear", "features_file": str(tmp_path / "x.h5")}
+    assert {name: metrics[name] for name in wanted} == wanted
+    assert metrics["bytes"] == 4 * metrics["n_features"]
+    assert metrics["extraction"]["image_size"] == 16
+    assert metrics["top1"] > 0.5
+    assert metrics["top1_ci95"][0] < metrics["top1"] <= metrics["top1_ci95"][1]
+
+
+def test_figures_are_those_of_the_stored_scores(run: Callable[..., dict[str, Any]]) -> None:
+    metrics = run("max")
+    test, oof = (scored(metrics["run"], name) for name in ("test", "oof"))
+    assert test["paths"].tolist() == [
+        f"{label}/{i}.png" for i, label in enumerate(LABELS) if i % 4 == 3
+    ]
+    np.testing.assert_array_equal(test["labels"], LABELS[~IS_TRAIN])
+    np.testing.assert_array_equal(oof["photo"], np.flatnonzero(IS_TRAIN))
+    for figure, scores in (("top1", test), ("oof_top1", oof)):
+        assert metrics[figure] == np.mean(scores["scores"].argmax(1) == scores["labels"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("bilinear", QUICK),
+        ("bilinear", replace(QUICK, C=1e4)),
+        ("max", QUICK),
+        ("sum", replace(QUICK, normalize="sqrt-l2")),
+        ("max+bilinear", QUICK),
+        ("bilinear", replace(QUICK, top_variance=20)),
+        ("max+sum", MLP),
+    ],
+)
+def test_the_model_gives_the_scores_that_were_stored(
+    spec: str,
+    options: Options,
+    run: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bilinear_cli.classify.inputs.BLOCK_BYTES", 4 * N * 10)  # several blocks
+    monkeypatch.setattr("bilinear_cli.classify.classifiers.PATIENCE", 2)
+    rows = {name: x.astype(np.float32) for name, x in features(12).items()}
+    metrics = run(spec, options, rows)
+    model = load_model(Path(metrics["run"]))
+    stored = {name: rows[name][~IS_TRAIN] for name in spec.split("+")}
+    wanted = scored(metrics["run"], "test")["scores"]
+    np.testing.assert_allclose(model.scores(stored), wanted, atol=1e-4)
+    assert model.class_names.tolist() == ["class 0", "class 1", "class 2"]
+    assert model.first.weights.shape[0] == metrics["n_features"]
+
+
+def test_the_model_is_the_fit_it_reports(run: Callable[..., dict[str, Any]]) -> None:
+    """Primal weights on the features themselves fulfil the optimum's condition, W = Cᵀ Xᵀ E."""
+    rows = {"bilinear": features(12)["bilinear"].astype(np.float32)}
+    model = load_model(Path(run("bilinear", QUICK, rows)["run"]))
+    x = rows["bilinear"][IS_TRAIN].astype(np.float64)
+    scores = model.scores({"bilinear": rows["bilinear"][IS_TRAIN]})
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    error = np.eye(K)[LABELS[IS_TRAIN]] - p
+    np.testing.assert_allclose(error.sum(0), 0, atol=0.02)
+    np.testing.assert_allclose(x.T @ error, model.first.weights, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("bilinear", Options()),
+        ("max+sum", Options()),
+        ("bilinear", Options(top_variance=20)),
+        ("max", Options(C=1.0, normalize="sqrt-l2")),
+    ],
+)
+def test_test_rows_influence_nothing_but_their_own_scores(
+    spec: str, options: Options, run: Callable[..., dict[str, Any]]
+) -> None:
+    altered = {name: x.copy() for name, x in features().items()}
+    for x in altered.values():
+        x[~IS_TRAIN] = 3 * x[~IS_TRAIN][::-1] + 1
+    labels = LABELS.copy()
+    labels[~IS_TRAIN] = np.roll(labels[~IS_TRAIN], 1)
+    before = run(spec, options, out="before")
+    after = run(spec, options, altered, labels, out="after")
+    for name in ("C", "label_smoothing", "oof_top1", "oof_log_loss", "curve"):
+        assert before[name] == after[name]
+    models = [load_model(Path(metrics["run"])) for metrics in (before, after)]
+    np.testing.assert_array_equal(models[0].first.weights, models[1].first.weights)
+    np.testing.assert_array_equal(models[0].first.intercept, models[1].first.intercept)
+    for part, other in zip(models[0].parts, models[1].parts, strict=True):
+        np.testing.assert_array_equal(part.columns, other.columns)
+        np.testing.assert_array_equal(part.mean, other.mean)
+        assert part.factor == other.factor
+    oof, test = (
+        [scored(metrics["run"], name)["scores"] for metrics in (before, after)]
+        for name in ("oof", "test")
+    )
+    np.testing.assert_array_equal(oof[0], oof[1])
+    assert np.abs(test[0] - test[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("options", [Options(seed=3), MLP], ids=["softmax", "mlp"])
+def test_a_seed_reproduces_a_run(
+    options: Options, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.classify.classifiers.PATIENCE", 2)
+    one, two = (run("max", options, out=out) for out in ("one", "two"))
+    differ = {name for name in one if one[name] != two[name]}
+    assert differ - {"extraction"} <= {"run", "seconds"}  # the file was made twice
+    for name in ("model", "oof", "test"):
+        arrays, others = scored(one["run"], name), scored(two["run"], name)
+        assert arrays.keys() == others.keys()
+        for key in arrays:
+            np.testing.assert_array_equal(arrays[key], others[key])
+
+
+def test_without_test_photos_only_the_out_of_fold_figures_are_given(
+    run: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = run("max", split=np.full(N, "train"))
+    for name in ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss"):
+        assert metrics[name] is None
+    assert (metrics["n_train"], metrics["n_test"]) == (N, 0)
+    assert metrics["oof_top1"] > 0.5
+    assert scored(metrics["run"], "test")["scores"].shape == (0, K)
+    assert [r.getMessage() for r in caplog.records] == [
+        "no test photos: see the out-of-fold accuracy"
+    ]
+
+
+def test_photos_count_once_however_many_views_they_have(
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    twice = {name: np.repeat(x, 2, axis=0) for name, x in features().items()}
+    columns = {"labels": np.repeat(LABELS, 2), "split": np.repeat(SPLIT, 2)}
+    metrics = run("max", QUICK, twice, **columns, photo=np.repeat(np.arange(N), 2))
+    assert (metrics["n_train"], metrics["n_test"], metrics["n_rows"]) == (36, 12, 96)
+    assert metrics["top1"] * 12 == pytest.approx(round(metrics["top1"] * 12))
+
+
+def test_poolings_side_by_side_have_all_numbers(run: Callable[..., dict[str, Any]]) -> None:
+    metrics = run("max+sum")
+    assert metrics["n_features"] == 16
+    assert Path(metrics["run"]).name == "x-max+sum-softmax"
+    with pytest.raises(UsageError, match="--top-variance takes one pooling, not several"):
+        run("max+sum", Options(top_variance=4))
+
+
+def test_top_variance_keeps_so_many_numbers(run: Callable[..., dict[str, Any]]) -> None:
+    metrics = run("bilinear", replace(QUICK, top_variance=20))
+    assert 10 <= metrics["n_features"] <= 14
+    assert metrics["top_variance"] == 20
+    assert Path(metrics["run"]).name == "x-bilinear-top20-softmax"
+
+
+def test_an_mlp_has_two_layers(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.classify.classifiers.PATIENCE", 2)
+    metrics = run("max", MLP)
+    model = load_model(Path(metrics["run"]))
+    assert model.second is not None
+    assert model.first.weights.shape == (8, 8)
+    assert model.second.weights.shape == (8, K)
+    assert metrics["C"] is None
+    assert metrics["epochs"] >= 1
+    held_out = folds(LABELS[IS_TRAIN], np.arange(36).astype(str), seed=0)[0]
+    np.testing.assert_array_equal(
+        scored(metrics["run"], "oof")["photo"], np.flatnonzero(IS_TRAIN)[held_out]
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("maxx", QUICK, "no pooling in .* is called 'maxx': did you mean 'max'?"),
+        ("max+", QUICK, "no pooling in .* is called ''"),
+        ("max", Options(classifier="svc"), "no classifier is called 'svc'"),
+        ("max", Options(top_variance=9), "--top-variance 9 is more than the 8 there are"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    spec: str, options: Options, message: str, run: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(spec, options)
+
+
+# The run folder ---------------------------------------------------------------------------
+
+
+def test_a_later_run_takes_the_place_of_an_earlier_one(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    run("max")
+    folder = tmp_path / "runs" / "x-max-softmax"
+    (folder / "stale.txt").touch()
+    run("max", replace(QUICK, C=2.0))
+    assert read_metrics(folder)["C"] == 2.0
+    assert not (folder / "stale.txt").exists()
+    assert list(folder.parent.iterdir()) == [folder]
+    here = tmp_path / "made"
+    here.mkdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE(here.stat().st_mode)
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_fault_in_the_middle_of_writing_leaves_the_earlier_run(
+    fault: BaseException,
+    run: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run("max")
+    folder = tmp_path / "runs" / "x-max-softmax"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def broken(*arguments: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(train_module, "save_model", broken)
+    wanted = BilinearError if isinstance(fault, OSError) else KeyboardInterrupt
+    with pytest.raises(wanted) as error:
+        run("max", replace(QUICK, C=2.0))
+    if isinstance(fault, OSError):
+        assert str(error.value) == f"cannot write {folder}: No space left on device"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BilinearError) as error:
+        run("max", out="file")
+    assert str(error.value) == f"cannot write {tmp_path / 'file' / 'x-max-softmax'}: File exists"
+
+
+# The model --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a run folder with a small model."""
+    part = Part("max", np.arange(2), 2, "standard", np.zeros(2, np.float32), np.ones(2), 0.5)
+    layers = Linear(np.eye(2, dtype=np.float32), np.ones(2, np.float32))
+    save_model(tmp_path / "model.npz", Model(layers, layers, [part], np.array(["auk", "crow"])))
+    return tmp_path
+
+
+def test_a_model_comes_back_as_it_was_saved(folder: Path) -> None:
+    scores = load_model(folder).scores({"max": np.array([[4.0, -8.0, 99.0]])})
+    np.testing.assert_allclose(scores, [[4, 1]])  # 1 + max(0, 1 + x / 2)
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def changed(data: bytes) -> bytes:
+    place = data.index(b"NUMPY") + 130
+    return data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
+
+
+def encrypted(data: bytes) -> bytes:
+    """Return a zip whose directory says so; the zip module raises RuntimeError."""
+    place = data.index(b"PK\x01\x02") + 8
+    return data[:place] + b"\x01" + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, changed, encrypted, lambda data: b"", lambda data: b"hi"])
+def test_a_damaged_model_is_one_line(damage: Callable[[bytes], bytes], folder: Path) -> None:
+    path = folder / "model.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BilinearError) as error:
+        load_model(folder)
+    assert str(error.value).startswith(f"{path} is damaged (")
+    assert str(error.value).endswith("): train again")
+
+
+@pytest.mark.parametrize("name", ["weights", "intercept", "poolings", "factor0", "class_names"])
+def test_a_model_that_lacks_something_is_one_line(name: str, folder: Path) -> None:
+    path = folder / "model.npz"
+    with np.load(path) as arrays:
+        rest = {key: value for key, value in arrays.items() if key != name}
+    np.savez(path, **rest)
+    with pytest.raises(BilinearError, match="is damaged"):
+        load_model(folder)
+
+
+def test_a_pickle_is_never_loaded(folder: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (folder / "sprung",)
+
+    path = folder / "model.npz"
+    with np.load(path) as arrays:
+        values = dict(arrays)
+    np.savez(path, **{**values, "weights": np.array([Trap()], dtype=object)})
+    with pytest.raises(BilinearError, match="is damaged"):
+        load_model(folder)
+    np.save(folder / "model.npy", np.zeros(3))
+    (folder / "model.npy").replace(path)
+    with pytest.raises(BilinearError, match="is damaged"):
+        load_model(folder)
+    assert not (folder / "sprung").exists()
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(BilinearError) as error:
+        load_model(tmp_path / "gone")
+    wanted = f"there is no run in {tmp_path / 'gone'}: make one with bilinear train"
+    assert str(error.value) == wanted

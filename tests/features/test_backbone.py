@@ -1,0 +1,219 @@
+"""Tests of the network: its precision, its input, the devices it runs on."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bilinear_cli.features import backbone
+from bilinear_cli.features.weights import Tensors, random_tensors
+
+CPUINFO = """processor\t: 0
+model name\t: A CPU with amx_bf16 in its name
+flags\t\t: fpu sse avx2 {}
+bugs\t\t: avx512_bf16
+"""
+
+
+@pytest.fixture(scope="module")
+def tensors() -> Tensors:
+    tensors = random_tensors()
+    rng = np.random.default_rng(0)
+    for name in tensors:
+        if name.endswith("bias"):
+            tensors[name] = rng.standard_normal(tensors[name].shape).astype(np.float32)
+    return tensors
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, *details: dict[str, object]) -> None:
+    """Let TensorFlow see GPUs with these details."""
+    names = [f"GPU:{i}" for i in range(len(details))]
+    table = dict(zip(names, details, strict=True))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: names * (kind == "GPU"))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", table.get)
+
+
+# Precision ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("has_units", [True, False])
+def test_an_explicit_precision_is_kept(
+    monkeypatch: pytest.MonkeyPatch, precision: str, has_units: bool
+) -> None:
+    monkeypatch.setattr(backbone, "_has_bfloat16", lambda: has_units)
+    assert backbone.resolve_precision(precision) == precision
+
+
+@pytest.mark.parametrize(("has_units", "wanted"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_asks_the_device(
+    monkeypatch: pytest.MonkeyPatch, has_units: bool, wanted: str
+) -> None:
+    monkeypatch.setattr(backbone, "_has_bfloat16", lambda: has_units)
+    assert backbone.resolve_precision("auto") == wanted
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ("avx512f avx512_bf16", True),
+        ("amx_bf16 amx_tile", True),
+        ("avx512f avx512_fp16", False),
+        ("avx512_bf16x", False),
+        ("", False),
+    ],
+)
+def test_a_cpu_is_known_by_its_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, wanted: bool
+) -> None:
+    gpus(monkeypatch)
+    (tmp_path / "cpuinfo").write_text(CPUINFO.format(flags))
+    assert backbone._has_bfloat16(tmp_path / "cpuinfo") is wanted
+
+
+def test_a_system_without_cpuinfo_has_no_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(monkeypatch)
+    assert backbone._has_bfloat16(tmp_path / "cpuinfo") is False
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "wanted"),
+    [
+        ([(7, 5)], False),
+        ([(8, 0)], True),
+        ([(8, 9), (9, 0)], True),
+        ([(8, 0), (7, 5)], False),
+        ([(12, 0)], True),
+        ([None], False),
+    ],
+)
+def test_a_gpu_is_known_by_its_compute_capability_whatever_the_cpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: list[tuple[int, int] | None],
+    wanted: bool,
+) -> None:
+    gpus(monkeypatch, *({"compute_capability": c} if c else {} for c in capabilities))
+    (tmp_path / "cpuinfo").write_text(CPUINFO.format("" if wanted else "avx512_bf16"))
+    assert backbone._has_bfloat16(tmp_path / "cpuinfo") is wanted
+
+
+@pytest.mark.parametrize(
+    ("precision", "policy"),
+    [("float32", "float32"), ("bfloat16", "mixed_bfloat16"), ("float16", "mixed_float16")],
+)
+@pytest.mark.parametrize("before", ["float32", "mixed_float16"])
+def test_the_global_policy_stays_as_it_was(precision: str, policy: str, before: str) -> None:
+    own = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(before)
+    try:
+        network = backbone._vgg16(precision)
+        assert keras.config.dtype_policy().name == before
+    finally:
+        keras.config.set_dtype_policy(own)
+    assert {layer.dtype_policy.name for layer in network.layers[1:]} == {policy}
+
+
+def test_the_global_policy_survives_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(keras.applications, "VGG16", fail)
+    with pytest.raises(MemoryError):
+        backbone._vgg16("bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+
+
+# The network --------------------------------------------------------------------------------
+
+PHOTOS = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+
+
+def test_the_mean_colour_is_taken_off_as_keras_does(tensors: Tensors) -> None:
+    forward = backbone.load_backbone(tensors, "block1_conv1", "float32")
+    bgr = keras.applications.vgg16.preprocess_input(PHOTOS.astype(np.float32))
+    kernel, bias = tensors["block1_conv1/kernel"], tensors["block1_conv1/bias"]
+    wanted = tf.nn.relu(tf.nn.conv2d(bgr, kernel, 1, "SAME") + bias)
+    np.testing.assert_allclose(forward(tf.constant(PHOTOS)), wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_photos_are_not_written_to(tensors: Tensors) -> None:
+    forward = backbone.load_backbone(tensors, "block1_conv1", "float32")
+    photos = PHOTOS.copy()
+    forward(photos)
+    assert (photos == PHOTOS).all()
+    photos.setflags(write=False)
+    forward(photos)
+
+
+def test_every_layer_has_its_own_weights(tensors: Tensors) -> None:
+    forward = backbone.load_backbone(tensors, "block5_pool", "float32")
+    x = tf.constant(keras.applications.vgg16.preprocess_input(PHOTOS.astype(np.float32)))
+    for name in [key.removesuffix("/kernel") for key in tensors if key.endswith("kernel")]:
+        if name.endswith("conv1") and name != "block1_conv1":
+            x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+        x = tf.nn.conv2d(x, tensors[f"{name}/kernel"], 1, "SAME")
+        x = tf.nn.relu(x + tensors[f"{name}/bias"])
+    wanted = tf.nn.max_pool2d(x, 2, 2, "VALID").numpy()
+    assert wanted.max() > 1
+    np.testing.assert_allclose(forward(tf.constant(PHOTOS)), wanted, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("layer", "side"), [("block5_conv3", 4), ("block5_pool", 2)])
+def test_maps_are_float32_of_the_expected_shape(
+    tensors: Tensors, layer: str, side: int, precision: str
+) -> None:
+    assert layer in backbone.LAYERS
+    forward = backbone.load_backbone(tensors, layer, precision)
+    shapes = tf.function(forward).get_concrete_function(tf.TensorSpec((3, 64, 64, 3), tf.uint8))
+    assert shapes.structured_outputs.shape == (3, side, side, 512)
+    assert shapes.structured_outputs.dtype == tf.float32
+
+
+def test_any_size_of_photo_goes_through_one_network(tensors: Tensors) -> None:
+    forward = backbone.load_backbone(tensors, "block5_conv3", "float32")
+    for size in (32, 48):
+        maps = forward(np.zeros((1, size, size, 3), np.uint8))
+        assert maps.shape == (1, size // 16, size // 16, 512)
+
+
+def test_bfloat16_is_near_float32(tensors: Tensors) -> None:
+    whole, rounded = (
+        backbone.load_backbone(tensors, "block2_conv2", precision)(tf.constant(PHOTOS)).numpy()
+        for precision in ("float32", "bfloat16")
+    )
+    difference = np.linalg.norm(whole - rounded) / np.linalg.norm(whole)
+    assert 1e-4 < difference < 0.02  # rounded indeed, and not more than that
+
+
+# Devices and batches ------------------------------------------------------------------------
+
+
+def test_each_gpus_memory_is_taken_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, {"device_name": "A100"}, {})
+    grown: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda *call: grown.append(call)
+    )
+    assert backbone.use_devices() == ["A100", "GPU"]
+    assert grown == [("GPU:0", True), ("GPU:1", True)]
+
+
+def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch)
+    assert backbone.use_devices() == ["CPU"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "image_size", "wanted"),
+    [(None, 224, 16), (None, 448, 4), (None, 112, 64), (None, 2000, 1), (7, 448, 7), (1, 32, 1)],
+)
+def test_batches_fit_the_size_of_the_photos(
+    asked: int | None, image_size: int, wanted: int
+) -> None:
+    assert backbone.resolve_batch_size(asked, image_size) == wanted

@@ -1,0 +1,250 @@
+"""Tests of the poolings: against hand-computed maps, the post's procedure, and their laws."""
+
+import itertools
+
+import hypothesis.extra.numpy as arrays_of
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bilinear_cli.features.pooling import (
+    FUNCTIONS,
+    bilinear_pool,
+    compile_pooling,
+    l2_normalize,
+    outer_product_sum,
+    signed_sqrt,
+    upper_triangle,
+)
+
+# Two maps of 2 x 2 locations and 2 channels. As matrices, one row a location:
+#   [1 0]   [0 2]
+#   [2 1]   [0 0]
+#   [0 3]   [0 0]
+#   [2 0]   [0 0]
+MAPS = np.array(
+    [[[[1, 0], [2, 1]], [[0, 3], [2, 0]]], [[[0, 2], [0, 0]], [[0, 0], [0, 0]]]], np.float32
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ("max", [[2, 3], [0, 2]]),
+        ("avg", [[1.25, 1], [0, 0.5]]),
+        ("sum", [[5, 4], [0, 2]]),
+        # Xᵀ X = [9 2; 2 10]; roots 3, √2, √10; the norm of all four is √(9 + 2 + 2 + 10) = √23.
+        (
+            "bilinear",
+            [np.array([3, np.sqrt(2) * np.sqrt(2), np.sqrt(10)]) / np.sqrt(23), [0, 0, 1]],
+        ),
+        ("bilinear-plain", [[9 / 4, 2 * np.sqrt(2) / 4, 10 / 4], [0, 0, 1]]),
+        ("conv5", MAPS),
+    ],
+)
+def test_every_pooling_by_hand(spec: str, wanted: list) -> None:
+    pooled = FUNCTIONS[spec](tf.constant(MAPS)).numpy()
+    assert pooled.dtype == np.float32
+    np.testing.assert_allclose(pooled, wanted, rtol=1e-6, atol=0)
+
+
+def test_every_pooling_is_tested() -> None:
+    (mark,) = test_every_pooling_by_hand.pytestmark
+    assert {spec for spec, _ in mark.args[1]} == FUNCTIONS.keys()
+
+
+# Against the post's procedure ---------------------------------------------------------------
+
+
+def of_the_post(one_map: np.ndarray) -> np.ndarray:
+    """Return what the post computes, location by location, in double precision: c * c numbers."""
+    height, width, channels = one_map.shape
+    total = np.zeros((channels, channels))
+    for row, column in itertools.product(range(height), range(width)):
+        x = one_map[row, column].astype(np.float64)
+        total += np.outer(x, x)
+    flat = np.sqrt(np.maximum(total, 0)).ravel()
+    return flat / np.sqrt((flat**2).sum())
+
+
+@pytest.fixture(scope="module")
+def pooled() -> tuple[np.ndarray, np.ndarray]:
+    """Return three maps of 512 channels as the post pools them, and as we do.
+
+    Like VGG16's they are ReLU output, mostly zero, up to some hundreds, and photos resemble
+    each other.
+    """
+    rng = np.random.default_rng(0)
+    common = 40 * rng.standard_normal((1, 6, 5, 512)) - 20
+    maps = np.maximum(common + 60 * rng.standard_normal((3, 6, 5, 512)), 0).astype(np.float32)
+    reference = np.stack([of_the_post(one_map) for one_map in maps])
+    return reference, bilinear_pool(tf.constant(maps)).numpy()
+
+
+def test_the_triangle_holds_the_posts_square(pooled: tuple[np.ndarray, np.ndarray]) -> None:
+    reference, ours = pooled
+    assert reference.shape == (3, 262_144)
+    assert ours.shape == (3, 131_328)
+    rows, columns = np.triu_indices(512)
+    square = reference.reshape(3, 512, 512)
+    assert (square == square.swapaxes(1, 2)).all()
+    wanted = square[:, rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
+    assert np.abs(ours - wanted).max() < 1e-7
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5)
+
+
+def test_inner_products_are_the_posts(pooled: tuple[np.ndarray, np.ndarray]) -> None:
+    reference, ours = pooled
+    gram = reference @ reference.T
+    assert gram[~np.eye(3, dtype=bool)].max() < 0.99  # the photos do differ
+    assert np.abs(ours.astype(np.float64) @ ours.T - gram).max() < 1e-5
+
+
+def test_rounding_rows_to_half_precision_is_harmless(
+    pooled: tuple[np.ndarray, np.ndarray],
+) -> None:
+    reference, ours = pooled
+    rounded = ours.astype(np.float16).astype(np.float32)
+    squares = reference.astype(np.float32)
+    assert (rounded != ours).any()
+    assert np.abs(rounded @ rounded.T - squares @ squares.T).max() < 1e-3
+
+
+# Their laws ---------------------------------------------------------------------------------
+
+numbers = st.one_of(st.just(0.0), st.floats(2**-6, 1000, width=32))
+some_maps = arrays_of.arrays(np.float32, (2, 3, 2, 4), elements=numbers)
+
+
+def near(x: tf.Tensor, y: tf.Tensor) -> None:
+    np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-4, atol=1e-6)
+
+
+@given(some_maps)
+def test_a_bilinear_feature_has_norm_one_or_is_zero(maps: np.ndarray) -> None:
+    feature = bilinear_pool(maps).numpy()
+    norms = np.linalg.norm(feature, axis=1)
+    np.testing.assert_allclose(norms, maps.any(axis=(1, 2, 3)), atol=1e-5)
+    assert (feature >= 0).all()
+
+
+@pytest.mark.parametrize("spec", sorted(FUNCTIONS.keys() - {"conv5"}))
+@given(maps=some_maps, order=st.permutations(range(6)))
+def test_the_order_of_locations_does_not_count(
+    spec: str, maps: np.ndarray, order: list[int]
+) -> None:
+    shuffled = maps.reshape(2, 6, 4)[:, order].reshape(maps.shape)
+    near(FUNCTIONS[spec](shuffled), FUNCTIONS[spec](maps))
+
+
+@given(maps=some_maps, factor=st.floats(2**-3, 8, width=32))
+def test_brightness_does_not_count_for_bilinear(maps: np.ndarray, factor: float) -> None:
+    near(bilinear_pool(maps * np.float32(factor)), bilinear_pool(maps))
+
+
+@given(maps=some_maps, factor=st.floats(2**-3, 8, width=32))
+@pytest.mark.parametrize("spec", ["max", "avg", "sum", "conv5"])
+def test_the_others_are_as_bright_as_the_maps(spec: str, maps: np.ndarray, factor: float) -> None:
+    near(FUNCTIONS[spec](maps * np.float32(factor)), FUNCTIONS[spec](maps) * np.float32(factor))
+
+
+@pytest.mark.parametrize("spec", sorted(FUNCTIONS))
+def test_an_empty_map_gives_zeros(spec: str) -> None:
+    pooled = FUNCTIONS[spec](np.zeros((2, 3, 3, 4), np.float32)).numpy()
+    assert not pooled.any()
+    assert np.isfinite(pooled).all()
+
+
+@given(arrays_of.arrays(np.float32, 9, elements=st.floats(-1e6, 1e6, width=32)))
+def test_signed_sqrt(x: np.ndarray) -> None:
+    root = signed_sqrt(tf.constant(x)).numpy()
+    assert (root == -signed_sqrt(tf.constant(-x)).numpy()).all()
+    assert (np.sign(root) == np.sign(x))[np.abs(x) > 1e-30].all()  # less may count as zero
+    np.testing.assert_allclose(root * np.abs(root), x, rtol=1e-5, atol=1e-30)
+
+
+@given(arrays_of.arrays(np.float32, (2, 3, 4), elements=st.floats(-100, 100, width=32)))
+def test_packing_keeps_inner_products(half: np.ndarray) -> None:
+    matrices = np.einsum("bij,bik->bjk", half, half)
+    flat = matrices.reshape(2, 16)
+    packed = upper_triangle(matrices).numpy()
+    assert packed.shape == (2, 10)
+    np.testing.assert_allclose(packed @ packed.T, flat @ flat.T, rtol=1e-4, atol=1e-3)
+
+
+def test_one_product_is_the_sum_of_outer_products() -> None:
+    maps = np.random.default_rng(1).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    wanted = np.einsum("bhwi,bhwj->bij", maps, maps)
+    np.testing.assert_allclose(outer_product_sum(tf.constant(maps)), wanted, atol=1e-5)
+
+
+def test_l2_normalize_leaves_zeros() -> None:
+    x = tf.constant([[3.0, -4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(l2_normalize(x), [[0.6, -0.8], [0, 0]], atol=1e-7)
+
+
+# The compiled graph -------------------------------------------------------------------------
+
+
+class Network:
+    """A network that gives the red of every second pixel in `channels` shades."""
+
+    def __init__(self, channels: int, dtype: type = tf.float32) -> None:
+        self.channels, self.dtype, self.calls = channels, dtype, 0
+
+    def __call__(self, photos: tf.Tensor) -> tf.Tensor:
+        self.calls += 1
+        red = tf.cast(photos[:, ::2, ::2, :1], tf.float32)
+        return tf.cast(red * tf.range(1.0, self.channels + 1), self.dtype)
+
+
+def test_the_network_is_traced_once() -> None:
+    network = Network(3)
+    compute, _ = compile_pooling(network, ["max", "bilinear"], 2, 4)
+    for value in range(3):
+        compute(np.full((2, 4, 4, 3), value, np.uint8))
+    assert network.calls == 1
+
+
+def test_the_compiled_poolings_are_the_plain_ones() -> None:
+    network = Network(6)
+    photos = np.random.default_rng(2).integers(0, 9, (2, 8, 8, 3), np.uint8)
+    compute, shapes = compile_pooling(network, sorted(FUNCTIONS), 2, 8)
+    rows = compute(photos)
+    assert rows.keys() == shapes.keys() == FUNCTIONS.keys()
+    for spec, values in rows.items():
+        assert isinstance(values, np.ndarray)
+        assert values.shape == (2, *shapes[spec])
+        np.testing.assert_allclose(values, FUNCTIONS[spec](network(photos)), rtol=1e-5)
+
+
+def test_shapes() -> None:
+    _, shapes = compile_pooling(Network(512), ["max", "sum", "avg", "bilinear", "conv5"], 1, 28)
+    vectors = dict.fromkeys(["max", "sum", "avg"], (512,))
+    assert shapes == {**vectors, "bilinear": (131_328,), "conv5": (14, 14, 512)}
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtypes"),
+    [
+        (90, {"max": np.float32, "bilinear": np.float32, "conv5": np.float32}),  # 4,095 and 1,440
+        (91, {"max": np.float32, "bilinear": np.float16, "conv5": np.float32}),
+        (256, {"max": np.float32, "bilinear": np.float16, "conv5": np.float16}),
+    ],
+)
+def test_rows_come_as_they_are_stored(channels: int, dtypes: dict[str, type]) -> None:
+    compute, _ = compile_pooling(Network(channels), list(dtypes), 1, 8)
+    rows = compute(np.ones((1, 8, 8, 3), np.uint8))
+    assert {spec: values.dtype for spec, values in rows.items()} == dtypes
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_poolings_are_computed_in_float32(dtype: type) -> None:
+    photos = np.full((1, 32, 32, 3), 255, np.uint8)
+    compute, _ = compile_pooling(Network(2, dtype), ["sum"], 1, 32)
+    unit = float(tf.cast(255, dtype))
+    np.testing.assert_allclose(
+        compute(photos)["sum"], [[256 * unit, 512 * unit]]
+    )  # 512 * 255 > 65504
