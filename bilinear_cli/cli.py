@@ -14,7 +14,7 @@ import click
 
 from bilinear_cli import __version__
 from bilinear_cli.config import read_config
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, one_of
 
 log = logging.getLogger(__name__)
 
@@ -346,7 +346,10 @@ def train(
     dataset = load_dataset(data, split_seed=split_seed) if data else None
     results = []
     with FeatureFile(features) as file:
-        for spec in pooling or [name for name in file.shapes if name != "conv5"]:
+        specs = pooling or [name for name in file.shapes if name != "conv5"]
+        for name in (name for spec in specs for name in spec.split("+")):
+            one_of(f"pooling in {features}", name, file.shapes)  # before the first fit
+        for spec in specs:
             with _bar(spec, "number") as bar:
                 result = run(file, spec, Options(**options), output, dataset=dataset, progress=bar)
             results.append(result)

@@ -454,10 +454,11 @@ def _member(file: h5py.File, name: str) -> h5py.Dataset | h5py.Group | None:
 
 
 def _is_plain(data: h5py.Dataset | h5py.Group | None) -> bool:
-    """Say whether it is one run of bytes in this file: not chunked, external, virtual, empty."""
-    if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual or data.chunks:
-        return False
-    return data.size == 0 or data.id.get_offset() is not None
+    """Say whether it is one run of bytes in this file: not chunked, external, virtual, unwritten.
+
+    Those have no offset; nor has a dataset without elements, which does no harm.
+    """
+    return isinstance(data, h5py.Dataset) and (data.size == 0 or data.id.get_offset() is not None)
 
 
 def _column(file: h5py.File, name: str) -> np.ndarray:

@@ -149,7 +149,7 @@ def test_a_truncated_jpeg_is_no_photo(birds: Path, make_photo: Callable, run: Ru
         (["--data", "untrained.csv"], "no training photo of a class with test photos: jay"),
         (["--weights", "wrong.npz"], "wrong.npz is not the published VGG16"),
         (["--weights", "nowhere.npz"], "there are no weights at 'nowhere.npz'"),
-        (["-o", "birds/wren/0.png/x.h5"], "cannot write birds/wren/0.png/x.h5"),
+        (["-o", "birds/wren/0.png/x.h5"], "cannot write birds/wren/0.png: File exists"),
         (["-o", "birds"], "birds is a folder"),
     ],
 )

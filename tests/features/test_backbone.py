@@ -211,7 +211,10 @@ def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "image_size", "wanted"),
-    [(None, 224, 16), (None, 448, 4), (None, 112, 64), (None, 2000, 1), (7, 448, 7), (1, 32, 1)],
+    [
+        *((None, 224, 16), (None, 448, 4), (None, 112, 64), (None, 32, 64), (None, 2000, 1)),
+        *((7, 448, 7), (1, 32, 1), (100, 32, 100)),
+    ],
 )
 def test_batches_fit_the_size_of_the_photos(
     asked: int | None, image_size: int, wanted: int

@@ -554,6 +554,18 @@ def test_a_photo_that_cannot_be_opened(birds: Dataset, output: Path) -> None:
     assert stop_at_bad(birds, output).startswith(expected)
 
 
+def test_photos_that_all_could_not_be_opened_may_come_back(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    away = birds.root.rename(tmp_path / "away")  # as of a drive that is not there
+    with pytest.raises(BadPhotoError, match="0 of 8 photos are kept"):
+        run(birds, output)
+    away.rename(birds.root)
+    run(birds, output)
+    with FeatureFile(output) as file:
+        assert list(file.sha256) == [sha256_of(birds, path) for path in birds.paths]
+
+
 def test_a_photo_that_changes_while_the_run_goes_on(
     birds: Dataset, output: Path, make_photo: MakePhoto
 ) -> None:

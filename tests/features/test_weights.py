@@ -471,6 +471,8 @@ def test_the_real_vgg16() -> None:
     weights = load_weights("auto")
     assert weights.differing == ()
     assert sha256(weights.tensors) == published_sha256()
+    by_name = "".join(digest for _, digest in sorted(published_sha256().items()))
+    assert weights.sha256 == hashlib.sha256(by_name.encode()).hexdigest()
     assert weights.path == cache_folder() / "vgg16.npz"
 
     photo = draw_moth(0, 0)[None]
