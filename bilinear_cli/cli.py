@@ -46,6 +46,11 @@ def _one_line() -> Iterator[None]:
         yield
     except BilinearError as error:
         raise _fault(str(error), error.exit_code) from error
+    except BrokenPipeError:  # click ends quietly when the reader of a pipe has gone
+        raise
+    except OSError as error:  # a disk that is full or may not be written to, wherever it shows
+        where = f"{error.filename}: " if error.filename else ""
+        raise _fault(f"{where}{error.strerror or error}", 1) from error
     except KeyboardInterrupt:
         raise _fault("interrupted; the same command goes on from there", 130) from None
 

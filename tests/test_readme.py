@@ -1,0 +1,76 @@
+"""Every command of the README, typed as it stands there."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bilinear_cli.cli import cli
+from bilinear_cli.data import sample
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
+COMMANDS = [[line.split("  #")[0].strip() for line in block.splitlines()] for block in BLOCKS]
+# What `.ci/run` does as it stands, and what needs another machine.
+RUN_ELSEWHERE = {"make reproduce", "make reproduce DATA=cub100"}
+NOT_RUN = {
+    "git clone https://github.com/bilinear-cli/bilinear && cd bilinear",
+    "pip install '.[gpu]'",
+}
+
+
+def block_with(command: str) -> list[str]:
+    (found,) = [block for block in COMMANDS if command in block]
+    return found
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]], None]:
+    """Return a function that types commands in an empty folder, with a small random network."""
+    monkeypatch.chdir(tmp_path)
+    for command in ("EXTRACT", "PREDICT", "WEIGHTS"):
+        monkeypatch.setenv(f"BILINEAR_{command}_WEIGHTS", "random")
+    monkeypatch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
+    monkeypatch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "4")
+
+    def run(commands: list[str]) -> None:
+        for command in commands:
+            program, *arguments = shlex.split(command)
+            assert program == "bilinear"
+            result = CliRunner().invoke(cli, arguments)
+            assert result.exit_code == 0, f"{command}: {result.output}"
+
+    return run
+
+
+def test_the_tour_with_your_own_photos(
+    typed: Callable[[list[str]], None], class_folders: Callable, make_photo: Callable
+) -> None:
+    class_folders(Path("photos"), {"wren": 3, "robin": 4})
+    make_photo(Path("photos/wren/new.jpg"), seed=99)
+    photos = sorted(path for path in Path("photos").rglob("*.*"))
+    rows = [f"{path.as_posix()},{path.parent.name}" for path in photos]
+    Path("photos.csv").write_text("\n".join(["path,label", *rows]))
+    typed(block_with("bilinear predict runs/x-bilinear-softmax photos/wren/new.jpg"))
+    typed(block_with("bilinear info x.h5"))
+
+
+def test_the_sample(
+    typed: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sample, "N_DRAWINGS", 4)
+    typed(block_with("bilinear extract --pooling bilinear -o x.h5"))
+    for controls in [b for b in COMMANDS if any("sample:grey" in line for line in b)]:
+        shutil.rmtree("runs")
+        typed(controls)
+
+
+def test_every_command_is_run_somewhere() -> None:
+    run_here = {line for block in COMMANDS for line in block if line.startswith("bilinear ")}
+    assert {line for block in COMMANDS for line in block} == run_here | RUN_ELSEWHERE | NOT_RUN
+    assert "\nmake reproduce\n" in (ROOT / ".ci" / "run").read_text("utf-8")
