@@ -24,6 +24,8 @@ def result(**others: Any) -> dict[str, Any]:
         "top5": 0.91,
         "seconds": 83.25,
         "confused": [],
+        "label_smoothing": 0.0,
+        "extraction": {"data_kind": "cub", "layer": "block5_conv3", "image_size": 224},
         "run": "runs/x-bilinear-softmax",
         **others,
     }
@@ -44,6 +46,28 @@ def test_a_table_to_the_letter() -> None:
         "| max      | softmax    |     512 |   2,048 | 0.7123 | 0.695-0.729 | 0.9100 |  4.0 |\n"
         "| bilinear | softmax    | 131,328 | 262,656 | 0.7123 | 0.695-0.729 | 0.9100 | 83.2 |"
     )
+
+
+POST = {"data_kind": "cub", "layer": "block5_pool", "image_size": 224}
+
+
+def test_the_posts_figures_stand_beside_its_own_setting() -> None:
+    lines = table([result(extraction=POST), result(extraction=POST, pooling="avg")]).splitlines()
+    last = [line.split("|")[-2].strip() for line in lines]
+    assert (last[0], last[2], last[3]) == ("post, 200 species", "0.77", "-")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        result(extraction=POST | {"data_kind": "folders"}),
+        result(extraction=POST | {"layer": "block5_conv3"}),
+        result(extraction=POST | {"image_size": 448}),
+        result(extraction=POST, label_smoothing=0.1),
+    ],
+)
+def test_and_beside_no_other(other: dict[str, Any]) -> None:
+    assert "post" not in table([result(extraction=POST), other])
 
 
 @pytest.mark.parametrize("n", range(1, len(RESULTS) + 1))

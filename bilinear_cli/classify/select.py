@@ -1,5 +1,6 @@
 """Hyper-parameters, chosen on folds of the training photos; then one fit on all of them."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from bilinear_cli.classify.gram import Coordinates
 from bilinear_cli.classify.metrics import by_photo, log_loss, top1
 from bilinear_cli.classify.rows import Rows
 from bilinear_cli.errors import BilinearError, UsageError
+
+log = logging.getLogger(__name__)
 
 N_FOLDS = 5
 GRID_DECADES = (-2, 5)  # of C, in units of one over the features' mean square
@@ -172,7 +175,9 @@ def _curve(
 
     def point(C: float, starts: list[Linear | None]) -> tuple[dict[str, Any], list[Linear | None]]:
         scores, models = _fit_folds(reduced, targets, held_out, C, starts)
-        return {"C": C, "label_smoothing": smoothing} | _out_of_fold(rows, scores), models
+        found = {"C": C, "label_smoothing": smoothing} | _out_of_fold(rows, scores)
+        log.info("C %g, smoothing %g: %.4f out of fold", C, smoothing, found["top1"])
+        return found, models
 
     if C is not None:
         return [point(C, cold)[0]]
