@@ -221,6 +221,7 @@ def extract(
         precision = stored.precision if precision == "auto" else precision
         batch_size = batch_size or stored.batch_size
     if precision == "auto" or not batch_size:
+        _load_tensorflow()
         from bilinear_cli.features.backbone import resolve_batch_size, resolve_precision
 
         precision = resolve_precision(precision)
@@ -245,7 +246,24 @@ def extract(
     log.info("next: bilinear train --features %s", shlex.quote(str(output)))
 
 
+def _load_tensorflow() -> None:
+    """Import TensorFlow without the greeting that its C++ part writes to stderr.
+
+    It does so before its own setting of a log level counts; what Python raises is not affected.
+    """
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
 def _load_network(tensors: Any, settings: Any) -> Callable[[Any], Any]:
+    _load_tensorflow()
     from bilinear_cli.features.backbone import load_backbone, use_devices
 
     device = ", ".join(use_devices())

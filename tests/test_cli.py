@@ -355,7 +355,9 @@ def test_the_two_commands_on_the_sample(
         monkeypatch.delenv(name)
     shell = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}
     bilinear = str(Path(sys.executable).parent / "bilinear")
-    subprocess.run([bilinear, "extract", "--pooling", "bilinear", "-o", "x.h5"], **shell)
+    made = subprocess.run([bilinear, "extract", "--pooling", "bilinear", "-o", "x.h5"], **shell)
+    assert made.stdout == "x.h5\n"
+    assert "absl" not in made.stderr
     done = subprocess.run([bilinear, "train", "--features", "x.h5", "--json"], **shell)
     (found,) = json.loads(done.stdout)["results"]
     assert (found["n_train"], found["n_test"], found["n_classes"]) == (240, 240, 12)
