@@ -8,14 +8,17 @@ EXTRAS := onnx,tfds,dev
 # What `make reproduce` compares: any --data, and a config of extract and train.
 DATA ?= sample
 CONFIG ?= configs/sample.toml
-NAME := $(subst :,-,$(basename $(notdir $(patsubst %/,%,$(DATA)))))-$(basename $(notdir $(CONFIG)))
+# A name for it: its last part, and a checksum of the whole, since two sets may share the last part.
+WORD := $(shell basename "$(DATA)" | tr -c 'A-Za-z0-9_\n' -)
+SUM := $(if $(filter sample%,$(DATA)),,-$(shell realpath -m "$(DATA)" | cksum | cut -d ' ' -f 1))
+NAME := $(WORD)$(SUM)-$(basename $(notdir $(CONFIG)))
 FEATURES := features/$(NAME).h5
 RUNS := runs/$(NAME)
 STEM := $(RUNS)/$(NAME)
 EXTRACT := $(BIN)/bilinear --config $(CONFIG) extract --data "$(DATA)"
 TRAIN := $(BIN)/bilinear --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
 
-.PHONY: help install lint test reproduce bench pins clean
+.PHONY: extraction help install lint test reproduce bench pins clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,12 +40,13 @@ lint: install  ## Check format, style and types
 test: install  ## Run all tests
 	$(BIN)/pytest
 
-reproduce: $(RUNS)/comparison.txt  ## Compare poolings [DATA=a photo set] [CONFIG=configs/post.toml]
-	@cat $<
+reproduce: extraction $(RUNS)/comparison.txt  ## Compare poolings [DATA=...] [CONFIG=configs/post.toml]
+	@cat $(RUNS)/comparison.txt
 
-$(FEATURES): $(CONFIG) | install
-	$(EXTRACT) --output $@
-	@touch $@
+extraction: install  # always asked for: it says quickly whether anything is to be done
+	$(EXTRACT) --output $(FEATURES)
+
+$(FEATURES): | extraction
 
 $(RUNS)/comparison.txt: $(FEATURES)
 	$(TRAIN) --pooling max --pooling sum --pooling max+sum --pooling bilinear
@@ -66,7 +70,7 @@ pins:  ## Renew configs/pins.txt from pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links \
 	  --no-emit-trusted-host --extra $(subst $(comma), --extra ,$(EXTRAS)) --output-file $(PINS) pyproject.toml
 
-clean:  ## Remove .venv, features/ and runs/
-	rm -rf .venv features runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## Remove .venv and what tools leave; features/ and runs/ stay
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 comma := ,

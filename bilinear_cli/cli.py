@@ -14,7 +14,7 @@ import click
 
 from bilinear_cli import __version__
 from bilinear_cli.config import read_config
-from bilinear_cli.errors import BilinearError, one_of
+from bilinear_cli.errors import BilinearError, UsageError, one_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def _one_line() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise _fault(f"{where}{error.strerror or error}", 1) from error
     except KeyboardInterrupt:
-        raise _fault("interrupted; the same command goes on from there", 130) from None
+        raise _fault("interrupted", 130) from None
 
 
 def _fault(line: str, exit_code: int) -> click.ClickException:
@@ -125,6 +125,8 @@ def _bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
                 desc=label, unit=unit, total=total, initial=done, disable=quiet, file=sys.stderr
             )
         bar.update(done - bar.n)
+        if done == total:
+            bar.close()
 
     try:
         yield progress
@@ -215,6 +217,8 @@ def extract(
     if limit:
         dataset = dataset.limit(limit)
     output = output or Path("features") / f"{dataset.name}-{layer}-{image_size}.h5"
+    if not output.name or output.is_dir():
+        raise UsageError(f"{output} is a folder: give --output a file name")
     vgg16 = load_weights(weights)
     stored = stored_settings(output, overwrite)
     if stored:
@@ -228,20 +232,24 @@ def extract(
         batch_size = resolve_batch_size(batch_size, image_size)
 
     settings = Settings(specs, layer, image_size, resize, precision, batch_size, vgg16.sha256)
-    command = ["bilinear", *sys.argv[1:]]
+    command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
     record = {"command": json.dumps(command), "limit": limit or 0}
     record["weights_differing"] = " ".join(vgg16.differing)
-    with _bar("extracting", "photo") as progress:
-        run(
-            dataset,
-            settings,
-            output,
-            lambda: _load_network(vgg16.tensors, settings),
-            attributes=record,
-            overwrite=overwrite,
-            skip_bad=skip_bad,
-            progress=progress,
-        )
+    try:
+        with _bar("extracting", "photo") as progress:
+            run(
+                dataset,
+                settings,
+                output,
+                lambda: _load_network(vgg16.tensors, settings),
+                attributes=record,
+                overwrite=overwrite,
+                skip_bad=skip_bad,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        again = "the same command" + (" without --overwrite" if overwrite else "")
+        raise _fault(f"interrupted; {again} goes on from there", 130) from None
     click.echo(output)
     log.info("next: bilinear train --features %s", shlex.quote(str(output)))
 
@@ -366,15 +374,20 @@ def train(
     from bilinear_cli.report import confused, table
     from bilinear_cli.store import FeatureFile
 
+    chosen = Options(**options)
+    if chosen.classifier == "mlp":
+        _load_tensorflow()
     dataset = load_dataset(data, split_seed=split_seed) if data else None
     results = []
     with FeatureFile(features) as file:
         specs = pooling or [name for name in file.shapes if name != "conv5"]
+        if not specs:
+            raise UsageError(f"{features} holds maps alone: extract a pooling that is a vector")
         for name in (name for spec in specs for name in spec.split("+")):
             one_of(f"pooling in {features}", name, file.shapes)  # before the first fit
         for spec in specs:
             with _bar(spec, "number") as bar:
-                result = run(file, spec, Options(**options), output, dataset=dataset, progress=bar)
+                result = run(file, spec, chosen, output, dataset=dataset, progress=bar)
             results.append(result)
     if as_json:
         click.echo(json.dumps({"results": results}, ensure_ascii=False))

@@ -31,7 +31,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         results: as in `metrics.json`.
     """
     rows = [[*COLUMNS], *[_cells(result) for result in results]]
-    if all(map(_is_posts_setting, results)):
+    if results and all(map(_is_posts_setting, results)):
         rows[0].append("post, 200 species")
         for row in rows[1:]:
             row.append(POSTS_TOP1.get(row[0], "-"))
@@ -80,7 +80,10 @@ def _cells(result: dict[str, Any]) -> list[str]:
 def confused(result: dict[str, Any]) -> str:
     """Return a line with the most confused pairs of a run."""
     pairs = [f"{p['true']} as {p['predicted']} ({p['count']})" for p in result["confused"][:3]]
-    return f"{name_of(result)}, most confused: {', '.join(pairs) or 'none'}; run: {result['run']}"
+    mean = result["mean_per_class_accuracy"]
+    by_class = "" if mean is None else f", mean over classes {mean:.4f}"
+    said = f"{name_of(result)}{by_class}, most confused: {', '.join(pairs) or 'none'}"
+    return f"{said}; run: {result['run']}"
 
 
 def describe(file: FeatureFile) -> str:
@@ -111,6 +114,9 @@ def read_metrics(run: Path) -> dict[str, Any]:
         BilinearError: there are none.
     """
     try:
-        return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BilinearError(f"{run} is no run of bilinear train: {error}") from error
+    if not isinstance(metrics, dict) or not {"pooling", "top1", "extraction"} <= metrics.keys():
+        raise BilinearError(f"{run} is no run of bilinear train: its metrics.json is another's")
+    return metrics

@@ -150,7 +150,6 @@ def test_a_truncated_jpeg_is_no_photo(birds: Path, make_photo: Callable, run: Ru
         (["--weights", "wrong.npz"], "wrong.npz is not the published VGG16"),
         (["--weights", "nowhere.npz"], "there are no weights at 'nowhere.npz'"),
         (["-o", "birds/wren/0.png/x.h5"], "cannot write birds/wren/0.png: File exists"),
-        (["-o", "birds"], "birds is a folder"),
     ],
 )
 def test_bad_input_to_extract(
@@ -175,6 +174,12 @@ def test_bad_input_to_extract(
     command = ["extract", "--data", "birds", "--pooling", "max", "-o", "x.h5", *arguments]
     assert said in fault(run(*command, code=1))
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", ["birds", "."])
+def test_a_folder_for_output(output: str, birds: Path, run: Run) -> None:
+    line = fault(run("extract", "--data", birds, "-o", output, code=2))
+    assert line == f"{output} is a folder: give --output a file name"
 
 
 def test_a_misspelt_pooling(run: Run) -> None:
@@ -342,6 +347,28 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr("bilinear_cli.features.extract.extract", interrupt)
     line = fault(run("extract", "--data", birds, code=130))
     assert line == "interrupted; the same command goes on from there"
+    line = fault(run("extract", "--data", birds, "--overwrite", code=130))
+    assert line == "interrupted; the same command without --overwrite goes on from there"
+
+
+def test_maps_alone_are_nothing_to_train_on(birds: Path, run: Run) -> None:
+    run("extract", "--data", birds, "--pooling", "conv5", "-o", "maps.h5")
+    line = fault(run("train", "--features", "maps.h5", code=2))
+    assert line == "maps.h5 holds maps alone: extract a pooling that is a vector"
+
+
+def test_a_run_that_is_not_ours(run: Run) -> None:
+    Path("other").mkdir()
+    Path("other/metrics.json").write_text("[]")
+    assert "other is no run of bilinear train" in fault(run("report", "other", code=1))
+
+
+def test_a_set_of_bad_photos_alone(birds: Path, run: Run) -> None:
+    for path in birds.rglob("*.png"):
+        path.write_text(f"no photo {path}")
+    options = ["--data", birds, "--pooling", "max", "-o", "x.h5", "--skip-bad"]
+    assert "can be read as a photo" in run("extract", *options, code=1).stderr
+    assert not Path("x.h5").exists()
 
 
 # The real thing ---------------------------------------------------------------------------

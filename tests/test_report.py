@@ -24,6 +24,7 @@ def result(**others: Any) -> dict[str, Any]:
         "top5": 0.91,
         "seconds": 83.25,
         "confused": [],
+        "mean_per_class_accuracy": 0.7,
         "label_smoothing": 0.0,
         "extraction": {"data_kind": "cub", "layer": "block5_conv3", "image_size": 224},
         "run": "runs/x-bilinear-softmax",
@@ -107,7 +108,7 @@ def test_a_name_says_what_was_trained_on(others: dict[str, Any], name: str) -> N
 def test_three_confused_pairs_are_named() -> None:
     pairs = [{"count": n, "true": f"auk {n}", "predicted": "crow"} for n in (9, 7, 3, 1)]
     assert confused(result(confused=pairs)) == (
-        "bilinear, most confused: auk 9 as crow (9), auk 7 as crow (7), auk 3 as crow (3); "
+        "bilinear, mean over classes 0.7000, most confused: auk 9 as crow (9), auk 7 as crow (7), auk 3 as crow (3); "
         "run: runs/x-bilinear-softmax"
     )
     assert confused(result()) == "bilinear, most confused: none; run: runs/x-bilinear-softmax"

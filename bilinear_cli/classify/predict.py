@@ -56,11 +56,11 @@ def predict(
         return read_photo(path, settings.image_size, settings.resize)
 
     pixels = np.zeros((size, settings.image_size, settings.image_size, 3), np.uint8)
-    for start, batch in enumerate(read_batches(photos, size, read)):
+    for number, batch in enumerate(read_batches(photos, size, read)):
         for i, photo in enumerate(batch):
             pixels[i] = photo if isinstance(photo, np.ndarray) else 0
         probabilities = softmax(model.scores(compute(pixels)), axis=1)
         for i, photo in enumerate(batch):
             best = np.argsort(-probabilities[i], kind="stable")[:top]
             names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
-            yield photos[start * size + i], photo if isinstance(photo, BadPhotoError) else names
+            yield photos[number * size + i], photo if isinstance(photo, BadPhotoError) else names

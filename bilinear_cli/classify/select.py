@@ -51,6 +51,13 @@ class Options:
     hidden: int = 256
     dropout: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Raise UsageError if C or the smoothing is out of range."""
+        if self.C is not None and not 0 < self.C < np.inf:
+            raise UsageError(f"-C {self.C} is not above zero, or not a number")
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"--label-smoothing {self.label_smoothing} is not from 0 to below 1")
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -80,13 +87,8 @@ def fit_chosen(reduced: Coordinates, rows: Rows, options: Options) -> Fit:
         options: of `train`.
 
     Raises:
-        UsageError: C or the smoothing is out of range.
         BilinearError: there is nothing to validate on.
     """
-    if options.C is not None and not 0 < options.C < np.inf:
-        raise UsageError(f"-C {options.C} is not above zero, or not a number")
-    if options.label_smoothing is not None and not 0 <= options.label_smoothing < 1:
-        raise UsageError(f"--label-smoothing {options.label_smoothing} is not from 0 to below 1")
     fit = {"softmax": _choose_softmax, "mlp": _choose_mlp}[options.classifier]
     return fit(reduced, rows, options)
 
@@ -195,6 +197,9 @@ def _curve(
             high += 1
             found, models = point(_grid(high, reduced), models)
             curve.append(found)
+    best = max(range(len(curve)), key=lambda i: _merit(curve[i]))
+    if best in (0, len(curve) - 1):
+        log.warning("the best C, %g, is at an end of the grid", curve[best]["C"])
     return curve
 
 

@@ -84,6 +84,8 @@ def train(
     }
     folder = runs / _run_name(file, spec, options)
     metrics["run"] = str(folder)
+    if folder.exists():
+        log.warning("replacing the earlier run %s", folder)
     _write_run(folder, metrics, model, {"oof": (fit.oof_rows, fit.oof), "test": (test, scores)})
     return metrics
 

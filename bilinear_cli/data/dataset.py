@@ -130,7 +130,7 @@ def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.nda
         members = rng.permutation(np.flatnonzero(labels[first] == label))
         wanted = round(size[members].sum() * (1 - TRAIN_FRACTION))
         for member in members[:-1]:
-            if size[member] <= wanted:
+            if size[member] <= 2 * wanted:  # nearer to a third with it than without
                 is_test[member] = True
                 wanted -= size[member]
     return np.where(is_test[which], "test", "train")
@@ -215,9 +215,9 @@ def _class_folders(folder: Path, spec: str, split_seed: int) -> Dataset:
     parts = [part for part in ("train", "test") if (folder / part).is_dir()]
     if parts == ["test"]:
         raise BilinearError(f"{spec} has a folder test/ and none train/: what is there to learn?")
-    others = {entry.name for entry in folder.iterdir() if entry.is_dir()} - {"train", "test"}
-    if parts and any(_photos(folder / name) for name in others):
-        log.warning("%s: taking train/ and test/ and leaving out %s", spec, some(sorted(others)))
+    capital = [e.name for e in folder.iterdir() if e.name.lower() in ("train", "test")]
+    if any(name != name.lower() for name in capital):
+        raise BilinearError(f"{spec}: rename {some(sorted(capital))} to train and test")
     paths, labels, split = [], [], []
     for part in parts or ["."]:
         for entry in sorted((folder / part).iterdir()):
@@ -232,6 +232,7 @@ def _class_folders(folder: Path, spec: str, split_seed: int) -> Dataset:
             f"there are no photos in {spec}: it should have a folder for each class, with "
             f"{some(sorted(SUFFIXES), 9)} files"
         )
+    _warn_of_others(spec, folder, paths)
     return _dataset(
         folder.resolve().name,
         "folders",
@@ -242,6 +243,16 @@ def _class_folders(folder: Path, spec: str, split_seed: int) -> Dataset:
         split=split if parts == ["train", "test"] else None,
         split_seed=split_seed,
     )
+
+
+def _warn_of_others(spec: str, folder: Path, paths: list[str]) -> None:
+    """Say which files are not taken: of no known suffix, or not in a folder of a class."""
+    every = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()
+    }
+    others = sorted(name for name in every - set(paths) if "/." not in name)
+    if others:
+        log.warning("%s: not taken (%d files): %s", spec, len(others), some(others))
 
 
 def _photos(folder: Path) -> list[Path]:

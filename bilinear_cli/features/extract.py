@@ -117,6 +117,8 @@ def extract(
         else _create(dataset, settings, output, shapes, sha256, attributes or {})
     ) as writer:
         _run(dataset.root, settings, writer, compute, skip_bad, progress)
+        if (writer.photo < 0).all():
+            raise BadPhotoError(f"not one file of {dataset.spec} can be read as a photo")
         writer.finish(_reasons(dataset.root, settings, writer))
 
 

@@ -111,7 +111,7 @@ def test_folders_beside_train_and_test_are_named(
 ) -> None:
     folder = class_folders(tmp_path, {"train/a": 1, "train/b": 1, "test/a": 1, "val/a": 1})
     assert len(load_dataset(str(folder))) == 3
-    assert caplog.messages == [f"{folder}: taking train/ and test/ and leaving out val"]
+    assert caplog.messages == [f"{folder}: not taken (1 files): val/a/0.png"]
 
 
 @pytest.mark.parametrize(
@@ -498,3 +498,30 @@ def test_options_that_the_sample_has_not(drawn: list[dict], spec: str, message: 
         load_dataset(spec)
     assert str(caught.value).startswith(message)
     assert not drawn
+
+
+@pytest.mark.parametrize(("groups", "size", "n_test"), [(2, 5, 5), (3, 4, 4), (4, 3, 3), (2, 2, 2)])
+def test_a_few_large_groups_still_give_test_photos(groups: int, size: int, n_test: int) -> None:
+    group = np.repeat([f"{label}-{i}" for label in range(4) for i in range(groups)], size)
+    labels = np.repeat(np.arange(4), groups * size)
+    split = stratified_split(labels, group, 0)
+    assert [np.sum(split[labels == label] == "test") for label in range(4)] == [n_test] * 4
+
+
+def test_folders_in_capitals_are_not_taken_for_classes(
+    tmp_path: Path, class_folders: Callable
+) -> None:
+    folder = class_folders(tmp_path / "set", {"Train/wren": 1, "Test/wren": 1})
+    with pytest.raises(BilinearError, match="rename Test, Train to train and test"):
+        load_dataset(str(folder))
+
+
+def test_files_that_are_not_taken_are_named(
+    tmp_path: Path, class_folders: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = class_folders(tmp_path / "set", {"wren": 2, "jay": 2})
+    (folder / "loose.png").write_bytes(b"")
+    (folder / "wren" / "a.heic").write_bytes(b"")
+    (folder / ".DS_Store").write_bytes(b"")
+    load_dataset(str(folder))
+    assert "not taken (2 files): loose.png, wren/a.heic" in caplog.text
