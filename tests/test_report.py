@@ -108,10 +108,14 @@ def test_a_name_says_what_was_trained_on(others: dict[str, Any], name: str) -> N
 def test_three_confused_pairs_are_named() -> None:
     pairs = [{"count": n, "true": f"auk {n}", "predicted": "crow"} for n in (9, 7, 3, 1)]
     assert confused(result(confused=pairs)) == (
-        "bilinear, mean over classes 0.7000, most confused: auk 9 as crow (9), auk 7 as crow (7), auk 3 as crow (3); "
+        "bilinear, mean over classes 0.7000, most confused: "
+        "auk 9 as crow (9), auk 7 as crow (7), auk 3 as crow (3); "
         "run: runs/x-bilinear-softmax"
     )
-    assert confused(result()) == "bilinear, most confused: none; run: runs/x-bilinear-softmax"
+    assert (
+        confused(result())
+        == "bilinear, mean over classes 0.7000, most confused: none; run: runs/x-bilinear-softmax"
+    )
 
 
 def test_metrics_come_back(tmp_path: Path) -> None:
