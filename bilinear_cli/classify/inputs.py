@@ -6,6 +6,7 @@ Rows are taken in blocks of columns, so that 131,328 numbers a row never lie in 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 
@@ -101,8 +102,7 @@ def top_variance_columns(
     d = rows.shape[1]
     entries = np.ones(d, np.int64)
     if layout == "upper-triangle":
-        channels = int(np.sqrt(2 * d))
-        first, second = np.triu_indices(channels)
+        first, second = np.triu_indices(isqrt(2 * d))
         entries[first != second] = 2
     if n_entries > entries.sum():
         raise UsageError(f"--top-variance {n_entries} is more than the {entries.sum()} there are")

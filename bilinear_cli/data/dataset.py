@@ -71,15 +71,10 @@ class Dataset:
         rows = {name: getattr(self, name)[keep] for name in ("paths", "labels", "split", "group")}
         return replace(self, **rows)
 
-    def sha256(self, progress: Progress | None = None) -> np.ndarray:
+    def sha256(self) -> np.ndarray:
         """Return the SHA-256 of each file's bytes, as hexadecimal str; empty if unreadable."""
-        digests = []
         with ThreadPoolExecutor() as pool:
-            for digest in pool.map(_sha256, (self.root / path for path in self.paths)):
-                digests.append(digest)
-                if progress:
-                    progress(len(digests), len(self))
-        return np.array(digests)
+            return np.array([*pool.map(_sha256, (self.root / path for path in self.paths))], str)
 
 
 def _sha256(path: Path) -> str:
@@ -300,13 +295,7 @@ def _cub_table(path: Path) -> dict[str, str]:
 
 
 def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BilinearError(f"cannot read {spec} as CSV: {error}") from error
+    columns, rows = _read_csv(path, spec)
     missing = [name for name in ("path", "label") if name not in columns]
     if missing:
         raise BilinearError(
@@ -315,7 +304,7 @@ def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
         )
     root = path.parent.resolve()
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in rows.items():
         _check_row(f"{spec}, row {number}", row, root, seen, number)
     return _dataset(
         path.stem,
@@ -323,19 +312,45 @@ def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
         spec,
         root,
         list(seen),
-        [row["label"] for row in rows],
-        split=[row["split"] for row in rows] if "split" in columns else None,
+        [row["label"] for row in rows.values()],
+        split=[row["split"] for row in rows.values()] if "split" in columns else None,
         split_seed=split_seed,
-        group=[row["group"] or p for row, p in zip(rows, seen, strict=True)]
+        group=[row["group"] or p for row, p in zip(rows.values(), seen, strict=True)]
         if "group" in columns
         else None,
     )
 
 
+def _read_csv(path: Path, spec: str) -> tuple[list[str], dict[int, dict[str, str]]]:
+    """Return the columns, and line number -> row; as spreadsheets write it.
+
+    Blanks around values do not count, nor do the case of columns and splits, or empty lines.
+    """
+    rows = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            columns = [name.strip().lower() for name in next(reader, [])]
+            for values in reader:
+                values = [value.strip() for value in values]
+                if not any(values):
+                    continue
+                if len(values) != len(columns):
+                    where = f"{spec}, row {reader.line_num}"
+                    raise BilinearError(f"{where}: it has not as many fields as the first line")
+                rows[reader.line_num] = dict(zip(columns, values, strict=True))
+    except UnicodeDecodeError as error:
+        raise BilinearError(f"cannot read {spec}: save it as CSV in UTF-8 ({error})") from error
+    except (OSError, csv.Error) as error:
+        raise BilinearError(f"cannot read {spec} as CSV: {error}") from error
+    for row in rows.values():
+        if "split" in row:
+            row["split"] = row["split"].lower()
+    return columns, rows
+
+
 def _check_row(where: str, row: dict, root: Path, seen: dict[str, int], number: int) -> None:
     """Raise unless the row names a new photo, a label and a known split; note its path."""
-    if None in row or None in row.values():
-        raise BilinearError(f"{where}: it has not as many fields as the first line")
     if not row["path"] or not row["label"]:
         raise BilinearError(f"{where}: the path or the label is empty")
     if "split" in row and row["split"] not in ("train", "test"):

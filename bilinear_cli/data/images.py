@@ -17,7 +17,6 @@ from bilinear_cli.errors import BadPhotoError
 
 T = TypeVar("T")
 
-RESIZE = ("squash", "crop", "pad")
 BATCHES_AHEAD = 2
 # Pillow refuses above twice its limit, which is what guards memory; 90 megapixels are a camera's.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

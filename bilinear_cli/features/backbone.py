@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-LAYERS = ("block5_conv3", "block5_pool")  # relu5_3, the paper's; and the network's end, the post's
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 MOST_IN_BATCH = 64
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -25,7 +24,8 @@ def load_backbone(
     Args:
         weights: `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias` (out,), ...,
             float32.
-        layer: the layer whose output is taken, after its ReLU.
+        layer: the layer whose output is taken, after its ReLU: `block5_conv3` (the paper's
+            relu5_3), or `block5_pool` (the network's end, the post's).
         precision: `float32`, `bfloat16` or `float16`: what the convolutions multiply in.
 
     Returns:

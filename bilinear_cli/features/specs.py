@@ -47,7 +47,6 @@ POOLINGS = {
         Pooling("conv5"),
     )
 }
-DEFAULT_POOLINGS = ("max", "sum", "bilinear")
 
 
 def pooling(spec: str) -> Pooling:
