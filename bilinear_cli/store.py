@@ -430,7 +430,7 @@ def _check_format(path: Path, file: h5py.File) -> None:
     if version > FORMAT_VERSION:
         raise FeatureFileError(
             f"{path} has version {version} of the format, and {FORMAT_VERSION} is the latest known "
-            "here: update with pip install -U bilinear-cli"
+            "here: update bilinear"
         )
     features = _member(file, "features")
     specs = list(features) if isinstance(features, h5py.Group) else []

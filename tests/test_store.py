@@ -436,8 +436,7 @@ def test_a_later_version(complete: Path) -> None:
     with h5py.File(complete, "r+") as file:
         file.attrs["format_version"] = 2
     assert refused(complete) == (
-        f"{complete} has version 2 of the format, and 1 is the latest known here: "
-        "update with pip install -U bilinear-cli"
+        f"{complete} has version 2 of the format, and 1 is the latest known here: update bilinear"
     )
 
 

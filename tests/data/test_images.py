@@ -324,3 +324,10 @@ def test_closing_early_stops_the_threads(calls: list[int], monkeypatch: pytest.M
     assert n_calls < 150  # of the batches ahead, those that had not begun were dropped
     time.sleep(0.02)
     assert len(calls) == n_calls
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(path)
+    with pytest.raises(BadPhotoError, match="floating-point numbers of no known range"):
+        read_photo(path, 4)

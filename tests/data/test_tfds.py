@@ -245,5 +245,5 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(BilinearError, match=r"install pip install 'bilinear-cli\[tfds\]'"):
+    with pytest.raises(BilinearError, match=r"install the extra: pip install '\.\[tfds\]'"):
         load_dataset("tfds:tiny_birds")

@@ -460,7 +460,7 @@ def test_without_onnx_the_extra_is_named(
 ) -> None:
     path = wheel(tmp_path / "a.whl", tiny)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert complaint(path).endswith("install pip install 'bilinear-cli[onnx]'")
+    assert complaint(path).endswith("install the extra: pip install '.[onnx]'")
 
 
 # The real weights ---------------------------------------------------------------------------
