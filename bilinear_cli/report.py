@@ -43,8 +43,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def _is_posts_setting(result: dict[str, Any]) -> bool:
     made = result["extraction"]
-    found = made["data_kind"], made["layer"], made["image_size"], result["label_smoothing"]
-    return found == ("cub", POSTS_LAYER, POSTS_IMAGE_SIZE, POSTS_SMOOTHING)
+    found = [made.get(name) for name in ("data_kind", "layer", "image_size")]
+    setting = ["cub", POSTS_LAYER, POSTS_IMAGE_SIZE, POSTS_SMOOTHING]
+    return [*found, result["label_smoothing"]] == setting
 
 
 def name_of(result: dict[str, Any]) -> str:

@@ -64,6 +64,7 @@ def test_the_posts_figures_stand_beside_its_own_setting() -> None:
         result(extraction=POST | {"data_kind": "folders"}),
         result(extraction=POST | {"layer": "block5_conv3"}),
         result(extraction=POST | {"image_size": 448}),
+        result(extraction={}),
         result(extraction=POST, label_smoothing=0.1),
     ],
 )
