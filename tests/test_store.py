@@ -616,7 +616,8 @@ def test_a_file_that_is_replaced_makes_room(
     output = tmp_path / "x.h5"
     create(output, SMALL, columns_of(6), CLASS_NAMES, {}).__exit__()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 1000))
-    create(output, SMALL, columns_of(6), CLASS_NAMES, {}).__exit__()
+    with create(output, SMALL, columns_of(6), CLASS_NAMES, {}) as writer:
+        assert writer.rows_done == 0
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
