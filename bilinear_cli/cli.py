@@ -127,6 +127,7 @@ def _bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         bar.update(done - bar.n)
         if done == total:
             bar.close()
+            bar = None
 
     try:
         yield progress
@@ -324,7 +325,18 @@ class Auto(click.ParamType):
     multiple=True,
     help="Of the file; several side by side as max+sum; repeatable.  [default: each in turn]",
 )
-@click.option("--classifier", type=click.Choice(["softmax", "mlp"]), default="softmax")
+@click.option(
+    "--classifier",
+    type=click.Choice(["softmax", "svm", "ridge", "mlp", "conv1x1"]),
+    default="softmax",
+    help="conv1x1: of conv5 maps, their projection trained too.",
+)
+@click.option(
+    "--solver",
+    type=click.Choice(["auto", "gram", "stream"]),
+    default="auto",
+    help="gram: reduced, in memory; stream: by passes over the file; auto: gram if it fits.",
+)
 @click.option(
     "--normalize",
     type=click.Choice(["auto", "none", "standard", "sqrt-l2"]),
@@ -338,17 +350,23 @@ class Auto(click.ParamType):
     help="Keep the K entries of the whole matrix that vary most over the training rows.",
 )
 @click.option(
-    "-C", "--C", "C", type=Auto(), default="auto", help="Weight of the losses; auto: by 5 folds."
+    "-C", "--C", "C", type=Auto(), default="auto", help="Weight of the losses; auto: by the folds."
 )
 @click.option(
     "--label-smoothing", type=Auto(), default="auto", help="auto: 0 or 0.1, by the same folds."
 )
+@click.option("--folds", type=click.IntRange(2), default=5, help="Of the cross-validation.")
 @click.option("--hidden", type=click.IntRange(1), default=256, help="Units of the mlp.")
 @click.option("--dropout", type=click.FloatRange(0, 0.99), default=0.5, help="Of the mlp.")
+@click.option("--channels", type=click.IntRange(1), default=144, help="Of the conv1x1.")
+@click.option("--frozen", is_flag=True, help="Leave the conv1x1's projection untrained.")
+@click.option(
+    "--refit-all", is_flag=True, help="After the test, fit the final model on the test photos too."
+)
 @click.option("--data", metavar="SPEC", help="Take labels, split and groups from there.")
 @click.option("--split-seed", type=int, default=0, help="For a --data that has no split.")
 @click.option("--min-photos", type=click.IntRange(1), default=2, help="Smaller classes stay out.")
-@click.option("--seed", type=int, default=0, help="Of the folds, and of the mlp.")
+@click.option("--seed", type=int, default=0, help="Of the folds, mlp and conv1x1.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("runs"), help="Run folders."
 )
@@ -375,14 +393,17 @@ def train(
     from bilinear_cli.store import FeatureFile
 
     chosen = Options(**options)
-    if chosen.classifier == "mlp":
+    if chosen.classifier in ("mlp", "conv1x1"):
         _load_tensorflow()
     dataset = load_dataset(data, split_seed=split_seed) if data else None
     results = []
     with FeatureFile(features) as file:
-        specs = pooling or [name for name in file.shapes if name != "conv5"]
+        maps = chosen.classifier == "conv1x1"
+        specs = pooling or [name for name in file.shapes if (name == "conv5") == maps]
         if not specs:
-            raise UsageError(f"{features} holds maps alone: extract a pooling that is a vector")
+            wanted = "no maps: extract --pooling conv5"
+            wanted = wanted if maps else "maps alone: train --classifier conv1x1 on them"
+            raise UsageError(f"{features} holds {wanted}")
         for name in (name for spec in specs for name in spec.split("+")):
             one_of(f"pooling in {features}", name, file.shapes)  # before the first fit
         for spec in specs:

@@ -51,6 +51,8 @@ def _is_posts_setting(result: dict[str, Any]) -> bool:
 def name_of(result: dict[str, Any]) -> str:
     """Return what was trained on, for a table: the pooling, its selection and normalisation."""
     name = result["pooling"]
+    if "channels" in result:
+        name += f", to {result['channels']} channels" + (", untrained" if result["frozen"] else "")
     if result["top_variance"]:
         name += f", top {result['top_variance']:,} by variance"
     return name if result["normalize"] == "auto" else f"{name}, {result['normalize']}"

@@ -30,6 +30,7 @@ INTEGERS = ("photo", "labels")
 ROW_COLUMNS = (*INTEGERS, "view", "paths", "sha256", "split", "group")
 SHA256_DIGITS = 64
 BLOCK = 64  # rows
+CHUNK = 1 << 16  # numbers that fit the cache
 
 
 def partial_path(path: Path) -> Path:
@@ -78,6 +79,7 @@ class FeatureFile:
             path = partial_path(path)
         self.path = path
         self._file = _open(path, mode)
+        self._raw = path.open("rb", buffering=0)
         try:
             with _damage(path):
                 _check_format(path, self._file)
@@ -86,7 +88,7 @@ class FeatureFile:
                     raise FeatureFileError(self._how_to_finish())
                 self._check()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def _load(self) -> None:
@@ -128,7 +130,11 @@ class FeatureFile:
 
     def __exit__(self, *raised: object) -> None:
         """Close the file."""
+        self._close()
+
+    def _close(self) -> None:
         self._file.close()
+        self._raw.close()
 
     def layout(self, spec: str) -> dict[str, Any]:
         """Return of one pooling its pooling, layout, channels, normalization, and dtype."""
@@ -160,6 +166,104 @@ class FeatureFile:
             return np.empty(data.shape, data.dtype)
         return np.memmap(self.path, data.dtype, "r", data.id.get_offset(), data.shape)
 
+    def row_dtype(self, spec: str) -> np.dtype:
+        """Return how the numbers of a pooling are stored: float16 or float32."""
+        return self._file[f"features/{spec}"].dtype
+
+    def columns(
+        self, spec: str, which: np.ndarray, step: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Read rows of vectors, as training does: in blocks of columns, the next one meanwhile.
+
+        Args:
+            spec: a pooling of vectors.
+            which: int (n,), the rows.
+            step: columns in a block, at most.
+
+        Yields:
+            (which columns, float32 (n, their number)), in order; the reader may overwrite it.
+
+        Raises:
+            FeatureFileError: a checksum differs (after the last block), or a number is none.
+        """
+        n_columns = self.shapes[spec][1]
+
+        def read() -> Iterator[tuple[slice, np.ndarray]]:
+            sums = np.zeros(len(which), np.uint32)
+            for start in range(0, n_columns, step):
+                places = slice(start, min(start + step, n_columns))
+                block = self._read(spec, which, places)
+                pairs = zip(block, sums.tolist(), strict=True)
+                sums[:] = [zlib.crc32(row, crc) for row, crc in pairs]
+                yield places, self._as_float32(spec, which, block)
+            self._compare(spec, which, sums)
+
+        return ahead(read())
+
+    def batches(
+        self, spec: str, which: np.ndarray, step: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Read whole rows in their order, in batches, the next one meanwhile.
+
+        Args:
+            spec: a pooling.
+            which: int (n,), the rows.
+            step: rows in a batch, at most.
+
+        Yields:
+            (which of them, float32 (their number, *row shape)); the reader may overwrite it.
+
+        Raises:
+            FeatureFileError: a checksum differs, or a number is none.
+        """
+
+        starts = range(0, len(which), step)
+        places = (slice(start, min(start + step, len(which))) for start in starts)
+        return ahead((place, self.read(spec, which[place])) for place in places)
+
+    def read(self, spec: str, which: np.ndarray) -> np.ndarray:
+        """Return whole rows, float32 (len(which), *row shape).
+
+        Raises:
+            FeatureFileError: a checksum differs, or a number is none.
+        """
+        block = self._read(spec, which, slice(None))
+        self._compare(spec, which, np.array([zlib.crc32(row) for row in block], np.uint32))
+        return self._as_float32(spec, which, block)
+
+    def _read(self, spec: str, which: np.ndarray, places: slice) -> np.ndarray:
+        """Read columns of rows as they are stored, past HDF5, and not by way of mapped memory.
+
+        Mapped pages would count as memory, and a file that is cut short would be a signal.
+        """
+        data = self._file[f"features/{spec}"]
+        if data.dtype not in (np.float16, np.float32):
+            raise _damaged(self.path, f"features/{spec} holds {data.dtype}")
+        shape, itemsize = data.shape[1:], data.dtype.itemsize
+        first, last, _ = places.indices(shape[0])
+        inner = itemsize * int(np.prod(shape[1:]))
+        block = np.empty((len(which), last - first, *shape[1:]), data.dtype)
+        offsets = which * (inner * shape[0]) + (data.id.get_offset() or 0) + first * inner
+        for row, offset in zip(block, offsets.tolist(), strict=True):
+            if os.preadv(self._raw.fileno(), [row.data.cast("B")], offset) < row.nbytes:
+                raise _damaged(self.path, "it ends too early")
+        return block
+
+    def _as_float32(self, spec: str, which: np.ndarray, block: np.ndarray) -> np.ndarray:
+        values = as_float32(block)
+        if values is None:
+            bad = int(which[[not np.isfinite(row).all() for row in block].index(True)])
+            raise FeatureFileError(
+                f"{self.path}: row {bad} of features/{spec}, of {self.paths[bad]}, holds what is "
+                "no number: extract it again, or leave that photo out"
+            )
+        return values
+
+    def _compare(self, spec: str, which: np.ndarray, sums: np.ndarray) -> None:
+        wrong = which[self._file[f"crc32/{spec}"][()][which] != sums]
+        if len(wrong):
+            raise _damaged(self.path, f"row {wrong[0]} of features/{spec} has another checksum")
+
     def _check_rows(self, spec: str, rows: np.ndarray, which: np.ndarray) -> None:
         """Compare rows with their checksums, on all cores (zlib lets go of the interpreter)."""
         checksums = self._file[f"crc32/{spec}"][()]
@@ -171,6 +275,42 @@ class FeatureFile:
         with ThreadPoolExecutor() as pool:
             for row in (row for found in pool.map(wrong, blocks) for row in found):
                 raise _damaged(self.path, f"row {row} of features/{spec} has another checksum")
+
+
+def as_float32(stored: np.ndarray) -> np.ndarray | None:
+    """Return finite float16 or float32 numbers as float32, exactly; None if one is not finite.
+
+    NumPy's own conversion of halves takes about three times as long. A half's bits, moved to
+    where a single has its exponent, are the number times 2^-112.
+
+    Args:
+        stored: any shape, of at least one axis; C order.
+    """
+    if stored.dtype == np.float32:
+        return stored if np.isfinite(stored).all() else None
+    values = np.empty(stored.shape, np.float32)
+    bits = stored.reshape(-1).view(np.int16)
+    singles = values.reshape(-1)
+    for start in range(0, len(bits), CHUNK):
+        half = bits[start : start + CHUNK]
+        if np.any(half & 0x7C00 == 0x7C00):
+            return None
+        chunk = singles[start : start + CHUNK]
+        single = chunk.view(np.int32)
+        single[...] = half  # the sign fills the upper half
+        single <<= 13
+        single &= -0x70000001
+        chunk *= np.float32(2.0**112)
+    return values
+
+
+def ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield what an iterator does; it prepares the next one in a thread meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 # Writing ---------------------------------------------------------------------------------

@@ -354,7 +354,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 def test_maps_alone_are_nothing_to_train_on(birds: Path, run: Run) -> None:
     run("extract", "--data", birds, "--pooling", "conv5", "-o", "maps.h5")
     line = fault(run("train", "--features", "maps.h5", code=2))
-    assert line == "maps.h5 holds maps alone: extract a pooling that is a vector"
+    assert line == "maps.h5 holds maps alone: train --classifier conv1x1 on them"
 
 
 def test_a_run_that_is_not_ours(run: Run) -> None:

@@ -1,187 +1,157 @@
-"""Classifiers on the coordinates of `gram.py`: fit, and score.
+"""The classifiers: how each is tuned on folds, and then fitted on all training rows."""
 
-A linear classifier minimises `C * (sum of losses) + ||W||² / 2` over weights W and an intercept
-that is not penalised.
-"""
-
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
-from bilinear_cli.classify.lbfgs import minimize
+from bilinear_cli.classify import losses, ridge
+from bilinear_cli.classify.columns import Linear
+from bilinear_cli.classify.gram import Coordinates
+from bilinear_cli.classify.mlp import fit_mlp
+from bilinear_cli.classify.problem import Problem
+from bilinear_cli.classify.rows import Rows
+from bilinear_cli.classify.select import Choice, Options, by_way_of, choose, grid
 
-CLASSIFIERS = ("softmax", "mlp")
-SATURATION = 0.2  # p (1 - p) at the end of a fit, about, in terms of that at its start
-MAX_ITERATIONS = 1000
-MAX_EPOCHS = 300
-PATIENCE = 30
-LEARNING_RATE = 1e-3
-WEIGHT_DECAY = 1e-4
-MLP_BATCH = 64
+log = logging.getLogger(__name__)
 
+FOLD_TOLERANCE = 1e-4  # leaves the objective within about a thousandth of its optimum
+TOLERANCE = 1e-7
+LOSSES = {"softmax": losses.cross_entropy, "svm": losses.squared_hinge, "ridge": losses.squares}
 
-@dataclass(frozen=True)
-class Linear:
-    """A linear map: float32 weights (d, k) and intercept (k,)."""
-
-    weights: np.ndarray
-    intercept: np.ndarray
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return scores (n, k) of rows (n, d)."""
-        return x @ self.weights + self.intercept
-
-
-def one_hot(labels: np.ndarray, n_classes: int, smoothing: float = 0.0) -> np.ndarray:
-    """Return float32 targets (n, n_classes): 1 - smoothing for the label, the rest spread evenly.
-
-    With smoothing s every class gets s / n_classes, and the label 1 - s besides.
-    """
-    targets = np.full((len(labels), n_classes), smoothing / n_classes, np.float32)
-    targets[np.arange(len(labels)), labels] += 1 - smoothing
-    return targets
-
-
-def softmax_objective(
-    model: Linear, z: np.ndarray, targets: np.ndarray, C: float
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the multinomial objective and its gradients by weights and intercept.
-
-    The loss of a row is the divergence of its probabilities from its targets, which is the cross
-    entropy less the targets' own entropy: a constant, without which relative decreases mean
-    something however large C is.
-
-    Args:
-        model: weights (r, k).
-        z: float32 (n, r).
-        targets: float32 (n, k), rows of sum one.
-        C: the weight of the losses.
-    """
-    C = float(C)  # a NumPy float64 would make float64 of every array that it meets
-    scores = model(z)
-    scores -= scores.max(axis=1, keepdims=True)
-    log_targets = np.log(targets, where=targets > 0, out=np.zeros_like(targets))
-    p = np.exp(scores)
-    total = p.sum(axis=1, keepdims=True)
-    loss = np.log(total).sum(dtype=np.float64) - _dot(targets, scores - log_targets)
-    error = C * (p / total - targets)
-    by_weights = z.T @ error + model.weights
-    return float(C * loss + 0.5 * _dot(model.weights, model.weights)), by_weights, error.sum(axis=0)
-
-
-def _dot(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the sum of the products of two float32 matrices, summed by row, then in float64."""
-    return float(np.einsum("ij,ij->i", a, b).sum(dtype=np.float64))
-
-
-def fit_softmax(
-    z: np.ndarray,
-    targets: np.ndarray,
-    C: float,
-    variance: np.ndarray,
-    start: Linear | None = None,
-    tolerance: float = 1e-9,
-) -> Linear:
-    """Fit a multinomial softmax by L-BFGS to convergence.
-
-    L-BFGS works on weights scaled by the roots of the objective's estimated curvature: on
-    principal axes the loss's is about `C variance p (1 - p)`, with the mean of p (1 - p) taken
-    where the fit starts. That takes most of the spread of eigenvalues away, and with it two
-    thirds of the iterations and more.
-
-    Args:
-        z: float32 (n, r), on principal axes.
-        targets: float32 (n, k), rows of sum one.
-        C: the weight of the losses.
-        variance: (r,), sums of squares of the columns of `z`, as of `gram.Coordinates`.
-        start: where to begin, such as the fit for a smaller C.
-        tolerance: the relative decrease of the objective in an iteration at which it ends.
-    """
-    (n, r), k = z.shape, targets.shape[1]
-    start = start or Linear(np.zeros((r, k), np.float32), np.zeros(k, np.float32))
-    p = softmax(start(z), axis=1)
-    curvature = float(C) * float(np.mean(p * (1 - p))) * SATURATION
-    scale = 1 / np.sqrt(np.append(1 + curvature * variance, curvature * n))
-    scale = scale.astype(np.float32)[:, None]
-
-    def unpack(u: np.ndarray) -> Linear:
-        scaled = u.reshape(r + 1, k) * scale
-        return Linear(scaled[:-1], scaled[-1])
-
-    def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
-        value, by_weights, by_intercept = softmax_objective(unpack(u), z, targets, C)
-        return value, (np.vstack([by_weights, by_intercept]) * scale).ravel()
-
-    u = (np.vstack([start.weights, start.intercept]) / scale).ravel()
-    return unpack(minimize(objective, u, tolerance=tolerance, max_iterations=MAX_ITERATIONS))
+Trials = Iterator[tuple[dict[str, Any], np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Mlp:
-    """Two layers with a ReLU between, and the number of epochs they were trained for."""
+class Fitted:
+    """A classifier, on the problem that it was fitted on.
+
+    Attributes:
+        first: its first layer: coefficients, as the problem has them, and the intercept for
+            features less their mean.
+        second: an mlp's second layer, or None.
+    """
 
     first: Linear
-    second: Linear
-    epochs: int
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return scores (n, k) of rows (n, d)."""
-        return self.second(np.maximum(self.first(x), 0))
+    second: Linear | None = None
 
 
-def fit_mlp(
-    z: np.ndarray,
-    targets: np.ndarray,
-    *,
-    hidden: int,
-    dropout: float,
-    seed: int,
-    epochs: int = MAX_EPOCHS,
-    stop_on: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Mlp:
-    """Train a multi-layer perceptron with one hidden layer by Adam.
+def tune(problem: Problem, rows: Rows, held_out: Sequence[np.ndarray], options: Options) -> Choice:
+    """Choose what the options leave open.
 
     Args:
-        z: float32 (n, r), rows in any orthonormal basis.
-        targets: float32 (n, k), rows of sum one.
-        hidden: units.
-        dropout: share of them that is left out at a time.
-        seed: of the initial weights, the order of the rows and the dropout.
-        epochs: how long; the most, where `stop_on` is given.
-        stop_on: rows and targets that are not trained on; training stops when their accuracy
-            has not risen for `PATIENCE` epochs, and goes back to where it was best.
+        problem: the training rows.
+        rows: what is known of them.
+        held_out: the folds.
+        options: of `train`.
     """
-    import keras
+    trials: Callable[[float], Trials]
+    if options.classifier == "mlp":
+        trials = partial(_mlp_trials, _coordinates(problem), rows, held_out[0], options)
+        held_out = held_out[:1]
+    elif options.classifier == "ridge" and problem.coordinates:
+        trials = partial(_ridge_trials, problem, rows, held_out, options)
+    else:
+        trials = partial(_path_trials, problem, rows, held_out, options)
+    return choose(rows, held_out, options.smoothings, trials)
 
-    keras.utils.set_random_seed(seed)
-    unit = np.float32(np.sqrt(z.shape[1] / np.square(z).sum(axis=1).mean()))  # mean square one
-    network = keras.Sequential(
-        [
-            keras.layers.Dense(
-                hidden, "relu", kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY)
-            ),
-            keras.layers.Dropout(dropout),
-            keras.layers.Dense(targets.shape[1]),
-        ]
-    )
-    network.compile(
-        keras.optimizers.Adam(LEARNING_RATE),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    stop = keras.callbacks.EarlyStopping(
-        "val_accuracy", patience=PATIENCE, restore_best_weights=True
-    )
-    history = network.fit(
-        z * unit,
-        targets,
-        batch_size=MLP_BATCH,
-        epochs=epochs,
-        verbose=0,
-        validation_data=(stop_on[0] * unit, stop_on[1]) if stop_on else None,
-        callbacks=[stop] if stop_on else [],
-    )
-    best = int(np.argmax(history.history["val_accuracy"])) + 1 if stop_on else epochs
-    first, second = network.layers[0].get_weights(), network.layers[2].get_weights()
-    return Mlp(Linear(first[0] * unit, first[1]), Linear(*second), best)
+
+def fit(problem: Problem, rows: Rows, options: Options, choice: Choice) -> Fitted:
+    """Fit on all training rows with the settings that were chosen.
+
+    Args:
+        problem: the training rows.
+        rows: what is known of them.
+        options: of `train`.
+        choice: the settings.
+    """
+    goal = targets(rows, options.classifier, choice.label_smoothing)
+    if options.classifier == "mlp":
+        assert choice.epochs
+        reduced = _coordinates(problem)
+        mlp = _fit_mlp(options)(reduced.z.astype(np.float32), goal, epochs=choice.epochs)
+        return Fitted(_of_axes(problem, mlp.first), mlp.second)
+    assert choice.C
+    if options.classifier == "ridge" and problem.coordinates:
+        on_axes = ridge.fit_ridge(problem.coordinates(), goal, choice.C)
+        return Fitted(_of_axes(problem, on_axes))
+    *way, C = by_way_of(choice.C)
+    steps = [*_coarsely(way), (C, TOLERANCE)]
+    path = problem.form.path(np.arange(problem.n), goal, LOSSES[options.classifier], steps)
+    (last,) = deque(path, maxlen=1)
+    return Fitted(problem.form.coefficients(last))  # type: ignore[arg-type]
+
+
+def targets(rows: Rows, classifier: str, smoothing: float) -> np.ndarray:
+    """Return what the scores of rows are to be, float32 (n, classes)."""
+    if classifier in ("svm", "ridge"):
+        return losses.signs(rows.labels, len(rows.class_names))
+    return losses.one_hot(rows.labels, len(rows.class_names), smoothing)
+
+
+def _of_axes(problem: Problem, linear: Linear) -> Linear:
+    assert problem.of_axes
+    return Linear(problem.of_axes(linear.weights), linear.intercept)
+
+
+def _coordinates(problem: Problem) -> Coordinates:
+    assert problem.coordinates, "an mlp is fitted on reduced rows"
+    return problem.coordinates()
+
+
+def _coarsely(Cs: Sequence[float]) -> list[tuple[float, float]]:
+    return [(C, FOLD_TOLERANCE) for C in Cs]
+
+
+def _Cs(problem: Problem, options: Options) -> Sequence[float]:
+    return grid(problem.mean_square) if options.C is None else [options.C]
+
+
+def _path_trials(
+    problem: Problem, rows: Rows, held_out: Sequence[np.ndarray], options: Options, smoothing: float
+) -> Trials:
+    """Fit every fold at one C after another."""
+    goal = targets(rows, options.classifier, smoothing)
+    Cs = _Cs(problem, options) if options.C is None else by_way_of(options.C)
+    paths = []
+    for fold in held_out:
+        seen = np.setdiff1d(np.arange(problem.n), fold)
+        make_loss = LOSSES[options.classifier]
+        paths.append(problem.form.path(seen, goal[seen], make_loss, _coarsely(Cs)))
+    for C, fits in zip(Cs, zip(*paths, strict=True), strict=True):
+        if options.C not in (None, C):
+            continue
+        scores = np.empty(goal.shape, np.float32)
+        for fold, fold_fit in zip(held_out, fits, strict=True):
+            scores[fold] = problem.form.scores(fold_fit, fold)
+        yield {"C": C}, scores
+
+
+def _ridge_trials(
+    problem: Problem, rows: Rows, held_out: Sequence[np.ndarray], options: Options, smoothing: float
+) -> Trials:
+    assert problem.coordinates
+    reduced = problem.coordinates()
+    goal = targets(rows, "ridge", smoothing)
+    for C in _Cs(problem, options):
+        yield {"C": C}, ridge.out_of_fold(reduced, goal, held_out, C)
+
+
+def _fit_mlp(options: Options) -> Callable[..., Any]:
+    return partial(fit_mlp, hidden=options.hidden, dropout=options.dropout, seed=options.seed)
+
+
+def _mlp_trials(
+    reduced: Coordinates, rows: Rows, held_out: np.ndarray, options: Options, smoothing: float
+) -> Trials:
+    """Train until the held-out fold is named no better."""
+    goal, z = targets(rows, "mlp", smoothing), reduced.z.astype(np.float32)
+    seen = np.setdiff1d(np.arange(len(goal)), held_out)
+    mlp = _fit_mlp(options)(z[seen], goal[seen], stop_on=(z[held_out], goal[held_out]))
+    scores = np.zeros(goal.shape, np.float32)
+    scores[held_out] = mlp(z[held_out])
+    yield {"epochs": mlp.epochs}, scores

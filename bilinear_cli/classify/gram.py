@@ -1,109 +1,156 @@
 """The reduction: a problem in d numbers a row as the same problem in at most min(n, d).
 
 An L2-penalised linear model with a free intercept sees its features only through the inner
-products of the centred rows. So the training rows X (n, d), centred, are replaced by coordinates
-Z (n, r) in an orthonormal basis of their span, Z Zᵀ = X Xᵀ, and every fit on Z has the optimum of
-the same fit on X. The basis is that of the principal axes: Zᵀ Z is diagonal, which solvers use.
+products of the centred rows. With fewer rows than numbers, n <= d, all is in their Gram matrix
+(n, n); with fewer numbers, in the rows on their principal axes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.linalg.blas import ssyrk
 
 from bilinear_cli.errors import BilinearError
 
-Blocks = Iterator[tuple[slice, np.ndarray]]
+Blocks = Iterable[tuple[slice, np.ndarray]]
+Progress = Callable[[int, int], None]
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue; what is smaller is rounding
+SAME = "all training photos have the same features: there is nothing to learn"
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """The training rows, centred, in an orthonormal basis of their span.
+    """The training rows, centred, in an orthonormal basis of their span: their principal axes.
 
     Attributes:
-        z: float32 (n, r).
+        z: float (n, r); float64 where it comes from a Gram matrix, else float32.
         variance: float64 (r,), the sum of squares of each column of `z`, descending.
-        basis: float64 (n, r): weights in this basis, w (r, k), are `Xᵀ (basis @ w)` on the
-            features.
-        mean_square: the mean squared norm of the rows before they were centred.
     """
 
     z: np.ndarray
     variance: np.ndarray
-    basis: np.ndarray
-    mean_square: float
+
+    def on_rows(self, weights: np.ndarray) -> np.ndarray:
+        """Return α (n, k), float32, with which weights (r, k) in this basis are `Xᵀ α`."""
+        scaled = weights / self.variance[:, None]
+        return (self.z @ scaled.astype(self.z.dtype)).astype(np.float32)
 
 
-def coordinates(
-    blocks: Blocks, n: int, d: int, progress: Callable[[int, int], None] | None = None
-) -> Coordinates:
-    """Reduce the training rows.
+def gram(
+    columns: Blocks, n: int, d: int, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Sum up the Gram matrix of the centred rows, in one pass, each half once, in float32.
 
     Args:
-        blocks: (which columns, float32 (n, their number)), in order.
+        columns: (which columns, float32 (n, their number)), in order; they are overwritten.
         n: rows.
         d: columns.
         progress: told (columns done, d).
 
+    Returns:
+        The Gram matrix, float32 (n, n); the rows' mean, float32 (d,); the mean squared norm of
+        the rows before they were centred.
+
     Raises:
         BilinearError: all rows are the same.
     """
-    squares = 0.0
-    x = np.empty((n, d if d < n else 0), np.float32)
-    gram = np.zeros((n, n) if d >= n else (0, 0))  # float64, summed in float32 within a block
-    for columns, block in blocks:
-        squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
-        block -= block.mean(axis=0, dtype=np.float64).astype(np.float32)
-        if d < n:
-            x[:, columns] = block
-        else:
-            gram = gram + block @ block.T  # NumPy takes BLAS's symmetric product for this
+    mean = np.empty(d, np.float32)
+    lower = np.zeros((n, n), np.float32, order="F")
+    for which, block in columns:
+        mean[which] = block.mean(axis=0)  # not to the last digit: the intercept takes up the rest
+        block -= mean[which]
+        lower = ssyrk(1, block.T, beta=1, c=lower, trans=1, lower=1, overwrite_c=1)
         if progress:
-            progress(columns.stop, d)
-    if d < n:
-        variance, axes = _principal(x.T.astype(np.float64) @ x)
-        z = x @ axes
-        basis = z / variance
-    else:
-        variance, axes = _principal(gram)
-        z = axes * np.sqrt(variance)
-        basis = axes / np.sqrt(variance)
-    return Coordinates(z.astype(np.float32), variance, basis, squares / n)
+            progress(which.stop, d)
+    diagonal = np.einsum("ii->i", lower)
+    spread = diagonal.mean(dtype=np.float64)
+    mean_square = float(spread + np.square(mean, dtype=np.float64).sum())
+    if spread <= RANK_TOLERANCE * mean_square:
+        raise BilinearError(SAME)
+    lower += lower.T
+    diagonal *= 0.5
+    return lower.T, mean, mean_square
 
 
-def _principal(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def principal(gram: np.ndarray) -> Coordinates:
+    """Return the rows of a Gram matrix on their principal axes.
+
+    Raises:
+        BilinearError: all rows are the same.
+    """
+    variance, axes = _eigen(gram.astype(np.float64))
+    axes *= np.sqrt(variance)
+    return Coordinates(axes, variance)
+
+
+def rotate(
+    batches: Callable[[], Blocks], n: int, d: int, progress: Progress | None = None
+) -> tuple[Coordinates, np.ndarray, np.ndarray, float]:
+    """Put rows of few numbers on their principal axes, in three passes over them.
+
+    Args:
+        batches: returns an iterable of (which rows, float32 (their number, d)).
+        n: rows.
+        d: numbers a row.
+        progress: told (rows done, rows to be read in all).
+
+    Returns:
+        The rows, float32; the axes, float32 (d, r); the rows' mean, float32 (d,); their mean
+        squared norm before they were centred.
+
+    Raises:
+        BilinearError: all rows are the same.
+    """
+    total, squares, done = np.zeros(d), 0.0, 0
+
+    def tell(block: np.ndarray) -> None:
+        nonlocal done
+        done += len(block)
+        if progress:
+            progress(done, 3 * n)
+
+    for _, block in batches():
+        total += block.sum(axis=0, dtype=np.float64)
+        squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
+        tell(block)
+    mean = (total / n).astype(np.float32)
+    covariance = np.zeros((d, d))
+    for _, block in batches():
+        block -= mean
+        covariance += block.T @ block
+        tell(block)
+    if np.trace(covariance) <= RANK_TOLERANCE * squares:
+        raise BilinearError(SAME)
+    variance, axes = _eigen(covariance)
+    axes = axes.astype(np.float32)
+    z = np.empty((n, len(variance)), np.float32)
+    for rows, block in batches():
+        z[rows] = (block - mean) @ axes
+        tell(block)
+    return Coordinates(z, variance), axes, mean, squares / n
+
+
+def _eigen(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues above rounding, descending, and their vectors as columns."""
     values, vectors = eigh(symmetric, driver="evd", overwrite_a=True, check_finite=False)
     keep = np.flatnonzero(values > RANK_TOLERANCE * values[-1])[::-1]
     if not len(keep):
-        raise BilinearError("all training photos have the same features: there is nothing to learn")
+        raise BilinearError(SAME)
     return values[keep], vectors[:, keep]
 
 
-def recover(
-    blocks: Blocks, n_train: int, d: int, coefficients: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Turn weights on the training rows into weights on the features, and score more rows.
+def weights_of(batches: Blocks, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Return `Xᵀ α` of the centred rows X, float32 (d, k), in one pass.
 
     Args:
-        blocks: of the training rows and, below them, the rows to score.
-        n_train: how many of the rows are training rows.
-        d: columns.
-        coefficients: float (n_train, k), one column an output; `basis @ w`.
-
-    Returns:
-        weights float32 (d, k); `mean @ weights` float64 (k,), mean that of the training rows;
-        `rows @ weights` float64 (rows to score, k).
+        batches: (which rows, float32 (their number, d)); they are overwritten.
+        mean: float32 (d,), of the rows.
+        alpha: float32 (n, k).
     """
-    coefficients = coefficients.astype(np.float32)
-    weights = np.empty((d, coefficients.shape[1]), np.float32)
-    offset: np.ndarray = np.zeros(coefficients.shape[1])
-    scores: np.ndarray | float = 0.0
-    for columns, block in blocks:
-        mean = block[:n_train].mean(axis=0, dtype=np.float64).astype(np.float32)
-        weights[columns] = (block[:n_train] - mean).T @ coefficients
-        offset += mean @ weights[columns]
-        scores = scores + (block[n_train:] @ weights[columns]).astype(np.float64)
-    return weights, offset, np.asarray(scores)
+    weights = np.zeros((len(mean), alpha.shape[1]), np.float32)
+    for which, block in batches:
+        block -= mean
+        weights += block.T @ alpha[which]
+    return weights

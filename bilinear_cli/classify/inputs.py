@@ -1,21 +1,22 @@
 """What a classifier sees of stored rows: a selection of columns, normalised.
 
 Whatever is fitted here (ranks by variance, means, scales) is fitted on the training rows alone.
-Rows are taken in blocks of columns, so that 131,328 numbers a row never lie in memory at once.
+Rows are taken in blocks of columns or of rows, so that a file never lies in memory as a whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import isqrt
+from dataclasses import dataclass, replace
+from math import isqrt, prod
 
 import numpy as np
 
+from bilinear_cli.classify.conv1x1 import pool_projected
 from bilinear_cli.errors import UsageError, one_of
 from bilinear_cli.features.specs import pooling
+from bilinear_cli.store import FeatureFile
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
-BLOCK_BYTES = 1 << 28
-Stored = Mapping[str, np.ndarray]  # spec -> (rows, d) as stored, in memory or mapped
+BLOCK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Part:
         mean: float32 (n_features,), or None.
         std: likewise; a column that does not vary has 1.
         factor: what a row is multiplied by in the end, to weigh several poolings alike.
+        kernel: float32 (channels, fewer), of maps: their projection, before they are pooled.
     """
 
     spec: str
@@ -40,10 +42,15 @@ class Part:
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
     factor: float = 1.0
+    kernel: np.ndarray | None = None
+
+
+# Fitting ---------------------------------------------------------------------------------
 
 
 def fit_parts(
-    stored: Stored,
+    file: FeatureFile,
+    specs: Sequence[str],
     train: np.ndarray,
     *,
     normalize: str = "auto",
@@ -52,7 +59,8 @@ def fit_parts(
     """Fit selection and normalisation on the training rows.
 
     Args:
-        stored: the poolings to take side by side.
+        file: the features.
+        specs: the poolings to take side by side.
         train: numbers of the training rows.
         normalize: one of `NORMALIZE`; `auto` is `standard` for a pooling that is stored as
             it is, `none` for one that is stored normalised.
@@ -63,24 +71,22 @@ def fit_parts(
     """
     one_of("normalization", normalize, NORMALIZE)
     parts = []
-    for spec, rows in stored.items():
-        if rows.ndim != 2:
-            raise UsageError(f"{spec} holds maps, not vectors: name another --pooling")
-        columns = None
-        if top_variance:
-            columns = top_variance_columns(rows, train, pooling(spec).layout, top_variance)
+    for spec in specs:
+        if len(file.shapes[spec]) != 2:
+            raise UsageError(
+                f"{spec} holds maps, not vectors: name another --pooling, or --classifier conv1x1"
+            )
+        columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
         how = normalize
         if how == "auto":
             how = "none" if pooling(spec).normalization else "standard"
-        n_features = rows.shape[1] if columns is None else len(columns)
-        parts.append(_fit_mean_std(rows, train, Part(spec, columns, n_features, how)))
-    if len(parts) == 1:
-        return parts
-    return [_equal_norm(stored[part.spec], train, part) for part in parts]
+        n_features = file.shapes[spec][1] if columns is None else len(columns)
+        parts.append(_fit_mean_std(file, train, Part(spec, columns, n_features, how)))
+    return [_equal_norm(file, train, part) for part in parts] if len(parts) > 1 else parts
 
 
 def top_variance_columns(
-    rows: np.ndarray, train: np.ndarray, layout: str, n_entries: int
+    file: FeatureFile, spec: str, train: np.ndarray, n_entries: int
 ) -> np.ndarray:
     """Rank the entries of the whole matrix by their variance and keep the first.
 
@@ -88,9 +94,9 @@ def top_variance_columns(
     half its variance (it is stored times the square root of two).
 
     Args:
-        rows: (n, d) stored.
+        file: the features.
+        spec: the pooling.
         train: the rows over which variances are taken.
-        layout: of the rows.
         n_entries: how many entries of the matrix to keep, at most.
 
     Returns:
@@ -99,14 +105,14 @@ def top_variance_columns(
     Raises:
         UsageError: the matrix has fewer entries, or two tie where one is to be kept.
     """
-    d = rows.shape[1]
+    d = file.shapes[spec][1]
     entries = np.ones(d, np.int64)
-    if layout == "upper-triangle":
+    if pooling(spec).layout == "upper-triangle":
         first, second = np.triu_indices(isqrt(2 * d))
         entries[first != second] = 2
     if n_entries > entries.sum():
         raise UsageError(f"--top-variance {n_entries} is more than the {entries.sum()} there are")
-    variance = np.concatenate([x.var(axis=0, dtype=np.float64) for _, x in _raw(rows, train)])
+    variance = np.concatenate([_moments(x)[1] for _, x in _stored(file, spec, train)])
     order = np.argsort(-variance / entries, kind="stable")
     kept = order[np.cumsum(entries[order]) <= n_entries]
     if not len(kept):
@@ -114,74 +120,127 @@ def top_variance_columns(
     return np.sort(kept)
 
 
-def blocks(
-    parts: Sequence[Part], stored: Stored, which: np.ndarray
+def _fit_mean_std(file: FeatureFile, train: np.ndarray, part: Part) -> Part:
+    if part.normalize != "standard":
+        return part
+    moments = [_moments(x) for _, x in _stored(file, part.spec, train, part.columns)]
+    mean, variance = (np.concatenate(values) for values in zip(*moments, strict=True))
+    std = np.sqrt(variance).astype(np.float32)
+    std[std == 0] = 1
+    return replace(part, mean=mean.astype(np.float32), std=std)
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns' float64 means and variances."""
+    return x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
+
+
+def _equal_norm(file: FeatureFile, train: np.ndarray, part: Part) -> Part:
+    """Return the part scaled so that its training rows have a mean norm of one, if not zero."""
+    norms = [np.linalg.norm(x, axis=1) for _, x in batches([part], file, train)]
+    return replace(part, factor=1 / (float(np.concatenate(norms).mean()) or 1.0))
+
+
+# Reading ---------------------------------------------------------------------------------
+
+
+def columns(
+    parts: Sequence[Part], file: FeatureFile, which: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield what the classifier sees, in blocks of columns.
 
     Args:
         parts: the fitted poolings, side by side.
-        stored: their rows.
+        file: where they are.
         which: the numbers of the rows to take.
 
     Yields:
-        (which columns, float32 (len(which), number of those)).
+        (which columns, float32 (len(which), number of those)); the reader may overwrite it.
     """
     start = 0
     for part in parts:
-        rows = stored[part.spec]
-        norms = _norms(rows, which, part) if part.normalize == "sqrt-l2" else None
-        for columns, block in _raw(rows, which, part.columns):
-            if part.mean is not None and part.std is not None:
-                block -= part.mean[columns]
-                block /= part.std[columns]
-            if norms is not None:
-                block = np.sign(block) * np.sqrt(np.abs(block)) / norms[:, None]
-            if part.factor != 1:
-                block *= np.float32(part.factor)
-            yield slice(start + columns.start, start + columns.stop), block
+        norms = _norms(file, which, part) if part.normalize == "sqrt-l2" else None
+        for places, block in _stored(file, part.spec, which, part.columns):
+            seen = _normalized(part, block, places, norms)
+            yield slice(start + places.start, start + places.stop), seen
         start += part.n_features
 
 
-def _raw(
-    rows: np.ndarray, which: np.ndarray, columns: np.ndarray | None = None
+def batches(
+    parts: Sequence[Part], file: FeatureFile, which: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield what the classifier sees, in blocks of rows.
+
+    Args:
+        parts: the fitted poolings, side by side.
+        file: where they are.
+        which: the numbers of the rows to take.
+
+    Yields:
+        (which of them, float32 (their number, numbers a row)); the reader may overwrite it.
+    """
+    widest = sum(prod(file.shapes[part.spec][1:]) for part in parts)
+    step = max(1, 2 * BLOCK_BYTES // (4 * widest))
+    streams = [file.batches(part.spec, which, step) for part in parts]
+    for blocks in zip(*streams, strict=True):
+        rows = {part.spec: block for part, (_, block) in zip(parts, blocks, strict=True)}
+        yield blocks[0][0], see(parts, rows)
+
+
+def see(parts: Sequence[Part], rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return what the classifier sees of whole rows, float32 (n, numbers a row).
+
+    Args:
+        parts: the fitted poolings, side by side.
+        rows: spec -> (n, *row shape) as stored; may be overwritten.
+    """
+    seen = []
+    for part in parts:
+        x = rows[part.spec].astype(np.float32, copy=False)
+        x = x if part.kernel is None else pool_projected(x, part.kernel)
+        x = x if part.columns is None else x[:, part.columns]
+        norms = None
+        if part.normalize == "sqrt-l2":
+            norms = _nonzero(np.abs(x).sum(axis=1, dtype=np.float64))
+        seen.append(_normalized(part, x, slice(0, part.n_features), norms))
+    return seen[0] if len(seen) == 1 else np.hstack(seen)
+
+
+def _normalized(
+    part: Part, block: np.ndarray, places: slice, norms: np.ndarray | None
+) -> np.ndarray:
+    """Normalise taken columns; `norms` are those of the rows' square roots, for `sqrt-l2`."""
+    if part.mean is not None and part.std is not None:
+        block -= part.mean[places]
+        block /= part.std[places]
+    if part.normalize == "sqrt-l2" and norms is not None:
+        block = np.sign(block) * np.sqrt(np.abs(block)) / norms[:, None]
+    if part.factor != 1:
+        block *= np.float32(part.factor)
+    return block
+
+
+def _stored(
+    file: FeatureFile, spec: str, which: np.ndarray, taken: np.ndarray | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (slice of the taken columns, their stored values as float32)."""
-    n_columns = rows.shape[1] if columns is None else len(columns)
     step = max(1, BLOCK_BYTES // (4 * max(len(which), 1)))
-    for start in range(0, n_columns, step):
-        places = slice(start, min(start + step, n_columns))
-        taken = rows[which, places] if columns is None else rows[np.ix_(which, columns[places])]
-        yield places, taken.astype(np.float32)
+    for places, block in file.columns(spec, which, step):
+        if taken is None:
+            yield places, block
+        else:
+            first, last = np.searchsorted(taken, [places.start, places.stop])
+            yield slice(int(first), int(last)), block[:, taken[first:last] - places.start]
 
 
-def _fit_mean_std(rows: np.ndarray, train: np.ndarray, part: Part) -> Part:
-    if part.normalize != "standard":
-        return part
-    moments = [
-        (x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64))
-        for _, x in _raw(rows, train, part.columns)
-    ]
-    mean, std = (np.concatenate(values).astype(np.float32) for values in zip(*moments, strict=True))
-    std[std == 0] = 1
-    return Part(part.spec, part.columns, part.n_features, part.normalize, mean, std)
-
-
-def _norms(rows: np.ndarray, which: np.ndarray, part: Part) -> np.ndarray:
+def _norms(file: FeatureFile, which: np.ndarray, part: Part) -> np.ndarray:
     """Return the l2 norms of the rows' signed square roots, 1 for a row of zeros."""
     squares = np.zeros(len(which))
-    for _, block in _raw(rows, which, part.columns):
+    for _, block in _stored(file, part.spec, which, part.columns):
         squares += np.abs(block).sum(axis=1, dtype=np.float64)
-    squares[squares == 0] = 1
-    return np.sqrt(squares).astype(np.float32)
+    return _nonzero(squares)
 
 
-def _equal_norm(rows: np.ndarray, train: np.ndarray, part: Part) -> Part:
-    """Return the part scaled so that its training rows have a mean norm of one, if not zero."""
-    squares = np.zeros(len(train))
-    for _, block in blocks([part], {part.spec: rows}, train):
-        squares += np.einsum("ij,ij->i", block, block)
-    factor = 1 / (float(np.sqrt(squares).mean()) or 1.0)
-    return Part(
-        part.spec, part.columns, part.n_features, part.normalize, part.mean, part.std, factor
-    )
+def _nonzero(squares: np.ndarray) -> np.ndarray:
+    """Return float32 roots, 1 for zero."""
+    return np.sqrt(np.where(squares == 0, 1, squares)).astype(np.float32)

@@ -7,9 +7,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from bilinear_cli.classify.classifiers import Linear
-from bilinear_cli.classify.inputs import Part, blocks
+from bilinear_cli.classify.columns import Linear
+from bilinear_cli.classify.inputs import Part, see
 from bilinear_cli.errors import BilinearError
+
+OPTIONAL = ("columns", "mean", "std", "kernel")  # arrays of a `Part`
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,18 @@ class Model:
     parts: Sequence[Part]
     class_names: np.ndarray
 
-    def rest(self, first_output: np.ndarray) -> np.ndarray:
-        """Return scores from what the first layer gave, (n, k)."""
-        return self.second(np.maximum(first_output, 0)) if self.second else first_output
-
     def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores (n, classes) of rows as a feature file stores them.
 
         Args:
-            stored: spec -> (n, d).
+            stored: spec -> (n, *row shape).
         """
-        every = np.arange(len(next(iter(stored.values()))))
-        output = self.first.intercept.astype(np.float64)
-        for columns, block in blocks(self.parts, stored, every):
-            output = output + (block @ self.first.weights[columns]).astype(np.float64)
-        return self.rest(output)
+        return self(see(self.parts, stored))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return scores (n, classes) of rows (n, d), selected and normalised."""
+        output = self.first(x)
+        return self.second(np.maximum(output, 0)) if self.second else output
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -56,7 +55,7 @@ def save_model(path: Path, model: Model) -> None:
     if model.second:
         arrays |= {"weights2": model.second.weights, "intercept2": model.second.intercept}
     for i, part in enumerate(model.parts):
-        optional = {"columns": part.columns, "mean": part.mean, "std": part.std}
+        optional = {name: getattr(part, name) for name in OPTIONAL}
         arrays |= {f"{name}{i}": x for name, x in optional.items() if x is not None}
         arrays[f"n_features{i}"] = np.array(part.n_features)
         arrays[f"normalize{i}"] = np.array(part.normalize)
@@ -86,6 +85,7 @@ def load_model(run: Path) -> Model:
                 x.get(f"mean{i}"),
                 x.get(f"std{i}"),
                 float(x[f"factor{i}"]),
+                x.get(f"kernel{i}"),
             )
             for i, spec in enumerate(x["poolings"])
         ]

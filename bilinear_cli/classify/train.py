@@ -5,19 +5,22 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilinear_cli.classify import gram, inputs
-from bilinear_cli.classify.classifiers import CLASSIFIERS, Linear
+from bilinear_cli.classify import classifiers, inputs
+from bilinear_cli.classify.columns import Linear
+from bilinear_cli.classify.conv1x1 import Conv1x1, fit_conv1x1
+from bilinear_cli.classify.inputs import Part
 from bilinear_cli.classify.metrics import by_photo, evaluate
 from bilinear_cli.classify.model import Model, save_model
+from bilinear_cli.classify.problem import Problem, choose_solver, pose
 from bilinear_cli.classify.rows import Rows, choose_rows
-from bilinear_cli.classify.select import Options, fit_chosen
+from bilinear_cli.classify.select import Choice, Options, choose, folds
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import BilinearError, UsageError, one_of
 from bilinear_cli.store import FeatureFile
@@ -25,6 +28,8 @@ from bilinear_cli.store import FeatureFile
 log = logging.getLogger(__name__)
 
 PACKAGES = ("bilinear-cli", "numpy", "scipy", "scikit-learn", "h5py")
+CLASSIFIERS = ("softmax", "svm", "ridge", "mlp", "conv1x1")
+THEIRS = {"mlp": ("hidden", "dropout"), "conv1x1": ("channels", "frozen")}  # to be recorded
 Progress = Callable[[int, int], None]
 
 
@@ -56,45 +61,127 @@ def train(
     """
     began = time.perf_counter()
     one_of("classifier", options.classifier, CLASSIFIERS)
+    specs = _specs(file, spec, options)
     rows = choose_rows(file, dataset, options.min_photos)
-    stored = _stored(file, spec, options, rows)
     is_train = rows.split == "train"
     learn, test = rows.take(is_train), rows.take(~is_train)
-    parts = inputs.fit_parts(
-        stored, learn.number, normalize=options.normalize, top_variance=options.top_variance
-    )
-    d = sum(part.n_features for part in parts)
-    reduced = gram.coordinates(
-        inputs.blocks(parts, stored, learn.number), len(learn.number), d, progress
-    )
-    fit = fit_chosen(reduced, learn, options)
-    every = np.concatenate([learn.number, test.number])
-    weights, offset, projected = gram.recover(
-        inputs.blocks(parts, stored, every), len(learn.number), d, reduced.basis @ fit.first.weights
-    )
-    first = Linear(weights, (fit.first.intercept - offset).astype(np.float32))
-    model = Model(first, fit.second, parts, rows.class_names)
-    scores = model.rest(projected + first.intercept)
+    choice, model = _learn(file, specs, learn, options, progress=progress)
+    scores = _score(file, model, test)
     metrics = {
         **_figures(test, scores),
-        **_facts(file, spec, options, learn, test, d),
-        **fit.report,
-        "bytes": sum(part.n_features * stored[part.spec].dtype.itemsize for part in parts),
-        "seconds": round(time.perf_counter() - began, 2),
+        **_facts(file, spec, options, learn, test, model),
+        **choice.report(),
     }
+    if options.refit_all:
+        log.info("fitting the final model on all photos")
+        _, model = _learn(file, specs, rows, options, choice, progress=progress)
+    metrics["fitted_on"] = "train and test" if options.refit_all else "train"
+    metrics["seconds"] = round(time.perf_counter() - began, 2)
     folder = runs / _run_name(file, spec, options)
     metrics["run"] = str(folder)
     if folder.exists():
         log.warning("replacing the earlier run %s", folder)
-    _write_run(folder, metrics, model, {"oof": (fit.oof_rows, fit.oof), "test": (test, scores)})
+    _write_run(
+        folder, metrics, model, {"oof": (choice.rows, choice.scores), "test": (test, scores)}
+    )
     return metrics
 
 
-def _stored(file: FeatureFile, spec: str, options: Options, rows: Rows) -> dict[str, np.ndarray]:
+def _specs(file: FeatureFile, spec: str, options: Options) -> list[str]:
     specs = spec.split("+")
+    for name in specs:
+        one_of(f"pooling in {file.path}", name, file.shapes)
     if options.top_variance and len(specs) > 1:
         raise UsageError("--top-variance takes one pooling, not several side by side")
-    return {name: file.rows(name, rows.number) for name in specs}
+    if (options.classifier == "conv1x1") != (specs == ["conv5"]):
+        raise UsageError("--classifier conv1x1 takes --pooling conv5, the maps, and only it does")
+    return specs
+
+
+def _learn(
+    file: FeatureFile,
+    specs: Sequence[str],
+    rows: Rows,
+    options: Options,
+    choice: Choice | None = None,
+    progress: Progress | None = None,
+) -> tuple[Choice, Model]:
+    """Fit on rows, with the settings of `choice`, or such as are chosen on folds of them."""
+    if options.classifier == "conv1x1":
+        return _learn_conv1x1(file, rows, options, choice, progress)
+    parts = inputs.fit_parts(
+        file, specs, rows.number, normalize=options.normalize, top_variance=options.top_variance
+    )
+    d = sum(part.n_features for part in parts)
+    solver = choose_solver(options.solver, len(rows.number), d)
+    problem = pose(file, parts, rows.number, solver, progress)
+    if choice is None:
+        choice = _choose(problem, rows, options, solver)
+    fitted = classifiers.fit(problem, rows, options, choice)
+    weights = problem.weights(fitted.first.weights)
+    intercept = fitted.first.intercept - problem.mean @ weights
+    return choice, Model(Linear(weights, intercept), fitted.second, parts, rows.class_names)
+
+
+def _learn_conv1x1(
+    file: FeatureFile,
+    rows: Rows,
+    options: Options,
+    choice: Choice | None,
+    progress: Progress | None,
+) -> tuple[Choice, Model]:
+    """Choose the smoothing and the epochs on one fold; then train on all rows for as long."""
+    widest = file.shapes["conv5"][-1]
+    if options.channels > widest:
+        raise UsageError(f"--channels {options.channels} is more than the maps' {widest}")
+
+    def read(which: np.ndarray) -> np.ndarray:
+        return file.read("conv5", rows.number[which])
+
+    def fit(which: np.ndarray, goal: np.ndarray, **rest: Any) -> Conv1x1:
+        rest |= {"channels": options.channels, "frozen": options.frozen, "seed": options.seed}
+        return fit_conv1x1(read, which, goal[which], progress=progress, **rest)
+
+    def model(net: Conv1x1) -> Model:
+        part = Part("conv5", None, len(net.head.weights), "none", kernel=net.kernel)
+        return Model(net.head, None, [part], rows.class_names)
+
+    every = np.arange(len(rows.number))
+    if choice is None:
+        held_out = folds(rows, options.folds, options.seed)[0]
+        seen = np.setdiff1d(every, held_out)
+
+        def trials(smoothing: float) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+            goal = classifiers.targets(rows, "conv1x1", smoothing)
+            net = fit(seen, goal, stop_on=(held_out, goal[held_out]))
+            scores = np.zeros(goal.shape, np.float32)
+            scores[held_out] = _score(file, model(net), rows.take(held_out))
+            yield {"epochs": net.epochs}, scores
+
+        choice = choose(rows, [held_out], options.smoothings, trials)
+    goal = classifiers.targets(rows, "conv1x1", choice.label_smoothing)
+    return choice, model(fit(every, goal, epochs=choice.epochs))
+
+
+def _choose(problem: Problem, rows: Rows, options: Options, solver: str) -> Choice:
+    """Tune on folds; on one where each step is a pass over the file; on none if all is given."""
+    (smoothing, *others), C = options.smoothings, options.C
+    try:
+        held_out = folds(rows, options.folds, options.seed)
+    except BilinearError:
+        if C is None or others:
+            raise
+        log.warning("no class has two training photos, or groups: nothing is held out")
+        nothing = np.arange(0)
+        return Choice(smoothing, C, None, rows.take(nothing), np.empty((0, 0)), [])
+    return classifiers.tune(problem, rows, held_out[: 1 if solver == "stream" else None], options)
+
+
+def _score(file: FeatureFile, model: Model, rows: Rows) -> np.ndarray:
+    """Return scores (rows, classes) of rows, read in batches."""
+    scores = [np.empty((0, len(model.class_names)), np.float32)]
+    scores += [model(x) for _, x in inputs.batches(model.parts, file, rows.number)]
+    return np.concatenate(scores)
 
 
 # What is written --------------------------------------------------------------------------
@@ -111,9 +198,15 @@ def _figures(test: Rows, scores: np.ndarray) -> dict[str, Any]:
 
 
 def _facts(
-    file: FeatureFile, spec: str, options: Options, learn: Rows, test: Rows, n_features: int
+    file: FeatureFile, spec: str, options: Options, learn: Rows, test: Rows, model: Model
 ) -> dict[str, Any]:
+    numbers = [
+        np.prod(file.shapes[p.spec][1:]) if p.kernel is not None else p.n_features
+        for p in model.parts
+    ]
+    sizes = [file.row_dtype(part.spec).itemsize for part in model.parts]
     return {
+        **{name: getattr(options, name) for name in THEIRS.get(options.classifier, ())},
         "classifier": options.classifier,
         "pooling": spec,
         "normalize": options.normalize,
@@ -121,7 +214,8 @@ def _facts(
         "n_train": len(np.unique(learn.photo)),
         "n_test": len(np.unique(test.photo)),
         "n_rows": len(learn.number) + len(test.number),
-        "n_features": n_features,
+        "n_features": sum(part.n_features for part in model.parts),
+        "bytes": int(np.dot(numbers, sizes)),  # of what is read
         "n_classes": len(learn.class_names),
         "seed": options.seed,
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
@@ -134,7 +228,10 @@ def _run_name(file: FeatureFile, spec: str, options: Options) -> str:
     words = [file.path.stem, spec]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
-    return "-".join([*words, options.classifier])
+    words += [options.classifier]
+    if options.classifier == "conv1x1":
+        words += [str(options.channels), *(["frozen"] if options.frozen else [])]
+    return "-".join(words)
 
 
 def _write_run(

@@ -1,6 +1,7 @@
 """Small feature files, and rows, for the tests of the second stage."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilinear_cli.classify.gram import Coordinates, coordinates
+from bilinear_cli.classify import gram
+from bilinear_cli.classify.columns import Batches, Columns
+from bilinear_cli.classify.kernel import Kernel
+from bilinear_cli.classify.problem import Problem
 from bilinear_cli.classify.rows import Rows
 from bilinear_cli.features.specs import row_dtype
 from bilinear_cli.store import create
 
 WriteFeatures = Callable[..., Path]
 MakeRows = Callable[..., Rows]
-Reduce = Callable[[np.ndarray], Coordinates]
+Pose = Callable[..., Problem]
 
 SETTINGS = {
     "layer": "block5_conv3",
@@ -91,11 +95,40 @@ def make_rows() -> MakeRows:
 
 
 @pytest.fixture
-def reduce() -> Reduce:
-    """Return reduce(x): the coordinates of rows (n, d), in one block."""
+def pose() -> Pose:
+    """Return pose(x, form=...): the problem of rows (n, d), in one block.
 
-    def reduced(x: np.ndarray) -> Coordinates:
+    The form is `kernel`, `columns`, `stream`, or what `problem.pose` would take in memory.
+    """
+
+    def posed(x: np.ndarray, form: str | None = None) -> Problem:
         n, d = x.shape
-        return coordinates(iter([(slice(0, d), x.astype(np.float32))]), n, d)
+        form = form or ("kernel" if n <= d else "columns")
 
-    return reduced
+        def whole(side: int) -> list[tuple[slice, np.ndarray]]:
+            return [(slice(0, side), x.astype(np.float32))]
+
+        if form == "kernel":
+            inner, mean, square = gram.gram(whole(d), n, d)
+            axes = gram.principal(inner)
+            centred = x.astype(np.float32) - mean
+
+            def on_features(alpha: np.ndarray) -> np.ndarray:
+                return centred.T @ alpha
+
+            return Problem(Kernel(inner), n, mean, square, on_features, lambda: axes, axes.on_rows)
+        reduced, axes, mean, square = gram.rotate(lambda: whole(n), n, d)
+        z = reduced.z if form == "columns" else x.astype(np.float32) - mean
+
+        def batches(rows: np.ndarray) -> Batches:
+            cuts = [0, len(rows) // 3, len(rows)] if form == "stream" else [0, len(rows)]
+            pieces = [slice(*ends) for ends in itertools.pairwise(cuts)]
+            return lambda: [(piece, z[rows[piece]]) for piece in pieces]
+
+        if form == "columns":
+            memory = Columns(batches, n, reduced.variance)
+            return Problem(memory, n, mean, square, axes.__matmul__, lambda: reduced, lambda w: w)
+        stream = Columns(batches, n, np.square(z).sum(axis=0, dtype=np.float64))
+        return Problem(stream, n, mean, square, lambda w: w)
+
+    return posed

@@ -1,13 +1,15 @@
 """Tests of the selection and normalisation of stored rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from bilinear_cli.classify import inputs
-from bilinear_cli.classify.inputs import Part, fit_parts, top_variance_columns
+from bilinear_cli.classify.inputs import Part
 from bilinear_cli.errors import UsageError
+from bilinear_cli.store import FeatureFile
 
 N_CHANNELS = 5
 D = N_CHANNELS * (N_CHANNELS + 1) // 2
@@ -26,12 +28,55 @@ def stored() -> dict[str, np.ndarray]:
     }
 
 
+class Memory:
+    """What `inputs` uses of a feature file, in memory."""
+
+    def __init__(self, stored: Mapping[str, np.ndarray]) -> None:
+        self.stored = stored
+        self.shapes = {spec: x.shape for spec, x in stored.items()}
+
+    def columns(
+        self, spec: str, which: np.ndarray, step: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, self.shapes[spec][1], step):
+            places = slice(start, min(start + step, self.shapes[spec][1]))
+            yield places, self.stored[spec][which, places].astype(np.float32)
+
+    def batches(
+        self, spec: str, which: np.ndarray, step: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, len(which), step):
+            places = slice(start, min(start + step, len(which)))
+            yield places, self.stored[spec][which[places]].astype(np.float32)
+
+
+def in_memory(stored: Mapping[str, np.ndarray]) -> FeatureFile:
+    return cast(FeatureFile, Memory(stored))
+
+
+def fit_parts(stored: Mapping[str, np.ndarray], train: np.ndarray, **options: Any) -> list[Part]:
+    return inputs.fit_parts(in_memory(stored), list(stored), train, **options)
+
+
+def top_variance_columns(
+    rows: np.ndarray, train: np.ndarray, layout: str, n_entries: int
+) -> np.ndarray:
+    spec = {"upper-triangle": "bilinear", "dense": "max"}[layout]
+    return inputs.top_variance_columns(in_memory({spec: rows}), spec, train, n_entries)
+
+
 def dense(parts: Sequence[Part], stored: dict[str, np.ndarray], which: np.ndarray) -> np.ndarray:
-    """Return what a classifier sees, whole; checks that the blocks leave no gap."""
-    found = list(inputs.blocks(parts, stored, which))
+    """Return what a classifier sees, whole; by columns as by rows, without a gap."""
+    file = in_memory(stored)
+    found = list(inputs.columns(parts, file, which))
     assert [columns.start for columns, _ in found[1:]] == [c.stop for c, _ in found[:-1]]
     assert all(block.dtype == np.float32 for _, block in found)
-    return np.hstack([block for _, block in found])
+    whole = np.hstack([block for _, block in found])
+    by_rows = list(inputs.batches(parts, file, which))
+    assert [rows.start for rows, _ in by_rows[1:]] == [r.stop for r, _ in by_rows[:-1]]
+    assert all(block.dtype == np.float32 for _, block in by_rows)
+    np.testing.assert_allclose(np.vstack([x for _, x in by_rows]), whole, rtol=1e-5, atol=1e-6)
+    return whole
 
 
 def expected(rows: np.ndarray, train: np.ndarray, normalize: str) -> np.ndarray:
@@ -58,7 +103,7 @@ def test_blocks_are_a_direct_computation_whatever_their_size(
     monkeypatch.setattr(inputs, "BLOCK_BYTES", block_bytes)
     one = {spec: stored[spec]}
     parts = fit_parts(one, TRAIN, normalize=normalize)
-    n_blocks = len(list(inputs.blocks(parts, one, TRAIN)))
+    n_blocks = len(list(inputs.columns(parts, in_memory(one), TRAIN)))
     assert n_blocks == {1: stored[spec].shape[1], 1 << 28: 1}.get(
         block_bytes, -(-stored[spec].shape[1] // 3)
     )
@@ -221,7 +266,7 @@ def test_more_than_there_are_is_refused(
 
 def test_maps_and_unknown_normalisations_are_refused(stored: dict[str, np.ndarray]) -> None:
     with pytest.raises(
-        UsageError, match=r"^conv5 holds maps, not vectors: name another --pooling$"
+        UsageError, match=r"^conv5 holds maps, not vectors: name another --pooling, or --classifier"
     ):
         fit_parts({"conv5": np.zeros((11, 2, 2, 3), np.float16)}, TRAIN)
     with pytest.raises(UsageError, match="no normalization is called 'sqrt'"):

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilinear_cli.classify import select
-from bilinear_cli.classify.classifiers import Linear, Mlp, fit_softmax, one_hot
-from bilinear_cli.classify.gram import Coordinates
+from bilinear_cli.classify import classifiers, select
+from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.metrics import top1
+from bilinear_cli.classify.mlp import Mlp
+from bilinear_cli.classify.problem import Problem
 from bilinear_cli.classify.rows import Rows
-from bilinear_cli.classify.select import Options, fit_chosen, folds
+from bilinear_cli.classify.select import Choice, Options, choose
 from bilinear_cli.errors import BilinearError, UsageError
 
 MakeRows = Callable[..., Rows]
-Reduce = Callable[[np.ndarray], Coordinates]
+Pose = Callable[..., Problem]
 
 
 def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +28,23 @@ def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.nd
     labels = np.arange(n) % k
     x = rng.normal(size=(k, d))[labels] + noise * rng.normal(size=(n, d))
     return x.astype(np.float32), labels
+
+
+def rows_of(labels: np.ndarray, group: np.ndarray | None = None) -> Rows:
+    n = len(labels)
+    paths = np.arange(n).astype(str)
+    names = np.array([f"class {i}" for i in range(labels.max() + 1)])
+    group = paths if group is None else group
+    return Rows(np.arange(n), np.arange(n), labels, paths, np.full(n, "train"), group, names)
+
+
+def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
+    return select.folds(rows_of(labels, group), 5, seed)
+
+
+def tune(problem: Problem, rows: Rows, options: Options) -> Choice:
+    held_out = select.folds(rows, options.folds, options.seed)
+    return classifiers.tune(problem, rows, held_out, options)
 
 
 # Folds ------------------------------------------------------------------------------------
@@ -78,227 +96,231 @@ def test_groups_are_balanced_too() -> None:
     assert counts == [[4, 4]] * 5
 
 
-# Softmax ----------------------------------------------------------------------------------
-
-
-def test_held_out_rows_are_never_in_the_fit_of_their_fold(
-    reduce: Reduce, make_rows: MakeRows
+@pytest.mark.parametrize(
+    ("sizes", "n_folds", "found", "said"),
+    [
+        ([9, 9], 5, 5, ""),
+        ([3, 2], 5, 3, "3 folds: no class has more training photos, or groups"),
+        ([9, 3], 5, 5, "held out in some of the 5 folds alone, as they have fewer: class 1"),
+        ([9, 9], 3, 3, ""),
+    ],
+)
+def test_more_folds_than_photos_of_a_class(
+    sizes: list[int], n_folds: int, found: int, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On random labels a fit that had seen them would know them all, as the last one does."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 60)
-    reduced, rows = reduce(rng.normal(size=(120, 200))), make_rows(labels)
-    fit = fit_chosen(reduced, rows, Options(C=100.0, label_smoothing=0.0))
-    assert top1(fit.first(reduced.z), labels) == 1
-    assert 0.3 < fit.report["oof_top1"] < 0.7
-    assert fit.report["oof_top1"] == top1(fit.oof, labels)
+    caplog.set_level("INFO")
+    labels = np.repeat([0, 1], sizes)
+    assert len(select.folds(rows_of(labels), n_folds, 0)) == found
+    assert [record.getMessage() for record in caplog.records] == ([said] if said else [])
 
 
-def test_groups_and_views_are_held_out_together(reduce: Reduce, make_rows: MakeRows) -> None:
+# Classifiers ------------------------------------------------------------------------------
+
+CLASSIFIERS = pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
+
+
+def options_with(name: str, C: float, **options: Any) -> Options:
+    smoothing = 0.0 if name == "softmax" else None
+    return Options(classifier=name, C=C, label_smoothing=smoothing, **options)
+
+
+@CLASSIFIERS
+@pytest.mark.parametrize("d", [20, 200])
+def test_held_out_rows_are_never_in_the_fit_of_their_fold(name: str, d: int, pose: Pose) -> None:
+    """On random labels a fit that had seen them would know more of them."""
+    x, labels = np.random.default_rng(0).normal(size=(120, d)), np.repeat([0, 1], 60)
+    problem, rows = pose(x), rows_of(labels)
+    choice = tune(problem, rows, options_with(name, 100.0))
+    fitted = classifiers.fit(problem, rows, options_with(name, 100.0), choice)
+    weights = problem.weights(fitted.first.weights)
+    assert top1(x @ weights, labels) > (0.6 if d == 20 else 0.95)
+    report = choice.report()
+    assert 0.3 < report["oof_top1"] < 0.65
+    assert report["oof_top1"] == top1(choice.scores, labels)
+
+
+@CLASSIFIERS
+def test_groups_and_views_are_held_out_together(name: str, pose: Pose, make_rows: MakeRows) -> None:
     """Views that are copies would give random labels away."""
     x = np.random.default_rng(0).normal(size=(60, 200))
     labels, photo = np.repeat([0, 1], 30), np.arange(60)
     twice = [np.repeat(values, 2, axis=0) for values in (x, labels, photo)]
-    options = Options(C=100.0, label_smoothing=0.0)
     together = make_rows(twice[1], photo=twice[2])
     apart = make_rows(twice[1], photo=np.arange(120))
-    reduced = reduce(twice[0])
-    assert fit_chosen(reduced, together, options).report["oof_top1"] < 0.7
-    assert fit_chosen(reduced, apart, options).report["oof_top1"] > 0.8
+    problem = pose(twice[0])
+    assert tune(problem, together, options_with(name, 100.0)).report()["oof_top1"] < 0.7
+    assert tune(problem, apart, options_with(name, 100.0)).report()["oof_top1"] > 0.8
 
 
+@CLASSIFIERS
+@pytest.mark.parametrize("form", ["kernel", "columns", "stream"])
 def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
-    reduce: Reduce, make_rows: MakeRows
+    name: str, form: str, pose: Pose
 ) -> None:
-    x, labels = gaussian(60, 10, 3, 2.0)
-    reduced, rows = reduce(x), make_rows(labels)
-    fit = fit_chosen(reduced, rows, Options(C=0.1, label_smoothing=0.1, seed=2))
-    targets = one_hot(labels, 3, 0.1)
+    x, labels = gaussian(60, 60, 3, 2.0)
+    rows = rows_of(labels)
+    choice = tune(pose(x, form), rows, options_with(name, 0.01, seed=2))
     for fold in folds(labels, rows.group, 2):
         seen = np.setdiff1d(np.arange(60), fold)
-        alone = fit_softmax(reduced.z[seen], targets[seen], 0.1, reduced.variance)
-        np.testing.assert_allclose(fit.oof[fold], alone(reduced.z[fold]), atol=0.02)
-    whole = fit_softmax(reduced.z, targets, 0.1, reduced.variance)
-    np.testing.assert_allclose(fit.first(reduced.z), whole(reduced.z), atol=0.01)
+        alone = pose(x[seen], "kernel")
+        goal = classifiers.targets(rows.take(seen), name, 0.0)
+        steps = [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
+        *_, fit = alone.form.path(np.arange(len(seen)), goal, classifiers.LOSSES[name], steps)
+        linear = alone.form.coefficients(fit)  # type: ignore[arg-type]
+        wanted = (x[fold] - alone.mean) @ alone.weights(linear.weights) + linear.intercept
+        np.testing.assert_allclose(choice.scores[fold], wanted, atol=0.03)
 
 
-def test_what_is_given_is_used(reduce: Reduce, make_rows: MakeRows) -> None:
+def test_what_is_given_is_used(pose: Pose) -> None:
     x, labels = gaussian(40, 6, 2, 2.0)
-    reduced, rows = reduce(x), make_rows(labels)
-    report = fit_chosen(reduced, rows, Options(C=0.37, label_smoothing=0.05)).report
+    problem, rows = pose(x), rows_of(labels)
+    report = tune(problem, rows, Options(C=0.37, label_smoothing=0.05)).report()
     assert (report["C"], report["label_smoothing"]) == (0.37, 0.05)
     assert len(report["curve"]) == 1
-    report = fit_chosen(reduced, rows, Options(C=0.37)).report
+    report = tune(problem, rows, Options(C=0.37)).report()
     assert [(p["C"], p["label_smoothing"]) for p in report["curve"]] == [(0.37, 0.0), (0.37, 0.1)]
+    for name in ("svm", "ridge"):
+        (point,) = tune(problem, rows, Options(name, C=0.37)).report()["curve"]
+        assert (point["C"], point["label_smoothing"]) == (0.37, 0.0)
 
 
 @pytest.mark.parametrize("C", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_C_that_cannot_be_is_refused(C: float, reduce: Reduce, make_rows: MakeRows) -> None:
-    x, labels = gaussian(20, 6, 2, 2.0)
+def test_a_C_that_cannot_be_is_refused(C: float) -> None:
     with pytest.raises(UsageError, match=f"^-C {C} is not above zero, or not a number$"):
-        fit_chosen(reduce(x), make_rows(labels), Options(C=C))
+        Options(C=C)
 
 
 @pytest.mark.parametrize("smoothing", [1.0, -0.1, float("nan")])
-def test_a_smoothing_that_cannot_be_is_refused(
-    smoothing: float, reduce: Reduce, make_rows: MakeRows
-) -> None:
-    x, labels = gaussian(20, 6, 2, 2.0)
+def test_a_smoothing_that_cannot_be_is_refused(smoothing: float) -> None:
     with pytest.raises(UsageError, match=f"^--label-smoothing {smoothing} is not from 0 to below"):
-        fit_chosen(reduce(x), make_rows(labels), Options(label_smoothing=smoothing))
-
-
-# The grid ---------------------------------------------------------------------------------
-
-
-def test_the_grid_is_decades_of_one_over_the_mean_square(
-    reduce: Reduce, make_rows: MakeRows
-) -> None:
-    x, labels = gaussian(40, 6, 2, 2.0)
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    for scale in (1.0, 30.0, 0.01):
-        reduced = reduce(unit * np.float32(scale))
-        fit = fit_chosen(reduced, make_rows(labels), Options(label_smoothing=0.0))
-        grid = [point["C"] for point in fit.report["curve"]]
-        decades = np.log10(np.array(grid) * scale**2)
-        assert set(range(-2, 6)) <= set(np.round(decades).astype(int))
-        np.testing.assert_allclose(decades, np.round(decades), atol=0.003)
-        if scale == 1:  # no 99999.9086: the mean square is a sum in float32
-            assert set(grid) >= {0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0}
-
-
-def test_the_unit_of_the_features_changes_no_score(reduce: Reduce, make_rows: MakeRows) -> None:
-    x, labels = gaussian(40, 6, 2, 2.0)
-    fits = [
-        fit_chosen(reduce(x * np.float32(s)), make_rows(labels), Options(label_smoothing=0.0))
-        for s in (1.0, 1024.0)
-    ]
-    assert fits[0].report["oof_top1"] == fits[1].report["oof_top1"]
-    assert fits[0].report["C"] == pytest.approx(fits[1].report["C"] * 1024**2, rel=0.01)
-    np.testing.assert_allclose(fits[0].oof, fits[1].oof, atol=0.02)
-
-
-def scorer(best_decade: int) -> Callable[..., tuple[np.ndarray, Any]]:
-    """Return a stand-in for `_fit_folds`: the nearer C to the best decade, the more is right."""
-
-    def fit_folds(
-        reduced: Coordinates, targets: np.ndarray, held_out: Any, C: float, starts: Any
-    ) -> tuple[np.ndarray, Any]:
-        wrong = 2 * abs(round(np.log10(C * reduced.mean_square)) - best_decade)
-        scores = targets.copy()
-        scores[:wrong] = scores[:wrong, ::-1]
-        return scores, starts
-
-    return fit_folds
+        Options(label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize(
-    ("best", "low", "high"),
-    [(2, -2, 5), (-2, -3, 5), (5, -2, 6), (-4, -5, 5), (8, -2, 8), (9, -2, 8)],
+    ("classifier", "option", "value"),
+    [
+        ("mlp", "C", 1.0),
+        ("conv1x1", "C", 1.0),
+        ("svm", "label_smoothing", 0.1),
+        ("ridge", "label_smoothing", 0.1),
+        ("mlp", "solver", "stream"),
+        ("softmax", "frozen", True),
+        ("conv1x1", "normalize", "none"),
+        ("conv1x1", "top_variance", 20),
+    ],
 )
-def test_the_grid_grows_while_the_best_is_at_an_end(
-    best: int,
-    low: int,
-    high: int,
-    reduce: Reduce,
-    make_rows: MakeRows,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(select, "_fit_folds", scorer(best))
+def test_options_of_other_classifiers_are_refused(classifier: str, option: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"is not for --classifier {classifier}$"):
+        Options(classifier, **{option: value})
+
+
+# The climb --------------------------------------------------------------------------------
+
+
+@CLASSIFIERS
+def test_the_grid_is_decades_of_one_over_the_mean_square(name: str, pose: Pose) -> None:
     x, labels = gaussian(40, 6, 2, 2.0)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    report = fit_chosen(reduce(x), make_rows(labels), Options(label_smoothing=0.0)).report
-    grid = [point["C"] for point in report["curve"]]
-    assert grid == [float(f"1e{decade}") for decade in range(low, high + 1)]
-    assert report["C"] == float(f"1e{min(best, high)}")
-    assert report["oof_top1"] == max(point["top1"] for point in report["curve"])
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    smoothing = 0.0 if name == "softmax" else None
+    found = []
+    for scale in (1.0, 32.0):
+        problem = pose(unit * np.float32(scale))
+        choice = tune(problem, rows_of(labels), Options(name, label_smoothing=smoothing))
+        tried = np.array([point["C"] for point in choice.curve]) * scale**2
+        decades = np.log10(tried)
+        np.testing.assert_allclose(decades, np.arange(len(tried)) - 3, atol=0.003)
+        assert len(tried) >= 5
+        found.append((choice.report()["oof_top1"], round(np.log10(choice.C * scale**2))))
+        if scale == 1:  # no 0.999086: the mean square is a sum in float32
+            assert tried[:5].tolist() == [0.001, 0.01, 0.1, 1, 10]
+    assert found[0] == found[1]
 
 
-def test_equal_accuracy_is_decided_by_log_loss(
-    reduce: Reduce, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+def climb(
+    top1s: list[float], n: int = 1000, sure: float = 1.0
+) -> tuple[Choice, list[dict[str, Any]]]:
+    """Return what is chosen where the decades have these accuracies."""
+    labels = np.arange(n) % 2
+    rows = rows_of(labels)
+
+    def trials(smoothing: float) -> Any:
+        for decade, accuracy in enumerate(top1s):
+            scores = sure * np.eye(2)[labels]
+            wrong = round(n * (1 - accuracy))
+            scores[:wrong] = scores[:wrong, ::-1]
+            yield {"C": 10.0 ** (decade - 3)}, scores
+
+    choice = choose(rows, [np.arange(n)], [0.0], trials)
+    return choice, list(choice.curve)
+
+
+@pytest.mark.parametrize(
+    ("top1s", "best", "tried"),
+    [
+        ([0.5, 0.5, 0.5, 0.6, 0.7, 0.703, 0.7, 0.9, 0.9], 2, 7),  # over the hill
+        ([0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.9], -3, 6),  # not before decade 2
+        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99], 5, 9),  # up and up
+        ([0.5, 0.6, 0.7, 0.8, 0.801, 0.802, 0.9], 2, 6),  # too little to go on, yet the best
+    ],
+)
+def test_the_climb_ends_where_two_decades_bring_hardly_more(
+    top1s: list[float], best: int, tried: int
 ) -> None:
-    """Every C is right on all rows; only at 100 is it sure of them."""
-
-    def fit_folds(
-        reduced: Coordinates, targets: np.ndarray, held_out: Any, C: float, starts: Any
-    ) -> tuple[np.ndarray, Any]:
-        return targets * (9 if round(C) == 100 else 1), starts
-
-    monkeypatch.setattr(select, "_fit_folds", fit_folds)
-    x, labels = gaussian(40, 6, 2, 2.0)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    report = fit_chosen(reduce(x), make_rows(labels), Options(label_smoothing=0.0)).report
-    assert {point["top1"] for point in report["curve"]} == {1.0}
-    assert report["C"] == 100.0
+    choice, curve = climb(top1s)
+    assert len(curve) == tried
+    assert 10.0**best == choice.C
+    assert choice.report()["oof_top1"] == pytest.approx(max(top1s[:tried]))
+    assert top1(choice.scores, choice.rows.labels) == choice.report()["oof_top1"]
 
 
-def test_accuracy_comes_before_log_loss(
-    reduce: Reduce, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At 100 all rows are right, though hardly; elsewhere one is wrong and the rest are sure."""
+def test_accuracy_comes_before_log_loss_which_decides_among_equals() -> None:
+    labels = np.arange(40) % 2
+    right, wrong = np.eye(2)[labels], np.eye(2)[labels].copy()
+    wrong[0] = wrong[0, ::-1]
 
-    def fit_folds(
-        reduced: Coordinates, targets: np.ndarray, held_out: Any, C: float, starts: Any
-    ) -> tuple[np.ndarray, Any]:
-        if round(C) == 100:
-            return 0.01 * targets, starts
-        scores = 9 * targets
-        scores[0] = scores[0, ::-1]
-        return scores, starts
+    def trials(smoothing: float) -> Any:
+        yield {"C": 1.0}, 9 * wrong
+        yield {"C": 2.0}, 0.1 * right
+        yield {"C": 3.0}, 0.2 * right
+        yield {"C": 4.0}, 0.1 * right
 
-    monkeypatch.setattr(select, "_fit_folds", fit_folds)
-    x, labels = gaussian(40, 6, 2, 2.0)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    report = fit_chosen(reduce(x), make_rows(labels), Options(label_smoothing=0.0)).report
-    assert report["C"] == 100.0
-    assert report["oof_log_loss"] > min(point["log_loss"] for point in report["curve"])
+    choice = choose(rows_of(labels), [np.arange(40)], [0.0], trials)
+    assert choice.C == 3.0
+    assert choice.report()["oof_log_loss"] > min(point["log_loss"] for point in choice.curve)
+    np.testing.assert_array_equal(choice.scores, 0.2 * right)
 
 
-def test_out_of_fold_figures_count_a_photo_once(
-    reduce: Reduce, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_fold_figures_count_a_photo_once(make_rows: MakeRows) -> None:
     """One view of each photo is surely right, the other narrowly wrong: the photo is right."""
-
-    def fit_folds(
-        reduced: Coordinates, targets: np.ndarray, held_out: Any, C: float, starts: Any
-    ) -> tuple[np.ndarray, Any]:
-        scores = 3 * targets
-        scores[1::2] = targets[1::2, ::-1]
-        return scores, starts
-
-    monkeypatch.setattr(select, "_fit_folds", fit_folds)
-    x, labels = gaussian(20, 6, 2, 2.0)
-    rows = make_rows(np.repeat(labels, 2), photo=np.repeat(np.arange(20), 2))
-    report = fit_chosen(reduce(np.repeat(x, 2, axis=0)), rows, Options(C=1.0)).report
-    assert report["oof_top1"] == 1
+    labels = np.repeat(np.arange(20) % 2, 2)
+    scores = 3 * np.eye(2)[labels]
+    scores[1::2] = np.eye(2)[labels][1::2, ::-1]
+    rows = make_rows(labels, photo=np.repeat(np.arange(20), 2))
+    choice = choose(rows, [np.arange(40)], [0.0], lambda _: iter([({"C": 1.0}, scores)]))
+    assert choice.report()["oof_top1"] == 1
 
 
 @pytest.mark.parametrize("better", [0.0, 0.1])
-def test_the_better_smoothing_of_two_is_taken(
-    better: float, reduce: Reduce, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fit_folds(
-        reduced: Coordinates, targets: np.ndarray, held_out: Any, C: float, starts: Any
-    ) -> tuple[np.ndarray, Any]:
-        smoothing = 2 * targets.min()
-        wrong = 0 if smoothing == pytest.approx(better) else 3
-        scores = targets.copy()
-        scores[:wrong] = scores[:wrong, ::-1]
-        return scores, starts
+def test_the_better_smoothing_of_two_is_taken(better: float) -> None:
+    labels = np.arange(40) % 2
 
-    monkeypatch.setattr(select, "_fit_folds", fit_folds)
-    x, labels = gaussian(40, 6, 2, 2.0)
-    report = fit_chosen(reduce(x), make_rows(labels), Options()).report
-    assert report["label_smoothing"] == better
-    assert {point["label_smoothing"] for point in report["curve"]} == {0.0, 0.1}
-    assert report["oof_top1"] == 1
+    def trials(smoothing: float) -> Any:
+        scores = np.eye(2)[labels] + smoothing
+        wrong = 0 if smoothing == better else 3
+        scores[:wrong] = scores[:wrong, ::-1]
+        yield {"C": 1 + smoothing}, scores
+
+    choice = choose(rows_of(labels), [np.arange(40)], select.SMOOTHING, trials)
+    assert (choice.label_smoothing, choice.C) == (better, 1 + better)
+    assert {point["label_smoothing"] for point in choice.curve} == {0.0, 0.1}
+    np.testing.assert_array_equal(choice.scores, np.eye(2)[labels] + better)
 
 
 # MLP --------------------------------------------------------------------------------------
 
 
 def test_an_mlp_stops_on_a_fold_and_then_takes_all_rows(
-    reduce: Reduce, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+    pose: Pose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[dict[str, Any]] = []
 
@@ -309,23 +331,27 @@ def test_an_mlp_stops_on_a_fold_and_then_takes_all_rows(
         second = Linear(np.zeros((4, k), np.float32), targets[0].astype(np.float32))
         return Mlp(first, second, 7)
 
-    monkeypatch.setattr(select, "fit_mlp", fit_mlp)
+    monkeypatch.setattr(classifiers, "fit_mlp", fit_mlp)
     x, labels = gaussian(40, 6, 2, 2.0)
-    reduced, rows = reduce(x), make_rows(labels)
-    options = Options(classifier="mlp", hidden=4, dropout=0.25, seed=3, C=9.0)
-    fit = fit_chosen(reduced, rows, options)
+    problem, rows = pose(x), rows_of(labels)
+    assert problem.coordinates
+    z = problem.coordinates().z
+    options = Options(classifier="mlp", hidden=4, dropout=0.25, seed=3)
+    choice = tune(problem, rows, options)
+    fitted = classifiers.fit(problem, rows, options, choice)
     held_out = folds(labels, rows.group, 3)[0]
     seen = np.setdiff1d(np.arange(40), held_out)
     *trials, last = calls
     assert [trial["targets"].min() for trial in trials] == pytest.approx([0, 0.05])
     for trial in trials:
-        np.testing.assert_array_equal(trial["z"], reduced.z[seen])
-        np.testing.assert_array_equal(trial["stop_on"][0], reduced.z[held_out])
+        np.testing.assert_array_equal(trial["z"], z[seen])
+        np.testing.assert_array_equal(trial["stop_on"][0], z[held_out])
         np.testing.assert_array_equal(trial["stop_on"][1].argmax(1), labels[held_out])
-    np.testing.assert_array_equal(last["z"], reduced.z)
+    np.testing.assert_array_equal(last["z"], z)
     assert "stop_on" not in last
-    assert last["epochs"] == fit.report["epochs"] == 7
+    assert last["epochs"] == choice.report()["epochs"] == 7
     assert {(call["hidden"], call["dropout"], call["seed"]) for call in calls} == {(4, 0.25, 3)}
-    np.testing.assert_array_equal(fit.oof_rows.number, held_out)
-    assert fit.oof.shape == (len(held_out), 2)
-    assert fit.report["C"] is None
+    np.testing.assert_array_equal(choice.rows.number, held_out)
+    assert choice.scores.shape == (len(held_out), 2)
+    assert choice.C is None
+    assert fitted.second is not None

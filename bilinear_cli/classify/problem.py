@@ -1,0 +1,174 @@
+"""What is to be solved: the training rows, reduced to what fits the memory there is.
+
+Three forms, with the same optimum. `Kernel`: fewer rows than numbers, from inner products.
+`Columns` in memory: fewer numbers than rows. `Columns` from the file, pass by pass: whatever fits
+neither way.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+import psutil
+
+from bilinear_cli.classify import gram, inputs
+from bilinear_cli.classify.columns import Batches, Columns
+from bilinear_cli.classify.inputs import Part
+from bilinear_cli.classify.kernel import Kernel
+from bilinear_cli.errors import BilinearError, one_of
+from bilinear_cli.store import FeatureFile
+
+log = logging.getLogger(__name__)
+
+SOLVERS = ("auto", "gram", "stream")
+SHARE_OF_MEMORY = 0.7
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The training rows, as something to fit on.
+
+    A fit's coefficients are (n, k) of the rows, or (r, k) on principal axes, or (d, k) of the
+    features, as the form has it.
+
+    Attributes:
+        form: fits, and scores rows.
+        n: rows.
+        mean: float32 (d,), theirs, which is taken off.
+        mean_square: the mean squared norm of the rows, the natural unit of 1 / C.
+        weights: coefficients -> weights (d, k) on the features.
+        coordinates: gives the rows on their principal axes; None where they are not to be had.
+        of_axes: weights (r, k) on the principal axes -> coefficients.
+    """
+
+    form: Kernel | Columns
+    n: int
+    mean: np.ndarray
+    mean_square: float
+    weights: Callable[[np.ndarray], np.ndarray]
+    coordinates: Callable[[], gram.Coordinates] | None = None
+    of_axes: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def choose_solver(solver: str, n: int, d: int) -> str:
+    """Return `gram` or `stream`: the one asked for, or the first if the memory there is allows it.
+
+    Args:
+        solver: one of `SOLVERS`.
+        n: training rows.
+        d: numbers a row.
+
+    Raises:
+        UsageError: there is no such solver.
+    """
+    one_of("solver", solver, SOLVERS)
+    needed, free = bytes_needed(n, d), psutil.virtual_memory().available
+    chosen = solver
+    if solver == "auto":
+        chosen = "gram" if needed <= SHARE_OF_MEMORY * free else "stream"
+    what = f"{n:,} rows of {d:,} numbers"
+    sizes = f"{needed / 1e9:.1f} GB of the {free / 1e9:.1f} GB of memory that are free"
+    if chosen == "gram":
+        log.info("%s, reduced in memory: about %s", what, sizes)
+    else:
+        why = "as asked for" if solver == "stream" else f"reduced, they would take {sizes}"
+        log.info("%s, streamed, each step a pass over the file: %s", what, why)
+    return chosen
+
+
+def bytes_needed(n: int, d: int) -> int:
+    """Return about how many bytes the reduced problem takes at its most, folds included."""
+    blocks = 6 * inputs.BLOCK_BYTES
+    if n <= d:  # a Gram matrix, and two matrices for each of five folds
+        return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2
+    return blocks + max(3 * 8 * d * d, 8 * d * d + 2 * 4 * n * d)  # eigenvectors; rows and folds
+
+
+def pose(
+    file: FeatureFile,
+    parts: Sequence[Part],
+    rows: np.ndarray,
+    solver: str,
+    progress: Progress | None = None,
+) -> Problem:
+    """Read the training rows and reduce them.
+
+    Args:
+        file: the features.
+        parts: what of them, normalised how.
+        rows: numbers of the training rows.
+        solver: `gram` or `stream`.
+        progress: told (done, in all) of what is read.
+
+    Raises:
+        BilinearError: all rows are the same.
+        FeatureFileError: the file is damaged, or holds what is no number.
+    """
+    n, d = len(rows), sum(part.n_features for part in parts)
+    if solver == "stream":
+        return _streamed(file, parts, rows, progress)
+    if n <= d:
+        return _of_products(file, parts, rows, progress)
+    batches = partial(inputs.batches, parts, file, rows)
+    reduced, axes, mean, square = gram.rotate(batches, n, d, progress)
+    form = Columns(partial(_one_block, reduced.z), n, reduced.variance)
+    return Problem(form, n, mean, square, axes.__matmul__, lambda: reduced, lambda w: w)
+
+
+def _of_products(
+    file: FeatureFile, parts: Sequence[Part], rows: np.ndarray, progress: Progress | None
+) -> Problem:
+    n, d = len(rows), sum(part.n_features for part in parts)
+    inner, mean, square = gram.gram(inputs.columns(parts, file, rows), n, d, progress)
+    coordinates = cache(partial(gram.principal, inner))
+
+    def weights(alpha: np.ndarray) -> np.ndarray:
+        return gram.weights_of(inputs.batches(parts, file, rows), mean, alpha)
+
+    def of_axes(on_axes: np.ndarray) -> np.ndarray:
+        return coordinates().on_rows(on_axes)
+
+    return Problem(Kernel(inner), n, mean, square, weights, coordinates, of_axes)
+
+
+def _one_block(z: np.ndarray, rows: np.ndarray) -> Batches:
+    block = z if len(rows) == len(z) else z[rows]
+    return lambda: [(slice(0, len(block)), block)]
+
+
+def _streamed(
+    file: FeatureFile, parts: Sequence[Part], rows: np.ndarray, progress: Progress | None
+) -> Problem:
+    """Take means and variances in two passes; fits read the file again and again."""
+    d = sum(part.n_features for part in parts)
+    mean, variance, squares = np.zeros(d), np.zeros(d), 0.0
+    for which, block in inputs.batches(parts, file, rows):
+        mean += block.sum(axis=0, dtype=np.float64) / len(rows)
+        squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
+        if progress:
+            progress(which.stop, 2 * len(rows))
+    middle = mean.astype(np.float32)
+    for which, block in inputs.batches(parts, file, rows):
+        block -= middle
+        variance += np.einsum("ij,ij->j", block, block)
+        if progress:
+            progress(len(rows) + which.stop, 2 * len(rows))
+    if variance.sum() <= gram.RANK_TOLERANCE * squares:
+        raise BilinearError(gram.SAME)
+    batches = partial(_centred_batches, file, parts, rows, middle)
+    form = Columns(batches, len(rows), variance)
+    return Problem(form, len(rows), middle, squares / len(rows), lambda w: w)
+
+
+def _centred_batches(
+    file: FeatureFile, parts: Sequence[Part], rows: np.ndarray, mean: np.ndarray, which: np.ndarray
+) -> Batches:
+    def batches():  # type: ignore[no-untyped-def]
+        for places, block in inputs.batches(parts, file, rows[which]):
+            block -= mean
+            yield places, block
+
+    return batches
