@@ -53,16 +53,22 @@ $(RUNS)/comparison.txt: $(FEATURES)
 	$(TRAIN) --pooling bilinear --top-variance 20000
 	$(TRAIN) --pooling avg --pooling bilinear-plain --normalize none
 	$(TRAIN) --pooling avg --normalize sqrt-l2
+	$(TRAIN) --pooling bilinear --classifier svm
+	$(TRAIN) --pooling bilinear --classifier ridge
+	$(TRAIN) --pooling conv5 --classifier conv1x1
+	$(TRAIN) --pooling conv5 --classifier conv1x1 --frozen
 	@( echo "$(DATA), $(CONFIG)"; \
 	   $(BIN)/bilinear report $(STEM)-max-softmax $(STEM)-sum-softmax $(STEM)-max+sum-softmax \
-	     $(STEM)-bilinear-softmax $(STEM)-bilinear-top20000-softmax; \
+	     $(STEM)-bilinear-softmax $(STEM)-bilinear-top20000-softmax $(STEM)-bilinear-svm \
+	     $(STEM)-bilinear-ridge $(STEM)-conv5-conv1x1-144 $(STEM)-conv5-conv1x1-144-frozen; \
 	   echo; echo "Plain, and after square root and l2:"; \
 	   $(BIN)/bilinear report $(STEM)-avg-none-softmax $(STEM)-avg-sqrt-l2-softmax \
 	     $(STEM)-bilinear-plain-none-softmax $(STEM)-bilinear-softmax ) > $@.partial
 	@mv $@.partial $@
 
-bench: install  ## Time both stages against their floors
-	$(BIN)/python tests/bench.py
+bench: install $(FEATURES)  ## Time extraction against its floor, and training against scikit-learn [DATA=...]
+	$(BIN)/python tests/bench.py --data "$(DATA)"
+	$(BIN)/python tests/bench_training.py --features $(FEATURES)
 
 pins:  ## Renew configs/pins.txt from pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -407,7 +407,7 @@ def train(
         for name in (name for spec in specs for name in spec.split("+")):
             one_of(f"pooling in {features}", name, file.shapes)  # before the first fit
         for spec in specs:
-            with _bar(spec, "number") as bar:
+            with _bar(spec, "step") as bar:
                 result = run(file, spec, chosen, output, dataset=dataset, progress=bar)
             results.append(result)
     if as_json:

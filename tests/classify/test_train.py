@@ -397,3 +397,128 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         load_model(tmp_path / "gone")
     wanted = f"there is no run in {tmp_path / 'gone'}: make one with bilinear train"
     assert str(error.value) == wanted
+
+
+# Other classifiers, other ways ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classifier", ["svm", "ridge"])
+@pytest.mark.parametrize("spec", ["max", "bilinear"])
+def test_linear_classifiers_are_tuned_and_kept(
+    spec: str, classifier: str, run: Callable[..., dict[str, Any]]
+) -> None:
+    rows = features(12)
+    metrics = run(spec, Options(classifier), rows)
+    assert Path(metrics["run"]).name == f"x-{spec}-{classifier}"
+    assert metrics["top1"] > 0.5
+    assert metrics["C"] in [point["C"] for point in metrics["curve"]]
+    stored = {spec: rows[spec].astype(np.float32)[~IS_TRAIN]}
+    scores = load_model(Path(metrics["run"])).scores(stored)
+    np.testing.assert_allclose(scores, scored(metrics["run"], "test")["scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("classifier", ["softmax", "svm", "ridge"])
+@pytest.mark.parametrize("spec", ["max", "bilinear"])
+def test_streaming_comes_to_the_same_model(
+    spec: str, classifier: str, run: Callable[..., dict[str, Any]]
+) -> None:
+    smoothing = 0.0 if classifier == "softmax" else None
+    models = []
+    for solver in ("gram", "stream"):
+        options = Options(classifier, C=1.0, label_smoothing=smoothing, solver=solver)
+        models.append(load_model(Path(run(spec, options, features(12), out=solver)["run"])))
+    for array in ("weights", "intercept"):
+        one, other = (getattr(model.first, array) for model in models)
+        np.testing.assert_allclose(one, other, atol=0.01 * np.abs(one).max() + 1e-3)
+
+
+def test_streaming_holds_one_fifth_out(run: Callable[..., dict[str, Any]]) -> None:
+    metrics = run("max", Options(solver="stream", label_smoothing=0.0))
+    assert len(scored(metrics["run"], "oof")["photo"]) == 8  # of 36
+    assert len(metrics["curve"]) > 4
+
+
+@pytest.mark.parametrize(
+    "options", [QUICK, Options("ridge", C=1.0), MLP], ids=lambda o: o.classifier
+)
+def test_refit_all_learns_from_the_test_photos_after_they_have_been_scored(
+    options: Options, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.classify.mlp.PATIENCE", 2)
+    honest = run("bilinear", options, out="honest")
+    refitted = run("bilinear", replace(options, refit_all=True), out="refitted")
+    assert (honest["fitted_on"], refitted["fitted_on"]) == ("train", "train and test")
+    for name in ("top1", "oof_top1", "C", "label_smoothing", "n_train", "n_test"):
+        assert honest[name] == refitted[name]
+    for name in ("oof", "test"):
+        np.testing.assert_array_equal(
+            scored(honest["run"], name)["scores"], scored(refitted["run"], name)["scores"]
+        )
+    everything = run("bilinear", options, split=np.full(N, "train"), out="everything")
+    models = [load_model(Path(m["run"])) for m in (honest, refitted, everything)]
+    weights = [model.first.weights for model in models]
+    np.testing.assert_allclose(weights[1], weights[2], atol=1e-3 * np.abs(weights[2]).max())
+    assert np.abs(weights[0] - weights[1]).max() > 0.01 * np.abs(weights[0]).max()
+
+
+def test_maps_are_projected_and_trained_on(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.classify.conv1x1.LEARNING_RATE", 0.01)
+    monkeypatch.setattr("bilinear_cli.classify.conv1x1.PATIENCE", 4)
+    rng = np.random.default_rng(0)
+    centres = rng.gamma(2, 1, (K, 8))
+    maps = np.abs(centres[LABELS][:, None, None] + rng.normal(size=(N, 3, 3, 8)))
+    options = Options("conv1x1", channels=4, label_smoothing=0.0)
+    metrics = run("conv5", options, {"conv5": maps, **features()})
+    assert Path(metrics["run"]).name == "x-conv5-conv1x1-4"
+    assert (metrics["channels"], metrics["frozen"], metrics["n_features"]) == (4, False, 10)
+    assert metrics["top1"] > 0.5
+    stored = {"conv5": maps.astype(np.float32)[~IS_TRAIN]}
+    scores = load_model(Path(metrics["run"])).scores(stored)
+    np.testing.assert_allclose(scores, scored(metrics["run"], "test")["scores"], atol=0.01)
+    frozen = run("conv5", replace(options, frozen=True), {"conv5": maps, **features()})
+    assert Path(frozen["run"]).name == "x-conv5-conv1x1-4-frozen"
+    for spec, wrong in (
+        ("conv5", QUICK),
+        ("max", options),
+        ("conv5", replace(options, channels=9)),
+    ):
+        with pytest.raises(
+            UsageError, match=r"conv1x1 takes --pooling conv5|more than the maps' 8"
+        ):
+            run(spec, wrong, {"conv5": maps, **features()})
+
+
+def test_one_training_photo_a_class_is_enough_where_all_is_given(
+    run: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    split = np.full(N, "test", "U5")
+    split[[0, 4, 8]] = "train"
+    metrics = run("max", QUICK, split=split)
+    assert (metrics["n_train"], metrics["oof_top1"], metrics["curve"]) == (3, None, [])
+    assert 0 <= metrics["top1"] <= 1
+    assert "nothing is held out" in caplog.text
+    with pytest.raises(BilinearError, match="no class has two training photos, or groups"):
+        run("max", Options(), split=split)
+
+
+def test_two_rows_can_be_told_apart(run: Callable[..., dict[str, Any]]) -> None:
+    labels, split = np.arange(4) % 2, np.array(["train", "train", "test", "test"])
+    x = {"max": np.array([[0, 1.0, 0], [1.0, 0, 0]] * 2)}
+    assert run("max", QUICK, x, labels, split)["top1"] == 1
+
+
+def test_a_class_without_training_photos_is_left_out(
+    run: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = run("max", split=np.where(LABELS == 2, "test", SPLIT))
+    assert metrics["n_classes"] == 2
+    assert "left out, fewer than 2 photos or none to train on: class 2" in caplog.text
+
+
+def test_a_row_that_is_no_number_is_named(run: Callable[..., dict[str, Any]]) -> None:
+    rows = {"max": features()["max"]}
+    rows["max"][7, 2] = np.inf  # a test row
+    with pytest.raises(BilinearError, match=r"row 7 of features/max, of 1/7.png, holds what is no"):
+        run("max", QUICK, rows)

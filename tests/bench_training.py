@@ -1,0 +1,221 @@
+"""Time training against scikit-learn at equal objective, a process a case: `make bench`.
+
+One fit against one fit, and the whole tuned training (five folds, the path of C, the last fit, the
+test) against one fit; without label smoothing, which scikit-learn has not. scikit-learn is given
+its rows in memory, as the 262,144 columns of the whole matrix and as the 131,328 that are stored,
+and as many iterations (10, 20, 40, ...) as bring it within a hundredth of our optimum.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilinear_cli.classify import classifiers, inputs, losses
+from bilinear_cli.classify.columns import Linear
+from bilinear_cli.classify.problem import pose
+from bilinear_cli.classify.rows import Rows, choose_rows
+from bilinear_cli.classify.select import Options, folds
+from bilinear_cli.store import FeatureFile
+
+C = 100.0
+WITHIN = 0.01
+SPEC = "bilinear"
+
+
+# What is timed, one case a process -------------------------------------------------------
+
+
+def training_rows(file: FeatureFile, share: float) -> Rows:
+    """Return the first share of each class's training rows."""
+    rows = choose_rows(file, None, 2)
+    rows = rows.take(rows.split == "train")
+    rank = np.array([np.sum(rows.labels[:i] == rows.labels[i]) for i in range(len(rows.labels))])
+    return rows.take(rank < share * np.bincount(rows.labels)[rows.labels])
+
+
+def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[str, Any]:
+    """Train from the file: reading, reducing, (tuning,) fitting, weights."""
+    smoothing = 0.0 if classifier == "softmax" else None
+    options = Options(classifier, C=None if tuned else C, label_smoothing=smoothing)
+    began = time.perf_counter()
+    parts = inputs.fit_parts(file, [SPEC], rows.number)
+    problem = pose(file, parts, rows.number, "gram")
+    reduced = time.perf_counter()
+    if tuned:
+        choice = classifiers.tune(problem, rows, folds(rows, 5, 0), options)
+    else:
+        choice = classifiers.Choice(0.0, C, None, rows, np.empty((0, 0)), [])
+    chosen = time.perf_counter()
+    fitted = classifiers.fit(problem, rows, options, choice)
+    weights = problem.weights(fitted.first.weights)
+    linear = Linear(weights, fitted.first.intercept - problem.mean @ weights)
+    ended = time.perf_counter()
+    found = {
+        "seconds": ended - began,
+        "reduction": reduced - began,
+        "tuning": chosen - reduced,
+        "C": choice.C,
+    }
+    if classifier == "softmax" and not tuned:
+        found["objective"] = objective(linear, file.read(SPEC, rows.number), rows)
+    return found
+
+
+def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[str, Any]:
+    """Fit scikit-learn's logistic regression on rows in memory."""
+    from sklearn.linear_model import LogisticRegression
+
+    x = file.read(SPEC, rows.number)
+    if square:
+        x = whole_matrices(x)
+    for iterations in (10 * 2**i for i in range(10)):
+        began = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit = LogisticRegression(C=C, tol=1e-12, max_iter=iterations).fit(x, rows.labels)
+        seconds = time.perf_counter() - began
+        value = objective(Linear(fit.coef_.T, fit.intercept_), x, rows)
+        if value <= (1 + WITHIN) * optimum:
+            break
+    return {"seconds": seconds, "iterations": iterations, "objective": value, "columns": x.shape[1]}
+
+
+def whole_matrices(x: np.ndarray) -> np.ndarray:
+    """Return the rows' symmetric matrices, float32 (n, c * c)."""
+    channels = isqrt(2 * x.shape[1])
+    rows, columns = np.triu_indices(channels)
+    unscaled = np.where(rows == columns, 1, np.sqrt(0.5)).astype(np.float32)
+    whole = np.empty((len(x), channels, channels), np.float32)
+    for matrix, row in zip(whole, x, strict=True):
+        matrix[rows, columns] = matrix[columns, rows] = unscaled * row
+    return whole.reshape(len(x), -1)
+
+
+def objective(model: Linear, x: np.ndarray, rows: Rows) -> float:
+    """Return what logistic regression minimises."""
+    targets = losses.one_hot(rows.labels, len(rows.class_names))
+    penalty = 0.5 * float(np.square(model.weights, dtype=np.float64).sum())
+    return C * losses.cross_entropy(targets)(model(x))[0] + penalty
+
+
+def run_case(case: dict[str, Any]) -> dict[str, Any]:
+    """Run one case in this process."""
+    with FeatureFile(Path(case["features"])) as file:
+        rows = training_rows(file, case["share"])
+        how = {key: case[key] for key in case["with"]}
+        found = {"ours": ours, "peer": peer}[case["kind"]](file, rows, **how)
+    return {**found, "rows": len(rows.number), "classes": len(rows.class_names)}
+
+
+# The whole -------------------------------------------------------------------------------
+
+
+def measured(features: Path, kind: str, share: float, **how: Any) -> dict[str, Any]:
+    """Run a case in a process of its own; add its peak memory in GiB."""
+    case = {"features": str(features), "kind": kind, "share": share, "with": list(how), **how}
+    with tempfile.NamedTemporaryFile("r") as answer:
+        command = [sys.executable, __file__, "--case", json.dumps(case), "--answer", answer.name]
+        child = subprocess.Popen(command)
+        _, status, usage = os.wait4(child.pid, 0)
+        if status:
+            sys.exit(f"{case} failed")
+        return {**json.loads(answer.read()), "gib": usage.ru_maxrss / 2**20}
+
+
+def main() -> None:
+    """Run the benchmark, print a table, and keep the figures and a plot."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--features", type=Path)
+    options.add_argument("--output", type=Path, default=Path("bench"))
+    options.add_argument("--case")
+    options.add_argument("--answer", type=Path)
+    asked = options.parse_args()
+    if asked.case:
+        asked.answer.write_text(json.dumps(run_case(json.loads(asked.case))))
+        return
+
+    def run(kind: str, share: float = 1.0, **how: Any) -> dict[str, Any]:
+        return measured(asked.features, kind, share, **how)
+
+    ours_once = run("ours", classifier="softmax", tuned=False)
+    optimum = ours_once["objective"]
+    results = {
+        "softmax, one fit": ours_once,
+        "softmax, tuned": run("ours", classifier="softmax", tuned=True),
+        "svm, tuned": run("ours", classifier="svm", tuned=True),
+        "ridge, tuned": run("ours", classifier="ridge", tuned=True),
+        "scikit-learn, one fit, whole matrix": run("peer", square=True, optimum=optimum),
+        "scikit-learn, one fit, triangle": run("peer", square=False, optimum=optimum),
+    }
+    growth = [run("ours", share, classifier="softmax", tuned=True) for share in (0.25, 0.5)]
+    growth.append(results["softmax, tuned"])
+    print(table(results))
+    print(growth_line(growth))
+    asked.output.mkdir(exist_ok=True)
+    figures = {"features": str(asked.features), "results": results, "growth": growth}
+    (asked.output / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
+    plot(results, growth, asked.output / "training.png")
+    print(f"figures: {asked.output}/training.json, training.png")
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Return a Markdown table; times as they are, and as shares of scikit-learn's."""
+    whole = results["scikit-learn, one fit, whole matrix"]["seconds"]
+    first = next(iter(results.values()))
+    lines = [
+        f"{first['rows']:,} rows, {first['classes']} classes, C = {C:g} where it is not tuned",
+        "",
+        "| training | s | scikit-learn's time over it | peak GiB |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, found in results.items():
+        more = f", {found['iterations']} iterations" if "iterations" in found else ""
+        times = whole / found["seconds"]
+        lines.append(
+            f"| {name}{more} | {found['seconds']:.1f} | {times:.1f} | {found['gib']:.2f} |"
+        )
+    ridge = results["ridge, tuned"]
+    lines += [
+        "",
+        f"ridge: tuning / reading and reducing: {ridge['tuning'] / ridge['reduction']:.2f}",
+    ]
+    return "\n".join(lines)
+
+
+def growth_line(growth: list[dict[str, Any]]) -> str:
+    """Return how time and memory of the tuned softmax grow with the rows."""
+    points = [f"{g['rows']:,} rows {g['seconds']:.1f} s {g['gib']:.2f} GiB" for g in growth]
+    return "growth, softmax tuned: " + ", ".join(points)
+
+
+def plot(results: dict[str, Any], growth: list[dict[str, Any]], path: Path) -> None:
+    """Draw the times, and how they grow."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    left.barh(list(results), [found["seconds"] for found in results.values()])
+    left.invert_yaxis()
+    left.set(xscale="log", xlabel="seconds")
+    rows = [found["rows"] for found in growth]
+    right.loglog(rows, [found["seconds"] for found in growth], "o-", label="seconds")
+    right.loglog(rows, [found["gib"] for found in growth], "s-", label="peak GiB")
+    right.set(xlabel="training rows", title="softmax, tuned", xticks=rows, xticklabels=rows)
+    right.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

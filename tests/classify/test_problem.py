@@ -1,0 +1,105 @@
+"""Tests of the choice of a solver, and of problems posed from a file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilinear_cli.classify import inputs, problem
+from bilinear_cli.classify.classifiers import LOSSES
+from bilinear_cli.classify.columns import Columns
+from bilinear_cli.classify.kernel import Kernel
+from bilinear_cli.classify.losses import one_hot
+from bilinear_cli.classify.problem import bytes_needed, choose_solver, pose
+from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
+from bilinear_cli.store import FeatureFile
+
+WriteFeatures = Callable[..., Path]
+N = 24
+LABELS = np.arange(N) % 3
+
+
+def with_memory(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problem.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+
+
+@pytest.mark.parametrize(
+    ("n", "d"), [(3000, 131_328), (200_000, 512), (20_000, 8192), (100_000, 131_328)]
+)
+def test_auto_is_gram_while_it_fits(
+    n: int, d: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    needed = bytes_needed(n, d)
+    with_memory(int(needed / 0.69), monkeypatch)
+    assert choose_solver("auto", n, d) == "gram"
+    assert choose_solver("stream", n, d) == "stream"
+    with_memory(int(needed / 0.71), monkeypatch)
+    assert choose_solver("auto", n, d) == "stream"
+    assert choose_solver("gram", n, d) == "gram"
+    said = [record.getMessage() for record in caplog.records]
+    assert f"{n:,} rows of {d:,} numbers, reduced in memory: about" in said[0]
+    assert "streamed, each step a pass over the file: as asked for" in said[1]
+    assert "GB of memory that are free" in said[2]
+    with pytest.raises(UsageError, match="no solver is called 'grem'"):
+        choose_solver("grem", n, d)
+
+
+def test_memory_grows_with_the_smaller_side() -> None:
+    assert bytes_needed(3000, 131_328) == bytes_needed(3000, 10**9) < 1.5 * 2**30
+    assert bytes_needed(20_000, 8192) < 2.5 * 2**30
+    assert bytes_needed(10**6, 512) < 6 * 2**30
+
+
+@pytest.mark.parametrize(("d", "form"), [(6, Columns), (40, Kernel)])
+def test_a_file_poses_the_same_problem_however_it_is_solved(
+    d: int,
+    form: type,
+    write_features: WriteFeatures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * N * 5)  # several blocks
+    x = np.random.default_rng(0).normal(1, 1, (N, d)) + 2 * np.eye(3, d)[LABELS]
+    path = write_features(tmp_path / "x.h5", {"max": x}, LABELS, np.full(N, "train"))
+    rows = np.arange(N)[::-1].copy()
+    targets = one_hot(LABELS[rows], 3)
+    told: list[Any] = []
+    models = []
+    with FeatureFile(path) as file:
+        parts = inputs.fit_parts(file, ["max"], rows, normalize="none")
+        for solver in ("gram", "stream"):
+            told.clear()
+            posed = pose(file, parts, rows, solver, lambda *done: told.append(done))
+            assert told[-1][0] == told[-1][1]
+            assert isinstance(posed.form, form if solver == "gram" else Columns)
+            steps = [(0.01, 1e-6), (0.1, 1e-9)]
+            *_, fit = posed.form.path(np.arange(N), targets, LOSSES["softmax"], steps)
+            linear = posed.form.coefficients(fit)  # type: ignore[arg-type]
+            models.append((posed.weights(linear.weights), linear.intercept, posed))
+    for one, other in zip(models[0][:2], models[1][:2], strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-3 * np.abs(one).max())
+    assert models[0][2].mean_square == pytest.approx(models[1][2].mean_square, rel=1e-5)
+    np.testing.assert_allclose(models[0][2].mean, models[1][2].mean, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["gram", "stream"])
+@pytest.mark.parametrize("d", [6, 40])
+def test_bad_features_are_one_line(
+    d: int, solver: str, write_features: WriteFeatures, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(N, d))
+    x[5, 3] = np.nan
+    same = np.ones((N, d))
+    path = write_features(tmp_path / "x.h5", {"max": x, "sum": same}, LABELS, np.full(N, "train"))
+    with FeatureFile(path) as file:
+        for spec, error, said in (
+            ("max", FeatureFileError, "row 5 of features/max, of 2/5.png, holds what is no number"),
+            ("sum", BilinearError, "all training photos have the same features"),
+        ):
+            parts = [inputs.Part(spec, None, d, "none")]
+            with pytest.raises(error, match=said):
+                pose(file, parts, np.arange(N), solver)
