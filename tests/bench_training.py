@@ -44,7 +44,7 @@ def training_rows(file: FeatureFile, share: float) -> Rows:
 
 
 def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[str, Any]:
-    """Train from the file: reading, reducing, (tuning,) fitting, weights."""
+    """Train from the file: reading, reducing, fitting, weights; tuned, the folds and the test too."""
     smoothing = 0.0 if classifier == "softmax" else None
     options = Options(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
@@ -59,6 +59,11 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     fitted = classifiers.fit(problem, rows, options, choice)
     weights = problem.weights(fitted.first.weights)
     linear = Linear(weights, fitted.first.intercept - problem.mean @ weights)
+    if tuned:
+        every = choose_rows(file, None, 2)
+        test = every.number[every.split == "test"]
+        for _, x in inputs.batches(parts, file, test):
+            linear(x)
     ended = time.perf_counter()
     found = {
         "seconds": ended - began,

@@ -136,9 +136,9 @@ def _ridge_trials(
 ) -> Trials:
     assert problem.coordinates
     reduced = problem.coordinates()
-    goal = targets(rows, "ridge", smoothing)
+    scores = ridge.out_of_fold(reduced, targets(rows, "ridge", smoothing), held_out)
     for C in _Cs(problem, options):
-        yield {"C": C}, ridge.out_of_fold(reduced, goal, held_out, C)
+        yield {"C": C}, scores(C)
 
 
 def _fit_mlp(options: Options) -> Callable[..., Any]:

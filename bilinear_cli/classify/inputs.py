@@ -180,7 +180,7 @@ def batches(
         (which of them, float32 (their number, numbers a row)); the reader may overwrite it.
     """
     widest = sum(prod(file.shapes[part.spec][1:]) for part in parts)
-    step = max(1, 2 * BLOCK_BYTES // (4 * widest))
+    step = max(1, BLOCK_BYTES // (4 * widest))
     streams = [file.batches(part.spec, which, step) for part in parts]
     for blocks in zip(*streams, strict=True):
         rows = {part.spec: block for part, (_, block) in zip(parts, blocks, strict=True)}

@@ -14,8 +14,8 @@ from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.lbfgs import minimize
 from bilinear_cli.classify.losses import Loss, MakeLoss, dot
 
-REBUILD = 20.0  # how far the curvature may be from that of the metric
-SMALLEST, LARGEST = 0.3, 1e3  # of c K: less is as good as none, more is too much for float32
+REBUILD = 300.0  # how far the curvature may be from that of the metric
+SMALLEST, LARGEST = 1.0, 1e3  # of c K: less is as good as none, more is too much for float32
 MAX_ITERATIONS = 1000
 MOST_ROUNDS = 5
 ROUNDING = 10  # tolerances by which the objective may be off before another round

@@ -4,7 +4,7 @@ It minimises `C * (sum of (score - target)²) / 2 + ||W||² / 2` with a free int
 ridge regression with alpha = 1 / C.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.linalg import solve
@@ -28,36 +28,40 @@ def fit_ridge(reduced: Coordinates, targets: np.ndarray, C: float) -> Linear:
 
 
 def out_of_fold(
-    reduced: Coordinates, targets: np.ndarray, held_out: Sequence[np.ndarray], C: float
-) -> np.ndarray:
-    """Return each row's scores by the fit on the other folds, float32 (n, k), without such a fit.
+    reduced: Coordinates, targets: np.ndarray, held_out: Sequence[np.ndarray]
+) -> Callable[[float], np.ndarray]:
+    """Make C -> each row's scores by the fit on the other folds, float32 (n, k); no fit is made.
 
     With H the matrix that maps targets to fitted scores, and R = I - H, a fold F left out is
     predicted as `Y_F - (R_FF)⁻¹ (R Y)_F`: the formula of one row left out, for blocks (see Hastie,
     Tibshirani, Friedman, "The Elements of Statistical Learning", 2009, section 7.10). On the
-    principal axes H is diagonal, and so is R, which is summed up directly where it is tiny.
+    principal axes R is diagonal, `1 / (1 + C variance)`, and so is had without cancellation.
 
     Args:
         reduced: the rows, on their principal axes.
         targets: float32 (n, k).
         held_out: the folds: row numbers.
-        C: the weight of the squares.
     """
-    n, k = targets.shape
-    dtype = reduced.z.dtype
+    n, dtype = len(targets), reduced.z.dtype
     u = reduced.z / np.sqrt(reduced.variance).astype(dtype)
-    left = 1 / (1 + C * reduced.variance)  # of an axis, after the fit
-    spans_all = len(reduced.variance) == n - 1
     centred = (targets - targets.mean(axis=0)).astype(dtype)
     along = u.T @ centred
-    rest = 0 if spans_all else centred - u @ along
-    residual = u @ (left[:, None] * along).astype(dtype) + rest
-    scores = np.empty((n, k), np.float32)
-    for fold in held_out:
-        half = u[fold] * np.sqrt(left).astype(dtype)
-        inner = half @ half.T  # NumPy takes BLAS's symmetric product for this
-        if not spans_all:
-            inner += np.eye(len(fold), dtype=dtype) - dtype.type(1 / n) - u[fold] @ u[fold].T
-        missing = solve(inner, residual[fold], assume_a="pos", check_finite=False)
-        scores[fold] = targets[fold] - missing
+    spans_all = len(reduced.variance) == n - 1
+    rest = centred - u @ along  # what no axis has a part in, and no fit touches
+    folds = [(fold, u[fold]) for fold in held_out]
+
+    def scores(C: float) -> np.ndarray:
+        left = (1 / (1 + C * reduced.variance)).astype(dtype)
+        found = np.empty(targets.shape, np.float32)
+        for fold, axes in folds:
+            half = axes * np.sqrt(left)
+            inner = half @ half.T  # NumPy takes BLAS's symmetric product for this
+            residual = axes @ (left[:, None] * along)
+            if not spans_all:
+                inner += np.eye(len(fold), dtype=dtype) - dtype.type(1 / n) - axes @ axes.T
+                residual += rest[fold]
+            missing = solve(inner, residual, assume_a="pos", check_finite=False)
+            found[fold] = targets[fold] - missing
+        return found
+
     return scores

@@ -214,7 +214,7 @@ def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
     problem, targets = pose(x), signs(labels, K)
     held_out = np.array_split(np.random.default_rng(0).permutation(n), 4)
     assert problem.coordinates
-    scores = ridge.out_of_fold(problem.coordinates(), targets, held_out, C)
+    scores = ridge.out_of_fold(problem.coordinates(), targets, held_out)(C)
     for fold in held_out:
         seen = np.setdiff1d(np.arange(n), fold)
         alone = Ridge(alpha=1 / C).fit(x[seen].astype(np.float64), targets[seen])
