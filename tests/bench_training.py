@@ -44,7 +44,7 @@ def training_rows(file: FeatureFile, share: float) -> Rows:
 
 
 def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[str, Any]:
-    """Train from the file: reading, reducing, fitting, weights; tuned, the folds and the test too."""
+    """Train from the file: read, reduce, fit, weights; where tuned, the folds and the test too."""
     smoothing = 0.0 if classifier == "softmax" else None
     options = Options(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
