@@ -16,6 +16,7 @@ from bilinear_cli.classify.losses import Loss, MakeLoss, dot
 
 REBUILD = 300.0  # how far the curvature may be from that of the metric
 SMALLEST, LARGEST = 1.0, 1e3  # of c K: less is as good as none, more is too much for float32
+JITTER = 1e-4  # keeps rounding from making the metric negative where K is zero
 MAX_ITERATIONS = 1000
 MOST_ROUNDS = 5
 ROUNDING = 10  # tolerances by which the objective may be off before another round
@@ -149,7 +150,7 @@ def _fit(
     def inner_product(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.vdot(a[0], b[1]) + c * np.vdot(a[1], b[1]))
 
-    least = np.inf
+    least = value_of(point, loss(point[1])[0])
     for _ in range(MOST_ROUNDS):
         new = minimize(
             objective,
@@ -162,9 +163,10 @@ def _fit(
         new[0] -= new[0].mean(axis=0)
         new[1] = inner @ new[0] + new[1].mean(axis=0)
         value = value_of(new, loss(new[1])[0])
-        if value < least:
-            point, least = new, value
-        if value > least or abs(value - thought) <= ROUNDING * tolerance * thought:
+        if not value < least:
+            break
+        point, least = new, value
+        if abs(value - thought) <= ROUNDING * tolerance * thought:
             break
     return point
 
@@ -190,6 +192,6 @@ def _metric(gram: np.ndarray, c: float) -> np.ndarray:
     inverse *= np.float32(-1 / c)
     diagonal = np.einsum("ii->i", inverse)
     diagonal *= 0.5
-    diagonal += np.float32(1 / c)
-    inverse += np.float32(1 / (c * n))
+    diagonal += np.float32((1 + JITTER) / c)
+    inverse += np.float32((1 - JITTER) / (c * n))
     return inverse.T
