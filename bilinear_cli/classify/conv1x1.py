@@ -5,6 +5,7 @@ The network below stays as it is; its maps are read from the feature file batch 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,18 @@ import numpy as np
 from bilinear_cli.classify.columns import Linear
 
 Read = Callable[[np.ndarray], np.ndarray]
+Held = tuple[np.ndarray, np.ndarray]
+Progress = Callable[[int, int], None]
 
 MAX_EPOCHS = 100
 PATIENCE = 6
 BATCH = 32
 LEARNING_RATE = 1e-4
+PROJECTION_SCALE = 1 / 3  # of the directions within the network; less: the projection moves faster
 N_SAMPLED = 500  # maps from which the principal directions are taken
+ROTATIONS = 60  # steps of varimax, at most
 SOFTENING = 1e-3  # of the square root, in terms of a channel's mean square
+LEAST_NORM = 1e-6  # as in `pooling.l2_normalize`
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,16 @@ def fit_conv1x1(
     frozen: bool,
     seed: int,
     epochs: int = MAX_EPOCHS,
-    stop_on: tuple[np.ndarray, np.ndarray] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    stop_on: Held | None = None,
+    progress: Progress | None = None,
 ) -> Conv1x1:
-    """Train by Adam, from the principal directions of the maps and a softmax of zeros.
+    """Train by Adam, from rotated principal directions of the maps and a softmax of zeros.
 
     Args:
-        read: int rows (m,) -> their maps, float32 (m, height, width, channels of the maps).
+        read: int rows (m,) -> their maps, float16 or float32 (m, height, width, maps' channels).
         rows: which to train on.
         targets: float32 (len(rows), k), rows of sum one.
-        channels: of the convolution.
+        channels: of the convolution, at most as many as the maps have.
         frozen: leave the convolution as it was initialised.
         seed: of the sample, and of the order of the rows.
         epochs: how long; the most, where `stop_on` is given.
@@ -65,43 +71,33 @@ def fit_conv1x1(
     import keras
 
     keras.utils.set_random_seed(seed)
-    kernel = principal_directions(read, rows, channels, seed)
-    network = _network(read(rows[:1]).shape[1:], kernel, targets.shape[1], frozen)
+    initial = principal_directions(read, rows, channels, seed)
+    # Pooling is blind to the kernel's scale, but Adam's steps are not: within the network all
+    # weights are of one size, whatever the unit of the maps, which are divided instead.
+    unit = np.float32(PROJECTION_SCALE / (np.linalg.norm(initial, axis=0).mean() or 1))
+    shape = read(rows[:1]).shape[1:]
+    network = build_network(shape, initial * unit, 1 / unit, targets.shape[1], frozen)
     network.compile(
         keras.optimizers.Adam(LEARNING_RATE),
         keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    callbacks: list[Any] = []
-    if progress:
-        told = progress
-        callbacks += [
-            keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: told(epoch + 1, epochs),
-                on_train_end=lambda logs: told(epochs, epochs),
-            )
-        ]
-    if stop_on:
-        callbacks += [
-            keras.callbacks.EarlyStopping(
-                "val_accuracy", patience=PATIENCE, restore_best_weights=True
-            )
-        ]
     history = network.fit(
         _batches(read, rows, targets, seed),
         validation_data=_batches(read, *stop_on, None) if stop_on else None,
         epochs=epochs,
-        callbacks=callbacks,
+        callbacks=_callbacks(epochs, bool(stop_on), progress),
+        shuffle=False,  # the batches come shuffled
         verbose=0,
     )
     best = int(np.argmax(history.history["val_accuracy"])) + 1 if stop_on else epochs
-    (kernel,), (weights, intercept) = (network.layers[i].get_weights() for i in (0, 2))
-    scale = np.float32(np.sqrt(len(weights)))
-    return Conv1x1(kernel[0, 0], Linear(weights * scale, intercept), best)
+    kernel = initial if frozen else network.get_layer("projection").get_weights()[0][0, 0] / unit
+    weights, intercept = network.get_layer("head").get_weights()
+    return Conv1x1(kernel, Linear(weights * _head_scale(channels), intercept), best)
 
 
 def principal_directions(read: Read, rows: np.ndarray, channels: int, seed: int) -> np.ndarray:
-    """Return the first principal directions of the maps' locations, float32 (C, channels).
+    """Return the maps' first principal directions, rotated, float32 (maps' channels, channels).
 
     They are those of the second moment, not of the covariance: what most locations have in common
     is part of the bilinear feature. All are scaled alike, so that the mean square of a projected
@@ -116,13 +112,33 @@ def principal_directions(read: Read, rows: np.ndarray, channels: int, seed: int)
     sample = np.random.default_rng(seed).permutation(rows)[:N_SAMPLED]
     moment, n = np.zeros(()), 0
     for start in range(0, len(sample), BATCH):
-        maps = read(np.sort(sample[start : start + BATCH]))
+        maps = read(np.sort(sample[start : start + BATCH])).astype(np.float32, copy=False)
         x = maps.reshape(-1, maps.shape[-1])
         moment = moment + (x.T @ x).astype(np.float64)
         n += len(x)
     values, vectors = np.linalg.eigh(moment / n)
-    scale = 1 / np.sqrt(values[-channels:].mean())
-    return (vectors[:, ::-1][:, :channels] * scale).astype(np.float32)
+    scale = 1 / np.sqrt(values[-channels:].mean() or 1)
+    return (varimax(vectors[:, ::-1][:, :channels]) * scale).astype(np.float32)
+
+
+def varimax(directions: np.ndarray) -> np.ndarray:
+    """Rotate orthonormal columns (C, channels) within their span, each to few large entries.
+
+    The square root is taken entry by entry, so the basis matters: directions near to single
+    channels, which are never negative after a ReLU, were better than the principal ones by two
+    points on held-out training photos.
+
+    Source: Kaiser, "The varimax criterion for analytic rotation in factor analysis", 1958.
+    """
+    rotation, before = np.eye(directions.shape[1]), 0.0
+    for _ in range(ROTATIONS):
+        x = directions @ rotation
+        u, s, vt = np.linalg.svd(directions.T @ (x**3 - x * np.square(x).mean(axis=0)))
+        rotation = u @ vt
+        if s.sum() < before * (1 + 1e-5):
+            break
+        before = s.sum()
+    return directions @ rotation
 
 
 def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -138,48 +154,67 @@ def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """
     x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
     matrices = np.swapaxes(x, 1, 2) @ x / np.float32(x.shape[1])
-    rows, columns, scale = _triangle(kernel.shape[1])
+    rows, columns = np.triu_indices(kernel.shape[1])
     packed = matrices[:, rows, columns]
-    packed *= scale / np.sqrt(np.abs(packed) + np.float32(SOFTENING))
+    packed /= np.sqrt(np.abs(packed) + np.float32(SOFTENING))
+    packed *= np.where(rows == columns, 1, np.sqrt(2)).astype(np.float32)
     norms = np.linalg.norm(packed, axis=1, keepdims=True)
-    return packed / np.where(norms == 0, 1, norms)
+    return packed / np.maximum(norms, np.float32(LEAST_NORM))
 
 
-def _triangle(channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rows, columns = np.triu_indices(channels)
-    return rows, columns, np.where(rows == columns, 1, np.sqrt(2)).astype(np.float32)
+def _head_scale(channels: int) -> np.float32:
+    """Return what makes the numbers of a feature of norm one about one, as Adam likes them."""
+    return np.float32(np.sqrt(channels * (channels + 1) / 2))
 
 
-def _network(shape: tuple[int, ...], kernel: np.ndarray, n_classes: int, frozen: bool) -> Any:
-    import keras
+def _pool(maps: Any) -> Any:
+    """Return what `pool_projected` does of projected maps, as tensors, times `_head_scale`."""
     import tensorflow as tf
 
-    height, width, _ = shape
-    channels = kernel.shape[1]
-    rows, columns, scale = _triangle(channels)
-    places = (rows * channels + columns).astype(np.int32)
+    from bilinear_cli.features.pooling import l2_normalize, outer_product_sum, upper_triangle
 
-    class Bilinear(keras.layers.Layer):
-        def call(self, x: Any) -> Any:
-            x = tf.reshape(x, (-1, height * width, channels))
-            matrices = tf.matmul(x, x, transpose_a=True) / (height * width)
-            packed = tf.gather(tf.reshape(matrices, (-1, channels**2)), places, axis=1)
-            # The slope of a signed square root is infinite at zero; of this it is not.
-            packed = scale * packed / tf.sqrt(tf.abs(packed) + SOFTENING)
-            unit = tf.math.l2_normalize(packed, axis=1)
-            return unit * np.float32(np.sqrt(len(places)))  # numbers of about one, as Adam likes
+    x = outer_product_sum(maps) / (maps.shape[1] * maps.shape[2])
+    # d/dx sign(x) sqrt(|x|) = 1 / (2 sqrt(|x|)) has no bound; x / sqrt(|x| + e) is the same for
+    # |x| well above e, and its slope (|x| / 2 + e) / (|x| + e)^1.5 is at most e^-0.5, at zero.
+    x = upper_triangle(x / tf.sqrt(tf.abs(x) + SOFTENING))
+    return l2_normalize(x) * _head_scale(maps.shape[-1])
 
-    conv = keras.layers.Conv2D(channels, 1, use_bias=False, trainable=not frozen)
+
+def build_network(
+    shape: tuple[int, ...], kernel: np.ndarray, factor: float, n_classes: int, frozen: bool
+) -> Any:
+    """Return the network: maps times `factor` -> kernel -> pooling -> a softmax of zeros."""
+    import keras
+
+    projection = keras.layers.Conv2D(
+        kernel.shape[1], 1, use_bias=False, trainable=not frozen, name="projection"
+    )
     network = keras.Sequential(
         [
             keras.layers.Input(shape),
-            conv,
-            Bilinear(),
-            keras.layers.Dense(n_classes, kernel_initializer="zeros"),
+            keras.layers.Rescaling(float(factor)),
+            projection,
+            keras.layers.Lambda(_pool, name="features"),
+            keras.layers.Dense(n_classes, kernel_initializer="zeros", name="head"),
         ]
     )
-    conv.set_weights([kernel[None, None]])
+    projection.set_weights([kernel[None, None]])
     return network
+
+
+def _callbacks(epochs: int, stops: bool, progress: Progress | None) -> list[Any]:
+    import keras
+
+    stop = partial(keras.callbacks.EarlyStopping, "val_accuracy", restore_best_weights=True)
+    callbacks = [stop(patience=PATIENCE)] if stops else []
+    if progress:
+        callbacks += [
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: progress(epoch + 1, epochs),
+                on_train_end=lambda logs: progress(epochs, epochs),
+            )
+        ]
+    return callbacks
 
 
 def _batches(read: Read, rows: np.ndarray, targets: np.ndarray, seed: int | None) -> Any:

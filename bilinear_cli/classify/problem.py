@@ -6,6 +6,7 @@ neither way.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -150,12 +151,16 @@ def _streamed(
         squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
         if progress:
             progress(which.stop, 2 * len(rows))
-    middle = mean.astype(np.float32)
+    middle, began = mean.astype(np.float32), time.perf_counter()
     for which, block in inputs.batches(parts, file, rows):
         block -= middle
         variance += np.einsum("ij,ij->j", block, block)
         if progress:
             progress(len(rows) + which.stop, 2 * len(rows))
+    log.info(
+        "a pass takes at least %.1f s; a C takes some 10 to 50 of them, the last fit 50 to 500",
+        time.perf_counter() - began,
+    )
     if variance.sum() <= gram.RANK_TOLERANCE * squares:
         raise BilinearError(gram.SAME)
     batches = partial(_centred_batches, file, parts, rows, middle)
