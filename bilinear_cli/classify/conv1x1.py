@@ -76,7 +76,7 @@ def fit_conv1x1(
     # weights are of one size, whatever the unit of the maps, which are divided instead.
     unit = np.float32(PROJECTION_SCALE / (np.linalg.norm(initial, axis=0).mean() or 1))
     shape = read(rows[:1]).shape[1:]
-    network = build_network(shape, initial * unit, 1 / unit, targets.shape[1], frozen)
+    network = build_network(shape, initial * unit, float(1 / unit), targets.shape[1], frozen)
     network.compile(
         keras.optimizers.Adam(LEARNING_RATE),
         keras.losses.CategoricalCrossentropy(from_logits=True),
@@ -192,7 +192,7 @@ def build_network(
     network = keras.Sequential(
         [
             keras.layers.Input(shape),
-            keras.layers.Rescaling(float(factor)),
+            keras.layers.Rescaling(factor),
             projection,
             keras.layers.Lambda(_pool, name="features"),
             keras.layers.Dense(n_classes, kernel_initializer="zeros", name="head"),
