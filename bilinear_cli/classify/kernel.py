@@ -60,12 +60,12 @@ class Kernel:
         """Fit along ascending C, each from where the last two point to.
 
         It is L-BFGS in the metric M = I + c XᵀX of the weights, c being the loss's curvature:
-        there the problem is well conditioned. A point is `W = M⁻¹ Xᵀ β`, kept as the pair of β
-        and its scores `S = G β`, with `G = K (I + c K)⁻¹`. Then `α = β - c S`, the penalty is
-        `S · α / 2`, the gradient is the pair of `α + C E` (E the loss's derivative by the scores)
-        and its product with G, and inner products are those of one's β with the other's S: one
-        product of n x n by n x k numbers an iteration. The intercept is an axis of G that is so
-        long, 1 / c, that `α` has nothing along it; so it goes without penalty.
+        there the problem is well conditioned. With G = K (I + c K)⁻¹, weights `M⁻¹ Xᵀ β` have
+        scores S = G β and coefficients α = β - c S, and are kept as the pair of α and S. The
+        penalty is `α · S / 2`, the inner product of two is `α · S' + c S · S'`, and the gradient
+        is that pair of `β = α + C E`, E the loss's derivative by the scores: one product of n x n
+        by n x k numbers an iteration. The intercept is an axis of G as long as G's axes can be,
+        1 / c: α has nothing along it, and so it goes without penalty.
 
         Args:
             rows: int (n,), which to fit on.
