@@ -1,11 +1,13 @@
 """Tests of the feature file: what is written, what is read, and what is refused."""
 
+import itertools
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from bilinear_cli import store
 from bilinear_cli.errors import FeatureFileError, UsageError
 from bilinear_cli.features.specs import POOLINGS
 from bilinear_cli.report import describe
-from bilinear_cli.store import FeatureFile, FeatureWriter, create, partial_path
+from bilinear_cli.store import FeatureFile, FeatureWriter, as_float32, create, partial_path
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -517,6 +519,259 @@ def test_features_of_another_kind(complete: Path, dtype: Any) -> None:
     change(complete, "features/max", np.zeros((6, 8), dtype))
     with FeatureFile(complete) as file, pytest.raises(FeatureFileError, match="max holds"):
         file.rows("max")
+
+
+# As training reads -----------------------------------------------------------------------
+
+Read = Callable[[FeatureFile, np.ndarray], Any]
+WHICH: dict[str, list[int]] = {
+    "all": [0, 1, 2, 3, 4, 5],
+    "backwards": [5, 4, 3, 2, 1, 0],
+    "some": [4, 0, 3],
+    "again": [2, 2, 5, 2],
+    "none": [],
+}
+WAYS: dict[str, Read] = {
+    "read": lambda file, which: file.read("max", which),
+    "batches": lambda file, which: list(file.batches("max", which, 2)),
+    "columns": lambda file, which: list(file.columns("max", which, file.shapes["max"][1] // 3)),
+    "maps": lambda file, which: file.read("conv5", which),
+    "batches of maps": lambda file, which: list(file.batches("conv5", which, 2)),
+}
+each_way = pytest.mark.parametrize(
+    ("read", "spec"),
+    [(read, "conv5" if "maps" in name else "max") for name, read in WAYS.items()],
+    ids=WAYS,
+)
+some_rows = pytest.mark.parametrize("which", [np.array(w, int) for w in WHICH.values()], ids=WHICH)
+both_sizes = pytest.mark.parametrize("shapes", [SMALL, LARGE], ids=["float32", "float16"])
+
+
+def joined(
+    blocks: Iterator[tuple[slice, np.ndarray]], length: int, step: int, axis: int
+) -> np.ndarray:
+    """Return blocks as one array; each begins where the one before it ends, and is float32."""
+    found = list(blocks)
+    starts = range(0, length, step)
+    assert [place for place, _ in found] == [slice(i, min(i + step, length)) for i in starts]
+    for place, block in found:
+        assert block.dtype == np.float32
+        assert block.flags.writeable
+        assert block.shape[axis] == place.stop - place.start
+    return np.concatenate([block for _, block in found], axis)
+
+
+@both_sizes
+@some_rows
+@pytest.mark.parametrize("pieces", [0.5, 1, 2.5, 8])
+@pytest.mark.parametrize("spec", ["max", "bilinear"])
+def test_columns_are_those_of_the_stored_rows(
+    tmp_path: Path, shapes: Shapes, which: np.ndarray, pieces: float, spec: str
+) -> None:
+    (width,) = shapes[spec]
+    step = int(width / pieces)
+    with FeatureFile(write(tmp_path / "x.h5", {spec: (width,)})) as file:
+        found = joined(file.columns(spec, which, step), width, step, 1)
+    np.testing.assert_array_equal(found, random_rows({spec: (width,)}, 6)[spec][which])
+
+
+@both_sizes
+@some_rows
+@pytest.mark.parametrize("step", [1, 4, 6, 100])
+@pytest.mark.parametrize("spec", ["max", "conv5"])
+def test_batches_are_the_stored_rows(
+    tmp_path: Path, shapes: Shapes, which: np.ndarray, step: int, spec: str
+) -> None:
+    one = {spec: shapes[spec]}
+    with FeatureFile(write(tmp_path / "x.h5", one)) as file:
+        if len(which):
+            found = joined(file.batches(spec, which, step), len(which), step, 0)
+            np.testing.assert_array_equal(found, random_rows(one, 6)[spec][which])
+        else:
+            assert list(file.batches(spec, which, step)) == []
+
+
+@both_sizes
+@some_rows
+@pytest.mark.parametrize("spec", ["max", "bilinear", "conv5"])
+def test_rows_that_are_read_are_the_stored_ones(
+    tmp_path: Path, shapes: Shapes, which: np.ndarray, spec: str
+) -> None:
+    one = {spec: shapes[spec]}
+    with FeatureFile(write(tmp_path / "x.h5", one)) as file:
+        found = file.read(spec, which)
+        assert (found.dtype, found.shape) == (np.float32, (len(which), *shapes[spec]))
+        np.testing.assert_array_equal(found, random_rows(one, 6)[spec][which])
+
+
+@both_sizes
+def test_what_is_read_may_be_overwritten(tmp_path: Path, shapes: Shapes) -> None:
+    every = np.arange(6)
+    path = write(tmp_path / "x.h5", {spec: shapes[spec] for spec in ("max", "conv5")})
+    before = path.read_bytes()
+    with FeatureFile(path) as file:
+        for _ in range(2):
+            passes = [file.columns("max", every, 1500), file.batches("conv5", every, 2)]
+            read = [[(x.copy(), x.fill(np.nan))[0] for _, x in blocks] for blocks in passes]
+            np.testing.assert_array_equal(np.hstack(read[0]), file.rows("max"))
+            np.testing.assert_array_equal(np.vstack(read[1]), file.rows("conv5"))
+            file.read("max", every).fill(np.nan)
+    assert path.read_bytes() == before
+
+
+@each_way
+@both_sizes
+def test_a_flipped_bit_is_found_in_a_row_that_is_read_and_in_no_other(
+    tmp_path: Path, shapes: Shapes, read: Read, spec: str
+) -> None:
+    path = write(tmp_path / "x.h5", {spec: shapes[spec]})
+    flip(path, spec, 3)
+    with FeatureFile(path) as file:
+        read(file, np.array([5, 0, 4, 2, 1]))
+        with pytest.raises(FeatureFileError) as caught:
+            read(file, np.array([5, 0, 3, 1]))
+    line = f"{path} is damaged: row 3 of features/{spec} has another checksum{MAKE_AGAIN}"
+    assert str(caught.value) == line
+
+
+def test_columns_come_before_the_checksums_are_known_and_batches_after(complete: Path) -> None:
+    flip(complete, "max", 3)
+    every = np.arange(6)
+    with FeatureFile(complete) as file:
+        for blocks, n_good in (
+            (file.columns("max", every, 3), 3),
+            (file.batches("max", every, 2), 1),
+        ):
+            assert len(list(itertools.islice(blocks, n_good))) == n_good
+            with pytest.raises(FeatureFileError, match="row 3 of features/max has another"):
+                next(blocks)
+
+
+@each_way
+@both_sizes
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_found_by_row_and_photo(
+    tmp_path: Path, shapes: Shapes, read: Read, spec: str, value: float
+) -> None:
+    """Its checksum is right: it was extracted so."""
+    output, rows = tmp_path / "x.h5", random_rows({spec: shapes[spec]}, 6)
+    rows[spec][4].flat[-1] = value
+    with create(output, {spec: shapes[spec]}, columns_of(6), CLASS_NAMES, ATTRIBUTES) as writer:
+        writer.append(rows)
+        writer.finish()
+    with FeatureFile(output) as file:
+        read(file, np.array([5, 0, 3, 1, 2]))
+        with pytest.raises(FeatureFileError) as caught:
+            read(file, np.array([5, 4, 1]))
+    assert str(caught.value) == (
+        f"{output}: row 4 of features/{spec}, of é 4/4.jpg, holds what is no number: extract it "
+        "again, or leave that photo out"
+    )
+
+
+@each_way
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+def test_a_file_that_is_cut_short_while_it_is_open(
+    complete: Path, read: Read, spec: str, share: float
+) -> None:
+    with h5py.File(complete) as raw:
+        data = raw[f"features/{spec}"]
+        end = data.id.get_offset() + data.nbytes
+    with FeatureFile(complete) as file:
+        os.truncate(complete, int(end * share))
+        with pytest.raises(FeatureFileError) as caught:
+            read(file, np.array([0, 5, 1]))
+    assert str(caught.value) == f"{complete} is damaged: it ends too early{MAKE_AGAIN}"
+
+
+@pytest.mark.parametrize("by", ["columns", "batches"])
+def test_a_file_that_is_cut_short_between_two_blocks(complete: Path, by: str) -> None:
+    with FeatureFile(complete) as file:
+        blocks = getattr(file, by)("max", np.arange(6), 1)
+        next(blocks)
+        os.truncate(complete, 0)
+        with pytest.raises(FeatureFileError, match="it ends too early"):
+            list(blocks)
+
+
+@pytest.mark.parametrize("by", ["columns", "batches"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_reader_that_stops_early_leaves_no_thread(complete: Path, by: str, damaged: bool) -> None:
+    """What the thread has met by then, being ahead, is nobody's concern."""
+    every, before = np.arange(6), threading.enumerate()
+    rows = random_rows(SMALL, 6)["max"]
+    with FeatureFile(complete) as file:
+        blocks = getattr(file, by)("max", every, 1)
+        _, first = next(blocks)
+        assert len(threading.enumerate()) == len(before) + 1
+        if damaged:
+            os.truncate(complete, 0)
+        blocks.close()
+        assert threading.enumerate() == before
+        np.testing.assert_array_equal(first, rows[:, :1] if by == "columns" else rows[:1])
+        if not damaged:
+            np.testing.assert_array_equal(file.read("max", every), rows)
+            list(getattr(file, by)("max", every, 1))
+            assert threading.enumerate() == before
+
+
+@pytest.mark.parametrize("by", ["columns", "batches"])
+def test_a_reader_that_meets_damage_leaves_no_thread(complete: Path, by: str) -> None:
+    before = threading.enumerate()
+    flip(complete, "max", 3)
+    with FeatureFile(complete) as file:
+        with pytest.raises(FeatureFileError):
+            list(getattr(file, by)("max", np.arange(6), 1))
+        assert threading.enumerate() == before
+
+
+HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+SINGLES = np.array(
+    [0, -0.0, 1, -1, 1e-45, -1e-45, 1.1754942e-38, 3.4028235e38, -3.4028235e38, 2**-149, 1 / 3],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 1 << 16])
+@pytest.mark.parametrize("shape", [(-1,), (31, -1), (2, 31, 4, -1)])
+def test_every_half_becomes_the_same_single_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(store, "CHUNK", chunk)
+    finite = HALVES[np.isfinite(HALVES)]
+    stored = (finite[:1984] if chunk == 1 else np.tile(finite, 3)).reshape(shape)
+    found = as_float32(stored)
+    assert found is not None
+    assert (found.dtype, found.shape) == (np.float32, stored.shape)
+    wanted = stored.astype(np.float32).view(np.uint32)
+    np.testing.assert_array_equal(found.view(np.uint32), wanted)
+
+
+def test_finite_singles_stay_as_they_are_bit_for_bit() -> None:
+    found = as_float32(SINGLES.reshape(11, 1, 1, 1))
+    assert found is not None
+    assert (found.dtype, found.shape) == (np.float32, (11, 1, 1, 1))
+    np.testing.assert_array_equal(found.ravel().view(np.uint32), SINGLES.view(np.uint32))
+
+
+def test_of_what_is_not_finite_there_is_no_single() -> None:
+    refused_halves = [as_float32(HALVES[i : i + 1]) is None for i in range(len(HALVES))]
+    np.testing.assert_array_equal(refused_halves, ~np.isfinite(HALVES))
+    many = np.zeros((3, store.CHUNK), np.float16)
+    for dtype in (np.float16, np.float32):
+        for bad in (np.nan, -np.nan, np.inf, -np.inf):
+            for place in (0, store.CHUNK - 1, store.CHUNK, 3 * store.CHUNK - 1):
+                stored = many.astype(dtype)
+                stored.flat[place] = bad
+                assert as_float32(stored) is None
+
+
+def test_features_of_another_kind_are_not_read(complete: Path) -> None:
+    change(complete, "features/max", np.zeros((6, 8)))
+    with FeatureFile(complete) as file:
+        for read in (WAYS["read"], WAYS["columns"], WAYS["batches"]):
+            with pytest.raises(FeatureFileError, match="features/max holds float64"):
+                read(file, np.arange(6))
 
 
 # A stranger's file is data, nothing more -------------------------------------------------
