@@ -280,8 +280,8 @@ class FeatureFile:
 def as_float32(stored: np.ndarray) -> np.ndarray | None:
     """Return finite float16 or float32 numbers as float32, exactly; None if one is not finite.
 
-    NumPy's own conversion of halves takes about three times as long. A half's bits, moved to
-    where a single has its exponent, are the number times 2^-112.
+    Faster ways to turn halves into singles multiply numbers that are below the smallest normal
+    one, which TensorFlow's threads take for zero; NumPy's does not.
 
     Args:
         stored: any shape, of at least one axis; C order.
@@ -289,18 +289,12 @@ def as_float32(stored: np.ndarray) -> np.ndarray | None:
     if stored.dtype == np.float32:
         return stored if np.isfinite(stored).all() else None
     values = np.empty(stored.shape, np.float32)
-    bits = stored.reshape(-1).view(np.int16)
-    singles = values.reshape(-1)
-    for start in range(0, len(bits), CHUNK):
-        half = bits[start : start + CHUNK]
-        if np.any(half & 0x7C00 == 0x7C00):
+    halves, singles = stored.reshape(-1), values.reshape(-1)
+    for start in range(0, len(halves), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        if np.any(halves[chunk].view(np.int16) & 0x7C00 == 0x7C00):
             return None
-        chunk = singles[start : start + CHUNK]
-        single = chunk.view(np.int32)
-        single[...] = half  # the sign fills the upper half
-        single <<= 13
-        single &= -0x70000001
-        chunk *= np.float32(2.0**112)
+        singles[chunk] = halves[chunk]
     return values
 
 

@@ -1025,3 +1025,15 @@ def test_an_unfinished_file_in_words(unfinished: Path) -> None:
     assert said["rows"] == "2 of 6, incomplete"
     assert said["complete"] == "False"
     assert "skipped" not in said
+
+
+def test_halves_below_the_smallest_normal_single_survive_tensorflows_threads() -> None:
+    """There, the processor takes operands that small for zero."""
+    import tensorflow as tf
+
+    halves = np.arange(1, 1024, dtype=np.int16).view(np.float16)
+    (found,) = tf.data.Dataset.from_generator(
+        lambda: iter([as_float32(halves)]),
+        output_signature=tf.TensorSpec((1023,), tf.float32),
+    )
+    np.testing.assert_array_equal(found.numpy(), np.arange(1, 1024) * 2.0**-24)

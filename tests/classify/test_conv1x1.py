@@ -82,6 +82,25 @@ def test_what_is_pooled_without_tensorflow_is_what_the_network_pools(maps: np.nd
     np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_fit_without_tensorflow_is_the_network_that_was_trained(
+    maps: np.ndarray, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    built: list[Any] = []
+    build = conv1x1.build_network
+
+    def kept(*how: Any) -> Any:
+        built.append(build(*how))
+        return built[-1]
+
+    monkeypatch.setattr(conv1x1, "build_network", kept)
+    net = fit(maps, frozen=frozen)
+    (network,) = built
+    wanted = network.predict(maps, verbose=0)
+    assert np.abs(wanted).max() > 0.05
+    np.testing.assert_allclose(scores(net, maps), wanted, atol=1e-4)
+
+
 def test_maps_of_zeros_have_finite_features_and_gradients(maps: np.ndarray) -> None:
     import tensorflow as tf
 
@@ -144,6 +163,7 @@ def test_directions_span_what_is_strongest_at_mean_square_one(maps: np.ndarray) 
     gram = kernel.T @ kernel
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(4), atol=1e-4 * gram[0, 0])
     unit = kernel / np.sqrt(gram[0, 0])
+    assert np.abs(unit).max(axis=0).min() > 0.95  # rotated: each is nearly a channel
     left = x - x @ unit @ unit.T
     assert np.square(left).sum() < 0.02 * np.square(x).sum()
 
