@@ -103,7 +103,7 @@ def extract(
         with FeatureWriter(output) as writer:
             _check_same(writer, settings, sha256)
             for spec in writer.shapes:
-                writer.rows(spec)  # compares checksums
+                writer.check(spec)
             writer.set_sha256([sha256[path] for path in writer.paths])
             log.info("going on after %d of %d photos", writer.rows_done, len(dataset))
     from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow

@@ -1,0 +1,6 @@
+"""The feature file between the two stages (HDF5, version 1; see `docs/feature-file.md`)."""
+
+from bilinear_cli.store.reading import FeatureFile, partial_path
+from bilinear_cli.store.writing import FeatureWriter, create
+
+__all__ = ["FeatureFile", "FeatureWriter", "create", "partial_path"]

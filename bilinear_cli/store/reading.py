@@ -1,0 +1,193 @@
+"""A feature file, open for reading: what it says of its rows, and the rows themselves."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from bilinear_cli.errors import FeatureFileError, one_of
+from bilinear_cli.store.checks import (
+    INTEGERS,
+    ROW_COLUMNS,
+    attributes,
+    check_format,
+    column,
+    damage,
+    damaged,
+    open_hdf5,
+)
+from bilinear_cli.store.streaming import StoredRows, ahead
+
+
+def partial_path(path: Path) -> Path:
+    """Return where an unfinished `path` is kept."""
+    return path.with_name(path.name + ".partial")
+
+
+class FeatureFile:
+    """A feature file, open for reading; a context manager.
+
+    Attributes:
+        path: where it is.
+        attributes: the root attributes, name -> value.
+        shapes: spec -> shape of all its rows, (rows, ...).
+        photo, view, labels, paths, sha256, split, group: one entry a row. In an unfinished file
+            `photo` is `~number`, which is negative, where a row stands for no readable photo.
+        class_names: str, what the labels stand for.
+        rows_done: how many rows are in the file for good; in a complete file all.
+        skipped: path -> reason, of photos that were left out.
+    """
+
+    photo: np.ndarray
+    view: np.ndarray
+    labels: np.ndarray
+    paths: np.ndarray
+    sha256: np.ndarray
+    split: np.ndarray
+    group: np.ndarray
+
+    def __init__(self, path: Path, *, allow_partial: bool = False, mode: str = "r") -> None:
+        """Open and check a file, or what an unfinished run left under its partial name.
+
+        Args:
+            path: the file.
+            allow_partial: also take an unfinished one.
+            mode: of `h5py.File`.
+
+        Raises:
+            FeatureFileError: it is missing, incomplete, damaged, of a later version, not ours, or
+                being written by another run.
+        """
+        if not path.exists() and partial_path(path).exists():
+            path = partial_path(path)
+        self.path = path
+        self._file = open_hdf5(path, mode)
+        self._raw = path.open("rb", buffering=0)
+        try:
+            with damage(path):
+                check_format(path, self._file)
+                self._load()
+                if not (self.attributes["complete"] or allow_partial):
+                    raise FeatureFileError(self._how_to_finish())
+                self._check()
+        except BaseException:
+            self._close()
+            raise
+
+    def _load(self) -> None:
+        self.attributes = attributes(self._file)
+        self.shapes = {spec: data.shape for spec, data in self._file["features"].items()}
+        for name in ROW_COLUMNS:
+            setattr(self, name, column(self._file, name))
+        self.class_names = column(self._file, "class_names")
+        self.rows_done = int(self._file["rows_done"][0])
+        skipped = (column(self._file, f"skipped/{name}") for name in ("paths", "reasons"))
+        self.skipped = dict(zip(*skipped, strict=True))
+
+    def _how_to_finish(self) -> str:
+        command = json.loads(self.attributes.get("command", "[]"))
+        again = f"finish it with {shlex.join(command)}" if command else "run bilinear extract again"
+        return f"{self.path} is incomplete, {self.rows_done} of {len(self.paths)} rows: {again}"
+
+    def _check(self) -> None:
+        """Raise unless what there is for each row is there for each, and is of the right kind."""
+        n = len(self.labels)
+        shapes = {name: getattr(self, name).shape for name in ROW_COLUMNS}
+        shapes |= {f"features/{spec}": shape[:1] for spec, shape in self.shapes.items()}
+        shapes |= {f"crc32/{spec}": self._file[f"crc32/{spec}"].shape for spec in self.shapes}
+        for name, shape in shapes.items():
+            if shape != (n,):
+                raise damaged(self.path, f"{name} should have {n} rows")
+        for name in ROW_COLUMNS:
+            if getattr(self, name).dtype.kind != ("i" if name in INTEGERS else "U"):
+                raise damaged(self.path, f"{name} has values of the wrong kind")
+        if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+            raise damaged(self.path, "labels are outside class_names")
+        if not set(self.split) <= {"train", "test"}:
+            raise damaged(self.path, "split has other values than train and test")
+        if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
+            raise damaged(self.path, f"rows_done is {self.rows_done} of {n}")
+
+    def __enter__(self) -> Self:
+        """Return the file itself."""
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Close the file."""
+        self._close()
+
+    def _close(self) -> None:
+        self._file.close()
+        self._raw.close()
+
+    def layout(self, spec: str) -> dict[str, Any]:
+        """Return of one pooling its pooling, layout, channels, normalization, and dtype."""
+        data = self._file[f"features/{spec}"]
+        return attributes(data) | {"dtype": str(data.dtype)}
+
+    def row_dtype(self, spec: str) -> np.dtype:
+        """Return how the numbers of a pooling are stored: float16 or float32."""
+        return self._file[f"features/{spec}"].dtype
+
+    # The rows ----------------------------------------------------------------------------
+
+    def columns(
+        self, spec: str, which: np.ndarray, step: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Read rows of vectors, as training does: in blocks of columns, the next one meanwhile.
+
+        Args:
+            spec: a pooling of vectors.
+            which: int64 (n,), the rows' numbers.
+            step: columns in a block, at most.
+
+        Yields:
+            (which columns, float32 (n, their number)), in order; the reader may overwrite it.
+
+        Raises:
+            FeatureFileError: a row is not what was written, which shows after the last block, or
+                holds NaN or infinity, which shows at once.
+            UsageError: the file has no such pooling.
+        """
+        return ahead(self._stored(spec).columns(which, step))
+
+    def batches(
+        self, spec: str, which: np.ndarray, step: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Read whole rows in the order asked for, in batches, the next one meanwhile.
+
+        Args:
+            spec: a pooling.
+            which: int64 (n,), the rows' numbers.
+            step: rows in a batch, at most.
+
+        Yields:
+            (slice of `which`, float32 (its length, *row shape)); the reader may overwrite it.
+
+        Raises:
+            FeatureFileError: a row is not what was written, or holds NaN or infinity.
+            UsageError: the file has no such pooling.
+        """
+        return ahead(self._stored(spec).batches(which, step))
+
+    def read(self, spec: str, which: np.ndarray) -> np.ndarray:
+        """Return whole rows, float32 (len(which), *row shape); raise as `batches` does."""
+        return self._stored(spec).read(which)
+
+    def check(self, spec: str) -> None:
+        """Compare all rows that are done with their checksums.
+
+        Raises:
+            FeatureFileError: a row is not what was written.
+            UsageError: the file has no such pooling.
+        """
+        self._stored(spec).check(np.arange(self.rows_done))
+
+    def _stored(self, spec: str) -> StoredRows:
+        one_of(f"pooling in {self.path}", spec, self.shapes)
+        with damage(self.path):
+            data, checksums = self._file[f"features/{spec}"], self._file[f"crc32/{spec}"][()]
+            return StoredRows(self.path, self._raw, data, checksums, self.paths)
