@@ -13,7 +13,8 @@ from statistics import median
 
 import numpy as np
 
-from bilinear_cli.classify import gram, inputs
+from bilinear_cli.classify import inputs
+from bilinear_cli.classify.problem import pose
 from bilinear_cli.data.dataset import load_dataset
 from bilinear_cli.features.backbone import load_backbone, resolve_batch_size, resolve_precision
 from bilinear_cli.features.extract import Settings, extract
@@ -61,14 +62,13 @@ def main() -> None:
         stage1_ratio = ratio(stage1, network, asked.pairs)
         with FeatureFile(output) as file:
             rows = np.arange(len(file.labels))
-            stored = {"bilinear": file.rows("bilinear", rows)}
-            parts = inputs.fit_parts(stored, rows)
-            d = stored["bilinear"].shape[1]
-            stage2_ratio = ratio(
-                lambda: gram.coordinates(inputs.blocks(parts, stored, rows), len(rows), d),
-                lambda: np.array(stored["bilinear"], copy=True),
-                asked.pairs,
-            )
+            parts = inputs.fit_parts(file, ["bilinear"], rows)
+
+            def one_pass() -> None:
+                for _ in inputs.columns(parts, file, rows):
+                    pass
+
+            stage2_ratio = ratio(lambda: pose(file, parts, rows, "gram"), one_pass, asked.pairs)
     print(f"{len(dataset)} photos at {asked.image_size} pixels, {precision}, batch {batch_size}")
     print(
         "extract / network and pooling fed from memory:  {:.3f} ({:.1f} s / {:.1f} s)".format(

@@ -1,6 +1,5 @@
 """The classifiers: how each is tuned on folds, and then fitted on all training rows."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from bilinear_cli.classify.mlp import fit_mlp
 from bilinear_cli.classify.problem import Problem
 from bilinear_cli.classify.rows import Rows
 from bilinear_cli.classify.select import Choice, Options, by_way_of, choose, grid
-
-log = logging.getLogger(__name__)
 
 FOLD_TOLERANCE = 1e-4  # leaves the objective within about a thousandth of its optimum
 TOLERANCE = 1e-7

@@ -7,7 +7,7 @@ neither way.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -171,7 +171,7 @@ def _streamed(
 def _centred_batches(
     file: FeatureFile, parts: Sequence[Part], rows: np.ndarray, mean: np.ndarray, which: np.ndarray
 ) -> Batches:
-    def batches():  # type: ignore[no-untyped-def]
+    def batches() -> Iterator[tuple[slice, np.ndarray]]:
         for places, block in inputs.batches(parts, file, rows[which]):
             block -= mean
             yield places, block
