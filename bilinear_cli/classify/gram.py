@@ -141,16 +141,16 @@ def _eigen(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values[keep], vectors[:, keep]
 
 
-def weights_of(batches: Blocks, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def weights_of(columns: Blocks, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Return `Xᵀ α` of the centred rows X, float32 (d, k), in one pass.
 
     Args:
-        batches: (which rows, float32 (their number, d)); they are overwritten.
+        columns: (which columns, float32 (n, their number)); they are overwritten.
         mean: float32 (d,), of the rows.
         alpha: float32 (n, k).
     """
-    weights = np.zeros((len(mean), alpha.shape[1]), np.float32)
-    for which, block in batches:
-        block -= mean
-        weights += block.T @ alpha[which]
+    weights = np.empty((len(mean), alpha.shape[1]), np.float32)
+    for which, block in columns:
+        block -= mean[which]
+        np.matmul(block.T, alpha, out=weights[which])
     return weights

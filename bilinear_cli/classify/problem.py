@@ -127,7 +127,7 @@ def _of_products(
     coordinates = cache(partial(gram.principal, inner))
 
     def weights(alpha: np.ndarray) -> np.ndarray:
-        return gram.weights_of(inputs.batches(parts, file, rows), mean, alpha)
+        return gram.weights_of(inputs.columns(parts, file, rows), mean, alpha)
 
     def of_axes(on_axes: np.ndarray) -> np.ndarray:
         return coordinates().on_rows(on_axes)
