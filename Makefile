@@ -48,7 +48,7 @@ extraction: install  # always asked for: it says quickly whether anything is to 
 
 $(FEATURES): | extraction
 
-$(RUNS)/comparison.txt: $(FEATURES)
+$(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/classify/*.py)
 	$(TRAIN) --pooling max --pooling sum --pooling max+sum --pooling bilinear
 	$(TRAIN) --pooling bilinear --top-variance 20000
 	$(TRAIN) --pooling avg --pooling bilinear-plain --normalize none

@@ -134,7 +134,8 @@ def rotate(
 
 def _eigen(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues above rounding, descending, and their vectors as columns."""
-    values, vectors = eigh(symmetric, driver="evd", overwrite_a=True, check_finite=False)
+    # its transpose is in LAPACK's order, which spares a copy
+    values, vectors = eigh(symmetric.T, driver="evd", overwrite_a=True, check_finite=False)
     keep = np.flatnonzero(values > RANK_TOLERANCE * values[-1])[::-1]
     if not len(keep):
         raise BilinearError(SAME)

@@ -230,6 +230,8 @@ def _stored(
             yield places, block
         else:
             first, last = np.searchsorted(taken, [places.start, places.stop])
+            if first == last:
+                continue
             yield slice(int(first), int(last)), block[:, taken[first:last] - places.start]
 
 

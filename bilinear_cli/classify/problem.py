@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
-import psutil
 
 from bilinear_cli.classify import gram, inputs
-from bilinear_cli.classify.columns import Batches, Columns
+from bilinear_cli.classify.columns import VECTORS_BYTES, Batches, Columns
 from bilinear_cli.classify.inputs import Part
 from bilinear_cli.classify.kernel import Kernel
+from bilinear_cli.classify.lbfgs import MEMORY
 from bilinear_cli.errors import BilinearError, one_of
+from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
 
 log = logging.getLogger(__name__)
@@ -54,19 +55,20 @@ class Problem:
     of_axes: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def choose_solver(solver: str, n: int, d: int) -> str:
+def choose_solver(solver: str, n: int, d: int, k: int) -> str:
     """Return `gram` or `stream`: the one asked for, or the first if the memory there is allows it.
 
     Args:
         solver: one of `SOLVERS`.
         n: training rows.
         d: numbers a row.
+        k: classes.
 
     Raises:
         UsageError: there is no such solver.
     """
     one_of("solver", solver, SOLVERS)
-    needed, free = bytes_needed(n, d), psutil.virtual_memory().available
+    needed, free = bytes_needed(n, d, k), free_memory()
     chosen = solver
     if solver == "auto":
         chosen = "gram" if needed <= SHARE_OF_MEMORY * free else "stream"
@@ -80,12 +82,13 @@ def choose_solver(solver: str, n: int, d: int) -> str:
     return chosen
 
 
-def bytes_needed(n: int, d: int) -> int:
+def bytes_needed(n: int, d: int, k: int) -> int:
     """Return about how many bytes the reduced problem takes at its most, folds included."""
-    blocks = 6 * inputs.BLOCK_BYTES
-    if n <= d:  # a Gram matrix, and two matrices for each of five folds
-        return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2
-    return blocks + max(3 * 8 * d * d, 8 * d * d + 2 * 4 * n * d)  # eigenvectors; rows and folds
+    blocks, scores = 4 * inputs.BLOCK_BYTES, 4 * n * k
+    if n <= d:  # a Gram matrix, two matrices for each of five folds; points are pairs of scores
+        return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2 + 2 * 2 * MEMORY * scores
+    eigenvectors = 3 * 8 * d * d
+    return blocks + max(eigenvectors, 4 * n * d + VECTORS_BYTES + 4 * scores)
 
 
 def pose(
@@ -115,7 +118,7 @@ def pose(
         return _of_products(file, parts, rows, progress)
     batches = partial(inputs.batches, parts, file, rows)
     reduced, axes, mean, square = gram.rotate(batches, n, d, progress)
-    form = Columns(partial(_one_block, reduced.z), n, reduced.variance)
+    form = Columns(partial(_in_memory, reduced.z), n, reduced.variance)
     return Problem(form, n, mean, square, axes.__matmul__, lambda: reduced, lambda w: w)
 
 
@@ -135,9 +138,13 @@ def _of_products(
     return Problem(Kernel(inner), n, mean, square, weights, coordinates, of_axes)
 
 
-def _one_block(z: np.ndarray, rows: np.ndarray) -> Batches:
-    block = z if len(rows) == len(z) else z[rows]
-    return lambda: [(slice(0, len(block)), block)]
+def _in_memory(z: np.ndarray, rows: np.ndarray) -> Batches:
+    """Return passes over rows that are in memory; of some of them, a few are copied at a time."""
+    if len(rows) == len(z):
+        return lambda: [(slice(0, len(z)), z)]
+    step = max(1, inputs.BLOCK_BYTES // (4 * z.shape[1]))
+    starts = range(0, len(rows), step)
+    return lambda: ((slice(i, min(i + step, len(rows))), z[rows[i : i + step]]) for i in starts)
 
 
 def _streamed(

@@ -66,7 +66,8 @@ class Options:
         not_theirs = {
             "-C": self.C is not None and self.classifier in ("mlp", "conv1x1"),
             "--label-smoothing": self.label_smoothing and self.classifier in ("svm", "ridge"),
-            "--solver stream": self.solver == "stream" and self.classifier == "mlp",
+            f"--solver {self.solver}": self.classifier == "conv1x1" and self.solver != "auto",
+            "--solver stream": self.classifier == "mlp" and self.solver == "stream",
             "--frozen": self.frozen and self.classifier != "conv1x1",
             "--normalize": self.normalize != "auto" and self.classifier == "conv1x1",
             "--top-variance": self.top_variance and self.classifier == "conv1x1",
@@ -94,6 +95,8 @@ class Choice:
         rows: the rows that were scored by fits that had not seen them.
         scores: theirs, (rows, classes).
         curve: a point for each setting tried: the settings, `top1`, `log_loss`.
+        folds: how many were held out in turn.
+        solver: `gram` or `stream`, or None.
     """
 
     label_smoothing: float
@@ -102,6 +105,8 @@ class Choice:
     rows: Rows
     scores: np.ndarray
     curve: Sequence[dict[str, Any]]
+    folds: int = 0
+    solver: str | None = None
 
     def report(self) -> dict[str, Any]:
         """Return it for `metrics.json`; None for the figures if nothing was held out."""
@@ -110,6 +115,8 @@ class Choice:
             "C": self.C,
             "label_smoothing": self.label_smoothing,
             "epochs": self.epochs,
+            "folds": self.folds,
+            "solver": self.solver,
             "oof_top1": best["top1"],
             "oof_log_loss": best["log_loss"],
             "curve": self.curve,
@@ -131,8 +138,8 @@ def folds(rows: Rows, n_folds: int, seed: int) -> list[np.ndarray]:
     groups_of = np.array([len(np.unique(group[labels == k])) for k in np.unique(labels)])
     if groups_of.max() < 2:
         raise BilinearError(
-            "no class has two training photos, or groups, for cross-validation: give -C, and "
-            "--label-smoothing for a softmax"
+            "no class has two training photos, or groups, to choose settings by: add photos, or "
+            "give softmax, svm or ridge their -C, and softmax --label-smoothing"
         )
     if groups_of.max() < n_folds:
         n_folds = int(groups_of.max())
@@ -184,7 +191,7 @@ def choose(
         curve += points
     best = max(curve, key=_merit)
     chosen = (best["label_smoothing"], best.get("C"), best.get("epochs"))
-    return Choice(*chosen, theirs, kept[best["label_smoothing"]], curve)
+    return Choice(*chosen, theirs, kept[best["label_smoothing"]], curve, len(held_out))
 
 
 def _said(point: dict[str, Any]) -> str:
@@ -199,7 +206,7 @@ def _climbed(points: Sequence[dict[str, Any]], n_photos: int) -> bool:
         return False
     before = max(top1s[:-PATIENCE])
     standard_error = np.sqrt(before * (1 - before) / n_photos)
-    return max(top1s[-PATIENCE:]) - before < GAIN * standard_error
+    return max(top1s[-PATIENCE:]) - before <= GAIN * standard_error
 
 
 def _merit(point: dict[str, Any]) -> tuple[float, float]:

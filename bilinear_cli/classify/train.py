@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("bilinear-cli", "numpy", "scipy", "scikit-learn", "h5py")
 CLASSIFIERS = ("softmax", "svm", "ridge", "mlp", "conv1x1")
 THEIRS = {"mlp": ("hidden", "dropout"), "conv1x1": ("channels", "frozen")}  # to be recorded
+CHECKED_AT_ONCE = 32  # maps
 Progress = Callable[[int, int], None]
 
 
@@ -72,10 +74,11 @@ def train(
         **_facts(file, spec, options, learn, test, model),
         **choice.report(),
     }
-    if options.refit_all:
+    refit = options.refit_all and len(test.number) > 0
+    if refit:
         log.info("fitting the final model on all photos")
         _, model = _learn(file, specs, rows, options, choice, progress=progress)
-    metrics["fitted_on"] = "train and test" if options.refit_all else "train"
+    metrics["fitted_on"] = "train and test" if refit else "train"
     metrics["seconds"] = round(time.perf_counter() - began, 2)
     folder = runs / _run_name(file, spec, options)
     metrics["run"] = str(folder)
@@ -91,6 +94,8 @@ def _specs(file: FeatureFile, spec: str, options: Options) -> list[str]:
     specs = spec.split("+")
     for name in specs:
         one_of(f"pooling in {file.path}", name, file.shapes)
+    if len(set(specs)) < len(specs):
+        raise UsageError(f"--pooling {spec} names one twice")
     if options.top_variance and len(specs) > 1:
         raise UsageError("--top-variance takes one pooling, not several side by side")
     if (options.classifier == "conv1x1") != (specs == ["conv5"]):
@@ -113,10 +118,15 @@ def _learn(
         file, specs, rows.number, normalize=options.normalize, top_variance=options.top_variance
     )
     d = sum(part.n_features for part in parts)
-    solver = choose_solver(options.solver, len(rows.number), d)
+    solver = choose_solver(options.solver, len(rows.number), d, len(rows.class_names))
+    if solver == "stream" and options.classifier == "mlp":
+        raise BilinearError(
+            "an mlp is fitted on the reduced rows, which do not fit the memory that is free: take "
+            "--top-variance, another --classifier, or --solver gram all the same"
+        )
     problem = pose(file, parts, rows.number, solver, progress)
     if choice is None:
-        choice = _choose(problem, rows, options, solver)
+        choice = replace(_choose(problem, rows, options, solver), solver=solver)
     fitted = classifiers.fit(problem, rows, options, choice)
     weights = problem.weights(fitted.first.weights)
     intercept = fitted.first.intercept - problem.mean @ weights
@@ -147,6 +157,8 @@ def _learn_conv1x1(
         return Model(net.head, None, [part], rows.class_names)
 
     every = np.arange(len(rows.number))
+    for _ in file.batches("conv5", rows.number, CHECKED_AT_ONCE):
+        pass  # of what is wrong with a row TensorFlow would make a traceback of its own
     if choice is None:
         held_out = folds(rows, options.folds, options.seed)[0]
         seen = np.setdiff1d(every, held_out)
@@ -256,6 +268,11 @@ def _write_run(
                 np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
             if folder.exists():
                 os.replace(folder, old)
-            os.replace(new, folder)
+            try:
+                os.replace(new, folder)
+            except BaseException:
+                if old.exists():
+                    os.replace(old, folder)
+                raise
     except OSError as error:
         raise BilinearError(f"cannot write {folder}: {error.strerror or error}") from error

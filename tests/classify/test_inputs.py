@@ -271,3 +271,14 @@ def test_maps_and_unknown_normalisations_are_refused(stored: dict[str, np.ndarra
         fit_parts({"conv5": np.zeros((11, 2, 2, 3), np.float16)}, TRAIN)
     with pytest.raises(UsageError, match="no normalization is called 'sqrt'"):
         fit_parts(stored, TRAIN, normalize="sqrt")
+
+
+def test_blocks_of_columns_of_which_none_is_taken_are_left_out(
+    stored: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
+    part = Part("bilinear", np.array([0, 6, 7, 11]), 4, "none")
+    blocks = list(inputs.columns([part], in_memory(stored), EVERY))
+    assert [places for places, _ in blocks] == [slice(0, 1), slice(1, 3), slice(3, 4)]
+    taken = np.hstack([block for _, block in blocks])
+    np.testing.assert_array_equal(taken, stored["bilinear"][:, part.columns].astype(np.float32))

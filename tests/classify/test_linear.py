@@ -219,3 +219,15 @@ def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
         seen = np.setdiff1d(np.arange(n), fold)
         alone = Ridge(alpha=1 / C).fit(x[seen].astype(np.float64), targets[seen])
         np.testing.assert_allclose(scores[fold], alone.predict(x[fold]), atol=5e-3)
+
+
+def test_ridge_comes_to_the_end_of_any_path(pose: Pose) -> None:
+    x, labels = make(60, 90)
+    x[:6] = x[6:12]
+    x[12:14] = 0
+    problem = pose(x)
+    assert problem.coordinates
+    held_out = np.array_split(np.random.default_rng(0).permutation(60), 4)
+    scores = ridge.out_of_fold(problem.coordinates(), signs(labels, K), held_out)
+    for C in 10.0 ** np.arange(3, 12):
+        assert np.isfinite(scores(C)).all()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from bilinear_cli.classify.classifiers import LOSSES
 from bilinear_cli.classify.columns import Columns
 from bilinear_cli.classify.kernel import Kernel
 from bilinear_cli.classify.losses import one_hot
-from bilinear_cli.classify.problem import bytes_needed, choose_solver, pose
+from bilinear_cli.classify.problem import _in_memory, bytes_needed, choose_solver, pose
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.store import FeatureFile
 
@@ -23,35 +22,36 @@ LABELS = np.arange(N) % 3
 
 
 def with_memory(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problem.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr(problem, "free_memory", lambda: free)
 
 
 @pytest.mark.parametrize(
-    ("n", "d"), [(3000, 131_328), (200_000, 512), (20_000, 8192), (100_000, 131_328)]
+    ("n", "d", "k"), [(3000, 131_328, 100), (200_000, 512, 1000), (100_000, 131_328, 5)]
 )
 def test_auto_is_gram_while_it_fits(
-    n: int, d: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    n: int, d: int, k: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    needed = bytes_needed(n, d)
+    needed = bytes_needed(n, d, k)
     with_memory(int(needed / 0.69), monkeypatch)
-    assert choose_solver("auto", n, d) == "gram"
-    assert choose_solver("stream", n, d) == "stream"
+    assert choose_solver("auto", n, d, k) == "gram"
+    assert choose_solver("stream", n, d, k) == "stream"
     with_memory(int(needed / 0.71), monkeypatch)
-    assert choose_solver("auto", n, d) == "stream"
-    assert choose_solver("gram", n, d) == "gram"
+    assert choose_solver("auto", n, d, k) == "stream"
+    assert choose_solver("gram", n, d, k) == "gram"
     said = [record.getMessage() for record in caplog.records]
     assert f"{n:,} rows of {d:,} numbers, reduced in memory: about" in said[0]
     assert "streamed, each step a pass over the file: as asked for" in said[1]
     assert "GB of memory that are free" in said[2]
     with pytest.raises(UsageError, match="no solver is called 'grem'"):
-        choose_solver("grem", n, d)
+        choose_solver("grem", n, d, k)
 
 
 def test_memory_grows_with_the_smaller_side() -> None:
-    assert bytes_needed(3000, 131_328) == bytes_needed(3000, 10**9) < 1.5 * 2**30
-    assert bytes_needed(20_000, 8192) < 2.5 * 2**30
-    assert bytes_needed(10**6, 512) < 6 * 2**30
+    assert bytes_needed(3000, 131_328, 100) == bytes_needed(3000, 10**9, 100) < 1.5 * 2**30
+    assert bytes_needed(20_000, 8192, 200) < 2.5 * 2**30
+    assert bytes_needed(10**6, 512, 100) < 6 * 2**30
+    assert bytes_needed(3000, 131_328, 1000) > bytes_needed(3000, 131_328, 100)
 
 
 @pytest.mark.parametrize(("d", "form"), [(6, Columns), (40, Kernel)])
@@ -103,3 +103,18 @@ def test_bad_features_are_one_line(
             parts = [inputs.Part(spec, None, d, "none")]
             with pytest.raises(error, match=said):
                 pose(file, parts, np.arange(N), solver)
+
+
+def test_some_rows_in_memory_are_copied_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * 6 * 5)
+    z = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
+    rows = np.random.default_rng(1).permutation(N)[:17]
+    passes = _in_memory(z, rows)
+    for _ in range(2):
+        blocks = list(passes())
+        assert [len(block) for _, block in blocks] == [5, 5, 5, 2]
+        np.testing.assert_array_equal(np.concatenate([z for _, z in blocks]), z[rows])
+        assert [where for where, _ in blocks][-1] == slice(15, 17)
+    ((where, whole),) = _in_memory(z, np.arange(N))()
+    assert where == slice(0, N)
+    assert whole is z

@@ -522,3 +522,58 @@ def test_a_row_that_is_no_number_is_named(run: Callable[..., dict[str, Any]]) ->
     rows["max"][7, 2] = np.inf  # a test row
     with pytest.raises(BilinearError, match=r"row 7 of features/max, of 1/7.png, holds what is no"):
         run("max", QUICK, rows)
+
+
+def test_a_map_that_is_no_number_is_named_wherever_it_is(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.classify.conv1x1.N_SAMPLED", 4)  # of the principal directions
+    maps = np.abs(np.random.default_rng(0).normal(size=(N, 3, 3, 8)))
+    maps[6, 1, 1, 2] = np.nan
+    with pytest.raises(BilinearError, match=r"row 6 of features/conv5, of 1/6.png, holds what is"):
+        run("conv5", Options("conv1x1", channels=4, label_smoothing=0.0), {"conv5": maps})
+
+
+def test_an_mlp_is_not_streamed(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.classify.problem.free_memory", lambda: 1000)
+    with pytest.raises(BilinearError, match=r"an mlp is fitted on the reduced rows, which do not"):
+        run("max", MLP)
+    assert run("max", replace(MLP, solver="gram"))["solver"] == "gram"
+    assert run("max", QUICK)["solver"] == "stream"
+
+
+def test_metrics_say_how_many_folds_there_were(run: Callable[..., dict[str, Any]]) -> None:
+    options = replace(QUICK, C=None, folds=3)
+    assert (run("max", options)["folds"], run("max", MLP)["folds"]) == (3, 1)
+    assert run("max", replace(QUICK, solver="stream"))["folds"] == 1
+
+
+def test_a_pooling_beside_itself_is_refused(run: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(UsageError, match=r"--pooling max\+max names one twice"):
+        run("max+max")
+
+
+def test_refit_all_without_test_photos_has_nothing_to_add(
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    metrics = run("max", replace(QUICK, refit_all=True), split=np.full(N, "train"))
+    assert metrics["fitted_on"] == "train"
+
+
+def test_a_run_that_cannot_take_its_place_leaves_the_earlier_one(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run("max")
+    rename = train_module.os.replace
+
+    def failing(old: Path, new: Path) -> None:
+        if old.name == "new":
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    monkeypatch.setattr(train_module.os, "replace", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run("max", replace(QUICK, C=2.0))
+    assert read_metrics(Path(before["run"]))["C"] == 1.0
