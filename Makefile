@@ -18,7 +18,7 @@ STEM := $(RUNS)/$(NAME)
 EXTRACT := $(BIN)/bilinear --config $(CONFIG) extract --data "$(DATA)"
 TRAIN := $(BIN)/bilinear --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
 
-.PHONY: extraction help install lint test reproduce bench pins clean
+.PHONY: extraction help install lint test reproduce bench torture pins clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -68,7 +68,11 @@ $(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/c
 
 bench: install $(FEATURES)  ## Time extraction against its floor, and training against scikit-learn [DATA=...]
 	$(BIN)/python tests/bench.py --data "$(DATA)"
+	$(BIN)/python tests/bench.py --data "$(DATA)" --image-size 448 --limit 40
 	$(BIN)/python tests/bench_training.py --features $(FEATURES)
+
+torture: install  ## Kill 1,000 runs and spoil 20,000 feature files; an hour or so
+	$(BIN)/python tests/torture.py --kills 1000 --mutations 10000 --bytes 10000
 
 pins:  ## Renew configs/pins.txt from pyproject.toml
 	$(PYTHON) -m venv .venv

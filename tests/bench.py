@@ -12,13 +12,15 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import tensorflow as tf
 
 from bilinear_cli.classify import inputs
 from bilinear_cli.classify.problem import pose
-from bilinear_cli.data.dataset import load_dataset
+from bilinear_cli.data.dataset import Dataset, load_dataset
 from bilinear_cli.features.backbone import load_backbone, resolve_batch_size, resolve_precision
-from bilinear_cli.features.extract import Settings, extract
+from bilinear_cli.features.extract import extract
 from bilinear_cli.features.pooling import compile_pooling
+from bilinear_cli.features.settings import Settings
 from bilinear_cli.features.weights import load_weights
 from bilinear_cli.store import FeatureFile
 
@@ -34,7 +36,6 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=5)
     asked = options.parse_args()
     dataset = load_dataset(asked.data).limit(asked.limit)
-    batch_size = resolve_batch_size(None, asked.image_size)
     weights, precision = load_weights(), resolve_precision("auto")
     settings = Settings(
         POOLINGS,
@@ -42,49 +43,77 @@ def main() -> None:
         asked.image_size,
         "squash",
         precision,
-        batch_size,
+        resolve_batch_size(asked.image_size),
         weights.sha256,
     )
     forward = load_backbone(weights.tensors, settings.layer, precision)
-    compute, _ = compile_pooling(forward, POOLINGS, batch_size, asked.image_size)
-    batch = np.zeros((batch_size, asked.image_size, asked.image_size, 3), np.uint8)
-    n_batches = -(-len(dataset) // batch_size)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "x.h5"
-
-        def stage1() -> None:
-            extract(dataset, settings, output, lambda: forward, overwrite=True)
-
-        def network() -> None:
-            for _ in range(n_batches):
-                compute(batch)
-
-        stage1_ratio = ratio(stage1, network, asked.pairs)
+        stage1 = time_stage1(dataset, settings, forward, output, asked.pairs)
         with FeatureFile(output) as file:
-            rows = np.arange(len(file.labels))
-            parts = inputs.fit_parts(file, ["bilinear"], rows)
-
-            def one_pass() -> None:
-                for _ in inputs.columns(parts, file, rows):
-                    pass
-
-            stage2_ratio = ratio(lambda: pose(file, parts, rows, "gram"), one_pass, asked.pairs)
-    print(f"{len(dataset)} photos at {asked.image_size} pixels, {precision}, batch {batch_size}")
+            stage2 = time_stage2(file, asked.pairs)
+    print(
+        f"{len(dataset)} photos at {asked.image_size} pixels, {precision}, batch "
+        f"{settings.batch_size}; medians of {asked.pairs} pairs"
+    )
     print(
         "extract / network and pooling fed from memory:  {:.3f} ({:.1f} s / {:.1f} s)".format(
-            *stage1_ratio
+            *stage1[0]
+        )
+    )
+    print(
+        "the same / the network alone:                   {:.3f} ({:.1f} s / {:.1f} s)".format(
+            *stage1[1]
         )
     )
     print(
         "reduction / one pass over the features:         {:.1f} ({:.2f} s / {:.2f} s)".format(
-            *stage2_ratio
+            *stage2
         )
     )
 
 
-def ratio(
-    slow: Callable[[], object], floor: Callable[[], object], pairs: int
-) -> tuple[float, float, float]:
+Times = tuple[float, float, float]
+
+
+def time_stage1(
+    dataset: Dataset, settings: Settings, forward: Callable, output: Path, pairs: int
+) -> tuple[Times, Times]:
+    """Time extraction, photos on disk to features on disk, against what it cannot do without."""
+    pooled, _ = compile_pooling(forward, POOLINGS, settings.batch_size, settings.shown)
+    shape = (settings.batch_size, settings.image_size, settings.image_size, 3)
+    signature = [tf.TensorSpec(shape, tf.uint8)]
+    network = tf.function(forward, input_signature=signature).get_concrete_function()
+    batch = np.zeros(shape, np.uint8)
+    n_batches = -(-len(dataset) // settings.batch_size)
+
+    def extraction() -> None:
+        extract(dataset, settings, output, lambda: forward, overwrite=True)
+
+    def graph() -> None:
+        for _ in range(n_batches):
+            pooled({settings.image_size: batch})
+
+    def alone() -> None:
+        for _ in range(n_batches):
+            network(tf.constant(batch)).numpy()
+
+    return ratio(extraction, graph, pairs), ratio(graph, alone, pairs)
+
+
+def time_stage2(file: FeatureFile, pairs: int) -> Times:
+    """Time the reduction against reading."""
+    rows = np.arange(len(file.labels))
+    parts = inputs.fit_parts(file, ["bilinear"], rows)
+
+    def one_pass() -> None:
+        for _ in inputs.columns(parts, file, rows):
+            pass
+
+    return ratio(lambda: pose(file, parts, rows, "gram"), one_pass, pairs)
+
+
+def ratio(slow: Callable[[], object], floor: Callable[[], object], pairs: int) -> Times:
     """Return the medians of slow / floor pair by pair, of slow and of floor in seconds."""
     timed = [(seconds(slow), seconds(floor)) for _ in range(pairs + 1)][1:]  # the first warms up
     return (

@@ -16,7 +16,11 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"
 COMMANDS = [[line.split("  #")[0].strip() for line in block.splitlines()] for block in BLOCKS]
 RUN_BY_CI = {"make reproduce"}
 # What needs a machine with a GPU, and photos that may not be passed on.
-NOT_RUN = {"pip install '.[gpu]'", "make reproduce DATA=cub100", "make bench DATA=cub100"}
+NOT_RUN = {
+    "pip install '.[gpu]'",
+    "make reproduce DATA=cub100",
+    "make bench DATA=cub100",
+}
 TOUR, MORE = "bilinear predict runs/x-bilinear-softmax photos/wren/new.jpg", "bilinear info x.h5"
 SAMPLE = "bilinear extract --pooling bilinear -o x.h5"
 CONTROLS = "bilinear train --features grey.h5"

@@ -8,9 +8,10 @@ import numpy as np
 from scipy.special import softmax
 
 from bilinear_cli.classify.model import load_model
-from bilinear_cli.data.images import read_batches, read_photo
+from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.features.extract import Settings, settings_of
+from bilinear_cli.features.settings import Settings, settings_of
+from bilinear_cli.features.views import sizes_of
 from bilinear_cli.report import read_metrics
 
 
@@ -23,7 +24,7 @@ def run_settings(run: Path) -> Settings:
     metrics = read_metrics(run)
     try:
         return settings_of(metrics["extraction"], tuple(metrics["pooling"].split("+")))
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BilinearError(f"{run} does not say how its features were made: {error}") from error
 
 
@@ -43,23 +44,24 @@ def predict(
         top: how many names to give.
 
     Yields:
-        The photo, and the likeliest classes with their probabilities (0 to 1), likeliest first;
-        or the error that reading it raised.
+        The photo, and the likeliest classes with their probabilities (0 to 1), likeliest first,
+        from the mean scores of its views; or the error that reading it raised.
     """
     from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
 
     model, settings = load_model(run), run_settings(run)
     size = min(settings.batch_size, len(photos))
-    compute, _ = compile_pooling(forward, settings.poolings, size, settings.image_size)
+    compute, _ = compile_pooling(forward, settings.poolings, size, settings.shown)
+    sizes = sizes_of(settings.shown)
 
-    def read(path: Path) -> np.ndarray:
-        return read_photo(path, settings.image_size, settings.resize)
+    def read(path: Path) -> list[np.ndarray]:
+        return read_photo(path, sizes, settings.resize)
 
-    pixels = np.zeros((size, settings.image_size, settings.image_size, 3), np.uint8)
+    pixels = empty_batch(sizes, size)
     for number, batch in enumerate(read_batches(photos, size, read)):
-        for i, photo in enumerate(batch):
-            pixels[i] = photo if isinstance(photo, np.ndarray) else 0
-        probabilities = softmax(model.scores(compute(pixels)), axis=1)
+        lay_in(pixels, batch)
+        scores = model.scores(compute(pixels)).reshape(size, len(settings.views), -1)
+        probabilities = softmax(scores.mean(axis=1), axis=1)
         for i, photo in enumerate(batch):
             best = np.argsort(-probabilities[i], kind="stable")[:top]
             names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]

@@ -231,7 +231,7 @@ def _facts(
         "n_classes": len(learn.class_names),
         "seed": options.seed,
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        "features_file": str(file.path),
+        "features_file": " ".join(map(str, file.files)),
         "extraction": file.attributes,
     }
 

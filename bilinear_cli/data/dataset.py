@@ -6,6 +6,7 @@ tensorflow-datasets) ends as the same table of paths, labels, split and groups.
 
 import csv
 import hashlib
+import json
 import logging
 import os
 from collections import Counter
@@ -23,6 +24,7 @@ from bilinear_cli.errors import BilinearError, UsageError, one_of, some
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+COLUMNS = ("paths", "labels", "split", "group")
 TRAIN_FRACTION = 2 / 3
 Progress = Callable[[int, int], None]
 
@@ -67,9 +69,16 @@ class Dataset:
         for i, key in enumerate(cell):
             rank[i] = seen[key]
             seen[key] += 1
-        keep = np.sort(np.argsort(rank, kind="stable")[:n_photos])
-        rows = {name: getattr(self, name)[keep] for name in ("paths", "labels", "split", "group")}
-        return replace(self, **rows)
+        return self.take(np.sort(np.argsort(rank, kind="stable")[:n_photos]))
+
+    def take(self, which: np.ndarray) -> "Dataset":
+        """Return the set with these of its photos, given by their numbers."""
+        return replace(self, **{name: getattr(self, name)[which] for name in COLUMNS})
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of what the set says of its photos, but not of their files."""
+        columns = [*(getattr(self, name).tolist() for name in COLUMNS), list(self.class_names)]
+        return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
 
     def sha256(self) -> np.ndarray:
         """Return the SHA-256 of each file's bytes, as hexadecimal str; empty if unreadable."""

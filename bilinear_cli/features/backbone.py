@@ -8,8 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bilinear_cli.memory import free_memory
+
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 MOST_IN_BATCH = 64
+BYTES_PER_PIXEL = 1200  # of the first block's maps, at most, beside each other, in float32
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 
@@ -93,6 +96,7 @@ def _has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(flags & BFLOAT16_CPU_FLAGS)
 
 
-def resolve_batch_size(batch_size: int | None, image_size: int) -> int:
-    """Return the batch size; if none is given, one of about 800,000 pixels (16 at 224)."""
-    return batch_size or min(max(1, 16 * 224**2 // image_size**2), MOST_IN_BATCH)
+def resolve_batch_size(image_size: int) -> int:
+    """Return a batch size: about 800,000 pixels (16 photos at 224), fewer if memory is short."""
+    pixels = min(16 * 224**2, free_memory() // 2 // BYTES_PER_PIXEL)
+    return int(np.clip(pixels // image_size**2, 1, MOST_IN_BATCH))

@@ -3,7 +3,7 @@
 import logging
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,53 +12,18 @@ import numpy as np
 from PIL import features as pillow_features
 
 from bilinear_cli.data.dataset import Dataset
-from bilinear_cli.data.images import read_batches, read_photo
+from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, some
-from bilinear_cli.store import FeatureFile, FeatureWriter, create, partial_path
+from bilinear_cli.features.reuse import StoredPhotos
+from bilinear_cli.features.settings import Settings, check_same, settings_of, shard_photos
+from bilinear_cli.features.views import sizes_of
+from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked, partial_path
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the numbers of a feature file, beside the photos.
-
-    Attributes:
-        poolings: specs, in any order.
-        layer: of the network, whose maps are pooled.
-        image_size: width and height that photos are brought to, in pixels.
-        resize: `squash`, `crop` or `pad`.
-        precision: of the network: `float32`, `bfloat16` or `float16`.
-        batch_size: photos that go through the network together.
-        weights_sha256: of the network.
-        backbone: its name.
-    """
-
-    poolings: tuple[str, ...]
-    layer: str
-    image_size: int
-    resize: str
-    precision: str
-    batch_size: int
-    weights_sha256: str
-    backbone: str = "vgg16"
-
-
-def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settings:
-    """Return the settings that a feature file with these root attributes was made with."""
-    names = {field.name for field in fields(Settings)} - {"poolings"}
-    return Settings(poolings=poolings, **{name: attributes[name] for name in names})
-
-
-def stored_settings(output: Path, overwrite: bool) -> Settings | None:
-    """Return what a file under this name, finished or not, was made with; None without one."""
-    for path in (output, partial_path(output)):
-        if path.is_file() and not overwrite:
-            with FeatureFile(path, allow_partial=True) as file:
-                return settings_of(file.attributes, tuple(file.shapes))
-    return None
+Arrays = dict[str, np.ndarray]
+Progress = Callable[[int, int], None]
 
 
 def extract(
@@ -67,10 +32,11 @@ def extract(
     output: Path,
     load_forward: Callable[[], Callable[[Any], Any]],
     *,
+    reuse: Path | None = None,
     attributes: dict[str, Any] | None = None,
     overwrite: bool = False,
     skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write the feature file of a photo set, or go on with one that was broken off.
 
@@ -80,6 +46,7 @@ def extract(
         output: the file; until it is complete it is `partial_path(output)`.
         load_forward: called if there is something to do; returns the network: uint8 photos
             (batch, size, size, 3) -> float32 maps (batch, height, width, channels), in TensorFlow.
+        reuse: a feature file, finished or not, whose rows are taken for the photos that it has.
         attributes: more root attributes, to keep a record.
         overwrite: begin again, whatever is there.
         skip_bad: leave out what cannot be read as a photo instead of stopping there.
@@ -87,36 +54,37 @@ def extract(
 
     Raises:
         BadPhotoError: a photo cannot be read; the rows before its batch are kept.
-        FeatureFileError: a file is there and was made otherwise, or cannot be written.
+        FeatureFileError: a file is there and was made otherwise, or cannot be written, or another
+            run is writing it.
     """
     if output.is_dir():
         raise FeatureFileError(f"{output} is a folder: give --output a file name")
-    sha256 = dict(zip(dataset.paths, dataset.sha256(), strict=True))
-    if output.exists() and not overwrite:
-        with FeatureFile(output) as file:
-            _check_same(file, settings, sha256)
-            left_out = f", without {some(file.skipped)}" if file.skipped else ""
-        log.info("%s is complete%s: nothing to do (--overwrite begins again)", output, left_out)
-        return
-    begun = partial_path(output).exists() and not overwrite
-    if begun:
-        with FeatureWriter(output) as writer:
-            _check_same(writer, settings, sha256)
-            for spec in writer.shapes:
-                writer.check(spec)
-            writer.set_sha256([sha256[path] for path in writer.paths])
-            log.info("going on after %d of %d photos", writer.rows_done, len(dataset))
-    from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
+    photos = shard_photos(settings.shard, len(dataset), settings.batch_size)
+    part = dataset.take(np.arange(photos.start, photos.stop))
+    with ExitStack() as open_now:
+        open_now.enter_context(locked(output))
+        sha256 = dict(zip(part.paths, part.sha256(), strict=True))
+        if output.exists() and not overwrite:
+            _say_complete(output, settings, sha256)
+            return
+        begun = partial_path(output).exists() and not overwrite
+        if begun:
+            with FeatureWriter(output) as writer:
+                _check_unfinished(writer, settings, sha256)
+                log.info("going on after %d of %d photos", _photos_done(writer), len(part))
+        old = open_now.enter_context(StoredPhotos(reuse, settings)) if reuse else None
+        from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
 
-    compute, shapes = compile_pooling(
-        load_forward(), settings.poolings, settings.batch_size, settings.image_size
-    )
-    with (
-        FeatureWriter(output)
-        if begun
-        else _create(dataset, settings, output, shapes, sha256, attributes or {})
-    ) as writer:
-        _run(dataset.root, settings, writer, compute, skip_bad, progress)
+        compute, shapes = compile_pooling(
+            load_forward(), settings.poolings, settings.batch_size, settings.shown
+        )
+        if not begun:
+            columns = _columns(part, photos.start, settings.views, sha256)
+            record = _record(dataset, settings) | (attributes or {})
+            with create(output, shapes, columns, dataset.class_names, record):
+                pass
+        writer = open_now.enter_context(FeatureWriter(output))
+        _run(dataset.root, settings, writer, compute, old, skip_bad, progress)
         if (writer.photo < 0).all():
             raise BadPhotoError(f"not one file of {dataset.spec} can be read as a photo")
         writer.finish(_reasons(dataset.root, settings, writer))
@@ -126,43 +94,61 @@ def _run(
     root: Path,
     settings: Settings,
     writer: FeatureWriter,
-    compute: Callable[[np.ndarray], dict[str, np.ndarray]],
+    compute: Callable[[dict[int, np.ndarray]], Arrays],
+    old: StoredPhotos | None,
     skip_bad: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
     """Fill the file from where it stands, in its own order of photos."""
-    size, n_photos = settings.image_size, len(writer.paths)
+    n_views, sizes = writer.n_views, sizes_of(settings.shown)
+    paths, sha256 = writer.paths[::n_views], writer.sha256[::n_views]
+    n_photos, done = len(paths), _photos_done(writer)
+    known = old.find(sha256) if old else np.full(n_photos, -1)
+    new = done + np.flatnonzero(known[done:] < 0)
+    if old:
+        log.info("%d of %d photos are in %s", (known[done:] >= 0).sum(), n_photos - done, old.path)
 
-    def read(row: int) -> np.ndarray:
-        return read_photo(root / writer.paths[row], size, settings.resize, writer.sha256[row])
+    def read(photo: int) -> list[np.ndarray]:
+        return read_photo(root / paths[photo], sizes, settings.resize, sha256[photo])
 
-    if progress:
-        progress(writer.rows_done, n_photos)
-    photos = np.zeros((settings.batch_size, size, size, 3), np.uint8)
-    for batch in read_batches(range(writer.rows_done, n_photos), settings.batch_size, read):
-        bad = []
-        for i, photo in enumerate(batch):
-            if isinstance(photo, np.ndarray):
-                photos[i] = photo
-                continue
+    def tell() -> None:
+        if progress:
+            progress(_photos_done(writer), n_photos)
+
+    def copy_upto(photo: int) -> None:
+        for start in range(_photos_done(writer), photo, settings.batch_size):
+            assert old
+            writer.append(old.rows(known[start : min(start + settings.batch_size, photo)]))
+            tell()
+
+    tell()
+    pixels = empty_batch(sizes, settings.batch_size)
+    for n_batch, batch in enumerate(read_batches(new.tolist(), settings.batch_size, read)):
+        numbers = new[n_batch * settings.batch_size :][: len(batch)]
+        bad = lay_in(pixels, batch)
+        for error in (photo for photo in batch if isinstance(photo, BadPhotoError)):
             if not skip_bad:
                 raise BadPhotoError(
-                    f"{photo}; {writer.rows_done} of {n_photos} photos are kept: mend it "
-                    "and run again, or leave such files out with --skip-bad"
+                    f"{error}; {_photos_done(writer)} of {n_photos} photos are kept: mend it and "
+                    "run again, or leave such files out with --skip-bad"
                 )
-            log.warning("skipped: %s", photo)
-            photos[i] = 0
-            bad.append(i)
-        rows = {spec: values[: len(batch)] for spec, values in compute(photos).items()}
-        _check_finite(rows, writer.paths[writer.rows_done :])
-        writer.append(rows, bad)
-        if progress:
-            progress(writer.rows_done, n_photos)
+            log.warning("skipped: %s", error)
+        computed = compute(pixels)
+        _check_finite(computed, np.repeat(paths[numbers], n_views))
+        for run in np.split(np.arange(len(batch)), np.flatnonzero(np.diff(numbers) != 1) + 1):
+            copy_upto(numbers[run[0]])
+            rows = slice(run[0] * n_views, (run[-1] + 1) * n_views)
+            unread = np.flatnonzero(np.repeat(np.isin(run, bad), n_views))
+            writer.append(
+                {spec: values[rows] for spec, values in computed.items()}, unread.tolist()
+            )
+            tell()
+    copy_upto(n_photos)
 
 
-def _check_finite(rows: dict[str, np.ndarray], names: np.ndarray) -> None:
+def _check_finite(rows: Arrays, names: np.ndarray) -> None:
     for spec, values in rows.items():
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        finite = np.isfinite(values[: len(names)]).reshape(len(names), -1).all(axis=1)
         if not finite.all():
             raise BilinearError(
                 f"{spec} of {names[np.argmin(finite)]} is beyond what {values.dtype} can hold: "
@@ -173,10 +159,10 @@ def _check_finite(rows: dict[str, np.ndarray], names: np.ndarray) -> None:
 def _reasons(root: Path, settings: Settings, writer: FeatureWriter) -> dict[str, str]:
     """Return path -> what is wrong with it, for the photos that were skipped, now or earlier."""
     reasons = {}
-    for path in writer.paths[writer.photo < 0]:
+    for path in dict.fromkeys(writer.paths[writer.photo < 0]):
         reasons[path] = "could not be read when its turn came"
         try:
-            read_photo(root / path, settings.image_size, settings.resize)
+            read_photo(root / path, sizes_of(settings.shown), settings.resize)
         except BadPhotoError as error:
             reasons[path] = str(error)
     return reasons
@@ -185,46 +171,59 @@ def _reasons(root: Path, settings: Settings, writer: FeatureWriter) -> dict[str,
 # The file ---------------------------------------------------------------------------------
 
 
-def _create(
-    dataset: Dataset,
-    settings: Settings,
-    output: Path,
-    shapes: dict[str, tuple[int, ...]],
-    sha256: dict[str, str],
-    attributes: dict[str, Any],
-) -> FeatureWriter:
-    columns = {
-        "photo": np.arange(len(dataset)),
-        "view": np.full(len(dataset), "original"),
-        "labels": dataset.labels,
-        "paths": dataset.paths,
+def _columns(
+    part: Dataset, first: int, view_names: tuple[str, ...], sha256: dict[str, str]
+) -> Arrays:
+    """Return what a feature file says of its rows, photo by photo and of each its views."""
+    photos = {
+        "photo": first + np.arange(len(part)),
+        "labels": part.labels,
+        "paths": part.paths,
         "sha256": np.array(list(sha256.values())),
-        "split": dataset.split,
-        "group": dataset.group,
+        "split": part.split,
+        "group": part.group,
     }
-    values = asdict(settings)
-    del values["poolings"]
-    values |= {"versions": versions(), "views": "original", **attributes}
-    values |= {"data": dataset.spec, "data_kind": dataset.kind, "data_root": str(dataset.root)}
-    values |= {"split_seed": -1 if dataset.split_seed is None else dataset.split_seed}
-    return create(output, shapes, columns, dataset.class_names, values)
+    rows = {name: np.repeat(values, len(view_names)) for name, values in photos.items()}
+    return rows | {"view": np.tile(view_names, len(part))}
 
 
-def _check_same(file: FeatureFile, settings: Settings, sha256: dict[str, str]) -> None:
+def _record(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    return {
+        **settings.attributes(),
+        "versions": versions(),
+        "data": dataset.spec,
+        "data_kind": dataset.kind,
+        "data_root": str(dataset.root),
+        "data_sha256": dataset.fingerprint(),
+        "split_seed": -1 if dataset.split_seed is None else dataset.split_seed,
+    }
+
+
+def _photos_done(file: FeatureFile) -> int:
+    return file.rows_done // max(1, file.n_views)
+
+
+def _say_complete(output: Path, settings: Settings, sha256: dict[str, str]) -> None:
+    with FeatureFile(output) as file:
+        _check_photos(file, settings, sha256)
+        left_out = f", without {some(file.skipped)}" if file.skipped else ""
+    log.info("%s is complete%s: nothing to do (--overwrite begins again)", output, left_out)
+
+
+def _check_unfinished(writer: FeatureWriter, settings: Settings, sha256: dict[str, str]) -> None:
+    """Check the rows that are done, and note the bytes of the photos that are still to come."""
+    _check_photos(writer, settings, sha256)
+    for spec in writer.shapes:
+        writer.check(spec)
+    writer.set_sha256([sha256[path] for path in writer.paths])
+
+
+def _check_photos(file: FeatureFile, settings: Settings, sha256: dict[str, str]) -> None:
     """Raise unless the file's rows are of these photos with these settings, naming what differs.
 
     Photos may have changed whose rows are still to come, or were skipped.
     """
-    stored = settings_of(file.attributes, tuple(file.shapes))
-    for field in fields(Settings):
-        was, asked = getattr(stored, field.name), getattr(settings, field.name)
-        if field.name == "poolings":
-            was, asked = " ".join(sorted(was)), " ".join(sorted(asked))
-        if was != asked:
-            raise FeatureFileError(
-                f"{file.path} was made with {field.name.replace('_', '-')} {was}, and {asked} is "
-                "asked for: give another --output, or --overwrite"
-            )
+    check_same(settings_of(file.attributes, tuple(file.shapes)), settings, file.path)
     gone = set(file.paths) - sha256.keys()
     new = sha256.keys() - set(file.paths) - file.skipped.keys()
     fixed = np.flatnonzero(file.photo[: file.rows_done] >= 0)
@@ -234,7 +233,8 @@ def _check_same(file: FeatureFile, settings: Settings, sha256: dict[str, str]) -
         if names:
             raise FeatureFileError(
                 f"photos are {what} since {file.path} was begun: {some(sorted(names))}; "
-                "give another --output, or --overwrite"
+                f"give another --output, with --reuse {file.path} for the other rows, or "
+                "--overwrite"
             )
 
 

@@ -4,13 +4,17 @@ All of them take float32 maps and return float32; `compile_pooling` puts them in
 the network, so that only what is stored leaves it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.features.specs import row_dtype
+from bilinear_cli.features.views import View, sizes_of
 
+Compute = Callable[[Mapping[int, np.ndarray]], dict[str, np.ndarray]]
 EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
 
@@ -105,34 +109,58 @@ FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
+def _out_of_memory(batch_size: int) -> str:
+    said = f"the device has not the memory for {batch_size} photos at a time"
+    if batch_size == 1:
+        return f"{said}: take a smaller --image-size"
+    return f"{said}: begin again (--overwrite) with --batch-size {batch_size // 2}"
+
+
 def compile_pooling(
     forward: Callable[[tf.Tensor], tf.Tensor],
     specs: Sequence[str],
     batch_size: int,
-    image_size: int,
-) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], dict[str, tuple[int, ...]]]:
-    """Compile the network and the poolings of its maps into one graph.
+    views: Sequence[View],
+) -> tuple[Compute, dict[str, tuple[int, ...]]]:
+    """Compile the network and the poolings of its maps into one graph for each size of photos.
 
     Args:
         forward: uint8 photos (batch, size, size, 3) -> maps (batch, height, width, channels).
         specs: the poolings.
         batch_size: photos in a batch; every batch must have as many.
-        image_size: their width and height.
+        views: how each photo is shown.
 
     Returns:
-        A function, photos -> spec -> rows as they are stored; and spec -> shape of a row.
+        A function, size -> uint8 photos (batch, size, size, 3) -> spec -> rows as they are stored,
+        photo by photo and of each its views; and spec -> shape of a row.
+
+    Raises:
+        UsageError: rows of views of several sizes would differ in shape.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)])
-    def graph(photos: tf.Tensor) -> dict[str, tf.Tensor]:
+    def pooled(photos: tf.Tensor) -> dict[str, tf.Tensor]:
         maps = tf.cast(forward(photos), tf.float32)
-        pooled = {spec: FUNCTIONS[spec](maps) for spec in specs}
-        return {spec: tf.cast(x, row_dtype(x.shape[1:])) for spec, x in pooled.items()}
+        found = {spec: FUNCTIONS[spec](maps) for spec in specs}
+        return {spec: tf.cast(x, row_dtype(x.shape[1:])) for spec, x in found.items()}
 
-    concrete = graph.get_concrete_function()
-    shapes = {spec: tuple(x.shape[1:]) for spec, x in concrete.structured_outputs.items()}
+    graphs: dict[int, Callable[..., Any]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for size in sizes_of(views):
+        signature = [tf.TensorSpec((batch_size, size, size, 3), tf.uint8)]
+        graph = tf.function(pooled, input_signature=signature).get_concrete_function()
+        graphs[size] = graph
+        for spec, x in graph.structured_outputs.items():
+            if shapes.setdefault(spec, tuple(x.shape[1:])) != tuple(x.shape[1:]):
+                raise UsageError(f"{spec} of photos of several sizes has several shapes")
 
-    def compute(photos: np.ndarray) -> dict[str, np.ndarray]:
-        return {spec: x.numpy() for spec, x in concrete(tf.constant(photos)).items()}
+    def compute(photos: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            shown = [graphs[view.size](tf.constant(view.of(photos[view.size]))) for view in views]
+        except tf.errors.ResourceExhaustedError as error:
+            raise BilinearError(_out_of_memory(batch_size)) from error
+        if len(views) == 1:
+            return {spec: x.numpy() for spec, x in shown[0].items()}
+        rows = {spec: np.stack([found[spec] for found in shown], axis=1) for spec in specs}
+        return {spec: x.reshape(-1, *shapes[spec]) for spec, x in rows.items()}
 
     return compute, shapes

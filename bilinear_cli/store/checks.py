@@ -10,7 +10,9 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.store.lock import in_use
 
+PARTIAL = ".partial"  # of the name of an unfinished file
 FORMAT = "bilinear-features"
 FORMAT_VERSION = 1
 INTEGERS = ("photo", "labels")
@@ -26,7 +28,7 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
     try:
         return h5py.File(path, mode)
     except BlockingIOError as error:
-        raise in_use(path) from error
+        raise in_use(path.with_name(path.name.removesuffix(PARTIAL))) from error
     except FileNotFoundError as error:
         raise FeatureFileError(
             f"there is no feature file {path}: make one with bilinear extract"
@@ -89,9 +91,17 @@ def column(file: h5py.File, name: str) -> np.ndarray:
 
 
 def attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    """Return attributes as plain Python values."""
+    """Return attributes as plain Python values.
+
+    Raises:
+        ValueError: one is neither a number nor text.
+    """
     values = {name: item.attrs[name] for name in item.attrs}
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    for name, value in plain.items():
+        if not isinstance(value, bool | int | float | str):
+            raise ValueError(f"the attribute {name} is neither a number nor text")
+    return plain
 
 
 # In one line -----------------------------------------------------------------------------
@@ -111,11 +121,6 @@ def damaged(path: Path, what: str) -> FeatureFileError:
     return FeatureFileError(
         f"{path} is damaged: {what}; make it again with bilinear extract --overwrite"
     )
-
-
-def in_use(path: Path) -> FeatureFileError:
-    """Return the error that says so."""
-    return FeatureFileError(f"{path} is open in another run: wait for it or end it")
 
 
 def reason(error: Exception) -> str:

@@ -4,13 +4,15 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
+import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, one_of
 from bilinear_cli.store.checks import (
     INTEGERS,
+    PARTIAL,
     ROW_COLUMNS,
     attributes,
     check_format,
@@ -24,7 +26,7 @@ from bilinear_cli.store.streaming import StoredRows, ahead
 
 def partial_path(path: Path) -> Path:
     """Return where an unfinished `path` is kept."""
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + PARTIAL)
 
 
 class FeatureFile:
@@ -32,6 +34,7 @@ class FeatureFile:
 
     Attributes:
         path: where it is.
+        files: likewise; of several files that are read as one, all.
         attributes: the root attributes, name -> value.
         shapes: spec -> shape of all its rows, (rows, ...).
         photo, view, labels, paths, sha256, split, group: one entry a row. In an unfinished file
@@ -63,7 +66,7 @@ class FeatureFile:
         """
         if not path.exists() and partial_path(path).exists():
             path = partial_path(path)
-        self.path = path
+        self.path, self.files = path, [path]
         self._file = open_hdf5(path, mode)
         self._raw = path.open("rb", buffering=0)
         try:
@@ -74,7 +77,7 @@ class FeatureFile:
                     raise FeatureFileError(self._how_to_finish())
                 self._check()
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     def _load(self) -> None:
@@ -110,6 +113,18 @@ class FeatureFile:
             raise damaged(self.path, "split has other values than train and test")
         if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
             raise damaged(self.path, f"rows_done is {self.rows_done} of {n}")
+        self._check_views()
+
+    def _check_views(self) -> None:
+        names = self._view_names()
+        whole = not (len(self.view) % len(names) or self.rows_done % len(names))
+        if not (whole and (self.view.reshape(-1, len(names)) == names).all()):
+            raise damaged(self.path, f"its rows are not the views of photos, {' '.join(names)}")
+        if np.diff(self.photo.reshape(-1, len(names))).any():
+            raise damaged(self.path, "the views of a photo do not stand together")
+
+    def _view_names(self) -> list[str]:
+        return str(self.attributes.get("views", "original")).split() or ["original"]
 
     def __enter__(self) -> Self:
         """Return the file itself."""
@@ -117,20 +132,27 @@ class FeatureFile:
 
     def __exit__(self, *raised: object) -> None:
         """Close the file."""
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
         self._raw.close()
 
     def layout(self, spec: str) -> dict[str, Any]:
         """Return of one pooling its pooling, layout, channels, normalization, and dtype."""
-        data = self._file[f"features/{spec}"]
-        return attributes(data) | {"dtype": str(data.dtype)}
+        with damage(self.path):
+            data = self._file[f"features/{spec}"]
+            return attributes(data) | {"dtype": str(data.dtype)}
 
     def row_dtype(self, spec: str) -> np.dtype:
         """Return how the numbers of a pooling are stored: float16 or float32."""
         return self._file[f"features/{spec}"].dtype
+
+    @property
+    def n_views(self) -> int:
+        """How many rows a photo has."""
+        return len(self._view_names())
 
     # The rows ----------------------------------------------------------------------------
 
@@ -177,6 +199,15 @@ class FeatureFile:
         """Return whole rows, float32 (len(which), *row shape); raise as `batches` does."""
         return self._stored(spec).read(which)
 
+    def read_raw(self, spec: str, which: np.ndarray) -> np.ndarray:
+        """Return whole rows as they are stored, compared with their checksums.
+
+        Raises:
+            FeatureFileError: a row is not what was written.
+            UsageError: the file has no such pooling.
+        """
+        return self._stored(spec).read_raw(which)
+
     def check(self, spec: str) -> None:
         """Compare all rows that are done with their checksums.
 
@@ -187,7 +218,13 @@ class FeatureFile:
         self._stored(spec).check(np.arange(self.rows_done))
 
     def _stored(self, spec: str) -> StoredRows:
-        one_of(f"pooling in {self.path}", spec, self.shapes)
+        self._one_of(spec)
         with damage(self.path):
-            data, checksums = self._file[f"features/{spec}"], self._file[f"crc32/{spec}"][()]
-            return StoredRows(self.path, self._raw, data, checksums, self.paths)
+            checksums = self._file[f"crc32/{spec}"][()]
+            return StoredRows([self._rows_of(spec)], checksums, self.paths)
+
+    def _one_of(self, spec: str) -> None:
+        one_of(f"pooling in {self.path}", spec, self.shapes)
+
+    def _rows_of(self, spec: str) -> tuple[Path, BinaryIO, h5py.Dataset]:
+        return self.path, self._raw, self._file[f"features/{spec}"]

@@ -6,7 +6,7 @@ cut short under its reader would be a signal instead of an error.
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from math import prod
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class StoredRows:
-    """The rows of one pooling, which are one run of bytes; see `FeatureFile` for its methods.
+    """The rows of one pooling, one run of bytes in each file; see `FeatureFile` for its methods.
 
     Attributes:
         shape: of a row.
@@ -35,33 +35,35 @@ class StoredRows:
 
     def __init__(
         self,
-        path: Path,
-        raw: BinaryIO,
-        data: h5py.Dataset,
+        files: Sequence[tuple[Path, BinaryIO, h5py.Dataset]],
         checksums: np.ndarray,
         photos: np.ndarray,
     ) -> None:
-        """Find the rows of a dataset.
+        """Find the rows of a dataset, or of several, one after the other.
 
         Args:
-            path: of the file, for messages.
-            raw: the file, open for reading, unbuffered.
-            data: the rows; not kept.
+            files: for each its path, for messages; the file, open for reading, unbuffered; and the
+                rows in it, alike in all but their number, which are not kept.
             checksums: uint32, CRC-32 of each row.
             photos: str, the path of each row's photo, for messages.
 
         Raises:
-            FeatureFileError: the numbers are of another kind, or the file is too short for them.
+            FeatureFileError: the numbers are of another kind, or a file is too short for them.
         """
-        self.shape, self.dtype = data.shape[1:], data.dtype
-        self._path, self._raw, self._name = path, raw, data.name.strip("/")
+        _, _, data = files[0]
+        self.shape, self.dtype, self._name = data.shape[1:], data.dtype, data.name.strip("/")
         self._checksums, self._photos = checksums, photos
         self._row_bytes = self.dtype.itemsize * prod(self.shape)
-        self._start = data.id.get_offset() or 0  # without elements there is none
-        if self.dtype not in (np.float16, np.float32):
-            raise damaged(path, f"{self._name} holds {self.dtype}")
-        if self._start + data.nbytes > os.fstat(raw.fileno()).st_size:
-            raise damaged(path, "it ends too early")  # before memory is asked for
+        self._files = [(path, raw) for path, raw, _ in files]
+        starts = [data.id.get_offset() or 0 for *_, data in files]  # without elements there is none
+        for (path, raw, data), start in zip(files, starts, strict=True):
+            if data.dtype not in (np.float16, np.float32):
+                raise damaged(path, f"{self._name} holds {data.dtype}")
+            if start + data.nbytes > os.fstat(raw.fileno()).st_size:
+                raise damaged(path, "it ends too early")  # before memory is asked for
+        self._ends = np.cumsum([len(data) for *_, data in files])
+        rows_before = np.array([0, *self._ends[:-1]])
+        self._row_0 = np.array(starts) - rows_before * self._row_bytes  # where it would be
 
     def columns(self, which: np.ndarray, step: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield blocks of columns; the checksums are carried from block to block."""
@@ -121,33 +123,50 @@ class StoredRows:
         self, stored: np.ndarray, which: np.ndarray, first: int, sums: list[int]
     ) -> list[int]:
         """Fill `stored` from column `first` on, and return the checksums carried on from `sums`."""
-        content, size = stored.reshape(-1).view(np.uint8).data, stored[0].nbytes
-        places = (self._start + first * self.dtype.itemsize + which * self._row_bytes).tolist()
+        if not len(which):
+            return []
+        content = stored.reshape(-1).view(np.uint8).data
+        size = prod(stored.shape[1:]) * stored.itemsize
+        file = self._file_of(which)
+        places = self._row_0[file] + first * self.dtype.itemsize + which * self._row_bytes
         ends: list[int] | range = range(len(which) + 1)
         if size == self._row_bytes:  # then a run of rows is one run of bytes
-            ends = [0, *(np.flatnonzero(np.diff(which) != 1) + 1).tolist(), len(which)]
+            breaks = (np.diff(which) != 1) | (np.diff(file) != 0)
+            ends = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(which)]
         for start, stop in pairwise(ends):
-            self._fill(content[start * size : stop * size], places[start])
+            self._fill(content[start * size : stop * size], file[start], int(places[start]))
         return [zlib.crc32(content[i * size : (i + 1) * size], crc) for i, crc in enumerate(sums)]
 
-    def _fill(self, content: memoryview, place: int) -> None:
+    def _file_of(self, which: np.ndarray) -> np.ndarray:
+        """Return the number of the file that each row is in."""
+        return np.searchsorted(self._ends, which, side="right")
+
+    def _fill(self, content: memoryview, file: int, place: int) -> None:
         """Read bytes. A call may bring fewer than asked for, but none only at the file's end."""
+        path, raw = self._files[file]
         while content:
-            n = os.preadv(self._raw.fileno(), [content], place)
+            n = os.preadv(raw.fileno(), [content], place)
             if not n:
-                raise damaged(self._path, "it ends too early")
+                raise damaged(path, "it ends too early")
             content, place = content[n:], place + n
 
     def _compare(self, which: np.ndarray, sums: list[int]) -> None:
         wrong = which[self._checksums[which] != np.array(sums, np.uint32)]
         if len(wrong):
-            raise damaged(self._path, f"row {wrong[0]} of {self._name} has another checksum")
+            path, row = self._place_of(wrong[0])
+            raise damaged(path, f"row {row} of {self._name} has another checksum")
+
+    def _place_of(self, row: int) -> tuple[Path, int]:
+        """Return the file that a row is in, and its number there."""
+        file = int(self._file_of(np.array(row)))
+        return self._files[file][0], row - (int(self._ends[file - 1]) if file else 0)
 
     def _not_finite(self, stored: np.ndarray, which: np.ndarray) -> FeatureFileError:
         bad = which[[not np.isfinite(row).all() for row in stored]][:1]
         self.check(bad)  # if the row is damaged, that is what there is to say
+        path, row = self._place_of(bad[0])
         return FeatureFileError(
-            f"{self._path}: row {bad[0]} of {self._name}, of {self._photos[bad[0]]}, holds what is "
+            f"{path}: row {row} of {self._name}, of {self._photos[bad[0]]}, holds what is "
             "no number: extract it again, or leave that photo out"
         )
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.features.specs import pooling, row_dtype
-from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, in_use, reason
+from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, reason
+from bilinear_cli.store.lock import in_use
 from bilinear_cli.store.reading import FeatureFile, partial_path
 
 SHA256_DIGITS = 64
@@ -156,7 +157,7 @@ def create(
     new = path.with_name(path.name + ".new")
     with _writing(path):
         output.parent.mkdir(parents=True, exist_ok=True)
-        _check_free(path)
+        _check_free(output)
         _check_space(path, shapes, columns)
         try:
             with h5py.File(new, "w") as file:
@@ -167,12 +168,12 @@ def create(
     return FeatureWriter(output)
 
 
-def _check_free(path: Path) -> None:
+def _check_free(output: Path) -> None:
     """Raise if another run is writing the file that is to be replaced."""
     try:
-        h5py.File(path, "r+").close()
+        h5py.File(partial_path(output), "r+").close()
     except BlockingIOError as error:
-        raise in_use(path) from error
+        raise in_use(output) from error
     except OSError:
         pass  # there is none, or a damaged one
 

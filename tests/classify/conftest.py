@@ -65,7 +65,8 @@ def write_features() -> WriteFeatures:
         }
         names = class_names or [f"class {i}" for i in range(int(max(labels)) + 1)]
         shapes = {spec: values.shape[1:] for spec, values in rows.items()}
-        with create(path, shapes, columns, names, SETTINGS) as writer:
+        shown = " ".join(dict.fromkeys(columns["view"]))
+        with create(path, shapes, columns, names, SETTINGS | {"views": shown}) as writer:
             stored = {spec: x.astype(row_dtype(x.shape[1:])) for spec, x in rows.items()}
             writer.append(stored)
             writer.finish({})

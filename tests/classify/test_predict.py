@@ -46,7 +46,7 @@ def run(
     write_features: Callable[..., Path],
 ) -> Path:
     """Return a run that was trained on the photos."""
-    pixels = np.stack([read_photo(path, SIZE) for path in photos])
+    pixels = np.stack([read_photo(path, [SIZE])[0] for path in photos])
     maps = forward(pixels).numpy().reshape(len(photos), -1, 4)
     i, j = np.triu_indices(4)
     matrices = np.sqrt(np.einsum("nlc,nld->ncd", maps, maps))

@@ -23,6 +23,13 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
+def read_one(
+    path: Path, size: int, resize: str = "squash", sha256: str | None = None
+) -> np.ndarray:
+    (photo,) = read_photo(path, [size], resize, sha256)
+    return photo
+
+
 # What a photo looks like --------------------------------------------------------------------
 
 # EXIF orientation -> how the stored rows and columns have to be turned to be seen upright.
@@ -43,7 +50,7 @@ def test_the_cameras_rotation_is_applied(tmp_path: Path, orientation: int) -> No
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
-    assert (read_photo(tmp_path / "a.png", 8) == UPRIGHT[orientation](PIXELS)).all()
+    assert (read_one(tmp_path / "a.png", 8) == UPRIGHT[orientation](PIXELS)).all()
 
 
 def test_a_photo_is_rotated_before_it_is_resized(tmp_path: Path) -> None:
@@ -52,7 +59,7 @@ def test_a_photo_is_rotated_before_it_is_resized(tmp_path: Path) -> None:
     lying = Image.new("RGB", (40, 20), RED)
     lying.paste(BLUE, (20, 0, 40, 20))
     lying.save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
-    photo = read_photo(tmp_path / "a.jpg", 20, "pad").astype(int)
+    photo = read_one(tmp_path / "a.jpg", 20, "pad").astype(int)
     assert photo[:, :4].max() == photo[:, 16:].max() == 0  # upright: black on the left and right
     assert np.abs(photo[2, 10] - RED).max() < 10
     assert np.abs(photo[17, 10] - BLUE).max() < 10
@@ -65,21 +72,21 @@ def save(tmp_path: Path, image: Image.Image, suffix: str = ".png", **options: ob
 
 
 def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
-    photo = read_photo(save(tmp_path, Image.fromarray(PIXELS)), 8)
+    photo = read_one(save(tmp_path, Image.fromarray(PIXELS)), 8)
     assert photo.dtype == np.uint8
     assert (photo == PIXELS).all()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
 def test_grey(tmp_path: Path, suffix: str) -> None:
-    photo = read_photo(save(tmp_path, Image.fromarray(PIXELS[..., 0]), suffix), 8)
+    photo = read_one(save(tmp_path, Image.fromarray(PIXELS[..., 0]), suffix), 8)
     assert (photo == PIXELS[..., :1]).all()
     assert photo.shape == (8, 8, 3)
 
 
 def test_one_bit(tmp_path: Path) -> None:
     bits = PIXELS[..., 0] > 127
-    photo = read_photo(save(tmp_path, Image.fromarray(bits)), 8)
+    photo = read_one(save(tmp_path, Image.fromarray(bits)), 8)
     assert (photo == np.where(bits, 255, 0)[..., None]).all()
 
 
@@ -87,7 +94,7 @@ def test_one_bit(tmp_path: Path) -> None:
 def test_palette(tmp_path: Path, suffix: str) -> None:
     image = Image.fromarray(PIXELS).convert("P", palette=Image.Palette.ADAPTIVE)
     wanted = np.asarray(image.convert("RGB"))
-    assert (read_photo(save(tmp_path, image, suffix), 8) == wanted).all()
+    assert (read_one(save(tmp_path, image, suffix), 8) == wanted).all()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
@@ -95,7 +102,7 @@ def test_a_palette_with_a_transparent_colour_lies_on_white(tmp_path: Path, suffi
     image = Image.new("P", (8, 8), 0)
     image.putpalette([*RED, *BLUE])
     image.paste(1, (4, 0, 8, 8))
-    photo = read_photo(save(tmp_path, image, suffix, transparency=0), 8)
+    photo = read_one(save(tmp_path, image, suffix, transparency=0), 8)
     assert (photo[:, :4] == WHITE).all()
     assert (photo[:, 4:] == BLUE).all()
 
@@ -105,7 +112,7 @@ def test_a_transparent_key_colour_lies_on_white(
     tmp_path: Path, mode: str, key: int | tuple[int, ...]
 ) -> None:
     image = Image.new(mode, (8, 8), key)
-    assert (read_photo(save(tmp_path, image, transparency=key), 8) == WHITE).all()
+    assert (read_one(save(tmp_path, image, transparency=key), 8) == WHITE).all()
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -113,13 +120,13 @@ def test_a_transparent_key_colour_lies_on_white(
 def test_transparency_lies_on_white(tmp_path: Path, mode: str, alpha: int, wanted: int) -> None:
     n_colours = len(mode) - 1
     image = Image.new(mode, (8, 8), (*(100,) * n_colours, alpha))
-    photo = read_photo(save(tmp_path, image), 8).astype(int)
+    photo = read_one(save(tmp_path, image), 8).astype(int)
     assert np.abs(photo - wanted).max() <= 1
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow
-    photo = read_photo(save(tmp_path, image, ".jpg", quality=100), 16).astype(int)
+    photo = read_one(save(tmp_path, image, ".jpg", quality=100), 16).astype(int)
     assert np.abs(photo - RED).max() < 6
 
 
@@ -130,13 +137,13 @@ def test_sixteen_bits_of_grey_are_scaled(tmp_path: Path, suffix: str, byte_order
     path = save(tmp_path, Image.fromarray(deep.astype(f"{byte_order}u2")), suffix)
     with Image.open(path) as image:
         assert image.mode.startswith("I")
-    assert (read_photo(path, 8) == PIXELS[..., :1]).all()
+    assert (read_one(path, 8) == PIXELS[..., :1]).all()
 
 
 def test_of_an_animation_the_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (GREEN, RED, BLUE)]
     path = save(tmp_path, frames[0], ".gif", save_all=True, append_images=frames[1:])
-    assert (read_photo(path, 8) == GREEN).all()
+    assert (read_one(path, 8) == GREEN).all()
 
 
 @pytest.mark.parametrize("name", ["A.JPG", "b.jpeg", "photo", "no.png"])
@@ -145,7 +152,7 @@ def test_the_suffix_does_not_matter(tmp_path: Path, name: str) -> None:
     Image.fromarray(PIXELS).save(file, "JPEG")
     (tmp_path / name).write_bytes(file.getvalue())
     with Image.open(file) as image:
-        assert (read_photo(tmp_path / name, 8) == np.asarray(image)).all()
+        assert (read_one(tmp_path / name, 8) == np.asarray(image)).all()
 
 
 # Sizes --------------------------------------------------------------------------------------
@@ -165,7 +172,7 @@ def striped(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, bool]
 @pytest.mark.parametrize("size", [20, 40, 160])
 def test_squash_crop_and_pad(striped: tuple[Path, bool], size: int) -> None:
     path, is_high = striped
-    photos = {resize: read_photo(path, size, resize) for resize in ("squash", "crop", "pad")}
+    photos = {resize: read_one(path, size, resize) for resize in ("squash", "crop", "pad")}
     assert {photo.shape for photo in photos.values()} == {(size, size, 3)}
     if is_high:
         photos = {resize: photo.swapaxes(0, 1) for resize, photo in photos.items()}
@@ -180,13 +187,13 @@ def test_squash_crop_and_pad(striped: tuple[Path, bool], size: int) -> None:
 
 def test_squash_is_the_default(striped: tuple[Path, bool]) -> None:
     path, _ = striped
-    assert (read_photo(path, 20) == read_photo(path, 20, "squash")).all()
+    assert (read_one(path, 20) == read_one(path, 20, "squash")).all()
 
 
 def test_shrinking_averages(tmp_path: Path) -> None:
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
     path = save(tmp_path, Image.fromarray(board.astype(np.uint8)))
-    assert np.abs(read_photo(path, 8).astype(int) - 127).max() <= 2
+    assert np.abs(read_one(path, 8).astype(int) - 127).max() <= 2
 
 
 # What is wrong with a photo -----------------------------------------------------------------
@@ -194,7 +201,7 @@ def test_shrinking_averages(tmp_path: Path) -> None:
 
 def complaint(path: Path, sha256: str | None = None) -> str:
     with pytest.raises(BadPhotoError) as caught:
-        read_photo(path, 8, sha256=sha256)
+        read_one(path, 8, sha256=sha256)
     return str(caught.value)
 
 
@@ -227,7 +234,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_a_changed_file(tmp_path: Path, make_photo: MakePhoto) -> None:
     path = make_photo(tmp_path / "photo.png")
     before = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert read_photo(path, 8, sha256=before).shape == (8, 8, 3)
+    assert read_one(path, 8, sha256=before).shape == (8, 8, 3)
     make_photo(path, seed=1)
     assert complaint(path, before) == f"{path} has changed since this run began: run again"
 
@@ -330,4 +337,4 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(path)
     with pytest.raises(BadPhotoError, match="floating-point numbers of no known range"):
-        read_photo(path, 4)
+        read_one(path, 4)

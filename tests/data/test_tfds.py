@@ -127,7 +127,7 @@ def test_no_kind_of_photo_is_lost(tmp_path: Path, suffix: str) -> None:
     prepare(tmp_path, photos=[encoded(i, suffix.upper()) for i in range(6)])
     dataset = load_dataset("tfds:tiny_birds")
     assert len(dataset) == 6
-    assert read_photo(dataset.root / dataset.paths[0], 8).shape == (8, 8, 3)
+    assert read_photo(dataset.root / dataset.paths[0], [8])[0].shape == (8, 8, 3)
 
 
 def test_what_the_library_prints_goes_to_stderr(

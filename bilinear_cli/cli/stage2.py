@@ -1,0 +1,187 @@
+"""The commands that use feature files: train, predict, info, report."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bilinear_cli.cli.base import bar, cli, load_network, load_tensorflow, weights_option
+from bilinear_cli.errors import BilinearError, UsageError, one_of
+
+log = logging.getLogger(__name__)
+
+
+class Auto(click.ParamType):
+    """A number, or `auto` (None)."""
+
+    name = "auto|number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse it."""
+        if value is None or value == "auto":
+            return None
+        return click.FLOAT.convert(value, param, ctx)
+
+
+@cli.command()
+@click.option(
+    "--features",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Feature file of bilinear extract; repeatable, for all shards of a set.",
+)
+@click.option(
+    "--pooling",
+    multiple=True,
+    help="Of the file; several side by side as max+sum; repeatable.  [default: each in turn]",
+)
+@click.option(
+    "--classifier",
+    type=click.Choice(["softmax", "svm", "ridge", "mlp", "conv1x1"]),
+    default="softmax",
+    help="conv1x1: of conv5 maps, their projection trained too.",
+)
+@click.option(
+    "--solver",
+    type=click.Choice(["auto", "gram", "stream"]),
+    default="auto",
+    help="gram: reduced, in memory; stream: by passes over the file; auto: gram if it fits.",
+)
+@click.option(
+    "--normalize",
+    type=click.Choice(["auto", "none", "standard", "sqrt-l2"]),
+    default="auto",
+    help="auto: standard for max, avg and sum, none for what is normalised already.",
+)
+@click.option(
+    "--top-variance",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Keep the K entries of the whole matrix that vary most over the training rows.",
+)
+@click.option(
+    "-C", "--C", "C", type=Auto(), default="auto", help="Weight of the losses; auto: by the folds."
+)
+@click.option(
+    "--label-smoothing", type=Auto(), default="auto", help="auto: 0 or 0.1, by the same folds."
+)
+@click.option("--folds", type=click.IntRange(2), default=5, help="Of the cross-validation.")
+@click.option("--hidden", type=click.IntRange(1), default=256, help="Units of the mlp.")
+@click.option("--dropout", type=click.FloatRange(0, 0.99), default=0.5, help="Of the mlp.")
+@click.option("--channels", type=click.IntRange(1), default=144, help="Of the conv1x1.")
+@click.option("--frozen", is_flag=True, help="Leave the conv1x1's projection untrained.")
+@click.option(
+    "--refit-all", is_flag=True, help="After the test, fit the final model on the test photos too."
+)
+@click.option("--data", metavar="SPEC", help="Take labels, split and groups from there.")
+@click.option("--split-seed", type=int, default=0, help="For a --data that has no split.")
+@click.option("--min-photos", type=click.IntRange(1), default=2, help="Smaller classes stay out.")
+@click.option("--seed", type=int, default=0, help="Of the folds, mlp and conv1x1.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("runs"), help="Run folders."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def train(
+    features: tuple[Path, ...],
+    pooling: tuple[str, ...],
+    data: str | None,
+    split_seed: int,
+    output: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a classifier on stored features and report its accuracy on the test photos.
+
+    \b
+    bilinear train --features x.h5
+    bilinear train --features x.h5 --pooling bilinear --top-variance 20000 --json
+    bilinear train --features a.h5 --features b.h5
+    """
+    from bilinear_cli.classify.select import Options
+    from bilinear_cli.classify.train import train as run
+    from bilinear_cli.data.dataset import load_dataset
+    from bilinear_cli.report import confused, table
+    from bilinear_cli.store import open_features
+
+    chosen = Options(**options)
+    if chosen.classifier in ("mlp", "conv1x1"):
+        load_tensorflow()
+    dataset = load_dataset(data, split_seed=split_seed) if data else None
+    results = []
+    with open_features(features) as file:
+        maps = chosen.classifier == "conv1x1"
+        specs = pooling or [name for name in file.shapes if (name == "conv5") == maps]
+        if not specs:
+            wanted = "no maps: extract --pooling conv5"
+            wanted = wanted if maps else "maps alone: train --classifier conv1x1 on them"
+            raise UsageError(f"{file.path} holds {wanted}")
+        for name in (name for spec in specs for name in spec.split("+")):
+            one_of(f"pooling in {file.path}", name, file.shapes)  # before the first fit
+        for spec in specs:
+            with bar(spec, "step") as progress:
+                result = run(file, spec, chosen, output, dataset=dataset, progress=progress)
+            results.append(result)
+    if as_json:
+        click.echo(json.dumps({"results": results}, ensure_ascii=False))
+        return
+    click.echo(table(results))
+    for result in results:
+        click.echo(confused(result))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(1), default=3, help="Names for a photo.")
+@weights_option
+def predict(run: Path, photos: tuple[Path, ...], top: int, weights: str) -> None:
+    """Name photos with a trained run: a line a photo, with probabilities.
+
+    \b
+    bilinear predict runs/birds-bilinear-softmax new.jpg
+    """
+    from bilinear_cli.classify.predict import predict as name_photos
+    from bilinear_cli.classify.predict import run_settings
+    from bilinear_cli.features.weights import load_weights
+
+    settings = run_settings(run)
+    vgg16 = load_weights(weights)
+    if vgg16.sha256 != settings.weights_sha256:
+        raise BilinearError(f"{run} was trained on features of other weights: give --weights")
+    bad = 0
+    forward = load_network(vgg16.tensors, settings)
+    for path, names in name_photos(run, photos, forward, top=top):
+        if isinstance(names, BilinearError):
+            log.warning("%s", names)
+            bad += 1
+        else:
+            click.echo("\t".join([str(path), *(f"{name} {p:.3f}" for name, p in names)]))
+    if bad:
+        raise BilinearError(f"{bad} of {len(photos)} files could not be read")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def info(file: Path) -> None:
+    """Say what a feature file holds and how it was made."""
+    from bilinear_cli.report import describe
+    from bilinear_cli.store import FeatureFile
+
+    with FeatureFile(file, allow_partial=True) as features:
+        click.echo(describe(features))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+def report(runs: tuple[Path, ...]) -> None:
+    """Print a table of runs.
+
+    \b
+    bilinear report runs/*
+    """
+    from bilinear_cli.report import read_metrics, table
+
+    click.echo(table([read_metrics(run) for run in runs]))

@@ -1,0 +1,58 @@
+"""Rows of an earlier feature file, for photos that it has already."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.features.settings import Settings, check_same, settings_of
+from bilinear_cli.store import FeatureFile
+
+
+class StoredPhotos:
+    """The photos of a feature file, finished or not, by their SHA-256; a context manager.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        """Open a file.
+
+        Raises:
+            FeatureFileError: it cannot be read, or was made with other settings.
+        """
+        self._file = FeatureFile(path, allow_partial=True)
+        self.path, self._specs = self._file.path, settings.poolings
+        stored = settings_of(self._file.attributes, tuple(self._file.shapes))
+        try:
+            check_same(stored, settings, self.path, but=("poolings", "shard"))
+            lacking = set(self._specs) - self._file.shapes.keys()
+            if lacking:
+                raise FeatureFileError(f"{self.path} has no {', '.join(sorted(lacking))} to reuse")
+        except FeatureFileError:
+            self._file.close()
+            raise
+        n_views = self._file.n_views
+        photo = self._file.photo[: self._file.rows_done : n_views]
+        sha256 = self._file.sha256[::n_views]
+        self._first = {sha256[i]: i * n_views for i in np.flatnonzero(photo >= 0)}
+        self._views = np.arange(n_views)
+
+    def find(self, sha256: np.ndarray) -> np.ndarray:
+        """Return int (n,), the first row of each photo, or -1 for one that is not there."""
+        return np.array([self._first.get(digest, -1) for digest in sha256], np.int64)
+
+    def rows(self, first: np.ndarray) -> dict[str, np.ndarray]:
+        """Return spec -> all rows, as they are stored, of the photos whose first rows these are."""
+        which = (first[:, None] + self._views).ravel()
+        return {spec: self._file.read_raw(spec, which) for spec in self._specs}
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Close the file."""
+        self._file.close()

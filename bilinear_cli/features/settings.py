@@ -1,0 +1,113 @@
+"""What decides the numbers of a feature file, beside the photos."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.features.views import View, views
+from bilinear_cli.store import FeatureFile, damage, partial_path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers of a feature file, beside the photos.
+
+    Attributes:
+        poolings: specs, in any order.
+        layer: of the network, whose maps are pooled.
+        image_size: width and height that photos are brought to, in pixels; of several the first.
+        resize: `squash`, `crop` or `pad`.
+        precision: of the network: `float32`, `bfloat16` or `float16`.
+        batch_size: photos that go through the network together.
+        weights_sha256: of the network.
+        backbone: its name.
+        views: names of the views of a photo, see `views.py`.
+        shard: `I/N`: of the set, the I-th of N parts.
+    """
+
+    poolings: tuple[str, ...]
+    layer: str
+    image_size: int
+    resize: str
+    precision: str
+    batch_size: int
+    weights_sha256: str
+    backbone: str = "vgg16"
+    views: tuple[str, ...] = ("original",)
+    shard: str = "1/1"
+
+    @property
+    def shown(self) -> list[View]:
+        """The views."""
+        return views(self.views, self.image_size)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return them as root attributes of a feature file; its features say the poolings."""
+        values = asdict(self) | {"views": " ".join(self.views)}
+        del values["poolings"]
+        return values
+
+
+def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settings:
+    """Return the settings that a feature file with these root attributes was made with.
+
+    Raises:
+        KeyError: one is not said.
+        ValueError: one cannot be meant.
+    """
+    names = {field.name for field in fields(Settings)} - {"poolings", "views", "shard"}
+    settings = Settings(
+        poolings=poolings,
+        views=tuple(attributes["views"].split()),
+        shard=attributes.get("shard", "1/1"),
+        **{name: attributes[name] for name in names},
+    )
+    views(settings.views, settings.image_size)  # raises for a name that is none
+    return settings
+
+
+def stored_settings(*files: Path | None) -> Settings | None:
+    """Return what the first of these files that is there, finished or not, was made with."""
+    for path in (place for file in files if file for place in (file, partial_path(file))):
+        if path.is_file():
+            with FeatureFile(path, allow_partial=True) as file, damage(path):
+                return settings_of(file.attributes, tuple(file.shapes))
+    return None
+
+
+def check_same(stored: Settings, asked: Settings, path: Path, but: tuple[str, ...] = ()) -> None:
+    """Raise a FeatureFileError that names the first setting, `but` some, that differs."""
+    for field in fields(Settings):
+        was, wanted = getattr(stored, field.name), getattr(asked, field.name)
+        if field.name == "poolings":
+            was, wanted = tuple(sorted(was)), tuple(sorted(wanted))
+        if was != wanted and field.name not in but:
+            said = [" ".join(x) if isinstance(x, tuple) else x for x in (was, wanted)]
+            raise FeatureFileError(
+                f"{path} was made with {field.name.replace('_', '-')} {said[0]}, and {said[1]} is "
+                "asked for: give another --output, or --overwrite"
+            )
+
+
+def shard_photos(shard: str, n_photos: int, batch_size: int) -> slice:
+    """Return which photos are those of a shard: whole batches, but for the last.
+
+    Args:
+        shard: `I/N`, I from 1.
+        n_photos: in all.
+        batch_size: photos in a batch.
+
+    Raises:
+        UsageError: there is no such shard, or not a batch for each.
+    """
+    number, _, of = shard.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"there is no shard {shard!r}: write 2/4 for the second of four")
+    n_batches = -(-n_photos // batch_size)
+    if int(of) > n_batches:
+        raise UsageError(
+            f"{n_photos} photos are {n_batches} batches of {batch_size}: too few for {of} shards"
+        )
+    start, stop = (k * n_batches // int(of) * batch_size for k in (int(number) - 1, int(number)))
+    return slice(start, min(stop, n_photos))

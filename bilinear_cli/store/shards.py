@@ -1,0 +1,167 @@
+"""Several feature files, each of a part of one photo set, as one."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import h5py
+import numpy as np
+
+from bilinear_cli.errors import FeatureFileError, some
+from bilinear_cli.store.checks import ROW_COLUMNS, damage
+from bilinear_cli.store.lock import locked
+from bilinear_cli.store.reading import FeatureFile, partial_path
+from bilinear_cli.store.streaming import StoredRows
+from bilinear_cli.store.writing import create
+
+WHOLE = "1/1"
+# Root attributes in which parts may differ: they say who made them, where and when.
+OWN = {"command", "created", "data", "data_root", "shard"}
+BLOCK = 64  # rows that are copied at a time
+
+
+def open_features(paths: Sequence[Path]) -> FeatureFile:
+    """Open a feature file, or several that belong together, as one.
+
+    Raises:
+        FeatureFileError: one cannot be read, or they do not belong together.
+    """
+    if len(paths) == 1:
+        file = FeatureFile(paths[0])
+        if _number(file) == (1, 1):
+            return file
+        file.close()
+    return Shards(paths)
+
+
+class Shards(FeatureFile):
+    """The shards of one photo set, all of them, whose rows are those of a single run's file."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Open the files of all shards, in any order.
+
+        Raises:
+            FeatureFileError: one cannot be read; they were made with different settings or of
+                different photo sets; one is missing, or there twice.
+        """
+        self._parts: list[FeatureFile] = []
+        try:
+            for path in paths:
+                self._parts.append(FeatureFile(path))
+            _check_together(self._parts)
+        except BaseException:
+            self.close()
+            raise
+        self._parts.sort(key=lambda part: _number(part)[0])
+        first, self.files = self._parts[0], [part.path for part in self._parts]
+        self.path, self.class_names = first.path, first.class_names
+        self.attributes = first.attributes | {"shard": WHOLE}
+        for name in ROW_COLUMNS:
+            setattr(self, name, np.concatenate([getattr(part, name) for part in self._parts]))
+        self.rows_done = len(self.labels)
+        self.shapes = {s: (self.rows_done, *shape[1:]) for s, shape in first.shapes.items()}
+        self.skipped = {p: why for part in self._parts for p, why in part.skipped.items()}
+        self._file = first._file  # what it says of a pooling holds for all
+
+    def close(self) -> None:
+        """Close the files."""
+        for part in self._parts:
+            part.close()
+
+    def _stored(self, spec: str) -> StoredRows:
+        self._one_of(spec)
+        checksums = []
+        for part in self._parts:
+            with damage(part.path):
+                checksums.append(part._file[f"crc32/{spec}"][()])
+        rows: list[tuple[Path, BinaryIO, h5py.Dataset]] = [p._rows_of(spec) for p in self._parts]
+        return StoredRows(rows, np.concatenate(checksums), self.paths)
+
+
+def merge(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    overwrite: bool = False,
+    attributes: dict[str, str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the shards of a photo set to one file, as a single run would have made it.
+
+    Args:
+        paths: the shards, all of them, in any order.
+        output: the file.
+        overwrite: whatever is there.
+        attributes: root attributes to keep a record.
+        progress: told (rows done, rows in all).
+
+    Raises:
+        FeatureFileError: the files do not belong together, or one is damaged; or the output is
+            there, or cannot be written.
+    """
+    with locked(output), open_features(paths) as parts:
+        if output.resolve() in [path.resolve() for path in parts.files]:
+            raise FeatureFileError(f"{output} is one of the files to be merged: name another")
+        if output.exists() and not overwrite:
+            raise FeatureFileError(f"{output} is there already: name another, or --overwrite")
+        columns = {name: getattr(parts, name) for name in ROW_COLUMNS}
+        shapes = {spec: shape[1:] for spec, shape in parts.shapes.items()}
+        record = parts.attributes | (attributes or {})
+        try:
+            with create(
+                output, shapes, columns, parts.class_names, record, parts.skipped
+            ) as writer:
+                for start in range(0, parts.rows_done, BLOCK):
+                    which = np.arange(start, min(start + BLOCK, parts.rows_done))
+                    writer.append({spec: parts.read_raw(spec, which) for spec in shapes})
+                    if progress:
+                        progress(writer.rows_done, parts.rows_done)
+                writer.finish()
+        finally:
+            partial_path(output).unlink(missing_ok=True)
+
+
+def _number(part: FeatureFile) -> tuple[int, int]:
+    """Return which shard a file is, and of how many."""
+    with damage(part.path):
+        number, of = str(part.attributes.get("shard", WHOLE)).split("/")
+        return int(number), int(of)
+
+
+def _check_together(parts: Sequence[FeatureFile]) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        for name, was, there in _differences(first, part):
+            raise FeatureFileError(
+                f"{first.path} and {part.path} do not belong together: {name} is {was} in the "
+                f"first and {there} in the second"
+            )
+    numbers = Counter(_number(part)[0] for part in parts)
+    twice = [f"{k}/{_number(first)[1]}" for k, times in numbers.items() if times > 1]
+    if twice:
+        names = some(str(part.path) for part in parts if numbers[_number(part)[0]] > 1)
+        raise FeatureFileError(f"shard {some(twice)} is there more than once: {names}")
+    lacking = [
+        f"{k}/{_number(first)[1]}" for k in range(1, _number(first)[1] + 1) if not numbers[k]
+    ]
+    if lacking:
+        raise FeatureFileError(
+            f"shard {some(lacking)} is missing: make it with bilinear extract --shard {lacking[0]}"
+        )
+
+
+def _differences(a: FeatureFile, b: FeatureFile) -> list[tuple[str, object, object]]:
+    """Return the name and both values of what keeps two files from being parts of one set."""
+    names = [*dict.fromkeys([*a.attributes, *b.attributes])]
+    facts = [(n, a.attributes.get(n), b.attributes.get(n)) for n in names if n not in OWN]
+    facts.append(("the number of shards", _number(a)[1], _number(b)[1]))
+    facts.append(("poolings", " ".join(sorted(a.shapes)), " ".join(sorted(b.shapes))))
+    facts.append(("the classes", some(a.class_names), some(b.class_names)))
+    for spec in a.shapes.keys() & b.shapes.keys():
+        facts.append((f"a row of {spec}", a.shapes[spec][1:], b.shapes[spec][1:]))
+        facts.append((f"{spec}", a.layout(spec), b.layout(spec)))
+    different = [fact for fact in facts if fact[1] != fact[2]]
+    if not different and a.class_names.tolist() != b.class_names.tolist():
+        different.append(("the classes", len(a.class_names), len(b.class_names)))
+    return different
