@@ -116,6 +116,46 @@ def test_limit(birds: Path, run: Run) -> None:
         assert file.attrs["limit"] == 6
 
 
+def test_views_and_shards_are_named_and_go_together(birds: Path, run: Run) -> None:
+    options = ["extract", "--data", birds, "--pooling", "max", "--flip", "--scales", "32,48"]
+    whole = run(*options).stdout.strip()
+    assert whole == "features/birds-block5_conv3-32-48-flip.h5"
+    shards = [run(*options, "--shard", f"{i}/2").stdout.strip() for i in (1, 2)]
+    assert shards[0] == "features/birds-block5_conv3-32-48-flip-shard1of2.h5"
+    assert run("merge", *shards, "-o", "merged.h5").stdout == "merged.h5\n"
+    assert "is complete" in run(*options, "-o", "merged.h5").stderr
+    with h5py.File("merged.h5") as merged, h5py.File(whole) as single:
+        assert merged["view"].asstr()[:4].tolist() == ["original", "flip", "48", "48-flip"]
+        np.testing.assert_array_equal(merged["features/max"][()], single["features/max"][()])
+    figures = []
+    for files in (["merged.h5"], shards):
+        named = [word for file in files for word in ("--features", file)]
+        shown = run("train", *named, "-C", "1", "--label-smoothing", "0", "--json").stdout
+        figures.append(json.loads(shown)["results"][0])
+    assert figures[0]["top1"] == figures[1]["top1"]
+    assert (figures[1]["n_rows"], figures[1]["features_file"]) == (72, " ".join(shards))
+    line = fault(run("train", "--features", shards[0], code=1))
+    assert line.startswith("1 of 2 shards are missing, the first of them 2/2")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scales", "32,48", "--pooling", "conv5"], "conv5 of several --scales has rows of"),
+        (["--scales", "32,32"], "names a size twice"),
+        (["--scales", "32,x"], "'x' is not a valid integer"),
+        (["--scales", "8"], "8 is not in the range x>=32"),
+        (["--shard", "3/2"], "there is no shard '3/2'"),
+        (["--shard", "1/99"], "too few for 99 shards"),
+    ],
+)
+def test_views_and_shards_that_cannot_be_meant(
+    options: list[str], said: str, birds: Path, run: Run
+) -> None:
+    assert said in run("extract", "--data", birds, "-o", "x.h5", *options, code=2).stderr
+    assert not [*Path().glob("x.h5*")]
+
+
 def test_skip_bad(birds: Path, run: Run) -> None:
     (birds / "wren" / "2.png").write_text("no photo")
     line = fault(run("extract", "--data", birds, "--pooling", "max", "-o", "x.h5", code=1))

@@ -118,6 +118,9 @@ def extract(
     vgg16 = load_weights(weights)
     stored = stored_settings(*([] if overwrite else [output]), reuse)
     settings = _settings(given, specs, sizes, flip, vgg16.sha256, stored)
+    if settings.shard != "1/1":
+        same = f"--batch-size {settings.batch_size} --precision {settings.precision}"
+        log.info("all shards must have the same, on whatever machine: %s", same)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
     record = {"command": json.dumps(command), "limit": limit or 0}
     record["weights_differing"] = " ".join(vgg16.differing)

@@ -13,9 +13,9 @@ from PIL import features as pillow_features
 
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
-from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, some
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError, some
 from bilinear_cli.features.reuse import StoredPhotos
-from bilinear_cli.features.settings import Settings, check_same, settings_of, shard_photos
+from bilinear_cli.features.settings import Settings, check_same, settings_of_file, shard_photos
 from bilinear_cli.features.views import sizes_of
 from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked, partial_path
 
@@ -64,15 +64,17 @@ def extract(
     with ExitStack() as open_now:
         open_now.enter_context(locked(output))
         sha256 = dict(zip(part.paths, part.sha256(), strict=True))
-        if output.exists() and not overwrite:
+        begun = partial_path(output).exists() and not overwrite
+        if output.exists() and not (begun or overwrite):
             _say_complete(output, settings, sha256)
             return
-        begun = partial_path(output).exists() and not overwrite
-        if begun:
+        if begun:  # or begun again, while an older file has the final name
             with FeatureWriter(output) as writer:
                 _check_unfinished(writer, settings, sha256)
                 log.info("going on after %d of %d photos", _photos_done(writer), len(part))
         old = open_now.enter_context(StoredPhotos(reuse, settings)) if reuse else None
+        if old and old.path.resolve() == partial_path(output).resolve():
+            raise UsageError(f"--reuse {old.path} is what is to be written: name another --output")
         from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
 
         compute, shapes = compile_pooling(
@@ -223,7 +225,7 @@ def _check_photos(file: FeatureFile, settings: Settings, sha256: dict[str, str])
 
     Photos may have changed whose rows are still to come, or were skipped.
     """
-    check_same(settings_of(file.attributes, tuple(file.shapes)), settings, file.path)
+    check_same(settings_of_file(file), settings, file.path)
     gone = set(file.paths) - sha256.keys()
     new = sha256.keys() - set(file.paths) - file.skipped.keys()
     fixed = np.flatnonzero(file.photo[: file.rows_done] >= 0)

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.features.settings import Settings, check_same, settings_of
+from bilinear_cli.features.settings import Settings, check_same, settings_of_file
 from bilinear_cli.store import FeatureFile
 
 
@@ -25,9 +25,8 @@ class StoredPhotos:
         """
         self._file = FeatureFile(path, allow_partial=True)
         self.path, self._specs = self._file.path, settings.poolings
-        stored = settings_of(self._file.attributes, tuple(self._file.shapes))
         try:
-            check_same(stored, settings, self.path, but=("poolings", "shard"))
+            check_same(settings_of_file(self._file), settings, self.path, but=("poolings", "shard"))
             lacking = set(self._specs) - self._file.shapes.keys()
             if lacking:
                 raise FeatureFileError(f"{self.path} has no {', '.join(sorted(lacking))} to reuse")

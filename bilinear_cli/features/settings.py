@@ -63,17 +63,31 @@ def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settin
         shard=attributes.get("shard", "1/1"),
         **{name: attributes[name] for name in names},
     )
+    for field in fields(Settings):
+        value = getattr(settings, field.name)
+        if field.type in ("int", int) and not (type(value) is int and value > 0):
+            raise ValueError(f"{field.name} is {value!r}")
     views(settings.views, settings.image_size)  # raises for a name that is none
     return settings
 
 
 def stored_settings(*files: Path | None) -> Settings | None:
-    """Return what the first of these files that is there, finished or not, was made with."""
-    for path in (place for file in files if file for place in (file, partial_path(file))):
+    """Return what the first of these files that is there, unfinished or not, was made with."""
+    for path in (place for file in files if file for place in (partial_path(file), file)):
         if path.is_file():
-            with FeatureFile(path, allow_partial=True) as file, damage(path):
-                return settings_of(file.attributes, tuple(file.shapes))
+            with FeatureFile(path, allow_partial=True) as file:
+                return settings_of_file(file)
     return None
+
+
+def settings_of_file(file: FeatureFile) -> Settings:
+    """Return the settings that a feature file was made with.
+
+    Raises:
+        FeatureFileError: it does not say them.
+    """
+    with damage(file.path):
+        return settings_of(file.attributes, tuple(file.shapes))
 
 
 def check_same(stored: Settings, asked: Settings, path: Path, but: tuple[str, ...] = ()) -> None:

@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.store.lock import in_use
 
 PARTIAL = ".partial"  # of the name of an unfinished file
 FORMAT = "bilinear-features"
@@ -28,7 +27,7 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
     try:
         return h5py.File(path, mode)
     except BlockingIOError as error:
-        raise in_use(path.with_name(path.name.removesuffix(PARTIAL))) from error
+        raise in_use(path) from error
     except FileNotFoundError as error:
         raise FeatureFileError(
             f"there is no feature file {path}: make one with bilinear extract"
@@ -85,7 +84,10 @@ def _is_plain(data: h5py.Dataset | h5py.Group | None) -> bool:
 def column(file: h5py.File, name: str) -> np.ndarray:
     """Return a dataset of one entry a row; text as str."""
     data = file[name]
-    if h5py.check_string_dtype(data.dtype):
+    text = h5py.check_string_dtype(data.dtype)
+    if text and text.length is None:  # of any length, elsewhere in the file, many times perhaps
+        raise ValueError(f"{name} is text of no fixed length")
+    if text:
         return np.array([text.decode() for text in data[()].tolist()], dtype=str)
     return data[()]
 
@@ -114,6 +116,11 @@ def damage(path: Path) -> Iterator[None]:
         yield
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise damaged(path, reason(error)) from error
+
+
+def in_use(path: Path) -> FeatureFileError:
+    """Return the error that says so."""
+    return FeatureFileError(f"{path} is open in another run: wait for it or end it")
 
 
 def damaged(path: Path, what: str) -> FeatureFileError:

@@ -31,7 +31,7 @@ def locked(output: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _take(path)
     except BlockingIOError as error:
-        raise in_use(output) from error
+        raise _held(output) from error
     except OSError as error:
         raise FeatureFileError(f"cannot write {path}: {error.strerror}") from error
     try:
@@ -57,8 +57,7 @@ def _take(path: Path) -> int:
         os.close(descriptor)
 
 
-def in_use(output: Path) -> FeatureFileError:
-    """Return the error that says who writes a feature file."""
+def _held(output: Path) -> FeatureFileError:
     try:
         holder = lock_path(output).read_text(encoding="utf-8", errors="replace") or "another run"
     except OSError:

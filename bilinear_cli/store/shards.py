@@ -103,15 +103,15 @@ def merge(
     with locked(output), open_features(paths) as parts:
         if output.resolve() in [path.resolve() for path in parts.files]:
             raise FeatureFileError(f"{output} is one of the files to be merged: name another")
-        if output.exists() and not overwrite:
-            raise FeatureFileError(f"{output} is there already: name another, or --overwrite")
+        for there in (output, partial_path(output)):
+            if there.exists() and not overwrite:
+                raise FeatureFileError(f"{there} is there already: name another, or --overwrite")
         columns = {name: getattr(parts, name) for name in ROW_COLUMNS}
         shapes = {spec: shape[1:] for spec, shape in parts.shapes.items()}
         record = parts.attributes | (attributes or {})
+        writer = create(output, shapes, columns, parts.class_names, record, parts.skipped)
         try:
-            with create(
-                output, shapes, columns, parts.class_names, record, parts.skipped
-            ) as writer:
+            with writer:
                 for start in range(0, parts.rows_done, BLOCK):
                     which = np.arange(start, min(start + BLOCK, parts.rows_done))
                     writer.append({spec: parts.read_raw(spec, which) for spec in shapes})
@@ -125,8 +125,10 @@ def merge(
 def _number(part: FeatureFile) -> tuple[int, int]:
     """Return which shard a file is, and of how many."""
     with damage(part.path):
-        number, of = str(part.attributes.get("shard", WHOLE)).split("/")
-        return int(number), int(of)
+        number, of = map(int, str(part.attributes.get("shard", WHOLE)).split("/"))
+        if not 1 <= number <= of:
+            raise ValueError(f"shard is {number}/{of}")
+        return number, of
 
 
 def _check_together(parts: Sequence[FeatureFile]) -> None:
@@ -142,12 +144,12 @@ def _check_together(parts: Sequence[FeatureFile]) -> None:
     if twice:
         names = some(str(part.path) for part in parts if numbers[_number(part)[0]] > 1)
         raise FeatureFileError(f"shard {some(twice)} is there more than once: {names}")
-    lacking = [
-        f"{k}/{_number(first)[1]}" for k in range(1, _number(first)[1] + 1) if not numbers[k]
-    ]
-    if lacking:
+    of = _number(first)[1]
+    if len(numbers) < of:
+        lacking = next(k for k in range(1, of + 1) if k not in numbers)
         raise FeatureFileError(
-            f"shard {some(lacking)} is missing: make it with bilinear extract --shard {lacking[0]}"
+            f"{of - len(numbers)} of {of} shards are missing, the first of them {lacking}/{of}: "
+            f"make it with bilinear extract --shard {lacking}/{of}"
         )
 
 

@@ -20,8 +20,7 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.features.specs import pooling, row_dtype
-from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, reason
-from bilinear_cli.store.lock import in_use
+from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, in_use, reason
 from bilinear_cli.store.reading import FeatureFile, partial_path
 
 SHA256_DIGITS = 64
@@ -173,7 +172,7 @@ def _check_free(output: Path) -> None:
     try:
         h5py.File(partial_path(output), "r+").close()
     except BlockingIOError as error:
-        raise in_use(output) from error
+        raise in_use(partial_path(output)) from error
     except OSError:
         pass  # there is none, or a damaged one
 

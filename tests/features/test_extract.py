@@ -428,6 +428,18 @@ def test_an_overwriting_run_that_stops_leaves_the_old_file(birds: Dataset, outpu
     assert output.read_bytes() == before
 
 
+def test_an_overwriting_run_that_stops_goes_on_without_overwrite(
+    birds: Dataset, output: Path
+) -> None:
+    run(birds, output)
+    interrupt(birds, output, 3, overwrite=True, settings=replace(SETTINGS, resize="crop"))
+    assert stored_settings(output).resize == "crop"  # type: ignore[union-attr]
+    assert run(birds, output, replace(SETTINGS, resize="crop")).batches == 2
+    with FeatureFile(output) as file:
+        assert file.attributes["resize"] == "crop"
+    assert not partial_path(output).exists()
+
+
 def test_a_folder_is_no_output(birds: Dataset, output: Path) -> None:
     output.mkdir(parents=True)
     for overwrite in (True, False):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -210,7 +211,7 @@ def test_parts_that_do_not_belong_together_are_refused_by_what_differs(
     spoil: Spoil, said: str | None, birds: Dataset, tmp_path: Path
 ) -> None:
     parts = spoil(birds, parts_of(birds, SETTINGS, tmp_path, 2))
-    said = said or "shard 1/2 is missing: make it with bilinear extract --shard 1/2"
+    said = said or "1 of 2 shards are missing, the first of them 1/2: make it with"
     with pytest.raises(FeatureFileError, match=said):
         open_features(parts)
     with pytest.raises(FeatureFileError, match=said):
@@ -240,6 +241,10 @@ def test_what_is_there_is_not_replaced_unasked(birds: Dataset, tmp_path: Path) -
     with pytest.raises(FeatureFileError, match="is there already"):
         merge(parts, tmp_path / "merged.h5")
     merge(parts, tmp_path / "merged.h5", overwrite=True)
+    partial_path(tmp_path / "begun.h5").write_text("an unfinished run")
+    with pytest.raises(FeatureFileError, match=r"begun.h5.partial is there already"):
+        merge(parts, tmp_path / "begun.h5")
+    assert partial_path(tmp_path / "begun.h5").read_text() == "an unfinished run"
 
 
 # Reuse -----------------------------------------------------------------------------------
@@ -318,3 +323,48 @@ def test_rows_made_otherwise_are_not_reused(birds: Dataset, tmp_path: Path) -> N
     with pytest.raises(BilinearError, match="there is no feature file"):
         run(birds, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "none.h5")
     assert not [*tmp_path.glob("new*")]
+
+
+def test_a_file_does_not_reuse_itself(birds: Dataset, tmp_path: Path) -> None:
+    def stop(done: int, _: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(birds, SETTINGS, tmp_path / "x.h5", progress=stop)
+    with pytest.raises(UsageError, match=r"--reuse .*x.h5.partial is what is to be written"):
+        run(birds, SETTINGS, tmp_path / "x.h5", reuse=tmp_path / "x.h5")
+    assert run(birds, SETTINGS, tmp_path / "x.h5") == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 0), ("image_size", "x"), ("views", "flop"), ("layer", None)]
+)
+def test_a_file_that_does_not_say_how_it_was_made_is_one_line(
+    name: str, value: object, birds: Dataset, tmp_path: Path
+) -> None:
+    run(birds, SETTINGS, tmp_path / "old.h5")
+    with h5py.File(tmp_path / "old.h5", "r+") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+    for again in ("old.h5", "new.h5"):
+        with pytest.raises(FeatureFileError, match=r"old.h5 is damaged: [^\n]*$"):
+            run(birds, SETTINGS, tmp_path / again, reuse=tmp_path / "old.h5")
+
+
+@pytest.mark.parametrize("shard", ["0/0", "2/1", "x", "1/2/3"])
+def test_a_shard_that_cannot_be_is_damage(shard: str, birds: Dataset, tmp_path: Path) -> None:
+    run(birds, SETTINGS, tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file.attrs["shard"] = shard
+    with pytest.raises(FeatureFileError, match="is damaged"):
+        open_features([tmp_path / "x.h5"])
+
+
+def test_one_of_very_many_shards_costs_nothing(birds: Dataset, tmp_path: Path) -> None:
+    run(birds, SETTINGS, tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file.attrs["shard"] = "1/1000000000000"
+    with pytest.raises(FeatureFileError, match="999999999999 of 1000000000000 shards are missing"):
+        open_features([tmp_path / "x.h5"])

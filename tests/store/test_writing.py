@@ -215,7 +215,8 @@ def test_a_file_that_another_process_writes(unfinished: Path) -> None:
     ) as holder:
         assert holder.stdout
         holder.stdout.readline()
-        line = f"{unfinished} is being written by another run: wait for it or end it"
+        partial = partial_path(unfinished)
+        line = f"{partial} is open in another run: wait for it or end it"
         assert refused(unfinished) == line
         with pytest.raises(FeatureFileError) as going_on:
             FeatureWriter(unfinished)
