@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.errors import BadPhotoError, BilinearError
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -47,19 +47,22 @@ def read_photo(
         white, 16-bit grey scaled to eight bits.
 
     Raises:
-        BadPhotoError: it is no photo, is cut off, or has changed.
+        BadPhotoError: it is no photo, or is cut off.
+        BilinearError: it has changed, or there is not the memory to decode it.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BadPhotoError(f"cannot read {path}: {error.strerror or error}") from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise BadPhotoError(f"{path} has changed since this run began: run again")
+        raise BilinearError(f"{path} has changed since this run began: run again")
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft(image.mode, (REDUCED * max(sizes),) * 2)  # of others than JPEG nothing
             rgb = _rgb(ImageOps.exif_transpose(image))
             return [np.asarray(_resize(rgb, size, resize)) for size in sizes]
+    except MemoryError as error:
+        raise BilinearError(f"there is not the memory to decode {path}") from error
     except Exception as error:  # on broken bytes Pillow's decoders raise nearly anything
         if isinstance(error, Image.UnidentifiedImageError):
             error = ValueError("not an image in any format known here")

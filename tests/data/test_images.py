@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bilinear_cli.data.images import BATCHES_AHEAD, read_batches, read_photo
-from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.errors import BadPhotoError, BilinearError
 
 MakePhoto = Callable[..., Path]
 
@@ -200,7 +200,7 @@ def test_shrinking_averages(tmp_path: Path) -> None:
 
 
 def complaint(path: Path, sha256: str | None = None) -> str:
-    with pytest.raises(BadPhotoError) as caught:
+    with pytest.raises(BilinearError) as caught:
         read_one(path, 8, sha256=sha256)
     return str(caught.value)
 
@@ -229,6 +229,19 @@ def test_a_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     assert complaint(path) == f"cannot read {path}: No such file or directory"
     assert complaint(tmp_path) == f"cannot read {tmp_path}: Is a directory"
+
+
+def test_too_little_memory_is_not_the_photos_fault(
+    tmp_path: Path, make_photo: MakePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("bilinear_cli.data.images._rgb", fail)
+    path = make_photo(tmp_path / "photo.png")
+    with pytest.raises(BilinearError, match="there is not the memory to decode") as caught:
+        read_one(path, 8)
+    assert not isinstance(caught.value, BadPhotoError)
 
 
 def test_a_changed_file(tmp_path: Path, make_photo: MakePhoto) -> None:

@@ -212,7 +212,7 @@ def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ("free", "image_size", "wanted"),
     [
         *((10**11, 224, 16), (10**11, 448, 4), (10**11, 112, 64), (10**11, 32, 64)),
-        *((10**11, 2000, 1), (10**9, 224, 8), (10**9, 448, 2), (10**8, 448, 1)),
+        *((10**11, 2000, 1), (10**9, 224, 14), (10**9, 448, 3), (10**8, 448, 1)),
     ],
 )
 def test_batches_fit_the_size_of_the_photos_and_the_memory_there_is(

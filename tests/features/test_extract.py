@@ -582,15 +582,16 @@ def test_photos_that_all_could_not_be_opened_may_come_back(
         assert list(file.sha256) == [sha256_of(birds, path) for path in birds.paths]
 
 
-def test_a_photo_that_changes_while_the_run_goes_on(
-    birds: Dataset, output: Path, make_photo: MakePhoto
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_photo_that_changes_while_the_run_goes_on_is_not_left_out(
+    birds: Dataset, output: Path, make_photo: MakePhoto, skip_bad: bool
 ) -> None:
     def progress(done: int, _: int) -> None:
         if done == 0:  # hashed, not read
             make_photo(birds.root / "wren/0.png", seed=99)
 
-    with pytest.raises(BadPhotoError) as caught:
-        run(birds, output, progress=progress)
+    with pytest.raises(BilinearError) as caught:
+        run(birds, output, progress=progress, skip_bad=skip_bad)
     changed = f"{birds.root / 'wren/0.png'} has changed since this run began: run again"
     assert str(caught.value).startswith(changed)
     assert run(birds, output).batches == 2
