@@ -13,10 +13,12 @@ from statistics import median
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from bilinear_cli.classify import inputs
 from bilinear_cli.classify.problem import pose
 from bilinear_cli.data.dataset import Dataset, load_dataset
+from bilinear_cli.data.images import read_photo
 from bilinear_cli.features.backbone import load_backbone, resolve_batch_size, resolve_precision
 from bilinear_cli.features.extract import extract
 from bilinear_cli.features.pooling import compile_pooling
@@ -52,6 +54,9 @@ def main() -> None:
         stage1 = time_stage1(dataset, settings, forward, output, asked.pairs)
         with FeatureFile(output) as file:
             stage2 = time_stage2(file, asked.pairs)
+        large = time_large_photo(
+            dataset.root / dataset.paths[0], Path(folder), asked.image_size, asked.pairs
+        )
     print(
         f"{len(dataset)} photos at {asked.image_size} pixels, {precision}, batch "
         f"{settings.batch_size}; medians of {asked.pairs} pairs"
@@ -69,6 +74,11 @@ def main() -> None:
     print(
         "reduction / one pass over the features:         {:.1f} ({:.2f} s / {:.2f} s)".format(
             *stage2
+        )
+    )
+    print(
+        "12 megapixels decoded whole / as here:          {:.1f} ({:.3f} s / {:.3f} s)".format(
+            *large
         )
     )
 
@@ -99,6 +109,22 @@ def time_stage1(
             network(tf.constant(batch)).numpy()
 
     return ratio(extraction, graph, pairs), ratio(graph, alone, pairs)
+
+
+def time_large_photo(photo: Path, folder: Path, size: int, pairs: int) -> Times:
+    """Time the reading of a photo as a camera makes them, of all its pixels and as it is done."""
+    rng = np.random.default_rng(0)
+    with Image.open(photo) as image:
+        large = np.asarray(image.convert("RGB").resize((4000, 3000)), np.int16)
+    noisy = (large + rng.normal(0, 5, large.shape)).clip(0, 255).astype(np.uint8)
+    path = folder / "large.jpg"
+    Image.fromarray(noisy).save(path, quality=92)
+
+    def whole() -> None:
+        with Image.open(path) as image:
+            image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+
+    return ratio(whole, lambda: read_photo(path, [size]), pairs)
 
 
 def time_stage2(file: FeatureFile, pairs: int) -> Times:
