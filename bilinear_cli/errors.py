@@ -43,3 +43,8 @@ def some(names: Iterable[str], most: int = 5) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def printable(text: str) -> str:
+    """Return text of strangers fit for a terminal: what steers it, and new lines, as `?`."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, some
+from bilinear_cli.errors import BilinearError, printable, some
 from bilinear_cli.store import FeatureFile
 
 COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
@@ -108,7 +108,7 @@ def describe(file: FeatureFile) -> str:
     if file.skipped:
         facts["skipped"] = some(f"{path} ({why})" for path, why in file.skipped.items())
     width = max(map(len, facts))
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items())
+    return "\n".join(printable(f"{name.ljust(width)}  {value}") for name, value in facts.items())
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

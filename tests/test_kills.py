@@ -100,7 +100,7 @@ def test_two_runs_on_one_output(whole: Path) -> None:
             time.sleep(0.02)
         second = subprocess.run(command(whole, output.name), capture_output=True, text=True)
         assert second.returncode == 1
-        assert f"{output} is being written by process {first.pid} on " in second.stderr
+        assert f"{output} is in use by process {first.pid} on " in second.stderr
         assert first.wait(60) == 0
     assert rows(output) == rows(whole / "whole.h5")
 

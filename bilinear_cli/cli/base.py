@@ -12,7 +12,7 @@ import click
 
 from bilinear_cli import __version__
 from bilinear_cli.config import read_config
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, printable
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,15 @@ def _one_line() -> Iterator[None]:
         raise fault(f"{where}{error.strerror or error}", 1) from error
     except Terminated as error:
         raise fault(str(error) or "ended by SIGTERM", 143) from None
+    except MemoryError:
+        raise fault("there is not the memory for this: try a smaller --batch-size", 1) from None
     except KeyboardInterrupt as error:
         raise fault(str(error) or "interrupted", 130) from None
 
 
 def fault(line: str, exit_code: int) -> click.ClickException:
     """Return the exception that prints a line and ends the program with this code."""
-    found = click.ClickException(line)
+    found = click.ClickException(printable(line))
     found.exit_code = exit_code  # type: ignore[misc]
     return found
 
@@ -78,6 +80,10 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
             for name, command in cli.commands.items()
         }
         ctx.default_map = read_config(path, known)
+        for name, values in ctx.default_map.items():
+            for option in cli.commands[name].params:
+                if getattr(option, "multiple", False) and isinstance(values.get(option.name), str):
+                    values[option.name] = [values[option.name]]
 
 
 @click.group(cls=Commands, context_settings=CONTEXT)
@@ -114,7 +120,7 @@ class _TqdmStream:
         if text.strip():
             from tqdm import tqdm
 
-            tqdm.write(text.rstrip("\n"), file=sys.stderr)
+            tqdm.write(printable(text.rstrip("\n")), file=sys.stderr)
 
     def flush(self) -> None:
         sys.stderr.flush()

@@ -116,7 +116,7 @@ def extract(
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder: give --output a file name")
     vgg16 = load_weights(weights)
-    stored = stored_settings(*([] if overwrite else [output]), reuse)
+    stored = stored_settings(None if overwrite else output, reuse)
     settings = _settings(given, specs, sizes, flip, vgg16.sha256, stored)
     if settings.shard != "1/1":
         same = f"--batch-size {settings.batch_size} --precision {settings.precision}"

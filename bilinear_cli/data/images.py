@@ -19,6 +19,8 @@ T = TypeVar("T")
 P = TypeVar("P")
 
 BATCHES_AHEAD = 2
+# Others of Pillow's are no photos, and some of those start programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 REDUCED = 2  # a JPEG is decoded at no less than so many times the size it is brought to
 # Pillow refuses above twice its limit, which is what guards memory; 90 megapixels are a camera's.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -48,16 +50,22 @@ def read_photo(
 
     Raises:
         BadPhotoError: it is no photo, or is cut off.
-        BilinearError: it has changed, or there is not the memory to decode it.
+        BilinearError: it has changed or gone since its digest was taken, or there is not the memory
+            to decode it.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadPhotoError(f"cannot read {path}: {error.strerror or error}") from error
+        line = f"cannot read {path}: {error.strerror or error}"
+        if sha256:  # it could be read before: the machine is at fault, not the photo
+            raise BilinearError(
+                f"{line}; it could be read when this run began: run again"
+            ) from error
+        raise BadPhotoError(line) from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise BilinearError(f"{path} has changed since this run began: run again")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft(image.mode, (REDUCED * max(sizes),) * 2)  # of others than JPEG nothing
             rgb = _rgb(ImageOps.exif_transpose(image))
             return [np.asarray(_resize(rgb, size, resize)) for size in sizes]

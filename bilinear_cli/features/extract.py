@@ -108,6 +108,7 @@ def _run(
     known = old.find(sha256) if old else np.full(n_photos, -1)
     new = done + np.flatnonzero(known[done:] < 0)
     if old:
+        old.check_shapes(writer.shapes)
         log.info("%d of %d photos are in %s", (known[done:] >= 0).sum(), n_photos - done, old.path)
 
     def read(photo: int) -> list[np.ndarray]:
@@ -120,7 +121,10 @@ def _run(
     def copy_upto(photo: int) -> None:
         for start in range(_photos_done(writer), photo, settings.batch_size):
             assert old
-            writer.append(old.rows(known[start : min(start + settings.batch_size, photo)]))
+            stop = min(start + settings.batch_size, photo)
+            rows = old.rows(known[start:stop])
+            _check_finite(rows, np.repeat(paths[start:stop], n_views))
+            writer.append(rows)
             tell()
 
     tell()
@@ -154,7 +158,8 @@ def _check_finite(rows: Arrays, names: np.ndarray) -> None:
         if not finite.all():
             raise BilinearError(
                 f"{spec} of {names[np.argmin(finite)]} is beyond what {values.dtype} can hold: "
-                "begin again (--overwrite) with --precision float32, or without that photo"
+                "begin again (--overwrite) without that photo, or, after float16, "
+                "with --precision float32"
             )
 
 
@@ -225,7 +230,7 @@ def _check_photos(file: FeatureFile, settings: Settings, sha256: dict[str, str])
 
     Photos may have changed whose rows are still to come, or were skipped.
     """
-    check_same(settings_of_file(file), settings, file.path)
+    check_same(settings_of_file(file), settings, file.path, "give another --output, or --overwrite")
     gone = set(file.paths) - sha256.keys()
     new = sha256.keys() - set(file.paths) - file.skipped.keys()
     fixed = np.flatnonzero(file.photo[: file.rows_done] >= 0)

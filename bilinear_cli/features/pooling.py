@@ -113,7 +113,7 @@ def _out_of_memory(batch_size: int) -> str:
     said = f"the device has not the memory for {batch_size} photos at a time"
     if batch_size == 1:
         return f"{said}: take a smaller --image-size"
-    return f"{said}: begin again (--overwrite) with --batch-size {batch_size // 2}"
+    return f"{said}: end what else runs, or begin again with --batch-size {batch_size // 2}"
 
 
 def compile_pooling(

@@ -1,5 +1,6 @@
 """Rows of an earlier feature file, for photos that it has already."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -8,6 +9,9 @@ import numpy as np
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.features.settings import Settings, check_same, settings_of_file
 from bilinear_cli.store import FeatureFile
+
+BUT = ("poolings", "shard")  # may differ
+ADVICE = "its rows cannot be reused"
 
 
 class StoredPhotos:
@@ -26,7 +30,7 @@ class StoredPhotos:
         self._file = FeatureFile(path, allow_partial=True)
         self.path, self._specs = self._file.path, settings.poolings
         try:
-            check_same(settings_of_file(self._file), settings, self.path, but=("poolings", "shard"))
+            check_same(settings_of_file(self._file), settings, self.path, ADVICE, but=BUT)
             lacking = set(self._specs) - self._file.shapes.keys()
             if lacking:
                 raise FeatureFileError(f"{self.path} has no {', '.join(sorted(lacking))} to reuse")
@@ -38,6 +42,13 @@ class StoredPhotos:
         sha256 = self._file.sha256[::n_views]
         self._first = {sha256[i]: i * n_views for i in np.flatnonzero(photo >= 0)}
         self._views = np.arange(n_views)
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise a FeatureFileError if rows have other shapes than those of spec -> (rows, ...)."""
+        for spec in self._specs:
+            there, wanted = self._file.shapes[spec][1:], shapes[spec][1:]
+            if there != wanted:
+                raise FeatureFileError(f"a row of {spec} is {there} in {self.path}, not {wanted}")
 
     def find(self, sha256: np.ndarray) -> np.ndarray:
         """Return int (n,), the first row of each photo, or -1 for one that is not there."""

@@ -71,10 +71,15 @@ def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settin
     return settings
 
 
-def stored_settings(*files: Path | None) -> Settings | None:
-    """Return what the first of these files that is there, unfinished or not, was made with."""
-    for path in (place for file in files if file for place in (partial_path(file), file)):
-        if path.is_file():
+def stored_settings(output: Path | None, reuse: Path | None = None) -> Settings | None:
+    """Return what a run that writes `output` has to keep to; None if it is free.
+
+    Args:
+        output: which may be there, unfinished or finished; None if that does not count.
+        reuse: a file whose rows are to be taken.
+    """
+    for path in ([partial_path(output), output] if output else []) + ([reuse] if reuse else []):
+        if path.is_file() or path == reuse:
             with FeatureFile(path, allow_partial=True) as file:
                 return settings_of_file(file)
     return None
@@ -90,7 +95,9 @@ def settings_of_file(file: FeatureFile) -> Settings:
         return settings_of(file.attributes, tuple(file.shapes))
 
 
-def check_same(stored: Settings, asked: Settings, path: Path, but: tuple[str, ...] = ()) -> None:
+def check_same(
+    stored: Settings, asked: Settings, path: Path, advice: str, but: tuple[str, ...] = ()
+) -> None:
     """Raise a FeatureFileError that names the first setting, `but` some, that differs."""
     for field in fields(Settings):
         was, wanted = getattr(stored, field.name), getattr(asked, field.name)
@@ -100,7 +107,7 @@ def check_same(stored: Settings, asked: Settings, path: Path, but: tuple[str, ..
             said = [" ".join(x) if isinstance(x, tuple) else x for x in (was, wanted)]
             raise FeatureFileError(
                 f"{path} was made with {field.name.replace('_', '-')} {said[0]}, and {said[1]} is "
-                "asked for: give another --output, or --overwrite"
+                f"asked for: {advice}"
             )
 
 

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.store.lock import in_use
 
 PARTIAL = ".partial"  # of the name of an unfinished file
 FORMAT = "bilinear-features"
@@ -27,7 +28,7 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
     try:
         return h5py.File(path, mode)
     except BlockingIOError as error:
-        raise in_use(path) from error
+        raise in_use(path.with_name(path.name.removesuffix(PARTIAL))) from error
     except FileNotFoundError as error:
         raise FeatureFileError(
             f"there is no feature file {path}: make one with bilinear extract"
@@ -116,11 +117,6 @@ def damage(path: Path) -> Iterator[None]:
         yield
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise damaged(path, reason(error)) from error
-
-
-def in_use(path: Path) -> FeatureFileError:
-    """Return the error that says so."""
-    return FeatureFileError(f"{path} is open in another run: wait for it or end it")
 
 
 def damaged(path: Path, what: str) -> FeatureFileError:

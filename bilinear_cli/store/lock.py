@@ -31,12 +31,12 @@ def locked(output: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _take(path)
     except BlockingIOError as error:
-        raise _held(output) from error
+        raise in_use(output) from error
     except OSError as error:
         raise FeatureFileError(f"cannot write {path}: {error.strerror}") from error
     try:
         os.truncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        os.write(descriptor, _own_name().encode())
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -49,17 +49,26 @@ def _take(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
+        except FileNotFoundError:
+            pass
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
 
 
-def _held(output: Path) -> FeatureFileError:
+def in_use(output: Path) -> FeatureFileError:
+    """Return the error that says which other process writes a feature file."""
     try:
-        holder = lock_path(output).read_text(encoding="utf-8", errors="replace") or "another run"
+        holder = lock_path(output).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        holder = "another run"
-    return FeatureFileError(f"{output} is being written by {holder}: wait for it or end it")
+        holder = ""
+    if not holder or holder == _own_name():
+        holder = "another program"
+    return FeatureFileError(f"{output} is in use by {holder}: wait for it or end it")
+
+
+def _own_name() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator
+from math import isqrt, prod
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -114,6 +115,11 @@ class FeatureFile:
         if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
             raise damaged(self.path, f"rows_done is {self.rows_done} of {n}")
         self._check_views()
+        for spec, (_, *shape) in self.shapes.items():
+            channels = isqrt(2 * prod(shape))
+            triangle = self.layout(spec).get("layout") == "upper-triangle"
+            if not prod(shape) or (triangle and [channels * (channels + 1) // 2] != shape):
+                raise damaged(self.path, f"features/{spec} has rows of {shape} numbers")
 
     def _check_views(self) -> None:
         names = self._view_names()

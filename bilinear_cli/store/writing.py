@@ -20,7 +20,8 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.features.specs import pooling, row_dtype
-from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, in_use, reason
+from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, reason
+from bilinear_cli.store.lock import in_use
 from bilinear_cli.store.reading import FeatureFile, partial_path
 
 SHA256_DIGITS = 64
@@ -106,7 +107,10 @@ class FeatureWriter(FeatureFile):
         with _writing(self.path, kept=True):
             keep = np.flatnonzero(self.photo >= 0)
             if len(keep) < len(self.photo):
-                self._replace_by_copy(keep, reasons or {})
+                try:
+                    self._replace_by_copy(keep, reasons or {})
+                except FeatureFileError as error:
+                    raise FeatureFileError(f"{error}; all rows are kept, run again then") from error
             else:
                 self._file.attrs.modify("complete", True)  # in place: nothing moves
             self._file.close()
@@ -172,7 +176,7 @@ def _check_free(output: Path) -> None:
     try:
         h5py.File(partial_path(output), "r+").close()
     except BlockingIOError as error:
-        raise in_use(partial_path(output)) from error
+        raise in_use(output) from error
     except OSError:
         pass  # there is none, or a damaged one
 
@@ -182,7 +186,8 @@ def _check_space(
 ) -> None:
     row_bytes = sum(row_dtype(s).itemsize * int(np.prod(s)) for s in shapes.values())
     wanted = len(columns["labels"]) * row_bytes + sum(c.nbytes for c in columns.values())
-    free = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
+    replaced = path.stat().st_blocks * 512 if path.exists() else 0  # what it really takes
+    free = shutil.disk_usage(path.parent).free + replaced
     if wanted > free:
         raise FeatureFileError(
             f"{path} will have {wanted / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there: "

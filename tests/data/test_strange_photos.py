@@ -91,6 +91,8 @@ STRANGE: dict[str, Callable[[], bytes]] = {
     "TIFF of floating-point numbers": lambda: encoded(
         Image.fromarray(PIXELS[..., 0].astype(np.float32)), "TIFF"
     ),
+    "PostScript": lambda: encoded(rgb(), "EPS"),
+    "MPO, as phones make it": lambda: encoded(rgb(), "MPO", save_all=True, append_images=[rgb()]),
     "file of no bytes": lambda: b"",
     "text": lambda: b"this is no photo",
     "video": lambda: b"\0\0\0\x20ftypisom" + bytes(500),

@@ -205,7 +205,9 @@ def test_attributes_say_how_the_file_was_made(birds: Dataset, output: Path) -> N
         for name in ("bilinear-cli", "tensorflow", "keras", "pillow", "libjpeg", "numpy"):
             assert f"{name} " in file.attributes["versions"]
     assert stored_settings(output) == replace(SETTINGS, poolings=tuple(sorted(POOLINGS)))
-    assert stored_settings(None, output.with_name("none.h5")) is None
+    assert stored_settings(output.with_name("none.h5")) is None
+    assert stored_settings(None) is None
+    assert stored_settings(None, output) == stored_settings(output)
 
 
 def test_a_split_that_the_set_brought_has_no_seed(birds: Dataset, output: Path) -> None:
@@ -613,8 +615,8 @@ def test_an_overflow_names_the_photo(
     with pytest.raises(BilinearError) as caught:
         run(birds, output, replace(SETTINGS, poolings=(spec,)), network=network)
     assert str(caught.value) == (
-        f"{spec} of wren/1.png is beyond what {dtype} can hold: begin again (--overwrite) with "
-        "--precision float32, or without that photo"
+        f"{spec} of wren/1.png is beyond what {dtype} can hold: begin again (--overwrite) "
+        "without that photo, or, after float16, with --precision float32"
     )
     with FeatureFile(partial_path(output), allow_partial=True) as file:
         assert file.rows_done == 3

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -368,3 +369,32 @@ def test_one_of_very_many_shards_costs_nothing(birds: Dataset, tmp_path: Path) -
         file.attrs["shard"] = "1/1000000000000"
     with pytest.raises(FeatureFileError, match="999999999999 of 1000000000000 shards are missing"):
         open_features([tmp_path / "x.h5"])
+
+
+def test_rows_of_another_shape_or_no_numbers_are_not_reused(birds: Dataset, tmp_path: Path) -> None:
+    for name, values, said in (
+        ("wide", np.zeros((11, 7), np.float32), r"a row of max is \(7,\) in .*wide.h5, not \(6,\)"),
+        ("nan", np.full((11, 6), np.nan, np.float32), "max of .* is beyond what float32 can hold"),
+    ):
+        old = tmp_path / f"{name}.h5"
+        run(birds, replace(SETTINGS, poolings=("max",)), old)
+        with h5py.File(old, "r+") as file:
+            del file["features/max"]
+            file["features/max"] = values
+            file["crc32/max"][...] = [zlib.crc32(row.tobytes()) for row in values]
+        new = tmp_path / "new.h5"
+        with pytest.raises(BilinearError, match=said):
+            run(birds, replace(SETTINGS, poolings=("max",)), new, reuse=old, overwrite=True)
+
+
+def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: Dataset, tmp_path: Path) -> None:
+    def progress(done: int, _: int) -> None:
+        if done == 3:
+            birds.root.rename(tmp_path / "away")
+
+    with pytest.raises(BilinearError, match="it could be read when this run began"):
+        run(birds, SETTINGS, tmp_path / "x.h5", progress=progress, skip_bad=True)
+    (tmp_path / "away").rename(birds.root)
+    run(birds, SETTINGS, tmp_path / "x.h5", skip_bad=True)
+    with FeatureFile(tmp_path / "x.h5") as file:
+        assert len(file.labels) == 11

@@ -40,7 +40,7 @@ def test_the_second_is_refused_with_the_firsts_process_and_host(
     holder: subprocess.Popen, tmp_path: Path
 ) -> None:
     with holder:
-        line = f"{tmp_path / 'x.h5'} is being written by process {holder.pid} on "
+        line = f"{tmp_path / 'x.h5'} is in use by process {holder.pid} on "
         with pytest.raises(FeatureFileError) as caught, locked(tmp_path / "x.h5"):
             pass
         assert str(caught.value).startswith(line + socket.gethostname())
@@ -64,11 +64,12 @@ def test_what_a_killed_process_leaves_is_no_obstacle(
 
 
 def test_one_at_a_time_holds_it_however_many_ask(tmp_path: Path) -> None:
-    inside, most, refused = 0, 0, 0
+    inside, most = 0, 0
+    refused: list[str] = []
     guard = threading.Lock()
 
     def ask() -> None:
-        nonlocal inside, most, refused
+        nonlocal inside, most
         for _ in range(200):
             try:
                 with locked(tmp_path / "x.h5"):
@@ -77,8 +78,8 @@ def test_one_at_a_time_holds_it_however_many_ask(tmp_path: Path) -> None:
                         most = max(most, inside)
                     with guard:
                         inside -= 1
-            except FeatureFileError:
-                refused += 1
+            except FeatureFileError as error:
+                refused.append(str(error))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -87,6 +88,7 @@ def test_one_at_a_time_holds_it_however_many_ask(tmp_path: Path) -> None:
         thread.join()
     assert most == 1
     assert refused
+    assert all("x.h5 is in use by another program" in line for line in refused)
     assert not list(tmp_path.iterdir())
 
 

@@ -215,8 +215,7 @@ def test_a_file_that_another_process_writes(unfinished: Path) -> None:
     ) as holder:
         assert holder.stdout
         holder.stdout.readline()
-        partial = partial_path(unfinished)
-        line = f"{partial} is open in another run: wait for it or end it"
+        line = f"{unfinished} is in use by another program: wait for it or end it"
         assert refused(unfinished) == line
         with pytest.raises(FeatureFileError) as going_on:
             FeatureWriter(unfinished)
