@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, one_of
+from bilinear_cli.features.specs import POOLINGS
 from bilinear_cli.store.checks import (
     INTEGERS,
     PARTIAL,
@@ -117,7 +118,7 @@ class FeatureFile:
         self._check_views()
         for spec, (_, *shape) in self.shapes.items():
             channels = isqrt(2 * prod(shape))
-            triangle = self.layout(spec).get("layout") == "upper-triangle"
+            triangle = spec in POOLINGS and POOLINGS[spec].layout == "upper-triangle"
             if not prod(shape) or (triangle and [channels * (channels + 1) // 2] != shape):
                 raise damaged(self.path, f"features/{spec} has rows of {shape} numbers")
 
