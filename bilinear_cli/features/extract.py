@@ -73,6 +73,8 @@ def extract(
                 _check_unfinished(writer, settings, sha256)
                 log.info("going on after %d of %d photos", _photos_done(writer), len(part))
         old = open_now.enter_context(StoredPhotos(reuse, settings)) if reuse else None
+        if old:
+            _warn_of_versions(old.path, old.versions)
         if old and old.path.resolve() == partial_path(output).resolve():
             raise UsageError(f"--reuse {old.path} is what is to be written: name another --output")
         from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
@@ -220,6 +222,7 @@ def _say_complete(output: Path, settings: Settings, sha256: dict[str, str]) -> N
 def _check_unfinished(writer: FeatureWriter, settings: Settings, sha256: dict[str, str]) -> None:
     """Check the rows that are done, and note the bytes of the photos that are still to come."""
     _check_photos(writer, settings, sha256)
+    _warn_of_versions(writer.path, writer.attributes.get("versions"))
     for spec in writer.shapes:
         writer.check(spec)
     writer.set_sha256([sha256[path] for path in writer.paths])
@@ -243,6 +246,15 @@ def _check_photos(file: FeatureFile, settings: Settings, sha256: dict[str, str])
                 f"give another --output, with --reuse {file.path} for the other rows, or "
                 "--overwrite"
             )
+
+
+def _warn_of_versions(path: Path, made_with: str | None) -> None:
+    if made_with != versions():
+        log.warning(
+            "the rows of %s were made with other versions (%s): new ones may differ in digits",
+            path,
+            made_with,
+        )
 
 
 def versions() -> str:

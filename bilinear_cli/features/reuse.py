@@ -19,6 +19,7 @@ class StoredPhotos:
 
     Attributes:
         path: the file.
+        versions: of what made it, as it says.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -37,6 +38,7 @@ class StoredPhotos:
         except FeatureFileError:
             self._file.close()
             raise
+        self.versions = self._file.attributes.get("versions")
         n_views = self._file.n_views
         photo = self._file.photo[: self._file.rows_done : n_views]
         sha256 = self._file.sha256[::n_views]

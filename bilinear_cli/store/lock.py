@@ -35,8 +35,6 @@ def locked(output: Path) -> Iterator[None]:
     except OSError as error:
         raise FeatureFileError(f"cannot write {path}: {error.strerror}") from error
     try:
-        os.truncate(descriptor, 0)
-        os.write(descriptor, _own_name().encode())
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -50,6 +48,8 @@ def _take(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, _own_name().encode())
                 return descriptor
         except FileNotFoundError:
             pass

@@ -398,3 +398,15 @@ def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: Dataset, tmp_pa
     run(birds, SETTINGS, tmp_path / "x.h5", skip_bad=True)
     with FeatureFile(tmp_path / "x.h5") as file:
         assert len(file.labels) == 11
+
+
+def test_rows_of_other_versions_are_told_of(
+    birds: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(birds, SETTINGS, tmp_path / "old.h5")
+    run(birds, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
+    assert "other versions" not in caplog.text
+    with h5py.File(tmp_path / "old.h5", "r+") as file:
+        file.attrs["versions"] = "tensorflow 1.0"
+    run(birds, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "old.h5", overwrite=True)
+    assert "old.h5 were made with other versions (tensorflow 1.0)" in caplog.text
