@@ -1,6 +1,7 @@
 """A feature file, open for reading: what it says of its rows, and the rows themselves."""
 
 import json
+import operator
 import shlex
 from collections.abc import Iterator
 from math import isqrt, prod
@@ -88,7 +89,7 @@ class FeatureFile:
         for name in ROW_COLUMNS:
             setattr(self, name, column(self._file, name))
         self.class_names = column(self._file, "class_names")
-        self.rows_done = int(self._file["rows_done"][0])
+        self.rows_done = operator.index(self._file["rows_done"][0])  # a TypeError if no integer
         skipped = (column(self._file, f"skipped/{name}") for name in ("paths", "reasons"))
         self.skipped = dict(zip(*skipped, strict=True))
 
