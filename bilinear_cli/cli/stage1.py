@@ -47,8 +47,8 @@ class Sizes(click.ParamType):
     "--pooling",
     multiple=True,
     default=("max", "sum", "bilinear"),
-    help="max, avg, sum, bilinear, bilinear-plain (not normalised), or conv5 (the maps); "
-    "repeatable.",
+    help="max, avg, sum, bilinear, bilinear-plain (not normalised), covariance, matrix-sqrt, or "
+    "conv5 (the maps); repeatable.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
 @click.option("--layer", type=click.Choice(["block5_conv3", "block5_pool"]), default="block5_conv3")

@@ -44,6 +44,8 @@ POOLINGS = {
         Pooling("sum"),
         Pooling("bilinear", "upper-triangle", "signed-sqrt,l2"),
         Pooling("bilinear-plain", "upper-triangle"),
+        Pooling("covariance", "upper-triangle", "signed-sqrt,l2"),
+        Pooling("matrix-sqrt", "upper-triangle", "matrix-sqrt,signed-sqrt,l2"),
         Pooling("conv5"),
     )
 }

@@ -29,6 +29,8 @@ MAPS = np.array(
     [[[[1, 0], [2, 1]], [[0, 3], [2, 0]]], [[[0, 2], [0, 0]], [[0, 0], [0, 0]]]], np.float32
 )
 
+ROOT = np.sqrt(86)
+
 
 @pytest.mark.parametrize(
     ("spec", "wanted"),
@@ -42,13 +44,30 @@ MAPS = np.array(
             [np.array([3, np.sqrt(2) * np.sqrt(2), np.sqrt(10)]) / np.sqrt(23), [0, 0, 1]],
         ),
         ("bilinear-plain", [[9 / 4, 2 * np.sqrt(2) / 4, 10 / 4], [0, 0, 1]]),
+        # less the means 5/4 and 1, and 0 and 1/2: [11/4 -3; -3 6] and [0 0; 0 3]
+        (
+            "covariance",
+            [
+                np.array([np.sqrt(11 / 4), -np.sqrt(2) * np.sqrt(3), np.sqrt(6)]) / np.sqrt(59 / 4),
+                [0, 0, 1],
+            ],
+        ),
+        # with s the root of the determinant 86, the matrix root is [9+s 2; 2 10+s] / √(19 + 2s)
+        (
+            "matrix-sqrt",
+            [
+                np.array([np.sqrt(9 + ROOT), np.sqrt(2) * np.sqrt(2), np.sqrt(10 + ROOT)])
+                / np.sqrt(23 + 2 * ROOT),
+                [0, 0, 1],
+            ],
+        ),
         ("conv5", MAPS),
     ],
 )
 def test_every_pooling_by_hand(spec: str, wanted: list) -> None:
     pooled = FUNCTIONS[spec](tf.constant(MAPS)).numpy()
     assert pooled.dtype == np.float32
-    np.testing.assert_allclose(pooled, wanted, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(pooled, wanted, rtol=2e-6, atol=1e-6 * (spec == "matrix-sqrt"))
 
 
 def test_every_pooling_is_tested() -> None:
@@ -115,6 +134,10 @@ def test_rounding_rows_to_half_precision_is_harmless(
 
 # Their laws ---------------------------------------------------------------------------------
 
+SENSITIVE = {
+    "covariance",
+    "matrix-sqrt",
+}  # to rounding, where a map is nearly constant, or of low rank
 numbers = st.one_of(st.just(0.0), st.floats(2**-6, 1000, width=32))
 some_maps = arrays_of.arrays(np.float32, (2, 3, 2, 4), elements=numbers)
 
@@ -131,7 +154,7 @@ def test_a_bilinear_feature_has_norm_one_or_is_zero(maps: np.ndarray) -> None:
     assert (feature >= 0).all()
 
 
-@pytest.mark.parametrize("spec", sorted(FUNCTIONS.keys() - {"conv5"}))
+@pytest.mark.parametrize("spec", sorted(FUNCTIONS.keys() - {"conv5", *SENSITIVE}))
 @given(maps=some_maps, order=st.permutations(range(6)))
 def test_the_order_of_locations_does_not_count(
     spec: str, maps: np.ndarray, order: list[int]
@@ -184,6 +207,35 @@ def test_one_product_is_the_sum_of_outer_products() -> None:
 def test_l2_normalize_leaves_zeros() -> None:
     x = tf.constant([[3.0, -4.0], [0.0, 0.0]])
     np.testing.assert_allclose(l2_normalize(x), [[0.6, -0.8], [0, 0]], atol=1e-7)
+
+
+@pytest.mark.parametrize("spec", sorted(SENSITIVE))
+@pytest.mark.parametrize("shape", [(3, 2, 9), (3, 4, 6), (2, 3, 6)])
+def test_the_order_of_locations_and_brightness_do_not_count_either(
+    spec: str, shape: tuple[int, int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    maps = np.maximum(rng.normal(size=(2, *shape)), 0).astype(np.float32)
+    feature = FUNCTIONS[spec](maps).numpy()
+    shuffled = rng.permutation(maps.reshape(2, -1, shape[-1]), axis=1).reshape(maps.shape)
+    for other in (shuffled, 30 * maps):
+        np.testing.assert_allclose(FUNCTIONS[spec](other), feature, atol=2e-3)
+    np.testing.assert_allclose(np.linalg.norm(feature, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 20), (5, 6, 12), (4, 3, 12)])
+def test_the_matrix_root_is_one(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    maps = np.maximum(rng.normal(size=(3, *shape)), 0).astype(np.float32)
+    maps[:, :, :, 3] = maps[:, :, :, 1]  # of lower rank
+    channels = shape[-1]
+    rows, columns = np.triu_indices(channels)
+    feature = FUNCTIONS["matrix-sqrt"](maps).numpy() / np.where(rows == columns, 1, np.sqrt(2))
+    for packed, one_map in zip(feature, maps.reshape(3, -1, channels), strict=True):
+        root = np.zeros((channels, channels))
+        root[rows, columns] = root[columns, rows] = packed * np.abs(packed)
+        square, wanted = root @ root, one_map.T.astype(np.float64) @ one_map
+        np.testing.assert_allclose(square / np.trace(square), wanted / np.trace(wanted), atol=1e-4)
 
 
 # The compiled graph -------------------------------------------------------------------------
