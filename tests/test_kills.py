@@ -35,7 +35,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(folder: Path, output: str) -> list[str | Path]:
-    return [BILINEAR, "extract", "--data", folder / "birds", "-o", folder / output, *COMMAND]
+    # what runs in a shell's background has children that ignore ctrl-C
+    heed = ["env", "--default-signal=INT"]
+    return [*heed, BILINEAR, "extract", "--data", folder / "birds", "-o", folder / output, *COMMAND]
 
 
 def rows(path: Path) -> dict[str, bytes]:
