@@ -33,8 +33,8 @@ def read_photo(
     """Read a photo as a person would see it.
 
     A JPEG of many pixels is decoded at a half, a quarter or an eighth of its size, never below
-    twice the size that it is brought to. At 224 pixels that decodes 12 megapixels in a fifth of
-    the time, and changes pixels by 0.4 of 255 (root mean square), where another filter for the
+    twice the size that it is brought to. At 224 pixels that decodes 12 megapixels in a quarter
+    of the time, and changes pixels by 0.4 of 255 (root mean square), where another filter for the
     resizing changes them by 2.2.
 
     Args:

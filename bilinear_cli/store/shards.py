@@ -13,12 +13,11 @@ from bilinear_cli.store.checks import ROW_COLUMNS, damage
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, partial_path
 from bilinear_cli.store.streaming import StoredRows
-from bilinear_cli.store.writing import create
+from bilinear_cli.store.writing import BLOCK, create
 
 WHOLE = "1/1"
 # Root attributes in which parts may differ: they say who made them, where and when.
 OWN = {"command", "created", "data", "data_root", "shard"}
-BLOCK = 64  # rows that are copied at a time
 
 
 def open_features(paths: Sequence[Path]) -> FeatureFile:
