@@ -138,12 +138,11 @@ def _check_together(parts: Sequence[FeatureFile]) -> None:
                 f"{first.path} and {part.path} do not belong together: {name} is {was} in the "
                 f"first and {there} in the second"
             )
-    numbers = Counter(_number(part)[0] for part in parts)
-    twice = [f"{k}/{_number(first)[1]}" for k, times in numbers.items() if times > 1]
+    numbers, of = Counter(_number(part)[0] for part in parts), _number(first)[1]
+    twice = [f"{k}/{of}" for k, times in numbers.items() if times > 1]
     if twice:
         names = some(str(part.path) for part in parts if numbers[_number(part)[0]] > 1)
         raise FeatureFileError(f"shard {some(twice)} is there more than once: {names}")
-    of = _number(first)[1]
     if len(numbers) < of:
         lacking = next(k for k in range(1, of + 1) if k not in numbers)
         raise FeatureFileError(
@@ -158,11 +157,10 @@ def _differences(a: FeatureFile, b: FeatureFile) -> list[tuple[str, object, obje
     facts = [(n, a.attributes.get(n), b.attributes.get(n)) for n in names if n not in OWN]
     facts.append(("the number of shards", _number(a)[1], _number(b)[1]))
     facts.append(("poolings", " ".join(sorted(a.shapes)), " ".join(sorted(b.shapes))))
-    facts.append(("the classes", some(a.class_names), some(b.class_names)))
     for spec in a.shapes.keys() & b.shapes.keys():
         facts.append((f"a row of {spec}", a.shapes[spec][1:], b.shapes[spec][1:]))
-        facts.append((f"{spec}", a.layout(spec), b.layout(spec)))
+        facts.append((spec, a.layout(spec), b.layout(spec)))
     different = [fact for fact in facts if fact[1] != fact[2]]
-    if not different and a.class_names.tolist() != b.class_names.tolist():
-        different.append(("the classes", len(a.class_names), len(b.class_names)))
+    if a.class_names.tolist() != b.class_names.tolist():
+        different.append(("the list of classes", some(a.class_names), some(b.class_names)))
     return different
