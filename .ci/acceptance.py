@@ -11,6 +11,13 @@ FLOOR = {
     ("bilinear", "svm"): 0.79,
     ("bilinear", "ridge"): 0.79,
     ("conv5", "conv1x1"): 0.75,
+    ("matrix-sqrt", "softmax"): 0.79,
+    ("matrix-sqrt", "ridge"): 0.79,
+    ("covariance", "softmax"): 0.79,
+    ("compact:8192", "softmax"): 0.78,
+    ("compact:8192", "ridge"): 0.78,
+    ("bilinear:144", "softmax"): 0.78,
+    ("bilinear:144", "ridge"): 0.78,
 }
 
 read = [json.loads(Path(name).read_text(encoding="utf-8"))["results"] for name in sys.argv[1:]]

@@ -21,7 +21,7 @@ from bilinear_cli.data.dataset import Dataset, load_dataset
 from bilinear_cli.data.images import read_photo
 from bilinear_cli.features.backbone import load_backbone, resolve_batch_size, resolve_precision
 from bilinear_cli.features.extract import extract
-from bilinear_cli.features.pooling import compile_pooling
+from bilinear_cli.features.graph import compile_pooling
 from bilinear_cli.features.settings import Settings
 from bilinear_cli.features.weights import load_weights
 from bilinear_cli.store import FeatureFile

@@ -232,6 +232,55 @@ def test_another_pooling_of_a_finished_file(birds: Path, features: Path, run: Ru
     assert "was made with poolings bilinear max, and avg is asked for" in line
 
 
+def test_maps_are_pooled_again(birds: Path, run: Run) -> None:
+    run("extract", "--data", birds, "--pooling", "conv5", "--pooling", "max", "-o", "maps.h5")
+    pooled = ["extract", "--maps", "maps.h5", "--pooling", "bilinear:8", "--pooling", "compact:64"]
+    result = run(*pooled)
+    assert result.stdout == "features/maps-bilinear-8-compact-64.h5\n"
+    assert result.stderr.splitlines()[-1].endswith("maps-bilinear-8-compact-64.h5")
+    assert "is complete" in run(*pooled).stderr
+    shared = run(
+        "extract",
+        "--data",
+        birds,
+        "--pooling",
+        "bilinear:8",
+        "--projection",
+        result.stdout.strip(),
+        "-o",
+        "y.h5",
+    )
+    assert shared.stdout == "y.h5\n"
+    with h5py.File("y.h5") as direct, h5py.File(result.stdout.strip()) as of_maps:
+        a, b = (file["features/bilinear:8"][()] for file in (direct, of_maps))
+        np.testing.assert_allclose(a, b, atol=2e-3)
+        assert direct["paths"][()].tolist() == of_maps["paths"][()].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--maps", "maps.h5", "--data", "birds"], "--maps settles --data: leave it out"),
+        (["--maps", "maps.h5", "--flip"], "--maps settles --flip: leave it out"),
+        (["--maps", "nowhere.h5"], "there is no feature file nowhere.h5"),
+        (["--maps", "x.h5"], "x.h5 has no maps: it has bilinear, max"),
+        (["--projection", "x.h5", "--pooling", "bilinear:8"], "x.h5 has no projection-8"),
+        (["--projection", "x.h5"], "x.h5 has no projection to be used: no --pooling takes one"),
+        (["--pooling", "compact:0"], "compact:0: after the colon comes a whole number from 1"),
+        (["--pooling", "bilinear:600"], "bilinear:600: the maps have but 512 channels"),
+        (["--pooling", "max:3"], "max takes no size"),
+        (["--seed", "-1"], "-1 is not in the range x>=0"),
+    ],
+)
+def test_poolings_and_maps_that_cannot_be_meant(
+    options: list[str], said: str, birds: Path, features: Path, run: Run
+) -> None:
+    data = [] if "--maps" in options else ["--data", birds]
+    code = 1 if ".h5" in said and "no maps" not in said else 2
+    assert said in run("extract", *data, "-o", "y.h5", *options, code=code).stderr
+    assert not [*Path().glob("y.h5*")]
+
+
 # Config -----------------------------------------------------------------------------------
 
 
@@ -347,6 +396,25 @@ def test_predict_and_report(birds: Path, features: Path, run: Run) -> None:
     assert path == str(photo)
     assert len(names) == 2
     assert {name.split()[0] for name in names} <= {"wren", "robin", "jay"}
+
+
+@pytest.mark.parametrize("pooling", ["compact:64", "bilinear:8", "conv5"])
+def test_a_run_remembers_what_its_pooling_took(pooling: str, birds: Path, run: Run) -> None:
+    run("extract", "--data", birds, "--pooling", pooling, "-o", "x.h5")
+    how = ["--classifier", "conv1x1", "--channels", "8"] if pooling == "conv5" else []
+    shown = run("train", "--features", "x.h5", *how, "--label-smoothing", "0", "--json").stdout
+    (result,) = json.loads(shown)["results"]
+    Path("x.h5").unlink()
+    with np.load(Path(result["run"]) / "test.npz") as test:
+        scores, paths = test["scores"], test["paths"]
+    photos = [birds / path for path in paths]
+    named = run("predict", result["run"], *photos, "--weights", "random").stdout
+    for line, expected in zip(named.splitlines(), scores, strict=True):
+        wanted = np.sort(
+            np.exp(expected - expected.max()) / np.exp(expected - expected.max()).sum()
+        )
+        found = [float(name.split()[-1]) for name in line.split("\t")[1:]]
+        np.testing.assert_allclose(found, wanted[::-1], atol=2e-3)
 
 
 def test_predict_names_what_it_cannot_read(birds: Path, features: Path, run: Run) -> None:

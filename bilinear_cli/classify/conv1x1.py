@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.classify.columns import Linear
+from bilinear_cli.features.projection import principal_directions, sample_of, second_moment
 
 Read = Callable[[np.ndarray], np.ndarray]
 Held = tuple[np.ndarray, np.ndarray]
@@ -22,7 +23,6 @@ BATCH = 32
 LEARNING_RATE = 1e-4
 PROJECTION_SCALE = 1 / 3  # of the directions within the network; less: the projection moves faster
 N_SAMPLED = 500  # maps from which the principal directions are taken
-ROTATIONS = 60  # steps of varimax, at most
 SOFTENING = 1e-3  # of the square root, in terms of a channel's mean square
 LEAST_NORM = 1e-6  # as in `pooling.l2_normalize`
 
@@ -71,7 +71,9 @@ def fit_conv1x1(
     import keras
 
     keras.utils.set_random_seed(seed)
-    initial = principal_directions(read, rows, channels, seed)
+    sample = sample_of(rows, N_SAMPLED, seed)
+    batches = (read(sample[start : start + BATCH]) for start in range(0, len(sample), BATCH))
+    initial = principal_directions(second_moment(batches), channels)
     # Pooling is blind to the kernel's scale, but Adam's steps are not: within the network all
     # weights are of one size, whatever the unit of the maps, which are divided instead.
     unit = np.float32(PROJECTION_SCALE / (np.linalg.norm(initial, axis=0).mean() or 1))
@@ -94,51 +96,6 @@ def fit_conv1x1(
     kernel = initial if frozen else network.get_layer("projection").get_weights()[0][0, 0] / unit
     weights, intercept = network.get_layer("head").get_weights()
     return Conv1x1(kernel, Linear(weights * _head_scale(channels), intercept), best)
-
-
-def principal_directions(read: Read, rows: np.ndarray, channels: int, seed: int) -> np.ndarray:
-    """Return the maps' first principal directions, rotated, float32 (maps' channels, channels).
-
-    They are those of the second moment, not of the covariance: what most locations have in common
-    is part of the bilinear feature. All are scaled alike, so that the mean square of a projected
-    channel is one.
-
-    Args:
-        read: as of `fit_conv1x1`.
-        rows: of which a sample is taken.
-        channels: how many directions, at most as many as the maps have channels.
-        seed: of the sample.
-    """
-    sample = np.random.default_rng(seed).permutation(rows)[:N_SAMPLED]
-    moment, n = np.zeros(()), 0
-    for start in range(0, len(sample), BATCH):
-        maps = read(np.sort(sample[start : start + BATCH])).astype(np.float32, copy=False)
-        x = maps.reshape(-1, maps.shape[-1])
-        moment = moment + (x.T @ x).astype(np.float64)
-        n += len(x)
-    values, vectors = np.linalg.eigh(moment / n)
-    scale = 1 / np.sqrt(values[-channels:].mean() or 1)
-    return (varimax(vectors[:, ::-1][:, :channels]) * scale).astype(np.float32)
-
-
-def varimax(directions: np.ndarray) -> np.ndarray:
-    """Rotate orthonormal columns (C, channels) within their span, each to few large entries.
-
-    The square root is taken entry by entry, so the basis matters: directions near to single
-    channels, which are never negative after a ReLU, were better than the principal ones by two
-    points on held-out training photos.
-
-    Source: Kaiser, "The varimax criterion for analytic rotation in factor analysis", 1958.
-    """
-    rotation, before = np.eye(directions.shape[1]), 0.0
-    for _ in range(ROTATIONS):
-        x = directions @ rotation
-        u, s, vt = np.linalg.svd(directions.T @ (x**3 - x * np.square(x).mean(axis=0)))
-        rotation = u @ vt
-        if s.sum() < before * (1 + 1e-5):
-            break
-        before = s.sum()
-    return directions @ rotation
 
 
 def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A trained model: what a run folder keeps of it, and scores for new rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -10,7 +10,10 @@ import numpy as np
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.inputs import Part, see
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.features.specs import pooling
+from bilinear_cli.store import check_parameter
 
+PARAMETER = "parameter-"  # before the name of one
 OPTIONAL = ("columns", "mean", "std", "kernel")  # arrays of a `Part`
 
 
@@ -23,12 +26,14 @@ class Model:
         second: what follows after a ReLU, in an mlp; else None.
         parts: selection and normalisation of each pooling.
         class_names: what the scores stand for.
+        parameters: what the poolings take beside the maps, see `features/parameters.py`.
     """
 
     first: Linear
     second: Linear | None
     parts: Sequence[Part]
     class_names: np.ndarray
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores (n, classes) of rows as a feature file stores them.
@@ -60,6 +65,7 @@ def save_model(path: Path, model: Model) -> None:
         arrays[f"n_features{i}"] = np.array(part.n_features)
         arrays[f"normalize{i}"] = np.array(part.normalize)
         arrays[f"factor{i}"] = np.array(part.factor)
+    arrays |= {f"{PARAMETER}{name}": array for name, array in model.parameters.items()}
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
@@ -89,6 +95,11 @@ def load_model(run: Path) -> Model:
             )
             for i, spec in enumerate(x["poolings"])
         ]
-        return Model(Linear(x["weights"], x["intercept"]), second, parts, x["class_names"])
+        names = [name for part in parts for name in pooling(part.spec).parameters]
+        parameters = {name: x[f"{PARAMETER}{name}"] for name in names}
+        for name in names:
+            check_parameter(name, parameters[name])
+        linear = Linear(x["weights"], x["intercept"])
+        return Model(linear, second, parts, x["class_names"], parameters)
     except (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
         raise BilinearError(f"{path} is damaged ({error}): train again") from error

@@ -47,11 +47,11 @@ def predict(
         The photo, and the likeliest classes with their probabilities (0 to 1), likeliest first,
         from the mean scores of its views; or the error that reading it raised.
     """
-    from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
+    from bilinear_cli.features.graph import compile_pooling  # loads TensorFlow
 
     model, settings = load_model(run), run_settings(run)
     size = min(settings.batch_size, len(photos))
-    compute, _ = compile_pooling(forward, settings.poolings, size, settings.shown)
+    compute, _ = compile_pooling(forward, settings.poolings, size, settings.shown, model.parameters)
     sizes = sizes_of(settings.shown)
 
     def read(path: Path) -> list[np.ndarray]:

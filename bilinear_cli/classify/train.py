@@ -24,6 +24,7 @@ from bilinear_cli.classify.rows import Rows, choose_rows
 from bilinear_cli.classify.select import Choice, Options, choose, folds
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import BilinearError, UsageError, one_of
+from bilinear_cli.features.specs import pooling
 from bilinear_cli.store import FeatureFile
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,13 @@ def _learn(
     fitted = classifiers.fit(problem, rows, options, choice)
     weights = problem.weights(fitted.first.weights)
     intercept = fitted.first.intercept - problem.mean @ weights
-    return choice, Model(Linear(weights, intercept), fitted.second, parts, rows.class_names)
+    linear, taken = Linear(weights, intercept), _parameters(file, specs)
+    return choice, Model(linear, fitted.second, parts, rows.class_names, taken)
+
+
+def _parameters(file: FeatureFile, specs: Sequence[str]) -> dict[str, np.ndarray]:
+    names = [name for spec in specs for name in pooling(spec).parameters]
+    return {name: file.parameters[name] for name in names}
 
 
 def _learn_conv1x1(
@@ -237,7 +244,7 @@ def _facts(
 
 
 def _run_name(file: FeatureFile, spec: str, options: Options) -> str:
-    words = [file.path.stem, spec]
+    words = [file.path.stem, spec.replace(":", "-")]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
     words += [options.classifier]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bilinear_cli.cli.base import (
     bar,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from bilinear_cli.features.settings import Settings
 
 log = logging.getLogger(__name__)
+
+WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 
 
 class Sizes(click.ParamType):
@@ -47,8 +50,9 @@ class Sizes(click.ParamType):
     "--pooling",
     multiple=True,
     default=("max", "sum", "bilinear"),
-    help="max, avg, sum, bilinear, bilinear-plain (not normalised), covariance, matrix-sqrt, or "
-    "conv5 (the maps); repeatable.",
+    help="max, avg, sum, bilinear, bilinear-plain (not normalised), covariance, matrix-sqrt, "
+    "bilinear:144 (channels projected on so many first; likewise the other matrices), compact:8192 "
+    "(a sketch of so many numbers), or conv5 (the maps); repeatable.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
 @click.option("--layer", type=click.Choice(["block5_conv3", "block5_pool"]), default="block5_conv3")
@@ -75,17 +79,27 @@ class Sizes(click.ParamType):
     metavar="OLD.h5",
     help="Take the rows of photos that an earlier file has already.",
 )
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    metavar="X.h5",
+    help="Pool the conv5 maps of this feature file, instead of running the network over --data.",
+)
+@click.option(
+    "--projection",
+    type=click.Path(path_type=Path),
+    metavar="X.h5",
+    help="Project channels, for bilinear:144, as they are in this feature file.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of sketches and of projections.")
 @click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
 @click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
+@click.pass_context
 def extract(
-    data: str,
+    context: click.Context,
     pooling: tuple[str, ...],
     output: Path | None,
-    limit: int | None,
-    split_seed: int,
-    weights: str,
-    reuse: Path | None,
-    skip_bad: bool,
+    maps: Path | None,
     overwrite: bool,
     **given: Any,
 ) -> None:
@@ -97,52 +111,105 @@ def extract(
     bilinear extract --pooling bilinear -o x.h5
     bilinear extract --data CUB_200_2011 --image-size 448 --pooling max --pooling bilinear
     bilinear extract --data photos --reuse old.h5 -o new.h5
+    bilinear extract --maps x.h5 --pooling compact:8192 -o y.h5
     """
-    from bilinear_cli.data.dataset import load_dataset
-    from bilinear_cli.features.extract import extract as run
-    from bilinear_cli.features.settings import stored_settings
     from bilinear_cli.features.specs import pooling as named
-    from bilinear_cli.features.weights import load_weights
 
     specs = tuple(dict.fromkeys(named(spec).spec for spec in pooling))
-    sizes, flip = given.pop("scales") or (given["image_size"],), given.pop("flip")
-    if "conv5" in specs and len(sizes) > 1:
-        raise UsageError("conv5 of several --scales has rows of several shapes: name one size")
-    with bar("preparing photos", "photo") as progress:
-        dataset = load_dataset(data, split_seed=split_seed, progress=progress)
-    if limit:
-        dataset = dataset.limit(limit)
-    output = output or Path("features") / _file_name(dataset.name, sizes, flip, given)
-    if not output.name or output.is_dir():
-        raise UsageError(f"{output} is a folder: give --output a file name")
-    vgg16 = load_weights(weights)
-    stored = stored_settings(None if overwrite else output, reuse)
-    settings = _settings(given, specs, sizes, flip, vgg16.sha256, stored)
-    if settings.shard != "1/1":
-        same = f"--batch-size {settings.batch_size} --precision {settings.precision}"
-        log.info("all shards must have the same, on whatever machine: %s", same)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
-    record = {"command": json.dumps(command), "limit": limit or 0}
-    record["weights_differing"] = " ".join(vgg16.differing)
     try:
-        with bar("extracting", "photo") as progress:
-            run(
-                dataset,
-                settings,
-                output,
-                lambda: load_network(vgg16.tensors, settings),
-                reuse=reuse,
-                attributes=record,
-                overwrite=overwrite,
-                skip_bad=skip_bad,
-                progress=progress,
-            )
+        if maps:
+            _check_alone(context)
+            output = _pool_maps(maps, specs, output, command, overwrite, given)
+        else:
+            output = _run_network(specs, output, command, overwrite, given)
     except KeyboardInterrupt as stop:
         again = "the same command" + (" without --overwrite" if overwrite else "")
         what = "interrupted" if type(stop) is KeyboardInterrupt else "ended by SIGTERM"
         raise type(stop)(f"{what}; {again} goes on from there") from None
     click.echo(output)
     log.info("next: bilinear train --features %s", shlex.quote(str(output)))
+
+
+def _check_alone(context: click.Context) -> None:
+    """Raise if an option is given that the stored maps have settled."""
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) == ParameterSource.COMMANDLINE
+        if given and option.name not in WITH_MAPS:
+            raise UsageError(f"--maps settles {option.opts[0]}: leave it out")
+
+
+def _pool_maps(
+    maps: Path,
+    specs: tuple[str, ...],
+    output: Path | None,
+    command: list[str],
+    overwrite: bool,
+    given: dict[str, Any],
+) -> Path:
+    load_tensorflow()
+    from bilinear_cli.features.from_maps import pool_maps
+
+    output = output or Path("features") / f"{maps.stem}-{'-'.join(specs).replace(':', '-')}.h5"
+    with bar("pooling", "row") as progress:
+        pool_maps(
+            maps,
+            specs,
+            output,
+            seed=given["seed"],
+            projection=given["projection"],
+            attributes={"command": json.dumps(command)},
+            overwrite=overwrite,
+            progress=progress,
+        )
+    return output
+
+
+def _run_network(
+    specs: tuple[str, ...],
+    output: Path | None,
+    command: list[str],
+    overwrite: bool,
+    given: dict[str, Any],
+) -> Path:
+    from bilinear_cli.data.dataset import load_dataset
+    from bilinear_cli.features.extract import extract as run
+    from bilinear_cli.features.settings import stored_settings
+    from bilinear_cli.features.weights import load_weights
+
+    limit = given["limit"]
+    sizes, flip = given.pop("scales") or (given["image_size"],), given.pop("flip")
+    if "conv5" in specs and len(sizes) > 1:
+        raise UsageError("conv5 of several --scales has rows of several shapes: name one size")
+    with bar("preparing photos", "photo") as progress:
+        dataset = load_dataset(given["data"], split_seed=given["split_seed"], progress=progress)
+    if limit:
+        dataset = dataset.limit(limit)
+    output = output or Path("features") / _file_name(dataset.name, sizes, flip, given)
+    if not output.name or output.is_dir():
+        raise UsageError(f"{output} is a folder: give --output a file name")
+    vgg16 = load_weights(given["weights"])
+    stored = stored_settings(None if overwrite else output, given["reuse"])
+    settings = _settings(given, specs, sizes, flip, vgg16.sha256, stored)
+    if settings.shard != "1/1":
+        same = f"--batch-size {settings.batch_size} --precision {settings.precision}"
+        log.info("all shards must have the same, on whatever machine: %s", same)
+    record = {"command": json.dumps(command), "limit": limit or 0}
+    record["weights_differing"] = " ".join(vgg16.differing)
+    with bar("extracting", "photo") as progress:
+        run(
+            dataset,
+            settings,
+            output,
+            lambda: load_network(vgg16.tensors, settings),
+            reuse=given["reuse"],
+            projection=given["projection"],
+            attributes=record,
+            overwrite=overwrite,
+            skip_bad=given["skip_bad"],
+            progress=progress,
+        )
+    return output
 
 
 def _file_name(name: str, sizes: tuple[int, ...], flip: bool, given: dict[str, Any]) -> str:
@@ -184,6 +251,7 @@ def _settings(
         weights_sha256=weights_sha256,
         views=view_names(sizes, flip),
         shard=given["shard"],
+        seed=given["seed"],
     )
 
 

@@ -1,28 +1,35 @@
 """Stage 1: photos -> network -> poolings -> feature file."""
 
 import logging
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import features as pillow_features
 
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
-from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError, some
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
+from bilinear_cli.features.parameters import Parameters, agreed, make_parameters, read_projection
+from bilinear_cli.features.projection import sample_of, second_moment
+from bilinear_cli.features.resume import (
+    check_complete,
+    check_unfinished,
+    photos_done,
+    versions,
+    warn_of_versions,
+)
 from bilinear_cli.features.reuse import StoredPhotos
-from bilinear_cli.features.settings import Settings, check_same, settings_of_file, shard_photos
+from bilinear_cli.features.settings import Settings, shard_photos
 from bilinear_cli.features.views import sizes_of
-from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked, partial_path
+from bilinear_cli.store import FeatureWriter, create, locked, partial_path
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
+N_SAMPLED = 256  # photos from which a projection is taken
 Arrays = dict[str, np.ndarray]
+Forward = Callable[[Any], Any]
 Progress = Callable[[int, int], None]
 
 
@@ -30,9 +37,10 @@ def extract(
     dataset: Dataset,
     settings: Settings,
     output: Path,
-    load_forward: Callable[[], Callable[[Any], Any]],
+    load_forward: Callable[[], Forward],
     *,
     reuse: Path | None = None,
+    projection: Path | None = None,
     attributes: dict[str, Any] | None = None,
     overwrite: bool = False,
     skip_bad: bool = False,
@@ -47,6 +55,7 @@ def extract(
         load_forward: called if there is something to do; returns the network: uint8 photos
             (batch, size, size, 3) -> float32 maps (batch, height, width, channels), in TensorFlow.
         reuse: a feature file, finished or not, whose rows are taken for the photos that it has.
+        projection: a feature file, finished or not, whose projection of channels is taken.
         attributes: more root attributes, to keep a record.
         overwrite: begin again, whatever is there.
         skip_bad: leave out what cannot be read as a photo instead of stopping there.
@@ -56,6 +65,8 @@ def extract(
         BadPhotoError: a photo cannot be read; the rows before its batch are kept.
         FeatureFileError: a file is there and was made otherwise, or cannot be written, or another
             run is writing it.
+        UsageError: a pooling does not suit the network's maps, or there is nothing to take its
+            projection from.
     """
     if output.is_dir():
         raise FeatureFileError(f"{output} is a folder: give --output a file name")
@@ -64,34 +75,76 @@ def extract(
     with ExitStack() as open_now:
         open_now.enter_context(locked(output))
         sha256 = dict(zip(part.paths, part.sha256(), strict=True))
+        have: Parameters = read_projection(projection, settings) if projection else {}
         begun = partial_path(output).exists() and not overwrite
         if output.exists() and not (begun or overwrite):
-            _say_complete(output, settings, sha256)
+            check_complete(output, settings, sha256, have)
             return
         if begun:  # or begun again, while an older file has the final name
-            with FeatureWriter(output) as writer:
-                _check_unfinished(writer, settings, sha256)
-                log.info("going on after %d of %d photos", _photos_done(writer), len(part))
-        old = open_now.enter_context(StoredPhotos(reuse, settings)) if reuse else None
+            have = agreed(have, check_unfinished(output, settings, sha256), partial_path(output))
+        old = open_now.enter_context(_open_reused(reuse, settings, output)) if reuse else None
         if old:
-            _warn_of_versions(old.path, old.versions)
-        if old and old.path.resolve() == partial_path(output).resolve():
-            raise UsageError(f"--reuse {old.path} is what is to be written: name another --output")
-        from bilinear_cli.features.pooling import compile_pooling  # loads TensorFlow
+            have = agreed(have, old.parameters, old.path)
+        from bilinear_cli.features.graph import channels_of, compile_pooling  # loads TensorFlow
 
+        forward = load_forward()
+        parameters = make_parameters(
+            settings,
+            channels_of(forward, settings.image_size),
+            have,
+            lambda: _second_moment(dataset, settings, forward, skip_bad),
+        )
         compute, shapes = compile_pooling(
-            load_forward(), settings.poolings, settings.batch_size, settings.shown
+            forward, settings.poolings, settings.batch_size, settings.shown, parameters
         )
         if not begun:
             columns = _columns(part, photos.start, settings.views, sha256)
             record = _record(dataset, settings) | (attributes or {})
-            with create(output, shapes, columns, dataset.class_names, record):
+            with create(
+                output, shapes, columns, dataset.class_names, record, parameters=parameters
+            ):
                 pass
         writer = open_now.enter_context(FeatureWriter(output))
         _run(dataset.root, settings, writer, compute, old, skip_bad, progress)
         if (writer.photo < 0).all():
             raise BadPhotoError(f"not one file of {dataset.spec} can be read as a photo")
         writer.finish(_reasons(dataset.root, settings, writer))
+
+
+def _open_reused(reuse: Path, settings: Settings, output: Path) -> StoredPhotos:
+    old = StoredPhotos(reuse, settings)
+    warn_of_versions(old.path, old.versions)
+    if old.path.resolve() == partial_path(output).resolve():
+        raise UsageError(f"--reuse {old.path} is what is to be written: name another --output")
+    return old
+
+
+def _second_moment(
+    dataset: Dataset, settings: Settings, forward: Forward, skip_bad: bool
+) -> np.ndarray:
+    """Return the mean of x xᵀ over the locations of a sample of training photos, as they are."""
+    from bilinear_cli.features.graph import compile_pooling
+
+    sample = sample_of(np.flatnonzero(dataset.split == "train"), N_SAMPLED, settings.seed)
+    log.info("projecting channels as %d training photos would have it", len(sample))
+    view = settings.shown[:1]
+    compute, _ = compile_pooling(forward, ["conv5"], settings.batch_size, view)
+    pixels = empty_batch(sizes_of(view), settings.batch_size)
+
+    def read(photo: int) -> list[np.ndarray]:
+        return read_photo(dataset.root / dataset.paths[photo], sizes_of(view), settings.resize)
+
+    def maps() -> Iterator[np.ndarray]:
+        for batch in read_batches(sample.tolist(), settings.batch_size, read):
+            bad = lay_in(pixels, batch)
+            for error in (photo for photo in batch if isinstance(photo, BadPhotoError)):
+                if not skip_bad:
+                    raise BadPhotoError(
+                        f"{error}: mend it, or leave such files out with --skip-bad"
+                    )
+            yield compute(pixels)["conv5"][np.setdiff1d(np.arange(len(batch)), bad)]
+
+    return second_moment(maps())
 
 
 def _run(
@@ -106,7 +159,7 @@ def _run(
     """Fill the file from where it stands, in its own order of photos."""
     n_views, sizes = writer.n_views, sizes_of(settings.shown)
     paths, sha256 = writer.paths[::n_views], writer.sha256[::n_views]
-    n_photos, done = len(paths), _photos_done(writer)
+    n_photos, done = len(paths), photos_done(writer)
     known = old.find(sha256) if old else np.full(n_photos, -1)
     new = done + np.flatnonzero(known[done:] < 0)
     if old:
@@ -118,14 +171,14 @@ def _run(
 
     def tell() -> None:
         if progress:
-            progress(_photos_done(writer), n_photos)
+            progress(photos_done(writer), n_photos)
 
     def copy_upto(photo: int) -> None:
-        for start in range(_photos_done(writer), photo, settings.batch_size):
+        for start in range(photos_done(writer), photo, settings.batch_size):
             assert old
             stop = min(start + settings.batch_size, photo)
             rows = old.rows(known[start:stop])
-            _check_finite(rows, np.repeat(paths[start:stop], n_views))
+            check_finite(rows, np.repeat(paths[start:stop], n_views))
             writer.append(rows)
             tell()
 
@@ -137,12 +190,12 @@ def _run(
         for error in (photo for photo in batch if isinstance(photo, BadPhotoError)):
             if not skip_bad:
                 raise BadPhotoError(
-                    f"{error}; {_photos_done(writer)} of {n_photos} photos are kept: mend it and "
+                    f"{error}; {photos_done(writer)} of {n_photos} photos are kept: mend it and "
                     "run again, or leave such files out with --skip-bad"
                 )
             log.warning("skipped: %s", error)
         computed = compute(pixels)
-        _check_finite(computed, np.repeat(paths[numbers], n_views))
+        check_finite(computed, np.repeat(paths[numbers], n_views))
         for run in np.split(np.arange(len(batch)), np.flatnonzero(np.diff(numbers) != 1) + 1):
             copy_upto(numbers[run[0]])
             rows = slice(run[0] * n_views, (run[-1] + 1) * n_views)
@@ -154,7 +207,13 @@ def _run(
     copy_upto(n_photos)
 
 
-def _check_finite(rows: Arrays, names: np.ndarray) -> None:
+def check_finite(rows: Arrays, names: np.ndarray) -> None:
+    """Raise a BilinearError that names the first of the photos whose row is not finite.
+
+    Args:
+        rows: spec -> rows as they are stored.
+        names: of the photo of each row; there may be more rows.
+    """
     for spec, values in rows.items():
         finite = np.isfinite(values[: len(names)]).reshape(len(names), -1).all(axis=1)
         if not finite.all():
@@ -206,59 +265,3 @@ def _record(dataset: Dataset, settings: Settings) -> dict[str, Any]:
         "data_sha256": dataset.fingerprint(),
         "split_seed": -1 if dataset.split_seed is None else dataset.split_seed,
     }
-
-
-def _photos_done(file: FeatureFile) -> int:
-    return file.rows_done // max(1, file.n_views)
-
-
-def _say_complete(output: Path, settings: Settings, sha256: dict[str, str]) -> None:
-    with FeatureFile(output) as file:
-        _check_photos(file, settings, sha256)
-        left_out = f", without {some(file.skipped)}" if file.skipped else ""
-    log.info("%s is complete%s: nothing to do (--overwrite begins again)", output, left_out)
-
-
-def _check_unfinished(writer: FeatureWriter, settings: Settings, sha256: dict[str, str]) -> None:
-    """Check the rows that are done, and note the bytes of the photos that are still to come."""
-    _check_photos(writer, settings, sha256)
-    _warn_of_versions(writer.path, writer.attributes.get("versions"))
-    for spec in writer.shapes:
-        writer.check(spec)
-    writer.set_sha256([sha256[path] for path in writer.paths])
-
-
-def _check_photos(file: FeatureFile, settings: Settings, sha256: dict[str, str]) -> None:
-    """Raise unless the file's rows are of these photos with these settings, naming what differs.
-
-    Photos may have changed whose rows are still to come, or were skipped.
-    """
-    check_same(settings_of_file(file), settings, file.path, "give another --output, or --overwrite")
-    gone = set(file.paths) - sha256.keys()
-    new = sha256.keys() - set(file.paths) - file.skipped.keys()
-    fixed = np.flatnonzero(file.photo[: file.rows_done] >= 0)
-    before = dict(zip(file.paths[fixed], file.sha256[fixed], strict=True))
-    changed = [path for path, was in before.items() if sha256.get(path) != was]
-    for what, names in (("gone", gone), ("new", new), ("changed", changed)):
-        if names:
-            raise FeatureFileError(
-                f"photos are {what} since {file.path} was begun: {some(sorted(names))}; "
-                f"give another --output, with --reuse {file.path} for the other rows, or "
-                "--overwrite"
-            )
-
-
-def _warn_of_versions(path: Path, made_with: str | None) -> None:
-    if made_with != versions():
-        log.warning(
-            "the rows of %s were made with other versions (%s): new ones may differ in digits",
-            path,
-            made_with,
-        )
-
-
-def versions() -> str:
-    """Return the versions of what decides the numbers, as `name version, ...`."""
-    packages = [f"{name} {version(name)}" for name in PACKAGES]
-    jpeg = pillow_features.version_codec("jpg")
-    return ", ".join([f"python {platform.python_version()}", *packages, f"libjpeg {jpeg}"])

@@ -1,20 +1,17 @@
 """conv5 maps -> vectors: pure TensorFlow functions over (batch, height, width, channels).
 
-All of them take float32 maps and return float32; `compile_pooling` puts them into one graph with
-the network, so that only what is stored leaves it.
+All of them take float32 maps and return float32; `graph.py` puts them into one graph with the
+network, so that only what is stored leaves it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.features.specs import row_dtype
-from bilinear_cli.features.views import View, sizes_of
+from bilinear_cli.features.specs import pooling
 
-Compute = Callable[[Mapping[int, np.ndarray]], dict[str, np.ndarray]]
+Pool = Callable[[tf.Tensor], tf.Tensor]
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue
 EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
@@ -46,8 +43,10 @@ def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
 
 def location_matrix(maps: tf.Tensor) -> tf.Tensor:
     """Return maps as matrices X, one row a location, (batch, height * width, channels)."""
-    batch, height, width, channels = tf.unstack(tf.shape(maps))
-    return tf.reshape(maps, (batch, height * width, maps.shape[-1] or channels))
+    _, height, width, channels = maps.shape
+    if height and width:
+        return tf.reshape(maps, (-1, height * width, channels))
+    return tf.reshape(maps, (tf.shape(maps)[0], -1, channels))
 
 
 def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
@@ -154,7 +153,65 @@ def _power(eigenvalues: tf.Tensor, exponent: float) -> tf.Tensor:
     return tf.where(sound, powers, 0.0)[:, None]
 
 
-FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+def tensor_sketch(
+    matrices: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int
+) -> tf.Tensor:
+    """Sketch symmetric matrices so that inner products are kept on average.
+
+    Entry (i, j) is added to number h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j). Over
+    random hashes and signs the inner product of two sketches has the mean of that of the matrices.
+
+    Source: Pham, Pagh, "Fast and Scalable Polynomial Kernels via Explicit Feature Maps", KDD 2013.
+    A sketch is linear, so that of a sum of outer products is one signed addition of its entries,
+    without the Fourier transforms that single vectors need.
+
+    Args:
+        matrices: (batch, channels, channels).
+        hashes: int (2, channels), from 0 to size - 1.
+        signs: int (2, channels), of -1 and 1.
+        size: numbers of a sketch.
+
+    Returns:
+        (batch, size).
+    """
+    channels = hashes.shape[1]
+    numbers = ((hashes[0][:, None] + hashes[1]) % size).ravel()
+    order = np.argsort(numbers, kind="stable")  # what adds up lies together: twice as fast
+    ordered = numbers[order].astype(np.int32)
+    sign = (signs[0][:, None] * signs[1]).ravel().astype(np.float32)
+    entries = tf.transpose(tf.reshape(matrices, (-1, channels * channels)) * sign)
+    sums = tf.math.segment_sum(tf.gather(entries, order.astype(np.int32)), ordered)
+    whole = tf.pad(sums, [[0, size - 1 - ordered[-1]], [0, 0]])
+    return tf.reshape(tf.transpose(whole), (-1, size))
+
+
+def compact_pool(maps: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int) -> tf.Tensor:
+    """Return the sketch of the matrix of `bilinear_pool`, then its normalisation.
+
+    Source: Gao, Beijbom, Zhang, Darrell, "Compact Bilinear Pooling", CVPR 2016.
+
+    Args:
+        maps: (batch, height, width, channels).
+        hashes, signs, size: of `tensor_sketch`.
+
+    Returns:
+        (batch, size).
+    """
+    sketch = tensor_sketch(outer_product_sum(maps), hashes, signs, size)
+    return l2_normalize(signed_sqrt(sketch))
+
+
+def project(maps: tf.Tensor, projection: np.ndarray) -> tf.Tensor:
+    """Return maps whose channels are projected, (batch, height, width, fewer channels).
+
+    Args:
+        maps: (batch, height, width, channels).
+        projection: float32 (channels, fewer).
+    """
+    return tf.tensordot(maps, projection, 1)
+
+
+FUNCTIONS: dict[str, Pool] = {
     "max": max_pool,
     "avg": avg_pool,
     "sum": sum_pool,
@@ -166,58 +223,19 @@ FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
-def _out_of_memory(batch_size: int) -> str:
-    said = f"the device has not the memory for {batch_size} photos at a time"
-    if batch_size == 1:
-        return f"{said}: take a smaller --image-size"
-    return f"{said}: end what else runs, or begin again with --batch-size {batch_size // 2}"
-
-
-def compile_pooling(
-    forward: Callable[[tf.Tensor], tf.Tensor],
-    specs: Sequence[str],
-    batch_size: int,
-    views: Sequence[View],
-) -> tuple[Compute, dict[str, tuple[int, ...]]]:
-    """Compile the network and the poolings of its maps into one graph for each size of photos.
+def pool_function(spec: str, parameters: Mapping[str, np.ndarray]) -> Pool:
+    """Return the function of a pooling, of maps alone.
 
     Args:
-        forward: uint8 photos (batch, size, size, 3) -> maps (batch, height, width, channels).
-        specs: the poolings.
-        batch_size: photos in a batch; every batch must have as many.
-        views: how each photo is shown.
-
-    Returns:
-        A function, size -> uint8 photos (batch, size, size, 3) -> spec -> rows as they are stored,
-        photo by photo and of each its views; and spec -> shape of a row.
-
-    Raises:
-        UsageError: rows of views of several sizes would differ in shape.
+        spec: the pooling.
+        parameters: of `parameters.py`; those that it takes must be there.
     """
-
-    def pooled(photos: tf.Tensor) -> dict[str, tf.Tensor]:
-        maps = tf.cast(forward(photos), tf.float32)
-        found = {spec: FUNCTIONS[spec](maps) for spec in specs}
-        return {spec: tf.cast(x, row_dtype(x.shape[1:])) for spec, x in found.items()}
-
-    graphs: dict[int, Callable[..., Any]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for size in sizes_of(views):
-        signature = [tf.TensorSpec((batch_size, size, size, 3), tf.uint8)]
-        graph = tf.function(pooled, input_signature=signature).get_concrete_function()
-        graphs[size] = graph
-        for spec, x in graph.structured_outputs.items():
-            if shapes.setdefault(spec, tuple(x.shape[1:])) != tuple(x.shape[1:]):
-                raise UsageError(f"{spec} of photos of several sizes has several shapes")
-
-    def compute(photos: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
-        try:
-            shown = [graphs[view.size](tf.constant(view.of(photos[view.size]))) for view in views]
-        except tf.errors.ResourceExhaustedError as error:
-            raise BilinearError(_out_of_memory(batch_size)) from error
-        if len(views) == 1:
-            return {spec: x.numpy() for spec, x in shown[0].items()}
-        rows = {spec: np.stack([found[spec] for found in shown], axis=1) for spec in specs}
-        return {spec: x.reshape(-1, *shapes[spec]) for spec, x in rows.items()}
-
-    return compute, shapes
+    kind = pooling(spec)
+    taken = [parameters[name] for name in kind.parameters]
+    if kind.method == "compact":
+        hashes, signs = taken
+        return lambda maps: compact_pool(maps, hashes, signs, kind.size or 0)
+    function = FUNCTIONS[kind.method]
+    if taken:
+        return lambda maps: function(project(maps, taken[0]))
+    return function

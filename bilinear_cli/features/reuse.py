@@ -20,6 +20,7 @@ class StoredPhotos:
     Attributes:
         path: the file.
         versions: of what made it, as it says.
+        parameters: of its poolings.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -39,6 +40,7 @@ class StoredPhotos:
             self._file.close()
             raise
         self.versions = self._file.attributes.get("versions")
+        self.parameters = self._file.parameters
         n_views = self._file.n_views
         photo = self._file.photo[: self._file.rows_done : n_views]
         sha256 = self._file.sha256[::n_views]

@@ -8,6 +8,8 @@ from bilinear_cli.errors import FeatureFileError, UsageError
 from bilinear_cli.features.views import View, views
 from bilinear_cli.store import FeatureFile, damage, partial_path
 
+LATER = ("shard", "seed", "pooled_from")  # which files of the first releases do not say
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -24,6 +26,8 @@ class Settings:
         backbone: its name.
         views: names of the views of a photo, see `views.py`.
         shard: `I/N`: of the set, the I-th of N parts.
+        seed: of sketches, and of the sample of photos that a projection is taken from.
+        pooled_from: `photos`, or `maps` that were stored, and so rounded.
     """
 
     poolings: tuple[str, ...]
@@ -36,6 +40,8 @@ class Settings:
     backbone: str = "vgg16"
     views: tuple[str, ...] = ("original",)
     shard: str = "1/1"
+    seed: int = 0
+    pooled_from: str = "photos"
 
     @property
     def shown(self) -> list[View]:
@@ -56,16 +62,16 @@ def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settin
         KeyError: one is not said.
         ValueError: one cannot be meant.
     """
-    names = {field.name for field in fields(Settings)} - {"poolings", "views", "shard"}
+    names = {field.name for field in fields(Settings)} - {"poolings", "views", *LATER}
     settings = Settings(
         poolings=poolings,
         views=tuple(attributes["views"].split()),
-        shard=attributes.get("shard", "1/1"),
         **{name: attributes[name] for name in names},
+        **{name: attributes[name] for name in LATER if name in attributes},
     )
     for field in fields(Settings):
-        value = getattr(settings, field.name)
-        if field.type in ("int", int) and not (type(value) is int and value > 0):
+        value, least = getattr(settings, field.name), field.name != "seed"
+        if field.type in ("int", int) and not (type(value) is int and value >= least):
             raise ValueError(f"{field.name} is {value!r}")
     views(settings.views, settings.image_size)  # raises for a name that is none
     return settings

@@ -1,7 +1,8 @@
 """What opens and checks HDF5 files that may be anything, and says in a line what is wrong."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.features.specs import POOLINGS, pooling
 from bilinear_cli.store.lock import in_use
 
 PARTIAL = ".partial"  # of the name of an unfinished file
@@ -59,6 +61,7 @@ def check_format(path: Path, file: h5py.File) -> None:
         raise damaged(path, "features are missing")
     names = [*ROW_COLUMNS, "class_names", "rows_done", "skipped/paths", "skipped/reasons"]
     names += [f"{group}/{spec}" for spec in specs for group in ("features", "crc32")]
+    names += [f"parameters/{name}" for name in _parameters_of(specs)]
     for name in names:
         if not _is_plain(_member(file, name)):
             raise damaged(path, f"{name} is missing or is not plain data")
@@ -91,6 +94,51 @@ def column(file: h5py.File, name: str) -> np.ndarray:
     if text:
         return np.array([text.decode() for text in data[()].tolist()], dtype=str)
     return data[()]
+
+
+def parameters(file: h5py.File) -> dict[str, np.ndarray]:
+    """Return what the poolings took beside the maps.
+
+    Raises:
+        ValueError: one is not what was written, or cannot be.
+    """
+    found = {}
+    for name in _parameters_of(list(file["features"])):
+        data = file[f"parameters/{name}"]
+        found[name] = array = data[()]
+        if attributes(data)["sha256"] != parameter_sha256(array):
+            raise ValueError(f"{name} is not what was written")
+        check_parameter(name, array)
+    return found
+
+
+def check_parameter(name: str, array: np.ndarray) -> None:
+    """Raise a ValueError unless the array can be the parameter of that name."""
+    kind, _, size = name.partition("-")
+    if kind == "projection":
+        fits = array.dtype == np.float32 and array.ndim == 2 and array.shape[1] == int(size)
+        fits = fits and bool(np.isfinite(array).all())
+    else:
+        fits = array.dtype == np.int64 and array.ndim == 2 and array.shape[0] == 2
+        allowed = np.isin(array, (-1, 1)) if kind == "sign" else (array >= 0) & (array < int(size))
+        fits = fits and bool(allowed.all())
+    if not (fits and array.size):
+        raise ValueError(f"{name} has values of the wrong kind")
+
+
+def parameter_sha256(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array's type, shape and bytes."""
+    what = f"{array.dtype.newbyteorder('<').str} {array.shape} ".encode()
+    return hashlib.sha256(what + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _parameters_of(specs: Sequence[str]) -> list[str]:
+    """Return the names of what these poolings take; of a pooling unknown here nothing."""
+    known = [spec for spec in specs if spec.partition(":")[0] in POOLINGS]
+    try:
+        return list(dict.fromkeys(name for spec in known for name in pooling(spec).parameters))
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 def attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:

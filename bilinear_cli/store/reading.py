@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, one_of
-from bilinear_cli.features.specs import POOLINGS
+from bilinear_cli.features.specs import POOLINGS, TRIANGLE, pooling
 from bilinear_cli.store.checks import (
     INTEGERS,
     PARTIAL,
@@ -23,6 +23,7 @@ from bilinear_cli.store.checks import (
     damage,
     damaged,
     open_hdf5,
+    parameters,
 )
 from bilinear_cli.store.streaming import StoredRows, ahead
 
@@ -45,6 +46,8 @@ class FeatureFile:
         class_names: str, what the labels stand for.
         rows_done: how many rows are in the file for good; in a complete file all.
         skipped: path -> reason, of photos that were left out.
+        parameters: what the poolings took beside the maps, name -> array; see
+            `features/parameters.py`.
     """
 
     photo: np.ndarray
@@ -89,6 +92,7 @@ class FeatureFile:
         for name in ROW_COLUMNS:
             setattr(self, name, column(self._file, name))
         self.class_names = column(self._file, "class_names")
+        self.parameters = parameters(self._file)
         self.rows_done = operator.index(self._file["rows_done"][0])  # a TypeError if no integer
         skipped = (column(self._file, f"skipped/{name}") for name in ("paths", "reasons"))
         self.skipped = dict(zip(*skipped, strict=True))
@@ -119,7 +123,8 @@ class FeatureFile:
         self._check_views()
         for spec, (_, *shape) in self.shapes.items():
             channels = isqrt(2 * prod(shape))
-            triangle = spec in POOLINGS and POOLINGS[spec].layout == "upper-triangle"
+            known = spec.partition(":")[0] in POOLINGS
+            triangle = known and pooling(spec).layout == TRIANGLE
             if not prod(shape) or (triangle and [channels * (channels + 1) // 2] != shape):
                 raise damaged(self.path, f"features/{spec} has rows of {shape} numbers")
 

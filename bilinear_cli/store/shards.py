@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, some
-from bilinear_cli.store.checks import ROW_COLUMNS, damage
+from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, partial_path
 from bilinear_cli.store.streaming import StoredRows
@@ -55,6 +55,7 @@ class Shards(FeatureFile):
         self._parts.sort(key=lambda part: _number(part)[0])
         first, self.files = self._parts[0], [part.path for part in self._parts]
         self.path, self.class_names = first.path, first.class_names
+        self.parameters = first.parameters
         self.attributes = first.attributes | {"shard": WHOLE}
         for name in ROW_COLUMNS:
             setattr(self, name, np.concatenate([getattr(part, name) for part in self._parts]))
@@ -108,7 +109,15 @@ def merge(
         columns = {name: getattr(parts, name) for name in ROW_COLUMNS}
         shapes = {spec: shape[1:] for spec, shape in parts.shapes.items()}
         record = parts.attributes | (attributes or {})
-        writer = create(output, shapes, columns, parts.class_names, record, parts.skipped)
+        writer = create(
+            output,
+            shapes,
+            columns,
+            parts.class_names,
+            record,
+            skipped=parts.skipped,
+            parameters=parts.parameters,
+        )
         try:
             with writer:
                 for start in range(0, parts.rows_done, BLOCK):
@@ -160,6 +169,9 @@ def _differences(a: FeatureFile, b: FeatureFile) -> list[tuple[str, object, obje
     for spec in a.shapes.keys() & b.shapes.keys():
         facts.append((f"a row of {spec}", a.shapes[spec][1:], b.shapes[spec][1:]))
         facts.append((spec, a.layout(spec), b.layout(spec)))
+    for name in a.parameters.keys() & b.parameters.keys():
+        one, other = (parameter_sha256(x.parameters[name]) for x in (a, b))
+        facts.append((name, one, other))
     different = [fact for fact in facts if fact[1] != fact[2]]
     if a.class_names.tolist() != b.class_names.tolist():
         different.append(("the list of classes", some(a.class_names), some(b.class_names)))

@@ -20,7 +20,14 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.features.specs import pooling, row_dtype
-from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, reason
+from bilinear_cli.store.checks import (
+    FORMAT,
+    FORMAT_VERSION,
+    INTEGERS,
+    ROW_COLUMNS,
+    parameter_sha256,
+    reason,
+)
 from bilinear_cli.store.lock import in_use
 from bilinear_cli.store.reading import FeatureFile, partial_path
 
@@ -125,7 +132,13 @@ class FeatureWriter(FeatureFile):
         rows = {spec: self._stored(spec) for spec in self.shapes}
         try:
             with create(
-                self.path, shapes, columns, self.class_names, self.attributes, reasons
+                self.path,
+                shapes,
+                columns,
+                self.class_names,
+                self.attributes,
+                skipped=reasons,
+                parameters=self.parameters,
             ) as copy:
                 for start in range(0, len(keep), BLOCK):
                     block = keep[start : start + BLOCK]
@@ -141,7 +154,9 @@ def create(
     columns: Mapping[str, np.ndarray],
     class_names: Sequence[str] | np.ndarray,
     attributes: Mapping[str, Any],
+    *,
     skipped: Mapping[str, str] | None = None,
+    parameters: Mapping[str, np.ndarray] | None = None,
 ) -> FeatureWriter:
     """Begin a feature file, in place of an unfinished one: everything but the features.
 
@@ -152,6 +167,7 @@ def create(
         class_names: what the labels stand for.
         attributes: root attributes beside format, version, time and `complete`.
         skipped: path -> reason, of photos that have no rows.
+        parameters: what the poolings took beside the maps, name -> array.
 
     Raises:
         FeatureFileError: no right to write there, no room, or another run is writing that file.
@@ -164,7 +180,10 @@ def create(
         _check_space(path, shapes, columns)
         try:
             with h5py.File(new, "w") as file:
-                _lay_out(file, shapes, columns, class_names, attributes, skipped or {})
+                file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+                file.attrs.update(attributes)
+                file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, complete=False)
+                _lay_out(file, shapes, columns, class_names, skipped or {}, parameters or {})
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)
@@ -200,13 +219,10 @@ def _lay_out(
     shapes: Mapping[str, tuple[int, ...]],
     columns: Mapping[str, np.ndarray],
     class_names: Sequence[str] | np.ndarray,
-    attributes: Mapping[str, Any],
     skipped: Mapping[str, str],
+    parameters: Mapping[str, np.ndarray],
 ) -> None:
     n_rows = len(columns["labels"])
-    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    file.attrs.update(attributes)
-    file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, complete=False)
     small = {name: np.asarray(columns[name], np.int64) for name in INTEGERS}
     small |= {name: _strings(columns[name]) for name in ROW_COLUMNS if name not in INTEGERS}
     small["sha256"] = _strings(columns["sha256"], SHA256_DIGITS)
@@ -215,6 +231,7 @@ def _lay_out(
     small["skipped/reasons"] = _strings(list(skipped.values()))
     small["rows_done"] = np.zeros(1, np.int64)
     small |= {f"crc32/{spec}": np.zeros(n_rows, np.uint32) for spec in shapes}
+    small |= {f"parameters/{name}": array for name, array in parameters.items()}
     # all stay open until the flush: of a dataset that h5py closes itself, it passes over errors
     data = [file.create_dataset(name, data=values) for name, values in small.items()]
     for spec, shape in shapes.items():
@@ -224,8 +241,10 @@ def _lay_out(
             pooling=spec,
             layout=kind.layout,
             normalization=kind.normalization,
-            channels=kind.channels(shape),
+            channels=kind.channels(shape, parameters),
         )
+    for name, array in parameters.items():
+        file[f"parameters/{name}"].attrs["sha256"] = parameter_sha256(array)
     file.flush()
 
 

@@ -9,16 +9,19 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bilinear_cli.features.parameters import sketch_parameters
 from bilinear_cli.features.pooling import (
     FUNCTIONS,
     bilinear_pool,
-    compile_pooling,
+    compact_pool,
     l2_normalize,
     outer_product_sum,
+    pool_function,
+    project,
     signed_sqrt,
+    tensor_sketch,
     upper_triangle,
 )
-from bilinear_cli.features.views import View
 
 # Two maps of 2 x 2 locations and 2 channels. As matrices, one row a location:
 #   [1 0]   [0 2]
@@ -73,6 +76,87 @@ def test_every_pooling_by_hand(spec: str, wanted: list) -> None:
 def test_every_pooling_is_tested() -> None:
     (mark,) = test_every_pooling_by_hand.pytestmark
     assert {spec for spec, _ in mark.args[1]} == FUNCTIONS.keys()
+
+
+# Sketches and projections -------------------------------------------------------------------
+
+HASHES, SIGNS = np.array([[0, 2], [1, 2]]), np.array([[1, -1], [1, 1]])
+
+
+def test_a_sketch_by_hand() -> None:
+    # Of [9 2; 2 10]: (0, 0) to 0 + 1 with +, (0, 1) to 0 + 2 with +, (1, 0) to 2 + 1 = 0 of three
+    # with -, (1, 1) to 2 + 2 = 1 with -.
+    matrices = outer_product_sum(tf.constant(MAPS))[:1]
+    sketch = tensor_sketch(matrices, HASHES, SIGNS, 3).numpy()
+    np.testing.assert_allclose(sketch, [[-2, 9 - 10, 2]], atol=1e-6)
+    feature = compact_pool(tf.constant(MAPS), HASHES, SIGNS, 3).numpy()
+    roots = np.array([-np.sqrt(2), -1, np.sqrt(2)])
+    np.testing.assert_allclose(feature[0], roots / np.sqrt(5), atol=1e-6)
+
+
+def test_a_sketch_reaches_numbers_that_nothing_is_added_to() -> None:
+    sketch = tensor_sketch(outer_product_sum(tf.constant(MAPS)), HASHES, SIGNS, 9).numpy()
+    np.testing.assert_allclose(sketch[0], [0, 9, 2, -2, -10, 0, 0, 0, 0], atol=1e-6)
+
+
+def test_a_sketch_is_that_of_single_vectors_by_fourier_transforms() -> None:
+    rng = np.random.default_rng(0)
+    size, channels = 32, 12
+    hashes, signs = rng.integers(0, size, (2, channels)), rng.choice([-1, 1], (2, channels))
+    maps = rng.normal(size=(2, 3, 2, channels)).astype(np.float32)
+    wanted = np.zeros((2, size))
+    for photo, one_map in enumerate(maps.reshape(2, 6, channels)):
+        for x in one_map:
+            counts = np.zeros((2, size))
+            for k in range(2):
+                np.add.at(counts[k], hashes[k], signs[k] * x)
+            wanted[photo] += np.fft.ifft(np.fft.fft(counts[0]) * np.fft.fft(counts[1])).real
+    sketch = tensor_sketch(outer_product_sum(tf.constant(maps)), hashes, signs, size)
+    np.testing.assert_allclose(sketch, wanted, atol=1e-4)
+
+
+def test_inner_products_of_sketches_are_unbiased() -> None:
+    rng = np.random.default_rng(0)
+    maps = np.maximum(rng.normal(size=(2, 2, 3, 10)), 0).astype(np.float32)
+    matrices = outer_product_sum(tf.constant(maps))
+    truth = np.einsum("ij,ij", *matrices.numpy().astype(np.float64))
+    found = []
+    for seed in range(1000):
+        p = sketch_parameters(10, 64, seed)
+        a, b = tensor_sketch(matrices, p["hash-64"], p["sign-64"], 64).numpy().astype(np.float64)
+        found.append(a @ b)
+    error = np.std(found) / np.sqrt(len(found))
+    assert error < 0.02 * truth
+    assert abs(np.mean(found) - truth) < 4 * error
+
+
+def test_a_projection_by_hand() -> None:
+    projection = np.array([[1, 0], [1, 2]], np.float32)[:, :1]
+    projected = project(tf.constant(MAPS), projection).numpy()
+    np.testing.assert_allclose(projected[0], [[[1], [3]], [[3], [2]]])
+    parameters = {"projection-1": projection}
+    plain = pool_function("bilinear-plain:1", parameters)(tf.constant(MAPS)).numpy()
+    np.testing.assert_allclose(plain, [[(1 + 9 + 9 + 4) / 4], [1]])
+
+
+def test_a_projection_on_all_channels_keeps_the_matrix_turned() -> None:
+    rng = np.random.default_rng(0)
+    maps = np.maximum(rng.normal(size=(2, 3, 3, 6)), 0).astype(np.float32)
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0].astype(np.float32)
+    turned = outer_product_sum(project(tf.constant(maps), turn)).numpy()
+    np.testing.assert_allclose(turned, turn.T @ outer_product_sum(maps).numpy() @ turn, atol=1e-4)
+    plain = pool_function("bilinear:6", {"projection-6": np.eye(6, dtype=np.float32)})
+    near(plain(maps), bilinear_pool(maps))
+
+
+@pytest.mark.parametrize("spec", ["compact:16", "bilinear:3", "covariance:3", "matrix-sqrt:3"])
+def test_features_of_any_size_have_norm_one_or_are_zero(spec: str) -> None:
+    rng = np.random.default_rng(0)
+    maps = np.maximum(rng.normal(size=(2, 3, 3, 4)), 0).astype(np.float32)
+    maps[1] = 0
+    parameters = sketch_parameters(4, 16, 0) | {"projection-3": np.eye(4, 3, dtype=np.float32)}
+    feature = pool_function(spec, parameters)(tf.constant(maps)).numpy()
+    np.testing.assert_allclose(np.linalg.norm(feature, axis=1), [1, 0], atol=1e-5)
 
 
 # Against the post's procedure ---------------------------------------------------------------
@@ -236,70 +320,3 @@ def test_the_matrix_root_is_one(shape: tuple[int, int, int]) -> None:
         root[rows, columns] = root[columns, rows] = packed * np.abs(packed)
         square, wanted = root @ root, one_map.T.astype(np.float64) @ one_map
         np.testing.assert_allclose(square / np.trace(square), wanted / np.trace(wanted), atol=1e-4)
-
-
-# The compiled graph -------------------------------------------------------------------------
-
-
-class Network:
-    """A network that gives the red of every second pixel in `channels` shades."""
-
-    def __init__(self, channels: int, dtype: type = tf.float32) -> None:
-        self.channels, self.dtype, self.calls = channels, dtype, 0
-
-    def __call__(self, photos: tf.Tensor) -> tf.Tensor:
-        self.calls += 1
-        red = tf.cast(photos[:, ::2, ::2, :1], tf.float32)
-        return tf.cast(red * tf.range(1.0, self.channels + 1), self.dtype)
-
-
-def test_the_network_is_traced_once() -> None:
-    network = Network(3)
-    compute, _ = compile_pooling(network, ["max", "bilinear"], 2, [View(4)])
-    for value in range(3):
-        compute({4: np.full((2, 4, 4, 3), value, np.uint8)})
-    assert network.calls == 1
-
-
-def test_the_compiled_poolings_are_the_plain_ones() -> None:
-    network = Network(6)
-    photos = np.random.default_rng(2).integers(0, 9, (2, 8, 8, 3), np.uint8)
-    compute, shapes = compile_pooling(network, sorted(FUNCTIONS), 2, [View(8)])
-    rows = compute({8: photos})
-    assert rows.keys() == shapes.keys() == FUNCTIONS.keys()
-    for spec, values in rows.items():
-        assert isinstance(values, np.ndarray)
-        assert values.shape == (2, *shapes[spec])
-        np.testing.assert_allclose(values, FUNCTIONS[spec](network(photos)), rtol=1e-5)
-
-
-def test_shapes() -> None:
-    _, shapes = compile_pooling(
-        Network(512), ["max", "sum", "avg", "bilinear", "conv5"], 1, [View(28)]
-    )
-    vectors = dict.fromkeys(["max", "sum", "avg"], (512,))
-    assert shapes == {**vectors, "bilinear": (131_328,), "conv5": (14, 14, 512)}
-
-
-@pytest.mark.parametrize(
-    ("channels", "dtypes"),
-    [
-        (90, {"max": np.float32, "bilinear": np.float32, "conv5": np.float32}),  # 4,095 and 1,440
-        (91, {"max": np.float32, "bilinear": np.float16, "conv5": np.float32}),
-        (256, {"max": np.float32, "bilinear": np.float16, "conv5": np.float16}),
-    ],
-)
-def test_rows_come_as_they_are_stored(channels: int, dtypes: dict[str, type]) -> None:
-    compute, _ = compile_pooling(Network(channels), list(dtypes), 1, [View(8)])
-    rows = compute({8: np.ones((1, 8, 8, 3), np.uint8)})
-    assert {spec: values.dtype for spec, values in rows.items()} == dtypes
-
-
-@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
-def test_poolings_are_computed_in_float32(dtype: type) -> None:
-    photos = np.full((1, 32, 32, 3), 255, np.uint8)
-    compute, _ = compile_pooling(Network(2, dtype), ["sum"], 1, [View(32)])
-    unit = float(tf.cast(255, dtype))
-    np.testing.assert_allclose(
-        compute({32: photos})["sum"], [[256 * unit, 512 * unit]]
-    )  # 512 * 255 > 65504

@@ -10,12 +10,21 @@ from bilinear_cli.errors import UsageError
 from bilinear_cli.features import specs
 from bilinear_cli.features.pooling import FUNCTIONS
 
+SPECS = [
+    *sorted(specs.POOLINGS.keys() - {"compact"}),
+    "compact:8192",
+    "bilinear:144",
+    "bilinear-plain:1",
+    "covariance:20",
+    "matrix-sqrt:64",
+]
+
 
 def test_every_name_has_a_function() -> None:
-    assert FUNCTIONS.keys() == specs.POOLINGS.keys()
+    assert FUNCTIONS.keys() | {"compact"} == specs.POOLINGS.keys()
 
 
-@pytest.mark.parametrize("spec", specs.POOLINGS)
+@pytest.mark.parametrize("spec", SPECS)
 def test_a_pooling_is_found_by_its_name(spec: str) -> None:
     assert specs.pooling(spec).spec == spec
 
@@ -37,12 +46,40 @@ def test_an_unknown_name_is_answered_with_the_nearest(spec: str, hint: str) -> N
     assert str(caught.value) == f"no pooling is called {spec!r}: {hint}(there are {known})"
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("max:5", "max takes no size: write max, not max:5"),
+        ("conv5:", "conv5 takes no size: write conv5, not conv5:"),
+        ("compact", "compact takes how many numbers to sketch: compact:8192"),
+        *(
+            (spec, f"{spec}: after the colon comes a whole number from 1 on")
+            for spec in (
+                *("compact:0", "bilinear:0", "bilinear:", "compact:-1", "compact:1.5"),
+                *("bilinear:٣", "bilinear: 3", "bilinear:1:2", "compact:x"),
+            )
+        ),
+    ],
+)
+def test_a_size_that_cannot_be(spec: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        specs.pooling(spec)
+    assert str(caught.value) == said
+
+
+def test_a_size_has_one_spelling() -> None:
+    assert specs.pooling("bilinear:0144").spec == "bilinear:144"
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 90, 91, 512])
 def test_channels_follow_from_a_rows_shape(channels: int) -> None:
     triangle = (channels * (channels + 1) // 2,)
-    assert specs.pooling("bilinear").channels(triangle) == channels
-    assert specs.pooling("max").channels((channels,)) == channels
-    assert specs.pooling("conv5").channels((14, 7, channels)) == channels
+    assert specs.pooling("bilinear").channels(triangle, {}) == channels
+    assert specs.pooling("bilinear:9").channels(triangle, {}) == channels
+    assert specs.pooling("max").channels((channels,), {}) == channels
+    assert specs.pooling("conv5").channels((14, 7, channels), {}) == channels
+    hashes = {"hash-8": np.zeros((2, channels), np.int64)}
+    assert specs.pooling("compact:8").channels((8,), hashes) == channels
 
 
 @pytest.mark.parametrize(

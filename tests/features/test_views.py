@@ -15,7 +15,7 @@ from bilinear_cli.data.dataset import load_dataset
 from bilinear_cli.data.images import read_photo
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.features.extract import extract
-from bilinear_cli.features.pooling import compile_pooling
+from bilinear_cli.features.graph import compile_pooling
 from bilinear_cli.features.settings import Settings
 from bilinear_cli.features.views import View, sizes_of, view_names, views
 from bilinear_cli.store import FeatureFile

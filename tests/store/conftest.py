@@ -9,6 +9,7 @@ from feature_files import (
     SMALL,
     columns_of,
     head,
+    parameters_of,
     random_rows,
     write,
 )
@@ -25,6 +26,8 @@ def complete(tmp_path: Path) -> Path:
 def unfinished(tmp_path: Path) -> Path:
     """Give the final name of a file with 2 of 6 rows."""
     output = tmp_path / "x.h5"
-    with create(output, SMALL, columns_of(6), CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(
+        output, SMALL, columns_of(6), CLASS_NAMES, ATTRIBUTES, parameters=parameters_of(SMALL)
+    ) as writer:
         writer.append(head(random_rows(SMALL, 6), 0, 2))
     return output

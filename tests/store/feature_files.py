@@ -18,10 +18,23 @@ Shapes = dict[str, tuple[int, ...]]
 
 def shapes_of(dense: int, triangle: int, maps: tuple[int, int, int]) -> Shapes:
     """Return a shape for a row of every pooling there is."""
-    shapes: Shapes = {}
-    for spec, kind in POOLINGS.items():
-        shapes[spec] = (triangle,) if kind.layout == "upper-triangle" else (dense,)
-    return shapes | {"conv5": maps}
+    shapes: Shapes = {f"compact:{dense}": (dense,)}
+    for spec in POOLINGS.keys() - {"compact"}:
+        layout = POOLINGS[spec].layout
+        shapes[spec] = (triangle,) if layout == "upper-triangle" else (dense,)
+    return dict(sorted(shapes.items())) | {"conv5": maps}
+
+
+def parameters_of(shapes: Shapes) -> dict[str, np.ndarray]:
+    """Return what the poolings took beside maps of eight channels."""
+    sizes = [spec.partition(":")[2] for spec in shapes if ":" in spec]
+    if not sizes:
+        return {}
+    (size,) = sizes
+    return {
+        f"hash-{size}": np.arange(16).reshape(2, 8) % int(size),
+        f"sign-{size}": np.where(np.arange(16) % 3, 1, -1).reshape(2, 8),
+    }
 
 
 SMALL = shapes_of(8, 8 * 9 // 2, (2, 2, 8))
@@ -78,7 +91,9 @@ def random_rows(shapes: Shapes, n: int) -> dict[str, np.ndarray]:
 
 def write(output: Path, shapes: Shapes = SMALL, n: int = 6, bad: list[int] | None = None) -> Path:
     """Write a complete file of n random rows in one batch."""
-    with create(output, shapes, columns_of(n), CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(
+        output, shapes, columns_of(n), CLASS_NAMES, ATTRIBUTES, parameters=parameters_of(shapes)
+    ) as writer:
         if n:
             writer.append(random_rows(shapes, n), bad or [])
         writer.finish({writer.paths[i]: "no photo" for i in bad or []})

@@ -14,6 +14,7 @@ from feature_files import (
     every,
     flip,
     head,
+    parameters_of,
     random_rows,
     write,
 )
@@ -81,7 +82,9 @@ def test_bad_rows_of_a_batch_that_was_not_done_may_be_good_the_next_time(
 
 def test_rows_that_rotted_are_not_copied_with_a_new_checksum(tmp_path: Path) -> None:
     output = tmp_path / "x.h5"
-    with create(output, SMALL, columns_of(6), CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(
+        output, SMALL, columns_of(6), CLASS_NAMES, ATTRIBUTES, parameters=parameters_of(SMALL)
+    ) as writer:
         writer.append(random_rows(SMALL, 6), bad=[1])
         flip(writer.path, "max", 3)
         with pytest.raises(FeatureFileError, match="row 3 of features/max"):

@@ -13,6 +13,7 @@ from feature_files import (
     columns_of,
     every,
     head,
+    parameters_of,
     random_rows,
     write,
 )
@@ -31,7 +32,9 @@ FIXTURE = Path(__file__).parents[1] / "data_files" / "features-v1.h5"
 def test_rows_written_in_batches_are_read_back_bit_for_bit(tmp_path: Path, shapes: Shapes) -> None:
     rows = random_rows(shapes, 5)
     output = tmp_path / "new folder" / "x.h5"
-    with create(output, shapes, columns_of(5), CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(
+        output, shapes, columns_of(5), CLASS_NAMES, ATTRIBUTES, parameters=parameters_of(shapes)
+    ) as writer:
         for start, stop in ((0, 2), (2, 4), (4, 5)):
             assert writer.rows_done == start
             writer.append(head(rows, start, stop))

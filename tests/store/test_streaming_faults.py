@@ -21,6 +21,7 @@ from feature_files import (
     each_way,
     every,
     flip,
+    parameters_of,
     random_rows,
     write,
 )
@@ -66,7 +67,14 @@ def test_what_is_no_number_is_found_by_row_and_photo(
     """Its checksum is right: it was extracted so."""
     output, rows = tmp_path / "x.h5", random_rows({spec: shapes[spec]}, 6)
     rows[spec][4].flat[-1] = value
-    with create(output, {spec: shapes[spec]}, columns_of(6), CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(
+        output,
+        {spec: shapes[spec]},
+        columns_of(6),
+        CLASS_NAMES,
+        ATTRIBUTES,
+        parameters=parameters_of(shapes),
+    ) as writer:
         writer.append(rows)
         writer.finish()
     with FeatureFile(output) as file:
@@ -84,7 +92,9 @@ def spoilt(output: Path, value: float, bad: list[int]) -> Path:
     rows = random_rows(SMALL, 6)
     for values in rows.values():
         values[4].flat[-1] = value
-    with create(output, SMALL, columns_of(6), CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(
+        output, SMALL, columns_of(6), CLASS_NAMES, ATTRIBUTES, parameters=parameters_of(SMALL)
+    ) as writer:
         writer.append(rows, bad)
         writer.finish({})
     return output

@@ -22,6 +22,7 @@ from feature_files import (
     columns_of,
     every,
     head,
+    parameters_of,
     random_rows,
     refused,
     write,
@@ -47,7 +48,9 @@ def test_features_are_contiguous_and_unfiltered_and_the_rest_is_plain_hdf5(compl
 
 def test_only_a_finished_file_has_the_final_name(tmp_path: Path) -> None:
     output = tmp_path / "x.h5"
-    with create(output, SMALL, columns_of(2), CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(
+        output, SMALL, columns_of(2), CLASS_NAMES, ATTRIBUTES, parameters=parameters_of(SMALL)
+    ) as writer:
         writer.append(random_rows(SMALL, 2))
         assert [path.name for path in tmp_path.iterdir()] == ["x.h5.partial"]
         writer.finish()
@@ -113,9 +116,13 @@ def test_a_file_that_is_replaced_makes_room(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     output = tmp_path / "x.h5"
-    create(output, SMALL, columns_of(6), CLASS_NAMES, {}).__exit__()
+    create(
+        output, SMALL, columns_of(6), CLASS_NAMES, {}, parameters=parameters_of(SMALL)
+    ).__exit__()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 1000))
-    with create(output, SMALL, columns_of(6), CLASS_NAMES, {}) as writer:
+    with create(
+        output, SMALL, columns_of(6), CLASS_NAMES, {}, parameters=parameters_of(SMALL)
+    ) as writer:
         assert writer.rows_done == 0
 
 
@@ -156,7 +163,9 @@ def test_a_disk_that_fills_up_loses_no_row_and_the_run_goes_on(
 ) -> None:
     shapes: Shapes = {spec: LARGE[spec]}
     rows, output = random_rows(shapes, 6), tmp_path / "x.h5"
-    with create(output, shapes, columns_of(6), CLASS_NAMES, {}) as writer:
+    with create(
+        output, shapes, columns_of(6), CLASS_NAMES, {}, parameters=parameters_of(shapes)
+    ) as writer:
         with h5py.File(writer.path) as file:
             place = file[f"features/{spec}"].id.get_offset()
         writer.append(head(rows, 0, 2))

@@ -1,0 +1,134 @@
+"""Stage 1 without the network: pools maps that a feature file has stored."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.features.extract import Progress, check_finite
+from bilinear_cli.features.parameters import Parameters, agreed, make_parameters, read_projection
+from bilinear_cli.features.projection import sample_of, second_moment
+from bilinear_cli.features.resume import check_complete, check_unfinished, versions
+from bilinear_cli.features.settings import Settings, settings_of_file
+from bilinear_cli.store import (
+    ROW_COLUMNS,
+    FeatureFile,
+    FeatureWriter,
+    create,
+    locked,
+    partial_path,
+)
+
+log = logging.getLogger(__name__)
+
+MAPS = "conv5"
+N_SAMPLED = 1000  # maps from which a projection is taken; they cost nothing but reading
+
+
+def pool_maps(
+    maps: Path,
+    poolings: tuple[str, ...],
+    output: Path,
+    *,
+    seed: int = 0,
+    projection: Path | None = None,
+    attributes: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a feature file of other poolings of stored maps, or go on with one.
+
+    The rows are those of `extract` but for the rounding of the maps to float16.
+
+    Args:
+        maps: a complete feature file with the pooling `conv5`.
+        poolings: specs.
+        output: the file; until it is complete it is `partial_path(output)`.
+        seed: of sketches, and of the sample of maps that a projection is taken from.
+        projection: a feature file whose projection of channels is taken.
+        attributes: root attributes to keep a record.
+        overwrite: begin again, whatever is there.
+        progress: told (rows done, rows in all).
+
+    Raises:
+        FeatureFileError: the maps cannot be read; or the output is there and was made otherwise,
+            or cannot be written.
+        UsageError: there are no maps in the file, or a pooling does not suit them.
+    """
+    if output.is_dir():
+        raise FeatureFileError(f"{output} is a folder: give --output a file name")
+    with ExitStack() as open_now:
+        open_now.enter_context(locked(output))
+        file = open_now.enter_context(open_maps(maps, output))
+        settings = replace(settings_of_file(file), poolings=poolings, seed=seed, pooled_from="maps")
+        sha256 = dict(zip(file.paths, file.sha256, strict=True))
+        have: Parameters = read_projection(projection, settings) if projection else {}
+        begun = partial_path(output).exists() and not overwrite
+        if output.exists() and not (begun or overwrite):
+            check_complete(output, settings, sha256, have)
+            return
+        if begun:
+            have = agreed(have, check_unfinished(output, settings, sha256), partial_path(output))
+        parameters = make_parameters(
+            settings, file.shapes[MAPS][-1], have, lambda: _second_moment(file, settings)
+        )
+        from bilinear_cli.features.graph import compile_maps  # loads TensorFlow
+
+        compute, shapes = compile_maps(poolings, file.shapes[MAPS][1:], parameters)
+        if not begun:
+            columns = {name: getattr(file, name) for name in ROW_COLUMNS}
+            record = {n: x for n, x in file.attributes.items() if n != "created"}
+            record |= settings.attributes() | {"versions": versions()}
+            record |= attributes or {}
+            with create(
+                output,
+                shapes,
+                columns,
+                file.class_names,
+                record,
+                skipped=file.skipped,
+                parameters=parameters,
+            ):
+                pass
+        writer = open_now.enter_context(FeatureWriter(output))
+        which = np.arange(writer.rows_done, len(writer.paths))
+        for places, x in file.batches(MAPS, which, settings.batch_size * file.n_views):
+            rows = compute(x)
+            check_finite(rows, file.paths[which[places]])
+            writer.append(rows)
+            if progress:
+                progress(writer.rows_done, len(writer.paths))
+        writer.finish()
+
+
+def open_maps(maps: Path, output: Path) -> FeatureFile:
+    """Open the file that has the maps.
+
+    Raises:
+        FeatureFileError: it cannot be read.
+        UsageError: it has no maps, or is the output.
+    """
+    file = FeatureFile(maps)
+    if MAPS in file.shapes and output.resolve() != file.path.resolve():
+        return file
+    has = ", ".join(file.shapes)
+    file.close()
+    if MAPS not in file.shapes:
+        raise UsageError(f"{maps} has no maps: it has {has}; extract --pooling {MAPS} first")
+    raise UsageError(f"--maps {maps} is what is to be written: name another --output")
+
+
+def _second_moment(file: FeatureFile, settings: Settings) -> np.ndarray:
+    sample = sample_of(np.flatnonzero(file.split == "train"), N_SAMPLED, settings.seed)
+    log.info("projecting channels as %d training maps would have it", len(sample))
+
+    def maps() -> Iterator[np.ndarray]:
+        for _, x in file.batches(MAPS, sample, settings.batch_size):
+            yield x
+
+    return second_moment(maps())

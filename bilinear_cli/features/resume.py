@@ -1,0 +1,94 @@
+"""A feature file that is there already: whether a run may go on with it, and what is said."""
+
+import logging
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from PIL import features as pillow_features
+
+from bilinear_cli.errors import FeatureFileError, some
+from bilinear_cli.features.parameters import Parameters, agreed
+from bilinear_cli.features.settings import Settings, check_same, settings_of_file
+from bilinear_cli.store import FeatureFile, FeatureWriter
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
+
+
+def check_complete(
+    output: Path, settings: Settings, sha256: dict[str, str], given: Parameters
+) -> None:
+    """Raise a FeatureFileError unless the file is what is asked for; say that it is there.
+
+    Args:
+        output: a complete file.
+        settings: that are asked for.
+        sha256: path -> SHA-256, of the photos.
+        given: parameters that are asked for.
+    """
+    with FeatureFile(output) as file:
+        _check_photos(file, settings, sha256)
+        agreed(given, file.parameters, output)
+        left_out = f", without {some(file.skipped)}" if file.skipped else ""
+    log.info("%s is complete%s: nothing to do (--overwrite begins again)", output, left_out)
+
+
+def check_unfinished(output: Path, settings: Settings, sha256: dict[str, str]) -> Parameters:
+    """Check the rows that are done, and note the bytes of the photos that are still to come.
+
+    Returns:
+        The file's parameters.
+    """
+    with FeatureWriter(output) as writer:
+        _check_photos(writer, settings, sha256)
+        warn_of_versions(writer.path, writer.attributes.get("versions"))
+        for spec in writer.shapes:
+            writer.check(spec)
+        writer.set_sha256([sha256[path] for path in writer.paths])
+        log.info("going on after %d of %d photos", photos_done(writer), len(sha256))
+        return writer.parameters
+
+
+def photos_done(file: FeatureFile) -> int:
+    """Return how many photos have all their rows."""
+    return file.rows_done // max(1, file.n_views)
+
+
+def _check_photos(file: FeatureFile, settings: Settings, sha256: dict[str, str]) -> None:
+    """Raise unless the file's rows are of these photos with these settings, naming what differs.
+
+    Photos may have changed whose rows are still to come, or were skipped.
+    """
+    check_same(settings_of_file(file), settings, file.path, "give another --output, or --overwrite")
+    gone = set(file.paths) - sha256.keys()
+    new = sha256.keys() - set(file.paths) - file.skipped.keys()
+    fixed = np.flatnonzero(file.photo[: file.rows_done] >= 0)
+    before = dict(zip(file.paths[fixed], file.sha256[fixed], strict=True))
+    changed = [path for path, was in before.items() if sha256.get(path) != was]
+    for what, names in (("gone", gone), ("new", new), ("changed", changed)):
+        if names:
+            raise FeatureFileError(
+                f"photos are {what} since {file.path} was begun: {some(sorted(names))}; "
+                f"give another --output, with --reuse {file.path} for the other rows, or "
+                "--overwrite"
+            )
+
+
+def warn_of_versions(path: Path, made_with: str | None) -> None:
+    """Warn if rows were made with other versions than those here."""
+    if made_with != versions():
+        log.warning(
+            "the rows of %s were made with other versions (%s): new ones may differ in digits",
+            path,
+            made_with,
+        )
+
+
+def versions() -> str:
+    """Return the versions of what decides the numbers, as `name version, ...`."""
+    packages = [f"{name} {version(name)}" for name in PACKAGES]
+    jpeg = pillow_features.version_codec("jpg")
+    return ", ".join([f"python {platform.python_version()}", *packages, f"libjpeg {jpeg}"])
