@@ -71,9 +71,7 @@ def fit_conv1x1(
     import keras
 
     keras.utils.set_random_seed(seed)
-    sample = sample_of(rows, N_SAMPLED, seed)
-    batches = (read(sample[start : start + BATCH]) for start in range(0, len(sample), BATCH))
-    initial = principal_directions(second_moment(batches), channels)
+    initial = directions_of(read, rows, channels, seed)
     # Pooling is blind to the kernel's scale, but Adam's steps are not: within the network all
     # weights are of one size, whatever the unit of the maps, which are divided instead.
     unit = np.float32(PROJECTION_SCALE / (np.linalg.norm(initial, axis=0).mean() or 1))
@@ -96,6 +94,20 @@ def fit_conv1x1(
     kernel = initial if frozen else network.get_layer("projection").get_weights()[0][0, 0] / unit
     weights, intercept = network.get_layer("head").get_weights()
     return Conv1x1(kernel, Linear(weights * _head_scale(channels), intercept), best)
+
+
+def directions_of(read: Read, rows: np.ndarray, channels: int, seed: int) -> np.ndarray:
+    """Return the directions that training starts from, float32 (maps' channels, channels).
+
+    Args:
+        read: as of `fit_conv1x1`.
+        rows: of which a sample is taken.
+        channels: how many directions.
+        seed: of the sample.
+    """
+    sample = sample_of(rows, N_SAMPLED, seed)
+    batches = (read(sample[start : start + BATCH]) for start in range(0, len(sample), BATCH))
+    return principal_directions(second_moment(batches), channels)
 
 
 def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:

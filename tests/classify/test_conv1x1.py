@@ -8,10 +8,9 @@ import pytest
 from bilinear_cli.classify import conv1x1
 from bilinear_cli.classify.conv1x1 import (
     Conv1x1,
+    directions_of,
     fit_conv1x1,
     pool_projected,
-    principal_directions,
-    varimax,
 )
 from bilinear_cli.classify.losses import one_hot
 
@@ -59,7 +58,7 @@ def test_it_learns_which_channels_go_together(
 
 
 def test_frozen_leaves_the_projection_as_it_was(maps: np.ndarray) -> None:
-    start = principal_directions(lambda r: maps[r], np.arange(N), 4, 0)
+    start = directions_of(lambda r: maps[r], np.arange(N), 4, 0)
     np.testing.assert_array_equal(fit(maps, frozen=True).kernel, start)
     assert np.abs(fit(maps).kernel - start).max() > 1e-3
 
@@ -74,7 +73,7 @@ def test_a_seed_reproduces_a_fit_and_another_does_not(maps: np.ndarray) -> None:
 def test_what_is_pooled_without_tensorflow_is_what_the_network_pools(maps: np.ndarray) -> None:
     import keras
 
-    kernel = principal_directions(lambda r: maps[r], np.arange(N), 4, 0)
+    kernel = directions_of(lambda r: maps[r], np.arange(N), 4, 0)
     network = conv1x1.build_network(maps.shape[1:], 2 * kernel, 0.5, 3, True)
     features = keras.Sequential(network.layers[:-1]).predict(maps, verbose=0)
     wanted = pool_projected(maps, kernel)
@@ -104,7 +103,7 @@ def test_a_fit_without_tensorflow_is_the_network_that_was_trained(
 def test_maps_of_zeros_have_finite_features_and_gradients(maps: np.ndarray) -> None:
     import tensorflow as tf
 
-    kernel = principal_directions(lambda r: maps[r], np.arange(N), 4, 0)
+    kernel = directions_of(lambda r: maps[r], np.arange(N), 4, 0)
     nothing = np.zeros((2, SIDE, SIDE, DEPTH), np.float32)
     assert not pool_projected(nothing, kernel).any()
     network = conv1x1.build_network(maps.shape[1:], kernel, 1.0, 3, False)
@@ -140,13 +139,13 @@ def test_the_directions_know_nothing_of_other_rows(maps: np.ndarray) -> None:
     seen = np.arange(12, N)
     changed = maps.copy()
     changed[:12] *= 100
-    one, other = (principal_directions(lambda r, x=x: x[r], seen, 4, 0) for x in (maps, changed))
+    one, other = (directions_of(lambda r, x=x: x[r], seen, 4, 0) for x in (maps, changed))
     np.testing.assert_array_equal(one, other)
 
 
 def test_the_rows_to_stop_on_take_no_part_in_the_projection(maps: np.ndarray) -> None:
     seen, held_out = np.arange(12, N), np.arange(12)
-    start = principal_directions(lambda r: maps[r], seen, 4, 0)
+    start = directions_of(lambda r: maps[r], seen, 4, 0)
     targets = one_hot(LABELS, 3)
     for factor in (1, 100):
         changed = maps.copy()
@@ -157,7 +156,7 @@ def test_the_rows_to_stop_on_take_no_part_in_the_projection(maps: np.ndarray) ->
 
 
 def test_directions_span_what_is_strongest_at_mean_square_one(maps: np.ndarray) -> None:
-    kernel = principal_directions(lambda r: maps[r], np.arange(N), 4, 0)
+    kernel = directions_of(lambda r: maps[r], np.arange(N), 4, 0)
     x = maps.reshape(-1, DEPTH)
     assert np.square(x @ kernel).mean() == pytest.approx(1, rel=1e-3)
     gram = kernel.T @ kernel
@@ -166,15 +165,6 @@ def test_directions_span_what_is_strongest_at_mean_square_one(maps: np.ndarray) 
     assert np.abs(unit).max(axis=0).min() > 0.95  # rotated: each is nearly a channel
     left = x - x @ unit @ unit.T
     assert np.square(left).sum() < 0.02 * np.square(x).sum()
-
-
-def test_varimax_finds_the_sparse_basis_of_a_span() -> None:
-    rng = np.random.default_rng(0)
-    sparse = np.eye(20)[:, :5]
-    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
-    found = np.abs(varimax(sparse @ turn))
-    np.testing.assert_allclose(np.sort(found.max(axis=0)), 1, atol=1e-3)
-    np.testing.assert_allclose(found.sum(axis=0), 1, atol=0.05)
 
 
 def test_maps_are_read_a_batch_at_a_time(maps: np.ndarray) -> None:

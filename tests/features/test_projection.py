@@ -1,0 +1,51 @@
+"""Tests of the directions that maps are projected on."""
+
+import numpy as np
+import pytest
+
+from bilinear_cli.errors import UsageError
+from bilinear_cli.features.projection import (
+    principal_directions,
+    sample_of,
+    second_moment,
+    varimax,
+)
+
+
+def test_the_second_moment_is_that_of_all_locations() -> None:
+    maps = np.random.default_rng(0).normal(size=(7, 2, 3, 5))
+    x = maps.reshape(-1, 5)
+    moment = second_moment([maps[:3].astype(np.float16), maps[3:].astype(np.float32)])
+    np.testing.assert_allclose(moment, x.T @ x / 42, atol=1e-3)
+
+
+def test_a_sample_is_drawn_by_its_seed() -> None:
+    train = np.arange(100, 200)
+    first, again, other = (sample_of(train, 10, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert set(first) != set(other)
+    assert set(first) <= set(train)
+    assert (np.diff(first) > 0).all()
+    np.testing.assert_array_equal(sample_of(train, 500, 0), train)
+    with pytest.raises(UsageError, match="no training photos"):
+        sample_of(train[:0], 10, 0)
+
+
+def test_varimax_finds_the_sparse_basis_of_a_span() -> None:
+    rng = np.random.default_rng(0)
+    sparse = np.eye(20)[:, :5]
+    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    found = np.abs(varimax(sparse @ turn))
+    np.testing.assert_allclose(np.sort(found.max(axis=0)), 1, atol=1e-3)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=0.05)
+
+
+def test_a_projection_spans_what_varies_most() -> None:
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    maps = (rng.normal(size=(50, 4, 4, 8)) * [9, 8, 7, 1, 1, 1, 1, 1]) @ basis.T
+    found = principal_directions(second_moment([maps[:20], maps[20:]]), 3)
+    assert found.dtype == np.float32
+    q = np.linalg.qr(found)[0]
+    np.testing.assert_allclose(np.linalg.svd(basis[:, :3].T @ q)[1], 1, atol=1e-2)
+    np.testing.assert_allclose(np.square(maps @ found).mean(), 1, rtol=1e-3)
