@@ -48,7 +48,7 @@ def main() -> None:
         resolve_batch_size(asked.image_size),
         weights.sha256,
     )
-    forward = load_backbone(weights.tensors, settings.layer, precision)
+    forward = load_backbone(weights.tensors, settings.backbone, settings.layer, precision)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "x.h5"
         stage1 = time_stage1(dataset, settings, forward, output, asked.pairs)

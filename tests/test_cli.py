@@ -281,6 +281,38 @@ def test_poolings_and_maps_that_cannot_be_meant(
     assert not [*Path().glob("y.h5*")]
 
 
+def test_another_backbone_and_layer(birds: Path, run: Run) -> None:
+    options = ["extract", "--data", birds, "--backbone", "MobileNetV2"]
+    whole = run(*options, "--pooling", "max", "--pooling", "bilinear:8")
+    assert whole.stdout == "features/birds-mobilenetv2-out_relu-32.h5\n"
+    with h5py.File(whole.stdout.strip()) as file:
+        assert (file.attrs["backbone"], file.attrs["layer"]) == ("mobilenetv2", "out_relu")
+        assert file["features/max"].shape == (18, 1280)
+    early = ["--layer", "block_3_expand_relu", "--pooling", "bilinear", "-o", "y.h5"]
+    run(*options, *early)
+    shown = run("train", "--features", "y.h5", "--label-smoothing", "0", "--json").stdout
+    (result,) = json.loads(shown)["results"]
+    assert result["n_features"] == 144 * 145 // 2
+    named = run("predict", result["run"], birds / "wren" / "0.png", "--weights", "random")
+    assert len(named.stdout.split("\t")) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--backbone", "resnet5"], "no backbone is called 'resnet5': did you mean 'resnet50'?"),
+        (["--backbone", "mobilenetv2"], "bilinear of 1,280 channels would store 819,840 numbers"),
+        (["--layer", "block5"], "vgg16 has no layer 'block5': there are block5_conv1"),
+        (["--backbone", "mobilenetv2", "--layer", "x"], "mobilenetv2 has no layer 'x'"),
+    ],
+)
+def test_networks_that_cannot_be_meant(
+    options: list[str], said: str, birds: Path, run: Run
+) -> None:
+    assert said in fault(run("extract", "--data", birds, "-o", "y.h5", *options, code=2))
+    assert not [*Path().glob("y.h5*")]
+
+
 # Config -----------------------------------------------------------------------------------
 
 

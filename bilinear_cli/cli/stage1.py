@@ -16,6 +16,7 @@ from bilinear_cli.cli.base import (
     data_option,
     load_network,
     load_tensorflow,
+    load_weights,
     weights_option,
 )
 from bilinear_cli.errors import UsageError
@@ -55,7 +56,14 @@ class Sizes(click.ParamType):
     "(a sketch of so many numbers), or conv5 (the maps); repeatable.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
-@click.option("--layer", type=click.Choice(["block5_conv3", "block5_pool"]), default="block5_conv3")
+@click.option(
+    "--backbone",
+    default="vgg16",
+    help="A network of keras.applications: resnet50, mobilenetv2, ...",
+)
+@click.option(
+    "--layer", help="Whose maps are pooled.  [default: block5_conv3 of vgg16; of others the last]"
+)
 @click.option(
     "--image-size", type=click.IntRange(32), default=224, help="Pixels; 448 for whole-frame photos."
 )
@@ -175,7 +183,6 @@ def _run_network(
     from bilinear_cli.data.dataset import load_dataset
     from bilinear_cli.features.extract import extract as run
     from bilinear_cli.features.settings import stored_settings
-    from bilinear_cli.features.weights import load_weights
 
     limit = given["limit"]
     sizes, flip = given.pop("scales") or (given["image_size"],), given.pop("flip")
@@ -185,23 +192,25 @@ def _run_network(
         dataset = load_dataset(given["data"], split_seed=given["split_seed"], progress=progress)
     if limit:
         dataset = dataset.limit(limit)
+    given["backbone"] = given["backbone"].lower()
+    weights = load_weights(given["backbone"], given["weights"])
+    given["layer"] = given["layer"] or _default_layer(given["backbone"])
     output = output or Path("features") / _file_name(dataset.name, sizes, flip, given)
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder: give --output a file name")
-    vgg16 = load_weights(given["weights"])
     stored = stored_settings(None if overwrite else output, given["reuse"])
-    settings = _settings(given, specs, sizes, flip, vgg16.sha256, stored)
+    settings = _settings(given, specs, sizes, flip, weights.sha256, stored)
     if settings.shard != "1/1":
         same = f"--batch-size {settings.batch_size} --precision {settings.precision}"
         log.info("all shards must have the same, on whatever machine: %s", same)
     record = {"command": json.dumps(command), "limit": limit or 0}
-    record["weights_differing"] = " ".join(vgg16.differing)
+    record["weights_differing"] = " ".join(weights.differing)
     with bar("extracting", "photo") as progress:
         run(
             dataset,
             settings,
             output,
-            lambda: load_network(vgg16.tensors, settings),
+            lambda: load_network(weights.tensors, settings),
             reuse=given["reuse"],
             projection=given["projection"],
             attributes=record,
@@ -212,8 +221,17 @@ def _run_network(
     return output
 
 
+def _default_layer(backbone: str) -> str:
+    if backbone == "vgg16":
+        return "block5_conv3"
+    from bilinear_cli.features.applications import layer_of
+
+    return layer_of(backbone, None)
+
+
 def _file_name(name: str, sizes: tuple[int, ...], flip: bool, given: dict[str, Any]) -> str:
-    words = [name, given["layer"], *map(str, sizes), *(["flip"] if flip else [])]
+    network = [] if given["backbone"] == "vgg16" else [given["backbone"]]
+    words = [name, *network, given["layer"], *map(str, sizes), *(["flip"] if flip else [])]
     if given["shard"] != "1/1":
         words.append("shard" + given["shard"].replace("/", "of"))
     return "-".join(words) + ".h5"
@@ -249,6 +267,7 @@ def _settings(
         precision=precision,
         batch_size=batch_size,
         weights_sha256=weights_sha256,
+        backbone=given["backbone"],
         views=view_names(sizes, flip),
         shard=given["shard"],
         seed=given["seed"],

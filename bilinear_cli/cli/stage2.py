@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import bar, cli, load_network, load_tensorflow, weights_option
+from bilinear_cli.cli.base import (
+    bar,
+    cli,
+    load_network,
+    load_tensorflow,
+    load_weights,
+    weights_option,
+)
 from bilinear_cli.errors import BilinearError, UsageError, one_of
 
 log = logging.getLogger(__name__)
@@ -145,14 +152,13 @@ def predict(run: Path, photos: tuple[Path, ...], top: int, weights: str) -> None
     """
     from bilinear_cli.classify.predict import predict as name_photos
     from bilinear_cli.classify.predict import run_settings
-    from bilinear_cli.features.weights import load_weights
 
     settings = run_settings(run)
-    vgg16 = load_weights(weights)
-    if vgg16.sha256 != settings.weights_sha256:
+    found = load_weights(settings.backbone, weights)
+    if found.sha256 != settings.weights_sha256:
         raise BilinearError(f"{run} was trained on features of other weights: give --weights")
     bad = 0
-    forward = load_network(vgg16.tensors, settings)
+    forward = load_network(found.tensors, settings)
     for path, names in name_photos(run, photos, forward, top=top):
         if isinstance(names, BilinearError):
             log.warning("%s", names)

@@ -1,4 +1,4 @@
-"""Photos -> conv5 maps: VGG16 (Simonyan and Zisserman 2015) up to its last block."""
+"""Photos -> maps of a network: conv5 of VGG16 (Simonyan and Zisserman 2015), or another's."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bilinear_cli.features.applications import build, layer_of, preprocess_of
 from bilinear_cli.memory import free_memory
 
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 MOST_IN_BATCH = 64
-BYTES_PER_PIXEL = 700  # measured on a CPU in float32, at 224 and at 448 pixels
+BYTES_PER_PIXEL = 700  # of vgg16, measured on a CPU in float32, at 224 and at 448 pixels
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 
@@ -20,43 +20,35 @@ log = logging.getLogger(__name__)
 
 
 def load_backbone(
-    weights: Mapping[str, np.ndarray], layer: str, precision: str
+    weights: Mapping[str, np.ndarray], backbone: str, layer: str, precision: str
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Build the network.
 
     Args:
-        weights: `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias` (out,), ...,
-            float32.
-        layer: the layer whose output is taken, after its ReLU: `block5_conv3` (the paper's
-            relu5_3), or `block5_pool` (the network's end, the post's).
-        precision: `float32`, `bfloat16` or `float16`: what the convolutions multiply in.
+        weights: float32, in the order of the network's own list of them; their names do not count.
+        backbone: a name of `keras.applications` in small letters.
+        layer: the layer whose output is taken, after its activation; of vgg16 `block5_conv3` (the
+            paper's relu5_3), or `block5_pool` (the network's end, the post's).
+        precision: `float32`, `bfloat16` or `float16`: what the network multiplies in.
 
     Returns:
-        A function of uint8 RGB photos (batch, size, size, 3) -> float32 maps
-        (batch, size // 16, size // 16, 512), or // 32 after `block5_pool`; for use in a graph.
+        A function of uint8 RGB photos (batch, size, size, 3) -> float32 maps (batch, height,
+        width, channels), for use in a graph; of vgg16 (batch, size // 16, size // 16, 512), or
+        // 32 after `block5_pool`.
+
+    Raises:
+        UsageError: there is no such network, or no such layer, or it gives no maps.
     """
-    network = _vgg16(precision)
-    for name in {key.split("/")[0] for key in weights}:
-        network.get_layer(name).set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
-    network = keras.Model(network.input, network.get_layer(layer).output)
+    preprocess = preprocess_of(backbone)
+    network = build(backbone, precision)
+    network.set_weights(list(weights.values()))
+    network = keras.Model(network.input, network.get_layer(layer_of(backbone, layer)).output)
 
     def forward(photos: tf.Tensor) -> tf.Tensor:
-        bgr = tf.cast(photos, tf.float32)[..., ::-1]
-        return tf.cast(network(bgr - tf.constant(IMAGENET_MEAN_BGR), training=False), tf.float32)
+        x = preprocess(tf.cast(photos, tf.float32))
+        return tf.cast(network(x, training=False), tf.float32)
 
     return forward
-
-
-def _vgg16(precision: str) -> keras.Model:
-    """Build the bare network under the precision's policy, leaving the global one as it was."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
-    try:
-        return keras.applications.VGG16(
-            include_top=False, weights=None, input_shape=(None, None, 3)
-        )
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def use_devices() -> list[str]:

@@ -18,10 +18,19 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def channels_of(forward: Forward, size: int) -> int:
-    """Return how many channels the network's maps of photos of this size have."""
+    """Return how many channels the network's maps of photos of this size have.
+
+    Raises:
+        UsageError: nothing would be left of such small photos.
+    """
     signature = tf.TensorSpec((1, size, size, 3), tf.uint8)
-    graph = tf.function(forward).get_concrete_function(signature)
-    return graph.structured_outputs.shape[-1]
+    try:
+        maps = tf.function(forward).get_concrete_function(signature).structured_outputs
+        if all(maps.shape):
+            return maps.shape[-1]
+    except ValueError:  # a layer's
+        pass
+    raise UsageError(f"photos of {size} pixels are too small for this network: --image-size")
 
 
 def _out_of_memory(batch_size: int) -> str:

@@ -102,39 +102,13 @@ def test_a_gpu_is_known_by_its_compute_capability_whatever_the_cpu(
     assert backbone._has_bfloat16(tmp_path / "cpuinfo") is wanted
 
 
-@pytest.mark.parametrize(
-    ("precision", "policy"),
-    [("float32", "float32"), ("bfloat16", "mixed_bfloat16"), ("float16", "mixed_float16")],
-)
-@pytest.mark.parametrize("before", ["float32", "mixed_float16"])
-def test_the_global_policy_stays_as_it_was(precision: str, policy: str, before: str) -> None:
-    own = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(before)
-    try:
-        network = backbone._vgg16(precision)
-        assert keras.config.dtype_policy().name == before
-    finally:
-        keras.config.set_dtype_policy(own)
-    assert {layer.dtype_policy.name for layer in network.layers[1:]} == {policy}
-
-
-def test_the_global_policy_survives_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(**_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(keras.applications, "VGG16", fail)
-    with pytest.raises(MemoryError):
-        backbone._vgg16("bfloat16")
-    assert keras.config.dtype_policy().name == "float32"
-
-
 # The network --------------------------------------------------------------------------------
 
 PHOTOS = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
 
 
 def test_the_mean_colour_is_taken_off_as_keras_does(tensors: Tensors) -> None:
-    forward = backbone.load_backbone(tensors, "block1_conv1", "float32")
+    forward = backbone.load_backbone(tensors, "vgg16", "block1_conv1", "float32")
     bgr = keras.applications.vgg16.preprocess_input(PHOTOS.astype(np.float32))
     kernel, bias = tensors["block1_conv1/kernel"], tensors["block1_conv1/bias"]
     wanted = tf.nn.relu(tf.nn.conv2d(bgr, kernel, 1, "SAME") + bias)
@@ -142,7 +116,7 @@ def test_the_mean_colour_is_taken_off_as_keras_does(tensors: Tensors) -> None:
 
 
 def test_photos_are_not_written_to(tensors: Tensors) -> None:
-    forward = backbone.load_backbone(tensors, "block1_conv1", "float32")
+    forward = backbone.load_backbone(tensors, "vgg16", "block1_conv1", "float32")
     photos = PHOTOS.copy()
     forward(photos)
     assert (photos == PHOTOS).all()
@@ -151,7 +125,7 @@ def test_photos_are_not_written_to(tensors: Tensors) -> None:
 
 
 def test_every_layer_has_its_own_weights(tensors: Tensors) -> None:
-    forward = backbone.load_backbone(tensors, "block5_pool", "float32")
+    forward = backbone.load_backbone(tensors, "vgg16", "block5_pool", "float32")
     x = tf.constant(keras.applications.vgg16.preprocess_input(PHOTOS.astype(np.float32)))
     for name in [key.removesuffix("/kernel") for key in tensors if key.endswith("kernel")]:
         if name.endswith("conv1") and name != "block1_conv1":
@@ -168,14 +142,14 @@ def test_every_layer_has_its_own_weights(tensors: Tensors) -> None:
 def test_maps_are_float32_of_the_expected_shape(
     tensors: Tensors, layer: str, side: int, precision: str
 ) -> None:
-    forward = backbone.load_backbone(tensors, layer, precision)
+    forward = backbone.load_backbone(tensors, "vgg16", layer, precision)
     shapes = tf.function(forward).get_concrete_function(tf.TensorSpec((3, 64, 64, 3), tf.uint8))
     assert shapes.structured_outputs.shape == (3, side, side, 512)
     assert shapes.structured_outputs.dtype == tf.float32
 
 
 def test_any_size_of_photo_goes_through_one_network(tensors: Tensors) -> None:
-    forward = backbone.load_backbone(tensors, "block5_conv3", "float32")
+    forward = backbone.load_backbone(tensors, "vgg16", "block5_conv3", "float32")
     for size in (32, 48):
         maps = forward(np.zeros((1, size, size, 3), np.uint8))
         assert maps.shape == (1, size // 16, size // 16, 512)
@@ -183,7 +157,9 @@ def test_any_size_of_photo_goes_through_one_network(tensors: Tensors) -> None:
 
 def test_bfloat16_is_near_float32(tensors: Tensors) -> None:
     whole, rounded = (
-        backbone.load_backbone(tensors, "block2_conv2", precision)(tf.constant(PHOTOS)).numpy()
+        backbone.load_backbone(tensors, "vgg16", "block2_conv2", precision)(
+            tf.constant(PHOTOS)
+        ).numpy()
         for precision in ("float32", "bfloat16")
     )
     difference = np.linalg.norm(whole - rounded) / np.linalg.norm(whole)

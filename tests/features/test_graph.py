@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bilinear_cli.errors import UsageError
 from bilinear_cli.features.graph import channels_of, compile_maps, compile_pooling
 from bilinear_cli.features.parameters import sketch_parameters
 from bilinear_cli.features.pooling import FUNCTIONS, pool_function
@@ -96,3 +97,12 @@ def test_channels_of_a_network() -> None:
     network = Network(7)
     assert channels_of(network, 8) == 7
     assert channels_of(lambda photos: tf.zeros((1, 2, 2, 5)), 8) == 5
+
+
+def test_photos_of_which_nothing_is_left() -> None:
+    def refusing(photos: tf.Tensor) -> tf.Tensor:
+        raise ValueError("a layer's\nmany lines")
+
+    for network in (refusing, lambda photos: tf.zeros((1, 0, 2, 5))):
+        with pytest.raises(UsageError, match="photos of 8 pixels are too small"):
+            channels_of(network, 8)

@@ -477,7 +477,7 @@ def test_the_real_vgg16() -> None:
 
     photo = draw_moth(0, 0)[None]
     relu, pool = (
-        load_backbone(weights.tensors, layer, "float32")(tf.constant(photo)).numpy()
+        load_backbone(weights.tensors, "vgg16", layer, "float32")(tf.constant(photo)).numpy()
         for layer in ("block5_conv3", "block5_pool")
     )
     assert relu.shape == (1, 14, 14, 512)
