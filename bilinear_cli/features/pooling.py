@@ -13,6 +13,7 @@ from bilinear_cli.features.specs import pooling
 
 Pool = Callable[[tf.Tensor], tf.Tensor]
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue
+SLOPE_FLOOR = 1e-3  # of the mean size of a map's numbers; the root of less is not steeper
 EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
 
@@ -49,9 +50,31 @@ def location_matrix(maps: tf.Tensor) -> tf.Tensor:
     return tf.reshape(maps, (tf.shape(maps)[0], -1, channels))
 
 
+def less_mean(maps: tf.Tensor) -> tf.Tensor:
+    """Return maps less the mean of each channel over the locations."""
+    return maps - tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
+
+
+@tf.custom_gradient
 def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
-    """Return sign(x) sqrt(|x|), element by element."""
-    return tf.sign(x) * tf.sqrt(tf.abs(x))
+    """Return sign(x) sqrt(|x|), element by element, with a gradient that has a bound.
+
+    The true slope, 1 / (2 sqrt(|x|)), is infinite at zero, where two channels that are never active
+    together have their number. Numbers below `SLOPE_FLOOR` times the mean |x| of their map are
+    given the slope at that floor, the numbers of an all-zero map the slope zero. So the gradient is
+    exact for all others, and a step on the brightness of the map stays what it is.
+
+    Args:
+        x: (batch, ...).
+    """
+    size = tf.abs(x)
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        mean = tf.reduce_mean(size, axis=tuple(range(1, size.shape.rank)), keepdims=True)
+        root = tf.sqrt(tf.maximum(size, SLOPE_FLOOR * mean))
+        return tf.math.divide_no_nan(0.5 * upstream, root)
+
+    return tf.sign(x) * tf.sqrt(size), gradient
 
 
 def upper_triangle(matrices: tf.Tensor) -> tf.Tensor:
@@ -116,7 +139,7 @@ def covariance_pool(maps: tf.Tensor) -> tf.Tensor:
     Returns:
         (batch, channels * (channels + 1) / 2), see `upper_triangle`.
     """
-    return bilinear_pool(maps - tf.reduce_mean(maps, axis=(1, 2), keepdims=True))
+    return bilinear_pool(less_mean(maps))
 
 
 def matrix_sqrt_pool(maps: tf.Tensor) -> tf.Tensor:
@@ -136,14 +159,60 @@ def matrix_sqrt_pool(maps: tf.Tensor) -> tf.Tensor:
     Returns:
         (batch, channels * (channels + 1) / 2), see `upper_triangle`.
     """
-    x = location_matrix(maps)
+    return l2_normalize(upper_triangle(signed_sqrt(matrix_sqrt(location_matrix(maps)))))
+
+
+@tf.custom_gradient
+def matrix_sqrt(x: tf.Tensor) -> tf.Tensor:
+    """Return the square root of Xᵀ X, with a gradient that has a bound.
+
+    The gradient through the eigendecomposition divides by differences of eigenvalues, of which
+    those of a map with more channels than locations are equal, all zero. The true one does not:
+    see `_matrix_sqrt_gradient`.
+
+    Args:
+        x: (batch, locations, channels).
+
+    Returns:
+        (batch, channels, channels), symmetric.
+    """
     if (x.shape[1] or np.inf) < x.shape[2]:
-        values, vectors = tf.linalg.eigh(tf.matmul(x, x, transpose_b=True))
-        y = tf.matmul(vectors * _power(values, -0.25), x, transpose_a=True)
+        values, left = tf.linalg.eigh(tf.matmul(x, x, transpose_b=True))
+        y = tf.matmul(left * _power(values, -0.25), x, transpose_a=True)
+        right = None
     else:
-        values, vectors = tf.linalg.eigh(tf.matmul(x, x, transpose_a=True))
-        y = tf.linalg.matrix_transpose(vectors * _power(values, 0.25))
-    return l2_normalize(upper_triangle(signed_sqrt(tf.matmul(y, y, transpose_a=True))))
+        values, right = tf.linalg.eigh(tf.matmul(x, x, transpose_a=True))
+        y = tf.linalg.matrix_transpose(right * _power(values, 0.25))
+        left = None
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        inverse = _power(values, -0.5)
+        u = tf.matmul(x, right * inverse) if left is None else left
+        v = tf.matmul(x, left * inverse, transpose_a=True) if right is None else right
+        return _matrix_sqrt_gradient(u, _power(values, 0.5), v, upstream)
+
+    return tf.matmul(y, y, transpose_a=True), gradient
+
+
+def _matrix_sqrt_gradient(
+    u: tf.Tensor, s: tf.Tensor, v: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    """Return the gradient with respect to X = U S Vᵀ of a function of F = (Xᵀ X)^(1/2).
+
+    With G the gradient with respect to F, made symmetric, F dF + dF F = d(Xᵀ X) gives 2 X P with
+    F P + P F = G (Lin and Maji 2017). In the basis of V, extended to one of the whole space,
+    P_ij = (Vᵀ G V)_ij / (s_i + s_j), so that the rows of Uᵀ (2 X P) are those of Vᵀ G, in that
+    basis each number times 2 s_i / (s_i + s_j) = 2 - 2 s_j / (s_i + s_j): between 0 and 2.
+
+    Args:
+        u: (batch, locations, k).
+        s: (batch, 1, k), zero where they are rounding, as is then that column of `u` or `v`.
+        v: (batch, channels, k).
+        upstream: G, (batch, channels, channels).
+    """
+    g = tf.matmul(v, upstream + tf.linalg.matrix_transpose(upstream), transpose_a=True)
+    share = tf.math.divide_no_nan(s, s + tf.linalg.matrix_transpose(s))
+    return tf.matmul(u, g - tf.matmul(share * tf.matmul(g, v), v, transpose_b=True))
 
 
 def _power(eigenvalues: tf.Tensor, exponent: float) -> tf.Tensor:
