@@ -5,11 +5,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from bilinear_cli.features.matrix_root import matrix_sqrt
 from bilinear_cli.features.pooling import (
     l2_normalize,
     less_mean,
     location_matrix,
-    matrix_sqrt,
     outer_product_sum,
     signed_sqrt,
     upper_triangle,
@@ -38,7 +38,7 @@ class BilinearPooling(keras.layers.Layer):
     ```
 
     All gradients are finite, those of an all-zero map and of a map with fewer locations than
-    channels too; see `signed_sqrt` and `matrix_sqrt` in `features.pooling`.
+    channels too; see `signed_sqrt` and `matrix_sqrt`.
 
     It needs Keras's TensorFlow backend. XLA's eigendecomposition takes some forty times as long on
     a CPU as TensorFlow's, so a model with `matrix-sqrt` declares that it does not support
