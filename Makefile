@@ -66,9 +66,10 @@ $(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/c
 	     $(STEM)-bilinear-plain-none-softmax $(STEM)-bilinear-softmax ) > $@.partial
 	@mv $@.partial $@
 
-bench: install $(FEATURES)  ## Time extraction against its floor, and training against scikit-learn [DATA=...]
+bench: install $(FEATURES)  ## Time extraction against its floor, the layer against the post, training against scikit-learn [DATA=...]
 	$(BIN)/python tests/bench.py --data "$(DATA)"
 	$(BIN)/python tests/bench.py --data "$(DATA)" --image-size 448 --limit 40
+	$(BIN)/python tests/bench_layer.py
 	$(BIN)/python tests/bench_training.py --features $(FEATURES)
 
 torture: install  ## Kill 1,000 runs and spoil 20,000 feature files; an hour or so
