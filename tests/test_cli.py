@@ -449,6 +449,19 @@ def test_a_run_remembers_what_its_pooling_took(pooling: str, birds: Path, run: R
         np.testing.assert_allclose(found, wanted[::-1], atol=2e-3)
 
 
+def test_export(birds: Path, features: Path, run: Run) -> None:
+    run("train", "--features", features, "--pooling", "bilinear", "-o", "runs")
+    features.unlink()
+    command = ["export", "runs/x-bilinear-softmax", "birds.keras", "--weights", "random"]
+    result = run(*command)
+    assert result.stdout == "birds.keras\n"
+    assert result.stderr == "it takes RGB pixels, 0 to 255, 32 x 32 (squash)\n"
+    assert Path("birds.keras").stat().st_size > 10**7
+    assert "is there already" in fault(run(*command, code=1))
+    assert "ends in .keras" in fault(run(*command[:2], "birds.h5", *command[3:], code=2))
+    assert "nowhere is no run" in fault(run("export", "nowhere", "x.keras", code=1))
+
+
 def test_predict_names_what_it_cannot_read(birds: Path, features: Path, run: Run) -> None:
     run("train", "--features", features, "--pooling", "max", "-o", "runs")
     Path("note.jpg").write_text("no photo")

@@ -1,9 +1,9 @@
-"""The commands that use feature files: train, predict, info, report."""
+"""The commands that use feature files: train, predict, export, info, report."""
 
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,10 @@ from bilinear_cli.cli.base import (
     weights_option,
 )
 from bilinear_cli.errors import BilinearError, UsageError, one_of
+
+if TYPE_CHECKING:
+    from bilinear_cli.features.settings import Settings
+    from bilinear_cli.features.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +158,7 @@ def predict(run: Path, photos: tuple[Path, ...], top: int, weights: str) -> None
     from bilinear_cli.classify.predict import run_settings
 
     settings = run_settings(run)
-    found = load_weights(settings.backbone, weights)
-    if found.sha256 != settings.weights_sha256:
-        raise BilinearError(f"{run} was trained on features of other weights: give --weights")
+    found = load_weights_of(run, settings, weights)
     bad = 0
     forward = load_network(found.tensors, settings)
     for path, names in name_photos(run, photos, forward, top=top):
@@ -167,6 +169,41 @@ def predict(run: Path, photos: tuple[Path, ...], top: int, weights: str) -> None
             click.echo("\t".join([str(path), *(f"{name} {p:.3f}" for name, p in names)]))
     if bad:
         raise BilinearError(f"{bad} of {len(photos)} files could not be read")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
+@weights_option
+@click.option("--overwrite", is_flag=True, help="Whatever is there.")
+def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
+    """Write a trained run as one Keras model, from pixels to probabilities.
+
+    Its photos are RGB, 0 to 255, brought to size as for extraction; Keras loads it after
+    `import bilinear_cli.layers`.
+
+    \b
+    bilinear export runs/birds-bilinear-softmax birds.keras
+    """
+    from bilinear_cli.classify.predict import run_settings
+
+    settings = run_settings(run)
+    found = load_weights_of(run, settings, weights)
+    load_tensorflow()
+    from bilinear_cli.export import export as write
+
+    write(run, found.tensors, model, overwrite=overwrite)
+    click.echo(model)
+    size = settings.image_size
+    log.info("it takes RGB pixels, 0 to 255, %d x %d (%s)", size, size, settings.resize)
+
+
+def load_weights_of(run: Path, settings: "Settings", source: str) -> "Weights":
+    """Return the weights of the network that a run's features are of."""
+    found = load_weights(settings.backbone, source)
+    if found.sha256 != settings.weights_sha256:
+        raise BilinearError(f"{run} was trained on features of other weights: give --weights")
+    return found
 
 
 @cli.command()

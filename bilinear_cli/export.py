@@ -1,0 +1,187 @@
+"""A trained run as one Keras model, from the pixels of a photo to the probabilities of classes."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from bilinear_cli.classify.columns import Linear
+from bilinear_cli.classify.inputs import Part
+from bilinear_cli.classify.model import Model, load_model
+from bilinear_cli.classify.predict import run_settings
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.features.applications import build, layer_of
+from bilinear_cli.features.settings import Settings
+from bilinear_cli.features.specs import TRIANGLE, pooling
+from bilinear_cli.features.views import View
+from bilinear_cli.layers import (
+    BilinearPooling,
+    ClassProbabilities,
+    CompactPooling,
+    Preprocess,
+    SqrtL2,
+)
+
+Tensors = Mapping[str, np.ndarray]
+
+
+def export(run: Path, weights: Tensors, output: Path, *, overwrite: bool = False) -> keras.Model:
+    """Write a run as a Keras model, in float32; `import bilinear_cli.layers` lets Keras load it.
+
+    Args:
+        run: a run folder; the feature file that it was trained on need not exist any more.
+        weights: of the network, as for `load_backbone`.
+        output: the file, whose name ends in `.keras`.
+        overwrite: whatever is there.
+
+    Returns:
+        The model: RGB pixels, 0 to 255, float32 (batch, size, size, 3), brought to size as in
+        extraction -> probabilities (batch, classes), whose names its last layer has.
+
+    Raises:
+        BilinearError: the folder is no run, or the file cannot be written or is there.
+        UsageError: the run's photos were shown in several sizes.
+    """
+    if output.suffix != ".keras":
+        raise UsageError(f"the name of a Keras model ends in .keras: {output} does not")
+    if output.exists() and not overwrite:
+        raise BilinearError(f"{output} is there already: name another, or --overwrite")
+    model = build_model(load_model(run), run_settings(run), weights)
+    _save(model, output)
+    return model
+
+
+def build_model(model: Model, settings: Settings, weights: Tensors) -> keras.Model:
+    """Return the Keras model of a trained model and the settings of its features."""
+    if len({view.size for view in settings.shown}) > 1:
+        raise UsageError(
+            "a run on several --scales cannot be exported: its photos are brought to each size "
+            "before the network, which one input cannot do"
+        )
+    size = settings.image_size
+    pixels = keras.Input((size, size, 3), name="pixels")
+    network = _network(settings, weights)
+    scores = _scores(network.output.shape, model)
+    seen = [scores(network(_shown(pixels, view, settings.backbone))) for view in settings.shown]
+    mean = keras.layers.Average(name="views")(seen) if len(seen) > 1 else seen[0]
+    names = [str(name) for name in model.class_names]
+    return keras.Model(pixels, ClassProbabilities(names, name="probabilities")(mean))
+
+
+def _shown(pixels: keras.KerasTensor, view: View, backbone: str) -> keras.KerasTensor:
+    name = "mirrored" if view.flip else "preprocessed"
+    return Preprocess(backbone, mirrored=view.flip, name=name)(pixels)
+
+
+def _network(settings: Settings, weights: Tensors) -> keras.Model:
+    """Return the network from preprocessed photos of one size to maps."""
+    network = build(settings.backbone)
+    network.set_weights(list(weights.values()))
+    layer = layer_of(settings.backbone, settings.layer)
+    inner = keras.Model(network.input, network.get_layer(layer).output)
+    photos = keras.Input((settings.image_size, settings.image_size, 3))
+    return keras.Model(photos, inner(photos), name=settings.backbone)
+
+
+def _scores(shape: Sequence[int | None], model: Model) -> keras.Model:
+    """Return the network from maps to scores."""
+    maps = keras.Input(shape[1:], name="maps")
+    outputs, start, intercept = [], 0, model.first.intercept
+    for part in model.parts:
+        stop = start + part.n_features
+        rows = _normalized(_pooled(maps, part, model.parameters), part)
+        linear = _on_all_numbers(part, model.first.weights[start:stop], rows.shape[-1])
+        outputs.append(_dense(Linear(linear.weights, linear.intercept + intercept), rows))
+        start, intercept = stop, np.zeros_like(intercept)
+    scores = keras.layers.Add()(outputs) if len(outputs) > 1 else outputs[0]
+    if model.second:
+        scores = _dense(model.second, keras.layers.ReLU()(scores))
+    return keras.Model(maps, scores, name="classifier")
+
+
+def _pooled(maps: keras.KerasTensor, part: Part, parameters: Tensors) -> keras.KerasTensor:
+    """Return rows (batch, d) as a feature file stores them, but for their rounding."""
+    kind = pooling(part.spec)
+    if kind.method == "compact":
+        hashes, signs = (parameters[name] for name in kind.parameters)
+        return CompactPooling(kind.size or 0, hashes, signs)(maps)
+    projection = part.kernel if kind.method == "conv5" else None
+    if kind.layout == TRIANGLE and kind.parameters:
+        projection = parameters[kind.parameters[0]]
+    if projection is not None:
+        layer = keras.layers.Conv2D(projection.shape[1], 1, use_bias=False, trainable=False)
+        maps = layer(maps)
+        layer.set_weights([projection[None, None]])
+    return _LAYERS[kind.method](maps)
+
+
+def _locations(maps: keras.KerasTensor) -> int:
+    return maps.shape[1] * maps.shape[2]
+
+
+def _sum_pool(maps: keras.KerasTensor) -> keras.KerasTensor:
+    mean = keras.layers.GlobalAveragePooling2D()(maps)
+    return keras.layers.Rescaling(_locations(maps))(mean)
+
+
+def _plain_pool(maps: keras.KerasTensor) -> keras.KerasTensor:
+    sums = BilinearPooling(normalize=False)(maps)
+    return keras.layers.Rescaling(1 / _locations(maps))(sums)
+
+
+_LAYERS = {
+    "max": lambda maps: keras.layers.GlobalMaxPooling2D()(maps),
+    "avg": lambda maps: keras.layers.GlobalAveragePooling2D()(maps),
+    "sum": _sum_pool,
+    "bilinear": lambda maps: BilinearPooling()(maps),
+    "bilinear-plain": _plain_pool,
+    "covariance": lambda maps: BilinearPooling("covariance")(maps),
+    "matrix-sqrt": lambda maps: BilinearPooling("matrix-sqrt")(maps),
+    "conv5": lambda maps: BilinearPooling()(maps),  # of a conv1x1, which has projected them
+}
+
+
+def _normalized(rows: keras.KerasTensor, part: Part) -> keras.KerasTensor:
+    """Normalise rows where that is not linear; what is, goes into the weights."""
+    if part.normalize != "sqrt-l2":
+        return rows
+    layer = SqrtL2()
+    rows = layer(rows)
+    if part.columns is not None:
+        kept = np.zeros(rows.shape[-1], np.float32)
+        kept[part.columns] = 1
+        layer.set_weights([kept])
+    return rows
+
+
+def _on_all_numbers(part: Part, weights: np.ndarray, d: int) -> Linear:
+    """Return what weights on selected, standardised numbers are on all of a row's numbers."""
+    weights = weights * np.float32(part.factor)
+    intercept = np.zeros(weights.shape[1], np.float32)
+    if part.mean is not None and part.std is not None:
+        weights = weights / part.std[:, None]
+        intercept = -(part.mean.astype(np.float64) @ weights).astype(np.float32)
+    whole = np.zeros((d, weights.shape[1]), np.float32)
+    whole[slice(None) if part.columns is None else part.columns] = weights
+    return Linear(whole, intercept)
+
+
+def _dense(linear: Linear, rows: keras.KerasTensor) -> keras.KerasTensor:
+    layer = keras.layers.Dense(len(linear.intercept))
+    outputs = layer(rows)
+    layer.set_weights([linear.weights, linear.intercept])
+    return outputs
+
+
+def _save(model: keras.Model, output: Path) -> None:
+    """Write the file beside its place, then move it there."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as beside:
+            model.save(Path(beside) / output.name)
+            os.replace(Path(beside) / output.name, output)
+    except OSError as error:
+        raise BilinearError(f"cannot write {output}: {error.strerror or error}") from error
