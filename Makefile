@@ -16,9 +16,12 @@ FEATURES := features/$(NAME).h5
 RUNS := runs/$(NAME)
 STEM := $(RUNS)/$(NAME)
 EXTRACT := $(BIN)/bilinear --config $(CONFIG) extract --data "$(DATA)"
+POOLINGS := bilinear covariance matrix-sqrt compact:8192 bilinear:144
+EXTRACT_MAPS := $(BIN)/bilinear extract --maps $(FEATURES)
+TRAIN_POOLINGS := $(BIN)/bilinear train --features features/$(NAME)-poolings.h5 --output $(RUNS)
 TRAIN := $(BIN)/bilinear --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
 
-.PHONY: extraction help install lint test reproduce bench torture pins clean
+.PHONY: extraction help install lint test reproduce poolings bench torture pins clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -64,6 +67,21 @@ $(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/c
 	   echo; echo "Plain, and after square root and l2:"; \
 	   $(BIN)/bilinear report $(STEM)-avg-none-softmax $(STEM)-avg-sqrt-l2-softmax \
 	     $(STEM)-bilinear-plain-none-softmax $(STEM)-bilinear-softmax ) > $@.partial
+	@mv $@.partial $@
+
+poolings: extraction $(RUNS)/poolings.txt  ## Compare second-order poolings, their accuracy and time [DATA=...]
+	@cat $(RUNS)/poolings.txt
+	$(BIN)/python tests/bench_poolings.py
+
+$(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/classify/*.py)
+	$(EXTRACT_MAPS) --output features/$(NAME)-poolings.h5 $(addprefix --pooling ,$(POOLINGS))
+	$(TRAIN_POOLINGS)
+	$(TRAIN_POOLINGS) --classifier ridge
+	$(TRAIN) --pooling avg --normalize sqrt-l2
+	$(TRAIN) --pooling avg --normalize sqrt-l2 --classifier ridge
+	@( echo "$(DATA), $(CONFIG)"; $(BIN)/bilinear report $(foreach classifier,softmax ridge, \
+	  $(STEM)-avg-sqrt-l2-$(classifier) $(foreach pooling,$(POOLINGS), \
+	  $(STEM)-poolings-$(subst :,-,$(pooling))-$(classifier))) ) > $@.partial
 	@mv $@.partial $@
 
 bench: install $(FEATURES)  ## Time extraction against its floor, the layer against the post, training against scikit-learn [DATA=...]
