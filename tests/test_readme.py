@@ -20,6 +20,7 @@ NOT_RUN = {
     "pip install '.[gpu]'",
     "make reproduce DATA=cub100",
     "make bench DATA=cub100",
+    "make poolings DATA=cub100",
 }
 TOUR, MORE = "bilinear predict runs/x-bilinear-softmax photos/wren/new.jpg", "bilinear info x.h5"
 SAMPLE = "bilinear extract --pooling bilinear -o x.h5"
@@ -35,7 +36,7 @@ def block_with(command: str) -> list[str]:
 def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]], None]:
     """Return a function that types commands in an empty folder, with a small random network."""
     monkeypatch.chdir(tmp_path)
-    for command in ("EXTRACT", "PREDICT", "WEIGHTS"):
+    for command in ("EXTRACT", "PREDICT", "EXPORT", "WEIGHTS"):
         monkeypatch.setenv(f"BILINEAR_{command}_WEIGHTS", "random")
     monkeypatch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
     monkeypatch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "4")

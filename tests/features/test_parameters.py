@@ -280,6 +280,18 @@ def test_pooling_of_maps_goes_on(maps: Path, output: Path, tmp_path: Path) -> No
     assert rows(output).keys() == {"max"}
 
 
+def test_pooling_of_maps_goes_on_with_its_own_projection(
+    birds: Dataset, maps: Path, output: Path, tmp_path: Path
+) -> None:
+    other = run(birds.limit(6), tmp_path / "other.h5")
+    with pytest.raises(KeyboardInterrupt):
+        pool_maps(maps, OTHERS, output, projection=other, progress=stop)
+    pool_maps(maps, OTHERS, output)
+    np.testing.assert_array_equal(*(parameters(x)["projection-3"] for x in (output, other)))
+    pool_maps(maps, OTHERS, tmp_path / "whole.h5", projection=other)
+    assert same(rows(output), rows(tmp_path / "whole.h5"))
+
+
 def test_rows_of_maps_and_of_photos_do_not_mix(birds: Dataset, maps: Path, output: Path) -> None:
     pool_maps(maps, ("max",), output)
     with FeatureFile(maps) as file:
