@@ -84,7 +84,7 @@ $(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/cla
 	  $(STEM)-poolings-$(subst :,-,$(pooling))-$(classifier))) ) > $@.partial
 	@mv $@.partial $@
 
-bench: install $(FEATURES)  ## Time extraction against its floor, the layer against the post, training against scikit-learn [DATA=...]
+bench: install $(FEATURES)  ## Time extraction, the layer and training against floors and peers [DATA=...]
 	$(BIN)/python tests/bench.py --data "$(DATA)"
 	$(BIN)/python tests/bench.py --data "$(DATA)" --image-size 448 --limit 40
 	$(BIN)/python tests/bench_layer.py

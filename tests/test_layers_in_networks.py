@@ -125,6 +125,10 @@ def test_the_configuration_is_the_arguments(method: str, output: str) -> None:
     assert BilinearPooling.from_config(config).get_config() == config
 
 
+def test_files_name_it_by_the_package() -> None:
+    assert keras.saving.get_registered_name(BilinearPooling) == "bilinear>BilinearPooling"
+
+
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[[str, str], Path]:
     """Return changed(old, new): the file of a network, with a text in its configuration changed."""
