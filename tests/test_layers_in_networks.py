@@ -90,6 +90,15 @@ def test_it_learns_which_channels_go_together(
     assert model.evaluate(*pairs, verbose=0)[1] > 0.9
 
 
+def test_frozen_it_stays_so(pairs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    network((4, 4, 4), channels=2, trainable=False).save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    before = model.layers[0].get_weights()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(*pairs, verbose=0)
+    np.testing.assert_array_equal(before, model.layers[0].get_weights())
+
+
 def test_matrix_sqrt_says_that_it_goes_without_xla() -> None:
     with pytest.warns(UserWarning, match="Model doesn't support `jit_compile=True`"):
         network((4, 4, 4), "matrix-sqrt").compile(jit_compile=True)

@@ -87,7 +87,7 @@ class BilinearPooling(keras.layers.Layer):
         self.channels = channels
         self.output_form = output  # `output` is a property of every layer
         self.normalize = normalize
-        self.projection = _projection(channels, self.dtype_policy) if channels else None
+        self.projection = _projection(channels, self) if channels else None
         self.input_spec = keras.InputSpec(ndim=4)
         self.supports_jit = method != "matrix-sqrt"
 
@@ -151,13 +151,14 @@ def _check_arguments(method: str, channels: int | None, output: str) -> None:
         )
 
 
-def _projection(channels: int, dtype: Any) -> keras.layers.Layer:
+def _projection(channels: int, layer: keras.layers.Layer) -> keras.layers.Layer:
     return keras.layers.Conv2D(
         channels,
         1,
         use_bias=False,
         data_format="channels_last",
-        dtype=dtype,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,  # which Keras hands on only when it is set later
         name="projection",
     )
 
