@@ -68,8 +68,8 @@ def train(
     rows = choose_rows(file, dataset, options.min_photos)
     is_train = rows.split == "train"
     learn, test = rows.take(is_train), rows.take(~is_train)
-    choice, model = _learn(file, specs, learn, options, progress=progress)
-    scores = _score(file, model, test)
+    choice, model = fit_model(file, specs, learn, options, progress=progress)
+    scores = score_rows(file, model, test)
     metrics = {
         **_figures(test, scores),
         **_facts(file, spec, options, learn, test, model),
@@ -78,7 +78,7 @@ def train(
     refit = options.refit_all and len(test.number) > 0
     if refit:
         log.info("fitting the final model on all photos")
-        _, model = _learn(file, specs, rows, options, choice, progress=progress)
+        _, model = fit_model(file, specs, rows, options, choice, progress=progress)
     metrics["fitted_on"] = "train and test" if refit else "train"
     metrics["seconds"] = round(time.perf_counter() - began, 2)
     folder = runs / _run_name(file, spec, options)
@@ -104,7 +104,7 @@ def _specs(file: FeatureFile, spec: str, options: Options) -> list[str]:
     return specs
 
 
-def _learn(
+def fit_model(
     file: FeatureFile,
     specs: Sequence[str],
     rows: Rows,
@@ -112,7 +112,19 @@ def _learn(
     choice: Choice | None = None,
     progress: Progress | None = None,
 ) -> tuple[Choice, Model]:
-    """Fit on rows, with the settings of `choice`, or such as are chosen on folds of them."""
+    """Fit on rows, with the settings of `choice`, or such as are chosen on folds of them.
+
+    Args:
+        file: the features.
+        specs: poolings of the file, to be taken side by side.
+        rows: those to learn from, and no others.
+        options: how.
+        choice: settings that were chosen before; None: to be chosen.
+        progress: told (done, total) while the features are read.
+
+    Returns:
+        The settings, and the model.
+    """
     if options.classifier == "conv1x1":
         return _learn_conv1x1(file, rows, options, choice, progress)
     parts = inputs.fit_parts(
@@ -174,7 +186,7 @@ def _learn_conv1x1(
             goal = classifiers.targets(rows, "conv1x1", smoothing)
             net = fit(seen, goal, stop_on=(held_out, goal[held_out]))
             scores = np.zeros(goal.shape, np.float32)
-            scores[held_out] = _score(file, model(net), rows.take(held_out))
+            scores[held_out] = score_rows(file, model(net), rows.take(held_out))
             yield {"epochs": net.epochs}, scores
 
         choice = choose(rows, [held_out], options.smoothings, trials)
@@ -196,7 +208,7 @@ def _choose(problem: Problem, rows: Rows, options: Options, solver: str) -> Choi
     return classifiers.tune(problem, rows, held_out[: 1 if solver == "stream" else None], options)
 
 
-def _score(file: FeatureFile, model: Model, rows: Rows) -> np.ndarray:
+def score_rows(file: FeatureFile, model: Model, rows: Rows) -> np.ndarray:
     """Return scores (rows, classes) of rows, read in batches."""
     scores = [np.empty((0, len(model.class_names)), np.float32)]
     scores += [model(x) for _, x in inputs.batches(model.parts, file, rows.number)]

@@ -1,0 +1,58 @@
+"""Results -> figures with intervals, by a paired bootstrap over test photos."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+REPLICATES = 4000
+LEVEL = (2.5, 97.5)  # per cent
+Interval = tuple[float, float, float]  # a figure, and where its interval begins and ends
+
+
+def hits(results: dict[str, Any], *keys: str) -> np.ndarray:
+    """Return what was named rightly, float32 (trainings, test photos), of the trainings there are.
+
+    Args:
+        results: as in a JSON file.
+        keys: of trials, those of one variant on several seeds.
+    """
+    n = results["made"]["n_test"]
+    packed = [bytes.fromhex(results["trials"][key]["hits"]) for key in keys]
+    return np.array(
+        [np.unpackbits(np.frombuffer(x, np.uint8), count=n) for x in packed], np.float32
+    )
+
+
+def seeds(results: dict[str, Any], prefix: str) -> list[str]:
+    """Return the keys of a variant's trials, on all its seeds: those that end in `prefix/seed`."""
+    return [key for key in results["trials"] if key.rpartition("/")[0] == prefix]
+
+
+def accuracy(of: np.ndarray) -> Interval:
+    """Return top-1, the mean over the trainings, with its 95 % interval; see `difference`."""
+    return difference(of, np.zeros((1, of.shape[1]), np.float32))
+
+
+def difference(of: np.ndarray, than: np.ndarray) -> Interval:
+    """Return by how much one variant is better than another, with its 95 % interval.
+
+    Test photos are drawn with replacement, the same for both; so are trainings, where there are
+    several (of both the same, where both have several).
+
+    Args:
+        of: hits (trainings, test photos).
+        than: likewise, of as many trainings or of one.
+    """
+    apart = of - than  # (trainings, photos)
+    photos, trainings = _counts(apart.shape[1], 0), _counts(apart.shape[0], 1)
+    drawn = ((trainings @ apart) * photos).sum(axis=1) / (apart.size)
+    low, high = np.percentile(drawn, LEVEL)
+    return float(apart.mean()), float(low), float(high)
+
+
+@cache
+def _counts(n: int, seed: int) -> np.ndarray:
+    """Return how often each of n is drawn in each replicate, float32 (REPLICATES, n)."""
+    rng = np.random.default_rng([n, seed])
+    return rng.multinomial(n, np.full(n, 1 / n), size=REPLICATES).astype(np.float32)

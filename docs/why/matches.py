@@ -1,0 +1,127 @@
+"""The identities behind bilinear vectors, checked on real maps; and what matches weigh.
+
+With X and Y the maps of two photos as matrices, one row a location, X Yᵀ has the inner product of
+every location of one with every location of the other: the matches.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from vectors import shuffled, shuffled_together
+
+from bilinear_cli.features import pooling
+from bilinear_cli.store import FeatureFile
+
+N_PAIRS = 200
+SHARES = np.geomspace(1e-3, 1, 31)  # of all matches; every tenth is a decade
+ONE_PER_CENT = 10  # where that stands in `SHARES`
+QUARTILES = (25, 50, 75)
+POOLS = {
+    "sum": pooling.sum_pool,
+    "bilinear": lambda maps: pooling.upper_triangle(pooling.outer_product_sum(maps)),
+    "bilinear, square root and l2": pooling.bilinear_pool,
+    "outer product of the means, square root and l2": lambda maps: pooling.bilinear_pool(
+        pooling.avg_pool(maps)[:, None, None, :]
+    ),
+}
+
+
+def check(file: FeatureFile, seed: int = 0) -> dict[str, Any]:
+    """Return figures on pairs of training photos of one class.
+
+    Args:
+        file: the features, `conv5` among them.
+        seed: of the pairs, and of the shuffles.
+
+    Returns:
+        `identities`: name -> largest relative difference of its two sides;
+        `shares`: `sum` and `bilinear` -> quartiles over the pairs, (3, len(SHARES)), of the share
+        of the similarity that the strongest matches carry;
+        `moved`: how far the shuffles move what they should not.
+    """
+    rng = np.random.default_rng(seed)
+    off: dict[str, float] = dict.fromkeys(POOLS, 0.0)
+    shares: dict[str, list[np.ndarray]] = {"sum": [], "bilinear": []}
+    maps = np.empty((0,))
+    for pair in pairs(file, rng):
+        maps = file.read("conv5", pair)
+        x, y = maps.reshape(2, -1, maps.shape[-1]).astype(np.float64)
+        if not (x.any() and y.any()):
+            continue
+        for name, right in by_matches(x, y).items():
+            left = np.prod(POOLS[name](tf.constant(maps)).numpy().astype(np.float64), axis=0).sum()
+            off[name] = max(off[name], abs(float(left) - right) / right if right else abs(left))
+        matches = np.sort(x @ y.T, axis=None)[::-1]
+        shares["sum"].append(carried(matches))
+        shares["bilinear"].append(carried(matches**2))
+    quartiles = {name: np.percentile(s, QUARTILES, axis=0).tolist() for name, s in shares.items()}
+    return {
+        "pairs": len(shares["sum"]),
+        "identities": off,
+        "shares": quartiles,
+        "moved": moved(file, rng),
+    }
+
+
+def pairs(file: FeatureFile, rng: np.random.Generator) -> np.ndarray:
+    """Return rows of two training photos of one class, (N_PAIRS, 2); of each its first view."""
+    first = np.unique(file.photo, return_index=True)[1]
+    first = first[file.split[first] == "train"]
+    labels = file.labels[first]
+    several = first[np.bincount(labels)[labels] > 1]
+    one = rng.choice(several, N_PAIRS)
+    alike = [first[(labels == file.labels[i]) & (first != i)] for i in one]
+    return np.column_stack([one, [rng.choice(others) for others in alike]])
+
+
+def by_matches(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Return what the inner products of two photos' vectors are to be, in float64.
+
+    Args:
+        x: a map, (locations, channels).
+        y: another.
+    """
+    matches = x @ y.T
+    together = [z.T @ z for z in (x, y)]
+    alone = [z.mean(axis=0) for z in (x, y)]
+    return {
+        "sum": float(matches.sum()),
+        "bilinear": float((matches**2).sum()),
+        "bilinear, square root and l2": overlap(*together),
+        "outer product of the means, square root and l2": overlap(*alone) ** 2,
+    }
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Bhattacharyya's coefficient of non-negative numbers, as distributions."""
+    return float(np.sqrt(a / a.sum() * (b / b.sum())).sum())
+
+
+def carried(matches: np.ndarray) -> np.ndarray:
+    """Return the share of the sum of descending matches that the first `SHARES` of them carry."""
+    first = np.ceil(SHARES * len(matches)).astype(int) - 1
+    total = np.cumsum(matches)
+    return total[first] / total[-1]
+
+
+def moved(file: FeatureFile, rng: np.random.Generator) -> dict[str, float]:
+    """Return the largest differences that shuffling makes where it should make none.
+
+    `max`, `sum`: of each channel shuffled by itself, in float64, which adds float16 numbers
+    exactly. `bilinear`: of channels shuffled together, in float32, numbers of rows of norm one;
+    `bilinear, each channel`: likewise, of each by itself, for comparison.
+    """
+    which = np.sort(rng.choice(len(file.labels), min(N_PAIRS, len(file.labels)), replace=False))
+    far = {"max": 0.0, "sum": 0.0, "bilinear": 0.0, "bilinear, each channel": 0.0}
+    for _, maps in file.batches("conv5", which, 32):
+        alone, together = shuffled(maps, rng), shuffled_together(maps, rng)
+        before = pooling.bilinear_pool(maps)
+        apart = {
+            "max": alone.max(axis=(1, 2)) - maps.max(axis=(1, 2)),
+            "sum": alone.sum(axis=(1, 2), dtype=float) - maps.sum(axis=(1, 2), dtype=float),
+            "bilinear": pooling.bilinear_pool(together) - before,
+            "bilinear, each channel": pooling.bilinear_pool(alone) - before,
+        }
+        far = {name: max(far[name], float(np.abs(x).max())) for name, x in apart.items()}
+    return far

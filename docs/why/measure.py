@@ -1,0 +1,155 @@
+"""A feature file with maps -> the accuracy of every variant, each kept as soon as it is made.
+
+A variant's vectors go into a feature file of their own, which is trained on as any other and then
+deleted: a softmax; C and label smoothing chosen on five folds of the training photos; the test
+photos scored once.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vectors import BASELINE, FULL, VARIANTS, Variant
+
+from bilinear_cli.classify.metrics import by_photo
+from bilinear_cli.classify.rows import Rows, choose_rows
+from bilinear_cli.classify.select import Options
+from bilinear_cli.classify.train import fit_model, score_rows
+from bilinear_cli.features.specs import row_dtype
+from bilinear_cli.store import FeatureFile, create
+from bilinear_cli.store.checks import ROW_COLUMNS
+
+AT_ONCE = 64  # maps
+TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # entries of the matrix that are kept
+PHOTOS = (2, 5, 10, 20)  # training photos of a class
+DRAWS = 5  # of so many photos
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a variant, on how much of its vectors and of the training photos.
+
+    Attributes:
+        variant: its key.
+        seed: of the shuffle, or of the draw of photos.
+        top: entries of highest variance over the training photos; None for all.
+        photos: of each class, drawn, or all there are where it has fewer; None for all.
+    """
+
+    variant: str
+    seed: int = 0
+    top: int | None = None
+    photos: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What its result is kept under."""
+        amount = f"top{self.top}/" if self.top else f"photos{self.photos}/" if self.photos else ""
+        return f"{self.variant}/{amount}{self.seed}"
+
+
+def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Trial]]]:
+    """Yield variants, the seed of their maps, and what is trained on their vectors.
+
+    Args:
+        n_entries: of a whole bilinear matrix.
+        n_photos: training photos of the class that has most.
+    """
+    for variant in VARIANTS.values():
+        for seed in range(variant.seeds):
+            trials = [Trial(variant.key, seed)]
+            if variant.key == FULL:
+                trials += [Trial(FULL, top=top) for top in TOP if top < n_entries]
+            if variant.key in (FULL, BASELINE):
+                drawn = [n for n in PHOTOS if n < n_photos]
+                trials += [Trial(variant.key, s, photos=n) for n in drawn for s in range(DRAWS)]
+            yield variant, seed, trials
+
+
+def measure(file: FeatureFile, results: dict[str, Any], kept_in: Path) -> None:
+    """Add what is missing to the results, and keep them in a file after each training.
+
+    Args:
+        file: the features, `conv5` among them.
+        results: `results["trials"]` is added to.
+        kept_in: a JSON file; vectors are for a while in its folder.
+    """
+    done = results["trials"]
+    first = np.unique(file.photo, return_index=True)[1]
+    n_photos = int(np.bincount(file.labels[first][file.split[first] == "train"]).max())
+    channels = file.shapes["conv5"][-1]
+    beside = kept_in.with_name("vectors.h5")
+    for variant, seed, trials in plan(channels**2, n_photos):
+        missing = [trial for trial in trials if trial.key not in done]
+        if not missing:
+            continue
+        write_vectors(file, variant, seed, beside)
+        with FeatureFile(beside) as vectors:
+            for trial in missing:
+                done[trial.key] = run(vectors, trial)
+                keep(results, kept_in)
+                print(f"{trial.key}: {done[trial.key]['top1']:.4f}", file=sys.stderr)
+        beside.unlink()
+
+
+def keep(results: dict[str, Any], path: Path) -> None:
+    """Write results as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(new, path)
+
+
+def write_vectors(file: FeatureFile, variant: Variant, seed: int, path: Path) -> None:
+    """Write a feature file with the vectors of all of a file's maps."""
+    writer, which = None, np.arange(len(file.labels))
+    for places, maps in file.batches("conv5", which, AT_ONCE):
+        rows = variant.rows(maps, np.random.default_rng([seed, places.start]))
+        shape = rows.shape[1:]
+        if writer is None:
+            columns = {name: getattr(file, name) for name in ROW_COLUMNS}
+            views = {"views": file.attributes.get("views", "original")}
+            writer = create(path, {variant.spec: shape}, columns, file.class_names, views)
+        writer.append({variant.spec: rows.astype(row_dtype(shape))})
+    assert writer, "a feature file has rows"
+    with writer:
+        writer.finish()
+
+
+def run(vectors: FeatureFile, trial: Trial) -> dict[str, Any]:
+    """Train and test.
+
+    Returns:
+        What is to be kept; `hits` says of each test photo, in order, whether it was named rightly.
+    """
+    began = time.perf_counter()
+    variant = VARIANTS[trial.variant]
+    rows = choose_rows(vectors, None, 2)
+    to_learn, test = rows.take(rows.split == "train"), rows.take(rows.split == "test")
+    if trial.photos:
+        to_learn = draw(to_learn, trial.photos, trial.seed)
+    options = Options(normalize=variant.normalize, top_variance=trial.top)
+    choice, model = fit_model(vectors, [variant.spec], to_learn, options)
+    first, scores = by_photo(test.photo, score_rows(vectors, model, test))
+    hits = scores.argmax(axis=1) == test.labels[first]
+    return {
+        "top1": float(hits.mean()),
+        "numbers": sum(part.n_features for part in model.parts),
+        **{name: choice.report()[name] for name in ("C", "label_smoothing", "oof_top1")},
+        "seconds": round(time.perf_counter() - began, 2),
+        "hits": np.packbits(hits).tobytes().hex(),
+    }
+
+
+def draw(rows: Rows, n_photos: int, seed: int) -> Rows:
+    """Return the rows of so many photos of each class; a larger draw holds the smaller ones."""
+    rng, chosen = np.random.default_rng(seed), []
+    for label in np.unique(rows.labels):
+        chosen.append(rng.permutation(np.unique(rows.photo[rows.labels == label]))[:n_photos])
+    return rows.take(np.isin(rows.photo, np.concatenate(chosen)))

@@ -1,0 +1,168 @@
+"""Maps -> the vectors that are compared: what of a map is kept, and how it is normalised.
+
+All but the shuffles are TensorFlow functions over maps (batch, height, width, channels), made of
+those of `bilinear_cli.features.pooling`; matrices are packed by `upper_triangle` in the end.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import tensorflow as tf
+
+from bilinear_cli.features import pooling
+
+NORMS = ("plain", "root", "l2", "both")  # square root of each number, division by the l2 norm
+
+
+# What is kept of a map: vectors (batch, channels) or matrices (batch, channels, channels) --------
+
+
+def mean_product(maps: tf.Tensor) -> tf.Tensor:
+    """Return the mean of x xᵀ over the locations, the bilinear matrix."""
+    n_locations = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
+    return pooling.outer_product_sum(maps) / n_locations
+
+
+def diagonal(maps: tf.Tensor) -> tf.Tensor:
+    """Return the bilinear matrix's diagonal: the mean square of each channel."""
+    return pooling.avg_pool(maps**2)
+
+
+def off_diagonal(maps: tf.Tensor) -> tf.Tensor:
+    """Return the bilinear matrix with zeros on its diagonal."""
+    matrices = mean_product(maps)
+    return tf.linalg.set_diag(matrices, tf.zeros_like(matrices[..., 0]))
+
+
+def product_of_means(maps: tf.Tensor) -> tf.Tensor:
+    """Return m mᵀ of the channels' means m: as many numbers, and nothing that m has not."""
+    return mean_product(pooling.avg_pool(maps)[:, None, None, :])
+
+
+def unrelated(maps: tf.Tensor) -> tf.Tensor:
+    """Return the bilinear matrix that shuffled channels have on the average.
+
+    Its diagonal is the mean squares, which no shuffle changes; off it are the products of means.
+    """
+    return tf.linalg.set_diag(product_of_means(maps), diagonal(maps))
+
+
+# How it is normalised ----------------------------------------------------------------------------
+
+
+def normalized(kept: tf.Tensor, norm: str) -> tf.Tensor:
+    """Return rows (batch, numbers).
+
+    Args:
+        kept: vectors (batch, channels) or symmetric matrices (batch, channels, channels).
+        norm: one of `NORMS`.
+    """
+    if norm in ("root", "both"):
+        kept = pooling.signed_sqrt(kept)
+    if len(kept.shape) == 3:
+        kept = pooling.upper_triangle(kept)
+    return pooling.l2_normalize(kept) if norm in ("l2", "both") else kept
+
+
+# Where things are --------------------------------------------------------------------------------
+
+
+def shuffled(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put each channel's values at other locations, each channel by itself.
+
+    A channel keeps its values, and so its maximum, mean, sum and sum of squares; which channels
+    are active at one place is left to chance.
+    """
+    batch, height, width, channels = maps.shape
+    moved = rng.permuted(maps.reshape(batch, height * width, channels), axis=1)
+    return moved.reshape(maps.shape)
+
+
+def shuffled_together(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put whole locations elsewhere: all channels alike, each photo in its own way."""
+    batch, height, width, channels = maps.shape
+    order = rng.permuted(np.tile(np.arange(height * width), (batch, 1)), axis=1)
+    rows = maps.reshape(batch, height * width, channels)
+    return np.take_along_axis(rows, order[:, :, None], axis=1).reshape(maps.shape)
+
+
+# The variants ------------------------------------------------------------------------------------
+
+Kept = Callable[[tf.Tensor], tf.Tensor]
+Move = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way from maps to vectors.
+
+    Attributes:
+        key: a short name, which results are kept under.
+        says: what tables call it.
+        kept: maps -> vectors or matrices.
+        norm: one of `NORMS`.
+        spec: what the vectors are called in a feature file, which has names for what is stored
+            and not for how it was made: `avg` for vectors, `bilinear` for packed matrices.
+        normalize: what training does with them: `none`, or `standard` (each number less its mean,
+            divided by its standard deviation, both over the training photos).
+        move: what is done to the maps before.
+        seeds: how often, where `move` is random.
+    """
+
+    key: str
+    says: str
+    kept: Kept
+    norm: str = "both"
+    spec: str = "bilinear"
+    normalize: str = "none"
+    move: Move | None = None
+    seeds: int = 1
+
+    def rows(self, maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return float32 (batch, numbers) of float32 maps."""
+        moved = maps if self.move is None else self.move(maps, rng)
+        return _graph(self.kept, self.norm, maps.shape[1:])(moved).numpy()
+
+
+@cache
+def _graph(kept: Kept, norm: str, shape: tuple[int, ...]) -> Callable[[np.ndarray], tf.Tensor]:
+    """Compile for maps of one shape, as many as there are."""
+    signature = [tf.TensorSpec((None, *shape), tf.float32)]
+    return tf.function(lambda maps: normalized(kept(maps), norm), input_signature=signature)
+
+
+BOTH = "square root and l2"
+SAYS = {"plain": "as it is", "root": "square root", "l2": "l2", "both": BOTH}
+BASELINE, FULL = "average-both", "bilinear-both"
+SHUFFLED = "shuffled"
+VARIANTS = {
+    variant.key: variant
+    for variant in (
+        Variant("max-standard", "max, standardised", pooling.max_pool, "plain", "max", "standard"),
+        Variant("max-both", f"max, {BOTH}", pooling.max_pool, "both", "max"),
+        Variant(
+            "average-standard",
+            "average, standardised",
+            pooling.avg_pool,
+            "plain",
+            "avg",
+            "standard",
+        ),
+        *(
+            Variant(f"average-{norm}", f"average, {SAYS[norm]}", pooling.avg_pool, norm, "avg")
+            for norm in NORMS
+        ),
+        *(
+            Variant(f"bilinear-{norm}", f"bilinear, {SAYS[norm]}", mean_product, norm)
+            for norm in NORMS
+        ),
+        Variant("diagonal", "diagonal alone", diagonal, spec="avg"),
+        Variant("off-diagonal", "all but the diagonal", off_diagonal),
+        Variant("means", "outer product of the means", product_of_means),
+        Variant("unrelated", "the same, with the true diagonal", unrelated),
+        Variant(SHUFFLED, "each channel shuffled", mean_product, move=shuffled, seeds=3),
+        Variant("together", "channels shuffled together", mean_product, move=shuffled_together),
+    )
+}
