@@ -18,12 +18,18 @@ from vectors import BASELINE, FULL, NORMS, SHUFFLED, VARIANTS
 TEMPLATE = Path(__file__).with_name("template.md")
 NOTE = "<!-- Written by `make why`; the text is in docs/why/template.md. -->\n\n"
 Results = dict[str, Any]
-CAUSES = (SHUFFLED, "unrelated", "means", "diagonal", "off-diagonal", "together")
+CAUSES = ("together", SHUFFLED, "unrelated", "means", "diagonal", "off-diagonal")
 ALT = {
     "matches": "share of the similarity that the strongest matches carry, bilinear and sum",
     "ablation": "top-1 of each variant less that of bilinear, with intervals",
     "numbers": "top-1 against the number of entries kept, by variance",
     "photos": "top-1 against training photos of a class, bilinear and average",
+}
+CAPTIONS = {
+    "matches": "medians over pairs of training photos of one class; the bands hold half of them",
+    "ablation": "what is taken away, and what it costs",
+    "numbers": "bars are 95 % intervals of the difference from all entries",
+    "photos": "bars are over test photos and draws",
 }
 
 
@@ -51,9 +57,9 @@ def rendered(template: str, results: Sequence[Results]) -> str:
 
 
 def picture(found: Results, what: str, folder: str = "") -> str:
-    """Return a picture with its data set as the caption."""
+    """Return a picture of a data set and its caption."""
     name = found["name"]
-    return f"![{name}: {ALT[what]}]({folder}{name}-{what}.svg)\n\n*{name}*"
+    return f"![{name}: {ALT[what]}]({folder}{name}-{what}.svg)\n\n*{name}: {CAPTIONS[what]}*"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -153,7 +159,7 @@ def norms(results: Sequence[Results]) -> str:
 def where(results: Sequence[Results]) -> str:
     """Return by data set what bilinear gains, and over what."""
     head = ["data", "test photos", "chance", "top-1", "over max, standardised"]
-    head += [f"over {VARIANTS[BASELINE].says}", "over channels unrelated"]
+    head += [f"over {VARIANTS[BASELINE].says}", "over means' product, true diagonal"]
     rows = []
     for found in results:
         made = found["made"]
@@ -171,7 +177,8 @@ PLACES = {place.__name__: place for place in (identities, shares, moved, cause, 
 
 def set_page(found: Results) -> str:
     """Return a page with every figure of a data set."""
-    made = "\n".join(f"- {name}: {value}" for name, value in found["made"].items())
+    facts = found["made"] | {"map": " x ".join(map(str, found["made"]["map"]))}
+    made = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     parts = [
         f"# {found['name']}: every figure",
         "What each means is in [why.md](../why.md). Intervals are of 95 %, by a bootstrap over the "

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matches import SHARES
 from matplotlib import pyplot
-from measure import DRAWS, PHOTOS, TOP, Trial
+from measure import PHOTOS, TOP, Trial
 from vectors import BASELINE, FULL, VARIANTS
 
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#666666"  # of Okabe and Ito
@@ -90,13 +90,13 @@ def photos(axes: Any, results: dict[str, Any]) -> None:
     whole = round(results["made"]["n_train"] / results["made"]["n_classes"])
     for variant, colour, line in ((FULL, BLUE, "o-"), (BASELINE, RED, "s--")):
         sizes = [n for n in PHOTOS if Trial(variant, photos=n).key in results["trials"]]
-        drawn = [[Trial(variant, s, photos=n).key for s in range(DRAWS)] for n in sizes]
+        drawn = [figures.seeds(results, f"{variant}/photos{n}") for n in sizes]
         drawn.append([Trial(variant).key])
         points = [figures.accuracy(figures.hits(results, *keys)) for keys in drawn]
         _curve(axes, [*sizes, whole], points, colour, line, VARIANTS[variant].says)
     axes.set(xscale="log", xlabel="training photos of a class", ylabel=f"top-1 ({BARS})")
     _plain_ticks(axes, [*sizes, whole])
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left")
 
 
 PICTURES = {"matches": matches, "ablation": ablation, "numbers": numbers, "photos": photos}

@@ -161,7 +161,7 @@ VARIANTS = {
         Variant("diagonal", "diagonal alone", diagonal, spec="avg"),
         Variant("off-diagonal", "all but the diagonal", off_diagonal),
         Variant("means", "outer product of the means", product_of_means),
-        Variant("unrelated", "the same, with the true diagonal", unrelated),
+        Variant("unrelated", "means' product, true diagonal", unrelated),
         Variant(SHUFFLED, "each channel shuffled", mean_product, move=shuffled, seeds=3),
         Variant("together", "channels shuffled together", mean_product, move=shuffled_together),
     )

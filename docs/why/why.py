@@ -1,6 +1,6 @@
 """Measure why bilinear pooling works, and write docs/why.md: `make why [DATA=...]`, or
 
-    python docs/why --features FILE [--name NAME] [--work FOLDER]
+    python docs/why/why.py --features FILE [--name NAME] [--work FOLDER]
 
 FILE is a feature file with conv5 maps. Results are kept in FOLDER as they are made, so that a run
 that was broken off goes on when typed again; finished, they go to docs/why/NAME.json. The page is
