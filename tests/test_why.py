@@ -186,6 +186,12 @@ def test_hits_are_read_as_they_were_written(features: Path, tmp_path: Path) -> N
     assert found["top1"] == metrics["top1"]
 
 
+def test_seeds_are_in_order() -> None:
+    trials = dict.fromkeys(["x/photos2/10", "x/photos2/9", "x/photos20/1", "x/0", "xx/1"])
+    assert figures.seeds({"trials": trials}, "x/photos2") == ["x/photos2/9", "x/photos2/10"]
+    assert figures.seeds({"trials": trials}, "x") == ["x/0"]
+
+
 def test_draws_hold_smaller_ones(features: Path) -> None:
     with FeatureFile(features) as file:
         rows = choose_rows(file, None, 2)
@@ -239,7 +245,7 @@ def test_a_run_that_was_broken_off_goes_on(
     assert "| birds-of-mine |" in page
     for place in ("docs", "docs/why"):  # every picture and page that is named is there
         for text in [path.read_text("utf-8") for path in (tmp_path / place).glob("*.md")]:
-            for target in re.findall(r"\]\(([^):]+)\)", text):
+            for target in re.findall(r"\]\(([^):#]+)\)", text):
                 assert (tmp_path / place / target).exists(), target
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["birds-of-mine.json"]
 
@@ -256,6 +262,12 @@ def test_what_was_made_of_other_photos_is_made_anew(
         before["made"]["photos_sha256"] = "0"
         measure.keep(before, tmp_path / "x.json")
         assert why.measured(file, "x", tmp_path)["trials"] == {}
+
+
+def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
+    measure.keep({"trials": {"bilinear-both/0": {}}}, tmp_path / "why" / "old.json")
+    with pytest.raises(SystemExit, match=r"old\.json lacks max-standard/0, .* make why"):
+        why.main(["--docs", str(tmp_path)])
 
 
 def test_pages_are_written_without_results(tmp_path: Path) -> None:

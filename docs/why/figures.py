@@ -25,8 +25,9 @@ def hits(results: dict[str, Any], *keys: str) -> np.ndarray:
 
 
 def seeds(results: dict[str, Any], prefix: str) -> list[str]:
-    """Return the keys of a variant's trials, on all its seeds: those that end in `prefix/seed`."""
-    return [key for key in results["trials"] if key.rpartition("/")[0] == prefix]
+    """Return the keys of trials that are `prefix/seed`, ascending, as pairs are made in order."""
+    split = [key.rpartition("/") for key in results["trials"]]
+    return [f"{prefix}/{n}" for n in sorted(int(seed) for head, _, seed in split if head == prefix)]
 
 
 def accuracy(of: np.ndarray) -> Interval:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vectors import BASELINE, FULL, VARIANTS, Variant
+from vectors import BASELINE, FULL, UNRELATED, VARIANTS, Variant
 
 from bilinear_cli.classify.metrics import by_photo
 from bilinear_cli.classify.rows import Rows, choose_rows
@@ -29,6 +29,7 @@ AT_ONCE = 64  # maps
 TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # entries of the matrix that are kept
 PHOTOS = (2, 5, 10, 20)  # training photos of a class
 DRAWS = 5  # of so many photos
+DRAWN = (FULL, UNRELATED, BASELINE)  # are trained on those too
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Tri
             trials = [Trial(variant.key, seed)]
             if variant.key == FULL:
                 trials += [Trial(FULL, top=top) for top in TOP if top < n_entries]
-            if variant.key in (FULL, BASELINE):
+            if variant.key in DRAWN:
                 drawn = [n for n in PHOTOS if n < n_photos]
                 trials += [Trial(variant.key, s, photos=n) for n in drawn for s in range(DRAWS)]
             yield variant, seed, trials

@@ -12,18 +12,21 @@ from typing import Any
 import figures
 import pictures
 from matches import ONE_PER_CENT
-from measure import DRAWS, PHOTOS, TOP, Trial
-from vectors import BASELINE, FULL, NORMS, SHUFFLED, VARIANTS
+from measure import DRAWN, DRAWS, PHOTOS, TOP, Trial
+from vectors import BASELINE, FULL, NORMS, SHUFFLED, UNRELATED, VARIANTS
+
+from bilinear_cli.errors import BilinearError, some
 
 TEMPLATE = Path(__file__).with_name("template.md")
 NOTE = "<!-- Written by `make why`; the text is in docs/why/template.md. -->\n\n"
 Results = dict[str, Any]
-CAUSES = ("together", SHUFFLED, "unrelated", "means", "diagonal", "off-diagonal")
+AMOUNTS = (*(f"/photos{n}" for n in PHOTOS), "")  # in the keys of trials
+CAUSES = ("together", SHUFFLED, UNRELATED, "means", "diagonal", "off-diagonal")
 ALT = {
     "matches": "share of the similarity that the strongest matches carry, bilinear and sum",
     "ablation": "top-1 of each variant less that of bilinear, with intervals",
     "numbers": "top-1 against the number of entries kept, by variance",
-    "photos": "top-1 against training photos of a class, bilinear and average",
+    "photos": "top-1 against training photos of a class, of three kinds of vectors",
 }
 CAPTIONS = {
     "matches": "medians over pairs of training photos of one class; the bands hold half of them",
@@ -36,12 +39,29 @@ CAPTIONS = {
 def write_pages(docs: Path) -> None:
     """Write docs/why.md, and beside the results in docs/why/ pictures and pages of each set."""
     files = sorted((docs / "why").glob("*.json"))
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    results = [whole(path) for path in files]
     results.sort(key=lambda found: (-found["made"]["n_test"], found["name"]))
     for found in results:
         pictures.draw(found, docs / "why")
         (docs / "why" / f"{found['name']}.md").write_text(NOTE + set_page(found), encoding="utf-8")
     (docs / "why.md").write_text(NOTE + rendered(TEMPLATE.read_text("utf-8"), results), "utf-8")
+
+
+def whole(path: Path) -> Results:
+    """Read results, which may be of another version of this script.
+
+    Raises:
+        BilinearError: what the pages show is not all there.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    drawn = [key.removeprefix(FULL) for key in found["trials"] if f"{FULL}/photos" in key]
+    wanted = [f"{key}/{n}" for key, variant in VARIANTS.items() for n in range(variant.seeds)]
+    wanted += [f"{key}{amount}" for key in DRAWN for amount in drawn]
+    if lacking := [key for key in wanted if key not in found["trials"]]:
+        raise BilinearError(
+            f"{path} lacks {some(lacking)}: run make why on those photos again, or remove it"
+        )
+    return found
 
 
 def rendered(template: str, results: Sequence[Results]) -> str:
@@ -123,7 +143,7 @@ def moved(results: Sequence[Results]) -> str:
     """Return what the shuffles move."""
 
     def line(says: str, name: str) -> tuple[str, Callable[[Results], str]]:
-        return says, lambda found: f"{found['checks']['moved'][name]:.0e}"
+        return says, lambda found: f"{found['checks']['moved'][name]:.0e}".replace("0e+00", "0")
 
     lines = [
         line("each channel shuffled: max", "max"),
@@ -163,13 +183,26 @@ def where(results: Sequence[Results]) -> str:
     rows = []
     for found in results:
         made = found["made"]
-        gains = [less(found, FULL, key) for key in ("max-standard", BASELINE, "unrelated")]
+        gains = [less(found, FULL, key) for key in ("max-standard", BASELINE, UNRELATED)]
         row = [f"[{found['name']}](why/{found['name']}.md)", f"{made['n_test']:,}"]
         rows.append([*row, f"{1 / made['n_classes']:.3f}", accuracy(found, FULL), *gains])
     return table(head, rows)
 
 
-PLACES = {place.__name__: place for place in (identities, shares, moved, cause, norms, where)}
+def few(results: Sequence[Results]) -> str:
+    """Return by training photos of a class what co-occurrence is worth."""
+
+    def line(amount: str) -> tuple[str, Callable[[Results], str]]:
+        def cell(found: Results) -> str:
+            keys = (f"{FULL}{amount}", f"{UNRELATED}{amount}")
+            return less(found, *keys) if figures.seeds(found, keys[0]) else ""
+
+        return amount.removeprefix("/photos") or "all", cell
+
+    return by_set("photos of a class", [line(amount) for amount in AMOUNTS], results)
+
+
+PLACES = {place.__name__: place for place in (identities, shares, moved, cause, norms, few, where)}
 
 
 # The page of a data set --------------------------------------------------------------------------
@@ -231,15 +264,12 @@ def numbers(found: Results) -> str:
 
 
 def photos(found: Results) -> str:
-    """Return accuracies by training photos."""
+    """Return accuracies by training photos, and what bilinear is better by."""
+    others = [variant for variant in DRAWN if variant != FULL]
     rows = []
-    for n in PHOTOS:
-        names = [f"{variant}/photos{n}" for variant in (BASELINE, FULL)]
-        drawn = [figures.seeds(found, name) for name in names]
-        if all(drawn):
-            average, full = (figures.hits(found, *keys) for keys in drawn)
-            gain = said(figures.difference(full, average))
-            rows.append([str(n), f"{average.mean():.3f}", f"{full.mean():.3f}", gain])
-    last = [accuracy(found, BASELINE), accuracy(found, FULL), less(found, FULL, BASELINE)]
-    head = ["photos", VARIANTS[BASELINE].says, VARIANTS[FULL].says, "bilinear less average"]
-    return table(head, [*rows, ["all", *last]])
+    for amount in AMOUNTS:
+        if figures.seeds(found, f"{FULL}{amount}"):
+            row = [amount.removeprefix("/photos") or "all", accuracy(found, f"{FULL}{amount}")]
+            rows.append([*row, *(less(found, f"{FULL}{amount}", f"{k}{amount}") for k in others)])
+    head = ["photos", VARIANTS[FULL].says, *(f"over {VARIANTS[key].says}" for key in others)]
+    return table(head, rows)

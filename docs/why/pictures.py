@@ -9,11 +9,11 @@ import matplotlib
 import numpy as np
 from matches import SHARES
 from matplotlib import pyplot
-from measure import PHOTOS, TOP, Trial
+from measure import DRAWN, PHOTOS, TOP, Trial
 from vectors import BASELINE, FULL, VARIANTS
 
-BLUE, RED, GREY = "#0072B2", "#D55E00", "#666666"  # of Okabe and Ito
-STYLE = {
+BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # of Okabe and Ito
+STYLE: Any = {
     "figure.figsize": (4.6, 3.1),
     "figure.constrained_layout.use": True,
     "font.size": 10,
@@ -86,17 +86,22 @@ def numbers(axes: Any, results: dict[str, Any]) -> None:
 
 
 def photos(axes: Any, results: dict[str, Any]) -> None:
-    """Draw accuracy against training photos of a class."""
+    """Draw accuracy against training photos of a class, side by side where they would overlap."""
     whole = round(results["made"]["n_train"] / results["made"]["n_classes"])
-    for variant, colour, line in ((FULL, BLUE, "o-"), (BASELINE, RED, "s--")):
-        sizes = [n for n in PHOTOS if Trial(variant, photos=n).key in results["trials"]]
-        drawn = [figures.seeds(results, f"{variant}/photos{n}") for n in sizes]
-        drawn.append([Trial(variant).key])
-        points = [figures.accuracy(figures.hits(results, *keys)) for keys in drawn]
-        _curve(axes, [*sizes, whole], points, colour, line, VARIANTS[variant].says)
+    places = [n for n in PHOTOS if Trial(FULL, photos=n).key in results["trials"]]
+    looks = ((BLUE, "o-", 0.96), (GREEN, "^:", 1.0), (RED, "s--", 1.04))
+    for variant, (colour, line, aside) in zip(DRAWN, looks, strict=True):
+        drawn = [figures.seeds(results, f"{variant}/photos{n}") for n in places]
+        points = [
+            figures.accuracy(figures.hits(results, *keys))
+            for keys in [*drawn, [Trial(variant).key]]
+        ]
+        x = [aside * n for n in [*places, whole]]
+        _curve(axes, x, points, colour, line, VARIANTS[variant].says)
     axes.set(xscale="log", xlabel="training photos of a class", ylabel=f"top-1 ({BARS})")
-    _plain_ticks(axes, [*sizes, whole])
-    axes.legend(frameon=False, loc="upper left")
+    _plain_ticks(axes, [*places, whole])
+    axes.figure.set_size_inches(4.6, 3.7)
+    axes.figure.legend(frameon=False, loc="outside upper left")
 
 
 PICTURES = {"matches": matches, "ablation": ablation, "numbers": numbers, "photos": photos}

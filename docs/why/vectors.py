@@ -123,20 +123,21 @@ class Variant:
     def rows(self, maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return float32 (batch, numbers) of float32 maps."""
         moved = maps if self.move is None else self.move(maps, rng)
-        return _graph(self.kept, self.norm, maps.shape[1:])(moved).numpy()
+        return _graph(self.kept, self.norm, maps.shape[1:])(tf.constant(moved)).numpy()
 
 
 @cache
-def _graph(kept: Kept, norm: str, shape: tuple[int, ...]) -> Callable[[np.ndarray], tf.Tensor]:
+def _graph(kept: Kept, norm: str, shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
     """Compile for maps of one shape, as many as there are."""
     signature = [tf.TensorSpec((None, *shape), tf.float32)]
-    return tf.function(lambda maps: normalized(kept(maps), norm), input_signature=signature)
+    graph = tf.function(lambda maps: normalized(kept(maps), norm), input_signature=signature)
+    return graph.get_concrete_function()
 
 
 BOTH = "square root and l2"
 SAYS = {"plain": "as it is", "root": "square root", "l2": "l2", "both": BOTH}
 BASELINE, FULL = "average-both", "bilinear-both"
-SHUFFLED = "shuffled"
+SHUFFLED, UNRELATED = "shuffled", "unrelated"
 VARIANTS = {
     variant.key: variant
     for variant in (
@@ -161,7 +162,7 @@ VARIANTS = {
         Variant("diagonal", "diagonal alone", diagonal, spec="avg"),
         Variant("off-diagonal", "all but the diagonal", off_diagonal),
         Variant("means", "outer product of the means", product_of_means),
-        Variant("unrelated", "means' product, true diagonal", unrelated),
+        Variant(UNRELATED, "means' product, true diagonal", unrelated),
         Variant(SHUFFLED, "each channel shuffled", mean_product, move=shuffled, seeds=3),
         Variant("together", "channels shuffled together", mean_product, move=shuffled_together),
     )
