@@ -23,7 +23,6 @@ BATCH = 32
 LEARNING_RATE = 1e-4
 PROJECTION_SCALE = 1 / 3  # of the directions within the network; less: the projection moves faster
 N_SAMPLED = 500  # maps from which the principal directions are taken
-SOFTENING = 1e-3  # of the square root, in terms of a channel's mean square
 LEAST_NORM = 1e-6  # as in `pooling.l2_normalize`
 
 
@@ -91,7 +90,7 @@ def fit_conv1x1(
         verbose=0,
     )
     best = int(np.argmax(history.history["val_accuracy"])) + 1 if stop_on else epochs
-    kernel = initial if frozen else network.get_layer("projection").get_weights()[0][0, 0] / unit
+    kernel = initial if frozen else network.get_layer("features").get_weights()[0][0, 0] / unit
     weights, intercept = network.get_layer("head").get_weights()
     return Conv1x1(kernel, Linear(weights * _head_scale(channels), intercept), best)
 
@@ -122,10 +121,10 @@ def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         numbers times the square root of two.
     """
     x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
-    matrices = np.swapaxes(x, 1, 2) @ x / np.float32(x.shape[1])
+    matrices = np.swapaxes(x, 1, 2) @ x
     rows, columns = np.triu_indices(kernel.shape[1])
     packed = matrices[:, rows, columns]
-    packed /= np.sqrt(np.abs(packed) + np.float32(SOFTENING))
+    packed = np.sign(packed) * np.sqrt(np.abs(packed))
     packed *= np.where(rows == columns, 1, np.sqrt(2)).astype(np.float32)
     norms = np.linalg.norm(packed, axis=1, keepdims=True)
     return packed / np.maximum(norms, np.float32(LEAST_NORM))
@@ -136,38 +135,25 @@ def _head_scale(channels: int) -> np.float32:
     return np.float32(np.sqrt(channels * (channels + 1) / 2))
 
 
-def _pool(maps: Any) -> Any:
-    """Return what `pool_projected` does of projected maps, as tensors, times `_head_scale`."""
-    import tensorflow as tf
-
-    from bilinear_cli.features.pooling import l2_normalize, outer_product_sum, upper_triangle
-
-    x = outer_product_sum(maps) / (maps.shape[1] * maps.shape[2])
-    # d/dx sign(x) sqrt(|x|) = 1 / (2 sqrt(|x|)) has no bound; x / sqrt(|x| + e) is the same for
-    # |x| well above e, and its slope (|x| / 2 + e) / (|x| + e)^1.5 is at most e^-0.5, at zero.
-    x = upper_triangle(x / tf.sqrt(tf.abs(x) + SOFTENING))
-    return l2_normalize(x) * _head_scale(maps.shape[-1])
-
-
 def build_network(
     shape: tuple[int, ...], kernel: np.ndarray, factor: float, n_classes: int, frozen: bool
 ) -> Any:
     """Return the network: maps times `factor` -> kernel -> pooling -> a softmax of zeros."""
     import keras
 
-    projection = keras.layers.Conv2D(
-        kernel.shape[1], 1, use_bias=False, trainable=not frozen, name="projection"
-    )
+    from bilinear_cli.layers import BilinearPooling
+
+    pooling = BilinearPooling(channels=kernel.shape[1], trainable=not frozen, name="features")
     network = keras.Sequential(
         [
             keras.layers.Input(shape),
             keras.layers.Rescaling(factor),
-            projection,
-            keras.layers.Lambda(_pool, name="features"),
+            pooling,
+            keras.layers.Rescaling(_head_scale(kernel.shape[1])),
             keras.layers.Dense(n_classes, kernel_initializer="zeros", name="head"),
         ]
     )
-    projection.set_weights([kernel[None, None]])
+    pooling.set_weights([kernel[None, None]])
     return network
 
 
