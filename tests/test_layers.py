@@ -10,7 +10,8 @@ import tensorflow as tf
 from bench_layer import bili_pooling
 
 from bilinear_cli.features.pooling import FUNCTIONS
-from bilinear_cli.layers import MATRICES, OUTPUTS, BilinearPooling
+from bilinear_cli.layers import BilinearPooling
+from bilinear_cli.layers.bilinear import MATRICES, OUTPUTS
 
 METHODS = sorted(MATRICES)
 

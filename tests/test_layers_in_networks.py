@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import pytest
 
-from bilinear_cli.layers import MATRICES, OUTPUTS, BilinearPooling
+from bilinear_cli.layers import BilinearPooling
+from bilinear_cli.layers.bilinear import MATRICES, OUTPUTS
 
 METHODS = sorted(MATRICES)
 

@@ -89,11 +89,30 @@ def upper_triangle(matrices: tf.Tensor) -> tf.Tensor:
         (batch, channels * (channels + 1) / 2): the upper triangle row by row, as
         `np.triu_indices` has it, the off-diagonal entries times the square root of two.
     """
+    entries, scale = _upper_entries(matrices)
+    return entries * scale
+
+
+def normalized_triangle(matrices: tf.Tensor) -> tf.Tensor:
+    """Pack the signed square roots of symmetric matrices as `upper_triangle`, to l2 norm one.
+
+    Args:
+        matrices: (batch, channels, channels).
+
+    Returns:
+        (batch, channels * (channels + 1) / 2).
+    """
+    entries, scale = _upper_entries(matrices)  # before the root: half the work and memory
+    return l2_normalize(signed_sqrt(entries) * scale)
+
+
+def _upper_entries(matrices: tf.Tensor) -> tuple[tf.Tensor, np.ndarray]:
+    """Return the upper triangle row by row, and what its numbers are to be multiplied by."""
     channels = matrices.shape[-1]
     rows, columns = np.triu_indices(channels)
     flat = tf.reshape(matrices, (-1, channels * channels))
     scale = np.where(rows == columns, 1, np.sqrt(2)).astype(np.float32)
-    return tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1) * scale
+    return tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1), scale
 
 
 def l2_normalize(x: tf.Tensor) -> tf.Tensor:
@@ -113,7 +132,7 @@ def bilinear_pool(maps: tf.Tensor) -> tf.Tensor:
     Returns:
         (batch, channels * (channels + 1) / 2), see `upper_triangle`; 131,328 numbers for 512.
     """
-    return l2_normalize(upper_triangle(signed_sqrt(outer_product_sum(maps))))
+    return normalized_triangle(outer_product_sum(maps))
 
 
 def bilinear_plain_pool(maps: tf.Tensor) -> tf.Tensor:
@@ -161,7 +180,7 @@ def matrix_sqrt_pool(maps: tf.Tensor) -> tf.Tensor:
     Returns:
         (batch, channels * (channels + 1) / 2), see `upper_triangle`.
     """
-    return l2_normalize(upper_triangle(signed_sqrt(matrix_sqrt(location_matrix(maps)))))
+    return normalized_triangle(matrix_sqrt(location_matrix(maps)))
 
 
 def tensor_sketch(

@@ -10,6 +10,7 @@ from bilinear_cli.features.pooling import (
     l2_normalize,
     less_mean,
     location_matrix,
+    normalized_triangle,
     outer_product_sum,
     signed_sqrt,
     upper_triangle,
@@ -103,13 +104,10 @@ class BilinearPooling(keras.layers.Layer):
         if self.projection is not None:
             maps = self.projection(maps)
         matrices = MATRICES[self.method](tf.cast(maps, tf.float32))
-        if self.normalize:
-            matrices = signed_sqrt(matrices)
         if self.output_form == "triangle":
-            rows = upper_triangle(matrices)
-        else:
-            rows = tf.reshape(matrices, (-1, matrices.shape[1] * matrices.shape[2]))
-        return l2_normalize(rows) if self.normalize else rows
+            return normalized_triangle(matrices) if self.normalize else upper_triangle(matrices)
+        rows = tf.reshape(matrices, (-1, matrices.shape[1] * matrices.shape[2]))
+        return l2_normalize(signed_sqrt(rows)) if self.normalize else rows
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
         """Return (batch, how many numbers a map is pooled to)."""
