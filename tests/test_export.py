@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bilinear_cli.classify import conv1x1
 from bilinear_cli.classify.model import load_model
 from bilinear_cli.classify.predict import predict, run_settings
 from bilinear_cli.classify.select import Options
@@ -87,8 +88,8 @@ def forward_of(weights: Weights) -> Callable[[Any], Any]:
 
 def run_of(path: Path, folder: Path, spec: str, **options: Any) -> Path:
     with FeatureFile(path) as file:
-        fixed = {} if options.get("classifier") == "mlp" else {"C": 10.0, "label_smoothing": 0.0}
-        chosen = Options(**fixed | options)
+        network = options.get("classifier") in ("mlp", "conv1x1")
+        chosen = Options(**({} if network else {"C": 10.0, "label_smoothing": 0.0}) | options)
         return Path(train(file, spec, chosen, folder)["run"])
 
 
@@ -119,6 +120,7 @@ MLP: dict[str, Any] = {"classifier": "mlp", "hidden": 5}
         ("max", {**MLP, "top_variance": 30}, ("original", "flip")),
         ("bilinear", {"classifier": "ridge"}, ("original", "flip")),
         ("covariance", {"classifier": "svm"}, ("original",)),
+        ("conv5", {"classifier": "conv1x1", "channels": 8}, ("original",)),
     ],
 )
 def test_the_model_names_photos_as_predict_does(
@@ -129,7 +131,9 @@ def test_the_model_names_photos_as_predict_does(
     weights: Weights,
     photos: list[Path],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(conv1x1, "LEARNING_RATE", 0.03)
     run = run_of(extracted(views), tmp_path, spec, **options)
     model = build_model(load_model(run), run_settings(run), weights.tensors)
     found = model.predict(pixels_of(photos), verbose=0)
@@ -198,6 +202,14 @@ def test_compact_pooling_draws_its_hashes_by_the_seed() -> None:
     again = CompactPooling.from_config(one.get_config())
     np.testing.assert_array_equal(again(maps), one(maps))
     np.testing.assert_allclose(np.linalg.norm(one(maps), axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Model doesn't support `jit_compile=True`")
+def test_a_network_with_compact_pooling_is_compiled_without_xla() -> None:
+    network = keras.Sequential([keras.Input((3, 3, 6)), CompactPooling(16), keras.layers.Dense(2)])
+    network.compile("sgd", "mse", jit_compile=True)
+    network.fit(np.ones((4, 3, 3, 6)), np.ones((4, 2)), verbose=0)
+    assert not network.jit_compile
 
 
 def test_compact_pooling_sums_in_float32() -> None:

@@ -16,11 +16,13 @@ from bilinear_cli.features.weights import Weights
 
 log = logging.getLogger(__name__)
 
-# The names of Keras's functions, in small letters.
+# The names of Keras's functions, in small letters. The first EfficientNets are left out: for
+# weights "imagenet" Keras builds them with a layer more, and among their weights is a normalisation
+# that takes no effect when it is set as others are.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     name.lower(): getattr(keras.applications, name)
     for name in dir(keras.applications)
-    if name[0].isupper()
+    if name[0].isupper() and not name.startswith("EfficientNetB")
 }
 
 

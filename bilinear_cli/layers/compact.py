@@ -17,6 +17,9 @@ class CompactPooling(keras.layers.Layer):
     The same signed square root and l2 norm follow. Where the map has many channels it is much
     shorter: 8,192 numbers do nearly as well as the 131,328 of 512 channels.
 
+    It needs Keras's TensorFlow backend. XLA has not the sum that a sketch is, so a model with this
+    layer declares that it does not support `jit_compile`, and Keras compiles it without.
+
     Sources: see `compact_pool` and `tensor_sketch`.
 
     Args:
@@ -51,6 +54,7 @@ class CompactPooling(keras.layers.Layer):
                 "Invalid value for argument `size`. Expected a positive integer. "
                 f"Received: size={size!r}"
             )
+        self.supports_jit = False
         self.size, self.seed = size, seed
         self.hashes: Any = None if hashes is None else np.asarray(hashes, np.int64)
         self.signs: Any = None if signs is None else np.asarray(signs, np.int64)
