@@ -14,6 +14,7 @@ from bilinear_cli.classify.model import Model, load_model
 from bilinear_cli.classify.predict import run_settings
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.features.applications import build, layer_of
+from bilinear_cli.features.parameters import check_channels
 from bilinear_cli.features.settings import Settings
 from bilinear_cli.features.specs import TRIANGLE, pooling
 from bilinear_cli.features.views import View
@@ -64,6 +65,7 @@ def build_model(model: Model, settings: Settings, weights: Tensors) -> keras.Mod
     size = settings.image_size
     pixels = keras.Input((size, size, 3), name="pixels")
     network = _network(settings, weights)
+    check_channels(model.parameters, network.output.shape[-1])
     scores = _scores(network.output.shape, model)
     seen = [scores(network(_shown(pixels, view, settings.backbone))) for view in settings.shown]
     mean = keras.layers.Average(name="views")(seen) if len(seen) > 1 else seen[0]
@@ -106,8 +108,9 @@ def _pooled(maps: keras.KerasTensor, part: Part, parameters: Tensors) -> keras.K
     """Return rows (batch, d) as a feature file stores them, but for their rounding."""
     kind = pooling(part.spec)
     if kind.method == "compact":
+        assert kind.size
         hashes, signs = (parameters[name] for name in kind.parameters)
-        return CompactPooling(kind.size or 0, hashes, signs)(maps)
+        return CompactPooling(kind.size, hashes, signs)(maps)
     projection = part.kernel if kind.method == "conv5" else None
     if kind.layout == TRIANGLE and kind.parameters:
         projection = parameters[kind.parameters[0]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, printable, some
-from bilinear_cli.store import FeatureFile
+from bilinear_cli.store import FeatureFile, parameter_sha256
 
 COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
 # Top-1 in the post that this project began with, on all 200 species of CUB-200-2011.
@@ -100,6 +100,8 @@ def describe(file: FeatureFile) -> str:
         facts[spec] = f"{' x '.join(map(str, shape[1:]))} {layout.pop('dtype')}, " + ", ".join(
             f"{k} {v}" for k, v in layout.items() if v and k != "pooling"
         )
+    for name, array in file.parameters.items():
+        facts[name] = f"{' x '.join(map(str, array.shape))}, sha256 {parameter_sha256(array)}"
     photos = np.unique(file.photo, return_index=True)[1]
     for part in ("train", "test"):
         facts[part] = f"{int(np.sum(file.split[photos] == part))} photos"

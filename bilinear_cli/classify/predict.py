@@ -10,6 +10,7 @@ from scipy.special import softmax
 from bilinear_cli.classify.model import load_model
 from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.features.parameters import check_channels
 from bilinear_cli.features.settings import Settings, settings_of
 from bilinear_cli.features.views import sizes_of
 from bilinear_cli.report import read_metrics
@@ -47,10 +48,12 @@ def predict(
         The photo, and the likeliest classes with their probabilities (0 to 1), likeliest first,
         from the mean scores of its views; or the error that reading it raised.
     """
-    from bilinear_cli.features.graph import compile_pooling  # loads TensorFlow
+    from bilinear_cli.features.graph import channels_of, compile_pooling  # loads TensorFlow
 
     model, settings = load_model(run), run_settings(run)
     size = min(settings.batch_size, len(photos))
+    for view in settings.shown:
+        check_channels(model.parameters, channels_of(forward, view.size))
     compute, _ = compile_pooling(forward, settings.poolings, size, settings.shown, model.parameters)
     sizes = sizes_of(settings.shown)
 

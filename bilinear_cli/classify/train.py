@@ -24,6 +24,7 @@ from bilinear_cli.classify.rows import Rows, choose_rows
 from bilinear_cli.classify.select import Choice, Options, choose, folds
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import BilinearError, UsageError, one_of
+from bilinear_cli.features.parameters import check_unseen
 from bilinear_cli.features.specs import pooling
 from bilinear_cli.store import FeatureFile
 
@@ -67,6 +68,9 @@ def train(
     specs = _specs(file, spec, options)
     rows = choose_rows(file, dataset, options.min_photos)
     is_train = rows.split == "train"
+    check_unseen(
+        _parameters(file, specs), file.sha256[rows.number[~is_train]], "extract again, with --data"
+    )
     learn, test = rows.take(is_train), rows.take(~is_train)
     choice, model = fit_model(file, specs, learn, options, progress=progress)
     scores = score_rows(file, model, test)

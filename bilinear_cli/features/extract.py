@@ -11,11 +11,16 @@ import numpy as np
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
-from bilinear_cli.features.parameters import Parameters, agreed, make_parameters, read_projection
+from bilinear_cli.features.parameters import (
+    Parameters,
+    agreed,
+    check_unseen,
+    make_parameters,
+    read_projection,
+)
 from bilinear_cli.features.projection import sample_of, second_moment
 from bilinear_cli.features.resume import (
-    check_complete,
-    check_unfinished,
+    begun_with,
     photos_done,
     versions,
     warn_of_versions,
@@ -27,7 +32,8 @@ from bilinear_cli.store import FeatureWriter, create, locked, partial_path
 
 log = logging.getLogger(__name__)
 
-N_SAMPLED = 256  # photos from which a projection is taken
+N_SAMPLED = 256  # photos that a projection is fitted on
+UNSEEN = "extract without that projection (--reuse or --projection)"
 Arrays = dict[str, np.ndarray]
 Forward = Callable[[Any], Any]
 Progress = Callable[[int, int], None]
@@ -75,35 +81,28 @@ def extract(
     with ExitStack() as open_now:
         open_now.enter_context(locked(output))
         sha256 = dict(zip(part.paths, part.sha256(), strict=True))
-        have: Parameters = read_projection(projection, settings) if projection else {}
-        begun = partial_path(output).exists() and not overwrite
-        if output.exists() and not (begun or overwrite):
-            check_complete(output, settings, sha256, have)
+        given: Parameters = read_projection(projection, settings) if projection else {}
+        have = begun_with(output, settings, sha256, given, overwrite)
+        if have is None:
             return
-        if begun:  # or begun again, while an older file has the final name
-            have = agreed(have, check_unfinished(output, settings, sha256), partial_path(output))
         old = open_now.enter_context(_open_reused(reuse, settings, output)) if reuse else None
         if old:
             have = agreed(have, old.parameters, old.path)
-        from bilinear_cli.features.graph import channels_of, compile_pooling  # loads TensorFlow
-
         forward = load_forward()
-        parameters = make_parameters(
-            settings,
-            channels_of(forward, settings.image_size),
-            have,
-            lambda: _second_moment(dataset, settings, forward, skip_bad),
-        )
+        parameters = _parameters(dataset, settings, forward, have, skip_bad)
+        digests = np.array(list(sha256.values()))
+        check_unseen(parameters, digests[part.split == "test"], UNSEEN)
+        from bilinear_cli.features.graph import compile_pooling
+
         compute, shapes = compile_pooling(
             forward, settings.poolings, settings.batch_size, settings.shown, parameters
         )
-        if not begun:
-            columns = _columns(part, photos.start, settings.views, sha256)
+        if overwrite or not partial_path(output).exists():
+            columns = _columns(part, photos.start, settings.views, digests)
             record = _record(dataset, settings) | (attributes or {})
-            with create(
+            create(
                 output, shapes, columns, dataset.class_names, record, parameters=parameters
-            ):
-                pass
+            ).close()
         writer = open_now.enter_context(FeatureWriter(output))
         _run(dataset.root, settings, writer, compute, old, skip_bad, progress)
         if (writer.photo < 0).all():
@@ -119,14 +118,26 @@ def _open_reused(reuse: Path, settings: Settings, output: Path) -> StoredPhotos:
     return old
 
 
-def _second_moment(
+def _parameters(
+    dataset: Dataset, settings: Settings, forward: Forward, have: Parameters, skip_bad: bool
+) -> Parameters:
+    """Return the parameters of the poolings, those that are there and those still to be made."""
+    from bilinear_cli.features.graph import channels_of
+
+    (channels,) = {channels_of(forward, size) for size in sizes_of(settings.shown)}
+    return make_parameters(
+        settings, channels, have, lambda: _sample(dataset, settings, forward, skip_bad)
+    )
+
+
+def _sample(
     dataset: Dataset, settings: Settings, forward: Forward, skip_bad: bool
-) -> np.ndarray:
-    """Return the mean of x xᵀ over the locations of a sample of training photos, as they are."""
+) -> tuple[np.ndarray, list[str]]:
+    """Return the second moment of maps of some training photos, and the SHA-256 of the photos."""
     from bilinear_cli.features.graph import compile_pooling
 
     sample = sample_of(np.flatnonzero(dataset.split == "train"), N_SAMPLED, settings.seed)
-    log.info("projecting channels as %d training photos would have it", len(sample))
+    log.info("fitting the projection of channels on %d training photos", len(sample))
     view = settings.shown[:1]
     compute, _ = compile_pooling(forward, ["conv5"], settings.batch_size, view)
     pixels = empty_batch(sizes_of(view), settings.batch_size)
@@ -144,7 +155,7 @@ def _second_moment(
                     )
             yield compute(pixels)["conv5"][np.setdiff1d(np.arange(len(batch)), bad)]
 
-    return second_moment(maps())
+    return second_moment(maps()), dataset.take(sample).sha256().tolist()
 
 
 def _run(
@@ -239,15 +250,13 @@ def _reasons(root: Path, settings: Settings, writer: FeatureWriter) -> dict[str,
 # The file ---------------------------------------------------------------------------------
 
 
-def _columns(
-    part: Dataset, first: int, view_names: tuple[str, ...], sha256: dict[str, str]
-) -> Arrays:
+def _columns(part: Dataset, first: int, view_names: tuple[str, ...], sha256: np.ndarray) -> Arrays:
     """Return what a feature file says of its rows, photo by photo and of each its views."""
     photos = {
         "photo": first + np.arange(len(part)),
         "labels": part.labels,
         "paths": part.paths,
-        "sha256": np.array(list(sha256.values())),
+        "sha256": sha256,
         "split": part.split,
         "group": part.group,
     }

@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError
-from bilinear_cli.features.extract import Progress, check_finite
-from bilinear_cli.features.parameters import Parameters, agreed, make_parameters, read_projection
+from bilinear_cli.features.extract import UNSEEN, Progress, check_finite
+from bilinear_cli.features.parameters import (
+    Parameters,
+    check_unseen,
+    make_parameters,
+    read_projection,
+)
 from bilinear_cli.features.projection import sample_of, second_moment
-from bilinear_cli.features.resume import check_complete, check_unfinished, versions
+from bilinear_cli.features.resume import begun_with, versions
 from bilinear_cli.features.settings import Settings, settings_of_file
 from bilinear_cli.store import (
     ROW_COLUMNS,
@@ -27,7 +32,8 @@ from bilinear_cli.store import (
 log = logging.getLogger(__name__)
 
 MAPS = "conv5"
-N_SAMPLED = 1000  # maps from which a projection is taken; they cost nothing but reading
+N_SAMPLED = 1000  # maps that a projection is fitted on; they cost nothing but reading
+Shapes = dict[str, tuple[int, ...]]
 
 
 def pool_maps(
@@ -67,34 +73,18 @@ def pool_maps(
         file = open_now.enter_context(open_maps(maps, output))
         settings = replace(settings_of_file(file), poolings=poolings, seed=seed, pooled_from="maps")
         sha256 = dict(zip(file.paths, file.sha256, strict=True))
-        have: Parameters = read_projection(projection, settings) if projection else {}
-        begun = partial_path(output).exists() and not overwrite
-        if output.exists() and not (begun or overwrite):
-            check_complete(output, settings, sha256, have)
+        given: Parameters = read_projection(projection, settings) if projection else {}
+        have = begun_with(output, settings, sha256, given, overwrite)
+        if have is None:
             return
-        if begun:
-            have = agreed(have, check_unfinished(output, settings, sha256), partial_path(output))
-        parameters = make_parameters(
-            settings, file.shapes[MAPS][-1], have, lambda: _second_moment(file, settings)
-        )
+        shape = file.shapes[MAPS][1:]
+        parameters = make_parameters(settings, shape[-1], have, lambda: _sample(file, settings))
+        check_unseen(parameters, file.sha256[file.split == "test"], UNSEEN)
         from bilinear_cli.features.graph import compile_maps  # loads TensorFlow
 
-        compute, shapes = compile_maps(poolings, file.shapes[MAPS][1:], parameters)
-        if not begun:
-            columns = {name: getattr(file, name) for name in ROW_COLUMNS}
-            record = {n: x for n, x in file.attributes.items() if n != "created"}
-            record |= settings.attributes() | {"versions": versions()}
-            record |= attributes or {}
-            with create(
-                output,
-                shapes,
-                columns,
-                file.class_names,
-                record,
-                skipped=file.skipped,
-                parameters=parameters,
-            ):
-                pass
+        compute, shapes = compile_maps(poolings, shape, parameters)
+        if overwrite or not partial_path(output).exists():
+            _create(file, settings, output, shapes, parameters, attributes or {})
         writer = open_now.enter_context(FeatureWriter(output))
         which = np.arange(writer.rows_done, len(writer.paths))
         for places, x in file.batches(MAPS, which, settings.batch_size * file.n_views):
@@ -104,6 +94,29 @@ def pool_maps(
             if progress:
                 progress(writer.rows_done, len(writer.paths))
         writer.finish()
+
+
+def _create(
+    file: FeatureFile,
+    settings: Settings,
+    output: Path,
+    shapes: Shapes,
+    parameters: Parameters,
+    attributes: dict[str, Any],
+) -> None:
+    """Begin the file, which says of its rows what that of the maps does."""
+    columns = {name: getattr(file, name) for name in ROW_COLUMNS}
+    record = {name: x for name, x in file.attributes.items() if name != "created"}
+    record |= settings.attributes() | {"versions": versions()} | attributes
+    create(
+        output,
+        shapes,
+        columns,
+        file.class_names,
+        record,
+        skipped=file.skipped,
+        parameters=parameters,
+    ).close()
 
 
 def open_maps(maps: Path, output: Path) -> FeatureFile:
@@ -123,12 +136,13 @@ def open_maps(maps: Path, output: Path) -> FeatureFile:
     raise UsageError(f"--maps {maps} is what is to be written: name another --output")
 
 
-def _second_moment(file: FeatureFile, settings: Settings) -> np.ndarray:
+def _sample(file: FeatureFile, settings: Settings) -> tuple[np.ndarray, list[str]]:
+    """Return the second moment of some training maps, and the SHA-256 of their photos."""
     sample = sample_of(np.flatnonzero(file.split == "train"), N_SAMPLED, settings.seed)
-    log.info("projecting channels as %d training maps would have it", len(sample))
+    log.info("fitting the projection of channels on %d training maps", len(sample))
 
     def maps() -> Iterator[np.ndarray]:
         for _, x in file.batches(MAPS, sample, settings.batch_size):
             yield x
 
-    return second_moment(maps())
+    return second_moment(maps()), file.sha256[sample].tolist()

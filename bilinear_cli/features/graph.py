@@ -11,6 +11,10 @@ from bilinear_cli.features.pooling import pool_function
 from bilinear_cli.features.specs import row_dtype
 from bilinear_cli.features.views import View, sizes_of
 
+NOT_FINITE = (
+    "a photo's maps are not finite, so that they have no matrix-sqrt: after --precision float16, "
+    "begin again (--overwrite) with --precision float32"
+)
 Forward = Callable[[tf.Tensor], tf.Tensor]
 Rows = dict[str, np.ndarray]
 Compute = Callable[[Mapping[int, np.ndarray]], Rows]
@@ -21,16 +25,17 @@ def channels_of(forward: Forward, size: int) -> int:
     """Return how many channels the network's maps of photos of this size have.
 
     Raises:
-        UsageError: nothing would be left of such small photos.
+        UsageError: the photos are too small.
     """
     signature = tf.TensorSpec((1, size, size, 3), tf.uint8)
     try:
         maps = tf.function(forward).get_concrete_function(signature).structured_outputs
-        if all(maps.shape):
-            return maps.shape[-1]
-    except ValueError:  # a layer's
-        pass
-    raise UsageError(f"photos of {size} pixels are too small for this network: --image-size")
+    except ValueError as error:  # a layer's
+        said = " ".join(str(error).split())[:200]
+        raise UsageError(f"the network does not take photos of {size} pixels: {said}") from error
+    if not all(maps.shape):
+        raise UsageError(f"nothing is left of photos of {size} pixels: give a larger --image-size")
+    return maps.shape[-1]
 
 
 def _out_of_memory(batch_size: int) -> str:
@@ -84,6 +89,8 @@ def compile_pooling(
             shown = [graphs[view.size](tf.constant(view.of(photos[view.size]))) for view in views]
         except tf.errors.ResourceExhaustedError as error:
             raise BilinearError(_out_of_memory(batch_size)) from error
+        except tf.errors.InvalidArgumentError as error:  # of an eigendecomposition
+            raise BilinearError(NOT_FINITE) from error
         if len(views) == 1:
             return {spec: x.numpy() for spec, x in shown[0].items()}
         rows = {spec: np.stack([found[spec] for found in shown], axis=1) for spec in specs}

@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.features.matrix_root import matrix_sqrt
-from bilinear_cli.features.specs import pooling
+from bilinear_cli.features.specs import FITTED_ON, pooling
 
 Pool = Callable[[tf.Tensor], tf.Tensor]
 SLOPE_FLOOR = 1e-3  # of the mean size of a map's numbers; the root of less is not steeper
+ROUNDING = 1e-6  # of a mean over locations, relatively
 EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
 
@@ -51,8 +52,10 @@ def location_matrix(maps: tf.Tensor) -> tf.Tensor:
 
 
 def less_mean(maps: tf.Tensor) -> tf.Tensor:
-    """Return maps less the mean of each channel over the locations."""
-    return maps - tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
+    """Return maps less the mean of each channel over the locations; what is rounding, as zero."""
+    mean = tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
+    centred = maps - mean
+    return tf.where(tf.abs(centred) > ROUNDING * tf.abs(mean), centred, 0.0)
 
 
 @tf.custom_gradient
@@ -60,8 +63,8 @@ def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
     """Return sign(x) sqrt(|x|), element by element, with a gradient that has a bound.
 
     The true slope, 1 / (2 sqrt(|x|)), is infinite at zero, where two channels that are never active
-    together have their number. Numbers below `SLOPE_FLOOR` times the mean |x| of their map are
-    given the slope at that floor, the numbers of an all-zero map the slope zero. So the gradient is
+    together have their number. Numbers below `SLOPE_FLOOR` times the mean |x| of their row are
+    given the slope at that floor, the numbers of an all-zero row the slope zero. So the gradient is
     exact for all others, and a step on the brightness of the map stays what it is.
 
     Args:
@@ -261,10 +264,11 @@ def pool_function(spec: str, parameters: Mapping[str, np.ndarray]) -> Pool:
         parameters: of `parameters.py`; those that it takes must be there.
     """
     kind = pooling(spec)
-    taken = [parameters[name] for name in kind.parameters]
+    taken = [parameters[name] for name in kind.parameters if name != FITTED_ON]
     if kind.method == "compact":
-        hashes, signs = taken
-        return lambda maps: compact_pool(maps, hashes, signs, kind.size or 0)
+        assert kind.size
+        hashes, signs, size = *taken, kind.size
+        return lambda maps: compact_pool(maps, hashes, signs, size)
     function = FUNCTIONS[kind.method]
     if taken:
         return lambda maps: function(project(maps, taken[0]))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 
 ROTATIONS = 60  # steps of varimax, at most
 
@@ -24,13 +24,22 @@ def second_moment(batches: Iterable[np.ndarray]) -> np.ndarray:
     """Return the mean of x xᵀ over all locations x, float64 (channels, channels).
 
     Args:
-        batches: maps, float16 or float32 (any number, height, width, channels); one at least.
+        batches: maps, float16 or float32 (any number, height, width, channels).
+
+    Raises:
+        BilinearError: there are none, or not all numbers are finite.
     """
     moment, n = np.zeros(()), 0
     for maps in batches:
         x = maps.astype(np.float32, copy=False).reshape(-1, maps.shape[-1])
         moment, n = moment + (x.T @ x).astype(np.float64), n + len(x)
-    return moment / max(n, 1)
+    if not n:
+        raise BadPhotoError("not one photo that a projection is to be fitted on can be read")
+    if not np.isfinite(moment).all():
+        raise BilinearError(
+            "maps are beyond what float16 can hold: after --precision float16, take float32"
+        )
+    return moment / n
 
 
 def principal_directions(second_moment: np.ndarray, channels: int) -> np.ndarray:

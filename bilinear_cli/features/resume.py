@@ -11,37 +11,47 @@ from PIL import features as pillow_features
 from bilinear_cli.errors import FeatureFileError, some
 from bilinear_cli.features.parameters import Parameters, agreed
 from bilinear_cli.features.settings import Settings, check_same, settings_of_file
-from bilinear_cli.store import FeatureFile, FeatureWriter
+from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 
-def check_complete(
-    output: Path, settings: Settings, sha256: dict[str, str], given: Parameters
-) -> None:
-    """Raise a FeatureFileError unless the file is what is asked for; say that it is there.
+def begun_with(
+    output: Path, settings: Settings, sha256: dict[str, str], given: Parameters, overwrite: bool
+) -> Parameters | None:
+    """Check what is there of a file, and say what will be done about it.
 
     Args:
-        output: a complete file.
+        output: the file, complete, unfinished or neither.
         settings: that are asked for.
         sha256: path -> SHA-256, of the photos.
         given: parameters that are asked for.
+        overwrite: whatever is there does not count.
+
+    Returns:
+        The parameters to keep to; None if the file is complete.
+
+    Raises:
+        FeatureFileError: what is there is not what is asked for.
     """
+    if overwrite:
+        return given
+    if partial_path(output).exists():  # or begun again, while an older file has the final name
+        return agreed(given, _check_unfinished(output, settings, sha256), partial_path(output))
+    if not output.exists():
+        return given
     with FeatureFile(output) as file:
         _check_photos(file, settings, sha256)
         agreed(given, file.parameters, output)
         left_out = f", without {some(file.skipped)}" if file.skipped else ""
     log.info("%s is complete%s: nothing to do (--overwrite begins again)", output, left_out)
+    return None
 
 
-def check_unfinished(output: Path, settings: Settings, sha256: dict[str, str]) -> Parameters:
-    """Check the rows that are done, and note the bytes of the photos that are still to come.
-
-    Returns:
-        The file's parameters.
-    """
+def _check_unfinished(output: Path, settings: Settings, sha256: dict[str, str]) -> Parameters:
+    """Check the rows that are done, note the bytes of photos to come; return the parameters."""
     with FeatureWriter(output) as writer:
         _check_photos(writer, settings, sha256)
         warn_of_versions(writer.path, writer.attributes.get("versions"))

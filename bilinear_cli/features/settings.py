@@ -8,6 +8,10 @@ from bilinear_cli.errors import FeatureFileError, UsageError
 from bilinear_cli.features.views import View, views
 from bilinear_cli.store import FeatureFile, damage, partial_path
 
+CHOICES = {
+    "resize": ("squash", "crop", "pad"),
+    "precision": ("float32", "bfloat16", "float16"),
+}
 LATER = ("shard", "seed", "pooled_from")  # which files of the first releases do not say
 
 
@@ -71,7 +75,9 @@ def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settin
     )
     for field in fields(Settings):
         value, least = getattr(settings, field.name), field.name != "seed"
-        if field.type in ("int", int) and not (type(value) is int and value >= least):
+        number = type(value) is int and value >= least
+        known = value in CHOICES.get(field.name, (value,))
+        if not (number if field.type in ("int", int) else known and isinstance(value, str | tuple)):
             raise ValueError(f"{field.name} is {value!r}")
     views(settings.views, settings.image_size)  # raises for a name that is none
     return settings

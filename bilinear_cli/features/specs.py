@@ -5,6 +5,7 @@ size after a colon. `bilinear:144` projects the channels on 144 first; `compact:
 8,192 numbers.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
@@ -15,6 +16,7 @@ from bilinear_cli.errors import UsageError, one_of
 
 HALF_PRECISION_FROM = 4096  # numbers in a row
 TRIANGLE = "upper-triangle"
+FITTED_ON = "fitted-on"  # SHA-256 of the photos that projections were fitted on
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Pooling:
         if self.size is None:
             return ()
         if self.layout == TRIANGLE:
-            return (f"projection-{self.size}",)
+            return (f"projection-{self.size}", FITTED_ON)
         return (f"hash-{self.size}", f"sign-{self.size}")
 
     def channels(self, shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]) -> int:
@@ -88,7 +90,7 @@ def pooling(spec: str) -> Pooling:
         raise UsageError("compact takes how many numbers to sketch: compact:8192")
     if not colon:
         return kind
-    if not (size.isascii() and size.isdecimal() and int(size) > 0):
+    if not (re.fullmatch("[0-9]{1,9}", size) and int(size) > 0):
         raise UsageError(f"{spec}: after the colon comes a whole number from 1 on")
     return replace(kind, size=int(size))
 

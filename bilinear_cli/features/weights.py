@@ -59,11 +59,12 @@ BROKEN_ZIP = (
 
 @dataclass(frozen=True)
 class Weights:
-    """VGG16's convolutions.
+    """A network's weights.
 
     Attributes:
-        tensors: `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias` (out,), ...
-        sha256: of all tensors' SHA-256, in the order of their names.
+        tensors: of vgg16 `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias`
+            (out,), ...; float32, in the order of the network's own list.
+        sha256: of all tensors' SHA-256: of vgg16 in the order of their names, else in their own.
         differing: names of tensors that are not the published release's.
         path: the file they were read from; None for random ones.
     """

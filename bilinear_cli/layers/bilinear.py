@@ -1,5 +1,6 @@
 """`BilinearPooling`: second-order pooling as one layer of any Keras network."""
 
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -39,7 +40,8 @@ class BilinearPooling(keras.layers.Layer):
     ```
 
     All gradients are finite, those of an all-zero map and of a map with fewer locations than
-    channels too; see `signed_sqrt` and `matrix_sqrt`.
+    channels too; see `signed_sqrt`, whose floor differs a little between triangle and square, and
+    `matrix_sqrt`.
 
     It needs Keras's TensorFlow backend. XLA's eigendecomposition takes some forty times as long on
     a CPU as TensorFlow's, so a model with `matrix-sqrt` declares that it does not support
@@ -85,7 +87,7 @@ class BilinearPooling(keras.layers.Layer):
         super().__init__(**kwargs)
         _check_arguments(method, channels, output)
         self.method = method
-        self.channels = channels
+        self.channels = None if channels is None else int(channels)
         self.output_form = output  # `output` is a property of every layer
         self.normalize = normalize
         self.projection = _projection(channels, self) if channels else None
@@ -141,7 +143,7 @@ def _check_arguments(method: str, channels: int | None, output: str) -> None:
                 f"Invalid value for argument `{name}`. Expected one of {list(allowed)}. "
                 f"Received: {name}={value!r}"
             )
-    whole = isinstance(channels, int) and not isinstance(channels, bool)
+    whole = isinstance(channels, Integral) and not isinstance(channels, bool)
     if channels is not None and not (whole and channels >= 1):
         raise ValueError(
             "Invalid value for argument `channels`. Expected a positive integer or None. "

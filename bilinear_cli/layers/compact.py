@@ -1,5 +1,6 @@
 """`CompactPooling`: a sketch of second-order pooling as one layer of any Keras network."""
 
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -42,20 +43,20 @@ class CompactPooling(keras.layers.Layer):
 
     def __init__(
         self,
-        size: int = 8192,
+        size: Integral | int = 8192,
         hashes: Any = None,
         signs: Any = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not (isinstance(size, int) and size >= 1):
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ValueError(
                 "Invalid value for argument `size`. Expected a positive integer. "
                 f"Received: size={size!r}"
             )
         self.supports_jit = False
-        self.size, self.seed = size, seed
+        self.size, self.seed = int(size), seed
         self.hashes: Any = None if hashes is None else np.asarray(hashes, np.int64)
         self.signs: Any = None if signs is None else np.asarray(signs, np.int64)
         self.input_spec = keras.InputSpec(ndim=4)
@@ -82,9 +83,13 @@ class CompactPooling(keras.layers.Layer):
         """Return the sketches, see the class."""
         return compact_pool(tf.cast(maps, tf.float32), self.hashes, self.signs, self.size)
 
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
+        """Return (batch, size)."""
+        return input_shape[0], self.size
+
     def compute_output_spec(self, maps: keras.KerasTensor) -> keras.KerasTensor:
         """Return the shape and the dtype, which is float32 under any policy."""
-        return keras.KerasTensor((maps.shape[0], self.size), dtype="float32")
+        return keras.KerasTensor(self.compute_output_shape(maps.shape), dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments by name, with the hashes that are in use."""

@@ -28,8 +28,12 @@ class Preprocess(keras.layers.Layer):
         shown = pixels[:, :, ::-1] if self.mirrored else pixels
         return preprocess_of(self.backbone)(shown)
 
-    def compute_output_spec(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape, which stays as it is."""
+        return input_shape
+
+    def compute_output_spec(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
+        """Return the shape and the dtype."""
         return keras.KerasTensor(pixels.shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -51,6 +55,10 @@ class SqrtL2(keras.layers.Layer):
             shape=input_shape[-1:], initializer="ones", trainable=False, name="kept"
         )
 
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape, which stays as it is."""
+        return input_shape
+
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Return the rows, normalised."""
         return l2_normalize(signed_sqrt(rows * self.kept))
@@ -68,6 +76,10 @@ class ClassProbabilities(keras.layers.Layer):
     def __init__(self, class_names: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.class_names = list(class_names)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape, which stays as it is."""
+        return input_shape
 
     def call(self, scores: tf.Tensor) -> tf.Tensor:
         """Return the softmax."""

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError
-from bilinear_cli.features.specs import POOLINGS, pooling
+from bilinear_cli.features.specs import FITTED_ON, POOLINGS, pooling
 from bilinear_cli.store.lock import in_use
 
 PARTIAL = ".partial"  # of the name of an unfinished file
@@ -115,7 +115,9 @@ def parameters(file: h5py.File) -> dict[str, np.ndarray]:
 def check_parameter(name: str, array: np.ndarray) -> None:
     """Raise a ValueError unless the array can be the parameter of that name."""
     kind, _, size = name.partition("-")
-    if kind == "projection":
+    if name == FITTED_ON:
+        fits = array.dtype == np.dtype("S64") and array.ndim == 1
+    elif kind == "projection":
         fits = array.dtype == np.float32 and array.ndim == 2 and array.shape[1] == int(size)
         fits = fits and bool(np.isfinite(array).all())
     else:

@@ -125,8 +125,19 @@ class FeatureFile:
             channels = isqrt(2 * prod(shape))
             known = spec.partition(":")[0] in POOLINGS
             triangle = known and pooling(spec).layout == TRIANGLE
-            if not prod(shape) or (triangle and [channels * (channels + 1) // 2] != shape):
+            whole = bool(prod(shape)) and not (
+                triangle and [channels * (channels + 1) // 2] != shape
+            )
+            size = pooling(spec).size if known else None
+            if not whole or (size and size != (channels if triangle else shape[0])):
                 raise damaged(self.path, f"features/{spec} has rows of {shape} numbers")
+        maps = {x.shape[0 if "projection" in n else 1] for n, x in self._tables()}
+        maps |= {self.shapes["conv5"][-1]} if "conv5" in self.shapes else set()
+        if len(maps) > 1:
+            raise damaged(self.path, f"its poolings are of maps of {sorted(maps)} channels")
+
+    def _tables(self) -> list[tuple[str, np.ndarray]]:
+        return [(name, x) for name, x in self.parameters.items() if x.ndim == 2]
 
     def _check_views(self) -> None:
         names = self._view_names()

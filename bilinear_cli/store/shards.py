@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, some
+from bilinear_cli.features.specs import FITTED_ON
 from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, partial_path
@@ -169,7 +170,7 @@ def _differences(a: FeatureFile, b: FeatureFile) -> list[tuple[str, object, obje
     for spec in a.shapes.keys() & b.shapes.keys():
         facts.append((f"a row of {spec}", a.shapes[spec][1:], b.shapes[spec][1:]))
         facts.append((spec, a.layout(spec), b.layout(spec)))
-    for name in a.parameters.keys() & b.parameters.keys():
+    for name in (a.parameters.keys() & b.parameters.keys()) - {FITTED_ON}:
         one, other = (parameter_sha256(x.parameters[name]) for x in (a, b))
         facts.append((name, one, other))
     different = [fact for fact in facts if fact[1] != fact[2]]

@@ -54,13 +54,33 @@ def test_preprocessing_differs() -> None:
     assert len({float(y.mean()) for y in x}) == 4  # mobilenetv2's is inceptionv3's
 
 
-def test_numbered_layers_are_found_again() -> None:
-    before = [layer.name for layer in build("inceptionv3").layers]
+def test_numbered_layers_have_the_names_of_a_new_process() -> None:
     keras.applications.InceptionV3(weights=None, include_top=False)  # takes numbers
-    load_weights_of("inceptionv3", "random")
-    assert [layer.name for layer in build("inceptionv3").layers] == before
-    numbered = next(name for name in before if name.startswith("activation"))
-    assert layer_of("inceptionv3", numbered) == numbered
+    names = {layer.name for layer in build("inceptionv3").layers}
+    assert {"conv2d", "conv2d_93", "activation", "activation_93"} <= names
+    assert not {"conv2d_94", "activation_94"} & names
+    assert layer_of("inceptionv3", "activation_93") == "activation_93"
+    assert layer_of("mobilenetv3small", None) == "activation_17"
+    weights = load_weights_of("mobilenetv3small", "random")
+    forward = load_backbone(weights.tensors, "mobilenetv3small", "activation_17", "float32")
+    assert forward(tf.constant(PHOTOS)).shape == (2, 3, 3, 576)
+
+
+# Those of a quick size; the others are their larger brothers.
+QUICK = [
+    *("convnexttiny", "densenet121", "efficientnetv2b0", "inceptionresnetv2", "inceptionv3"),
+    *("mobilenet", "mobilenetv2", "mobilenetv3large", "mobilenetv3small", "resnet50"),
+    *("resnet50v2", "vgg16", "vgg19", "xception"),
+]
+
+
+@pytest.mark.parametrize("backbone", QUICK)
+def test_every_family_takes_the_weights_of_keras(backbone: str) -> None:
+    of_keras = NETWORKS[backbone](include_top=False, weights=None)
+    ours = build(backbone)
+    assert [x.shape for x in ours.weights] == [x.shape for x in of_keras.weights]
+    assert len(ours.layers) == len(of_keras.layers)
+    assert len(ours.get_layer(layer_of(backbone, None)).output.shape) == 4
 
 
 @pytest.mark.parametrize(

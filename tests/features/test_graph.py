@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.features.graph import channels_of, compile_maps, compile_pooling
 from bilinear_cli.features.parameters import sketch_parameters
 from bilinear_cli.features.pooling import FUNCTIONS, pool_function
@@ -103,6 +103,18 @@ def test_photos_of_which_nothing_is_left() -> None:
     def refusing(photos: tf.Tensor) -> tf.Tensor:
         raise ValueError("a layer's\nmany lines")
 
-    for network in (refusing, lambda photos: tf.zeros((1, 0, 2, 5))):
-        with pytest.raises(UsageError, match="photos of 8 pixels are too small"):
-            channels_of(network, 8)
+    with pytest.raises(
+        UsageError, match=r"does not take photos of 8 pixels: .*a layer's many lines"
+    ):
+        channels_of(refusing, 8)
+    with pytest.raises(UsageError, match="nothing is left of photos of 8 pixels"):
+        channels_of(lambda photos: tf.zeros((1, 0, 2, 5)), 8)
+
+
+def test_maps_that_are_not_finite_are_one_line() -> None:
+    def network(photos: tf.Tensor) -> tf.Tensor:
+        return tf.cast(photos, tf.float32) / tf.cast(photos, tf.float32)  # 0 / 0
+
+    compute, _ = compile_pooling(network, ["matrix-sqrt"], 1, [View(4)])
+    with pytest.raises(BilinearError, match="a photo's maps are not finite"):
+        compute({4: np.zeros((1, 4, 4, 3), np.uint8)})

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bilinear_cli.classify.select import Options
+from bilinear_cli.classify.train import train
 from bilinear_cli.data.dataset import Dataset, load_dataset
 from bilinear_cli.data.images import read_photo
-from bilinear_cli.errors import BadPhotoError, FeatureFileError, UsageError
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.features.extract import extract
 from bilinear_cli.features.from_maps import pool_maps
 from bilinear_cli.features.parameters import make_parameters
@@ -72,7 +74,10 @@ def test_rows_are_pooled_with_the_parameters_of_the_file(birds: Dataset, output:
         "hash-16": (2, 6),
         "sign-16": (2, 6),
         "projection-3": (6, 3),
+        "fitted-on": ((birds.split == "train").sum(),),
     }
+    digests = birds.sha256()[birds.split == "train"]
+    assert sorted(there["fitted-on"].astype(str)) == sorted(digests)
     found = rows(output)
     for spec in SPECS:
         wanted = pool_function(spec, there)(tf.constant(found["conv5"])).numpy()
@@ -111,6 +116,10 @@ def test_a_bad_photo_in_the_sample(birds: Dataset, output: Path) -> None:
         np.testing.assert_allclose(file.parameters["projection-3"], wanted, atol=1e-4)
 
 
+def sample_of(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
+    return lambda: (np.eye(channels), ["0" * 64])
+
+
 # What does not suit ---------------------------------------------------------------------------
 
 
@@ -120,26 +129,28 @@ def test_a_bad_photo_in_the_sample(birds: Dataset, output: Path) -> None:
         ("bilinear", 2048, "would store 2,098,176 numbers a photo: take --pooling bilinear:144"),
         ("matrix-sqrt", 1025, "take --pooling matrix-sqrt:144"),
         ("bilinear:7", 6, "bilinear:7: the maps have but 6 channels"),
+        ("bilinear:1500", 2048, "would store 1,125,750 numbers a photo"),
+        ("compact:999999999", 6, "compact:999999999 of 6 channels would store 999,999,999 numbers"),
     ],
 )
 def test_a_pooling_that_does_not_suit_the_maps(spec: str, channels: int, said: str) -> None:
     settings = replace(SETTINGS, poolings=(spec,))
     with pytest.raises(UsageError, match=said):
-        make_parameters(settings, channels, {}, lambda: np.eye(channels))
+        make_parameters(settings, channels, {}, sample_of(channels))
 
 
 @pytest.mark.parametrize("name", ["projection-3", "hash-16"])
 def test_parameters_for_other_maps(name: str) -> None:
     spec = "bilinear:3" if name == "projection-3" else "compact:16"
     settings = replace(SETTINGS, poolings=(spec,))
-    have = make_parameters(settings, 5, {}, lambda: np.eye(5))
-    with pytest.raises(UsageError, match=f"{name} is for maps of 5 channels, and these have 6"):
-        make_parameters(settings, 6, have, lambda: np.eye(6))
+    have = make_parameters(settings, 5, {}, sample_of(5))
+    with pytest.raises(BilinearError, match=f"{name} is for maps of 5 channels, and these have 6"):
+        make_parameters(settings, 6, have, sample_of(6))
 
 
 def test_wide_maps_may_be_sketched_or_projected() -> None:
     settings = replace(SETTINGS, poolings=("compact:16", "bilinear:3", "max", "conv5"))
-    made = make_parameters(settings, 2048, {}, lambda: np.eye(2048))
+    made = make_parameters(settings, 2048, {}, sample_of(2048))
     assert made["hash-16"].shape == (2, 2048)
     assert made["projection-3"].shape == (2048, 3)
 
@@ -224,6 +235,34 @@ def test_a_projection_of_something_else(
     with pytest.raises(FeatureFileError, match=said):
         run(birds, tmp_path / "y.h5", replace(SETTINGS, **changed), projection=output)
     assert not (tmp_path / "y.h5").exists()
+
+
+# Test photos ----------------------------------------------------------------------------------
+
+
+def swapped(dataset: Dataset) -> Dataset:
+    return replace(dataset, split=np.where(dataset.split == "train", "test", "train"))
+
+
+def test_a_projection_is_not_used_where_it_has_seen_the_test_photos(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    run(birds, output)
+    n = (birds.split == "train").sum()
+    said = f"a projection of channels was fitted on {n} of the photos that are now test photos"
+    for options in ({"projection": output}, {"reuse": output}):
+        with pytest.raises(BilinearError, match=said):
+            run(swapped(birds), tmp_path / "y.h5", **options)
+    assert not [*tmp_path.glob("y.h5*")]
+    with FeatureFile(output) as file:
+        for spec in ("bilinear:3", "bilinear:3+compact:16"):
+            with pytest.raises(BilinearError, match=said):
+                train(
+                    file, spec, Options(C=1.0, label_smoothing=0), tmp_path, dataset=swapped(birds)
+                )
+        train(
+            file, "compact:16", Options(C=1.0, label_smoothing=0), tmp_path, dataset=swapped(birds)
+        )
 
 
 # Stored maps ----------------------------------------------------------------------------------
@@ -334,6 +373,7 @@ def test_a_damaged_row_of_maps_is_found(maps: Path, output: Path) -> None:
         ("projection-3", lambda x: x[:, :2], "wrong kind"),
         ("projection-3", lambda x: x[0], "wrong kind"),
         ("projection-3", lambda x: x[:0], "wrong kind"),
+        ("fitted-on", lambda x: x.astype("S32"), "wrong kind"),
         ("projection-3", None, "missing or is not plain data"),
     ],
 )
@@ -350,6 +390,28 @@ def test_parameters_that_cannot_be(
             file[f"parameters/{name}"] = spoil(array)
             file[f"parameters/{name}"].attrs["sha256"] = parameter_sha256(spoil(array))
     with pytest.raises(FeatureFileError, match=f"is damaged: .*{name}.*{said}"):
+        FeatureFile(output)
+
+
+def test_parameters_and_rows_that_do_not_fit(birds: Dataset, output: Path) -> None:
+    from bilinear_cli.store.checks import parameter_sha256
+
+    run(birds, output)
+    whole = output.read_bytes()
+    with h5py.File(output, "r+") as file:
+        x = file["parameters/projection-3"][:5]
+        del file["parameters/projection-3"]
+        file["parameters/projection-3"] = x
+        file["parameters/projection-3"].attrs["sha256"] = parameter_sha256(x)
+    with pytest.raises(FeatureFileError, match=r"its poolings are of maps of \[5, 6\] channels"):
+        FeatureFile(output)
+    output.write_bytes(whole)
+    with h5py.File(output, "r+") as file:
+        for group in ("features", "crc32"):
+            file.move(f"{group}/compact:16", f"{group}/compact:17")
+        for name in ("hash", "sign"):
+            file.move(f"parameters/{name}-16", f"parameters/{name}-17")
+    with pytest.raises(FeatureFileError, match=r"features/compact:17 has rows of \[16\] numbers"):
         FeatureFile(output)
 
 

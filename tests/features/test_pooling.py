@@ -293,6 +293,13 @@ def test_l2_normalize_leaves_zeros() -> None:
     np.testing.assert_allclose(l2_normalize(x), [[0.6, -0.8], [0, 0]], atol=1e-7)
 
 
+def test_the_covariance_of_equal_locations_is_zero() -> None:
+    maps = np.full((2, 7, 7, 5), [0.1, 1 / 3, 70.7, 1e-5, 0], np.float32)
+    maps[1, 0, 0] *= 2
+    norms = np.linalg.norm(FUNCTIONS["covariance"](maps), axis=1)
+    np.testing.assert_allclose(norms, [0, 1], atol=1e-5)
+
+
 @pytest.mark.parametrize("spec", sorted(SENSITIVE))
 @pytest.mark.parametrize("shape", [(3, 2, 9), (3, 4, 6), (2, 3, 6)])
 def test_the_order_of_locations_and_brightness_do_not_count_either(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.features.projection import (
     principal_directions,
     sample_of,
@@ -17,6 +17,13 @@ def test_the_second_moment_is_that_of_all_locations() -> None:
     x = maps.reshape(-1, 5)
     moment = second_moment([maps[:3].astype(np.float16), maps[3:].astype(np.float32)])
     np.testing.assert_allclose(moment, x.T @ x / 42, atol=1e-3)
+
+
+def test_maps_that_are_none_or_not_finite() -> None:
+    with pytest.raises(BadPhotoError, match="not one photo"):
+        second_moment([np.zeros((0, 2, 2, 3))])
+    with pytest.raises(BilinearError, match="beyond what float16 can hold"):
+        second_moment([np.full((1, 2, 2, 3), np.inf)])
 
 
 def test_a_sample_is_drawn_by_its_seed() -> None:

@@ -56,7 +56,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(spec: str, hint: str) -> N
             (spec, f"{spec}: after the colon comes a whole number from 1 on")
             for spec in (
                 *("compact:0", "bilinear:0", "bilinear:", "compact:-1", "compact:1.5"),
-                *("bilinear:٣", "bilinear: 3", "bilinear:1:2", "compact:x"),
+                *("bilinear:٣", "bilinear: 3", "bilinear:1:2", "compact:x", "compact:9999999999"),
             )
         ),
     ],
