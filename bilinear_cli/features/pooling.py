@@ -174,8 +174,8 @@ def matrix_sqrt_pool(maps: tf.Tensor) -> tf.Tensor:
 
     Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017. With B = Xᵀ X and the
     smaller X Xᵀ = U Λ Uᵀ, its root is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X: one eigendecomposition of as many
-    rows as there are locations, where those are fewer than channels. It is exact to 2e-4 and takes
-    less than the 15 steps of Newton and Schulz that come within 3e-3.
+    rows as there are locations, where those are fewer than channels. It takes less
+    time than as many steps of Newton and Schulz as come near it (`make poolings`).
 
     Args:
         maps: (batch, height, width, channels).
