@@ -26,15 +26,14 @@ def shapes_of(dense: int, triangle: int, maps: tuple[int, int, int]) -> Shapes:
 
 
 def parameters_of(shapes: Shapes) -> dict[str, np.ndarray]:
-    """Return what the poolings took beside maps of eight channels."""
+    """Return what the poolings took beside the maps."""
     sizes = [spec.partition(":")[2] for spec in shapes if ":" in spec]
     if not sizes:
         return {}
     (size,) = sizes
-    return {
-        f"hash-{size}": np.arange(16).reshape(2, 8) % int(size),
-        f"sign-{size}": np.where(np.arange(16) % 3, 1, -1).reshape(2, 8),
-    }
+    channels = shapes["conv5"][-1] if "conv5" in shapes else 8
+    numbers = np.arange(2 * channels).reshape(2, channels)
+    return {f"hash-{size}": numbers % int(size), f"sign-{size}": np.where(numbers % 3, 1, -1)}
 
 
 SMALL = shapes_of(8, 8 * 9 // 2, (2, 2, 8))
