@@ -269,7 +269,7 @@ def test_maps_are_pooled_again(birds: Path, run: Run) -> None:
         (["--pooling", "compact:0"], "compact:0: after the colon comes a whole number from 1"),
         (["--pooling", "bilinear:600"], "bilinear:600: the maps have but 512 channels"),
         (["--pooling", "max:3"], "max takes no size"),
-        (["--seed", "-1"], "-1 is not in the range x>=0"),
+        (["--seed", "-1"], "-1 is not in the range 0<=x<=2147483647"),
     ],
 )
 def test_poolings_and_maps_that_cannot_be_meant(

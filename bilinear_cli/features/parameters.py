@@ -138,7 +138,7 @@ def read_projection(path: Path, settings: Settings) -> dict[str, np.ndarray]:
                     f"the projection of {path} is of another network: its {name} is {was}, and "
                     f"here it is {asked}"
                 )
-        lacking = sorted(wanted - file.parameters.keys())
+        lacking = sorted(wanted - file.parameters.keys() - {FITTED_ON})
         if lacking or not wanted:
             what = ", ".join(lacking) or "projection to be used: no --pooling takes one"
             raise FeatureFileError(f"{path} has no {what}")
