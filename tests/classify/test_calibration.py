@@ -1,0 +1,75 @@
+"""Tests of temperatures, and of what says how far probabilities are to be trusted."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from bilinear_cli.classify.calibration import (
+    bins,
+    calibration,
+    fit_temperature,
+    probabilities_of,
+)
+from bilinear_cli.classify.metrics import log_loss
+
+
+def drawn(n: int, factor: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores, and labels that are drawn by the probabilities softmax(scores / factor)."""
+    rng = np.random.default_rng(seed)
+    scores = 3 * factor * rng.normal(size=(n, 4))
+    chances = softmax(scores / factor, axis=1)
+    return scores, np.array([rng.choice(4, p=p) for p in chances])
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.5, 1, 20, 300])
+def test_the_temperature_is_that_by_which_labels_were_drawn(factor: float) -> None:
+    scores, labels = drawn(3000, factor)
+    found = fit_temperature(scores, labels)
+    assert found == pytest.approx(factor, rel=0.1)
+    for other in (0.9 * found, 1.1 * found):
+        assert log_loss(scores / found, labels) < log_loss(scores / other, labels)
+
+
+def test_without_photos_scores_stay() -> None:
+    assert fit_temperature(np.empty((0, 4)), np.empty(0, int)) == 1
+    np.testing.assert_allclose(probabilities_of(np.array([[0.0, np.log(3)]]), 1), [[0.25, 0.75]])
+
+
+def test_the_temperature_changes_no_name() -> None:
+    scores, _ = drawn(50, 1)
+    for temperature in (0.01, 1, 100):
+        found = probabilities_of(scores, temperature)
+        np.testing.assert_array_equal(found.argmax(axis=1), scores.argmax(axis=1))
+        np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+def test_figures_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
+    labels = np.array([0, 1, 1, 0])
+    found = calibration(probabilities, labels)
+    assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.7, 0.8]).mean())
+    assert found["brier"] == pytest.approx(2 * np.square([0.1, 0.6, 0.3, 0.2]).mean())
+    # four photos are four bins: 0.6 is wrong, the others are right
+    assert found["ece"] == pytest.approx((0.6 + 0.3 + 0.2 + 0.1) / 4)
+    low, high = found["ece_ci95"]
+    assert low <= found["ece"] <= high
+    assert [b["count"] for b in found["bins"]] == [1, 1, 1, 1]
+
+
+def test_bins_have_equal_mass() -> None:
+    sure = np.random.default_rng(0).random(100)
+    found = bins(sure, sure > 0.5)
+    assert len(found) == 15
+    assert {count for *_, count in found} == {6, 7}
+    assert [c for c, *_ in found] == sorted(c for c, *_ in found)
+    assert sum(accuracy * n for _, accuracy, n in found) == pytest.approx((sure > 0.5).sum())
+
+
+def test_calibrated_scores_have_a_small_error() -> None:
+    scores, labels = drawn(4000, 5)
+    before = calibration(probabilities_of(scores, 1), labels)
+    after = calibration(probabilities_of(scores, fit_temperature(scores, labels)), labels)
+    assert after["ece"] < 0.03 < before["ece"]
+    assert after["log_loss"] < before["log_loss"]
+    assert after["brier"] < before["brier"]
+    assert calibration(probabilities_of(scores, 1), labels) == before  # a seeded bootstrap
