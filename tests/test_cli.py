@@ -1,7 +1,10 @@
 """The command line: exit codes, clean stdout, and one line for whatever goes wrong."""
 
+import csv
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from bilinear_cli.classify.calibration import fit_temperature
 from bilinear_cli.cli import cli
 from bilinear_cli.features.weights import random_tensors
 
@@ -471,6 +475,119 @@ def test_predict_names_what_it_cannot_read(birds: Path, features: Path, run: Run
     assert len(result.stdout.splitlines()) == 1
     assert "cannot read note.jpg as a photo" in result.stderr
     assert result.stderr.splitlines()[-1] == "Error: 1 of 2 files could not be read"
+
+
+HOSTILE = ["<script>alert(1)</script>", "a \"quoted\" 'name'", "\u202eright to left", "n" * 200]
+
+
+@pytest.fixture
+def trained(birds: Path, run: Run) -> str:
+    """Return a run on photos of classes with the names that strangers give."""
+    for name, old in zip(HOSTILE[1:], ("wren", "robin", "jay"), strict=True):
+        (birds / old).rename(birds / name)
+    run("extract", "--data", birds, "--pooling", "max", "-o", "x.h5")
+    run("train", "--features", "x.h5", "-C", "1", "--label-smoothing", "0")
+    return "runs/x-max-softmax"
+
+
+def named(result: Result) -> list[dict]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_folder_and_standard_input_are_named(birds: Path, trained: str, run: Run) -> None:
+    photos = sorted(birds.rglob("*.png"))
+    how = ["predict", trained, "--weights", "random", "--json"]
+    in_folder = named(run(*how, birds))
+    assert [Path(answer["path"]) for answer in in_folder] == photos
+    listed = "".join(f"{path}\n" for path in photos)
+    result = CliRunner().invoke(cli, [*how, "-"], input=listed)
+    assert named(result) == in_folder
+    assert named(run(*how, *photos[:2], birds)) == [*in_folder[:2], *in_folder]
+    (Path() / "empty").mkdir()
+    assert "there are no photos in empty" in fault(run(*how, "empty", code=2))
+
+
+def test_strangers_names_come_through_unharmed(birds: Path, trained: str, run: Run) -> None:
+    photo = sorted(birds.rglob("*.png"))[0]
+    how = ["predict", trained, photo, "--weights", "random"]
+    (answer,) = named(run(*how, "--json"))
+    assert sorted(x["name"] for x in answer["names"]) == sorted(HOSTILE[1:])
+    assert sum(x["probability"] for x in answer["names"]) == pytest.approx(1, abs=1e-4)
+    rows = list(csv.DictReader(io.StringIO(run(*how, "--csv").stdout)))
+    assert [row["name"] for row in rows] == [x["name"] for x in answer["names"]]
+    assert [row["rank"] for row in rows] == ["1", "2", "3"]
+    assert "\u202e" not in run(*how).stdout  # on a terminal it would turn what follows
+    metrics = json.loads(Path(trained, "metrics.json").read_text())
+    assert metrics["n_classes"] == 3
+
+
+def test_what_is_not_probable_is_unknown(birds: Path, trained: str, run: Run) -> None:
+    photo = sorted(birds.rglob("*.png"))[0]
+    how = ["predict", trained, photo, "--weights", "random", "--top", "1"]
+    (sure,) = named(run(*how, "--json"))
+    p = sure["names"][0]["probability"]
+    assert sure["unknown"] is False
+    for least, unknown in ((p - 0.01, False), (min(1, p + 0.01), True)):
+        asked = [*how, "--min-probability", str(least)]
+        (answer,) = named(run(*asked, "--json"))
+        assert answer["unknown"] is unknown
+        assert (run(*asked).stdout.split("\t")[1] == "unknown") is unknown
+        rows = list(csv.DictReader(io.StringIO(run(*asked, "--csv").stdout)))
+        assert (rows[0]["name"] == "unknown") is unknown
+
+
+def test_bad_photos_in_every_form(birds: Path, trained: str, run: Run) -> None:
+    Path("note.jpg").write_text("no photo")
+    photo = sorted(birds.rglob("*.png"))[0]
+    how = ["predict", trained, "note.jpg", photo, "--weights", "random"]
+    bad, good = named(run(*how, "--json", code=1))
+    assert bad["path"] == "note.jpg"
+    assert "as a photo" in bad["error"]
+    assert good["names"]
+    rows = list(csv.DictReader(io.StringIO(run(*how, "--csv", code=1).stdout)))
+    assert "as a photo" in rows[0]["error"]
+    assert not rows[0]["name"]
+    assert len(rows) == 4
+
+
+def test_probabilities_are_calibrated(trained: str) -> None:
+    metrics = json.loads(Path(trained, "metrics.json").read_text())
+    with np.load(Path(trained, "oof.npz")) as oof:
+        scores, labels = oof["scores"].astype(float), oof["labels"]
+    assert metrics["temperature"] == pytest.approx(fit_temperature(scores, labels), rel=1e-3)
+    for when in ("before", "after"):
+        assert {"log_loss", "brier", "ece", "ece_ci95", "bins"} == set(metrics["calibration"][when])
+    with np.load(Path(trained, "model.npz")) as model:
+        assert float(model["temperature"]) == pytest.approx(metrics["temperature"])
+
+
+def test_explain(birds: Path, features: Path, run: Run) -> None:
+    run("train", "--features", features, "-C", "1", "--label-smoothing", "0", "--pooling", "max")
+    run(
+        "train",
+        "--features",
+        features,
+        "-C",
+        "1",
+        "--label-smoothing",
+        "0",
+        "--pooling",
+        "bilinear",
+    )
+    photo = birds / "wren" / "0.png"
+    result = run(
+        "explain", "runs/x-bilinear-softmax", photo, "--weights", "random", "--class", "jay"
+    )
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("jay 0.")
+    score, intercept, places = map(float, re.findall(r"-?\d+\.\d+", lines[1]))
+    assert score == pytest.approx(intercept + places, abs=2e-4)
+    assert len(lines) == 14
+    assert lines[-1] == "0-explained.png"
+    assert Path("0-explained.png").stat().st_size > 100
+    line = fault(run("explain", "runs/x-max-softmax", photo, "--weights", "random", code=1))
+    assert line.startswith("explain is offered for bilinear")
+    assert "cannot write no/x.png" in fault(run(*how, "-o", "no/x.png", code=1))
 
 
 def test_predict_without_a_run(run: Run) -> None:

@@ -36,7 +36,7 @@ def block_with(command: str) -> list[str]:
 def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]], None]:
     """Return a function that types commands in an empty folder, with a small random network."""
     monkeypatch.chdir(tmp_path)
-    for command in ("EXTRACT", "PREDICT", "EXPORT", "WEIGHTS"):
+    for command in ("EXTRACT", "PREDICT", "EXPLAIN", "EXPORT", "WEIGHTS"):
         monkeypatch.setenv(f"BILINEAR_{command}_WEIGHTS", "random")
     monkeypatch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
     monkeypatch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "4")
