@@ -1,7 +1,9 @@
 """Figures of runs -> a table."""
 
 import json
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from bilinear_cli.errors import BilinearError, printable, some
 from bilinear_cli.store import FeatureFile, parameter_sha256
 
 COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
+OF_A_RUN = (
+    *("pooling", "classifier", "top1", "top1_ci95", "oof_top1", "C", "label_smoothing", "epochs"),
+    *("temperature", "n_train", "n_test", "n_classes", "n_features", "fitted_on", "seed"),
+    *("features_file", "seconds", "versions", "command"),
+)
 # Top-1 in the post that this project began with, on all 200 species of CUB-200-2011.
 POSTS_LAYER, POSTS_IMAGE_SIZE, POSTS_SMOOTHING = "block5_pool", 224, 0
 POSTS_TOP1 = {
@@ -90,8 +97,13 @@ def confused(result: dict[str, Any]) -> str:
     return f"{said}; run: {result['run']}"
 
 
-def describe(file: FeatureFile) -> str:
-    """Return what a feature file holds and how it was made, a line a fact."""
+def describe(file: FeatureFile, by_class: bool = False) -> str:
+    """Return what a feature file holds and how it was made, a line a fact.
+
+    Args:
+        file: a feature file, finished or not.
+        by_class: say how many photos each class has, too.
+    """
     facts: dict[str, Any] = {"file": file.path, "rows": len(file.labels)}
     if not file.attributes["complete"]:
         facts["rows"] = f"{file.rows_done} of {len(file.labels)}, incomplete"
@@ -106,9 +118,47 @@ def describe(file: FeatureFile) -> str:
     for part in ("train", "test"):
         facts[part] = f"{int(np.sum(file.split[photos] == part))} photos"
     facts["classes"] = len(file.class_names)
-    facts |= {name: value for name, value in file.attributes.items() if value != ""}
+    per_class = {part: _photos_of_classes(file, part) for part in ("train", "test")}
+    for part, count in per_class.items():
+        facts[f"{part} of a class"] = f"{count.min()} to {count.max()} photos"
+    facts["size"] = f"{sum(path.stat().st_size for path in file.files):,} bytes"
+    facts |= _attributes(file.attributes)
     if file.skipped:
         facts["skipped"] = some(f"{path} ({why})" for path, why in file.skipped.items())
+    if by_class:
+        for k, name in enumerate(file.class_names):
+            facts[f"class {name}"] = ", ".join(f"{n[k]} {part}" for part, n in per_class.items())
+    return _lines(facts)
+
+
+def describe_run(metrics: dict[str, Any]) -> str:
+    """Return what a run is and how it was made, a line a fact.
+
+    Args:
+        metrics: of `read_metrics`.
+    """
+    facts = {name: metrics[name] for name in OF_A_RUN if metrics.get(name) is not None}
+    made = {f"features: {k}": v for k, v in _attributes(metrics["extraction"]).items()}
+    return _lines(_attributes(facts) | made)
+
+
+def _photos_of_classes(file: FeatureFile, part: str) -> np.ndarray:
+    """Return how many photos each class has in a part of the split, int (classes,)."""
+    first = np.unique(file.photo, return_index=True)[1]
+    labels = file.labels[first][file.split[first] == part]
+    return np.bincount(labels, minlength=len(file.class_names))
+
+
+def _attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes that say something; a command as it is typed."""
+    said = {name: value for name, value in attributes.items() if value not in ("", None)}
+    if "command" in said:
+        with suppress(ValueError, TypeError):  # a stranger's may be anything
+            said["command"] = shlex.join(json.loads(said["command"]))
+    return said
+
+
+def _lines(facts: dict[str, Any]) -> str:
     width = max(map(len, facts))
     return "\n".join(printable(f"{name.ljust(width)}  {value}") for name, value in facts.items())
 

@@ -562,23 +562,10 @@ def test_probabilities_are_calibrated(trained: str) -> None:
 
 
 def test_explain(birds: Path, features: Path, run: Run) -> None:
-    run("train", "--features", features, "-C", "1", "--label-smoothing", "0", "--pooling", "max")
-    run(
-        "train",
-        "--features",
-        features,
-        "-C",
-        "1",
-        "--label-smoothing",
-        "0",
-        "--pooling",
-        "bilinear",
-    )
+    run("train", "--features", features, "-C", "1", "--label-smoothing", "0")  # max and bilinear
     photo = birds / "wren" / "0.png"
-    result = run(
-        "explain", "runs/x-bilinear-softmax", photo, "--weights", "random", "--class", "jay"
-    )
-    lines = result.stdout.splitlines()
+    how = ["explain", "runs/x-bilinear-softmax", photo, "--weights", "random"]
+    lines = run(*how, "--class", "jay").stdout.splitlines()
     assert lines[0].startswith("jay 0.")
     score, intercept, places = map(float, re.findall(r"-?\d+\.\d+", lines[1]))
     assert score == pytest.approx(intercept + places, abs=2e-4)
@@ -600,6 +587,33 @@ def test_info(features: Path, run: Run) -> None:
     shown = run("info", features).stdout
     for text in ("131328 float16", "upper-triangle", "train ", "image_size", "vgg16"):
         assert text in shown
+    facts = dict(line.split("  ", 1) for line in shown.splitlines())
+    assert facts["train of a class"].strip() == "4 to 4 photos"
+    assert facts["size"].strip() == f"{features.stat().st_size:,} bytes"
+    assert "class wren" not in shown
+    assert re.search(
+        r"^class wren +4 train, 2 test$", run("info", features, "--by-class").stdout, re.M
+    )
+
+
+def test_info_of_a_run(features: Path, run: Run) -> None:
+    run("train", "--features", features, "--pooling", "max", "-C", "1", "--label-smoothing", "0")
+    shown = run("info", "runs/x-max-softmax").stdout
+    for text in ("softmax", "temperature", "n_classes", "features: backbone", "features: command"):
+        assert text in shown
+    assert "is no run" in fault(run("info", "birds", code=1))
+
+
+def test_info_is_quick_and_needs_no_tensorflow(features: Path) -> None:
+    code = (
+        "import sys; from bilinear_cli.cli import cli\n"
+        "try: cli(['info', sys.argv[1]])\n"
+        "except SystemExit: pass\n"
+        "print({'tensorflow', 'keras', 'sklearn', 'scipy'} & set(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, features]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "set()\n"
 
 
 def test_weights_names_the_licence(run: Run, real_cache: None) -> None:

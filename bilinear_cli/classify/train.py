@@ -45,6 +45,7 @@ def train(
     runs: Path,
     *,
     dataset: Dataset | None = None,
+    command: str = "[]",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fit a classifier on a pooling, score the test photos once, and write the run folder.
@@ -55,6 +56,7 @@ def train(
         options: how.
         runs: where run folders are.
         dataset: labels, split and groups to take instead of the file's, by the photos' SHA-256.
+        command: to be recorded, a JSON list of words.
         progress: told (done, total) while the features are read.
 
     Returns:
@@ -89,7 +91,7 @@ def train(
     metrics["fitted_on"] = "train and test" if refit else "train"
     metrics["seconds"] = round(time.perf_counter() - began, 2)
     folder = runs / _run_name(file, spec, options)
-    metrics["run"] = str(folder)
+    metrics["run"], metrics["command"] = str(folder), command
     if folder.exists():
         log.warning("replacing the earlier run %s", folder)
     _write_run(

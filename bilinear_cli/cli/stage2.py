@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def train(
     if chosen.classifier in ("mlp", "conv1x1"):
         load_tensorflow()
     dataset = load_dataset(data, split_seed=split_seed) if data else None
-    results = []
+    results, command = [], json.dumps(["bilinear", *sys.argv[1:]])
     with open_features(features) as file:
         maps = chosen.classifier == "conv1x1"
         specs = pooling or [name for name in file.shapes if (name == "conv5") == maps]
@@ -129,7 +130,9 @@ def train(
             one_of(f"pooling in {file.path}", name, file.shapes)  # before the first fit
         for spec in specs:
             with bar(spec, "step") as progress:
-                result = run(file, spec, chosen, output, dataset=dataset, progress=progress)
+                result = run(
+                    file, spec, chosen, output, dataset=dataset, command=command, progress=progress
+                )
             results.append(result)
     if as_json:
         click.echo(json.dumps({"results": results}, ensure_ascii=False))
@@ -140,14 +143,23 @@ def train(
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-def info(file: Path) -> None:
-    """Say what a feature file holds and how it was made."""
-    from bilinear_cli.report import describe
+@click.argument("file", metavar="FILE|RUN", type=click.Path(path_type=Path))
+@click.option("--by-class", is_flag=True, help="Count the photos of each class, too.")
+def info(file: Path, by_class: bool) -> None:
+    """Say what a feature file holds, or a run is, and how it was made.
+
+    \b
+    bilinear info x.h5
+    bilinear info runs/x-bilinear-softmax
+    """
+    from bilinear_cli.report import describe, describe_run, read_metrics
     from bilinear_cli.store import FeatureFile
 
+    if file.is_dir():
+        click.echo(describe_run(read_metrics(file)))
+        return
     with FeatureFile(file, allow_partial=True) as features:
-        click.echo(describe(features))
+        click.echo(describe(features, by_class))
 
 
 @cli.command()
