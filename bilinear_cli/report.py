@@ -119,8 +119,8 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
         facts[part] = f"{int(np.sum(file.split[photos] == part))} photos"
     facts["classes"] = len(file.class_names)
     per_class = {part: _photos_of_classes(file, part) for part in ("train", "test")}
-    for part, count in per_class.items():
-        facts[f"{part} of a class"] = f"{count.min()} to {count.max()} photos"
+    spans = [f"{part} {count.min()} to {count.max()}" for part, count in per_class.items()]
+    facts["of-a-class"] = f"{', '.join(spans)} photos"
     facts["size"] = f"{sum(path.stat().st_size for path in file.files):,} bytes"
     facts |= _attributes(file.attributes)
     if file.skipped:

@@ -588,7 +588,7 @@ def test_info(features: Path, run: Run) -> None:
     for text in ("131328 float16", "upper-triangle", "train ", "image_size", "vgg16"):
         assert text in shown
     facts = dict(line.split("  ", 1) for line in shown.splitlines())
-    assert facts["train of a class"].strip() == "4 to 4 photos"
+    assert facts["of-a-class"].strip() == "train 4 to 4, test 2 to 2 photos"
     assert facts["size"].strip() == f"{features.stat().st_size:,} bytes"
     assert "class wren" not in shown
     assert re.search(
