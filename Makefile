@@ -21,7 +21,7 @@ EXTRACT_MAPS := $(BIN)/bilinear extract --maps $(FEATURES)
 TRAIN_POOLINGS := $(BIN)/bilinear train --features features/$(NAME)-poolings.h5 --output $(RUNS)
 TRAIN := $(BIN)/bilinear --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
 
-.PHONY: extraction help install lint test reproduce poolings why bench torture pins clean
+.PHONY: extraction help install lint test reproduce poolings why docs bench torture pins clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -86,6 +86,9 @@ $(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/cla
 
 why: extraction  ## Measure why it works, and write docs/why.md [DATA=...]
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python docs/why/why.py --features $(FEATURES) --work $(RUNS)/why
+
+docs: install  ## Write docs/commands.md from the commands
+	$(BIN)/python docs/commands.py
 
 bench: install $(FEATURES)  ## Time extraction, the layer and training against floors and peers [DATA=...]
 	$(BIN)/python tests/bench.py --data "$(DATA)"

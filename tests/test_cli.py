@@ -1,10 +1,12 @@
 """The command line: exit codes, clean stdout, and one line for whatever goes wrong."""
 
 import csv
+import importlib.util
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,6 +83,70 @@ def test_every_command_has_help_and_stands_in_the_readme(command: str, run: Run)
     assert "Usage: " in run(command, "-h").stdout
     readme = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
     assert f"bilinear {command} " in readme
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["extrakt"], "no command is called 'extrakt': did you mean 'extract'?"),
+        (["extract", "--poling", "max"], "No such option '--poling'"),
+        (["train", "--features", "x.h5", "--clasifier", "svm"], "Did you mean '--classifier'?"),
+        (["train", "--features", "x.h5", "--classifier", "swm"], "svm"),
+    ],
+)
+def test_what_is_misspelt_is_answered_with_the_nearest(
+    words: list[str], said: str, run: Run
+) -> None:
+    shown = run(*words, code=2).stderr
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+def test_the_page_of_commands_is_theirs() -> None:
+    path = Path(__file__).parent.parent / "docs" / "commands.py"
+    spec = importlib.util.spec_from_file_location("commands", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    there = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert there == module.page(), "run make docs"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(shell: str) -> None:
+    code = "from bilinear_cli.cli import cli; cli(prog_name='bilinear')"
+    source = {**os.environ, "_BILINEAR_COMPLETE": f"{shell}_source"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=source, capture_output=True, text=True, check=True
+    )
+    assert "bilinear" in done.stdout
+    asked = {
+        "_BILINEAR_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": "bilinear ex",
+        "COMP_CWORD": "1",
+    }
+    if shell == "fish":
+        asked |= {"COMP_CWORD": "ex"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "extract" in done.stdout
+    assert "train" not in done.stdout.split()
+
+
+def test_examples_in_help_are_of_commands_and_options_that_there_are() -> None:
+    for command in [cli, *cli.commands.values()]:
+        block = (command.help or "").partition("\b\n")[2]
+        examples = [line.strip() for line in block.splitlines() if "bilinear " in line]
+        assert examples, command.name
+        for line in examples:
+            words = shlex.split(line[line.index("bilinear ") :])[1:]
+            known = {o for p in cli.commands[words[0]].params for o in p.opts}
+            used = {word for word in words if re.match(r"--?[a-zA-Z]", word)}
+            assert used <= known, line
 
 
 def test_version(run: Run) -> None:

@@ -12,7 +12,7 @@ import click
 
 from bilinear_cli import __version__
 from bilinear_cli.config import read_config
-from bilinear_cli.errors import BilinearError, printable
+from bilinear_cli.errors import BilinearError, one_of, printable
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,12 @@ class Commands(click.Group):
         """Run a command."""
         with _one_line():
             return super().invoke(ctx)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find a command; of one that is not there name the nearest."""
+        if args and not args[0].startswith("-"):
+            one_of("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the group's own options, and with them the config."""

@@ -310,7 +310,11 @@ def merge(parts: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     help="Where VGG16's ImageNet weights come from.",
 )
 def weights(weights: str) -> None:
-    """Fetch and verify VGG16's weights; print where they are."""
+    """Fetch and verify VGG16's weights; print where they are.
+
+    \b
+    bilinear weights
+    """
     from bilinear_cli.features.weights import LICENCE, load_weights
 
     found = load_weights(weights)
