@@ -69,9 +69,7 @@ def explain(
     names = [str(x) for x in model.class_names]
     number = names.index(one_of("class", name, names)) if name else None
     (pixels,) = read_photo(photo, [settings.image_size], settings.resize)
-    maps = np.asarray(forward(pixels[None]), np.float32)[0]
-    check_channels(model.parameters, maps.shape[-1])
-    x = _projected(maps.reshape(-1, maps.shape[-1]), model)
+    x, shape = _pooled_channels(pixels, model, forward)
     matrix = x.T @ x
     scores = _scores(matrix, model)
     if number is None:
@@ -83,7 +81,7 @@ def explain(
         float(probabilities_of(scores[None], model.temperature)[0, number]),
         float(scores[number]),
         float(model.first.intercept[number]),
-        heat.reshape(maps.shape[:2]),
+        heat.reshape(shape),
         _weightiest(form * matrix),
         pixels,
     )
@@ -100,12 +98,23 @@ def _check_offered(model: Model) -> None:
         )
 
 
-def _projected(x: np.ndarray, model: Model) -> np.ndarray:
-    """Return the channels that are pooled, float64 (locations, channels)."""
+def scores_of(pixels: np.ndarray, model: Model, forward: Callable[[Any], Any]) -> np.ndarray:
+    """Return the scores (classes,) of a photo, uint8 (size, size, 3), as `explain` takes them."""
+    x, _ = _pooled_channels(pixels, model, forward)
+    return _scores(x.T @ x, model)
+
+
+def _pooled_channels(
+    pixels: np.ndarray, model: Model, forward: Callable[[Any], Any]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the channels that are pooled, float64 (locations, channels), and height and width."""
+    maps = np.asarray(forward(pixels[None]), np.float64)[0]
+    check_channels(model.parameters, maps.shape[-1])
     part = model.parts[0]
     names = pooling(part.spec).parameters
     kernel = model.parameters[names[0]] if names else part.kernel
-    return x.astype(np.float64) if kernel is None else x.astype(np.float64) @ kernel
+    x = maps.reshape(-1, maps.shape[-1])
+    return x if kernel is None else x @ kernel, maps.shape[:2]
 
 
 def _scores(matrix: np.ndarray, model: Model) -> np.ndarray:

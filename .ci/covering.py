@@ -1,0 +1,57 @@
+"""Check that what explain calls telling is: cover it, and a score falls more than by chance.
+
+Of test photos that are named right the hottest tenth of places is covered by the photo's mean
+colour, and then a random tenth.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from bilinear_cli.classify.explain import explain, scores_of
+from bilinear_cli.classify.model import load_model
+from bilinear_cli.classify.predict import run_settings
+from bilinear_cli.features.backbone import load_backbone
+from bilinear_cli.features.weights import load_weights
+
+N_PHOTOS = 60
+
+
+def covered(pixels: np.ndarray, places: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the photo with these places, numbers of a map's locations, in its mean colour."""
+    hidden = np.zeros(shape, bool)
+    hidden.ravel()[places] = True
+    cell = pixels.shape[0] // shape[0]
+    mask = hidden.repeat(cell, 0).repeat(cell, 1)[..., None]
+    return np.where(mask, pixels.mean(axis=(0, 1)), pixels).astype(np.uint8)
+
+
+run, photos = map(Path, sys.argv[1:])
+model, settings = load_model(run), run_settings(run)
+weights = load_weights()
+network = load_backbone(weights.tensors, settings.backbone, settings.layer, settings.precision)
+forward = tf.function(network, reduce_retracing=True)
+with np.load(run / "test.npz") as test:
+    right = np.flatnonzero(test["scores"].argmax(axis=1) == test["labels"])
+    rng = np.random.default_rng(0)
+    chosen = test["paths"][rng.permutation(right)[:N_PHOTOS]]
+falls = []
+for path in chosen:
+    why = explain(run, photos / path, forward)
+    number = list(model.class_names).index(why.name)
+    n = why.heat.size // 10
+    hottest, random = np.argsort(-why.heat.ravel())[:n], rng.permutation(why.heat.size)[:n]
+    without = [
+        scores_of(covered(why.pixels, places, why.heat.shape), model, forward)[number]
+        for places in (hottest, random)
+    ]
+    falls.append([why.score - score for score in without])
+mean, error = np.mean(falls, axis=0), np.std(falls, axis=0) / np.sqrt(len(falls))
+print(
+    f"a score falls by {mean[0]:.3f} (standard error {error[0]:.3f}) when the hottest tenth of "
+    f"{len(falls)} photos is covered, and by {mean[1]:.3f} ({error[1]:.3f}) for a random tenth"
+)
+if mean[0] <= mean[1] + 3 * np.hypot(*error):
+    sys.exit("what explain calls telling is not")
