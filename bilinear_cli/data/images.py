@@ -54,16 +54,30 @@ def read_photo(
             to decode it.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        line = f"cannot read {path}: {error.strerror or error}"
+        data = photo_bytes(path)
+    except BadPhotoError as error:
         if sha256:  # it could be read before: the machine is at fault, not the photo
             raise BilinearError(
-                f"{line}; it could be read when this run began: run again"
+                f"{error}; it could be read when this run began: run again"
             ) from error
-        raise BadPhotoError(line) from error
+        raise
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise BilinearError(f"{path} has changed since this run began: run again")
+    return decode_photo(data, path, sizes, resize)
+
+
+def photo_bytes(path: Path) -> bytes:
+    """Return the bytes of a file, or raise a BadPhotoError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadPhotoError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def decode_photo(
+    data: bytes, path: Path, sizes: Sequence[int], resize: str = "squash"
+) -> list[np.ndarray]:
+    """Return what `read_photo` does of a file with these bytes; `path` is for messages."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft(image.mode, (REDUCED * max(sizes),) * 2)  # of others than JPEG nothing
