@@ -64,8 +64,8 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
         torn = sum(same["across_splits"] for same in sets)
         if torn and dataset.split_seed is None:
             log.warning(
-                "%s keeps the split, which tears %d sets of duplicates apart: without the "
-                "column split there will be a new one that does not",
+                "%s keeps the set's own split, across which there are duplicates (sets: %d); "
+                "without its column split a new one is made that keeps them together",
                 groups,
                 torn,
             )
