@@ -132,8 +132,6 @@ def _same(good: dict[int, Look], keys: Sequence | np.ndarray) -> list[np.ndarray
 def _near(good: dict[int, Look]) -> list[np.ndarray]:
     """Return the sets of near duplicates; photos of one colour have nothing to compare."""
     good = {i: found for i, found in good.items() if found.spread >= FLAT}
-    if not good:
-        return []
     sets = _same(good, near_sets(np.array([found.hashes for found in good.values()])))
     return [part for part in sets if len({good[i].sha256 for i in part.tolist()}) > 1]
 

@@ -260,6 +260,7 @@ def test_a_long_list_is_cut_off_in_the_table_alone(birds: Path) -> None:
         (birds / f"train/wren/bad{i}.jpg").write_bytes(b"")
     text = check("--data", birds, code=1).stdout
     assert "and 5 more, see --json" in text
+    assert text.count("bad") == 10
     assert len(found(birds, code=1)["unreadable"]) == 15
 
 

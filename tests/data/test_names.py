@@ -16,6 +16,8 @@ from bilinear_cli.data.names import alike
         ("house-wren", "housewren"),
         ("étourneau", "e\u0301tourneau"),
         ("Müller", "Muller"),
+        ("Étourneau élégant", "etourneau elegant"),
+        ("HOUSE WREN", "House Wren"),
         ("\ufb01nch", "finch"),  # a ligature
         ("wren", "wren\u200b"),  # a blank of no width
         ("001.wren", "002.Wren"),
@@ -42,6 +44,7 @@ def test_alike(pair: tuple[str, str]) -> None:
         ("Fish Crow", "American Crow"),
         ("Least Tern", "Last Term"),
         ("spar", "raps"),
+        ("xoco", "ocox"),
         ("", "!"),
     ],
 )
