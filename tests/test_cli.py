@@ -508,7 +508,7 @@ def test_a_run_remembers_what_its_pooling_took(pooling: str, birds: Path, run: R
     (result,) = json.loads(shown)["results"]
     Path("x.h5").unlink()
     with np.load(Path(result["run"]) / "test.npz") as test:
-        scores, paths = test["scores"], test["paths"]
+        scores, paths = test["scores"] / result["temperature"], test["paths"]
     photos = [birds / path for path in paths]
     named = run("predict", result["run"], *photos, "--weights", "random").stdout
     for line, expected in zip(named.splitlines(), scores, strict=True):

@@ -144,6 +144,6 @@ def test_scores_are_means_over_the_views_in_training_and_in_naming(
         scores, photo = test["scores"], test["photo"]
     (names, *_) = [found for _, found in predict(run, [birds / dataset.paths[photo[0]]], forward)]
     assert isinstance(names, list)
-    mean = scores[photo == photo[0]].mean(axis=0)
+    mean = scores[photo == photo[0]].mean(axis=0) / metrics["temperature"]
     wanted = np.exp(mean) / np.exp(mean).sum()
     assert [p for _, p in names] == pytest.approx(sorted(wanted, reverse=True), abs=1e-4)
