@@ -1,5 +1,6 @@
 """Tests of networks by name."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -19,6 +20,16 @@ from bilinear_cli.features.applications import (
 from bilinear_cli.features.backbone import load_backbone
 
 PHOTOS = np.random.default_rng(1).integers(0, 256, (2, 96, 96, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _networks_are_let_go() -> Iterator[None]:
+    """Give back the memory of large networks, some of which the program keeps."""
+    yield
+    applications._original.cache_clear()
+    keras.utils.clear_session()
+
+
 # Of each manner of preprocessing one, and one whose layers Keras numbers through the process.
 SOME = ["mobilenetv2", "resnet50", "densenet121", "efficientnetv2b0", "inceptionv3"]
 
