@@ -70,7 +70,8 @@ def build_model(model: Model, settings: Settings, weights: Tensors) -> keras.Mod
     seen = [scores(network(_shown(pixels, view, settings.backbone))) for view in settings.shown]
     mean = keras.layers.Average(name="views")(seen) if len(seen) > 1 else seen[0]
     names = [str(name) for name in model.class_names]
-    return keras.Model(pixels, ClassProbabilities(names, name="probabilities")(mean))
+    calibrated = keras.layers.Rescaling(1 / model.temperature, name="temperature")(mean)
+    return keras.Model(pixels, ClassProbabilities(names, name="probabilities")(calibrated))
 
 
 def _shown(pixels: keras.KerasTensor, view: View, backbone: str) -> keras.KerasTensor:

@@ -27,6 +27,7 @@ class Model:
         parts: selection and normalisation of each pooling.
         class_names: what the scores stand for.
         parameters: what the poolings take beside the maps, see `features/parameters.py`.
+        temperature: what scores, averaged over views, are divided by to be probabilities.
     """
 
     first: Linear
@@ -34,6 +35,7 @@ class Model:
     parts: Sequence[Part]
     class_names: np.ndarray
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    temperature: float = 1.0
 
     def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores (n, classes) of rows as a feature file stores them.
@@ -55,6 +57,7 @@ def save_model(path: Path, model: Model) -> None:
         "weights": model.first.weights,
         "intercept": model.first.intercept,
         "class_names": model.class_names,
+        "temperature": np.array(model.temperature),
         "poolings": np.array([part.spec for part in model.parts]),
     }
     if model.second:
@@ -100,6 +103,9 @@ def load_model(run: Path) -> Model:
         for name in names:
             check_parameter(name, parameters[name])
         linear = Linear(x["weights"], x["intercept"])
-        return Model(linear, second, parts, x["class_names"], parameters)
+        temperature = float(x.get("temperature", 1.0))
+        if not 0 < temperature < np.inf:
+            raise ValueError(f"its temperature is {temperature}")
+        return Model(linear, second, parts, x["class_names"], parameters, temperature)
     except (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
         raise BilinearError(f"{path} is damaged ({error}): train again") from error

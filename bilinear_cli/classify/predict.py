@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
+from bilinear_cli.classify.calibration import probabilities_of
 from bilinear_cli.classify.model import load_model
 from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError
@@ -64,7 +64,7 @@ def predict(
     for number, batch in enumerate(read_batches(photos, size, read)):
         lay_in(pixels, batch)
         scores = model.scores(compute(pixels)).reshape(size, len(settings.views), -1)
-        probabilities = softmax(scores.mean(axis=1), axis=1)
+        probabilities = probabilities_of(scores.mean(axis=1), model.temperature)
         for i, photo in enumerate(batch):
             best = np.argsort(-probabilities[i], kind="stable")[:top]
             names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.classify import classifiers, inputs
+from bilinear_cli.classify.calibration import calibration, fit_temperature, probabilities_of
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.conv1x1 import Conv1x1, fit_conv1x1
 from bilinear_cli.classify.inputs import Part
@@ -74,8 +75,9 @@ def train(
     learn, test = rows.take(is_train), rows.take(~is_train)
     choice, model = fit_model(file, specs, learn, options, progress=progress)
     scores = score_rows(file, model, test)
+    temperature = _temperature(choice)
     metrics = {
-        **_figures(test, scores),
+        **_figures(test, scores, temperature),
         **_facts(file, spec, options, learn, test, model),
         **choice.report(),
     }
@@ -83,6 +85,7 @@ def train(
     if refit:
         log.info("fitting the final model on all photos")
         _, model = fit_model(file, specs, rows, options, choice, progress=progress)
+    model = replace(model, temperature=temperature)
     metrics["fitted_on"] = "train and test" if refit else "train"
     metrics["seconds"] = round(time.perf_counter() - began, 2)
     folder = runs / _run_name(file, spec, options)
@@ -222,14 +225,26 @@ def score_rows(file: FeatureFile, model: Model, rows: Rows) -> np.ndarray:
 # What is written --------------------------------------------------------------------------
 
 
-def _figures(test: Rows, scores: np.ndarray) -> dict[str, Any]:
+def _temperature(choice: Choice) -> float:
+    """Return that of the scores of photos that fits had not seen, their views averaged."""
+    first, mean = by_photo(choice.rows.photo, choice.scores)
+    return fit_temperature(mean, choice.rows.labels[first])
+
+
+def _figures(test: Rows, scores: np.ndarray, temperature: float) -> dict[str, Any]:
     """Return the figures on the test photos; None for each if there are none."""
     if not len(test.number):
         log.warning("no test photos: see the out-of-fold accuracy")
         nothing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
-        return {**dict.fromkeys(nothing), "confused": []}
+        return {**dict.fromkeys(nothing), "confused": [], "temperature": temperature}
     first, mean = by_photo(test.photo, scores)
-    return evaluate(mean, test.labels[first], test.class_names)
+    labels = test.labels[first]
+    before, after = (calibration(probabilities_of(mean, t), labels) for t in (1, temperature))
+    return {
+        **evaluate(mean, labels, test.class_names),
+        "temperature": temperature,
+        "calibration": {"before": before, "after": after},
+    }
 
 
 def _facts(

@@ -2,10 +2,10 @@
 
 import signal
 
-from bilinear_cli.cli import stage1, stage2  # each adds its commands to the group
+from bilinear_cli.cli import photos, stage1, stage2  # each adds its commands to the group
 from bilinear_cli.cli.base import cli, end_tidily
 
-__all__ = ["cli", "main", "stage1", "stage2"]
+__all__ = ["cli", "main", "photos", "stage1", "stage2"]
 
 
 def main() -> None:

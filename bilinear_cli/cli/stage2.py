@@ -1,4 +1,4 @@
-"""The commands that use feature files: train, predict, export, info, report."""
+"""The commands that use feature files and runs: train, info, report."""
 
 import json
 import logging
@@ -10,16 +10,12 @@ import click
 from bilinear_cli.cli.base import (
     bar,
     cli,
-    load_network,
     load_tensorflow,
-    load_weights,
-    weights_option,
 )
-from bilinear_cli.errors import BilinearError, UsageError, one_of
+from bilinear_cli.errors import UsageError, one_of
 
 if TYPE_CHECKING:
-    from bilinear_cli.features.settings import Settings
-    from bilinear_cli.features.weights import Weights
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -141,69 +137,6 @@ def train(
     click.echo(table(results))
     for result in results:
         click.echo(confused(result))
-
-
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(1), default=3, help="Names for a photo.")
-@weights_option
-def predict(run: Path, photos: tuple[Path, ...], top: int, weights: str) -> None:
-    """Name photos with a trained run: a line a photo, with probabilities.
-
-    \b
-    bilinear predict runs/birds-bilinear-softmax new.jpg
-    """
-    from bilinear_cli.classify.predict import predict as name_photos
-    from bilinear_cli.classify.predict import run_settings
-
-    settings = run_settings(run)
-    found = load_weights_of(run, settings, weights)
-    bad = 0
-    forward = load_network(found.tensors, settings)
-    for path, names in name_photos(run, photos, forward, top=top):
-        if isinstance(names, BilinearError):
-            log.warning("%s", names)
-            bad += 1
-        else:
-            click.echo("\t".join([str(path), *(f"{name} {p:.3f}" for name, p in names)]))
-    if bad:
-        raise BilinearError(f"{bad} of {len(photos)} files could not be read")
-
-
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
-@weights_option
-@click.option("--overwrite", is_flag=True, help="Whatever is there.")
-def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
-    """Write a trained run as one Keras model, from pixels to probabilities.
-
-    Its photos are RGB, 0 to 255, brought to size as for extraction; Keras loads it after
-    `import bilinear_cli.layers`.
-
-    \b
-    bilinear export runs/birds-bilinear-softmax birds.keras
-    """
-    from bilinear_cli.classify.predict import run_settings
-
-    settings = run_settings(run)
-    found = load_weights_of(run, settings, weights)
-    load_tensorflow()
-    from bilinear_cli.export import export as write
-
-    write(run, found.tensors, model, overwrite=overwrite)
-    click.echo(model)
-    size = settings.image_size
-    log.info("it takes RGB pixels, 0 to 255, %d x %d (%s)", size, size, settings.resize)
-
-
-def load_weights_of(run: Path, settings: "Settings", source: str) -> "Weights":
-    """Return the weights of the network that a run's features are of."""
-    found = load_weights(settings.backbone, source)
-    if found.sha256 != settings.weights_sha256:
-        raise BilinearError(f"{run} was trained on features of other weights: give --weights")
-    return found
 
 
 @cli.command()

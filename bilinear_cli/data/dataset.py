@@ -227,7 +227,7 @@ def _class_folders(folder: Path, spec: str, split_seed: int) -> Dataset:
         for entry in sorted((folder / part).iterdir()):
             if not entry.is_dir() or entry.name.startswith("."):
                 continue
-            photos = [path.relative_to(folder).as_posix() for path in _photos(entry)]
+            photos = [path.relative_to(folder).as_posix() for path in photos_in(entry)]
             paths += photos
             labels += [entry.name] * len(photos)
             split += [part] * len(photos)
@@ -259,7 +259,8 @@ def _warn_of_others(spec: str, folder: Path, paths: list[str]) -> None:
         log.warning("%s: not taken (%d files): %s", spec, len(others), some(others))
 
 
-def _photos(folder: Path) -> list[Path]:
+def photos_in(folder: Path) -> list[Path]:
+    """Return the photos in a folder and below it, by suffix, sorted; hidden ones are left out."""
     return sorted(
         path
         for path in folder.rglob("*")
