@@ -1,4 +1,4 @@
-"""The commands that take a trained run to photos: predict, export."""
+"""The commands that take a trained run to photos: predict, explain, export."""
 
 import csv
 import json
@@ -140,6 +140,50 @@ def _write_csv(path: Path, names: Names, least: float, first: bool) -> None:
 
 
 WRITERS = {None: _write_line, "json": _write_json, "csv": _write_csv}
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("photo", type=click.Path(path_type=Path))
+@click.option("--class", "name", help="To explain.  [default: the likeliest]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Picture.  [default: PHOTO-explained.png, here]",
+)
+@weights_option
+def explain(run: Path, photo: Path, name: str | None, output: Path | None, weights: str) -> None:
+    """Show which places of a photo, and which pairs of channels, spoke for a class.
+
+    In the picture that is written orange spoke for it, blue against it. The shares add up to the
+    score exactly. For bilinear pooling with a linear classifier, and for conv1x1.
+
+    \b
+    bilinear explain runs/birds-bilinear-softmax new.jpg
+    bilinear explain runs/birds-bilinear-softmax new.jpg --class wren -o why.png
+    """
+    from bilinear_cli.classify.explain import explain as shares
+    from bilinear_cli.classify.explain import overlay
+    from bilinear_cli.classify.predict import run_settings
+
+    settings = run_settings(run)
+    found = load_weights_of(run, settings, weights)
+    why = shares(run, photo, load_network(found.tensors, settings), name)
+    output = output or Path(f"{photo.stem}-explained.png")
+    try:
+        overlay(why).save(output)
+    except (OSError, ValueError) as error:
+        raise BilinearError(f"cannot write {output}: {error}") from error
+    above = why.heat[why.heat > 0].sum()
+    click.echo(f"{printable(why.name)} {why.probability:.3f}")
+    click.echo(
+        f"score {why.score:.4f} = intercept {why.intercept:.4f} + places {why.heat.sum():.4f}"
+    )
+    click.echo(f"places for it {above:.4f}, against it {why.heat.sum() - above:.4f}")
+    for first, second, share in why.pairs:
+        click.echo(f"channels {first} and {second}: {share:+.4f}")
+    click.echo(output)
 
 
 @cli.command()
