@@ -31,15 +31,21 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     Args:
         results: as in `metrics.json`.
     """
+    rows = rows_of(results)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
+    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+
+
+def rows_of(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the cells of the table: the heads, then a row a run; the first two are words."""
     rows = [[*COLUMNS], *[_cells(result) for result in results]]
     if results and all(map(_is_posts_setting, results)):
         rows[0].append("post, 200 species")
         for row in rows[1:]:
             row.append(POSTS_TOP1.get(row[0], "-"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
-    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+    return rows
 
 
 def _is_posts_setting(result: dict[str, Any]) -> bool:

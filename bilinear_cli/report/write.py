@@ -1,0 +1,52 @@
+"""Runs -> a report in a file, or as text."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.report.findings import find
+from bilinear_cli.report.markdown import markdown
+
+FORMATS = {".html": "html", ".htm": "html", ".md": "md"}  # suffix -> format
+
+
+def render(runs: Sequence[Path], form: str) -> str:
+    """Return a report of runs.
+
+    Args:
+        runs: folders.
+        form: `html` or `md`.
+
+    Raises:
+        BilinearError: a folder is no run, or a package is missing.
+    """
+    found = find(runs)
+    if form == "md":
+        return markdown(found)
+    try:
+        from bilinear_cli.report.page import html
+    except ImportError as error:
+        raise BilinearError(
+            f"a page needs {error.name}, which is not installed: pip install '.[report]', or give "
+            "--format md"
+        ) from error
+    return html(found)
+
+
+def write(output: Path, text: str) -> None:
+    """Write text to a file, whole or not at all.
+
+    Raises:
+        BilinearError: it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{output.name}-", dir=output.parent, ignore_cleanup_errors=True
+        ) as beside:
+            new = Path(beside) / "new"
+            new.write_text(text, encoding="utf-8", errors="replace")
+            os.replace(new, output)
+    except OSError as error:
+        raise BilinearError(f"cannot write {output}: {error.strerror or error}") from error
