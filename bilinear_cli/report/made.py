@@ -48,7 +48,7 @@ def commands(metrics: dict[str, Any]) -> list[str]:
 def _training(metrics: dict[str, Any]) -> str:
     """Return the command; what follows from the folds is left to them."""
     words = ["bilinear", "train"]
-    for file in features_of(metrics):
+    for file in re.split(r"(?<=\.h5) ", metrics.get("features_file", "")):
         words += ["--features", file]
     words += ["--pooling", metrics["pooling"], "--classifier", metrics["classifier"]]
     values = {
@@ -66,11 +66,6 @@ def _training(metrics: dict[str, Any]) -> str:
     words += ["--frozen"] if metrics.get("frozen") else []
     words += ["--refit-all"] if metrics.get("fitted_on") == "train and test" else []
     return shlex.join(words)
-
-
-def features_of(metrics: dict[str, Any]) -> list[str]:
-    """Return the feature files of a run."""
-    return re.split(r"(?<=\.h5) ", metrics.get("features_file", ""))
 
 
 def _only(metrics: dict[str, Any], name: str) -> Any:

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+import shlex
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -14,7 +16,7 @@ from markupsafe import Markup
 
 from bilinear_cli.report import plots
 from bilinear_cli.report.findings import Findings, Metrics
-from bilinear_cli.report.made import commands, facts, features_of
+from bilinear_cli.report.made import commands, facts
 from bilinear_cli.report.scored import Scored, confused_pairs, mistakes, surest
 from bilinear_cli.report.table import name_of, rows_of
 from bilinear_cli.report.thumbnails import data_uri, thumbnails
@@ -34,11 +36,17 @@ def html(found: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     own = {name: _own(name) for name in ("style.css", "sort.js")}
     digest = b64encode(sha256(own["sort.js"].encode()).digest()).decode()
     return environment.get_template("page.html").render(
         style=own["style.css"], script=own["sort.js"], script_sha256=digest, **_contents(found)
     )
+
+
+def breakable(text: str) -> Markup:
+    """Return text as HTML that may go on in a new line after its joints, before any letter."""
+    return Markup("<wbr>").join(re.findall(r".+?[_/-]+|.+", text, re.S))
 
 
 def _own(name: str) -> Markup:
@@ -64,7 +72,7 @@ def _contents(found: Findings) -> dict[str, Any]:
         "root": str(root),
         "gone": len({*shown, *map(str, wrong.paths)}) - len(pictures),
         "mended": _mended(found.scored, wrong),
-        "features": features_of(found.metrics),
+        "train_mended": f"{commands(found.metrics)[-1]} --data {shlex.quote(str(root / 'mended.csv'))}",
         "matrix": _matrix(found),
         "matrix_plot": _large_matrix(found),
         "calibration": _calibration(found.metrics),
