@@ -55,6 +55,7 @@ def _own(name: str) -> Markup:
 
 def _contents(found: Findings) -> dict[str, Any]:
     root = Path(found.metrics["extraction"].get("data_root") or ".")
+    mended = shlex.quote(str(root / "mended.csv"))
     runs = [_run(name, metrics) for name, metrics in found.runs]
     pairs = _pairs(found)
     wrong = mistakes(found.scored, MOST_MISTAKES)
@@ -72,7 +73,7 @@ def _contents(found: Findings) -> dict[str, Any]:
         "root": str(root),
         "gone": len({*shown, *map(str, wrong.paths)}) - len(pictures),
         "mended": _mended(found.scored, wrong),
-        "train_mended": f"{commands(found.metrics)[-1]} --data {shlex.quote(str(root / 'mended.csv'))}",
+        "train_mended": f"{commands(found.metrics)[-1]} --data {mended}",
         "matrix": _matrix(found),
         "matrix_plot": _large_matrix(found),
         "calibration": _calibration(found.metrics),

@@ -9,7 +9,7 @@ from bilinear_cli.errors import BilinearError
 from bilinear_cli.report.findings import find
 from bilinear_cli.report.markdown import markdown
 
-FORMATS = {".html": "html", ".htm": "html", ".md": "md"}  # suffix -> format
+FORMATS = {".html": "html", ".md": "md"}  # suffix -> format
 
 
 def render(runs: Sequence[Path], form: str) -> str:
