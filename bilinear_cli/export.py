@@ -1,7 +1,5 @@
 """A trained run as one Keras model, from the pixels of a photo to the probabilities of classes."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from bilinear_cli.features.parameters import check_channels
 from bilinear_cli.features.settings import Settings
 from bilinear_cli.features.specs import TRIANGLE, pooling
 from bilinear_cli.features.views import View
+from bilinear_cli.files import whole
 from bilinear_cli.layers import (
     BilinearPooling,
     ClassProbabilities,
@@ -51,7 +50,8 @@ def export(run: Path, weights: Tensors, output: Path, *, overwrite: bool = False
     if output.exists() and not overwrite:
         raise BilinearError(f"{output} is there already: name another, or --overwrite")
     model = build_model(load_model(run), run_settings(run), weights)
-    _save(model, output)
+    with whole(output) as new:
+        model.save(new)
     return model
 
 
@@ -178,14 +178,3 @@ def _dense(linear: Linear, rows: keras.KerasTensor) -> keras.KerasTensor:
     outputs = layer(rows)
     layer.set_weights([linear.weights, linear.intercept])
     return outputs
-
-
-def _save(model: keras.Model, output: Path) -> None:
-    """Write the file beside its place, then move it there."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as beside:
-            model.save(Path(beside) / output.name)
-            os.replace(Path(beside) / output.name, output)
-    except OSError as error:
-        raise BilinearError(f"cannot write {output}: {error.strerror or error}") from error

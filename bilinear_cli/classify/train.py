@@ -24,6 +24,7 @@ from bilinear_cli.classify.problem import Problem, choose_solver, pose
 from bilinear_cli.classify.rows import Rows, choose_rows
 from bilinear_cli.classify.select import Choice, Options, choose, folds
 from bilinear_cli.data.dataset import Dataset
+from bilinear_cli.data.manifest import manifest
 from bilinear_cli.errors import BilinearError, UsageError, one_of
 from bilinear_cli.features.parameters import check_unseen
 from bilinear_cli.features.specs import pooling
@@ -94,9 +95,8 @@ def train(
     metrics["run"], metrics["command"] = str(folder), command
     if folder.exists():
         log.warning("replacing the earlier run %s", folder)
-    _write_run(
-        folder, metrics, model, {"oof": (choice.rows, choice.scores), "test": (test, scores)}
-    )
+    scored = {"oof": (choice.rows, choice.scores), "test": (test, scores)}
+    _write_run(folder, metrics, model, scored, _labels(rows))
     return metrics
 
 
@@ -286,11 +286,20 @@ def _run_name(file: FeatureFile, spec: str, options: Options) -> str:
     return "-".join(words)
 
 
+def _labels(rows: Rows) -> str:
+    """Return what the photos were taken for and used for, as a manifest below their root."""
+    first = np.unique(rows.photo, return_index=True)[1]
+    names = rows.class_names[rows.labels]
+    columns = (rows.paths, names, rows.split, rows.group)
+    return manifest(zip(*(column[first] for column in columns), strict=True))
+
+
 def _write_run(
     folder: Path,
     metrics: dict[str, Any],
     model: Model,
     scored: dict[str, tuple[Rows, np.ndarray]],
+    labels: str,
 ) -> None:
     """Write the run folder beside its place, then move it there; an older one goes last."""
     try:
@@ -302,6 +311,7 @@ def _write_run(
             new.mkdir()
             text = json.dumps(metrics, indent=1, ensure_ascii=False)
             (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
+            (new / "labels.csv").write_text(labels, "utf-8", "surrogateescape", newline="")
             save_model(new / "model.npz", model)
             for name, (rows, scores) in scored.items():
                 columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}

@@ -20,6 +20,7 @@ from bilinear_cli.cli.base import (
     weights_option,
 )
 from bilinear_cli.errors import BilinearError, UsageError, printable
+from bilinear_cli.files import whole
 
 if TYPE_CHECKING:
     from bilinear_cli.features.settings import Settings
@@ -172,9 +173,10 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     why = shares(run, photo, load_network(found.tensors, settings), name)
     output = output or Path(f"{photo.stem}-explained.png")
     try:
-        overlay(why).save(output)
-    except (OSError, ValueError) as error:
-        raise BilinearError(f"cannot write {output}: {error}") from error
+        with whole(output) as new:
+            overlay(why).save(new)
+    except ValueError as error:  # no suffix of a picture
+        raise UsageError(f"cannot write {output}: {error}") from error
     above = why.heat[why.heat > 0].sum()
     click.echo(f"{printable(why.name)} {why.probability:.3f}")
     click.echo(

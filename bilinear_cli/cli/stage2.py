@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,9 +14,7 @@ from bilinear_cli.cli.base import (
     load_tensorflow,
 )
 from bilinear_cli.errors import UsageError, one_of
-
-if TYPE_CHECKING:
-    pass
+from bilinear_cli.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -164,12 +162,38 @@ def info(file: Path, by_class: bool) -> None:
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-def report(runs: tuple[Path, ...]) -> None:
-    """Print a table of runs.
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Page to write."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "md"]),
+    help="Of the report.  [default: by the suffix of --output; without it, a table alone]",
+)
+def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> None:
+    """Print a table of runs, or write a report of them.
+
+    The report, one file, has the table; and of the best run by out-of-fold accuracy: what is
+    confused with what, photos, the surest mistakes, calibration, and how it was made.
 
     \b
     bilinear report runs/*
+    bilinear report runs/* -o report.html
+    bilinear report runs/birds-bilinear-softmax --format md
     """
     from bilinear_cli.report import read_metrics, table
+    from bilinear_cli.report.write import FORMATS, render
 
-    click.echo(table([read_metrics(run) for run in runs]))
+    if output and not form:
+        form = FORMATS[one_of("report's suffix", output.suffix.lower(), FORMATS)]
+    if not form:
+        click.echo(table([read_metrics(run) for run in runs]))
+        return
+    text = render(runs, form)
+    if not output:
+        click.echo(text.encode("utf-8", "replace"), nl=False)
+        return
+    with whole(output) as new:
+        new.write_text(text, encoding="utf-8", errors="replace")
+    click.echo(output)

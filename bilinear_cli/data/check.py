@@ -1,6 +1,5 @@
 """What is in a photo set, before hours are spent on it: reads every photo once."""
 
-import csv
 import hashlib
 import io
 import os
@@ -21,6 +20,7 @@ from bilinear_cli.data.duplicates import (
     near_sets,
 )
 from bilinear_cli.data.images import FORMATS, decode_photo, photo_bytes, read_batches
+from bilinear_cli.data.manifest import manifest
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, some
 
 SIZE = 224  # pixels, that hashes are taken at
@@ -155,9 +155,7 @@ def write_groups(dataset: Dataset, found: Survey, path: Path) -> np.ndarray:
     if blank:  # which reading a manifest takes off
         raise BilinearError(f"--groups: rename what begins or ends with a blank: {some(blank)}")
     with path.open("x", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["path", "label", "split", "group"])
-        table.writerows(zip(paths, labels, split, group, strict=True))
+        file.write(manifest(zip(paths, labels, split, group, strict=True)))
     return group
 
 

@@ -4,11 +4,9 @@ Every kind of photo set (drawn sample, class folders, CUB-200-2011, CSV manifest
 tensorflow-datasets) ends as the same table of paths, labels, split and groups.
 """
 
-import csv
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.config import cache_folder
+from bilinear_cli.data.manifest import check_row, read_manifest
 from bilinear_cli.data.sample import write_sample
 from bilinear_cli.errors import BilinearError, UsageError, one_of, some
 
@@ -305,7 +304,7 @@ def _cub_table(path: Path) -> dict[str, str]:
 
 
 def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
-    columns, rows = _read_csv(path, spec)
+    columns, rows = read_manifest(path, spec)
     missing = [name for name in ("path", "label") if name not in columns]
     if missing:
         raise BilinearError(
@@ -315,7 +314,7 @@ def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
     root = path.parent.resolve()
     seen: dict[str, int] = {}
     for number, row in rows.items():
-        _check_row(f"{spec}, row {number}", row, root, seen, number)
+        check_row(f"{spec}, row {number}", row, root, seen, number)
     return _dataset(
         path.stem,
         "manifest",
@@ -329,48 +328,6 @@ def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
         if "group" in columns
         else None,
     )
-
-
-def _read_csv(path: Path, spec: str) -> tuple[list[str], dict[int, dict[str, str]]]:
-    """Return the columns, and line number -> row; as spreadsheets write it.
-
-    Blanks around values do not count, nor do the case of columns and splits, or empty lines.
-    """
-    rows = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            columns = [name.strip().lower() for name in next(reader, [])]
-            for values in reader:
-                values = [value.strip() for value in values]
-                if not any(values):
-                    continue
-                if len(values) != len(columns):
-                    where = f"{spec}, row {reader.line_num}"
-                    raise BilinearError(f"{where}: it has not as many fields as the first line")
-                rows[reader.line_num] = dict(zip(columns, values, strict=True))
-    except UnicodeDecodeError as error:
-        raise BilinearError(f"cannot read {spec}: save it as CSV in UTF-8 ({error})") from error
-    except (OSError, csv.Error) as error:
-        raise BilinearError(f"cannot read {spec} as CSV: {error}") from error
-    for row in rows.values():
-        if "split" in row:
-            row["split"] = row["split"].lower()
-    return columns, rows
-
-
-def _check_row(where: str, row: dict, root: Path, seen: dict[str, int], number: int) -> None:
-    """Raise unless the row names a new photo, a label and a known split; note its path."""
-    if not row["path"] or not row["label"]:
-        raise BilinearError(f"{where}: the path or the label is empty")
-    if "split" in row and row["split"] not in ("train", "test"):
-        raise BilinearError(f"{where}: the split is {row['split']!r}: write train or test")
-    if not (root / row["path"]).is_file():
-        raise BilinearError(f"{where}: there is no photo {root / row['path']}")
-    path = Path(os.path.relpath(root / row["path"], root)).as_posix()
-    if path in seen:
-        raise BilinearError(f"{where}: {path} is listed already in row {seen[path]}")
-    seen[path] = number
 
 
 def _tfds(spec: str, split_seed: int, progress: Progress | None) -> Dataset:

@@ -8,7 +8,6 @@ import hashlib
 import http.client
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -184,25 +184,11 @@ def _fetch(source: str, cached: Path) -> Weights:
         return weights
     _refuse_differing(weights)
     try:
-        _keep(weights.tensors, cached)
-    except OSError as error:
-        raise BilinearError(
-            f"cannot keep the weights in {cached}: {error.strerror or error}; "
-            "set BILINEAR_CACHE to another folder"
-        ) from error
+        with whole(cached) as new:
+            np.savez(new, **weights.tensors)  # type: ignore[arg-type]
+    except BilinearError as error:
+        raise BilinearError(f"{error}; set BILINEAR_CACHE to another folder") from error
     return Weights(weights.tensors, weights.sha256, weights.differing, cached)
-
-
-def _keep(tensors: Tensors, cached: Path) -> None:
-    """Write the cache whole or not at all."""
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=cached.parent, suffix=".npz")
-    try:
-        with open(handle, "wb") as file:
-            np.savez(file, **tensors)  # type: ignore[arg-type]
-        os.replace(partial, cached)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 # Reading and fetching --------------------------------------------------------------------

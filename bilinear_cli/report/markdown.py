@@ -1,0 +1,77 @@
+"""Findings -> Markdown for a README: what can be said without pictures."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from bilinear_cli.report.findings import Findings
+from bilinear_cli.report.made import commands
+from bilinear_cli.report.scored import confused_pairs
+from bilinear_cli.report.table import name_of, table
+
+MOST_PAIRS = 10
+
+
+def markdown(found: Findings) -> str:
+    """Return the report."""
+    metrics = found.metrics
+    parts = [
+        "# Report",
+        table([result for _, result in found.runs]),
+        f"## {plain(name_of(metrics))}, {plain(metrics['classifier'])}",
+        f"The best of {len(found.runs)} by out-of-fold accuracy, on {found.on}."
+        if len(found.runs) > 1
+        else f"On {found.on}.",
+        "### Most confused",
+        _pairs(found),
+        "### Accuracy by class",
+        _classes(found),
+        *_calibration(metrics.get("calibration")),
+        "### How it was made",
+        "\n".join("    " + " ".join(line.split()) for line in commands(metrics)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Return text of strangers that Markdown shows as it is, within a cell of a table."""
+    return re.sub(r"([\\`*_\[\]<>|~&$:])", r"\\\1", " ".join(text.split()))
+
+
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[Any]], words: int) -> str:
+    """Return a table whose first `words` columns are words, and the others numbers."""
+    rule = ["---" if i < words else "---:" for i in range(len(heads))]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [heads, rule, *rows])
+
+
+def _pairs(found: Findings) -> str:
+    names = found.judged.class_names
+    rows = [
+        (plain(str(names[true])), plain(str(names[predicted])), count)
+        for count, true, predicted in confused_pairs(found.matrix, MOST_PAIRS)
+    ]
+    return _rows(["class", "taken for", "photos"], rows, 2) if rows else "None."
+
+
+def _classes(found: Findings) -> str:
+    rows = [
+        (plain(row["name"]), row["photos"], f"{row['accuracy']:.3f}")
+        for row in sorted(found.classes, key=lambda row: row["accuracy"] or 0)
+        if row["photos"]
+    ]
+    return _rows(["class", "photos", "accuracy"], rows, 1)
+
+
+def _calibration(found: dict[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    rows = [
+        (
+            when,
+            *(f"{found[when][name]:.4f}" for name in ("log_loss", "brier", "ece")),
+            "{:.3f}-{:.3f}".format(*found[when]["ece_ci95"]),
+        )
+        for when in ("before", "after")
+    ]
+    heads = ["temperature", "log loss", "Brier", "calibration error", "95 %"]
+    return ["### Calibration", _rows(heads, rows, 1)]

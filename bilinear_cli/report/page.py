@@ -1,0 +1,175 @@
+"""Findings -> one page of HTML that needs nothing else: no network, no other file."""
+
+import re
+import shlex
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bilinear_cli.data.manifest import manifest
+from bilinear_cli.report import plots
+from bilinear_cli.report.findings import Findings, Metrics
+from bilinear_cli.report.made import commands, facts, typed
+from bilinear_cli.report.scored import Scored, confused_pairs, mistakes, surest
+from bilinear_cli.report.table import name_of, rows_of
+from bilinear_cli.report.thumbnails import data_uri, thumbnails
+
+MOST_PAIRS, MOST_MISTAKES = 20, 40
+PHOTOS_A_SIDE = 3
+LARGE = 30  # classes; the matrix of more is a picture
+MOST_CSV_BYTES = 400_000  # of the set's labels
+
+
+def html(found: Findings) -> str:
+    """Return the page, below 3 MB."""
+    environment = Environment(
+        loader=PackageLoader("bilinear_cli", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = breakable
+    own = {name: _own(name) for name in ("style.css", "sort.js")}
+    digest = b64encode(sha256(own["sort.js"].encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        style=own["style.css"], script=own["sort.js"], script_sha256=digest, **_contents(found)
+    )
+
+
+def breakable(text: str) -> Markup:
+    """Return text as HTML that may go on in a new line after its joints, before any letter."""
+    return Markup("<wbr>").join(re.findall(r".+?[_/-]+|.+", text, re.S))
+
+
+def _own(name: str) -> Markup:
+    return Markup(Path(__file__).with_name(name).read_text("utf-8"))  # ours, not a stranger's
+
+
+def _contents(found: Findings) -> dict[str, Any]:
+    root = Path(found.metrics["extraction"].get("data_root") or ".")
+    mended = shlex.quote(str(root / "mended.csv"))
+    runs = [_run(name, metrics) for name, metrics in found.runs]
+    pairs = _pairs(found)
+    wrong = mistakes(found.scored, MOST_MISTAKES)
+    shown = [path for pair in pairs for side in (pair["left"], pair["right"]) for path in side]
+    pictures = thumbnails(root, [*shown, *map(str, wrong.paths)])
+    return {
+        "table": _table(found),
+        "runs": runs,
+        "best": runs[found.best],
+        "found": found,
+        "metrics": found.metrics,
+        "pairs": pairs,
+        "mistakes": _mistakes(wrong),
+        "pictures": pictures,
+        "root": str(root),
+        "gone": len({*shown, *map(str, wrong.paths)}) - len(pictures),
+        "mended": _mended(found.labels, wrong),
+        "train_mended": f"{typed(found.metrics['command'])} --data {mended}",
+        "matrix": _matrix(found),
+        "matrix_plot": _large_matrix(found),
+        "calibration": _calibration(found.metrics),
+        "curve": _curve(found.metrics),
+    }
+
+
+def _table(found: Findings) -> list[list[str]]:
+    """Return the rows of the table of all runs, with the folders' names and the folds' accuracy."""
+    heads, *rows = rows_of([metrics for _, metrics in found.runs])
+    whole = [["run", *heads[:4], "out of fold", *heads[4:]]]
+    for (name, metrics), row in zip(found.runs, rows, strict=True):
+        held_out = metrics.get("oof_top1")
+        whole.append([name, *row[:4], "-" if held_out is None else f"{held_out:.4f}", *row[4:]])
+    return whole
+
+
+def _run(name: str, metrics: Metrics) -> dict[str, Any]:
+    return {
+        "name": name,
+        "title": f"{name_of(metrics)}, {metrics['classifier']}",
+        "metrics": metrics,
+        "commands": commands(metrics),
+        "facts": facts(metrics),
+    }
+
+
+def _pairs(found: Findings) -> list[dict[str, Any]]:
+    """Return the pairs with paths: photos taken for another class, and photos of that class."""
+    names = found.judged.class_names
+    return [
+        {
+            "count": count,
+            "of": int(found.matrix[true].sum()),
+            "true": str(names[true]),
+            "predicted": str(names[predicted]),
+            "left": surest(found.judged, true, predicted, PHOTOS_A_SIDE),
+            "right": surest(found.judged, predicted, predicted, PHOTOS_A_SIDE),
+        }
+        for count, true, predicted in confused_pairs(found.matrix, MOST_PAIRS)
+    ]
+
+
+def _mistakes(wrong: Scored) -> list[dict[str, Any]]:
+    names, predicted, sure = wrong.class_names, wrong.predicted, wrong.sure
+    return [
+        {
+            "path": str(wrong.paths[i]),
+            "label": str(names[label]),
+            "predicted": str(names[predicted[i]]),
+            "probability": float(sure[i]),
+            "of_label": float(wrong.probabilities[i, label]),
+            "part": str(wrong.part[i]),
+        }
+        for i, label in enumerate(wrong.labels)
+    ]
+
+
+def _mended(labels: list[list[str]], wrong: Scored) -> str | None:
+    """Return a manifest of all photos as an address, those in doubt first; None for a long one."""
+    doubt = {path: i for i, path in enumerate(wrong.paths)}
+    rows = sorted(labels, key=lambda row: doubt.get(row[0], len(doubt)))
+    data = manifest(rows).encode("utf-8", "surrogateescape")
+    return data_uri(data, "text/csv") if len(data) <= MOST_CSV_BYTES else None
+
+
+def _matrix(found: Findings) -> list[list[dict[str, Any]]] | None:
+    """Return the cells of a small matrix, in the order of the clusters; None for a large one."""
+    if len(found.matrix) > LARGE:
+        return None
+    ordered = found.matrix[np.ix_(found.order, found.order)]
+    share = np.sqrt(ordered / np.maximum(ordered.sum(axis=1, keepdims=True), 1))
+    return [
+        [
+            {"count": int(n), "share": round(100 * float(s)), "right": i == j}
+            for j, (n, s) in enumerate(zip(counts, shares, strict=True))
+        ]
+        for i, (counts, shares) in enumerate(zip(ordered, share, strict=True))
+    ]
+
+
+def _large_matrix(found: Findings) -> Markup | None:
+    if len(found.matrix) <= LARGE:
+        return None
+    return Markup(plots.matrix_plot(found.matrix[np.ix_(found.order, found.order)]))
+
+
+def _calibration(metrics: Metrics) -> dict[str, Any] | None:
+    found = metrics.get("calibration")
+    if not found:
+        return None
+    return {**found, "plot": Markup(plots.calibration_plot(found["before"], found["after"]))}
+
+
+def _curve(metrics: Metrics) -> dict[str, Any] | None:
+    points: Sequence[dict[str, Any]] = metrics.get("curve") or []
+    if len({point.get("C") for point in points}) < 2:
+        return None
+    chosen = (metrics["C"], metrics["label_smoothing"])
+    return {"points": points, "plot": Markup(plots.curve_plot(points, chosen))}

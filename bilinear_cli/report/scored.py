@@ -1,0 +1,170 @@
+"""A run folder's scores -> who was taken for whom: by class, in pairs, photo by photo."""
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+from sklearn.metrics import confusion_matrix
+
+from bilinear_cli.classify.calibration import probabilities_of
+from bilinear_cli.classify.metrics import by_photo
+from bilinear_cli.errors import BilinearError
+
+MOST_ORDERED_BEST = 300  # classes; the best order of the leaves takes their cube in time
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Photos that were scored by a fit that had not seen them, each once.
+
+    Attributes:
+        paths: str (photos,), below the root of the data.
+        labels: int (photos,).
+        part: str (photos,), `test` or `train`.
+        probabilities: (photos, classes), rows of sum one.
+        class_names: str (classes,).
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    part: np.ndarray
+    probabilities: np.ndarray
+    class_names: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The likeliest class of each photo."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def sure(self) -> np.ndarray:
+        """The probability of the likeliest class."""
+        return self.probabilities.max(axis=1)
+
+    def take(self, keep: np.ndarray) -> "Scored":
+        """Return the photos where `keep` is True, or of these numbers, in their order."""
+        columns = ("paths", "labels", "part", "probabilities")
+        return replace(self, **{name: getattr(self, name)[keep] for name in columns})
+
+
+def read_scored(run: Path, temperature: float) -> Scored:
+    """Read the photos of a run: the test photos, then those of training by their folds.
+
+    Args:
+        run: the folder.
+        temperature: of the run.
+
+    Raises:
+        BilinearError: a file of the run is missing or damaged.
+    """
+    try:
+        with np.load(run / "model.npz", allow_pickle=False) as model:
+            names = model["class_names"]
+        parts = {"test": _read(run / "test.npz"), "train": _read(run / "oof.npz")}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise BilinearError(f"{run} is no whole run: {error}: train again") from error
+    paths, labels = (
+        np.concatenate([x[key] for x in parts.values()]) for key in ("paths", "labels")
+    )
+    part = np.repeat([*parts], [len(x["labels"]) for x in parts.values()])
+    scores = [x["scores"].reshape(-1, len(names)) for x in parts.values()]
+    return Scored(paths, labels, part, probabilities_of(np.concatenate(scores), temperature), names)
+
+
+def read_labels(run: Path) -> list[list[str]]:
+    """Read path, label, split and group of every photo of a run.
+
+    Raises:
+        BilinearError: they are missing.
+    """
+    try:
+        with (run / "labels.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as f:
+            return [*csv.reader(f)][1:]
+    except (OSError, csv.Error) as error:
+        raise BilinearError(f"{run} is no whole run: {error}: train again") from error
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        first, scores = by_photo(arrays["photo"], arrays["scores"])
+        return {
+            "scores": scores,
+            **{name: arrays[name][first] for name in ("paths", "labels")},
+        }
+
+
+def judged(scored: Scored) -> Scored:
+    """Return the photos that figures are of: the test photos, or else those of training."""
+    test = scored.part == "test"
+    return scored.take(test) if test.any() else scored
+
+
+def matrix_of(scored: Scored) -> np.ndarray:
+    """Return how many photos of a class (row) were taken for which (column), (k, k)."""
+    every = np.arange(len(scored.class_names))
+    return confusion_matrix(scored.labels, scored.predicted, labels=every)
+
+
+def clustered(matrix: np.ndarray) -> np.ndarray:
+    """Return an order of the classes in which those that are confused are neighbours.
+
+    Args:
+        matrix: (k, k), of `matrix_of`.
+    """
+    if len(matrix) < 3:
+        return np.arange(len(matrix))
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    near = share + share.T
+    np.fill_diagonal(near, 0)
+    distance = near.max() - near
+    np.fill_diagonal(distance, 0)
+    best = len(matrix) <= MOST_ORDERED_BEST
+    return leaves_list(linkage(squareform(distance), "average", optimal_ordering=best))
+
+
+def by_class(matrix: np.ndarray, names: np.ndarray) -> list[dict[str, Any]]:
+    """Return of each class its `name`, `photos`, `right`, `accuracy`, and who it is `taken_for`.
+
+    Classes without photos have None for the accuracy; `taken_for` is a name or "", and `times`
+    says how often.
+    """
+    rows = []
+    for k, counts in enumerate(matrix):
+        photos, right = int(counts.sum()), int(counts[k])
+        wrong = np.where(np.arange(len(counts)) == k, 0, counts)
+        times = int(wrong.max())
+        rows.append(
+            {
+                "name": str(names[k]),
+                "photos": photos,
+                "right": right,
+                "accuracy": right / photos if photos else None,
+                "taken_for": str(names[wrong.argmax()]) if times else "",
+                "times": times,
+            }
+        )
+    return rows
+
+
+def confused_pairs(matrix: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """Return (count, true class, predicted class) of the pairs confused most, at most so many."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [(int(wrong[i, j]), int(i), int(j)) for i, j in pairs if wrong[i, j]]
+
+
+def surest(scored: Scored, true: int, predicted: int, most: int) -> list[str]:
+    """Return paths of photos of one class that were taken for another or the same, surest first."""
+    found = scored.take((scored.labels == true) & (scored.predicted == predicted))
+    return [str(path) for path in found.paths[np.argsort(-found.sure, kind="stable")[:most]]]
+
+
+def mistakes(scored: Scored, most: int) -> Scored:
+    """Return the photos that were named wrongly, surest first, at most so many."""
+    wrong = np.flatnonzero(scored.predicted != scored.labels)
+    return scored.take(wrong[np.argsort(-scored.sure[wrong], kind="stable")[:most]])

@@ -1,0 +1,108 @@
+"""Figures of runs -> a table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bilinear_cli.errors import BilinearError
+
+COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
+# Top-1 in the post that this project began with, on all 200 species of CUB-200-2011.
+POSTS_LAYER, POSTS_IMAGE_SIZE, POSTS_SMOOTHING = "block5_pool", 224, 0
+POSTS_TOP1 = {
+    "max": "0.68-0.69",
+    "sum": "0.66",
+    "max+sum": "0.71",
+    "bilinear": "0.77",
+    "bilinear, top 20,000 by variance": "0.75",
+    "conv5, to 144 channels": "0.75",
+}
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return a text table, a line a run, aligned, readable as Markdown too.
+
+    Runs in the original post's own setting, on CUB, have its author's figures beside them.
+
+    Args:
+        results: as in `metrics.json`.
+    """
+    rows = rows_of(results)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
+    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+
+
+def rows_of(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the cells of the table: the heads, then a row a run; the first two are words."""
+    rows = [[*COLUMNS], *[_cells(result) for result in results]]
+    if results and all(map(_is_posts_setting, results)):
+        rows[0].append("post, 200 species")
+        for row in rows[1:]:
+            row.append(POSTS_TOP1.get(row[0], "-"))
+    return rows
+
+
+def _is_posts_setting(result: dict[str, Any]) -> bool:
+    made = result["extraction"]
+    found = [made.get(name) for name in ("data_kind", "layer", "image_size")]
+    setting = ["cub", POSTS_LAYER, POSTS_IMAGE_SIZE, POSTS_SMOOTHING]
+    return [*found, result["label_smoothing"]] == setting
+
+
+def name_of(result: dict[str, Any]) -> str:
+    """Return what was trained on, for a table: the pooling, its selection and normalisation."""
+    name = result["pooling"]
+    if "channels" in result:
+        name += f", to {result['channels']} channels" + (", untrained" if result["frozen"] else "")
+    if result["top_variance"]:
+        name += f", top {result['top_variance']:,} by variance"
+    return name if result["normalize"] == "auto" else f"{name}, {result['normalize']}"
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [
+        cell.ljust(width) if i < 2 else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+
+
+def _cells(result: dict[str, Any]) -> list[str]:
+    figures = ["-", "-", "-"]
+    if result["top1"] is not None:
+        low, high = result["top1_ci95"]
+        figures = [f"{result['top1']:.4f}", f"{low:.3f}-{high:.3f}", f"{result['top5']:.4f}"]
+    return [
+        name_of(result),
+        result["classifier"],
+        f"{result['n_features']:,}",
+        f"{result['bytes']:,}",
+        *figures,
+        f"{result['seconds']:.1f}",
+    ]
+
+
+def confused(result: dict[str, Any]) -> str:
+    """Return a line with the most confused pairs of a run."""
+    pairs = [f"{p['true']} as {p['predicted']} ({p['count']})" for p in result["confused"][:3]]
+    mean = result["mean_per_class_accuracy"]
+    by_class = "" if mean is None else f", mean over classes {mean:.4f}"
+    said = f"{name_of(result)}{by_class}, most confused: {', '.join(pairs) or 'none'}"
+    return f"{said}; run: {result['run']}"
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """Read the figures of a run folder.
+
+    Raises:
+        BilinearError: there are none.
+    """
+    try:
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BilinearError(f"{run} is no run of bilinear train: {error}") from error
+    if not isinstance(metrics, dict) or not {"pooling", "top1", "extraction"} <= metrics.keys():
+        raise BilinearError(f"{run} is no run of bilinear train: its metrics.json is another's")
+    return metrics
