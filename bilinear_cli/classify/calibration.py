@@ -11,10 +11,14 @@ from bilinear_cli.classify.metrics import log_loss
 N_BINS = 15
 N_RESAMPLES = 1000
 LOG_RANGE = (-7.0, 7.0)  # of temperatures that are tried
+LOG_SPREAD = 2.0  # what is thought of them beforehand: as likely a seventh as seven
 
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature T at which softmax(scores / T) has the least log loss.
+
+    Log T has a prior, normal about 0, which counts when photos are few: a handful, all of them
+    named rightly, would otherwise make every name certain.
 
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 
@@ -27,9 +31,12 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     """
     if not len(labels):
         return 1.0
-    found = minimize_scalar(
-        lambda log_t: log_loss(scores / np.exp(log_t), labels), bounds=LOG_RANGE, method="bounded"
-    )
+
+    def loss(log_t: float) -> float:
+        prior = (log_t / LOG_SPREAD) ** 2 / 2
+        return log_loss(scores / np.exp(log_t), labels) + prior / len(labels)
+
+    found = minimize_scalar(loss, bounds=LOG_RANGE, method="bounded")
     return float(np.exp(found.x))
 
 
@@ -44,8 +51,10 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) ->
     Returns:
         `log_loss`; `brier`, the mean squared distance from the truth as 0 and 1, 0 to 2; `ece`, the
         expected calibration error: the mean distance between the surest class's probability and the
-        share of photos where it is right, over 15 bins of equal mass, 0 to 1; `ece_ci95`, by a
-        bootstrap over photos; `bins`, of each its `confidence`, `accuracy` and `count`.
+        share of photos where it is right, over 15 bins of equal mass, 0 to 1; `ece_ci95`, 1.96
+        standard errors of a bootstrap over photos to either side (not its percentiles: resampled
+        bins are further from their probabilities than the photos' own); `bins`, of each its
+        `confidence`, `accuracy` and `count`.
     """
     truth = np.eye(probabilities.shape[1])[labels]
     likely = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-300)
@@ -55,11 +64,12 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) ->
     draws = (rng.integers(0, len(labels), len(labels)) for _ in range(N_RESAMPLES))
     resampled = [_error(bins(sure[draw], right[draw])) for draw in draws]
     found = bins(sure, right)
+    ece, margin = _error(found), 1.96 * float(np.std(resampled))
     return {
         "log_loss": float(-np.log(likely).mean()),
         "brier": float(np.square(probabilities - truth).sum(axis=1).mean()),
-        "ece": _error(found),
-        "ece_ci95": [float(x) for x in np.quantile(resampled, [0.025, 0.975])],
+        "ece": ece,
+        "ece_ci95": [max(ece - margin, 0.0), min(ece + margin, 1.0)],
         "bins": [dict(zip(("confidence", "accuracy", "count"), x, strict=True)) for x in found],
     }
 

@@ -81,12 +81,14 @@ def _contents(found: Findings) -> dict[str, Any]:
 
 
 def _table(found: Findings) -> list[list[str]]:
-    """Return the rows of the table of all runs, with the folders' names and the folds' accuracy."""
+    """Return the rows of the table of all runs, what a narrow screen is to show first."""
     heads, *rows = rows_of([metrics for _, metrics in found.runs])
-    whole = [["run", *heads[:4], "out of fold", *heads[4:]]]
+    words, figures = slice(0, 4), slice(4, None)
+    whole = [["run", "out of fold", *heads[figures], *heads[words]]]
     for (name, metrics), row in zip(found.runs, rows, strict=True):
         held_out = metrics.get("oof_top1")
-        whole.append([name, *row[:4], "-" if held_out is None else f"{held_out:.4f}", *row[4:]])
+        oof = "-" if held_out is None else f"{held_out:.4f}"
+        whole.append([name, oof, *row[figures], *row[words]])
     return whole
 
 

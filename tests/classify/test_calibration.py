@@ -56,6 +56,22 @@ def test_figures_by_hand() -> None:
     assert [b["count"] for b in found["bins"]] == [1, 1, 1, 1]
 
 
+def test_the_interval_holds_a_small_error() -> None:
+    scores, labels = drawn(585, 1, seed=8)
+    found = calibration(probabilities_of(scores, 1), labels)
+    low, high = found["ece_ci95"]
+    assert 0 <= low < found["ece"] < high < 0.1
+
+
+def test_a_handful_of_photos_makes_no_certainty() -> None:
+    scores = np.eye(4)
+    for labels, (low, high) in (
+        (np.arange(4), (0.05, 0.9)),  # all right
+        (np.roll(np.arange(4), 1), (1.5, 20)),  # all wrong
+    ):
+        assert low < fit_temperature(scores, labels) < high
+
+
 def test_bins_have_equal_mass() -> None:
     sure = np.random.default_rng(0).random(100)
     found = bins(sure, sure > 0.5)
