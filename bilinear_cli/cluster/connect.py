@@ -1,0 +1,83 @@
+"""Where the workers are: an address, a scheduler file, or processes of this machine."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bilinear_cli.errors import BilinearError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+CONNECT_SECONDS = 10
+WORKER_SECONDS = 120  # queues of a cluster give the first one when they please
+
+
+@contextmanager
+def connect(address: str) -> "Iterator[Client]":
+    """Give a client of a scheduler that has workers, and leave it tidily.
+
+    Args:
+        address: `tcp://host:8786` or another of Dask's protocols; the path of a scheduler file; or
+            `local` or `local:WORKERS`, processes of one thread each on this machine, by themselves
+            as many as it has cores.
+
+    Raises:
+        BilinearError: Dask is not installed, nobody answers at the address, or no worker comes.
+        UsageError: the address is of no kind that is known.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise BilinearError(
+            f"--scheduler needs {error.name}, which is not installed: pip install '.[cluster]'"
+        ) from error
+    if address == "local" or address.startswith("local:"):
+        n_workers = _workers_of(address)
+        with (
+            LocalCluster(
+                n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
+    with _client(Client, address) as client:
+        _await_worker(client, address)
+        yield client
+
+
+def _workers_of(address: str) -> int:
+    """Return the number in `local:WORKERS`."""
+    _, _, number = address.partition(":")
+    if not number and address == "local":
+        return len(os.sched_getaffinity(0))
+    if not (number.isdecimal() and int(number)):
+        raise UsageError(f"--scheduler {address}: write local:4 for four workers")
+    return int(number)
+
+
+def _client(client: "type[Client]", address: str) -> "Client":
+    try:
+        if "://" in address:
+            return client(address, timeout=CONNECT_SECONDS)
+        if Path(address).is_file():
+            return client(scheduler_file=address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise BilinearError(f"no scheduler answers at {address}: {error}") from error
+    raise UsageError(
+        f"--scheduler {address}: it is no tcp://host:8786, no scheduler file that is there, and "
+        "not local[:WORKERS]"
+    )
+
+
+def _await_worker(client: "Client", address: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=WORKER_SECONDS)
+    except TimeoutError as error:
+        raise BilinearError(
+            f"the scheduler at {address} has had no worker for {WORKER_SECONDS} s: start some with "
+            f"dask worker {address}"
+        ) from error
