@@ -640,7 +640,30 @@ def test_explain(birds: Path, features: Path, run: Run) -> None:
     assert Path("0-explained.png").stat().st_size > 100
     line = fault(run("explain", "runs/x-max-softmax", photo, "--weights", "random", code=1))
     assert line.startswith("explain is offered for bilinear")
+    Path("no").write_text("no folder")
     assert "cannot write no/x.png" in fault(run(*how, "-o", "no/x.png", code=1))
+    assert "cannot write x.txt" in fault(run(*how, "-o", "x.txt", code=2))
+    assert not [*Path().glob(".x*")]
+
+
+def test_labels_of_a_run_are_mended(birds: Path, features: Path, run: Run) -> None:
+    quick = ["train", "--features", features, "--pooling", "max", "-C", "1", "--json"]
+    before = json.loads(run(*quick).stdout)["results"][0]
+    table = Path("runs/x-max-softmax/labels.csv").read_text()
+    lines = table.splitlines()
+    assert lines[0] == "path,label,split,group"
+    assert len(lines) == 1 + 18
+    assert {line.split(",")[1] for line in lines[1:]} == {"wren", "robin", "jay"}
+    (birds / "mended.csv").write_text(table)
+    same = json.loads(run(*quick, "--data", birds / "mended.csv").stdout)["results"][0]
+    assert (same["n_train"], same["n_test"], same["oof_log_loss"]) == (
+        before["n_train"],
+        before["n_test"],
+        pytest.approx(before["oof_log_loss"]),
+    )
+    (birds / "mended.csv").write_text(table.replace("0.png,jay", "0.png,wren"))
+    mended = json.loads(run(*quick, "--data", birds / "mended.csv").stdout)["results"][0]
+    assert mended["oof_log_loss"] != pytest.approx(before["oof_log_loss"])
 
 
 def test_predict_without_a_run(run: Run) -> None:

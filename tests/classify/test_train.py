@@ -79,6 +79,7 @@ def test_figures(channels: int, run: Callable[..., dict[str, Any]], tmp_path: Pa
     folder = tmp_path / "runs" / "x-bilinear-softmax"
     assert metrics["run"] == str(folder)
     assert {path.name for path in folder.iterdir()} == {
+        "labels.csv",
         "metrics.json",
         "model.npz",
         "oof.npz",

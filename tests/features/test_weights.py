@@ -186,9 +186,8 @@ def test_a_spoilt_cache_is_fetched_again(
 def test_a_fetch_that_dies_leaves_nothing_in_the_cache(
     cached: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    def die(file: io.BufferedWriter, **_: np.ndarray) -> None:
-        file.write(b"half of")
-        file.flush()
+    def die(path: Path, **_: np.ndarray) -> None:
+        path.write_bytes(b"half of")
         assert len(list(cached.parent.iterdir())) == 1
         assert not cached.exists()
         raise error
@@ -206,8 +205,7 @@ def test_a_full_disk_is_one_line(cached: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(np, "savez", full)
     assert complaint("keras") == (
-        f"cannot keep the weights in {cached}: No space left on device; "
-        "set BILINEAR_CACHE to another folder"
+        f"cannot write {cached}: No space left on device; set BILINEAR_CACHE to another folder"
     )
     assert list(cached.parent.iterdir()) == []
 
