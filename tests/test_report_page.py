@@ -19,10 +19,10 @@ import pytest
 from browser import Page, browser
 from click.testing import CliRunner, Result
 
-from bilinear_cli.classify.calibration import calibration, probabilities_of
+from bilinear_cli.classify.calibration import calibration
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.metrics import evaluate
-from bilinear_cli.classify.model import Model, save_model
+from bilinear_cli.classify.model import Model, probabilities_of, save_model
 from bilinear_cli.cli import cli
 from bilinear_cli.data.manifest import COLUMNS, manifest
 from bilinear_cli.report.made import commands

@@ -1,10 +1,9 @@
-"""Scores -> probabilities: one temperature, and how far they are to be trusted."""
+"""The temperature that makes scores probabilities, and how far those are to be trusted."""
 
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 
 from bilinear_cli.classify.metrics import log_loss
 
@@ -88,8 +87,3 @@ def bins(sure: np.ndarray, right: np.ndarray) -> list[tuple[float, float, int]]:
 def _error(found: list[tuple[float, float, int]]) -> float:
     total = sum(count for *_, count in found)
     return sum(abs(confidence - accuracy) * n for confidence, accuracy, n in found) / total
-
-
-def probabilities_of(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Return softmax(scores / temperature), (n, k)."""
-    return softmax(scores / temperature, axis=1)

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bilinear_cli.classify.calibration import probabilities_of
-from bilinear_cli.classify.model import Model, load_model
+from bilinear_cli.classify.model import Model, load_model, probabilities_of
 from bilinear_cli.classify.predict import run_settings
 from bilinear_cli.data.images import read_photo
 from bilinear_cli.errors import BilinearError, one_of

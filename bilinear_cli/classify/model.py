@@ -6,6 +6,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from scipy.special import softmax
 
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.inputs import Part, see
@@ -109,3 +110,8 @@ def load_model(run: Path) -> Model:
         return Model(linear, second, parts, x["class_names"], parameters, temperature)
     except (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
         raise BilinearError(f"{path} is damaged ({error}): train again") from error
+
+
+def probabilities_of(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Return softmax(scores / temperature), (n, k)."""
+    return softmax(scores / temperature, axis=1)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.classify.calibration import probabilities_of
-from bilinear_cli.classify.model import load_model
+from bilinear_cli.classify.model import load_model, probabilities_of
 from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.features.parameters import check_channels

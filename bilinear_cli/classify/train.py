@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.classify import classifiers, inputs
-from bilinear_cli.classify.calibration import calibration, fit_temperature, probabilities_of
+from bilinear_cli.classify.calibration import calibration, fit_temperature
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.conv1x1 import Conv1x1, fit_conv1x1
 from bilinear_cli.classify.inputs import Part
 from bilinear_cli.classify.metrics import by_photo, evaluate
-from bilinear_cli.classify.model import Model, save_model
+from bilinear_cli.classify.model import Model, probabilities_of, save_model
 from bilinear_cli.classify.problem import Problem, choose_solver, pose
 from bilinear_cli.classify.rows import Rows, choose_rows
 from bilinear_cli.classify.select import Choice, Options, choose, folds

@@ -10,8 +10,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import confusion_matrix
 
-from bilinear_cli.classify.calibration import probabilities_of
 from bilinear_cli.classify.metrics import by_photo
+from bilinear_cli.classify.model import probabilities_of
 from bilinear_cli.errors import BilinearError
 
 MOST_ORDERED_BEST = 300  # classes; the best order of the leaves takes their cube in time

@@ -8,9 +8,9 @@ from bilinear_cli.classify.calibration import (
     bins,
     calibration,
     fit_temperature,
-    probabilities_of,
 )
 from bilinear_cli.classify.metrics import log_loss
+from bilinear_cli.classify.model import probabilities_of
 
 
 def drawn(n: int, factor: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
