@@ -33,9 +33,14 @@ def one_of(kind: str, word: str, known: Iterable[str]) -> str:
     known = list(known)
     if word in known:
         return word
-    near = get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(word, known)
+    hint = f"did you mean {near!r}? " if near else ""
     raise UsageError(f"no {kind} is called {word!r}: {hint}(there are {', '.join(known)})")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the one of `known` that `word` is a misspelling of; empty if it is of none."""
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
 
 
 def some(names: Iterable[str], most: int = 5) -> str:
@@ -43,6 +48,11 @@ def some(names: Iterable[str], most: int = 5) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Return text of strangers cut to so many characters, for a table."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """A trained model: what a run folder keeps of it, and scores for new rows."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from bilinear_cli.features.specs import pooling
 from bilinear_cli.store import check_parameter
 
 PARAMETER = "parameter-"  # before the name of one
+DAMAGE = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)  # of an npz file
 OPTIONAL = ("columns", "mean", "std", "kernel")  # arrays of a `Part`
 
 
@@ -108,7 +110,7 @@ def load_model(run: Path) -> Model:
         if not 0 < temperature < np.inf:
             raise ValueError(f"its temperature is {temperature}")
         return Model(linear, second, parts, x["class_names"], parameters, temperature)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
+    except (*DAMAGE, TypeError, RuntimeError) as error:
         raise BilinearError(f"{path} is damaged ({error}): train again") from error
 
 

@@ -1,6 +1,8 @@
 """A run folder and photos -> names and probabilities."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def run_settings(run: Path) -> Settings:
 
 def predict(
     run: Path,
-    photos: Sequence[Path],
+    photos: Iterable[Path],
     forward: Callable[[Any], Any],
     *,
     top: int = 5,
@@ -39,7 +41,7 @@ def predict(
 
     Args:
         run: a run folder.
-        photos: files.
+        photos: files; taken as they are named, so that there may be any number.
         forward: the network, as for `extract`.
         top: how many names to give.
 
@@ -50,7 +52,11 @@ def predict(
     from bilinear_cli.features.graph import channels_of, compile_pooling  # loads TensorFlow
 
     model, settings = load_model(run), run_settings(run)
-    size = min(settings.batch_size, len(photos))
+    coming = iter(photos)
+    first = [*islice(coming, settings.batch_size)]
+    if not first:
+        return
+    size = len(first)
     for view in settings.shown:
         check_channels(model.parameters, channels_of(forward, view.size))
     compute, _ = compile_pooling(forward, settings.poolings, size, settings.shown, model.parameters)
@@ -59,12 +65,18 @@ def predict(
     def read(path: Path) -> list[np.ndarray]:
         return read_photo(path, sizes, settings.resize)
 
-    pixels = empty_batch(sizes, size)
-    for number, batch in enumerate(read_batches(photos, size, read)):
+    pixels, asked = empty_batch(sizes, size), deque[Path]()
+
+    def noted() -> Iterator[Path]:
+        for path in chain(first, coming):
+            asked.append(path)
+            yield path
+
+    for batch in read_batches(noted(), size, read):
         lay_in(pixels, batch)
         scores = model.scores(compute(pixels)).reshape(size, len(settings.views), -1)
         probabilities = probabilities_of(scores.mean(axis=1), model.temperature)
         for i, photo in enumerate(batch):
             best = np.argsort(-probabilities[i], kind="stable")[:top]
             names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
-            yield photos[number * size + i], photo if isinstance(photo, BadPhotoError) else names
+            yield asked.popleft(), photo if isinstance(photo, BadPhotoError) else names

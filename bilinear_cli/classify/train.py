@@ -311,7 +311,7 @@ def _write_run(
             new.mkdir()
             text = json.dumps(metrics, indent=1, ensure_ascii=False)
             (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
-            (new / "labels.csv").write_text(labels, "utf-8", "surrogateescape", newline="")
+            (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
             save_model(new / "model.npz", model)
             for name, (rows, scores) in scored.items():
                 columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}

@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ UNKNOWN = "unknown"
     type=click.FloatRange(0, 1),
     default=0.0,
     metavar="P",
-    help="Photos whose likeliest name is less probable are called unknown.",
+    help="Say, before the names, which it is: the likeliest, or unknown if that is less probable.",
 )
 @click.option("--json", "form", flag_value="json", help="A JSON object a line for each photo.")
 @click.option("--csv", "form", flag_value="csv", help="A table with a row for each name.")
@@ -57,7 +58,8 @@ def predict(
 
     Of a folder all photos are named, and - reads paths from standard input, one a line. A
     species that the run was not trained on gets the name of one that it was, unless
-    --min-probability calls it unknown.
+    --min-probability calls it unknown. Where one could not be read, the others are named and the
+    exit code is 1.
 
     \b
     bilinear predict runs/birds-bilinear-softmax new.jpg
@@ -67,42 +69,64 @@ def predict(
     from bilinear_cli.classify.predict import predict as name_photos
     from bilinear_cli.classify.predict import run_settings
 
-    paths = list(_paths(photos))
+    paths, n_paths = _paths(photos)
     settings = run_settings(run)
     found = load_weights_of(run, settings, weights)
     forward = load_network(found.tensors, settings)
-    write, bad = WRITERS[form], 0
+    write, done, bad = WRITERS[form], 0, 0
     with bar("naming", "photo") as progress:
-        for done, (path, names) in enumerate(name_photos(run, paths, forward, top=top), 1):
+        for path, names in name_photos(run, paths, forward, top=top):
             if isinstance(names, BilinearError):
                 log.warning("%s", names)
                 bad += 1
-            write(path, names, min_probability, done == 1)
-            if len(paths) > 1:
-                progress(done, len(paths))
+            write(path, names, min_probability, done == 0)
+            done += 1
+            if n_paths != 1:
+                progress(done, n_paths)
     if bad:
-        raise BilinearError(f"{bad} of {len(paths)} files could not be read")
+        raise BilinearError(f"{bad} of {done} files could not be read")
 
 
-def _paths(photos: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the photos that are meant: files as they are, those of folders, those on stdin."""
+def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
+    """Return the photos that are meant, and their number; of a list on stdin that is open: 0.
+
+    Raises:
+        UsageError: there is nothing to name.
+    """
     from bilinear_cli.data.dataset import photos_in
 
-    for word in photos:
-        if word == "-":
-            yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
-        elif Path(word).is_dir():
-            found = photos_in(Path(word))
-            if not found:
-                raise UsageError(f"there are no photos in {word}")
-            yield from found
-        else:
-            yield Path(word)
+    if "-" in photos:
+        if len(photos) > 1:
+            raise UsageError("- stands alone: give photos and folders, or a list of them")
+        return _listed(), 0
+    found = []
+    for word in map(Path, photos):
+        inside = photos_in(word) if word.is_dir() else [word]
+        if not inside:
+            raise UsageError(f"there are no photos in {word}")
+        if not word.exists():
+            raise UsageError(f"there is no photo or folder {word}")
+        found += inside
+    return found, len(found)
 
 
-def _text(path: Path) -> str:
-    """Return a path as text, what is no UTF-8 in it as question marks."""
-    return os.fsencode(path).decode("utf-8", "replace")
+def _listed() -> Iterable[Path]:
+    """Return the paths on stdin, one a line, as they come; the first is waited for.
+
+    Raises:
+        UsageError: there is none.
+    """
+    lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
+    paths = (Path(line) for line in lines if line.strip())
+    first = next(paths, None)
+    if not first:
+        raise UsageError("there are no paths on standard input")
+    return chain([first], paths)
+
+
+def _text(said: object) -> str:
+    """Return text or a path, what is no UTF-8 in it as question marks."""
+    return os.fsencode(str(said)).decode("utf-8", "replace")
 
 
 Names = list[tuple[str, float]] | BilinearError
@@ -112,14 +136,15 @@ def _write_line(path: Path, names: Names, least: float, first: bool) -> None:
     if isinstance(names, BilinearError):
         return
     said = [f"{printable(name)} {p:.3f}" for name, p in names]
-    unknown = [UNKNOWN] if names[0][1] < least else []
-    click.echo("\t".join([printable(_text(path)), *unknown, *said]))
+    likeliest, p = names[0]
+    answer = [UNKNOWN if p < least else printable(likeliest)] if least else []
+    click.echo("\t".join([printable(_text(path)), *answer, *said]))
 
 
 def _write_json(path: Path, names: Names, least: float, first: bool) -> None:
     answer: dict[str, Any] = {"path": _text(path)}
     if isinstance(names, BilinearError):
-        answer["error"] = str(names)
+        answer["error"] = _text(names)
     else:
         answer["unknown"] = names[0][1] < least
         answer["names"] = [{"name": name, "probability": round(p, 6)} for name, p in names]
@@ -129,18 +154,21 @@ def _write_json(path: Path, names: Names, least: float, first: bool) -> None:
 def _write_csv(path: Path, names: Names, least: float, first: bool) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
     if first:
-        table.writerow(["path", "rank", "name", "probability", "error"])
+        table.writerow(["path", "rank", "name", "probability", "unknown", "error"])
     shown = _text(path)
     if isinstance(names, BilinearError):
-        table.writerow([shown, "", "", "", names])
+        table.writerow([shown, "", "", "", "", _text(names)])
         return
-    if names[0][1] < least:
-        table.writerow([shown, 0, UNKNOWN, "", ""])
+    unknown = str(names[0][1] < least).lower()
     for rank, (name, p) in enumerate(names, 1):
-        table.writerow([shown, rank, name, f"{p:.6f}", ""])
+        table.writerow([shown, rank, name, f"{p:.6f}", unknown, ""])
 
 
-WRITERS = {None: _write_line, "json": _write_json, "csv": _write_csv}
+WRITERS: dict[str | None, Callable[[Path, Names, float, bool], None]] = {
+    None: _write_line,
+    "json": _write_json,
+    "csv": _write_csv,
+}
 
 
 @cli.command()
@@ -170,7 +198,9 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
 
     settings = run_settings(run)
     found = load_weights_of(run, settings, weights)
-    why = shares(run, photo, load_network(found.tensors, settings), name)
+    why = shares(run, photo, lambda pixels: load_network(found.tensors, settings)(pixels), name)
+    if len(settings.views) > 1:
+        log.info("of the photo as it is: predict takes the mean over %s", ", ".join(settings.views))
     output = output or Path(f"{photo.stem}-explained.png")
     try:
         with whole(output) as new:

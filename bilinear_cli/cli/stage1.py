@@ -121,7 +121,7 @@ def extract(
     bilinear extract --pooling bilinear -o x.h5
     bilinear extract --data CUB_200_2011 --image-size 448 --pooling max --pooling bilinear
     bilinear extract --data photos --reuse old.h5 -o new.h5
-    bilinear extract --maps x.h5 --pooling compact:8192 -o y.h5
+    bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     """
     from bilinear_cli.features.specs import pooling as named
 

@@ -150,11 +150,11 @@ def info(file: Path, by_class: bool) -> None:
     bilinear info x.h5
     bilinear info runs/x-bilinear-softmax
     """
-    from bilinear_cli.report import describe, describe_run, read_metrics
+    from bilinear_cli.report import describe, describe_run
     from bilinear_cli.store import FeatureFile
 
     if file.is_dir():
-        click.echo(describe_run(read_metrics(file)))
+        click.echo(describe_run(file, by_class))
         return
     with FeatureFile(file, allow_partial=True) as features:
         click.echo(describe(features, by_class))

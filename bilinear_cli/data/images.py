@@ -5,8 +5,9 @@ import io
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -128,12 +129,12 @@ def lay_in(
 
 
 def read_batches(
-    items: Sequence[T], batch_size: int, read: Callable[[T], P]
+    items: Iterable[T], batch_size: int, read: Callable[[T], P]
 ) -> Iterator[list[P | BadPhotoError]]:
     """Yield lists of `batch_size` photos (the last may be shorter), read two batches ahead.
 
     Args:
-        items: what photos are read from, in order.
+        items: what photos are read from, in order; taken as they are read.
         batch_size: photos in a list.
         read: item -> pixels, as `read_photo` returns them; runs in threads.
 
@@ -150,8 +151,9 @@ def read_batches(
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         ahead: deque[list[Future]] = deque()
-        for start in range(0, len(items), batch_size):
-            ahead.append([pool.submit(attempt, x) for x in items[start : start + batch_size]])
+        coming = iter(items)
+        while few := [*islice(coming, batch_size)]:
+            ahead.append([pool.submit(attempt, item) for item in few])
             if len(ahead) > BATCHES_AHEAD:
                 yield [photo.result() for photo in ahead.popleft()]
         for batch in ahead:

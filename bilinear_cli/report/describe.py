@@ -1,16 +1,20 @@
 """A feature file or a run -> what it is and how it was made, a line a fact."""
 
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import printable, some
+from bilinear_cli.errors import printable, shortened, some
 from bilinear_cli.report.made import typed
+from bilinear_cli.report.run import read_labels, read_metrics
 from bilinear_cli.store import FeatureFile, parameter_sha256
 
 OF_A_RUN = (
     *("pooling", "classifier", "top1", "top1_ci95", "oof_top1", "C", "label_smoothing", "epochs"),
-    *("temperature", "n_train", "n_test", "n_classes", "n_features", "fitted_on", "seed"),
+    *("temperature", "n_features", "fitted_on", "seed"),
     *("features_file", "seconds", "versions", "command"),
 )
 
@@ -33,38 +37,59 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
     for name, array in file.parameters.items():
         facts[name] = f"{' x '.join(map(str, array.shape))}, sha256 {parameter_sha256(array)}"
     photos = np.unique(file.photo, return_index=True)[1]
-    for part in ("train", "test"):
-        facts[part] = f"{int(np.sum(file.split[photos] == part))} photos"
-    facts["classes"] = len(file.class_names)
-    per_class = {part: _photos_of_classes(file, part) for part in ("train", "test")}
-    spans = [f"{part} {count.min()} to {count.max()}" for part, count in per_class.items()]
-    facts["of-a-class"] = f"{', '.join(spans)} photos"
+    names = np.array(file.class_names)
+    counts = _counts(names[file.labels[photos]], file.split[photos], names)
+    facts |= _counted(counts)
     facts["size"] = f"{sum(path.stat().st_size for path in file.files):,} bytes"
     facts |= _attributes(file.attributes)
     if file.skipped:
         facts["skipped"] = some(f"{path} ({why})" for path, why in file.skipped.items())
-    if by_class:
-        for k, name in enumerate(file.class_names):
-            facts[f"class {name}"] = ", ".join(f"{n[k]} {part}" for part, n in per_class.items())
-    return _lines(facts)
+    return _lines(facts | _by_class(counts) if by_class else facts)
 
 
-def describe_run(metrics: dict[str, Any]) -> str:
+def describe_run(run: Path, by_class: bool = False) -> str:
     """Return what a run is and how it was made, a line a fact.
 
     Args:
-        metrics: of `read_metrics`.
+        run: the folder.
+        by_class: say how many photos each class has, too.
+
+    Raises:
+        BilinearError: it is no run.
     """
-    facts = {name: metrics[name] for name in OF_A_RUN if metrics.get(name) is not None}
+    metrics, labels = read_metrics(run), read_labels(run)
+    counts = _counts([row[1] for row in labels], [row[2] for row in labels])
+    facts: dict[str, Any] = {"run": run}
+    facts |= {name: metrics[name] for name in OF_A_RUN if metrics.get(name) is not None}
+    facts |= _counted(counts)
+    facts["size"] = f"{sum(path.stat().st_size for path in run.iterdir()):,} bytes"
     made = {f"features: {k}": v for k, v in _attributes(metrics["extraction"]).items()}
-    return _lines(_attributes(facts) | made)
+    return _lines(_attributes(facts) | made | (_by_class(counts) if by_class else {}))
 
 
-def _photos_of_classes(file: FeatureFile, part: str) -> np.ndarray:
-    """Return how many photos each class has in a part of the split, int (classes,)."""
-    first = np.unique(file.photo, return_index=True)[1]
-    labels = file.labels[first][file.split[first] == part]
-    return np.bincount(labels, minlength=len(file.class_names))
+def _counts(
+    labels: Iterable[str], split: Iterable[str], names: Iterable[str] = ()
+) -> dict[str, dict[str, int]]:
+    """Return class -> part of the split -> photos."""
+    found = Counter(zip(map(str, labels), map(str, split), strict=True))
+    classes = dict.fromkeys([*map(str, names), *(name for name, _ in found)])
+    return {name: {part: found[name, part] for part in ("train", "test")} for name in classes}
+
+
+def _counted(counts: dict[str, dict[str, int]]) -> dict[str, str]:
+    facts = {}
+    for part in ("train", "test"):
+        of_classes = [n[part] for n in counts.values()]
+        span = f"{min(of_classes)} to {max(of_classes)} of a class"
+        facts[part] = f"{sum(of_classes)} photos, {span}"
+    return facts | {"classes": str(len(counts))}
+
+
+def _by_class(counts: dict[str, dict[str, int]]) -> dict[str, str]:
+    return {
+        f"class {shortened(name)}": ", ".join(f"{n} {part}" for part, n in of.items())
+        for name, of in counts.items()
+    }
 
 
 def _attributes(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -77,4 +102,12 @@ def _attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _lines(facts: dict[str, Any]) -> str:
     width = max(map(len, facts))
+    facts = {name: _said(value) for name, value in facts.items()}
     return "\n".join(printable(f"{name.ljust(width)}  {value}") for name, value in facts.items())
+
+
+def _said(value: Any) -> Any:
+    """Return a fraction, or a list of them, to four places or as few as it needs."""
+    if isinstance(value, list):
+        return " to ".join(str(_said(one)) for one in value)
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from bilinear_cli.report.run import read_labels, read_metrics
 from bilinear_cli.report.scored import (
     Scored,
     by_class,
     clustered,
     judged,
     matrix_of,
-    read_labels,
     read_scored,
 )
-from bilinear_cli.report.table import read_metrics
 
 Metrics = dict[str, Any]
 
@@ -49,6 +48,20 @@ class Findings:
     def metrics(self) -> Metrics:
         """Of the run looked at closely."""
         return self.runs[self.best][1]
+
+    @property
+    def hardest(self) -> list[dict[str, Any]]:
+        """The classes, the least accurate first, those without photos last."""
+        return sorted(self.classes, key=lambda row: (not row["photos"], row["accuracy"]))
+
+    @property
+    def alike(self) -> bool:
+        """Whether all runs' figures are of the same photos, out of as many folds."""
+        made = [
+            (metrics["extraction"].get("data_sha256"), metrics["n_train"], metrics.get("folds"))
+            for _, metrics in self.runs
+        ]
+        return len(set(made)) == 1
 
     @property
     def on(self) -> str:

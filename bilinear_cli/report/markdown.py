@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from bilinear_cli.errors import printable
 from bilinear_cli.report.findings import Findings
 from bilinear_cli.report.made import commands
 from bilinear_cli.report.scored import confused_pairs
@@ -35,7 +36,7 @@ def markdown(found: Findings) -> str:
 
 def plain(text: str) -> str:
     """Return text of strangers that Markdown shows as it is, within a cell of a table."""
-    return re.sub(r"([\\`*_\[\]<>|~&$:])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|~&$:])", r"\\\1", printable(" ".join(text.split())))
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[Any]], words: int) -> str:
@@ -56,7 +57,7 @@ def _pairs(found: Findings) -> str:
 def _classes(found: Findings) -> str:
     rows = [
         (plain(row["name"]), row["photos"], f"{row['accuracy']:.3f}")
-        for row in sorted(found.classes, key=lambda row: row["accuracy"] or 0)
+        for row in found.hardest
         if row["photos"]
     ]
     return _rows(["class", "photos", "accuracy"], rows, 1)

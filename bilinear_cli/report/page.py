@@ -137,7 +137,7 @@ def _mended(labels: list[list[str]], wrong: Scored) -> str | None:
     """Return a manifest of all photos as an address, those in doubt first; None for a long one."""
     doubt = {path: i for i, path in enumerate(wrong.paths)}
     rows = sorted(labels, key=lambda row: doubt.get(row[0], len(doubt)))
-    data = manifest(rows).encode("utf-8", "surrogateescape")
+    data = manifest(rows).encode()
     return data_uri(data, "text/csv") if len(data) <= MOST_CSV_BYTES else None
 
 

@@ -1,6 +1,5 @@
 """A run folder's scores -> who was taken for whom: by class, in pairs, photo by photo."""
 
-import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import confusion_matrix
 
 from bilinear_cli.classify.metrics import by_photo
-from bilinear_cli.classify.model import probabilities_of
+from bilinear_cli.classify.model import DAMAGE, probabilities_of
 from bilinear_cli.errors import BilinearError
 
 MOST_ORDERED_BEST = 300  # classes; the best order of the leaves takes their cube in time
@@ -65,7 +64,7 @@ def read_scored(run: Path, temperature: float) -> Scored:
         with np.load(run / "model.npz", allow_pickle=False) as model:
             names = model["class_names"]
         parts = {"test": _read(run / "test.npz"), "train": _read(run / "oof.npz")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except DAMAGE as error:
         raise BilinearError(f"{run} is no whole run: {error}: train again") from error
     paths, labels = (
         np.concatenate([x[key] for x in parts.values()]) for key in ("paths", "labels")
@@ -73,19 +72,6 @@ def read_scored(run: Path, temperature: float) -> Scored:
     part = np.repeat([*parts], [len(x["labels"]) for x in parts.values()])
     scores = [x["scores"].reshape(-1, len(names)) for x in parts.values()]
     return Scored(paths, labels, part, probabilities_of(np.concatenate(scores), temperature), names)
-
-
-def read_labels(run: Path) -> list[list[str]]:
-    """Read path, label, split and group of every photo of a run.
-
-    Raises:
-        BilinearError: they are missing.
-    """
-    try:
-        with (run / "labels.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as f:
-            return [*csv.reader(f)][1:]
-    except (OSError, csv.Error) as error:
-        raise BilinearError(f"{run} is no whole run: {error}: train again") from error
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -1,11 +1,9 @@
 """Figures of runs -> a table."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import printable
 
 COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
 # Top-1 in the post that this project began with, on all 200 species of CUB-200-2011.
@@ -90,19 +88,4 @@ def confused(result: dict[str, Any]) -> str:
     mean = result["mean_per_class_accuracy"]
     by_class = "" if mean is None else f", mean over classes {mean:.4f}"
     said = f"{name_of(result)}{by_class}, most confused: {', '.join(pairs) or 'none'}"
-    return f"{said}; run: {result['run']}"
-
-
-def read_metrics(run: Path) -> dict[str, Any]:
-    """Read the figures of a run folder.
-
-    Raises:
-        BilinearError: there are none.
-    """
-    try:
-        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BilinearError(f"{run} is no run of bilinear train: {error}") from error
-    if not isinstance(metrics, dict) or not {"pooling", "top1", "extraction"} <= metrics.keys():
-        raise BilinearError(f"{run} is no run of bilinear train: its metrics.json is another's")
-    return metrics
+    return printable(f"{said}; run: {result['run']}")
