@@ -8,8 +8,9 @@ import re
 import shutil
 import stat
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,18 @@ def test_the_page_needs_nothing_else(make_run: MakeRun) -> None:
     page = page_of(make_run())
     assert not EXTERNAL.findall(page)
     assert len(page.encode()) < 3_000_000
-    assert "default-src 'none'" in page
+    (policy,) = [a["content"] for a in Elements(page).all("meta") if "http-equiv" in a]
+    digest = b64encode(
+        sha256(re.findall(r"<script>(.*?)</script>", page, re.S)[0].encode()).digest()
+    )
+    assert dict(rule.split(" ", 1) for rule in (policy or "").split("; ")) == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",
+        "script-src": f"'sha256-{digest.decode()}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
 
 
 def test_sections_are_landmarks_with_headings(make_run: MakeRun) -> None:
@@ -396,6 +408,13 @@ def test_the_classes_that_are_confused_are_neighbours() -> None:
     }
 
 
+def test_it_is_the_share_of_a_class_that_makes_neighbours() -> None:
+    matrix = np.diag([90, 100, 1, 3])
+    matrix[[0, 2, 3], 1] = 10, 1, 2  # of 100, of 2, of 5
+    order = clustered(matrix).tolist()
+    assert {order[order.index(1) + step] for step in (-1, 1)} == {2, 3}
+
+
 def test_figures_by_class_to_the_letter() -> None:
     matrix = np.array([[3, 1, 0], [2, 0, 2], [0, 0, 0]])
     rows = by_class(matrix, np.array(["a", "b", "c"]))
@@ -518,6 +537,15 @@ def test_mistakes_to_the_letter(certain: Path) -> None:
 def test_classes_to_the_letter(certain: Path) -> None:
     said = section(page_of(certain), "classes").partition(" times ")[2]
     assert said == "auk 0.500 2 4 crow 2 crow 1.000 2 2 wren 0.500 1 2 auk 1"
+
+
+def test_calibration_to_the_letter(certain: Path) -> None:
+    calibrated = json.loads((certain / "metrics.json").read_text())["calibration"]
+    said = section(page_of(certain), "calibration")
+    for when in ("before", "after"):
+        found = calibrated[when]
+        figures = [f"{found[name]:.4f}" for name in ("log_loss", "brier", "ece")]
+        assert f"{when} {' '.join(figures)} {{:.3f}}-{{:.3f}}".format(*found["ece_ci95"]) in said
 
 
 def test_the_matrix_has_its_classes_beside_its_rows(certain: Path) -> None:
