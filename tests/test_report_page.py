@@ -8,8 +8,9 @@ import re
 import shutil
 import stat
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 from browser import Page, browser
 from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
+from PIL import Image
 
 from bilinear_cli.classify.calibration import calibration
 from bilinear_cli.classify.columns import Linear
@@ -25,9 +28,18 @@ from bilinear_cli.classify.metrics import evaluate
 from bilinear_cli.classify.model import Model, probabilities_of, save_model
 from bilinear_cli.cli import cli
 from bilinear_cli.data.manifest import COLUMNS, manifest
+from bilinear_cli.report import page as page_module
+from bilinear_cli.report import plots
 from bilinear_cli.report.made import commands
 from bilinear_cli.report.markdown import plain
-from bilinear_cli.report.scored import by_class, clustered, confused_pairs, judged, read_scored
+from bilinear_cli.report.scored import (
+    by_class,
+    clustered,
+    confused_pairs,
+    judged,
+    matrix_of,
+    read_scored,
+)
 from bilinear_cli.report.thumbnails import MOST_BYTES, thumbnails
 
 HOSTILE = [
@@ -153,7 +165,18 @@ def test_the_page_needs_nothing_else(make_run: MakeRun) -> None:
     page = page_of(make_run())
     assert not EXTERNAL.findall(page)
     assert len(page.encode()) < 3_000_000
-    assert "default-src 'none'" in page
+    (policy,) = [a["content"] for a in Elements(page).all("meta") if "http-equiv" in a]
+    digest = b64encode(
+        sha256(re.findall(r"<script>(.*?)</script>", page, re.S)[0].encode()).digest()
+    )
+    assert dict(rule.split(" ", 1) for rule in (policy or "").split("; ")) == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",
+        "script-src": f"'sha256-{digest.decode()}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
 
 
 def test_sections_are_landmarks_with_headings(make_run: MakeRun) -> None:
@@ -201,6 +224,20 @@ def test_a_page_of_strangers_names(make_run: MakeRun) -> None:
     titles = [a["title"] for a in hostile.all("bdi") if "title" in a]
     assert set(HOSTILE) <= set(titles)
     assert not EXTERNAL.findall(page)
+
+
+def test_strangers_words_of_every_other_kind(make_run: MakeRun) -> None:
+    bold = "<b>'\""
+    made = {"data_root": f"/{bold}", "data": bold, "command": json.dumps(["bilinear", bold])}
+    others = {"pooling": bold, "classifier": bold, "versions": bold, "extraction": made}
+    others["command"] = json.dumps(["bilinear", "train", bold])
+    runs = [make_run(f"<b>{i}", HOSTILE, photos=False, **others) for i in range(2)]
+    page = Elements(page_of(*runs))
+    assert not page.all("b")
+    assert not any("b" in attributes for _, attributes in page.found)
+    text = "".join(page.text)
+    for said in (f"below /{bold}", f"{bold}, {bold}", "bilinear '<b>'\"'\"'\"'", "--data '/<b>"):
+        assert said in text
 
 
 def test_paths_that_are_no_text(make_run: MakeRun, tmp_path: Path) -> None:
@@ -371,6 +408,13 @@ def test_the_classes_that_are_confused_are_neighbours() -> None:
     }
 
 
+def test_it_is_the_share_of_a_class_that_makes_neighbours() -> None:
+    matrix = np.diag([90, 100, 1, 3])
+    matrix[[0, 2, 3], 1] = 10, 1, 2  # of 100, of 2, of 5
+    order = clustered(matrix).tolist()
+    assert {order[order.index(1) + step] for step in (-1, 1)} == {2, 3}
+
+
 def test_figures_by_class_to_the_letter() -> None:
     matrix = np.array([[3, 1, 0], [2, 0, 2], [0, 0, 0]])
     rows = by_class(matrix, np.array(["a", "b", "c"]))
@@ -401,12 +445,11 @@ def test_views_of_a_photo_are_one(make_run: MakeRun) -> None:
     with np.load(made / "test.npz") as arrays:
         twice = {name: np.repeat(array, 2, axis=0) for name, array in arrays.items()}
     np.savez(made / "test.npz", **twice)
-    assert int(np.sum(read_scored(made, 0.5).part == "test")) == 12
+    found = read_scored(made, 0.5)
+    assert found.paths[found.part == "test"].tolist() == [f"test {i}.png" for i in range(12)]
 
 
 def test_thumbnails_are_small_and_whole(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
-    from PIL import Image
-
     noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     (tmp_path / "text.jpg").write_text("no photo")
@@ -439,6 +482,208 @@ def test_a_command_is_told_as_typed(recorded: str, line: str, make_run: MakeRun)
     assert line in " ".join(training)
 
 
+# What it says, to the letter ----------------------------------------------------------------
+
+CERTAIN = {  # photo -> (label, taken for, score); of auk, crow and wren
+    "test": {
+        **{"t0": (0, 1, 3), "t1": (0, 1, 5), "t2": (0, 0, 4), "t3": (0, 0, 6)},
+        **{"t4": (1, 1, 2), "t5": (1, 1, 7), "t6": (2, 0, 1), "t7": (2, 2, 9)},
+    },
+    "oof": {"o0": (1, 2, 8), "o1": (0, 0, 9), "o2": (1, 1, 9), "o3": (0, 1, 9)},
+}
+
+
+@pytest.fixture
+def certain(make_run: MakeRun) -> Path:
+    """Return a run of a few photos, of which all is known; they are gone."""
+    made = make_run("certain", photos=False)
+    for name, photos in CERTAIN.items():
+        label, taken_for, score = map(np.array, zip(*photos.values(), strict=True))
+        scores = (score[:, None] * np.eye(3)[taken_for]).astype(np.float32)
+        columns = {"labels": label, "paths": np.array([*photos]), "photo": np.arange(len(photos))}
+        np.savez(made / f"{name}.npz", scores=scores, **columns)
+    return made
+
+
+def section(page: str, name: str) -> str:
+    """Return the text of a section of a page, its words a blank apart."""
+    found = re.search(rf'<h2 id="{name}">(.*?)</section>', page, re.S)
+    assert found
+    inline = re.sub(r"</?(bdi|wbr)\b[^>]*>", "", found[1])
+    return " ".join(re.sub(r"<[^>]*>", " ", inline).split())
+
+
+def test_pairs_to_the_letter(certain: Path) -> None:
+    said = section(page_of(certain), "pairs")
+    assert said.partition("not shown. ")[2] == (
+        "auk taken for crow: 2 of 4 Taken for crow, surest first t1 t0 "
+        "crow, rightly named t5 t4 "
+        "wren taken for auk: 1 of 2 Taken for auk, surest first t6 auk, rightly named t3 t2"
+    )
+
+
+def test_mistakes_to_the_letter(certain: Path) -> None:
+    cards = section(page_of(certain), "mistakes").split(" labelled ")[1:]
+    shown = [("auk", "crow", 9, "train", "o3"), ("crow", "wren", 8, "train", "o0")]
+    shown += [("auk", "crow", 5, "test", "t1")]
+    shown += [("auk", "crow", 3, "test", "t0"), ("wren", "auk", 1, "test", "t6")]
+    wanted = []
+    for label, taken_for, score, part, path in shown:
+        sure = np.exp(score / 0.5) / (np.exp(score / 0.5) + 2)
+        other = (1 - sure) / 2
+        wanted.append(f"{label} {other:.3f} taken for {taken_for} {sure:.3f} {part} photo {path}")
+    assert cards == wanted
+
+
+def test_classes_to_the_letter(certain: Path) -> None:
+    said = section(page_of(certain), "classes").partition(" times ")[2]
+    assert said == "auk 0.500 2 4 crow 2 crow 1.000 2 2 wren 0.500 1 2 auk 1"
+
+
+def test_calibration_to_the_letter(certain: Path) -> None:
+    calibrated = json.loads((certain / "metrics.json").read_text())["calibration"]
+    said = section(page_of(certain), "calibration")
+    for when in ("before", "after"):
+        found = calibrated[when]
+        figures = [f"{found[name]:.4f}" for name in ("log_loss", "brier", "ece")]
+        assert f"{when} {' '.join(figures)} {{:.3f}}-{{:.3f}}".format(*found["ece_ci95"]) in said
+
+
+def test_the_matrix_has_its_classes_beside_its_rows(certain: Path) -> None:
+    page = page_of(certain)
+    order = re.findall(r'<abbr title="(\w+)">', page)
+    counts = {("auk", "auk"): 2, ("auk", "crow"): 2, ("crow", "crow"): 2}
+    counts |= {("wren", "auk"): 1, ("wren", "wren"): 1}
+    rows = re.findall(r'<tr><th scope="row">\d (.*?)</th>(.*?)</tr>', page, re.S)
+    assert [re.sub("<.*?>", "", name) for name, _ in rows] == order
+    for true, (_, cells) in zip(order, rows, strict=True):
+        for predicted, (kind, count) in zip(
+            order, re.findall(r"<td(.*?)>(\d*)</td>", cells), strict=True
+        ):
+            assert count == str(counts.get((true, predicted), ""))
+            assert (' right"' in kind) == (bool(count) and true == predicted)
+
+
+def test_markdown_to_the_letter(certain: Path) -> None:
+    text = report(certain, "--format", "md").stdout
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    bodies = [table.splitlines()[2:] for table in tables]
+    assert bodies[1] == ["| auk | crow | 2 |", "| wren | auk | 1 |"]
+    assert bodies[2] == ["| auk | 4 | 0.500 |", "| wren | 2 | 0.500 |", "| crow | 2 | 1.000 |"]
+    calibrated = json.loads((certain / "metrics.json").read_text())["calibration"]
+    for row, when in zip(bodies[3], ("before", "after"), strict=True):
+        assert row.startswith(f"| {when} | {calibrated[when]['log_loss']:.4f} | ")
+    assert text.endswith(
+        "    bilinear extract -o 'x y.h5'\n    bilinear train --features 'x y.h5'\n"
+    )
+
+
+# Its drawings -------------------------------------------------------------------------------
+
+
+def test_a_line_for_each_label_smoothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[list[float], list[float]]] = []
+
+    def keep(name: str, draw: Callable[[Any], None], height: float) -> str:
+        axes = Figure().add_subplot()
+        draw(axes)
+        drawn.extend((list(map(float, x)), list(map(float, y))) for x, y in map(points, axes.lines))
+        return name
+
+    def points(line: Any) -> tuple[Any, Any]:
+        return line.get_xdata(), line.get_ydata()
+
+    monkeypatch.setattr(plots, "_svg", keep)
+    keys = ("label_smoothing", "C", "top1")
+    tried = [(0.0, 1.0, 0.5), (0.1, 1.0, 0.6), (0.0, 10.0, 0.7), (0.1, 10.0, 0.65)]
+    plots.curve_plot([dict(zip(keys, x, strict=True)) for x in tried], (10.0, 0.1))
+    assert drawn == [([1, 10], [0.5, 0.7]), ([1, 10], [0.6, 0.65]), ([10], [0.65])]
+
+
+def test_what_was_chosen_is_circled(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+    monkeypatch.setattr(plots, "curve_plot", lambda _, chosen: asked.append(chosen) or "")
+    page_of(make_run(photos=False, C=10.0, label_smoothing=0.1))
+    assert asked == [(10.0, 0.1)]
+
+
+def test_a_large_matrix_is_drawn_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    images: list[np.ndarray] = []
+
+    def keep(name: str, draw: Callable[[Any], None], height: float) -> str:
+        axes = Figure().add_subplot()
+        draw(axes)
+        images.append(np.asarray(axes.images[0].get_array()))
+        return name
+
+    monkeypatch.setattr(plots, "_svg", keep)
+    plots.matrix_plot(np.array([[1, 3, 0], [0, 2, 0], [0, 0, 0]]))
+    (pixels,) = images
+    np.testing.assert_allclose(pixels[..., 3] ** 2, [[0.25, 0.75, 0], [0, 1, 0], [0, 0, 0]])
+    assert pixels[0, 0, :3].tolist() == [*plots.RIGHT]
+    assert pixels[0, 1, :3].tolist() == [*plots.WRONG]
+
+
+def test_a_large_matrix_has_the_order_of_its_list(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(plots, "matrix_plot", lambda matrix: drawn.append(matrix) or "")
+    names = [f"class {i:02}" for i in range(40)]
+    made = make_run(classes=names, photos=False)
+    listed = re.search(r"<ol>(.*?)</ol>", page_of(made), re.S)
+    assert listed
+    order = [names.index(name) for name in re.findall(r"class \d+", listed[1])]
+    assert order != sorted(order)
+    plain_matrix = matrix_of(judged(read_scored(made, 0.5)))
+    np.testing.assert_array_equal(drawn[0], plain_matrix[np.ix_(order, order)])
+
+
+def test_drawings_are_in_the_colours_of_the_page(make_run: MakeRun) -> None:
+    page = page_of(make_run())
+    assert "currentColor" in page
+    assert not re.findall(r"#01020[345]", page)
+    drawings = re.findall(r"<svg.*?</svg>", page, re.S)
+    for drawing in drawings:
+        assert "var(--right)" in drawing
+        used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', drawing))
+        assert used <= set(re.findall(r'\bid="([^"]+)"', drawing))
+
+
+@pytest.mark.parametrize(("pairs", "mistakes"), [(20, 40)])
+def test_at_most_so_many_are_shown(pairs: int, mistakes: int, make_run: MakeRun) -> None:
+    made = make_run(classes=[f"class {i}" for i in range(30)], photos=False, each=8)
+    page = page_of(made)
+    assert page.count('<article class="pair">') == pairs
+    assert page.count('<li class="card">') == mistakes
+    text = report(made, "--format", "md").stdout
+    assert text.partition("### Accuracy")[0].partition("### Most")[2].count("\n| class ") == 11
+
+
+def test_a_long_list_of_labels_is_not_in_the_page(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.report.page.MOST_CSV_BYTES", 10)
+    page = page_of(make_run(photos=False))
+    assert "download" not in page
+    assert "Copy labels.csv from the run's folder" in page
+
+
+def test_a_thumbnail_is_of_its_photo(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
+    colours = {"r.png": (255, 0, 0), "g.png": (0, 255, 0), "b.png": (0, 0, 255)}
+    for name, colour in colours.items():
+        make_photo(tmp_path / name, (50, 50), colour=colour)
+    for name, uri in thumbnails(tmp_path, colours).items():
+        pixels = np.asarray(Image.open(io.BytesIO(b64decode(uri.split(",", 1)[1]))))
+        np.testing.assert_allclose(pixels[80, 80], colours[name], atol=5)
+
+
+def test_a_file_of_a_long_name(make_run: MakeRun, tmp_path: Path) -> None:
+    output = tmp_path / "not there" / ("x" * 250 + ".md")
+    assert report(make_run(photos=False), "-o", output).exit_code == 0
+    assert output.is_file()
+
+
 # In a browser -------------------------------------------------------------------------------
 
 
@@ -451,7 +696,55 @@ def in_browser(make_run: MakeRun, tmp_path: Path) -> Iterator[Page]:
         yield page
 
 
+COLOURS = """(() => {
+  const probe = document.body.appendChild(document.createElement("i"));
+  const found = ["--paper", "--ink", "--quiet", "--link", "--right", "--wrong"].map(name => {
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color.match(/\\d+/g).map(Number);
+  });
+  probe.remove();
+  return found;
+})()"""
+
+
+def _contrast(page: Page) -> float:
+    """Return the least contrast of what is drawn to what it is drawn on, as WCAG has it."""
+    rgb = np.array(page.value(COLOURS)) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    paper, *others = linear @ [0.2126, 0.7152, 0.0722] + 0.05
+    return min(max(paper, other) / min(paper, other) for other in others)
+
+
 FIRST_COLUMN = "[...document.querySelectorAll('#classes ~ .scroll tbody tr')].map(r => {})"
+
+
+SORTED = "[...document.querySelectorAll('#t tbody tr')].map(r => r.cells[0].textContent)"
+DIRECTIONS = "[...document.querySelectorAll('#t th')].map(h => h.getAttribute('aria-sort'))"
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs apt-get install chromium")
+def test_columns_of_all_kinds_sort(tmp_path: Path) -> None:
+    script = Path(page_module.__file__).with_name("sort.js").read_text("utf-8")
+    cells = [("class 10", "1,200"), ("class 9", "-"), ("Class 1", "30"), ("", "0.5")]
+    rows = "".join(f"<tr><td>{a}</td><td>{b}</td></tr>" for a, b in cells)
+    heads = "<th aria-sort='none' data-words><button>a</button></th>"
+    heads += "<th aria-sort='none'><button>b</button></th>"
+    table = f"<table id=t><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    (tmp_path / "t.html").write_text(f"<!DOCTYPE html>{table}<script>{script}</script>")
+    click = "document.querySelectorAll('#t th button')[{}].click()"
+    with browser(tmp_path / "profile") as page:
+        page.open(tmp_path / "t.html")
+        for column, direction, wanted in (
+            (0, "ascending", ["Class 1", "class 9", "class 10", ""]),
+            (0, "descending", ["class 10", "class 9", "Class 1", ""]),
+            (1, "ascending", ["", "Class 1", "class 10", "class 9"]),
+            (1, "descending", ["class 10", "Class 1", "", "class 9"]),
+        ):
+            page.value(click.format(column))
+            assert page.value(SORTED) == wanted
+            directions = ["none", "none"]
+            directions[column] = direction
+            assert page.value(DIRECTIONS) == directions
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs apt-get install chromium")
@@ -465,6 +758,8 @@ def test_in_a_browser(in_browser: Page) -> None:
         assert values == order(values)
         assert page.value(f"{button}.closest('th').getAttribute('aria-sort')") == direction
     assert len(set(values)) > 1
+    page.value(f"{button}.click()")
+    assert page.value(f"{button}.closest('th').getAttribute('aria-sort')") == "ascending"
     for width in (390, 1280):
         for dark in (False, True):
             page.width(width, dark=dark)
@@ -476,6 +771,7 @@ def test_in_a_browser(in_browser: Page) -> None:
                 "getComputedStyle(document.body)[x].match(/\\d+/)[0]))"
             )
             assert (ink > paper) == dark
+            assert _contrast(page) >= 4.5
     assert page.value("[...document.images].every(i => i.alt)")
     said = [m for m, _ in page.events if m in ("Runtime.exceptionThrown", "Log.entryAdded")]
     said += [m for m, _ in page.events if m in ("Runtime.consoleAPICalled",)]

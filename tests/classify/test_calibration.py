@@ -89,3 +89,30 @@ def test_calibrated_scores_have_a_small_error() -> None:
     assert after["log_loss"] < before["log_loss"]
     assert after["brier"] < before["brier"]
     assert calibration(probabilities_of(scores, 1), labels) == before  # a seeded bootstrap
+
+
+def test_a_fuller_bin_weighs_more() -> None:
+    probabilities = np.tile([0.6, 0.4], (16, 1))
+    labels = np.repeat([1, 0], [2, 14])  # the first of 15 bins holds two, both wrong
+    assert calibration(probabilities, labels)["ece"] == pytest.approx((2 * 0.6 + 14 * 0.4) / 16)
+
+
+@pytest.mark.parametrize("wrong", [1, 3])
+def test_the_interval_stays_where_an_error_can_be(wrong: int) -> None:
+    labels = np.repeat([1, 0], [wrong, 4 - wrong])
+    low, high = calibration(np.tile([0.9, 0.1], (4, 1)), labels)["ece_ci95"]
+    assert (low == 0) == (wrong == 1)
+    assert (high == 1) == (wrong == 3)
+
+
+def test_what_was_certain_and_wrong_has_a_loss_that_json_can_hold() -> None:
+    found = calibration(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]))
+    assert 100 < found["log_loss"] < 1000
+
+
+def test_the_interval_is_as_wide_as_samples_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [drawn(400, 1, seed) for seed in range(60)]
+    low, high = calibration(probabilities_of(samples[0][0], 0.5), samples[0][1])["ece_ci95"]
+    monkeypatch.setattr("bilinear_cli.classify.calibration.N_RESAMPLES", 1)
+    errors = [calibration(probabilities_of(x, 0.5), labels)["ece"] for x, labels in samples]
+    assert high - low == pytest.approx(2 * 1.96 * np.std(errors), rel=0.3)

@@ -1,5 +1,6 @@
 """Tests of training, from a feature file to a run folder."""
 
+import csv
 import json
 import stat
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.classify import train as train_module
+from bilinear_cli.classify.calibration import calibration, fit_temperature, probabilities_of
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.inputs import Part
 from bilinear_cli.classify.model import Model, load_model, save_model
@@ -223,6 +225,44 @@ def test_photos_count_once_however_many_views_they_have(
     metrics = run("max", QUICK, twice, **columns, photo=np.repeat(np.arange(N), 2))
     assert (metrics["n_train"], metrics["n_test"], metrics["n_rows"]) == (36, 12, 96)
     assert metrics["top1"] * 12 == pytest.approx(round(metrics["top1"] * 12))
+
+
+def two_views(seed: int = 7) -> dict[str, Any]:
+    """Return what `run` takes for two views of each photo, which differ."""
+    rng = np.random.default_rng(seed)
+    x = np.repeat(features()["max"], 2, axis=0)
+    return {
+        "rows": {"max": x + rng.normal(0, 1, x.shape)},
+        "labels": np.repeat(LABELS, 2),
+        "split": np.repeat(SPLIT, 2),
+        "photo": np.repeat(np.arange(N), 2),
+    }
+
+
+def test_labels_are_kept_a_row_a_photo(run: Callable[..., dict[str, Any]]) -> None:
+    group = np.array([f"nest {i // 8}" for i in range(2 * N)])
+    folder = Path(run("max", QUICK, **two_views(), group=group)["run"])
+    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["path", "label", "split", "group"]
+    assert rows == [
+        [f"{label}/{i}.png", f"class {label}", SPLIT[i], f"nest {i // 4}"]
+        for i, label in enumerate(LABELS)
+    ]
+
+
+def test_one_temperature_of_views_that_are_averaged(run: Callable[..., dict[str, Any]]) -> None:
+    metrics = run("max", QUICK, **two_views())
+    oof, test = (scored(metrics["run"], name) for name in ("oof", "test"))
+    mean = [x["scores"].reshape(-1, 2, K).mean(axis=1) for x in (oof, test)]
+    labels = [x["labels"][::2] for x in (oof, test)]
+    temperature = metrics["temperature"]
+    assert temperature == pytest.approx(fit_temperature(mean[0], labels[0]), rel=1e-3)
+    assert abs(np.log(temperature / fit_temperature(oof["scores"], oof["labels"]))) > 0.01
+    for when, t in (("before", 1), ("after", temperature)):
+        wanted = calibration(probabilities_of(mean[1], t), labels[1])
+        for figure in ("log_loss", "brier", "ece"):
+            assert metrics["calibration"][when][figure] == pytest.approx(wanted[figure], rel=1e-3)
 
 
 def test_poolings_side_by_side_have_all_numbers(run: Callable[..., dict[str, Any]]) -> None:
