@@ -10,8 +10,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,8 +38,8 @@ def _small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def run() -> Run:
-    def invoke(*arguments: str | Path, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    def invoke(*arguments: str | Path, code: int = 0, **others: Any) -> Result:
+        result = CliRunner().invoke(cli, [str(argument) for argument in arguments], **others)
         assert result.exit_code == code, result.output + repr(result.exception)
         return result
 
@@ -599,7 +600,55 @@ def test_what_is_not_probable_is_unknown(birds: Path, trained: str, run: Run) ->
         assert answer["unknown"] is unknown
         assert (run(*asked).stdout.split("\t")[1] == "unknown") is unknown
         rows = list(csv.DictReader(io.StringIO(run(*asked, "--csv").stdout)))
-        assert (rows[0]["name"] == "unknown") is unknown
+        assert rows[0]["unknown"] == str(unknown).lower()
+        assert rows[0]["name"] == sure["names"][0]["name"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_on_stdin(end: str, birds: Path, trained: str, run: Run) -> None:
+    photos = sorted(map(str, birds.rglob("*.png")))[:5]
+    how = ["predict", trained, "-", "--weights", "random", "--json"]
+    found = named(run(*how, input="".join(f"{photo}{end}" for photo in [*photos, ""])))
+    assert [answer["path"] for answer in found] == photos
+
+
+def test_nothing_to_name(birds: Path, trained: str, run: Run) -> None:
+    Path("empty").mkdir()
+    for words, line in (
+        (["-"], "there are no paths on standard input"),
+        (["empty"], "there are no photos in empty"),
+        (["gone.jpg"], "there is no photo or folder gone.jpg"),
+        (["-", birds], "- stands alone"),
+    ):
+        assert line in fault(run("predict", trained, *words, "--weights", "random", code=2))
+
+
+def test_paths_are_taken_as_photos_are_named(birds: Path, trained: str) -> None:
+    from bilinear_cli.classify.predict import predict, run_settings
+    from bilinear_cli.cli.base import load_network
+    from bilinear_cli.features.weights import load_weights
+
+    taken = []
+
+    def paths() -> Iterator[Path]:
+        for photo in 40 * sorted(birds.rglob("*.png"))[:1]:
+            taken.append(photo)
+            yield photo
+
+    settings = run_settings(Path(trained))
+    forward = load_network(load_weights("random").tensors, settings)
+    assert settings.batch_size == 8
+    next(predict(Path(trained), paths(), forward))
+    assert len(taken) <= 4 * 8  # what is read ahead
+
+
+def test_a_bad_photo_whose_name_is_no_text(trained: str, run: Run) -> None:
+    bad = os.fsdecode(b"caf\xe9.jpg")
+    Path(bad).write_text("no photo")
+    for form in ("--json", "--csv"):
+        result = run("predict", trained, bad, "--weights", "random", form, code=1)
+        assert "caf\ufffd.jpg" in result.stdout
+        assert "\udce9" not in result.stdout
 
 
 def test_bad_photos_in_every_form(birds: Path, trained: str, run: Run) -> None:
@@ -627,7 +676,7 @@ def test_probabilities_are_calibrated(trained: str) -> None:
         assert float(model["temperature"]) == pytest.approx(metrics["temperature"])
 
 
-def test_explain(birds: Path, features: Path, run: Run) -> None:
+def test_explain(birds: Path, features: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run("train", "--features", features, "-C", "1", "--label-smoothing", "0")  # max and bilinear
     photo = birds / "wren" / "0.png"
     how = ["explain", "runs/x-bilinear-softmax", photo, "--weights", "random"]
@@ -638,8 +687,11 @@ def test_explain(birds: Path, features: Path, run: Run) -> None:
     assert len(lines) == 14
     assert lines[-1] == "0-explained.png"
     assert Path("0-explained.png").stat().st_size > 100
-    line = fault(run("explain", "runs/x-max-softmax", photo, "--weights", "random", code=1))
-    assert line.startswith("explain is offered for bilinear")
+    with monkeypatch.context() as patch:
+        patch.setattr("bilinear_cli.cli.photos.load_network", None)  # not needed to refuse
+        line = fault(run("explain", "runs/x-max-softmax", photo, "--weights", "random", code=1))
+        assert line.startswith("explain is offered for bilinear")
+        assert "no class is called 'robbin'" in fault(run(*how, "--class", "robbin", code=2))
     Path("no").write_text("no folder")
     assert "cannot write no/x.png" in fault(run(*how, "-o", "no/x.png", code=1))
     assert "cannot write x.txt" in fault(run(*how, "-o", "x.txt", code=2))
@@ -677,7 +729,8 @@ def test_info(features: Path, run: Run) -> None:
     for text in ("131328 float16", "upper-triangle", "train ", "image_size", "vgg16"):
         assert text in shown
     facts = dict(line.split("  ", 1) for line in shown.splitlines())
-    assert facts["of-a-class"].strip() == "train 4 to 4, test 2 to 2 photos"
+    assert facts["train"].strip() == "12 photos, 4 to 4 of a class"
+    assert facts["test"].strip() == "6 photos, 2 to 2 of a class"
     assert facts["size"].strip() == f"{features.stat().st_size:,} bytes"
     assert "class wren" not in shown
     assert re.search(
@@ -688,7 +741,14 @@ def test_info(features: Path, run: Run) -> None:
 def test_info_of_a_run(features: Path, run: Run) -> None:
     run("train", "--features", features, "--pooling", "max", "-C", "1", "--label-smoothing", "0")
     shown = run("info", "runs/x-max-softmax").stdout
-    for text in ("softmax", "temperature", "n_classes", "features: backbone", "features: command"):
+    assert re.search(r"^train +12 photos, 4 to 4 of a class$", shown, re.M)
+    assert re.search(r"^top1_ci95 +0\.\d+ to (1|0\.\d+)$", shown, re.M)
+    assert "class wren" not in shown
+    counted = run("info", "runs/x-max-softmax", "--by-class").stdout
+    assert re.search(r"^class wren +4 train, 2 test$", counted, re.M)
+    misspelt = fault(run("report", "runs/x-max-sofmax", code=1))
+    assert misspelt.endswith("(did you mean runs/x-max-softmax?)")
+    for text in ("softmax", "temperature", "classes", "features: backbone", "features: command"):
         assert text in shown
     assert "is no run" in fault(run("info", "birds", code=1))
 

@@ -28,8 +28,8 @@ from bilinear_cli.classify.metrics import evaluate
 from bilinear_cli.classify.model import Model, probabilities_of, save_model
 from bilinear_cli.cli import cli
 from bilinear_cli.data.manifest import COLUMNS, manifest
+from bilinear_cli.report import confused, plots
 from bilinear_cli.report import page as page_module
-from bilinear_cli.report import plots
 from bilinear_cli.report.made import commands
 from bilinear_cli.report.markdown import plain
 from bilinear_cli.report.scored import (
@@ -260,7 +260,7 @@ def test_photos_that_are_gone_are_named(make_run: MakeRun, tmp_path: Path) -> No
 def test_a_run_without_test_photos(make_run: MakeRun) -> None:
     page = page_of(make_run(tested=False))
     assert "0 to test on" in page
-    assert "Of 12 training photos, each by a fit that had not seen it." in page
+    assert "Of 12 training photos, each by a fit that had not seen it;" in page
     assert "Without test photos it was not measured." in page
 
 
@@ -277,6 +277,21 @@ def test_the_best_by_the_folds_is_looked_at(make_run: MakeRun) -> None:
     assert row
     assert 'title="run1"' in row[1]
     assert re.findall(r"<summary><bdi>(\w+)</bdi></summary>", page) == ["run0", "run2"]
+
+
+def test_the_run_looked_at_is_named(make_run: MakeRun) -> None:
+    runs = [make_run(f"run{i}", oof_top1=x) for i, x in enumerate((0.5, 0.8))]
+    page = page_of(*runs)
+    assert "<title>Report of run1</title>" in page
+    assert "best by out-of-fold accuracy, <bdi>run1</bdi>: max, softmax" in page
+    assert page.count("looked at below") == 1
+    assert "<h1>Report of run0</h1>" in page_of(runs[0])
+
+
+def test_runs_that_cannot_be_compared_are_told(make_run: MakeRun) -> None:
+    one, same, other = make_run("one"), make_run("same"), make_run("other", folds=1)
+    assert "Compare with care" not in page_of(one, same)
+    assert "Compare with care" in page_of(one, other)
 
 
 def test_many_classes_are_a_picture(make_run: MakeRun) -> None:
@@ -346,13 +361,47 @@ def test_markdown_keeps_its_tables(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("name", ["test.npz", "oof.npz", "model.npz", "metrics.json"])
-def test_a_damaged_run_is_one_line(name: str, make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"PK",
+        lambda whole: whole[:400],
+        lambda whole: whole.replace(b"1", b"{").replace(b"PK", b"KP", 1),
+    ],
+    ids=["another", "short", "changed"],
+)
+def test_a_damaged_run_is_one_line(
+    name: str, damage: Callable[[bytes], bytes], make_run: MakeRun, tmp_path: Path
+) -> None:
     made = make_run()
-    (made / name).write_bytes(b"PK")
+    whole = (made / name).read_bytes()
+    (made / name).write_bytes(damage(whole))
     result = report(made, "-o", tmp_path / "x.html")
     assert result.exit_code == 1
     assert re.fullmatch(r"Error: .* is no (whole )?run.*\n", result.stderr)
     assert not (tmp_path / "x.html").exists()
+
+
+def test_figures_that_lack_something_are_one_line(make_run: MakeRun) -> None:
+    made = make_run()
+    figures = json.loads((made / "metrics.json").read_text())
+    for name in ("top5", "n_features", "label_smoothing"):
+        rest = {key: value for key, value in figures.items() if key != name}
+        (made / "metrics.json").write_text(json.dumps(rest))
+        for output in ([], ["--format", "md"]):
+            result = report(made, *output)
+            assert result.exit_code == 1
+            assert result.stderr.endswith(f"its metrics.json lacks {name}\n")
+
+
+def test_names_do_not_steer_the_terminal(make_run: MakeRun) -> None:
+    made = make_run(classes=["a\x1b[31m", "b\u202e", "c"])
+    shown = report(made, "--format", "md").stdout
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    confusion = {"true": "a\x1b[31m", "predicted": "b\u202e", "count": 1}
+    said = confused(json.loads((made / "metrics.json").read_text()) | {"confused": [confusion]})
+    assert "a?[31m as b? (1)" in said
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
@@ -537,7 +586,7 @@ def test_mistakes_to_the_letter(certain: Path) -> None:
 
 def test_classes_to_the_letter(certain: Path) -> None:
     said = section(page_of(certain), "classes").partition(" times ")[2]
-    assert said == "auk 0.500 2 4 crow 2 crow 1.000 2 2 wren 0.500 1 2 auk 1"
+    assert said == "auk 0.500 2 4 crow 2 wren 0.500 1 2 auk 1 crow 1.000 2 2"
 
 
 def test_calibration_to_the_letter(certain: Path) -> None:
@@ -619,7 +668,10 @@ def test_a_large_matrix_is_drawn_row_by_row(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(plots, "_svg", keep)
     plots.matrix_plot(np.array([[1, 3, 0], [0, 2, 0], [0, 0, 0]]))
     (pixels,) = images
-    np.testing.assert_allclose(pixels[..., 3] ** 2, [[0.25, 0.75, 0], [0, 1, 0], [0, 0, 0]])
+    share = (pixels[..., 3] - plots.FAINTEST) / (1 - plots.FAINTEST)
+    none = -plots.FAINTEST / (1 - plots.FAINTEST)
+    wanted = [[0.5, 0.75**0.5, none], [none, 1, none], [none, none, none]]
+    np.testing.assert_allclose(share, wanted)
     assert pixels[0, 0, :3].tolist() == [*plots.RIGHT]
     assert pixels[0, 1, :3].tolist() == [*plots.WRONG]
 

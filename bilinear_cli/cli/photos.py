@@ -69,8 +69,8 @@ def predict(
     from bilinear_cli.classify.predict import predict as name_photos
     from bilinear_cli.classify.predict import run_settings
 
-    paths, n_paths = _paths(photos)
     settings = run_settings(run)
+    paths, n_paths = _paths(photos)
     found = load_weights_of(run, settings, weights)
     forward = load_network(found.tensors, settings)
     write, done, bad = WRITERS[form], 0, 0
