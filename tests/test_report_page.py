@@ -348,7 +348,7 @@ def test_the_format_is_by_the_suffix(make_run: MakeRun, tmp_path: Path) -> None:
     assert (tmp_path / "x.md").read_text().startswith("<!DOCTYPE html>")
     result = report(made, "-o", tmp_path / "x.htlm")
     assert result.exit_code == 2
-    assert "did you mean '.html'?" in result.output
+    assert "name a file that ends in .html or .md, or give --format" in result.output
 
 
 def test_markdown_keeps_its_tables(make_run: MakeRun) -> None:

@@ -58,6 +58,10 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     else:
         click.echo(as_text(said))
         click.echo(_cost_line(said["extract"], said["reading_seconds"]))
+    if found.unreadable:
+        bad = f"{len(found.unreadable)} of {len(dataset)} photos cannot be read"
+        unwritten = f" ({groups} is not written)" if groups else ""
+        raise BilinearError(f"{bad}: mend or remove them, or extract with --skip-bad{unwritten}")
     if groups:
         write_groups(dataset, found, groups)
         sets = [*said["exact_duplicates"], *said["near_duplicates"]]
@@ -70,9 +74,6 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
                 torn,
             )
         log.info("next: bilinear extract --data %s", shlex.quote(str(groups)))
-    if found.unreadable:
-        bad = f"{len(found.unreadable)} of {len(dataset)} photos cannot be read"
-        raise BilinearError(f"{bad}: mend or remove them, or extract with --skip-bad")
 
 
 def _cost_line(cost: dict[str, Any], reading: float) -> str:

@@ -186,7 +186,9 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     from bilinear_cli.report.write import FORMATS, render
 
     if output and not form:
-        form = FORMATS[one_of("report's suffix", output.suffix.lower(), FORMATS)]
+        form = FORMATS.get(output.suffix.lower())
+        if not form:
+            raise UsageError(f"{output}: name a file that ends in .html or .md, or give --format")
     if not form:
         click.echo(table([read_metrics(run) for run in runs]))
         return

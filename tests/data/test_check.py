@@ -166,6 +166,13 @@ def test_a_manifest_is_not_overwritten(birds: Path, tmp_path: Path) -> None:
     check("--data", birds, "--groups", tmp_path / "no/g.csv", code=2)
 
 
+def test_no_manifest_of_photos_that_cannot_be_read(birds: Path, tmp_path: Path) -> None:
+    (birds / "train/wren/0.jpg").write_text("no photo")
+    result = check("--data", birds, "--groups", tmp_path / "g.csv", code=1)
+    assert f"({tmp_path / 'g.csv'} is not written)" in result.stderr
+    assert not (tmp_path / "g.csv").exists()
+
+
 def test_names_that_a_manifest_cannot_hold_are_refused(birds: Path, tmp_path: Path) -> None:
     shutil.move(birds / "train/wren", birds / "train/wren ")
     shutil.move(birds / "test/wren", birds / "test/wren ")
