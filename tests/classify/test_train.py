@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from bilinear_cli.classify import train as train_module
-from bilinear_cli.classify.calibration import calibration, fit_temperature, probabilities_of
+from bilinear_cli.classify.calibration import calibration, fit_temperature
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.inputs import Part
-from bilinear_cli.classify.model import Model, load_model, save_model
+from bilinear_cli.classify.model import Model, load_model, probabilities_of, save_model
 from bilinear_cli.classify.select import Options
 from bilinear_cli.classify.train import train
 from bilinear_cli.errors import BilinearError, UsageError
