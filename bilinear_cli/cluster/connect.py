@@ -1,5 +1,6 @@
 """Where the workers are: an address, a scheduler file, or processes of this machine."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,11 @@ def connect(address: str) -> "Iterator[Client]":
         n_workers = _workers_of(address)
         with (
             LocalCluster(
-                n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,  # what fails is raised here, and said once
             ) as cluster,
             Client(cluster) as client,
         ):
