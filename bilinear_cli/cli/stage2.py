@@ -171,10 +171,11 @@ def _workers(scheduler: str | None, file: "FeatureFile") -> "Iterator[Workers | 
         return
     from bilinear_cli.cluster.connect import connect
 
-    with connect(scheduler) as client:
-        from bilinear_cli.cluster.sums import Workers
+    with connect(scheduler) as client:  # says so if Dask is not installed
+        from bilinear_cli.cluster.sums import Workers, in_one_line
 
-        yield Workers(client, file)
+        with in_one_line():
+            yield Workers(client, file)
 
 
 @cli.command()

@@ -42,7 +42,7 @@ def connect(address: str) -> "Iterator[Client]":
                 n_workers=n_workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # a port that is free
                 silence_logs=logging.CRITICAL,  # what fails is raised here, and said once
             ) as cluster,
             Client(cluster) as client,

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count, pairwise
 from math import ceil, sqrt
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from distributed import KilledWorker, as_completed
@@ -43,9 +43,7 @@ log = logging.getLogger(__name__)
 
 SHARE_OF_MEMORY = 0.5  # of the workers', that rows may take which they keep
 MOST_ROWS = 8192  # on a side of a tile of a Gram matrix
-TIMES = 3  # that something is tried whose data went with the last worker that had them
 
-T = TypeVar("T")
 Tell = Callable[[], None]
 
 
@@ -63,9 +61,8 @@ class Workers:
             BilinearError: one does not.
         """
         self.client, self.source = client, Source.of(file)
-        with in_one_line():
-            refuse_differing(client, partial(tasks.facts_of, self.source.files))
-            self.n = len(self.client.nthreads())
+        refuse_differing(client, partial(tasks.facts_of, self.source.files))
+        self.n = len(self.client.nthreads())
         log.info("%d workers, %d threads in all", self.n, self.n_threads())
 
     def over(self, parts: Sequence[Part], rows: np.ndarray) -> "There":
@@ -74,10 +71,7 @@ class Workers:
 
     def scores(self, model: Model, rows: np.ndarray) -> np.ndarray:
         """Return scores (len(rows), classes) of rows of these numbers."""
-        return self.again(lambda: self._scores(model, rows))
-
-    def _scores(self, model: Model, rows: np.ndarray) -> np.ndarray:
-        seen, sent = self.put(Seen(self.source, model.parts)), self.broadcast(model)
+        seen, sent = self.put(Seen(self.source, model.parts)), self.put(model)
         found = [self.submit(tasks.scores, seen, piece, sent) for piece in self.pieces(rows)]
         return np.concatenate(self.client.gather(found))
 
@@ -87,19 +81,18 @@ class Workers:
         """Return how many threads work, of all workers that there are now."""
         return max(1, sum(self.client.nthreads().values()))
 
-    def submit(self, task: Callable[..., Any], *args: Any) -> "Future":
+    def submit(self, task: Callable[..., Any], *args: Any, **where: Any) -> "Future":
         """Start a task; its arguments go with it, and so it can be done again."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph")
-            return self.client.submit(task, *args, pure=False)
+            return self.client.submit(task, *args, pure=False, **where)
 
     def put(self, x: Any) -> "Future":
-        """Return what several tasks are to be given, so that it is sent once to a worker."""
-        return self.submit(tasks.itself, x)
+        """Return what several tasks are to be given, so that it is sent once to a worker.
 
-    def broadcast(self, x: Any) -> "Future":
-        """Send x to all workers at once. It is lost with the last of them."""
-        return self.client.scatter(x, broadcast=True, hash=False)
+        It is a task too, and so does not go with the worker that has it, as scattered data do.
+        """
+        return self.submit(tasks.itself, x)
 
     def pieces(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return the rows in as many runs as there are threads, or as there are rows."""
@@ -121,18 +114,6 @@ class Workers:
                     future.result()
                 tell()
 
-    def again(self, take: Callable[[], T]) -> T:
-        """Return what `take` does, which is done again if what it had sent is lost."""
-        with in_one_line():
-            for _ in range(TIMES - 1):
-                try:
-                    return take()
-                except CancelledError:
-                    if self.client.status != "running":
-                        raise
-                    log.info("what a worker had is lost: once more")
-            return take()
-
     def room(self) -> float:
         """Return how many bytes of rows the workers may keep."""
         limits: dict[str, float] = {}
@@ -153,9 +134,6 @@ class There:
 
     def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
         """Return X Xᵀ, the rows' mean and their mean square."""
-        return self.workers.again(partial(self._gram, progress))
-
-    def _gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
         n, pieces = len(self.rows), self.workers.pieces(self.rows)
         pairs = tiles(n, self.workers.n_threads())
         tell = counted(progress, len(pieces) + len(pairs))
@@ -181,9 +159,6 @@ class There:
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α."""
-        return self.workers.again(partial(self._weights, mean, alpha))
-
-    def _weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         seen = self.workers.put(replace(self.seen, mean=mean))
         pieces = self.workers.pieces(np.arange(len(self.rows)))
         futures = [
@@ -195,9 +170,6 @@ class There:
 
     def stream(self, progress: Progress | None) -> Stream:
         """Take means and variances; then workers keep the rows, or fits have them read again."""
-        return self.workers.again(partial(self._stream, progress))
-
-    def _stream(self, progress: Progress | None) -> Stream:
         n, d, workers = len(self.rows), self.seen.d, self.workers
         pieces, needed, room = workers.pieces(self.rows), 4 * n * d, workers.room()
         blocks, keep = pieces, needed <= room
@@ -239,7 +211,7 @@ class Passes:
     def variance(self, tell: Tell | None) -> np.ndarray:
         """Return the columns' sums of squares, float64 (d,)."""
         groups = self._groups(range(len(self.blocks)))
-        (found,) = self.workers.total([self._start(tasks.variance, g) for g in groups], tell)
+        (found,) = self.workers.total([self._start(tasks.variance, *g) for g in groups], tell)
         return found
 
     def losses(
@@ -250,32 +222,28 @@ class Passes:
             block: self.workers.put((which[places] - self.starts[block], targets[places]))
             for block, places in self._places(which)
         }
-        return lambda model: self.workers.again(partial(self._losses, model, chosen, make_loss))
+        return lambda model: self._losses(model, chosen, make_loss)
 
     def _losses(self, model: Linear, chosen: "dict[int, Future]", make_loss: MakeLoss) -> Sums:
-        sent = self.workers.broadcast(model)
-        return self.workers.total(
-            [
-                self._start(tasks.losses, group, [chosen[b] for b in group], sent, make_loss)
-                for group in self._groups(chosen)
-            ]
-        )
+        sent = self.workers.put(model)
+        futures = [
+            self._start(tasks.losses, holder, group, [chosen[b] for b in group], sent, make_loss)
+            for holder, group in self._groups(chosen)
+        ]
+        return self.workers.total(futures)
 
     def scores(self, model: Linear, which: np.ndarray) -> np.ndarray:
         """Return scores (len(which), k) of rows."""
-        return self.workers.again(partial(self._scores, model, which))
-
-    def _scores(self, model: Linear, which: np.ndarray) -> np.ndarray:
-        sent, places = self.workers.broadcast(model), dict(self._places(which))
+        sent, places = self.workers.put(model), dict(self._places(which))
         groups = self._groups(places)
         local = {block: which[there] - self.starts[block] for block, there in places.items()}
         futures = [
-            self._start(tasks.block_scores, group, [local[b] for b in group], sent)
-            for group in groups
+            self._start(tasks.block_scores, holder, group, [local[b] for b in group], sent)
+            for holder, group in groups
         ]
         found = np.empty((len(which), len(model.intercept)), np.float32)
-        for group, some in zip(groups, self.workers.client.gather(futures), strict=True):
-            found[np.concatenate([places[b] for b in group])] = some
+        for (_, group), its in zip(groups, self.workers.client.gather(futures), strict=True):
+            found[np.concatenate([places[b] for b in group])] = its
         return found
 
     def _places(self, which: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -285,10 +253,14 @@ class Passes:
         blocks, firsts = np.unique(block[order], return_index=True)
         yield from zip(blocks.tolist(), np.split(order, firsts[1:]), strict=True)
 
-    def _groups(self, blocks: Iterable[int]) -> list[list[int]]:
-        """Return which blocks a task takes: such as one worker has, shared by its threads."""
+    def _groups(self, blocks: Iterable[int]) -> list[tuple[str, list[int]]]:
+        """Return which blocks a task takes: such as one worker keeps, shared by its threads.
+
+        Returns:
+            (that worker's address, or nothing, blocks).
+        """
         if not self.keep:
-            return [[block] for block in blocks]
+            return [("", [block]) for block in blocks]
         holders = self.workers.client.who_has([self.blocks[block] for block in blocks])
         n_threads, has = self.workers.client.nthreads(), dict[str, list[int]]()
         for block in blocks:
@@ -297,11 +269,15 @@ class Passes:
         groups = []
         for holder, its in has.items():
             n = min(n_threads.get(holder, len(its)), len(its))
-            groups += [its[i::n] for i in range(n)]
+            groups += [(holder, its[i::n]) for i in range(n)]
         return groups
 
-    def _start(self, task: Callable[..., Any], group: Sequence[int], *args: Any) -> "Future":
-        return self.workers.submit(task, self.seen, [self.blocks[b] for b in group], *args)
+    def _start(
+        self, task: Callable[..., Any], holder: str, group: Sequence[int], *args: Any
+    ) -> "Future":
+        where = {"workers": [holder], "allow_other_workers": True} if holder else {}
+        blocks = [self.blocks[block] for block in group]
+        return self.workers.submit(task, self.seen, blocks, *args, **where)
 
 
 def tiles(n: int, n_threads: int) -> list[tuple[slice, slice]]:
@@ -346,6 +322,4 @@ def in_one_line() -> Iterator[None]:
             f"{error.last_worker.address}: perhaps they have too little memory"
         ) from error
     except (CancelledError, CommClosedError) as error:
-        raise BilinearError(
-            "the scheduler, or all that workers had, is lost: start again"
-        ) from error
+        raise BilinearError("the scheduler is lost: start again") from error
