@@ -15,8 +15,9 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import count, pairwise
+from itertools import count, cycle, pairwise, repeat
 from math import ceil, sqrt
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Workers:
     def scores(self, model: Model, rows: np.ndarray) -> np.ndarray:
         """Return scores (len(rows), classes) of rows of these numbers."""
         seen, sent = self.put(Seen(self.source, model.parts)), self.put(model)
-        found = [self.submit(tasks.scores, seen, piece, sent) for piece in self.pieces(rows)]
+        found = self.share_out(tasks.scores, [(seen, piece, sent) for piece in self.pieces(rows)])
         return np.concatenate(self.client.gather(found))
 
     # Of futures --------------------------------------------------------------------------
@@ -81,11 +82,39 @@ class Workers:
         """Return how many threads work, of all workers that there are now."""
         return max(1, sum(self.client.nthreads().values()))
 
-    def submit(self, task: Callable[..., Any], *args: Any, **where: Any) -> "Future":
-        """Start a task; its arguments go with it, and so it can be done again."""
+    def submit(self, task: Callable[..., Any], *args: Any, by: str = "") -> "Future":
+        """Start a task; its arguments go with it, and so it can be done again.
+
+        Args:
+            task: a function of `cluster/rows.py`.
+            args: its arguments; futures among them are what they stand for.
+            by: address of the worker that is to do it as long as it is there, or nothing.
+        """
+        where = {"workers": [by], "allow_other_workers": True} if by else {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph")
             return self.client.submit(task, *args, pure=False, **where)
+
+    def share_out(
+        self, task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], work: Iterable[float] = ()
+    ) -> "list[Future]":
+        """Start a task with each of these arguments, so that all threads have as much to do.
+
+        By itself Dask gives tasks to the worker that has what they are all given.
+
+        Args:
+            task: as for `submit`.
+            calls: arguments.
+            work: how much there is to do for each, in any unit; by itself as much for all.
+        """
+        threads = [[0.0, by] for by, n in self.client.nthreads().items() for _ in range(n)]
+        threads = threads or [[0.0, ""]]
+        started = []
+        for args, much in zip(calls, [*work] or repeat(1.0), strict=False):
+            least = min(threads, key=itemgetter(0))
+            least[0] += much
+            started.append(self.submit(task, *args, by=least[1]))
+        return started
 
     def put(self, x: Any) -> "Future":
         """Return what several tasks are to be given, so that it is sent once to a worker.
@@ -139,10 +168,11 @@ class There:
         tell = counted(progress, len(pieces) + len(pairs))
         mean, squares = self._mean(pieces, tell)
         seen, inner = self.workers.put(replace(self.seen, mean=mean)), np.empty((n, n), np.float32)
-        coming = {
-            self.workers.submit(tasks.products, seen, *(self.rows[place] for place in pair)): pair
-            for pair in pairs
-        }
+        calls = [(seen, *(self.rows[place] for place in pair)) for pair in pairs]
+        work = [1 if one is other else 2 for one, other in pairs]
+        futures = self.workers.share_out(tasks.products, calls, work)
+        coming = dict(zip(futures, pairs, strict=True))
+        del futures  # a tile is let go when it is here
         for future, tile in as_completed(list(coming), with_results=True):
             one, other = coming.pop(future)
             inner[one, other], inner[other, one] = tile, tile.T
@@ -153,7 +183,7 @@ class There:
     def _mean(self, pieces: Sequence[np.ndarray], tell: Tell) -> tuple[np.ndarray, float]:
         """Return the rows' mean, float32 (d,), and the sum of their squared norms."""
         seen = self.workers.put(self.seen)
-        futures = [self.workers.submit(tasks.total, seen, piece) for piece in pieces]
+        futures = self.workers.share_out(tasks.total, [(seen, piece) for piece in pieces])
         sums, squares = self.workers.total(futures, tell)
         return (sums / len(self.rows)).astype(np.float32), squares
 
@@ -161,11 +191,8 @@ class There:
         """Return Xᵀ α."""
         seen = self.workers.put(replace(self.seen, mean=mean))
         pieces = self.workers.pieces(np.arange(len(self.rows)))
-        futures = [
-            self.workers.submit(tasks.weights, seen, self.rows[piece], alpha[piece])
-            for piece in pieces
-        ]
-        (found,) = self.workers.total(futures)
+        calls = [(seen, self.rows[piece], alpha[piece]) for piece in pieces]
+        (found,) = self.workers.total(self.workers.share_out(tasks.weights, calls))
         return found
 
     def stream(self, progress: Progress | None) -> Stream:
@@ -205,7 +232,7 @@ class Passes:
         self.starts = np.cumsum([0, *(len(block) for block in blocks)])
         self.blocks: Sequence[Any] = blocks
         if keep:
-            self.blocks = [workers.submit(tasks.kept, self.seen, block) for block in blocks]
+            self.blocks = workers.share_out(tasks.kept, [(self.seen, block) for block in blocks])
             workers.follow(self.blocks, tell)
 
     def variance(self, tell: Tell | None) -> np.ndarray:
@@ -257,10 +284,11 @@ class Passes:
         """Return which blocks a task takes: such as one worker keeps, shared by its threads.
 
         Returns:
-            (that worker's address, or nothing, blocks).
+            (that worker's address, or nothing; blocks).
         """
         if not self.keep:
-            return [("", [block]) for block in blocks]
+            threads = [by for by, n in self.workers.client.nthreads().items() for _ in range(n)]
+            return [(by, [block]) for by, block in zip(cycle(threads or [""]), blocks)]
         holders = self.workers.client.who_has([self.blocks[block] for block in blocks])
         n_threads, has = self.workers.client.nthreads(), dict[str, list[int]]()
         for block in blocks:
@@ -273,11 +301,10 @@ class Passes:
         return groups
 
     def _start(
-        self, task: Callable[..., Any], holder: str, group: Sequence[int], *args: Any
+        self, task: Callable[..., Any], by: str, group: Sequence[int], *args: Any
     ) -> "Future":
-        where = {"workers": [holder], "allow_other_workers": True} if holder else {}
         blocks = [self.blocks[block] for block in group]
-        return self.workers.submit(task, self.seen, blocks, *args, **where)
+        return self.workers.submit(task, self.seen, blocks, *args, by=by)
 
 
 def tiles(n: int, n_threads: int) -> list[tuple[slice, slice]]:

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, get_worker
 
 from bilinear_cli.classify import classifiers, inputs
 from bilinear_cli.classify.model import load_model
@@ -247,6 +249,26 @@ def test_passes_over_rows_in_any_order_are_those_taken_here(
         pair = [stream.passes.losses(which, targets, make_loss)(model) for stream in (one, other)]
         for wanted, found in zip(*pair, strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_work_is_shared_out(client: Client, whole: Path) -> None:
+    _, there, _ = posed(client, whole, "bilinear")
+    passes = there.stream(None).passes
+    held = Counter(holder for (holder,) in client.who_has(passes.blocks).values())
+    assert sorted(held.values()) == [4, 5]
+    groups = passes._groups(range(9))
+    assert Counter({by: len(blocks) for by, blocks in groups}) == held
+    sent = there.workers.put(np.zeros(1000))  # which is with one of them
+    calls = [(sent, i) for i in range(5)]
+    done = client.gather(there.workers.share_out(doer, calls, [2, 1, 1, 1, 1]))
+    (first, _), (second, _), *_ = done
+    assert {i for by, i in done if by == first} == {0, 3}
+    assert {i for by, i in done if by == second} == {1, 2, 4}
+
+
+def doer(_: np.ndarray, i: int) -> tuple[str, int]:
+    time.sleep(0.1)
+    return get_worker().address, i
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 8, 50])
