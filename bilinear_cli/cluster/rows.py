@@ -44,6 +44,10 @@ class Source:
         files = tuple(path.absolute() for path in file.files)
         return cls(files, tuple(facts_of(files).items()))
 
+    def look(self) -> Facts:
+        """Return the facts as they are in this process."""
+        return facts_of(self.files)
+
     def open(self) -> FeatureFile:
         """Return the file, open as long as this process lives.
 
@@ -95,7 +99,7 @@ def _described(path: Path) -> str:
 def _opened(source: Source) -> FeatureFile:
     from distributed import get_worker
 
-    compare(get_worker().address, dict(source.facts), facts_of(source.files))
+    compare(get_worker().address, dict(source.facts), source.look())
     return open_features(source.files)
 
 

@@ -22,10 +22,11 @@ from bilinear_cli.classify.rows import choose_rows
 from bilinear_cli.classify.select import Options
 from bilinear_cli.classify.sums import Here
 from bilinear_cli.classify.train import train
-from bilinear_cli.cluster import check, sums
+from bilinear_cli.cluster import check, futures, sums
 from bilinear_cli.cluster import rows as tasks
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.sums import There, Workers, in_one_line, tiles
+from bilinear_cli.cluster.futures import in_one_line
+from bilinear_cli.cluster.sums import There, Workers, tiles
 from bilinear_cli.errors import BilinearError, FeatureFileError
 from bilinear_cli.features.specs import row_dtype
 from bilinear_cli.store import FeatureFile, create, open_features
@@ -190,7 +191,7 @@ def test_passes_by_workers_come_to_the_same_optimum(
 ) -> None:
     caplog.set_level("INFO")
     if not keep:
-        monkeypatch.setattr(sums, "SHARE_OF_MEMORY", 0)
+        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
     same(*both(client, shards, spec, options), shards, 1e-5)
     said = "keep the rows" if keep else "read the rows anew"
     assert f"the workers {said}: 0.0 GB, of the" in caplog.text
@@ -229,7 +230,7 @@ def test_passes_over_rows_in_any_order_are_those_taken_here(
     keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not keep:
-        monkeypatch.setattr(sums, "SHARE_OF_MEMORY", 0)
+        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
     here, there, _ = posed(client, whole, "bilinear")
     told: list[tuple[int, int]] = []
     one, other = here.stream(None), there.stream(lambda *done: told.append(done))
@@ -329,7 +330,7 @@ def test_a_worker_that_is_killed_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not keep:
-        monkeypatch.setattr(sums, "SHARE_OF_MEMORY", 0)
+        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
     with connect(f"local:{n_workers}") as client:
         killed = killing(monkeypatch, client, task, times)
         alone, others = both(client, [whole], "bilinear", options)
@@ -447,7 +448,7 @@ def test_a_damaged_row_is_the_same_error(
     solver: str, keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not keep:
-        monkeypatch.setattr(sums, "SHARE_OF_MEMORY", 0)
+        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
     damage(whole, "bilinear", 8)
     said = []
     with open_features([whole]) as file:
