@@ -267,6 +267,29 @@ def test_work_is_shared_out(client: Client, whole: Path) -> None:
     assert {i for by, i in done if by == second} == {1, 2, 4}
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_sums_are_added_up_by_workers(n: int, client: Client) -> None:
+    work = futures.Futures(client)
+    told: list[None] = []
+    each = [work.put((i, np.full(2, i))) for i in range(1, n + 1)]
+    number, array = work.total(each, lambda: told.append(None))
+    assert (number, array.tolist()) == (n * (n + 1) / 2, [n * (n + 1) / 2] * 2)
+    assert len(told) == n
+
+
+@pytest.mark.parametrize("solver", ["gram", "stream"])
+def test_rows_that_are_all_the_same_are_refused(
+    solver: str, client: Client, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "x.h5", {"max": np.full((N_ROWS, 70), 0.3)}, slice(0, N_ROWS), "1/1")
+    with (
+        FeatureFile(path) as file,
+        pytest.raises(BilinearError, match="all training photos have the same features"),
+    ):
+        options = replace(QUICK, solver=solver, normalize="none")
+        train(file, "max", options, tmp_path / "runs", workers=Workers(client, file))
+
+
 def doer(_: np.ndarray, i: int) -> tuple[str, int]:
     time.sleep(0.1)
     return get_worker().address, i
