@@ -282,12 +282,11 @@ def test_rows_that_are_all_the_same_are_refused(
     solver: str, client: Client, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "x.h5", {"max": np.full((N_ROWS, 70), 0.3)}, slice(0, N_ROWS), "1/1")
-    with (
-        FeatureFile(path) as file,
-        pytest.raises(BilinearError, match="all training photos have the same features"),
-    ):
-        options = replace(QUICK, solver=solver, normalize="none")
-        train(file, "max", options, tmp_path / "runs", workers=Workers(client, file))
+    options = replace(QUICK, solver=solver, normalize="none")
+    with FeatureFile(path) as file:
+        workers = Workers(client, file)
+        with pytest.raises(BilinearError, match="all training photos have the same features"):
+            train(file, "max", options, tmp_path / "runs", workers=workers)
 
 
 def doer(_: np.ndarray, i: int) -> tuple[str, int]:
