@@ -1,5 +1,6 @@
 """Tasks of Dask's workers: given out evenly, added up where they are, their faults in one line."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -117,6 +118,9 @@ def in_one_line() -> Iterator[None]:
     """Raise what happens to workers as errors of this program."""
     try:
         yield
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of Dask's waits, broken off
+        raise
     except KilledWorker as error:
         raise BilinearError(
             f"{error.allowed_failures + 1} workers were lost at one task, the last of them "
