@@ -31,6 +31,7 @@ def connect(address: str) -> "Iterator[Client]":
     """
     try:
         from distributed import Client, LocalCluster
+        from distributed.utils import silence_logging_cmgr
     except ImportError as error:
         raise BilinearError(
             f"--scheduler needs {error.name}, which is not installed: pip install '.[cluster]'"
@@ -49,7 +50,7 @@ def connect(address: str) -> "Iterator[Client]":
         ):
             yield client
         return
-    with _client(Client, address) as client:
+    with silence_logging_cmgr(logging.CRITICAL), _client(Client, address) as client:
         _await_worker(client, address)
         yield client
 

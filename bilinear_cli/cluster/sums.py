@@ -87,8 +87,9 @@ class There:
         futures = self.workers.share_out(tasks.products, calls, work)
         coming = dict(zip(futures, pairs, strict=True))
         del futures  # a tile is let go when it is here
-        for future, tile in as_completed(list(coming), with_results=True):
+        for future in as_completed(list(coming)):
             one, other = coming.pop(future)
+            tile = future.result()
             inner[one, other], inner[other, one] = tile, tile.T
             tell()
         gram.refuse_same(float(np.trace(inner, dtype=np.float64)), squares)

@@ -373,6 +373,26 @@ def test_a_task_that_kills_its_workers_is_one_line(
     client.run(take_small_blocks)
 
 
+@pytest.mark.parametrize("task", [tasks.products, tasks.kept, tasks.losses])
+def test_a_scheduler_that_is_lost_is_one_line(
+    task: Callable[..., Any], client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = Workers.submit
+
+    def submitting(self: Workers, asked: Callable[..., Any], *args: Any, by: str = "") -> Any:
+        future = submit(self, asked, *args, by=by)
+        if asked is task:
+            future.cancel()  # as all are when the connection is lost
+        return future
+
+    monkeypatch.setattr(Workers, "submit", submitting)
+    options = QUICK if task is tasks.products else STREAM
+    with open_features([whole]) as file:
+        workers = Workers(client, file)
+        with pytest.raises(BilinearError, match="the scheduler is lost"), in_one_line():
+            train(file, "bilinear", options, whole.parent / "runs", workers=workers)
+
+
 @pytest.fixture
 def per_process(
     client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
