@@ -1,12 +1,14 @@
-"""Linear classifiers by passes over rows: in memory, or from a file of any length.
+"""Linear classifiers by passes over rows: in memory, from a file of any length, or by workers.
 
 One objective, summed over blocks of rows. Where the rows have fewer numbers than there are of
 them, they are one block in memory, on their principal axes; where neither that nor a Gram matrix
-fits the memory there is, each evaluation is a pass over the file.
+fits the memory there is, each evaluation is a pass over the file, or workers take the sums of
+their blocks.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -18,7 +20,9 @@ MAX_ITERATIONS = 1000
 VECTORS_BYTES = 1 << 29  # of what L-BFGS remembers
 LEAST_MEMORY, MOST_MEMORY = 3, 10
 
-Batches = Callable[[], Iterable[tuple[slice, np.ndarray]]]
+Block = tuple[slice, np.ndarray]
+Batches = Callable[[], Iterable[Block]]
+Sums = tuple[float, float, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,81 @@ class Linear:
         return x @ self.weights + self.intercept
 
 
+class Passes(Protocol):
+    """Passes over rows, d numbers each, that are centred, wherever they are."""
+
+    def losses(
+        self, which: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+    ) -> Callable[[Linear], Sums]:
+        """Return model -> the sums over these rows, as `sums_of` takes them."""
+
+    def scores(self, model: Linear, which: np.ndarray) -> np.ndarray:
+        """Return scores (len(which), k) of rows."""
+
+
+def sums_of(
+    model: Linear, blocks: Iterable[Block], targets: np.ndarray, make_loss: MakeLoss
+) -> Sums:
+    """Return the losses of rows, their second derivative and their gradients, summed.
+
+    Args:
+        model: W (d, k) and the intercept.
+        blocks: the rows.
+        targets: float32 (n, k).
+        make_loss: of `losses.py`.
+
+    Returns:
+        The losses, their second derivative by the scores (its mean over the classes), and the
+        gradients by weights and by intercept: sums, so that those of all rows are those of some
+        and those of the others.
+    """
+    loss, curvature = 0.0, 0.0
+    by_weights, by_intercept = np.zeros_like(model.weights), np.zeros_like(model.intercept)
+    for rows, x in blocks:
+        value, error, second = make_loss(targets[rows])(model(x))
+        loss += value
+        curvature += second * len(x)
+        by_weights += x.T @ error
+        by_intercept += error.sum(axis=0)
+    return loss, curvature, by_weights, by_intercept
+
+
+class Blocks:
+    """Passes over rows that this process holds or reads."""
+
+    def __init__(self, batches: Callable[[np.ndarray], Batches]) -> None:
+        """Take rows.
+
+        Args:
+            batches: which rows -> a function that starts a pass over them: (slice of which,
+                float32 (its length, d)).
+        """
+        self.batches = batches
+
+    def losses(
+        self, which: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+    ) -> Callable[[Linear], Sums]:
+        """Return model -> the sums over these rows."""
+        batches = self.batches(which)
+        return lambda model: sums_of(model, batches(), targets, make_loss)
+
+    def scores(self, model: Linear, which: np.ndarray) -> np.ndarray:
+        """Return scores (len(which), k) of rows."""
+        return np.concatenate([model(x) for _, x in self.batches(which)()])
+
+
 class Columns:
     """The problem of fitting on rows, d numbers each, that are centred.
 
     Attributes:
-        batches: which rows -> a function that starts a pass over them: (slice of which, float32
-            (its length, d)).
-        n: how many rows there are.
+        passes: over the rows.
+        n: how many there are.
         variance: float64 (d,), the sum of squares of each column over all rows.
     """
 
-    def __init__(
-        self, batches: Callable[[np.ndarray], Batches], n: int, variance: np.ndarray
-    ) -> None:
+    def __init__(self, passes: Passes, n: int, variance: np.ndarray) -> None:
         """Take rows."""
-        self.batches = batches
+        self.passes = passes
         self.n = n
         self.variance = variance
 
@@ -70,7 +134,7 @@ class Columns:
             steps: pairs of C, the weight of the losses, ascending by decades, and the tolerance
                 of `minimize`.
         """
-        batches = self.batches(rows)
+        losses = self.passes.losses(rows, targets, make_loss)
         (n, k), d = targets.shape, len(self.variance)
         variance = np.append(self.variance * n / self.n, n)
         penalised = np.append(np.ones(d), 0)
@@ -78,7 +142,7 @@ class Columns:
         done: list[Linear] = []
         for C, tolerance in steps:
             starts = _starts(done, d, k)
-            values = [objective(fit, batches, targets, make_loss, C) for fit in starts]
+            values = [objective(fit, losses, n, C) for fit in starts]
             first = starts[int(np.argmin([value for value, *_ in values]))]
             curvature = values[0][3]
             bend = penalised + CURVATURE_AT_END * C * curvature * variance
@@ -88,7 +152,7 @@ class Columns:
                 u: np.ndarray, C: float = C, scale: np.ndarray = scale
             ) -> tuple[float, np.ndarray]:
                 model = Linear(u[:-1] * scale[:-1], u[-1] * scale[-1])
-                value, weights, intercept, _ = objective(model, batches, targets, make_loss, C)
+                value, weights, intercept, _ = objective(model, losses, n, C)
                 return value, np.vstack([weights, intercept]) * scale
 
             u = minimize(
@@ -108,41 +172,33 @@ class Columns:
 
     def scores(self, fit: Linear, rows: np.ndarray) -> np.ndarray:
         """Return scores (len(rows), k) of rows."""
-        return np.concatenate([fit(x) for _, x in self.batches(rows)()])
+        return self.passes.scores(fit, rows)
 
 
 def objective(
-    model: Linear, batches: Batches, targets: np.ndarray, make_loss: MakeLoss, C: float
+    model: Linear, losses: Callable[[Linear], Sums], n: int, C: float
 ) -> tuple[float, np.ndarray, np.ndarray, float]:
     """Return `C * losses + ||W||² / 2`, its gradients, and the losses' mean second derivative.
 
     Args:
         model: W (d, k) and the intercept.
-        batches: starts a pass over the rows.
-        targets: float32 (n, k).
-        make_loss: of `losses.py`.
+        losses: model -> the sums over all rows; the arrays may be overwritten.
+        n: how many rows those are.
         C: the weight of the losses.
 
     Returns:
         The value, the gradients by weights and by intercept, and the mean second derivative of
         the losses by the scores.
     """
-    value, curvature = 0.0, 0.0
-    by_weights, by_intercept = np.zeros_like(model.weights), np.zeros_like(model.intercept)
-    for rows, x in batches():
-        loss, error, second = make_loss(targets[rows])(model(x))
-        value += loss
-        curvature += second * len(x) / len(targets)
-        by_weights += x.T @ error
-        by_intercept += error.sum(axis=0)
+    loss, curvature, by_weights, by_intercept = losses(model)
     C32 = np.float32(C)
     by_weights *= C32
     by_weights += model.weights
     return (
-        C * value + 0.5 * dot(model.weights, model.weights),
+        C * loss + 0.5 * dot(model.weights, model.weights),
         by_weights,
         C32 * by_intercept,
-        curvature,
+        curvature / n,
     )
 
 

@@ -67,11 +67,16 @@ def gram(
     diagonal = np.einsum("ii->i", lower)
     spread = diagonal.mean(dtype=np.float64)
     mean_square = float(spread + np.square(mean, dtype=np.float64).sum())
-    if spread <= RANK_TOLERANCE * mean_square:
-        raise BilinearError(SAME)
+    refuse_same(spread, mean_square)
     lower += lower.T
     diagonal *= 0.5
     return lower.T, mean, mean_square
+
+
+def refuse_same(spread: float, squares: float) -> None:
+    """Raise BilinearError if rows that are centred have nothing left of their squared norms."""
+    if spread <= RANK_TOLERANCE * squares:
+        raise BilinearError(SAME)
 
 
 def principal(gram: np.ndarray) -> Coordinates:
@@ -121,8 +126,7 @@ def rotate(
         block -= mean
         covariance += block.T @ block
         tell(block)
-    if np.trace(covariance) <= RANK_TOLERANCE * squares:
-        raise BilinearError(SAME)
+    refuse_same(np.trace(covariance), squares)
     variance, axes = _eigen(covariance)
     axes = axes.astype(np.float32)
     z = np.empty((n, len(variance)), np.float32)

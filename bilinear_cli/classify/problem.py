@@ -6,19 +6,19 @@ neither way.
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 
 from bilinear_cli.classify import gram, inputs
-from bilinear_cli.classify.columns import VECTORS_BYTES, Batches, Columns
+from bilinear_cli.classify.columns import VECTORS_BYTES, Batches, Blocks, Columns
 from bilinear_cli.classify.inputs import Part
 from bilinear_cli.classify.kernel import Kernel
 from bilinear_cli.classify.lbfgs import MEMORY
-from bilinear_cli.errors import BilinearError, one_of
+from bilinear_cli.classify.sums import Here, Progress, Sums, Workers
+from bilinear_cli.errors import one_of
 from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
 
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 SOLVERS = ("auto", "gram", "stream")
 SHARE_OF_MEMORY = 0.7
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ def pose(
     rows: np.ndarray,
     solver: str,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> Problem:
     """Read the training rows and reduce them.
 
@@ -106,36 +106,42 @@ def pose(
         rows: numbers of the training rows.
         solver: `gram` or `stream`.
         progress: told (done, in all) of what is read.
+        workers: who takes the sums over rows, if not this process. Rows of fewer numbers than
+            there are of them are reduced here all the same: they are few numbers.
 
     Raises:
         BilinearError: all rows are the same.
         FeatureFileError: the file is damaged, or holds what is no number.
     """
     n, d = len(rows), sum(part.n_features for part in parts)
+    sums = workers.over(parts, rows) if workers else Here(file, parts, rows)
     if solver == "stream":
-        return _streamed(file, parts, rows, progress)
+        return _streamed(sums, n, progress)
     if n <= d:
-        return _of_products(file, parts, rows, progress)
+        return _of_products(sums, n, progress)
+    if workers:
+        log.info("%d numbers a row are few: they are reduced here, not by the workers", d)
     batches = partial(inputs.batches, parts, file, rows)
     reduced, axes, mean, square = gram.rotate(batches, n, d, progress)
-    form = Columns(partial(_in_memory, reduced.z), n, reduced.variance)
+    form = Columns(Blocks(partial(_in_memory, reduced.z)), n, reduced.variance)
     return Problem(form, n, mean, square, axes.__matmul__, lambda: reduced, lambda w: w)
 
 
-def _of_products(
-    file: FeatureFile, parts: Sequence[Part], rows: np.ndarray, progress: Progress | None
-) -> Problem:
-    n, d = len(rows), sum(part.n_features for part in parts)
-    inner, mean, square = gram.gram(inputs.columns(parts, file, rows), n, d, progress)
+def _of_products(sums: Sums, n: int, progress: Progress | None) -> Problem:
+    inner, mean, square = sums.gram(progress)
     coordinates = cache(partial(gram.principal, inner))
-
-    def weights(alpha: np.ndarray) -> np.ndarray:
-        return gram.weights_of(inputs.columns(parts, file, rows), mean, alpha)
 
     def of_axes(on_axes: np.ndarray) -> np.ndarray:
         return coordinates().on_rows(on_axes)
 
+    weights = partial(sums.weights, mean)
     return Problem(Kernel(inner), n, mean, square, weights, coordinates, of_axes)
+
+
+def _streamed(sums: Sums, n: int, progress: Progress | None) -> Problem:
+    stream = sums.stream(progress)
+    form = Columns(stream.passes, n, stream.variance)
+    return Problem(form, n, stream.mean, stream.mean_square, lambda w: w)
 
 
 def _in_memory(z: np.ndarray, rows: np.ndarray) -> Batches:
@@ -145,42 +151,3 @@ def _in_memory(z: np.ndarray, rows: np.ndarray) -> Batches:
     step = max(1, inputs.BLOCK_BYTES // (4 * z.shape[1]))
     starts = range(0, len(rows), step)
     return lambda: ((slice(i, min(i + step, len(rows))), z[rows[i : i + step]]) for i in starts)
-
-
-def _streamed(
-    file: FeatureFile, parts: Sequence[Part], rows: np.ndarray, progress: Progress | None
-) -> Problem:
-    """Take means and variances in two passes; fits read the file again and again."""
-    d = sum(part.n_features for part in parts)
-    mean, variance, squares = np.zeros(d), np.zeros(d), 0.0
-    for which, block in inputs.batches(parts, file, rows):
-        mean += block.sum(axis=0, dtype=np.float64) / len(rows)
-        squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
-        if progress:
-            progress(which.stop, 2 * len(rows))
-    middle, began = mean.astype(np.float32), time.perf_counter()
-    for which, block in inputs.batches(parts, file, rows):
-        block -= middle
-        variance += np.einsum("ij,ij->j", block, block)
-        if progress:
-            progress(len(rows) + which.stop, 2 * len(rows))
-    log.info(
-        "a pass takes at least %.1f s; a C takes some 10 to 50 of them, the last fit 50 to 500",
-        time.perf_counter() - began,
-    )
-    if variance.sum() <= gram.RANK_TOLERANCE * squares:
-        raise BilinearError(gram.SAME)
-    batches = partial(_centred_batches, file, parts, rows, middle)
-    form = Columns(batches, len(rows), variance)
-    return Problem(form, len(rows), middle, squares / len(rows), lambda w: w)
-
-
-def _centred_batches(
-    file: FeatureFile, parts: Sequence[Part], rows: np.ndarray, mean: np.ndarray, which: np.ndarray
-) -> Batches:
-    def batches() -> Iterator[tuple[slice, np.ndarray]]:
-        for places, block in inputs.batches(parts, file, rows[which]):
-            block -= mean
-            yield places, block
-
-    return batches

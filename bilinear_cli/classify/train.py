@@ -5,7 +5,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from bilinear_cli.classify.model import Model, probabilities_of, save_model
 from bilinear_cli.classify.problem import Problem, choose_solver, pose
 from bilinear_cli.classify.rows import Rows, choose_rows
 from bilinear_cli.classify.select import Choice, Options, choose, folds
+from bilinear_cli.classify.sums import Progress, Workers
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.data.manifest import manifest
 from bilinear_cli.errors import BilinearError, UsageError, one_of
@@ -36,7 +37,6 @@ PACKAGES = ("bilinear-cli", "numpy", "scipy", "scikit-learn", "h5py")
 CLASSIFIERS = ("softmax", "svm", "ridge", "mlp", "conv1x1")
 THEIRS = {"mlp": ("hidden", "dropout"), "conv1x1": ("channels", "frozen")}  # to be recorded
 CHECKED_AT_ONCE = 32  # maps
-Progress = Callable[[int, int], None]
 
 
 def train(
@@ -48,6 +48,7 @@ def train(
     dataset: Dataset | None = None,
     command: str = "[]",
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Fit a classifier on a pooling, score the test photos once, and write the run folder.
 
@@ -59,6 +60,8 @@ def train(
         dataset: labels, split and groups to take instead of the file's, by the photos' SHA-256.
         command: to be recorded, a JSON list of words.
         progress: told (done, total) while the features are read.
+        workers: who takes the sums over rows, and scores them, if not this process; what selects
+            and normalises columns is fitted here.
 
     Returns:
         What `metrics.json` says.
@@ -76,8 +79,8 @@ def train(
         _parameters(file, specs), file.sha256[rows.number[~is_train]], "extract again, with --data"
     )
     learn, test = rows.take(is_train), rows.take(~is_train)
-    choice, model = fit_model(file, specs, learn, options, progress=progress)
-    scores = score_rows(file, model, test)
+    choice, model = fit_model(file, specs, learn, options, progress=progress, workers=workers)
+    scores = score_rows(file, model, test, workers)
     temperature = _temperature(choice)
     metrics = {
         **_figures(test, scores, temperature),
@@ -87,8 +90,10 @@ def train(
     refit = options.refit_all and len(test.number) > 0
     if refit:
         log.info("fitting the final model on all photos")
-        _, model = fit_model(file, specs, rows, options, choice, progress=progress)
+        _, model = fit_model(file, specs, rows, options, choice, progress, workers)
     model = replace(model, temperature=temperature)
+    if workers:
+        metrics["workers"] = workers.n
     metrics["fitted_on"] = "train and test" if refit else "train"
     metrics["seconds"] = round(time.perf_counter() - began, 2)
     folder = runs / _run_name(file, spec, options)
@@ -120,6 +125,7 @@ def fit_model(
     options: Options,
     choice: Choice | None = None,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Choice, Model]:
     """Fit on rows, with the settings of `choice`, or such as are chosen on folds of them.
 
@@ -130,6 +136,7 @@ def fit_model(
         options: how.
         choice: settings that were chosen before; None: to be chosen.
         progress: told (done, total) while the features are read.
+        workers: who takes the sums over rows, if not this process; of conv1x1 it is none.
 
     Returns:
         The settings, and the model.
@@ -146,7 +153,7 @@ def fit_model(
             "an mlp is fitted on the reduced rows, which do not fit the memory that is free: take "
             "--top-variance, another --classifier, or --solver gram all the same"
         )
-    problem = pose(file, parts, rows.number, solver, progress)
+    problem = pose(file, parts, rows.number, solver, progress, workers)
     if choice is None:
         choice = replace(_choose(problem, rows, options, solver), solver=solver)
     fitted = classifiers.fit(problem, rows, options, choice)
@@ -217,8 +224,12 @@ def _choose(problem: Problem, rows: Rows, options: Options, solver: str) -> Choi
     return classifiers.tune(problem, rows, held_out[: 1 if solver == "stream" else None], options)
 
 
-def score_rows(file: FeatureFile, model: Model, rows: Rows) -> np.ndarray:
-    """Return scores (rows, classes) of rows, read in batches."""
+def score_rows(
+    file: FeatureFile, model: Model, rows: Rows, workers: Workers | None = None
+) -> np.ndarray:
+    """Return scores (rows, classes) of rows, read in batches, here or by workers."""
+    if workers and len(rows.number):
+        return workers.scores(model, rows.number)
     scores = [np.empty((0, len(model.class_names)), np.float32)]
     scores += [model(x) for _, x in inputs.batches(model.parts, file, rows.number)]
     return np.concatenate(scores)

@@ -3,8 +3,10 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +17,10 @@ from bilinear_cli.cli.base import (
 )
 from bilinear_cli.errors import UsageError, one_of
 from bilinear_cli.files import whole
+
+if TYPE_CHECKING:
+    from bilinear_cli.classify.sums import Workers
+    from bilinear_cli.store import FeatureFile
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +63,12 @@ class Auto(click.ParamType):
     help="gram: reduced, in memory; stream: by passes over the file; auto: gram if it fits.",
 )
 @click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Have Dask's workers take the sums over rows: tcp://host:8786, a scheduler file, or "
+    "local[:WORKERS].",
+)
+@click.option(
     "--normalize",
     type=click.Choice(["auto", "none", "standard", "sqrt-l2"]),
     default="auto",
@@ -95,6 +107,7 @@ def train(
     pooling: tuple[str, ...],
     data: str | None,
     split_seed: int,
+    scheduler: str | None,
     output: Path,
     as_json: bool,
     **options: Any,
@@ -105,6 +118,7 @@ def train(
     bilinear train --features x.h5
     bilinear train --features x.h5 --pooling bilinear --top-variance 20000 --json
     bilinear train --features a.h5 --features b.h5
+    bilinear train --features x.h5 --scheduler tcp://host:8786
     """
     from bilinear_cli.classify.select import Options
     from bilinear_cli.classify.train import train as run
@@ -113,11 +127,13 @@ def train(
     from bilinear_cli.store import open_features
 
     chosen = Options(**options)
+    if scheduler and chosen.classifier == "conv1x1":
+        raise UsageError("--scheduler is not for --classifier conv1x1")
     if chosen.classifier in ("mlp", "conv1x1"):
         load_tensorflow()
     dataset = load_dataset(data, split_seed=split_seed) if data else None
     results, command = [], json.dumps(["bilinear", *sys.argv[1:]])
-    with open_features(features) as file:
+    with open_features(features) as file, _workers(scheduler, file) as workers:
         maps = chosen.classifier == "conv1x1"
         specs = pooling or [name for name in file.shapes if (name == "conv5") == maps]
         if not specs:
@@ -129,7 +145,14 @@ def train(
         for spec in specs:
             with bar(spec, "step") as progress:
                 result = run(
-                    file, spec, chosen, output, dataset=dataset, command=command, progress=progress
+                    file,
+                    spec,
+                    chosen,
+                    output,
+                    dataset=dataset,
+                    command=command,
+                    progress=progress,
+                    workers=workers,
                 )
             results.append(result)
     if as_json:
@@ -138,6 +161,22 @@ def train(
     click.echo(table(results))
     for result in results:
         click.echo(confused(result))
+
+
+@contextmanager
+def _workers(scheduler: str | None, file: "FeatureFile") -> "Iterator[Workers | None]":
+    """Give who takes the sums over a file's rows, if not this process."""
+    if not scheduler:
+        yield None
+        return
+    from bilinear_cli.cluster.connect import connect
+
+    with connect(scheduler) as client:  # says so if Dask is not installed
+        from bilinear_cli.cluster.futures import in_one_line
+        from bilinear_cli.cluster.sums import Workers
+
+        with in_one_line():
+            yield Workers(client, file)
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """Where the workers are: an address, a scheduler file, or processes of this machine."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ def connect(address: str) -> "Iterator[Client]":
     """
     try:
         from distributed import Client, LocalCluster
+        from distributed.utils import silence_logging_cmgr
     except ImportError as error:
         raise BilinearError(
             f"--scheduler needs {error.name}, which is not installed: pip install '.[cluster]'"
@@ -38,13 +40,17 @@ def connect(address: str) -> "Iterator[Client]":
         n_workers = _workers_of(address)
         with (
             LocalCluster(
-                n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # a port that is free
+                silence_logs=logging.CRITICAL,  # what fails is raised here, and said once
             ) as cluster,
             Client(cluster) as client,
         ):
             yield client
         return
-    with _client(Client, address) as client:
+    with silence_logging_cmgr(logging.CRITICAL), _client(Client, address) as client:
         _await_worker(client, address)
         yield client
 

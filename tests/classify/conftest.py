@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.classify import gram
-from bilinear_cli.classify.columns import Batches, Columns
+from bilinear_cli.classify.columns import Batches, Blocks, Columns
 from bilinear_cli.classify.kernel import Kernel
 from bilinear_cli.classify.problem import Problem
 from bilinear_cli.classify.rows import Rows
@@ -127,9 +127,9 @@ def pose() -> Pose:
             return lambda: [(piece, z[rows[piece]]) for piece in pieces]
 
         if form == "columns":
-            memory = Columns(batches, n, reduced.variance)
+            memory = Columns(Blocks(batches), n, reduced.variance)
             return Problem(memory, n, mean, square, axes.__matmul__, lambda: reduced, lambda w: w)
-        stream = Columns(batches, n, np.square(z).sum(axis=0, dtype=np.float64))
+        stream = Columns(Blocks(batches), n, np.square(z).sum(axis=0, dtype=np.float64))
         return Problem(stream, n, mean, square, lambda w: w)
 
     return posed

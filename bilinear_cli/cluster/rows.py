@@ -1,0 +1,211 @@
+"""What a worker does with rows of feature files in a shared folder: sums, inner products, scores.
+
+These are plain functions of a worker's process. They are given the numbers of rows, and read them;
+or blocks of rows that workers keep.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilinear_cli.classify import inputs
+from bilinear_cli.classify.columns import Block, Linear, sums_of
+from bilinear_cli.classify.inputs import Part
+from bilinear_cli.classify.losses import MakeLoss
+from bilinear_cli.classify.model import Model
+from bilinear_cli.cluster.check import Facts, compare, versions
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.store import FeatureFile, open_features
+
+Chosen = tuple[np.ndarray, np.ndarray]  # which rows of a block, ascending, and their targets
+
+
+@dataclass(frozen=True)
+class Source:
+    """Feature files as the client has them.
+
+    Attributes:
+        files: where, for every process alike.
+        facts: what is known of them and of the program, (name, value).
+    """
+
+    files: tuple[Path, ...]
+    facts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, file: FeatureFile) -> "Source":
+        """Take files that are open here."""
+        files = tuple(path.absolute() for path in file.files)
+        return cls(files, tuple(facts_of(files).items()))
+
+    def look(self) -> Facts:
+        """Return the facts as they are in this process."""
+        return facts_of(self.files)
+
+    def open(self) -> FeatureFile:
+        """Return the file, open as long as this process lives.
+
+        Raises:
+            BilinearError: this worker has other versions, or sees other files.
+        """
+        return _opened(self)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a classifier sees of files, less the mean of the training rows, if that is known."""
+
+    source: Source
+    parts: Sequence[Part]
+    mean: np.ndarray | None = None
+
+    @property
+    def d(self) -> int:
+        """Numbers a row."""
+        return sum(part.n_features for part in self.parts)
+
+    def batches(self, rows: np.ndarray) -> Iterator[Block]:
+        """Yield rows of these numbers, a few at a time."""
+        for places, x in inputs.batches(self.parts, self.source.open(), rows):
+            if self.mean is not None:
+                x -= self.mean
+            yield places, x
+
+
+def facts_of(files: Sequence[Path]) -> Facts:
+    """Return versions, and of each file what tells it from another one."""
+    return {**versions(), **{str(path): _described(path) for path in files}}
+
+
+def _described(path: Path) -> str:
+    if not path.exists():
+        return "missing"
+    try:
+        with FeatureFile(path) as file:
+            said = json.dumps([file.attributes, file.sha256.tolist()], default=str, sort_keys=True)
+            digest = hashlib.sha256(said.encode()).hexdigest()
+        return f"a file of {path.stat().st_size:,} bytes ({digest[:12]})"
+    except (BilinearError, OSError) as error:
+        return f"not to be read ({error})"
+
+
+@cache
+def _opened(source: Source) -> FeatureFile:
+    from distributed import get_worker
+
+    compare(get_worker().address, dict(source.facts), source.look())
+    return open_features(source.files)
+
+
+# Tasks -----------------------------------------------------------------------------------
+
+
+def itself(x: Any) -> Any:
+    """Return it: a task for what others are to be given, which can be made again if it is lost."""
+    return x
+
+
+def added(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the sums of some rows and of others as those of all."""
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def total(seen: Seen, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the rows' sum, float64 (d,), and that of their squared norms."""
+    sums, squares = np.zeros(seen.d), 0.0
+    for _, x in seen.batches(rows):
+        sums += x.sum(axis=0, dtype=np.float64)
+        squares += float(np.einsum("ij,ij->i", x, x).sum(dtype=np.float64))
+    return sums, squares
+
+
+def products(seen: Seen, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the inner products of rows and others, float32 (len(one), len(other)).
+
+    They are read in blocks of columns, so that few of their numbers are in memory at a time.
+    """
+    n, same = len(one), np.array_equal(one, other)
+    rows = one if same else np.concatenate([one, other])
+    found = np.zeros((n, len(other)), np.float32)
+    for which, x in inputs.columns(seen.parts, seen.source.open(), rows):
+        if seen.mean is not None:
+            x -= seen.mean[which]
+        found += x[:n] @ (x if same else x[n:]).T
+    return found
+
+
+def weights(seen: Seen, rows: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray]:
+    """Return the part of these rows in Xᵀ α, float32 (d, k)."""
+    found = np.zeros((seen.d, alpha.shape[1]), np.float32)
+    for places, x in seen.batches(rows):
+        found += x.T @ alpha[places]
+    return (found,)
+
+
+def scores(seen: Seen, rows: np.ndarray, model: Linear | Model) -> np.ndarray:
+    """Return scores (len(rows), k)."""
+    return np.concatenate([model(x) for _, x in seen.batches(rows)])
+
+
+# Of blocks, which are rows that are kept, float32 (n, d); or, int64 (n,), numbers of rows to read
+
+
+def kept(seen: Seen, rows: np.ndarray) -> np.ndarray:
+    """Return rows, to be kept."""
+    found = np.empty((len(rows), seen.d), np.float32)
+    for places, x in seen.batches(rows):
+        found[places] = x
+    return found
+
+
+def variance(seen: Seen, blocks: Sequence[np.ndarray]) -> tuple[np.ndarray]:
+    """Return the columns' sums of squares, float64 (d,)."""
+    found = np.zeros(seen.d)
+    for block in blocks:
+        for _, x in _rows_of(seen, block, np.arange(len(block))):
+            found += np.einsum("ij,ij->j", x, x)
+    return (found,)
+
+
+def losses(
+    seen: Seen,
+    blocks: Sequence[np.ndarray],
+    chosen: Sequence[Chosen],
+    model: Linear,
+    make_loss: MakeLoss,
+) -> tuple[Any, ...]:
+    """Return the sums over the chosen rows of blocks, as `sums_of` takes them."""
+    targets = np.concatenate([goal for _, goal in chosen])
+    return sums_of(model, _chosen(seen, blocks, chosen), targets, make_loss)
+
+
+def block_scores(
+    seen: Seen, blocks: Sequence[np.ndarray], chosen: Sequence[np.ndarray], model: Linear
+) -> np.ndarray:
+    """Return scores (n, k) of the chosen rows of blocks."""
+    pairs = [(which, which) for which in chosen]
+    return np.concatenate([model(x) for _, x in _chosen(seen, blocks, pairs)])
+
+
+def _chosen(seen: Seen, blocks: Sequence[np.ndarray], chosen: Sequence[Chosen]) -> Iterator[Block]:
+    start = 0
+    for block, (which, _) in zip(blocks, chosen, strict=True):
+        for places, x in _rows_of(seen, block, which):
+            yield slice(start + places.start, start + places.stop), x
+        start += len(which)
+
+
+def _rows_of(seen: Seen, block: np.ndarray, which: np.ndarray) -> Iterator[Block]:
+    """Yield rows of a block, whether it is kept or to be read."""
+    if block.ndim == 1:
+        yield from seen.batches(block[which])
+    elif np.array_equal(which, np.arange(len(block))):
+        yield slice(0, len(block)), block
+    else:
+        yield slice(0, len(which)), block[which]
