@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bilinear_cli.cluster.load import load_dask
 from bilinear_cli.errors import BilinearError, UsageError
 
 if TYPE_CHECKING:
@@ -28,12 +29,9 @@ def connect(address: str) -> "Iterator[Client]":
         BilinearError: Dask is not installed, nobody answers at the address, or no worker comes.
         UsageError: the address is of no kind that is known.
     """
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise BilinearError(
-            f"--scheduler needs {error.name}, which is not installed: pip install '.[cluster]'"
-        ) from error
+    load_dask()
+    from distributed import Client, LocalCluster
+
     if address == "local" or address.startswith("local:"):
         n_workers = _workers_of(address)
         with (
