@@ -1,8 +1,10 @@
 """Where the workers are: an address, a scheduler file, or processes of this machine."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,17 +36,31 @@ def connect(address: str) -> "Iterator[Client]":
 
     if address == "local" or address.startswith("local:"):
         n_workers = _workers_of(address)
-        with (
-            LocalCluster(
+        with _without_ctrl_c():
+            cluster = LocalCluster(
                 n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+            )
+        with cluster, Client(cluster) as client:
             yield client
         return
     with _client(Client, address) as client:
         _await_worker(client, address)
         yield client
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Keep ctrl-C, which a terminal sends to all processes, from those that are begun here.
+
+    Threads and processes inherit what is blocked, so it holds for workers that are begun anew, too.
+    What arrives meanwhile is not lost.
+    """
+    resource_tracker.ensure_running()  # which else would let it through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _workers_of(address: str) -> int:

@@ -183,7 +183,7 @@ def _check_workers(client: Client, premises: Premises) -> None:
         if isinstance(fault, BilinearError):
             raise fault
         if isinstance(fault, Exception):  # as if this program were not there
-            name = called(known[address]) if address in known else f"worker {address}"
+            name = called(known.get(address, {}).get("name", address), address)
             raise BilinearError(f"{name} does not run this program: {fault}")
 
 

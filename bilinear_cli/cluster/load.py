@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 
 from bilinear_cli.errors import BilinearError
 
@@ -25,5 +26,7 @@ def load_dask() -> None:
         raise BilinearError(
             f"--scheduler needs {error.name}, which is not installed: pip install '.[cluster]'"
         ) from error
+    # of ports, and of versions, which are compared with ours in a line
+    warnings.filterwarnings("ignore", module="distributed")
     for name in ("distributed", "distributed.client", "distributed.gc"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -124,7 +124,7 @@ async def check_worker(premises: Premises, dask_worker: Worker) -> None:
 
     It is called beside the tasks, which may keep all task threads busy.
     """
-    await asyncio.to_thread(_check, premises, called(dask_worker))
+    await asyncio.to_thread(_check, premises, called(dask_worker.name, dask_worker.address))
 
 
 async def resolve_on_worker(precision: str, size: int) -> tuple[str, int]:
@@ -139,10 +139,8 @@ def _resolve(precision: str, size: int) -> tuple[str, int]:
     return resolve_precision(precision), resolve_batch_size(size)
 
 
-def called(worker: Any) -> str:
-    """Return how a worker, or what the scheduler says of it, is called in messages."""
-    known = worker if isinstance(worker, dict) else {"name": worker.name, "id": worker.address}
-    name, address = str(known["name"]), str(known["id"])
+def called(name: object, address: str) -> str:
+    """Return how a worker is called in messages."""
     return f"worker {address}" if name == address else f"worker {name} at {address}"
 
 
@@ -260,7 +258,7 @@ def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
         raise Reschedule  # perhaps to a worker that is free
     try:
         with _telling(worker, job.topic):
-            _check(job.premises, called(worker))
+            _check(job.premises, called(worker.name, worker.address))
             yield worker, lambda: _check_wanted(worker, key)
     except Unwanted:
         pass
