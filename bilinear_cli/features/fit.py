@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
@@ -41,9 +42,11 @@ def fit_parameters(
     from bilinear_cli.features.graph import channels_of
 
     (channels,) = {channels_of(forward, size) for size in sizes_of(settings.shown)}
-    return make_parameters(
-        settings, channels, have, lambda: _sample(dataset, settings, forward, skip_bad)
-    )
+    # one thread: the last digits depend on how many, and a worker of Dask's has one by default
+    with threadpool_limits(1, user_api="blas"):
+        return make_parameters(
+            settings, channels, have, lambda: _sample(dataset, settings, forward, skip_bad)
+        )
 
 
 def _sample(
