@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from bilinear_cli.cluster.worker import Network
 from bilinear_cli.features.settings import Settings
 
 SHA256 = "0" * 64
+BUSY = threading.Lock()
 OTHER = "NETWORK_SHA256"  # in the environment of a worker that is to have others
 
 
@@ -51,7 +53,11 @@ class Small(Network):
 
     def _see(self, photos: np.ndarray) -> np.ndarray:
         self._note(hashlib.sha256(photos.tobytes()).hexdigest())
+        if not BUSY.acquire(blocking=False):
+            self._note("two at a time")
+            BUSY.acquire()
         time.sleep(self.delay)
+        BUSY.release()
         return photos
 
     def _note(self, what: str) -> None:
@@ -61,5 +67,9 @@ class Small(Network):
 
 def noted(notes: Path) -> tuple[list[str], list[str]]:
     """Return the processes that have loaded the network, and the batches, in order."""
-    lines = [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
+    lines = (
+        [line.split(maxsplit=1) for line in notes.read_text().splitlines()]
+        if notes.exists()
+        else []
+    )
     return [pid for pid, what in lines if what == "load"], [x for _, x in lines if x != "load"]

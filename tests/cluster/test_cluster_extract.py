@@ -61,7 +61,7 @@ def one_worker(name: str = "odd", **options: Any) -> SpecCluster:
     """Return a cluster of one worker."""
     return SpecCluster(
         scheduler={"cls": Scheduler, "options": {"dashboard_address": ":0", "host": "127.0.0.1"}},
-        workers={name: {"cls": Nanny, "options": {"nthreads": 1, **options}}},
+        workers={name: {"cls": Nanny, "options": {"nthreads": 1} | options}},
     )
 
 
@@ -162,6 +162,7 @@ def test_rows_are_those_of_a_single_run(
         attributes={"limit": 0},
         progress=lambda *step: steps.append(step),
     )
+    assert f"skipped: cannot read {birds.root / birds.paths[10]}" in caplog.text
     whole = single(
         birds, settings, tmp_path / "one" / "y.h5", skip_bad=True, attributes={"limit": 0}
     )
@@ -170,7 +171,6 @@ def test_rows_are_those_of_a_single_run(
     assert steps[-1] == (11, 11)
     loaded, _ = noted(network.notes)
     assert len(loaded) == len(set(loaded)) <= 2
-    assert f"skipped: cannot read {birds.root / birds.paths[10]}" in caplog.text
 
 
 def test_what_is_open_is_what_suits_the_workers(
@@ -234,23 +234,31 @@ import sys
 from pathlib import Path
 from test_cluster_extract import ROW, Small, extract_shards, load_dataset, replace
 address, photos, output, notes = sys.argv[1:]
-network = Small("small", "random", Path(notes), delay=0.3)
+network = Small("small", "random", Path(notes), delay=0.5)
 settings = replace(ROW, poolings=("max",))
 extract_shards(address, load_dataset(photos), settings, Path(output), network)
 """
 
 
 def test_tasks_of_a_client_that_is_killed_stop_and_nothing_is_done_twice(
-    address: str, flock: Dataset, output: Path, network: Small, tmp_path: Path
+    address: str,
+    output: Path,
+    network: Small,
+    tmp_path: Path,
+    class_folders: Callable[..., Path],
 ) -> None:
+    flock = load_dataset(str(class_folders(tmp_path / "flock", {"tit": 32, "wren": 32})))
     words = [address, flock.spec, str(output), str(network.notes)]
     with subprocess.Popen([sys.executable, "-c", CLIENT, *words], env=ENVIRONMENT) as client:
-        wait_for(lambda: len(noted(network.notes)[1]) > 4)
+        wait_for(lambda: len(noted(network.notes)[1]) >= 3)
         client.kill()
+    before = len(noted(network.notes)[1])  # of shards of eight
+    wait_for(lambda: not [*folder_module.shards_folder(output).glob("*.lock")])
+    assert len(noted(network.notes)[1]) - before <= 4
     settings = replace(ROW, poolings=("max",))
-    on_workers(address, flock, settings, output, replace(network, delay=0))
+    on_workers(address, flock, settings, output, network)
     _, batches = noted(network.notes)
-    assert len(batches) == len(set(batches)) == 32
+    assert len(batches) == len(set(batches)) == 64
     assert_same(output, single(flock, settings, tmp_path / "one" / "y.h5"))
 
 
@@ -329,6 +337,18 @@ def test_a_shard_in_use_is_waited_for(
     thread.join()
     assert output.exists()
     assert caplog.text.count("waiting: ") == 1
+
+
+def test_a_process_makes_one_shard_at_a_time(
+    flock: Dataset, output: Path, network: Small, tmp_path: Path
+) -> None:
+    settings = replace(ROW, poolings=("max",))
+    with one_worker(nthreads=4) as cluster:
+        on_workers(cluster.scheduler_address, flock, settings, output, replace(network, delay=0.1))
+    _, batches = noted(network.notes)
+    assert "two at a time" not in batches
+    assert len(batches) == 32
+    assert_same(output, single(flock, settings, tmp_path / "one" / "y.h5"))
 
 
 # Workers that are refused ----------------------------------------------------------------
