@@ -92,7 +92,7 @@ def run_on_workers(
         raise UsageError("--scheduler cuts the set into shards by itself: leave out --shard")
     load_dask()
     from bilinear_cli.cluster.extract import extract_shards, merge_shards
-    from bilinear_cli.cluster.worker import Network
+    from bilinear_cli.cluster.premises import Network
 
     asked = _asked(specs, output, given)
     source = given["weights"]

@@ -8,44 +8,30 @@ worker died or the client did, and its lock keeps two from writing it.
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
-from distributed import Client, Future, KilledWorker
+from distributed import Client
 
+from bilinear_cli.cluster.before import a_photo, check_begun, check_workers, is_complete, settled
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.folder import Begun, begun_in, clear, shards_folder, shared_folder
-from bilinear_cli.cluster.worker import (
-    Job,
-    Network,
-    Premises,
-    called,
-    check_worker,
-    fit,
-    make_shard,
-    resolve_on_worker,
-    same,
-)
+from bilinear_cli.cluster.folder import begun_in, clear, shards_folder, shared_folder
+from bilinear_cli.cluster.follow import Progress, result_of, run
+from bilinear_cli.cluster.premises import Network, Premises
+from bilinear_cli.cluster.worker import Job, fit
 from bilinear_cli.data.dataset import Dataset
-from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
+from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.features.extract import record_of
 from bilinear_cli.features.parameters import Parameters, agreed, lacks_projection
-from bilinear_cli.features.resume import begun_with, versions
+from bilinear_cli.features.resume import versions
 from bilinear_cli.features.reuse import StoredPhotos
-from bilinear_cli.features.settings import Settings, check_same, kept, shard_photos, stored_settings
-from bilinear_cli.features.views import sizes_of
-from bilinear_cli.store import OWN, FeatureFile, merge, partial_path
+from bilinear_cli.features.settings import Settings, stored_settings
+from bilinear_cli.store import FeatureFile, merge
 
 log = logging.getLogger(__name__)
 
 SHARDS_PER_WORKER = 4  # so that all end at about the same time, and there is work for latecomers
-LOOK_SECONDS = 5
-OTHERWISE = "give another --output, or --overwrite"
-Progress = Callable[[int, int], None]
 
 
 def extract_shards(
@@ -84,7 +70,7 @@ def extract_shards(
         InUseError: another run writes the shards of this output.
     """
     folder, given = shards_folder(output).resolve(), parameters or {}
-    if not overwrite and _is_complete(dataset, settings, output, given):
+    if not overwrite and is_complete(dataset, settings, output, given):
         return None
     with shared_folder(output) as (token_file, token), connect(address) as client:
         if overwrite:
@@ -94,18 +80,18 @@ def extract_shards(
             token_file,
             token,
             dataset.root,
-            _a_photo(dataset),
+            a_photo(dataset),
             versions(),
             network,
             settings.weights_sha256,
         )
-        _check_workers(client, premises)
-        settings = _settled(
+        check_workers(client, premises)
+        settings = settled(
             client, settings, begun.settings if begun else stored_settings(None, reuse)
         )
         record = attributes or {}
         if begun:
-            _check_begun(begun, settings, record_of(dataset, settings) | record)
+            check_begun(begun, settings, record_of(dataset, settings) | record)
             given = agreed(given, begun.parameters, begun.path)
         job = Job(
             premises,
@@ -120,7 +106,7 @@ def extract_shards(
             skip_bad,
         )
         job = _with_projection(client, job)
-        _run(client, job, begun.done if begun else {}, progress)
+        run(client, job, begun.done if begun else {}, progress)
     return [job.output(number) for number in range(1, job.n_shards + 1)]
 
 
@@ -150,73 +136,6 @@ def _n_rows(shard: Path) -> int:
         return file.rows_done
 
 
-# Before the workers begin ------------------------------------------------------------------
-
-
-def _is_complete(dataset: Dataset, settings: Settings, output: Path, given: Parameters) -> bool:
-    """Say whether there is nothing to do; raise if what is there is something else."""
-    if partial_path(output).exists():
-        raise FeatureFileError(
-            f"{partial_path(output)} was begun without --scheduler: finish it so, or {OTHERWISE}"
-        )
-    shards = shards_folder(output)
-    if not output.exists() or (shards.is_dir() and any(shards.glob("*.h5*"))):
-        return False  # shards beside a file were begun after it
-    settings = kept(settings, stored_settings(output))
-    sha256 = dict(zip(dataset.paths, dataset.sha256(), strict=True))
-    return begun_with(output, settings, sha256, given, overwrite=False) is None
-
-
-def _a_photo(dataset: Dataset) -> tuple[Path, int] | None:
-    """Return a photo that can be seen from here, and its size."""
-    for path in dataset.paths:
-        with contextlib.suppress(OSError):
-            return dataset.root / path, (dataset.root / path).stat().st_size
-    return None
-
-
-def _check_workers(client: Client, premises: Premises) -> None:
-    """Raise a BilinearError that names the first worker that is not as it must be."""
-    known = client.scheduler_info()["workers"]
-    found = client.run(check_worker, premises, on_error="return")
-    for address, fault in found.items():
-        if isinstance(fault, BilinearError):
-            raise fault
-        if isinstance(fault, Exception):  # as if this program were not there
-            name = called(known.get(address, {}).get("name", address), address)
-            raise BilinearError(f"{name} does not run this program: {fault}")
-
-
-def _settled(client: Client, settings: Settings, stored: Settings | None) -> Settings:
-    """Return the settings with a precision and a batch size that suit all workers."""
-    settings = kept(settings, stored)
-    if settings.precision != "auto" and settings.batch_size:
-        return settings
-    size = max(sizes_of(settings.shown))
-    found = [*client.run(resolve_on_worker, settings.precision, size).values()]
-    precisions = {precision for precision, _ in found}
-    precision = precisions.pop() if len(precisions) == 1 else "float32"
-    batch_size = settings.batch_size or min(batch_size for _, batch_size in found)
-    return replace(settings, precision=precision, batch_size=batch_size)
-
-
-def _check_begun(begun: Begun, settings: Settings, record: dict[str, Any]) -> None:
-    """Raise a FeatureFileError if shards made now would not belong together with earlier ones."""
-    check_same(begun.settings, settings, begun.path, OTHERWISE, but=("shard",))
-    for name, value in record.items():
-        was = begun.attributes.get(name)
-        if name in OWN or was == value:
-            continue
-        if name == "data_sha256":
-            raise FeatureFileError(
-                f"the photos, their labels or split are not those that {begun.path} was begun "
-                f"with: {OTHERWISE}"
-            )
-        raise FeatureFileError(
-            f"{begun.path} was begun with {name} {was}, and now it is {value}: {OTHERWISE}"
-        )
-
-
 def _n_shards(client: Client, dataset: Dataset, settings: Settings) -> int:
     n_workers = len(client.scheduler_info()["workers"])
     n_batches = -(-len(dataset) // settings.batch_size)
@@ -236,97 +155,5 @@ def _with_projection(client: Client, job: Job) -> Job:
     if lacks_projection(job.settings.poolings, given):
         log.info("fitting the projection of channels on a worker")
         future = client.submit(fit, job, key=f"{job.topic}-fit")
-        job = replace(job, parameters=_result(future, "the projection"))
+        job = replace(job, parameters=result_of(future, "the projection"))
     return job
-
-
-# While they run ----------------------------------------------------------------------------
-
-
-def _run(client: Client, job: Job, begun: dict[int, int | None], progress: Progress | None) -> None:
-    """Let the workers make all shards; tell how far they are."""
-    n_photos, of = len(job.dataset), job.n_shards
-    cuts = [shard_photos(f"{i}/{of}", n_photos, job.settings.batch_size) for i in range(1, of + 1)]
-    sizes = [cut.stop - cut.start for cut in cuts]
-    done = {i: sizes[i - 1] if n is None else n for i, n in begun.items()}
-    events: SimpleQueue = SimpleQueue()
-    client.subscribe_topic(job.topic, events.put)
-    futures = _submit(client, job)
-    for future in futures:
-        future.add_done_callback(events.put)
-    told = -1
-    try:
-        for number, n_done in _follow(client, events, futures, of):
-            done[number] = sizes[number - 1] if n_done is None else n_done
-            if progress and sum(done.values()) != told:
-                told = sum(done.values())
-                progress(told, n_photos)
-    finally:
-        client.unsubscribe_topic(job.topic)
-        client.cancel([*futures])
-
-
-def _submit(client: Client, job: Job) -> dict[Future, int]:
-    """Submit all shards; return the number of each."""
-    log.info(
-        "%d shards on %d workers, %s, %d photos a batch",
-        job.n_shards,
-        len(client.scheduler_info()["workers"]),
-        job.settings.precision,
-        job.settings.batch_size,
-    )
-    shared = client.submit(same, job, key=f"{job.topic}-job")
-    return {
-        client.submit(
-            make_shard, shared, number, key=f"{job.topic}-{number}", priority=-number
-        ): number
-        for number in range(1, job.n_shards + 1)
-    }
-
-
-def _follow(
-    client: Client, events: SimpleQueue, futures: dict[Future, int], of: int
-) -> Iterator[tuple[int, int | None]]:
-    """Yield the number of a shard and how many photos of it are done, or None for all."""
-    waiting = set(futures)
-    alone = False
-    while waiting:
-        try:
-            event = events.get(timeout=LOOK_SECONDS)
-        except Empty:
-            alone = _say_if_alone(client, alone)
-            continue
-        if isinstance(event, Future):
-            waiting.discard(event)
-            _result(event, f"shard {futures[event]} of {of}")
-            yield futures[event], None
-            continue
-        _, message = event
-        if "warning" in message:
-            log.warning("%s", message["warning"])
-        else:
-            yield message["shard"], message["done"]
-
-
-def _say_if_alone(client: Client, said: bool) -> bool:
-    """Say once if no worker is left; return whether none is."""
-    alone = not client.scheduler_info()["workers"]
-    if alone and not said:
-        log.warning("no worker is left: start one, it will go on")
-    return alone
-
-
-def _result(future: Future, what: str) -> Any:
-    """Return what a task did, or raise what it raised."""
-    try:
-        return future.result()
-    except KilledWorker as error:
-        raise BilinearError(
-            f"{error.allowed_failures + 1} workers died over {what}, the last of them "
-            f"{error.last_worker.address}: see their logs; if it was for memory, give them more, "
-            "or begin again (--overwrite) with a smaller --batch-size; what is done is kept"
-        ) from error
-    except CancelledError as error:
-        raise BilinearError(
-            "the scheduler has gone; what is done is kept, and the same command goes on"
-        ) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.cluster.worker import Network
+from bilinear_cli.cluster.premises import Network
 from bilinear_cli.features.settings import Settings
 
 SHA256 = "0" * 64

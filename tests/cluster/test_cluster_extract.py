@@ -419,14 +419,14 @@ def test_workers_that_die_of_a_shard_are_one_line(
 
 
 def test_what_a_worker_looks_at(birds: Dataset, tmp_path: Path, network: Small) -> None:
-    from bilinear_cli.cluster.worker import Premises, _fault
+    from bilinear_cli.cluster.premises import Premises, fault_of
     from bilinear_cli.features.resume import versions
 
     token, photo = tmp_path / "token", birds.root / birds.paths[0]
     token.write_text("abc")
     size = photo.stat().st_size
     good = Premises(token, "abc", birds.root, (photo, size), versions(), network, SHA256)
-    assert _fault(good) is None
+    assert fault_of(good) is None
     for change, said in (
         ({"token": "abd"}, f"does not see {tmp_path}"),
         ({"token_file": tmp_path / "none"}, f"does not see {tmp_path}"),
@@ -436,7 +436,7 @@ def test_what_a_worker_looks_at(birds: Dataset, tmp_path: Path, network: Small) 
         ({"weights_sha256": "2" * 64}, f"has weights {SHA256}, and here"),
         ({"network": Small("vgg16", "/none.npz")}, None),
     ):
-        fault = _fault(replace(good, **change))
+        fault = fault_of(replace(good, **change))
         assert fault is None if said is None else said in str(fault)
 
 
@@ -507,6 +507,23 @@ def invoke(*arguments: str | Path) -> Result:
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output + repr(result.exception)
     return result
+
+
+def test_a_scheduler_that_goes_is_one_line(flock: Dataset, output: Path, network: Small) -> None:
+    file = output.parent.with_name("scheduler.json")
+    processes = [
+        start("scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard"),
+        start("worker", "--scheduler-file", file),
+    ]
+    settings, network = replace(ROW, poolings=("max",)), replace(network, delay=0.1)
+    try:
+        wait_for(file.exists)
+        with pytest.raises(BilinearError, match="the scheduler has gone; what is done is kept"):
+            extract_shards(
+                str(file), flock, settings, output, network, progress=lambda *_: processes[0].kill()
+            )
+    finally:
+        end(*processes)
 
 
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(
