@@ -24,6 +24,10 @@ class FeatureFileError(BilinearError):
     """A feature file that is missing, damaged, incomplete, or not ours."""
 
 
+class InUseError(FeatureFileError):
+    """A feature file that another run is writing: waiting may help."""
+
+
 def one_of(kind: str, word: str, known: Iterable[str]) -> str:
     """Return `word` if it is in `known`.
 

@@ -2,10 +2,11 @@
 
 import signal
 
-from bilinear_cli.cli import check, photos, stage1, stage2  # each adds its commands to the group
+# each adds its commands to the group
+from bilinear_cli.cli import check, extract, photos, stage1, stage2
 from bilinear_cli.cli.base import cli, end_tidily
 
-__all__ = ["check", "cli", "main", "photos", "stage1", "stage2"]
+__all__ = ["check", "cli", "extract", "main", "photos", "stage1", "stage2"]
 
 
 def main() -> None:

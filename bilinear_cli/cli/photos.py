@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bilinear_cli.cli.base import (
-    bar,
-    cli,
-    load_network,
-    load_tensorflow,
-    load_weights,
-    weights_option,
-)
+from bilinear_cli.cli.base import bar, cli, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
+from bilinear_cli.features.network import load_network, load_tensorflow, load_weights
 from bilinear_cli.files import whole
 
 if TYPE_CHECKING:

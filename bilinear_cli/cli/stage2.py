@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bilinear_cli.cli.base import (
-    bar,
-    cli,
-    load_tensorflow,
-)
+from bilinear_cli.cli.base import bar, cli
 from bilinear_cli.errors import UsageError, one_of
+from bilinear_cli.features.network import load_tensorflow
 from bilinear_cli.files import whole
 
 if TYPE_CHECKING:

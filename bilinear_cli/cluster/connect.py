@@ -1,12 +1,14 @@
 """Where the workers are: an address, a scheduler file, or processes of this machine."""
 
-import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bilinear_cli.cluster.load import load_dask
 from bilinear_cli.errors import BilinearError, UsageError
 
 if TYPE_CHECKING:
@@ -29,30 +31,39 @@ def connect(address: str) -> "Iterator[Client]":
         BilinearError: Dask is not installed, nobody answers at the address, or no worker comes.
         UsageError: the address is of no kind that is known.
     """
-    try:
-        from distributed import Client, LocalCluster
-        from distributed.utils import silence_logging_cmgr
-    except ImportError as error:
-        raise BilinearError(
-            f"--scheduler needs {error.name}, which is not installed: pip install '.[cluster]'"
-        ) from error
+    load_dask()
+    from distributed import Client, LocalCluster
+
     if address == "local" or address.startswith("local:"):
         n_workers = _workers_of(address)
-        with (
-            LocalCluster(
+        with _without_ctrl_c():
+            cluster = LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address="127.0.0.1:0",  # a port that is free
-                silence_logs=logging.CRITICAL,  # what fails is raised here, and said once
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+            )
+        with cluster, Client(cluster) as client:
             yield client
         return
-    with silence_logging_cmgr(logging.CRITICAL), _client(Client, address) as client:
+    with _client(Client, address) as client:
         _await_worker(client, address)
         yield client
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Keep ctrl-C, which a terminal sends to all processes, from those that are begun here.
+
+    Threads and processes inherit what is blocked, so it holds for workers that are begun anew, too.
+    What arrives meanwhile is not lost.
+    """
+    resource_tracker.ensure_running()  # which else would let it through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _workers_of(address: str) -> int:

@@ -1,7 +1,7 @@
 """Stage 1: photos -> network -> poolings -> feature file."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,11 @@ import numpy as np
 
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.data.images import empty_batch, lay_in, read_batches, read_photo
-from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
-from bilinear_cli.features.parameters import (
-    Parameters,
-    agreed,
-    check_unseen,
-    make_parameters,
-    read_projection,
-)
-from bilinear_cli.features.projection import sample_of, second_moment
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
+from bilinear_cli.features.fit import fit_parameters
+from bilinear_cli.features.parameters import Parameters, agreed, check_unseen
 from bilinear_cli.features.resume import (
+    begin_or_go_on,
     begun_with,
     photos_done,
     versions,
@@ -28,11 +23,10 @@ from bilinear_cli.features.resume import (
 from bilinear_cli.features.reuse import StoredPhotos
 from bilinear_cli.features.settings import Settings, shard_photos
 from bilinear_cli.features.views import sizes_of
-from bilinear_cli.store import FeatureWriter, create, locked, partial_path
+from bilinear_cli.store import WHOLE, FeatureWriter, locked, partial_path
 
 log = logging.getLogger(__name__)
 
-N_SAMPLED = 256  # photos that a projection is fitted on
 UNSEEN = "extract without that projection (--reuse or --projection)"
 Arrays = dict[str, np.ndarray]
 Forward = Callable[[Any], Any]
@@ -46,7 +40,7 @@ def extract(
     load_forward: Callable[[], Forward],
     *,
     reuse: Path | None = None,
-    projection: Path | None = None,
+    parameters: Parameters | None = None,
     attributes: dict[str, Any] | None = None,
     overwrite: bool = False,
     skip_bad: bool = False,
@@ -61,7 +55,7 @@ def extract(
         load_forward: called if there is something to do; returns the network: uint8 photos
             (batch, size, size, 3) -> float32 maps (batch, height, width, channels), in TensorFlow.
         reuse: a feature file, finished or not, whose rows are taken for the photos that it has.
-        projection: a feature file, finished or not, whose projection of channels is taken.
+        parameters: of the poolings, to be kept to; those that are not there are made.
         attributes: more root attributes, to keep a record.
         overwrite: begin again, whatever is there.
         skip_bad: leave out what cannot be read as a photo instead of stopping there.
@@ -69,43 +63,38 @@ def extract(
 
     Raises:
         BadPhotoError: a photo cannot be read; the rows before its batch are kept.
-        FeatureFileError: a file is there and was made otherwise, or cannot be written, or another
-            run is writing it.
+        FeatureFileError: a file is there and was made otherwise, or cannot be written.
+        InUseError: another run is writing it.
         UsageError: a pooling does not suit the network's maps, or there is nothing to take its
             projection from.
     """
-    if output.is_dir():
-        raise FeatureFileError(f"{output} is a folder: give --output a file name")
     photos = shard_photos(settings.shard, len(dataset), settings.batch_size)
     part = dataset.take(np.arange(photos.start, photos.stop))
     with ExitStack() as open_now:
         open_now.enter_context(locked(output))
-        sha256 = dict(zip(part.paths, part.sha256(), strict=True))
-        given: Parameters = read_projection(projection, settings) if projection else {}
-        have = begun_with(output, settings, sha256, given, overwrite)
+        sha256 = part.sha256()
+        by_path = dict(zip(part.paths, sha256, strict=True))
+        have = begun_with(output, settings, by_path, parameters or {}, overwrite)
         if have is None:
             return
         old = open_now.enter_context(_open_reused(reuse, settings, output)) if reuse else None
         if old:
             have = agreed(have, old.parameters, old.path)
         forward = load_forward()
-        parameters = _parameters(dataset, settings, forward, have, skip_bad)
-        digests = np.array(list(sha256.values()))
-        check_unseen(parameters, digests[part.split == "test"], UNSEEN)
+        have = fit_parameters(dataset, settings, forward, have, skip_bad)
+        check_unseen(have, sha256[part.split == "test"], UNSEEN)
         from bilinear_cli.features.graph import compile_pooling
 
         compute, shapes = compile_pooling(
-            forward, settings.poolings, settings.batch_size, settings.shown, parameters
+            forward, settings.poolings, settings.batch_size, settings.shown, have
         )
-        if overwrite or not partial_path(output).exists():
-            columns = _columns(part, photos.start, settings.views, digests)
-            record = _record(dataset, settings) | (attributes or {})
-            create(
-                output, shapes, columns, dataset.class_names, record, parameters=parameters
-            ).close()
-        writer = open_now.enter_context(FeatureWriter(output))
+        columns = _columns(part, photos.start, settings.views, sha256)
+        record = record_of(dataset, settings) | (attributes or {})
+        writer = open_now.enter_context(
+            begin_or_go_on(output, shapes, columns, dataset.class_names, record, have, overwrite)
+        )
         _run(dataset.root, settings, writer, compute, old, skip_bad, progress)
-        if (writer.photo < 0).all():
+        if settings.shard == WHOLE and (writer.photo < 0).all():
             raise BadPhotoError(f"not one file of {dataset.spec} can be read as a photo")
         writer.finish(_reasons(dataset.root, settings, writer))
 
@@ -116,46 +105,6 @@ def _open_reused(reuse: Path, settings: Settings, output: Path) -> StoredPhotos:
     if old.path.resolve() == partial_path(output).resolve():
         raise UsageError(f"--reuse {old.path} is what is to be written: name another --output")
     return old
-
-
-def _parameters(
-    dataset: Dataset, settings: Settings, forward: Forward, have: Parameters, skip_bad: bool
-) -> Parameters:
-    """Return the parameters of the poolings, those that are there and those still to be made."""
-    from bilinear_cli.features.graph import channels_of
-
-    (channels,) = {channels_of(forward, size) for size in sizes_of(settings.shown)}
-    return make_parameters(
-        settings, channels, have, lambda: _sample(dataset, settings, forward, skip_bad)
-    )
-
-
-def _sample(
-    dataset: Dataset, settings: Settings, forward: Forward, skip_bad: bool
-) -> tuple[np.ndarray, list[str]]:
-    """Return the second moment of maps of some training photos, and the SHA-256 of the photos."""
-    from bilinear_cli.features.graph import compile_pooling
-
-    sample = sample_of(np.flatnonzero(dataset.split == "train"), N_SAMPLED, settings.seed)
-    log.info("fitting the projection of channels on %d training photos", len(sample))
-    view = settings.shown[:1]
-    compute, _ = compile_pooling(forward, ["conv5"], settings.batch_size, view)
-    pixels = empty_batch(sizes_of(view), settings.batch_size)
-
-    def read(photo: int) -> list[np.ndarray]:
-        return read_photo(dataset.root / dataset.paths[photo], sizes_of(view), settings.resize)
-
-    def maps() -> Iterator[np.ndarray]:
-        for batch in read_batches(sample.tolist(), settings.batch_size, read):
-            bad = lay_in(pixels, batch)
-            for error in (photo for photo in batch if isinstance(photo, BadPhotoError)):
-                if not skip_bad:
-                    raise BadPhotoError(
-                        f"{error}: mend it, or leave such files out with --skip-bad"
-                    )
-            yield compute(pixels)["conv5"][np.setdiff1d(np.arange(len(batch)), bad)]
-
-    return second_moment(maps()), dataset.take(sample).sha256().tolist()
 
 
 def _run(
@@ -264,7 +213,8 @@ def _columns(part: Dataset, first: int, view_names: tuple[str, ...], sha256: np.
     return rows | {"view": np.tile(view_names, len(part))}
 
 
-def _record(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+def record_of(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    """Return the root attributes that say how a feature file is made."""
     return {
         **settings.attributes(),
         "versions": versions(),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.errors import UsageError
 from bilinear_cli.features.extract import UNSEEN, Progress, check_finite
 from bilinear_cli.features.parameters import (
     Parameters,
@@ -18,22 +18,14 @@ from bilinear_cli.features.parameters import (
     read_projection,
 )
 from bilinear_cli.features.projection import sample_of, second_moment
-from bilinear_cli.features.resume import begun_with, versions
+from bilinear_cli.features.resume import begin_or_go_on, begun_with, versions
 from bilinear_cli.features.settings import Settings, settings_of_file
-from bilinear_cli.store import (
-    ROW_COLUMNS,
-    FeatureFile,
-    FeatureWriter,
-    create,
-    locked,
-    partial_path,
-)
+from bilinear_cli.store import ROW_COLUMNS, FeatureFile, locked
 
 log = logging.getLogger(__name__)
 
 MAPS = "conv5"
 N_SAMPLED = 1000  # maps that a projection is fitted on; they cost nothing but reading
-Shapes = dict[str, tuple[int, ...]]
 
 
 def pool_maps(
@@ -66,8 +58,6 @@ def pool_maps(
             or cannot be written.
         UsageError: there are no maps in the file, or a pooling does not suit them.
     """
-    if output.is_dir():
-        raise FeatureFileError(f"{output} is a folder: give --output a file name")
     with ExitStack() as open_now:
         open_now.enter_context(locked(output))
         file = open_now.enter_context(open_maps(maps, output))
@@ -83,9 +73,20 @@ def pool_maps(
         from bilinear_cli.features.graph import compile_maps  # loads TensorFlow
 
         compute, shapes = compile_maps(poolings, shape, parameters)
-        if overwrite or not partial_path(output).exists():
-            _create(file, settings, output, shapes, parameters, attributes or {})
-        writer = open_now.enter_context(FeatureWriter(output))
+        columns = {name: getattr(file, name) for name in ROW_COLUMNS}
+        record = _record(file, settings) | (attributes or {})
+        writer = open_now.enter_context(
+            begin_or_go_on(
+                output,
+                shapes,
+                columns,
+                file.class_names,
+                record,
+                parameters,
+                overwrite,
+                file.skipped,
+            )
+        )
         which = np.arange(writer.rows_done, len(writer.paths))
         for places, x in file.batches(MAPS, which, settings.batch_size * file.n_views):
             rows = compute(x)
@@ -96,27 +97,10 @@ def pool_maps(
         writer.finish()
 
 
-def _create(
-    file: FeatureFile,
-    settings: Settings,
-    output: Path,
-    shapes: Shapes,
-    parameters: Parameters,
-    attributes: dict[str, Any],
-) -> None:
-    """Begin the file, which says of its rows what that of the maps does."""
-    columns = {name: getattr(file, name) for name in ROW_COLUMNS}
+def _record(file: FeatureFile, settings: Settings) -> dict[str, Any]:
+    """Return what the file of the maps says of itself, with what is different now."""
     record = {name: x for name, x in file.attributes.items() if name != "created"}
-    record |= settings.attributes() | {"versions": versions()} | attributes
-    create(
-        output,
-        shapes,
-        columns,
-        file.class_names,
-        record,
-        skipped=file.skipped,
-        parameters=parameters,
-    ).close()
+    return record | settings.attributes() | {"versions": versions()}
 
 
 def open_maps(maps: Path, output: Path) -> FeatureFile:

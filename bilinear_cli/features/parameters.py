@@ -67,6 +67,12 @@ def make_parameters(
     return made
 
 
+def lacks_projection(poolings: Sequence[str], have: Parameters) -> bool:
+    """Say whether a projection that the poolings take has still to be fitted."""
+    taken = [pooling(spec).parameters for spec in poolings]
+    return any(names[-1:] == (FITTED_ON,) and not have.keys() >= set(names) for names in taken)
+
+
 def _check_size(spec: str, channels: int) -> None:
     """Raise a UsageError if a row would be too long, or a projection is none."""
     kind = pooling(spec)

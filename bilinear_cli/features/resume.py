@@ -2,8 +2,10 @@
 
 import logging
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import features as pillow_features
@@ -11,7 +13,7 @@ from PIL import features as pillow_features
 from bilinear_cli.errors import FeatureFileError, some
 from bilinear_cli.features.parameters import Parameters, agreed
 from bilinear_cli.features.settings import Settings, check_same, settings_of_file
-from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
+from bilinear_cli.store import FeatureFile, FeatureWriter, create, partial_path
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ def begun_with(
     Raises:
         FeatureFileError: what is there is not what is asked for.
     """
+    if output.is_dir():
+        raise FeatureFileError(f"{output} is a folder: give --output a file name")
     if overwrite:
         return given
     if partial_path(output).exists():  # or begun again, while an older file has the final name
@@ -60,6 +64,33 @@ def _check_unfinished(output: Path, settings: Settings, sha256: dict[str, str]) 
         writer.set_sha256([sha256[path] for path in writer.paths])
         log.info("going on after %d of %d photos", photos_done(writer), len(sha256))
         return writer.parameters
+
+
+def begin_or_go_on(
+    output: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    columns: Mapping[str, np.ndarray],
+    class_names: Sequence[str] | np.ndarray,
+    record: Mapping[str, Any],
+    parameters: Parameters,
+    overwrite: bool,
+    skipped: Mapping[str, str] | None = None,
+) -> FeatureWriter:
+    """Open the file that a run left which was broken off, or else create it.
+
+    Args:
+        output: the file.
+        shapes, columns, class_names, record, parameters, skipped: see `store.create`.
+        overwrite: whatever is there does not count.
+
+    Raises:
+        FeatureFileError: it cannot be written, or is damaged.
+    """
+    if partial_path(output).exists() and not overwrite:
+        return FeatureWriter(output)
+    return create(
+        output, shapes, columns, class_names, record, skipped=skipped, parameters=parameters
+    )
 
 
 def photos_done(file: FeatureFile) -> int:

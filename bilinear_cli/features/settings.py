@@ -1,6 +1,6 @@
 """What decides the numbers of a feature file, beside the photos."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,16 @@ def stored_settings(output: Path | None, reuse: Path | None = None) -> Settings 
             with FeatureFile(path, allow_partial=True) as file:
                 return settings_of_file(file)
     return None
+
+
+def kept(settings: Settings, stored: Settings | None) -> Settings:
+    """Return the settings, with what is left open (precision `auto`, batch size 0) as stored."""
+    if not stored:
+        return settings
+    precision = stored.precision if settings.precision == "auto" else settings.precision
+    return replace(
+        settings, precision=precision, batch_size=settings.batch_size or stored.batch_size
+    )
 
 
 def settings_of_file(file: FeatureFile) -> Settings:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.errors import FeatureFileError, InUseError
 
 
 def lock_path(output: Path) -> Path:
@@ -24,7 +24,8 @@ def locked(output: Path) -> Iterator[None]:
     """Keep other runs from writing `output`, whose folder is made.
 
     Raises:
-        FeatureFileError: another run is writing it, or its folder may not be written to.
+        FeatureFileError: its folder may not be written to.
+        InUseError: another run is writing it.
     """
     path = lock_path(output)
     try:
@@ -59,7 +60,7 @@ def _take(path: Path) -> int:
         os.close(descriptor)
 
 
-def in_use(output: Path) -> FeatureFileError:
+def in_use(output: Path) -> InUseError:
     """Return the error that says which other process writes a feature file."""
     try:
         holder = lock_path(output).read_text(encoding="utf-8", errors="replace")
@@ -67,7 +68,7 @@ def in_use(output: Path) -> FeatureFileError:
         holder = ""
     if not holder or holder == _own_name():
         holder = "another program"
-    return FeatureFileError(f"{output} is in use by {holder}: wait for it or end it")
+    return InUseError(f"{output} is in use by {holder}: wait for it or end it")
 
 
 def _own_name() -> str:

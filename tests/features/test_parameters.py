@@ -17,7 +17,7 @@ from bilinear_cli.data.images import read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.features.extract import extract
 from bilinear_cli.features.from_maps import pool_maps
-from bilinear_cli.features.parameters import make_parameters
+from bilinear_cli.features.parameters import make_parameters, read_projection
 from bilinear_cli.features.pooling import pool_function
 from bilinear_cli.features.projection import principal_directions, second_moment
 from bilinear_cli.features.settings import Settings
@@ -45,7 +45,9 @@ def output(tmp_path: Path) -> Path:
 
 
 def run(dataset: Dataset, output: Path, settings: Settings = SETTINGS, **options: Any) -> Path:
-    extract(dataset, settings, output, lambda: forward, **options)
+    projection = options.pop("projection", None)
+    given = read_projection(projection, settings) if projection else {}
+    extract(dataset, settings, output, lambda: forward, parameters=given, **options)
     return output
 
 

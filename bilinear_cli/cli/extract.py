@@ -1,0 +1,152 @@
+"""The command that makes feature files."""
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bilinear_cli.cli.base import cli, data_option, weights_option
+from bilinear_cli.cli.runs import pool_maps, run_network, run_on_workers
+from bilinear_cli.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
+
+
+class Sizes(click.ParamType):
+    """Numbers of pixels with commas between them."""
+
+    name = "pixels,pixels,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse them."""
+        if isinstance(value, tuple):
+            return value
+        one: click.ParamType = click.IntRange(32)
+        sizes = tuple(one.convert(x, param, ctx) for x in str(value).split(","))
+        if len(set(sizes)) < len(sizes):
+            self.fail(f"{value} names a size twice", param, ctx)
+        return sizes
+
+
+@cli.command()
+@data_option
+@click.option(
+    "--pooling",
+    multiple=True,
+    default=("max", "sum", "bilinear"),
+    help="max, avg, sum, bilinear, bilinear-plain (not normalised), covariance, matrix-sqrt, "
+    "bilinear:144 (channels projected on so many first; likewise the other matrices), compact:8192 "
+    "(a sketch of so many numbers), or conv5 (the maps); repeatable.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
+@click.option(
+    "--backbone",
+    default="vgg16",
+    help="A network of keras.applications: resnet50, mobilenetv2, ...",
+)
+@click.option(
+    "--layer", help="Whose maps are pooled.  [default: block5_conv3 of vgg16; of others the last]"
+)
+@click.option(
+    "--image-size", type=click.IntRange(32), default=224, help="Pixels; 448 for whole-frame photos."
+)
+@click.option("--scales", type=Sizes(), help="Several sizes, instead of --image-size: 224,320.")
+@click.option("--flip", is_flag=True, help="Mirrored too: rows for it, and scores are averaged.")
+@click.option("--resize", type=click.Choice(["squash", "crop", "pad"]), default="squash")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: by image size and memory]")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    help="What the network multiplies in; auto: bfloat16 where the device has it.",
+)
+@weights_option
+@click.option("--limit", type=click.IntRange(1), help="Take only so many photos, of all classes.")
+@click.option("--split-seed", type=int, default=0, help="For a set that has no split of its own.")
+@click.option("--shard", default="1/1", metavar="I/N", help="Only the I-th of N parts; see merge.")
+@click.option(
+    "--reuse",
+    type=click.Path(path_type=Path),
+    metavar="OLD.h5",
+    help="Take the rows of photos that an earlier file has already.",
+)
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    metavar="X.h5",
+    help="Pool the conv5 maps of this feature file, instead of running the network over --data.",
+)
+@click.option(
+    "--projection",
+    type=click.Path(path_type=Path),
+    metavar="X.h5",
+    help="Project channels, for bilinear:144, as they are in this feature file.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of sketches and of projections."
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Share the work among the workers of a Dask scheduler: tcp://host:8786, a scheduler file, "
+    "or local:4 for four processes here.",
+)
+@click.option("--no-merge", is_flag=True, help="With --scheduler: keep its shards as they are.")
+@click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
+@click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
+@click.pass_context
+def extract(
+    context: click.Context,
+    pooling: tuple[str, ...],
+    output: Path | None,
+    maps: Path | None,
+    overwrite: bool,
+    **given: Any,
+) -> None:
+    """Run a network over photos and write pooled features to an HDF5 file.
+
+    A run that was broken off goes on where it stopped when the same command is given again.
+
+    \b
+    bilinear extract --pooling bilinear -o x.h5
+    bilinear extract --data CUB_200_2011 --image-size 448 --pooling max --pooling bilinear
+    bilinear extract --data photos --reuse old.h5 -o new.h5
+    bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
+    bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
+    """
+    from bilinear_cli.features.specs import pooling as named
+
+    specs = tuple(dict.fromkeys(named(spec).spec for spec in pooling))
+    command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
+    try:
+        if maps:
+            _check_alone(context)
+            outputs = [pool_maps(maps, specs, output, command, overwrite, given)]
+        elif given["scheduler"]:
+            outputs = run_on_workers(specs, output, command, overwrite, given)
+        elif given["no_merge"]:
+            raise UsageError("--no-merge is for --scheduler, whose shards it keeps")
+        else:
+            outputs = [run_network(specs, output, command, overwrite, given)]
+    except KeyboardInterrupt as stop:
+        again = "the same command" + (" without --overwrite" if overwrite else "")
+        what = "interrupted" if type(stop) is KeyboardInterrupt else "ended by SIGTERM"
+        raise type(stop)(f"{what}; {again} goes on from there") from None
+    for path in outputs:
+        click.echo(path)
+    features = " ".join(f"--features {shlex.quote(str(path))}" for path in outputs)
+    log.info("next: bilinear train %s", features)
+
+
+def _check_alone(context: click.Context) -> None:
+    """Raise if an option is given that the stored maps have settled."""
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) == ParameterSource.COMMANDLINE
+        if given and option.name not in WITH_MAPS:
+            raise UsageError(f"--maps settles {option.opts[0]}: leave it out")

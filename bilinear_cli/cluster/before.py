@@ -1,0 +1,84 @@
+"""What the client sees to before workers begin: what is there, and whether they are fit."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from bilinear_cli.cluster.folder import Begun, shards_folder
+from bilinear_cli.cluster.premises import Premises, called, check_worker, resolve_on_worker
+from bilinear_cli.data.dataset import Dataset
+from bilinear_cli.errors import BilinearError, FeatureFileError
+from bilinear_cli.features.parameters import Parameters
+from bilinear_cli.features.resume import begun_with
+from bilinear_cli.features.settings import Settings, check_same, kept, stored_settings
+from bilinear_cli.features.views import sizes_of
+from bilinear_cli.store import OWN, partial_path
+
+OTHERWISE = "give another --output, or --overwrite"
+
+
+def is_complete(dataset: Dataset, settings: Settings, output: Path, given: Parameters) -> bool:
+    """Say whether there is nothing to do; raise if what is there is something else."""
+    if partial_path(output).exists():
+        raise FeatureFileError(
+            f"{partial_path(output)} was begun without --scheduler: finish it so, or {OTHERWISE}"
+        )
+    shards = shards_folder(output)
+    if not output.exists() or (shards.is_dir() and any(shards.glob("*.h5*"))):
+        return False  # shards beside a file were begun after it
+    settings = kept(settings, stored_settings(output))
+    sha256 = dict(zip(dataset.paths, dataset.sha256(), strict=True))
+    return begun_with(output, settings, sha256, given, overwrite=False) is None
+
+
+def a_photo(dataset: Dataset) -> tuple[Path, int] | None:
+    """Return a photo that can be seen from here, and its size."""
+    for path in dataset.paths:
+        with contextlib.suppress(OSError):
+            return dataset.root / path, (dataset.root / path).stat().st_size
+    return None
+
+
+def check_workers(client: Client, premises: Premises) -> None:
+    """Raise a BilinearError that names the first worker that is not as it must be."""
+    known = client.scheduler_info()["workers"]
+    found = client.run(check_worker, premises, on_error="return")
+    for address, fault in found.items():
+        if isinstance(fault, BilinearError):
+            raise fault
+        if isinstance(fault, Exception):  # as if this program were not there
+            name = called(known.get(address, {}).get("name", address), address)
+            raise BilinearError(f"{name} does not run this program: {fault}")
+
+
+def settled(client: Client, settings: Settings, stored: Settings | None) -> Settings:
+    """Return the settings with a precision and a batch size that suit all workers."""
+    settings = kept(settings, stored)
+    if settings.precision != "auto" and settings.batch_size:
+        return settings
+    size = max(sizes_of(settings.shown))
+    found = [*client.run(resolve_on_worker, settings.precision, size).values()]
+    precisions = {precision for precision, _ in found}
+    precision = precisions.pop() if len(precisions) == 1 else "float32"
+    batch_size = settings.batch_size or min(batch_size for _, batch_size in found)
+    return replace(settings, precision=precision, batch_size=batch_size)
+
+
+def check_begun(begun: Begun, settings: Settings, record: dict[str, Any]) -> None:
+    """Raise a FeatureFileError if shards made now would not belong together with earlier ones."""
+    check_same(begun.settings, settings, begun.path, OTHERWISE, but=("shard",))
+    for name, value in record.items():
+        was = begun.attributes.get(name)
+        if name in OWN or was == value:
+            continue
+        if name == "data_sha256":
+            raise FeatureFileError(
+                f"the photos, their labels or split are not those that {begun.path} was begun "
+                f"with: {OTHERWISE}"
+            )
+        raise FeatureFileError(
+            f"{begun.path} was begun with {name} {was}, and now it is {value}: {OTHERWISE}"
+        )

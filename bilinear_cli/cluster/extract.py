@@ -1,0 +1,159 @@
+"""Stage 1 on Dask's distributed scheduler: the client, which cuts, follows, and merges.
+
+The photos are cut into shards, and each is a task that runs `extract` as it is. What makes that
+robust is the shard's file, not Dask: whoever takes a shard up goes on where it stopped, whether its
+worker died or the client did, and its lock keeps two from writing it.
+"""
+
+import contextlib
+import logging
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from bilinear_cli.cluster.before import a_photo, check_begun, check_workers, is_complete, settled
+from bilinear_cli.cluster.connect import connect
+from bilinear_cli.cluster.folder import begun_in, clear, shards_folder, shared_folder
+from bilinear_cli.cluster.follow import Progress, result_of, run
+from bilinear_cli.cluster.premises import Network, Premises
+from bilinear_cli.cluster.worker import Job, fit
+from bilinear_cli.data.dataset import Dataset
+from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.features.extract import record_of
+from bilinear_cli.features.parameters import Parameters, agreed, lacks_projection
+from bilinear_cli.features.resume import versions
+from bilinear_cli.features.reuse import StoredPhotos
+from bilinear_cli.features.settings import Settings, stored_settings
+from bilinear_cli.store import FeatureFile, merge
+
+log = logging.getLogger(__name__)
+
+SHARDS_PER_WORKER = 4  # so that all end at about the same time, and there is work for latecomers
+
+
+def extract_shards(
+    address: str,
+    dataset: Dataset,
+    settings: Settings,
+    output: Path,
+    network: Network,
+    *,
+    reuse: Path | None = None,
+    parameters: Parameters | None = None,
+    attributes: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> list[Path] | None:
+    """Write the shards of a photo set's feature file on a cluster, or go on with them.
+
+    Args:
+        address: where the workers are, see `connect`.
+        dataset: the photos, in a folder that all workers see.
+        settings: what to make of them. A precision `auto` and a batch size 0 are left open: they
+            become what an earlier run took, or what suits the workers.
+        output: the file that the shards are to be merged to, in a folder that all workers see.
+        network: where each worker takes its network from.
+        reuse, parameters, attributes, overwrite, skip_bad: see `features.extract.extract`.
+        progress: told (photos done, photos in all).
+
+    Returns:
+        The shards' files, in their order; None if the output is there and complete.
+
+    Raises:
+        BadPhotoError: a photo cannot be read; what is done is kept.
+        BilinearError: no workers, or one is not as it must be, or several died; or see `extract`.
+        FeatureFileError: what is there was made otherwise, or cannot be written.
+        InUseError: another run writes the shards of this output.
+    """
+    folder, given = shards_folder(output).resolve(), parameters or {}
+    if not overwrite and is_complete(dataset, settings, output, given):
+        return None
+    with shared_folder(output) as (token_file, token), connect(address) as client:
+        if overwrite:
+            clear(folder)
+        begun = begun_in(folder)
+        premises = Premises(
+            token_file,
+            token,
+            dataset.root,
+            a_photo(dataset),
+            versions(),
+            network,
+            settings.weights_sha256,
+        )
+        check_workers(client, premises)
+        settings = settled(
+            client, settings, begun.settings if begun else stored_settings(None, reuse)
+        )
+        record = attributes or {}
+        if begun:
+            check_begun(begun, settings, record_of(dataset, settings) | record)
+            given = agreed(given, begun.parameters, begun.path)
+        job = Job(
+            premises,
+            dataset,
+            settings,
+            begun.n_shards if begun else _n_shards(client, dataset, settings),
+            folder,
+            f"bilinear-{secrets.token_hex(8)}",
+            given,
+            reuse.resolve() if reuse else None,
+            record,
+            skip_bad,
+        )
+        job = _with_projection(client, job)
+        run(client, job, begun.done if begun else {}, progress)
+    return [job.output(number) for number in range(1, job.n_shards + 1)]
+
+
+def merge_shards(shards: list[Path], output: Path, progress: Progress | None = None) -> None:
+    """Write the shards to one file, as a single run would have made it, and remove them.
+
+    Args:
+        shards: as `extract_shards` returns them.
+        output: the file; one that is there is replaced.
+        progress: told (rows done, rows in all).
+
+    Raises:
+        BadPhotoError: not one photo could be read.
+        FeatureFileError: a shard is damaged, or the output cannot be written.
+    """
+    if not any(_n_rows(shard) for shard in shards):
+        raise BadPhotoError("not one file of the photo set can be read as a photo")
+    merge(shards, output, overwrite=True, progress=progress)
+    for shard in shards:
+        shard.unlink()
+    with contextlib.suppress(OSError):  # something else is in it
+        shards[0].parent.rmdir()
+
+
+def _n_rows(shard: Path) -> int:
+    with FeatureFile(shard) as file:
+        return file.rows_done
+
+
+def _n_shards(client: Client, dataset: Dataset, settings: Settings) -> int:
+    n_workers = len(client.scheduler_info()["workers"])
+    n_batches = -(-len(dataset) // settings.batch_size)
+    return min(SHARDS_PER_WORKER * max(1, n_workers), n_batches)
+
+
+def _with_projection(client: Client, job: Job) -> Job:
+    """Return the job with the projection, which all shards must share to the last digit.
+
+    It is fitted on one worker, once, and from then on it is data: Dask may run a task again.
+    """
+    given = job.parameters
+    if job.reuse:
+        with StoredPhotos(job.reuse, job.settings) as old:
+            given = agreed(given, old.parameters, old.path)
+    job = replace(job, parameters=given)
+    if lacks_projection(job.settings.poolings, given):
+        log.info("fitting the projection of channels on a worker")
+        future = client.submit(fit, job, key=f"{job.topic}-fit")
+        job = replace(job, parameters=result_of(future, "the projection"))
+    return job

@@ -1,0 +1,107 @@
+"""The shards as tasks: submitted, and followed until all are done."""
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from distributed import Client, Future, KilledWorker
+
+from bilinear_cli.cluster.worker import Job, make_shard, same
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.features.settings import shard_photos
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5
+Progress = Callable[[int, int], None]
+
+
+def run(client: Client, job: Job, begun: dict[int, int | None], progress: Progress | None) -> None:
+    """Let the workers make all shards; tell how far they are."""
+    n_photos, of = len(job.dataset), job.n_shards
+    cuts = [shard_photos(f"{i}/{of}", n_photos, job.settings.batch_size) for i in range(1, of + 1)]
+    sizes = [cut.stop - cut.start for cut in cuts]
+    done = {i: sizes[i - 1] if n is None else n for i, n in begun.items()}
+    events: SimpleQueue = SimpleQueue()
+    client.subscribe_topic(job.topic, events.put)
+    futures = _submit(client, job)
+    for future in futures:
+        future.add_done_callback(events.put)
+    told = -1
+    try:
+        for number, n_done in _follow(client, events, futures, of):
+            done[number] = sizes[number - 1] if n_done is None else n_done
+            if progress and sum(done.values()) != told:
+                told = sum(done.values())
+                progress(told, n_photos)
+    finally:
+        client.unsubscribe_topic(job.topic)
+        client.cancel([*futures])
+
+
+def _submit(client: Client, job: Job) -> dict[Future, int]:
+    """Submit all shards; return the number of each."""
+    log.info(
+        "%d shards on %d workers, %s, %d photos a batch",
+        job.n_shards,
+        len(client.scheduler_info()["workers"]),
+        job.settings.precision,
+        job.settings.batch_size,
+    )
+    shared = client.submit(same, job, key=f"{job.topic}-job")
+    return {
+        client.submit(
+            make_shard, shared, number, key=f"{job.topic}-{number}", priority=-number
+        ): number
+        for number in range(1, job.n_shards + 1)
+    }
+
+
+def _follow(
+    client: Client, events: SimpleQueue, futures: dict[Future, int], of: int
+) -> Iterator[tuple[int, int | None]]:
+    """Yield the number of a shard and how many photos of it are done, or None for all."""
+    waiting = set(futures)
+    alone = False
+    while waiting:
+        try:
+            event = events.get(timeout=LOOK_SECONDS)
+        except Empty:
+            alone = _say_if_alone(client, alone)
+            continue
+        if isinstance(event, Future):
+            waiting.discard(event)
+            result_of(event, f"shard {futures[event]} of {of}")
+            yield futures[event], None
+            continue
+        _, message = event
+        if "warning" in message:
+            log.warning("%s", message["warning"])
+        else:
+            yield message["shard"], message["done"]
+
+
+def _say_if_alone(client: Client, said: bool) -> bool:
+    """Say once if no worker is left; return whether none is."""
+    alone = not client.scheduler_info()["workers"]
+    if alone and not said:
+        log.warning("no worker is left: start one, it will go on")
+    return alone
+
+
+def result_of(future: Future, what: str) -> Any:
+    """Return what a task did, or raise what it raised."""
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise BilinearError(
+            f"{error.allowed_failures + 1} workers died over {what}, the last of them "
+            f"{error.last_worker.address}: see their logs; if it was for memory, give them more, "
+            "or begin again (--overwrite) with a smaller --batch-size; what is done is kept"
+        ) from error
+    except CancelledError as error:
+        raise BilinearError(
+            "the scheduler has gone; what is done is kept, and the same command goes on"
+        ) from error

@@ -1,0 +1,187 @@
+"""What runs on a worker: the fitting of a projection, and the shards, one at a time."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Reschedule, Worker, get_worker
+
+from bilinear_cli.cluster.premises import Network, Premises, called, check
+from bilinear_cli.data.dataset import Dataset
+from bilinear_cli.errors import InUseError
+from bilinear_cli.features.extract import Forward, extract
+from bilinear_cli.features.fit import fit_parameters
+from bilinear_cli.features.parameters import Parameters
+from bilinear_cli.features.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1
+# A process makes one shard at a time, however many task threads its worker was started with: the
+# network takes all cores by itself, and a second shard would take as much memory again.
+ALONE = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all shards of a run have in common.
+
+    Attributes:
+        premises: what must be the same on every worker.
+        dataset: all photos.
+        settings: of all shards but for `shard`.
+        n_shards: how many there are.
+        folder: where they are written.
+        topic: under which workers tell how far they are.
+        parameters, reuse, attributes, skip_bad: see `extract`.
+    """
+
+    premises: Premises
+    dataset: Dataset
+    settings: Settings
+    n_shards: int
+    folder: Path
+    topic: str
+    parameters: Parameters = field(default_factory=dict)
+    reuse: Path | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    skip_bad: bool = False
+
+    def output(self, number: int) -> Path:
+        """Return the file of a shard, by its number from 1."""
+        return self.folder / shard_name(number, self.n_shards)
+
+
+class Unwanted(Exception):
+    """The client has gone, or has no use for the task any more."""
+
+
+def shard_name(number: int, n_shards: int) -> str:
+    """Return the name of a shard's file."""
+    width = max(3, len(str(n_shards)))
+    return f"{number:0{width}d}of{n_shards:0{width}d}.h5"
+
+
+# The tasks ---------------------------------------------------------------------------------
+
+
+def same(job: Job) -> Job:
+    """Return the job, which is thereby kept on the cluster once for all tasks."""
+    return job
+
+
+def fit(job: Job) -> dict[str, np.ndarray]:
+    """Return the parameters of the poolings, with those that are to be fitted on photos."""
+    with _task(job):
+        forward = _forward(job)
+        return fit_parameters(job.dataset, job.settings, forward, job.parameters, job.skip_bad)
+
+
+def make_shard(job: Job, number: int) -> None:
+    """Write one shard's file, or go on with it; wait as long as another run is writing it.
+
+    Args:
+        job: what all shards have in common.
+        number: of the shard, from 1.
+
+    Raises:
+        BilinearError: see `extract`; or the worker is not as it must be.
+    """
+    settings = replace(job.settings, shard=f"{number}/{job.n_shards}")
+    with _task(job) as (worker, check_wanted):
+
+        def progress(done: int, _: int) -> None:
+            worker.log_event(job.topic, {"shard": number, "done": done})
+            check_wanted()
+
+        def run() -> None:
+            extract(
+                job.dataset,
+                settings,
+                job.output(number),
+                lambda: _forward(job),
+                reuse=job.reuse,
+                parameters=job.parameters,
+                attributes=job.attributes,
+                skip_bad=job.skip_bad,
+                progress=progress,
+            )
+
+        when_free(run, check_wanted)
+
+
+def when_free(run: Callable[[], None], check_wanted: Callable[[], None] = lambda: None) -> None:
+    """Call `run` again until no other run is writing its file, and say once what is waited for."""
+    told = False
+    while True:
+        try:
+            return run()
+        except InUseError as error:
+            if not told:
+                log.warning("waiting: %s", error)
+            told = True
+        time.sleep(POLL_SECONDS)
+        check_wanted()
+
+
+@contextmanager
+def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
+    """Give the worker, and a function that ends the task if nobody wants it any more.
+
+    The worker is checked; log lines of warnings go to the client.
+    """
+    worker = get_worker()
+    key = worker.get_current_task()
+    if not ALONE.acquire(timeout=POLL_SECONDS):
+        raise Reschedule  # perhaps to a worker that is free
+    try:
+        with _telling(worker, job.topic):
+            check(job.premises, called(worker.name, worker.address))
+            yield worker, lambda: _check_wanted(worker, key)
+    except Unwanted:
+        pass
+    finally:
+        ALONE.release()
+
+
+def _check_wanted(worker: Worker, key: Any) -> None:
+    """Raise if the scheduler has taken the task back while it runs, as when its client has gone."""
+    task = worker.state.tasks.get(key)
+    if task is None or task.state not in ("executing", "long-running"):
+        raise Unwanted
+
+
+@contextmanager
+def _telling(worker: Worker, topic: str) -> Iterator[None]:
+    """Send the program's warnings to the client."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            worker.log_event(topic, {"warning": record.getMessage()})
+
+    logger, handler = logging.getLogger("bilinear_cli"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+# What a process keeps ------------------------------------------------------------------------
+
+
+def _forward(job: Job) -> Forward:
+    decisive = replace(job.settings, poolings=(), views=("original",), image_size=1, shard="1/1")
+    return _loaded(job.premises.network, decisive)
+
+
+@lru_cache(maxsize=1)
+def _loaded(network: Network, settings: Settings) -> Forward:
+    return network.load(settings)
