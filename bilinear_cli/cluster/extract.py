@@ -99,7 +99,7 @@ def extract_shards(
             settings,
             begun.n_shards if begun else _n_shards(client, dataset, settings),
             folder,
-            f"bilinear-{secrets.token_hex(8)}",
+            secrets.token_hex(8),
             given,
             reuse.resolve() if reuse else None,
             record,
@@ -154,6 +154,6 @@ def _with_projection(client: Client, job: Job) -> Job:
     job = replace(job, parameters=given)
     if lacks_projection(job.settings.poolings, given):
         log.info("fitting the projection of channels on a worker")
-        future = client.submit(fit, job, key=f"{job.topic}-fit")
+        future = client.submit(fit, job, key=job.key("fit"))
         job = replace(job, parameters=result_of(future, "the projection"))
     return job

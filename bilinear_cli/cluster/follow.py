@@ -50,10 +50,10 @@ def _submit(client: Client, job: Job) -> dict[Future, int]:
         job.settings.precision,
         job.settings.batch_size,
     )
-    shared = client.submit(same, job, key=f"{job.topic}-job")
+    shared = client.submit(same, job, key=job.key("job"))
     return {
         client.submit(
-            make_shard, shared, number, key=f"{job.topic}-{number}", priority=-number
+            make_shard, shared, number, key=job.key("shard", number), priority=-number
         ): number
         for number in range(1, job.n_shards + 1)
     }

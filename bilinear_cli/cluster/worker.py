@@ -39,7 +39,7 @@ class Job:
         settings: of all shards but for `shard`.
         n_shards: how many there are.
         folder: where they are written.
-        topic: under which workers tell how far they are.
+        topic: under which workers tell how far they are; no other run's.
         parameters, reuse, attributes, skip_bad: see `extract`.
     """
 
@@ -57,6 +57,14 @@ class Job:
     def output(self, number: int) -> Path:
         """Return the file of a shard, by its number from 1."""
         return self.folder / shard_name(number, self.n_shards)
+
+    def key(self, kind: str, number: int = 0) -> str:
+        """Return Dask's key of a task.
+
+        It is no other run's, whose task of that key may still be running; and begins with what it
+        is, for by that Dask sees many tasks alike, and gives them out as workers become free.
+        """
+        return f"bilinear-{kind}-{self.topic}-{number}"
 
 
 class Unwanted(Exception):
