@@ -16,7 +16,7 @@ from bilinear_cli.data import sample
 
 COMMANDS: dict[str, click.Command] = {"bilinear": cli, **cli.commands}
 # What an example takes that is not made here under that name.
-STAND_INS: dict[str, str] = {}
+STAND_INS = {"/shared/": "", "tcp://host:8786": "local:1"}
 MADE = (
     "extract --data photos --pooling max --pooling bilinear -o x.h5",
     "extract --data photos --pooling conv5 -o maps.h5",
