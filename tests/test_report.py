@@ -120,8 +120,11 @@ def test_three_confused_pairs_are_named() -> None:
 
 
 def test_metrics_come_back(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text(json.dumps(result(pooling="mäx")), encoding="utf-8")
-    assert read_metrics(tmp_path) == result(pooling="mäx")
+    counts = {"n_train": 4, "n_test": 2, "n_classes": 2}
+    (tmp_path / "metrics.json").write_text(
+        json.dumps(result(pooling="mäx", **counts)), encoding="utf-8"
+    )
+    assert read_metrics(tmp_path) == result(pooling="mäx", **counts)
 
 
 @pytest.mark.parametrize("text", [None, "{", ""])
