@@ -1,8 +1,7 @@
 """A run folder and photos -> names and probabilities."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +64,13 @@ def predict(
     def read(path: Path) -> list[np.ndarray]:
         return read_photo(path, sizes, settings.resize)
 
-    pixels, asked = empty_batch(sizes, size), deque[Path]()
-
-    def noted() -> Iterator[Path]:
-        for path in chain(first, coming):
-            asked.append(path)
-            yield path
-
-    for batch in read_batches(noted(), size, read):
+    pixels = empty_batch(sizes, size)
+    ahead, asked = tee(chain(first, coming))
+    for batch in read_batches(ahead, size, read):
         lay_in(pixels, batch)
         scores = model.scores(compute(pixels)).reshape(size, len(settings.views), -1)
         probabilities = probabilities_of(scores.mean(axis=1), model.temperature)
         for i, photo in enumerate(batch):
             best = np.argsort(-probabilities[i], kind="stable")[:top]
             names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
-            yield asked.popleft(), photo if isinstance(photo, BadPhotoError) else names
+            yield next(asked), photo if isinstance(photo, BadPhotoError) else names

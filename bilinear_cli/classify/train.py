@@ -1,31 +1,27 @@
 """Stage 2: feature file -> selection -> classifier -> figures -> run folder."""
 
-import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bilinear_cli.classify import classifiers, inputs
-from bilinear_cli.classify.calibration import calibration, fit_temperature
+from bilinear_cli.classify.calibration import fit_temperature
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.conv1x1 import Conv1x1, fit_conv1x1
 from bilinear_cli.classify.inputs import Part
-from bilinear_cli.classify.metrics import by_photo, evaluate
-from bilinear_cli.classify.model import Model, probabilities_of, save_model
+from bilinear_cli.classify.metrics import by_photo
+from bilinear_cli.classify.model import Model
 from bilinear_cli.classify.problem import Problem, choose_solver, pose
 from bilinear_cli.classify.rows import Rows, choose_rows
+from bilinear_cli.classify.run_folder import facts, figures, labels_of, run_name, write_run
 from bilinear_cli.classify.select import Choice, Options, choose, folds
 from bilinear_cli.classify.sums import Progress, Workers
 from bilinear_cli.data.dataset import Dataset
-from bilinear_cli.data.manifest import manifest
 from bilinear_cli.errors import BilinearError, UsageError, one_of
 from bilinear_cli.features.parameters import check_unseen
 from bilinear_cli.features.specs import pooling
@@ -33,9 +29,7 @@ from bilinear_cli.store import FeatureFile
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("bilinear-cli", "numpy", "scipy", "scikit-learn", "h5py")
 CLASSIFIERS = ("softmax", "svm", "ridge", "mlp", "conv1x1")
-THEIRS = {"mlp": ("hidden", "dropout"), "conv1x1": ("channels", "frozen")}  # to be recorded
 CHECKED_AT_ONCE = 32  # maps
 
 
@@ -83,8 +77,8 @@ def train(
     scores = score_rows(file, model, test, workers)
     temperature = _temperature(choice)
     metrics = {
-        **_figures(test, scores, temperature),
-        **_facts(file, spec, options, learn, test, model),
+        **figures(test, scores, temperature),
+        **facts(file, spec, options, learn, test, model),
         **choice.report(),
     }
     refit = options.refit_all and len(test.number) > 0
@@ -96,12 +90,12 @@ def train(
         metrics["workers"] = workers.n
     metrics["fitted_on"] = "train and test" if refit else "train"
     metrics["seconds"] = round(time.perf_counter() - began, 2)
-    folder = runs / _run_name(file, spec, options)
+    folder = runs / run_name(file, spec, options)
     metrics["run"], metrics["command"] = str(folder), command
     if folder.exists():
         log.warning("replacing the earlier run %s", folder)
     scored = {"oof": (choice.rows, choice.scores), "test": (test, scores)}
-    _write_run(folder, metrics, model, scored, _labels(rows))
+    write_run(folder, metrics, model, scored, labels_of(rows))
     return metrics
 
 
@@ -235,105 +229,7 @@ def score_rows(
     return np.concatenate(scores)
 
 
-# What is written --------------------------------------------------------------------------
-
-
 def _temperature(choice: Choice) -> float:
     """Return that of the scores of photos that fits had not seen, their views averaged."""
     first, mean = by_photo(choice.rows.photo, choice.scores)
     return fit_temperature(mean, choice.rows.labels[first])
-
-
-def _figures(test: Rows, scores: np.ndarray, temperature: float) -> dict[str, Any]:
-    """Return the figures on the test photos; None for each if there are none."""
-    if not len(test.number):
-        log.warning("no test photos: see the out-of-fold accuracy")
-        nothing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
-        return {**dict.fromkeys(nothing), "confused": [], "temperature": temperature}
-    first, mean = by_photo(test.photo, scores)
-    labels = test.labels[first]
-    before, after = (calibration(probabilities_of(mean, t), labels) for t in (1, temperature))
-    return {
-        **evaluate(mean, labels, test.class_names),
-        "temperature": temperature,
-        "calibration": {"before": before, "after": after},
-    }
-
-
-def _facts(
-    file: FeatureFile, spec: str, options: Options, learn: Rows, test: Rows, model: Model
-) -> dict[str, Any]:
-    numbers = [
-        np.prod(file.shapes[p.spec][1:]) if p.kernel is not None else p.n_features
-        for p in model.parts
-    ]
-    sizes = [file.row_dtype(part.spec).itemsize for part in model.parts]
-    return {
-        **{name: getattr(options, name) for name in THEIRS.get(options.classifier, ())},
-        "classifier": options.classifier,
-        "pooling": spec,
-        "normalize": options.normalize,
-        "top_variance": options.top_variance,
-        "n_train": len(np.unique(learn.photo)),
-        "n_test": len(np.unique(test.photo)),
-        "n_rows": len(learn.number) + len(test.number),
-        "n_features": sum(part.n_features for part in model.parts),
-        "bytes": int(np.dot(numbers, sizes)),  # of what is read
-        "n_classes": len(learn.class_names),
-        "seed": options.seed,
-        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        "features_file": " ".join(map(str, file.files)),
-        "extraction": file.attributes,
-    }
-
-
-def _run_name(file: FeatureFile, spec: str, options: Options) -> str:
-    words = [file.path.stem, spec.replace(":", "-")]
-    words += [f"top{options.top_variance}"] if options.top_variance else []
-    words += [options.normalize] if options.normalize != "auto" else []
-    words += [options.classifier]
-    if options.classifier == "conv1x1":
-        words += [str(options.channels), *(["frozen"] if options.frozen else [])]
-    return "-".join(words)
-
-
-def _labels(rows: Rows) -> str:
-    """Return what the photos were taken for and used for, as a manifest below their root."""
-    first = np.unique(rows.photo, return_index=True)[1]
-    names = rows.class_names[rows.labels]
-    columns = (rows.paths, names, rows.split, rows.group)
-    return manifest(zip(*(column[first] for column in columns), strict=True))
-
-
-def _write_run(
-    folder: Path,
-    metrics: dict[str, Any],
-    model: Model,
-    scored: dict[str, tuple[Rows, np.ndarray]],
-    labels: str,
-) -> None:
-    """Write the run folder beside its place, then move it there; an older one goes last."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-        ) as beside:
-            new, old = Path(beside) / "new", Path(beside) / "old"
-            new.mkdir()
-            text = json.dumps(metrics, indent=1, ensure_ascii=False)
-            (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
-            (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
-            save_model(new / "model.npz", model)
-            for name, (rows, scores) in scored.items():
-                columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
-                np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
-            if folder.exists():
-                os.replace(folder, old)
-            try:
-                os.replace(new, folder)
-            except BaseException:
-                if old.exists():
-                    os.replace(old, folder)
-                raise
-    except OSError as error:
-        raise BilinearError(f"cannot write {folder}: {error.strerror or error}") from error

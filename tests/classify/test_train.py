@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilinear_cli.classify import train as train_module
+from bilinear_cli.classify import run_folder
 from bilinear_cli.classify.calibration import calibration, fit_temperature
 from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.inputs import Part
@@ -344,7 +344,7 @@ def test_a_fault_in_the_middle_of_writing_leaves_the_earlier_run(
     def broken(*arguments: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(train_module, "save_model", broken)
+    monkeypatch.setattr(run_folder, "save_model", broken)
     wanted = BilinearError if isinstance(fault, OSError) else KeyboardInterrupt
     with pytest.raises(wanted) as error:
         run("max", replace(QUICK, C=2.0))
@@ -607,14 +607,14 @@ def test_a_run_that_cannot_take_its_place_leaves_the_earlier_one(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = run("max")
-    rename = train_module.os.replace
+    rename = run_folder.os.replace
 
     def failing(old: Path, new: Path) -> None:
         if old.name == "new":
             raise KeyboardInterrupt
         rename(old, new)
 
-    monkeypatch.setattr(train_module.os, "replace", failing)
+    monkeypatch.setattr(run_folder.os, "replace", failing)
     with pytest.raises(KeyboardInterrupt):
         run("max", replace(QUICK, C=2.0))
     assert read_metrics(Path(before["run"]))["C"] == 1.0
