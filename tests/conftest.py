@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+
+# A shell's job in the background ignores ctrl-C, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE_BEFORE = os.environ.get("BILINEAR_CACHE")
 

@@ -419,14 +419,14 @@ def test_workers_that_die_of_a_shard_are_one_line(
 
 
 def test_what_a_worker_looks_at(birds: Dataset, tmp_path: Path, network: Small) -> None:
-    from bilinear_cli.cluster.premises import Premises, fault_of
+    from bilinear_cli.cluster.premises import Premises
     from bilinear_cli.features.resume import versions
 
     token, photo = tmp_path / "token", birds.root / birds.paths[0]
     token.write_text("abc")
     size = photo.stat().st_size
     good = Premises(token, "abc", birds.root, (photo, size), versions(), network, SHA256)
-    assert fault_of(good) is None
+    assert good.fault() is None
     for change, said in (
         ({"token": "abd"}, f"does not see {tmp_path}"),
         ({"token_file": tmp_path / "none"}, f"does not see {tmp_path}"),
@@ -436,7 +436,7 @@ def test_what_a_worker_looks_at(birds: Dataset, tmp_path: Path, network: Small) 
         ({"weights_sha256": "2" * 64}, f"has weights {SHA256}, and here"),
         ({"network": Small("vgg16", "/none.npz")}, None),
     ):
-        fault = fault_of(replace(good, **change))
+        fault = replace(good, **change).fault()
         assert fault is None if said is None else said in str(fault)
 
 
@@ -543,7 +543,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(
         wait_for(lambda: list(folder_module.shards_folder(output).glob("*.partial")))
         os.killpg(client.pid, signal.SIGINT)  # as a terminal does: to the workers, too
         stdout, stderr = client.communicate()
-    assert client.returncode == 130
+    assert client.returncode == 130, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
     last = stderr.splitlines()[-1]
