@@ -1,4 +1,4 @@
-"""What the client sees to before workers begin: what is there, and whether they are fit."""
+"""What the client settles before workers begin: what is there, and what is left open."""
 
 import contextlib
 from dataclasses import replace
@@ -8,9 +8,9 @@ from typing import Any
 from distributed import Client
 
 from bilinear_cli.cluster.folder import Begun, shards_folder
-from bilinear_cli.cluster.premises import Premises, called, check_worker, resolve_on_worker
+from bilinear_cli.cluster.premises import resolve_on_worker
 from bilinear_cli.data.dataset import Dataset
-from bilinear_cli.errors import BilinearError, FeatureFileError
+from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.features.parameters import Parameters
 from bilinear_cli.features.resume import begun_with
 from bilinear_cli.features.settings import Settings, check_same, kept, stored_settings
@@ -40,18 +40,6 @@ def a_photo(dataset: Dataset) -> tuple[Path, int] | None:
         with contextlib.suppress(OSError):
             return dataset.root / path, (dataset.root / path).stat().st_size
     return None
-
-
-def check_workers(client: Client, premises: Premises) -> None:
-    """Raise a BilinearError that names the first worker that is not as it must be."""
-    known = client.scheduler_info()["workers"]
-    found = client.run(check_worker, premises, on_error="return")
-    for address, fault in found.items():
-        if isinstance(fault, BilinearError):
-            raise fault
-        if isinstance(fault, Exception):  # as if this program were not there
-            name = called(known.get(address, {}).get("name", address), address)
-            raise BilinearError(f"{name} does not run this program: {fault}")
 
 
 def settled(client: Client, settings: Settings, stored: Settings | None) -> Settings:

@@ -1,47 +1,54 @@
-"""Whether workers are such as the program takes them to be: its versions, its files."""
+"""Whether every worker is as it must be: asked of all at the start, and again by their tasks."""
 
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Protocol
 
-from bilinear_cli import __version__
 from bilinear_cli.errors import BilinearError
 
 if TYPE_CHECKING:
-    from distributed import Client
-
-Facts = Mapping[str, str]
-PACKAGES = ("numpy", "scipy")
+    from distributed import Client, Worker
 
 
-def versions() -> Facts:
-    """Return what a worker must have as the client has it."""
-    return {"bilinear": __version__} | {name: version(name) for name in PACKAGES}
+class Premises(Protocol):
+    """What must be the same on every worker as on the client; it is sent to them."""
+
+    def fault(self) -> str | None:
+        """Return what this process lacks, to be said after a worker's name; or None."""
 
 
-def refuse_differing(client: "Client", facts: Callable[[], Facts]) -> None:
-    """Compare what workers say with what is the case here.
-
-    Args:
-        client: of the workers.
-        facts: returns name -> value; called here and, by its name, on each worker.
-
-    Raises:
-        BilinearError: a worker differs; the message names it, and in what.
-    """
-    here = facts()
-    for worker, there in client.run(facts, on_error="return").items():
-        compare(worker, here, there)
+def check_workers(client: "Client", premises: Premises) -> None:
+    """Raise a BilinearError that names the first worker that is not as it must be."""
+    known = client.scheduler_info()["workers"]
+    found = client.run(_check_beside_tasks, premises, on_error="return")
+    for address, fault in found.items():
+        if isinstance(fault, BilinearError):
+            raise fault
+        if isinstance(fault, Exception):  # as if this program were not there
+            name = _called(known.get(address, {}).get("name", address), address)
+            raise BilinearError(f"{name} does not run this program: {' '.join(str(fault).split())}")
 
 
-def compare(worker: str, here: Facts, there: Facts | Exception) -> None:
-    """Raise BilinearError if what is the case on a worker is not what is the case here."""
-    if isinstance(there, Exception):
-        said = " ".join(str(there).split())
-        raise BilinearError(f"the worker {worker} cannot work for this program: {said}")
-    for name, value in here.items():
-        if there.get(name) != value:
-            raise BilinearError(
-                f"the worker {worker} is not as this process: {name} is {there.get(name)} there "
-                f"and {value} here"
-            )
+async def _check_beside_tasks(premises: Premises, dask_worker: "Worker") -> None:
+    """Check this worker, all of whose task threads may be busy."""
+    await asyncio.to_thread(check, premises, dask_worker)
+
+
+def check(premises: Premises, worker: "Worker") -> None:
+    """Raise a BilinearError that names this process's worker unless it is as it must be."""
+    fault = premises.fault()
+    if fault:
+        raise BilinearError(f"{_called(worker.name, worker.address)} {fault}")
+
+
+def _called(name: object, address: str) -> str:
+    return f"worker {address}" if name == address else f"worker {name} at {address}"
+
+
+def differing(there: str, here: str) -> str | None:
+    """Return which of versions `name version, ...` differ, to be said after a worker's name."""
+    a, b = (dict(one.rsplit(" ", 1) for one in versions.split(", ")) for versions in (there, here))
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    if not names:
+        return None
+    said = (f"{name} {a.get(name, 'missing')} (here {b.get(name)})" for name in names)
+    return f"has {', '.join(said)}: install the same"

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 CONNECT_SECONDS = 10
+# Dask's workers by themselves give memory back to the system at once. A network takes the same
+# again for each batch, and so spent a twentieth of its time on getting pages.
+KEEP_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 WORKER_SECONDS = 120  # queues of a cluster give the first one when they please
 
 
@@ -32,11 +35,12 @@ def connect(address: str) -> "Iterator[Client]":
         UsageError: the address is of no kind that is known.
     """
     load_dask()
+    import dask
     from distributed import Client, LocalCluster
 
     if address == "local" or address.startswith("local:"):
         n_workers = _workers_of(address)
-        with _without_ctrl_c():
+        with _without_ctrl_c(), dask.config.set(KEEP_MEMORY):
             cluster = LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=1,

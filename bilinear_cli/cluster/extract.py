@@ -14,7 +14,8 @@ from typing import Any
 
 from distributed import Client
 
-from bilinear_cli.cluster.before import a_photo, check_begun, check_workers, is_complete, settled
+from bilinear_cli.cluster.before import a_photo, check_begun, is_complete, settled
+from bilinear_cli.cluster.check import check_workers
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.folder import begun_in, clear, shards_folder, shared_folder
 from bilinear_cli.cluster.follow import Progress, result_of, run

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from bilinear_cli.classify.columns import Block, Linear, sums_of
 from bilinear_cli.classify.inputs import Part
 from bilinear_cli.classify.losses import MakeLoss
 from bilinear_cli.classify.model import Model
-from bilinear_cli.cluster.check import Facts, compare, versions
+from bilinear_cli.cluster.check import check, differing
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile, open_features
 
+PACKAGES = ("bilinear-cli", "numpy", "scipy")
 Chosen = tuple[np.ndarray, np.ndarray]  # which rows of a block, ascending, and their targets
 
 
@@ -32,21 +34,27 @@ class Source:
 
     Attributes:
         files: where, for every process alike.
-        facts: what is known of them and of the program, (name, value).
+        described: what tells each from another one.
+        versions: of what decides the numbers, `name version, ...`.
     """
 
     files: tuple[Path, ...]
-    facts: tuple[tuple[str, str], ...]
+    described: tuple[str, ...]
+    versions: str
 
     @classmethod
     def of(cls, file: FeatureFile) -> "Source":
         """Take files that are open here."""
         files = tuple(path.absolute() for path in file.files)
-        return cls(files, tuple(facts_of(files).items()))
+        return cls(files, tuple(map(_described, files)), _versions())
 
-    def look(self) -> Facts:
-        """Return the facts as they are in this process."""
-        return facts_of(self.files)
+    def fault(self) -> str | None:
+        """Return what this process lacks, or None; see `check.Premises`."""
+        for path, here in zip(self.files, self.described, strict=True):
+            there = _described(path)
+            if there != here:
+                return f"does not see {path} as it is here: {there} there, {here} here"
+        return differing(_versions(), self.versions)
 
     def open(self) -> FeatureFile:
         """Return the file, open as long as this process lives.
@@ -78,9 +86,8 @@ class Seen:
             yield places, x
 
 
-def facts_of(files: Sequence[Path]) -> Facts:
-    """Return versions, and of each file what tells it from another one."""
-    return {**versions(), **{str(path): _described(path) for path in files}}
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
 
 
 def _described(path: Path) -> str:
@@ -99,7 +106,7 @@ def _described(path: Path) -> str:
 def _opened(source: Source) -> FeatureFile:
     from distributed import get_worker
 
-    compare(get_worker().address, dict(source.facts), source.look())
+    check(source, get_worker())
     return open_features(source.files)
 
 

@@ -25,7 +25,7 @@ from bilinear_cli.classify.losses import MakeLoss
 from bilinear_cli.classify.model import Model
 from bilinear_cli.classify.sums import Progress, Stream, tell_pass
 from bilinear_cli.cluster import rows as tasks
-from bilinear_cli.cluster.check import refuse_differing
+from bilinear_cli.cluster.check import check_workers
 from bilinear_cli.cluster.futures import Futures, Tell
 from bilinear_cli.cluster.rows import Seen, Source
 from bilinear_cli.store import FeatureFile
@@ -53,7 +53,7 @@ class Workers(Futures):
         """
         super().__init__(client)
         self.source = Source.of(file)
-        refuse_differing(client, self.source.look)
+        check_workers(client, self.source)
         self.n = len(self.client.nthreads())
         log.info("%d workers, %d threads in all", self.n, self.n_threads())
 

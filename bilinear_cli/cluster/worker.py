@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from distributed import Reschedule, Worker, get_worker
 
-from bilinear_cli.cluster.premises import Network, Premises, called, check
+from bilinear_cli.cluster.check import check
+from bilinear_cli.cluster.premises import Network, Premises
 from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import InUseError
 from bilinear_cli.features.extract import Forward, extract
@@ -151,7 +152,7 @@ def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
         raise Reschedule  # perhaps to a worker that is free
     try:
         with _telling(worker, job.topic):
-            check(job.premises, called(worker.name, worker.address))
+            check(job.premises, worker)
             yield worker, lambda: _check_wanted(worker, key)
     except Unwanted:
         pass

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -417,7 +418,9 @@ def test_a_worker_that_does_not_see_the_file_is_named(
         assert Workers(client, file).n == 2
         (tmp_path / "elsewhere").mkdir()
         address = move(1, tmp_path / "elsewhere")
-        said = f"the worker {address} is not as this process: {path} is missing there and a file of"
+        said = (
+            rf"^worker \d at {address} does not see {path} as it is here: missing there, a file of"
+        )
         with pytest.raises(BilinearError, match=said):
             Workers(client, file)
         other = made()
@@ -435,29 +438,37 @@ def test_a_worker_that_comes_later_is_checked_as_it_reads(
     with FeatureFile(path) as file:
         workers = Workers(client, file)
         address = move(0, tmp_path / "elsewhere")
-        with pytest.raises(BilinearError, match=f"the worker {address} is not as this process"):
+        with pytest.raises(BilinearError, match=f"{address} does not see {path} as it is here"):
             train(file, "bilinear", QUICK, tmp_path / "runs", workers=workers)
 
 
 def test_other_versions_are_refused(client: Client, whole: Path) -> None:
-    def become(version: str) -> None:
-        check.__version__ = version
+    def become(version: Callable[[str], str]) -> None:
+        tasks.version = version
 
-    (address, _), here = client.run(os.getpid), check.__version__
-    client.run(become, "0.0.1", workers=[address])
+    (address, _), real = client.run(os.getpid), tasks.version
+    client.run(become, lambda name: "0.0.1" if name == "scipy" else real(name), workers=[address])
     try:
-        with (
-            FeatureFile(whole) as file,
-            pytest.raises(BilinearError, match=f"{address} .*: bilinear is 0.0.1 there and {here}"),
-        ):
+        said = rf"{address} has scipy 0\.0\.1 \(here {real('scipy')}\): install the same"
+        with FeatureFile(whole) as file, pytest.raises(BilinearError, match=said):
             Workers(client, file)
     finally:
-        client.run(become, here, workers=[address])
+        client.run(become, real, workers=[address])
 
 
 def test_a_worker_without_the_program_is_named() -> None:
-    with pytest.raises(BilinearError, match=r"the worker tcp://a:1 cannot work .*: No module"):
-        check.compare("tcp://a:1", {}, ModuleNotFoundError("No module named 'bilinear_cli'"))
+    class Strange:
+        """A client of a worker that cannot read what it is sent."""
+
+        def scheduler_info(self) -> dict[str, Any]:
+            return {"workers": {"tcp://a:1": {"name": "odd"}}}
+
+        def run(self, *_: Any, **__: Any) -> dict[str, Exception]:
+            return {"tcp://a:1": ModuleNotFoundError("No module named 'bilinear_cli'")}
+
+    said = "^worker odd at tcp://a:1 does not run this program: No module named 'bilinear_cli'$"
+    with pytest.raises(BilinearError, match=said):
+        check.check_workers(Strange(), ANY)
 
 
 # Faults in the file ----------------------------------------------------------------------
