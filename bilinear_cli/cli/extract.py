@@ -62,9 +62,10 @@ class Sizes(click.ParamType):
 @click.option("--batch-size", type=click.IntRange(1), help="[default: by image size and memory]")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
     default="auto",
-    help="What the network multiplies in; auto: bfloat16 where the device has it.",
+    help="What the network multiplies in; auto: bfloat16 where the device has it, else float32. "
+    "int8: VGG16 on a CPU, see docs/int8.md.",
 )
 @weights_option
 @click.option("--limit", type=click.IntRange(1), help="Take only so many photos, of all classes.")

@@ -54,9 +54,8 @@ def check_workers(client: Client, premises: Premises) -> None:
             raise BilinearError(f"{name} does not run this program: {fault}")
 
 
-def settled(client: Client, settings: Settings, stored: Settings | None) -> Settings:
+def settled(client: Client, settings: Settings) -> Settings:
     """Return the settings with a precision and a batch size that suit all workers."""
-    settings = kept(settings, stored)
     if settings.precision != "auto" and settings.batch_size:
         return settings
     size = max(sizes_of(settings.shown))

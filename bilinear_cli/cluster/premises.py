@@ -48,6 +48,7 @@ class Premises:
         versions: see `resume.versions`.
         network: where it comes from.
         weights_sha256: of its weights.
+        precision: of the rows; it decides whose versions count.
     """
 
     token_file: Path
@@ -57,6 +58,7 @@ class Premises:
     versions: str
     network: Network
     weights_sha256: str
+    precision: str = "float32"
 
 
 @cache
@@ -112,8 +114,9 @@ def fault_of(premises: Premises) -> str | None:
         path, size = premises.photo
         if not path.is_file() or path.stat().st_size != size:
             return f"does not see the photo {path} as it is here: put it where all workers see it"
-    if premises.versions != versions():
-        return f"has {_differing(versions(), premises.versions)}: install the same"
+    there = versions(premises.precision)
+    if premises.versions != there:
+        return f"has {_differing(there, premises.versions)}: install the same"
     try:
         sha256 = premises.network.sha256()
     except BilinearError as error:
