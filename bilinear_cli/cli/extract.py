@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import cli, data_option, weights_option
+from bilinear_cli.cli.base import cli, data_option, mix_option, weights_option
 from bilinear_cli.cli.runs import pool_maps, run_network, run_on_workers
 from bilinear_cli.errors import UsageError
 
@@ -77,6 +77,7 @@ class Sizes(click.ParamType):
     metavar="OLD.h5",
     help="Take the rows of photos that an earlier file has already.",
 )
+@mix_option
 @click.option(
     "--maps",
     type=click.Path(path_type=Path),

@@ -149,6 +149,7 @@ class Asked:
 def _asked(specs: tuple[str, ...], output: Path | None, given: dict[str, Any]) -> Asked:
     from bilinear_cli.data.dataset import load_dataset
     from bilinear_cli.features.precision import check_int8
+    from bilinear_cli.features.reuse import allow_mix
     from bilinear_cli.features.settings import Settings, with_precision
     from bilinear_cli.features.views import view_names
 
@@ -177,6 +178,8 @@ def _asked(specs: tuple[str, ...], output: Path | None, given: dict[str, Any]) -
         seed=given["seed"],
     )
     settings = with_precision(settings, given["precision"])
+    if given["reuse"] and given["allow_precision_mix"]:
+        settings = allow_mix(settings, given["reuse"])
     output = output or Path("features") / _file_name(dataset.name, settings, sizes, flip)
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder: give --output a file name")

@@ -84,7 +84,7 @@ def build_int8(
 
     with silent_stderr():
         graph = network.get_concrete_function()
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         return converter.convert()
 

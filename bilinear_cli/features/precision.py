@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
@@ -14,6 +14,13 @@ from typing import Any
 
 from bilinear_cli.errors import BilinearError, UsageError
 
+# Root attributes that --allow-precision-mix lets differ.
+PRECISION = ("precision", "int8_sha256", "mixed_with")
+# Against float32; see docs/int8.md.
+MEASURED = {
+    "bfloat16": "?",
+    "int8": "?",
+}
 # Of `int8.py`: to be raised with what makes another network of the same weights and ranges.
 BUILDER = 1
 ELSE = "take bfloat16 or float32, of which auto takes the faster"
@@ -60,3 +67,25 @@ def check_int8(
         raise BilinearError(
             "--precision int8 needs ai-edge-litert, which is not installed: pip install '.[int8]'"
         )
+
+
+def mixed_with(made: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
+    """Return the precisions of rows that are not this feature file's own; empty if all are.
+
+    Args:
+        made: root attributes of the file that takes rows over.
+        others: those of files that it takes rows from.
+    """
+    found: set[str] = set()
+    for other in others:
+        found.update(other.get("mixed_with", "").split())
+        if any(made.get(name, "") != other.get(name, "") for name in ("precision", "int8_sha256")):
+            found.add(other["precision"])
+    return " ".join(sorted(found))
+
+
+def difference(*precisions: str) -> str:
+    """Return how far from float32 these precisions were measured to be, for a message."""
+    names = [name for name in sorted({*precisions}) if name != "float32"]
+    said = [f"{name} {MEASURED.get(name, 'was not measured')}" for name in names]
+    return ", ".join(said) + ", against float32"

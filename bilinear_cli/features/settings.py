@@ -13,7 +13,7 @@ CHOICES = {
     "resize": ("squash", "crop", "pad"),
     "precision": ("float32", "bfloat16", "float16", "int8"),
 }
-LATER = ("shard", "seed", "pooled_from", "int8_sha256")  # which not every file says
+LATER = ("shard", "seed", "pooled_from", "int8_sha256", "mixed_with")  # which not every file says
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Settings:
         seed: of sketches, and of the sample of photos that a projection is taken from.
         pooled_from: `photos`, or `maps` that were stored, and so rounded.
         int8_sha256: of the network in 8 bits, see `precision.py`; empty in another precision.
+        mixed_with: other precisions of rows that were taken from another file; mostly empty.
     """
 
     poolings: tuple[str, ...]
@@ -49,6 +50,7 @@ class Settings:
     seed: int = 0
     pooled_from: str = "photos"
     int8_sha256: str = ""
+    mixed_with: str = ""
 
     @property
     def shown(self) -> list[View]:
@@ -135,6 +137,7 @@ def check_same(
             was, wanted = tuple(sorted(was)), tuple(sorted(wanted))
         if was != wanted and field.name not in but:
             said = [" ".join(x) if isinstance(x, tuple) else x for x in (was, wanted)]
+            said = ["none" if x == "" else x for x in said]
             raise FeatureFileError(
                 f"{path} was made with {field.name.replace('_', '-')} {said[0]}, and {said[1]} is "
                 f"asked for: {advice}"
