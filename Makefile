@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PINS := configs/pins.txt
-EXTRAS := check,cluster,onnx,report,tfds,dev
+EXTRAS := check,cluster,int8,onnx,report,tfds,dev
 
 # What `make reproduce` compares: any --data, and a config of extract and train.
 DATA ?= sample

@@ -1,13 +1,14 @@
 """Time both stages against their floors, in one process, as ratios: `make bench`.
 
-Stage 1 against the same compiled graph fed from memory; stage 2's reduction against reading the
-features once. Medians of interleaved pairs, since other work on the machine comes and goes.
+Stage 1 against the same compiled graph fed from memory, and its network in each precision against
+float32; stage 2's reduction against reading the features once. Medians of interleaved runs, since
+other work on the machine comes and goes.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
@@ -23,10 +24,11 @@ from bilinear_cli.features.backbone import load_backbone, resolve_batch_size, re
 from bilinear_cli.features.extract import extract
 from bilinear_cli.features.graph import compile_pooling
 from bilinear_cli.features.settings import Settings
-from bilinear_cli.features.weights import load_weights
+from bilinear_cli.features.weights import Tensors, load_weights
 from bilinear_cli.store import FeatureFile
 
 POOLINGS = ("max", "bilinear")
+PRECISIONS = ("float32", "bfloat16", "int8")  # the first is what the others are compared with
 
 
 def main() -> None:
@@ -71,6 +73,8 @@ def main() -> None:
             *stage1[1]
         )
     )
+    for name, ms, share in time_precisions(weights.tensors, settings, asked.pairs):
+        print(f"{f'network in {name}, ms a photo / float32:':<49}{share:.3f} ({ms:.0f} ms)")
     print(
         "reduction / one pass over the features:         {:.1f} ({:.2f} s / {:.2f} s)".format(
             *stage2
@@ -109,6 +113,24 @@ def time_stage1(
             network(tf.constant(batch)).numpy()
 
     return ratio(extraction, graph, pairs), ratio(graph, alone, pairs)
+
+
+def time_precisions(
+    tensors: Tensors, settings: Settings, pairs: int
+) -> Iterator[tuple[str, float, float]]:
+    """Yield each precision, the milliseconds that a photo takes, and their ratio to float32's."""
+    shape = (settings.batch_size, settings.image_size, settings.image_size, 3)
+    batch, signature = np.zeros(shape, np.uint8), [tf.TensorSpec(shape, tf.uint8)]
+
+    def timed(precision: str) -> Callable[[], object]:
+        network = load_backbone(tensors, "vgg16", settings.layer, precision)
+        graph = tf.function(network, input_signature=signature).get_concrete_function()
+        return lambda: graph(tf.constant(batch)).numpy()
+
+    runs = [timed(name) for name in PRECISIONS]
+    rounds = np.array([[seconds(run) for run in runs] for _ in range(pairs + 1)][1:])
+    for name, taken in zip(PRECISIONS, rounds.T, strict=True):
+        yield name, 1000 * median(taken) / len(batch), median(taken / rounds[:, 0])
 
 
 def time_large_photo(photo: Path, folder: Path, size: int, pairs: int) -> Times:

@@ -167,6 +167,11 @@ data_option = click.option(
     help="Photos: sample, a folder of class folders (with or without train/ and test/), a "
     "CUB-200-2011 folder, a CSV file path,label[,split][,group], or tfds:NAME.",
 )
+mix_option = click.option(
+    "--allow-precision-mix",
+    is_flag=True,
+    help="Let rows of several precisions go together; says what the difference was measured to be.",
+)
 weights_option = click.option(
     "--weights",
     default="auto",

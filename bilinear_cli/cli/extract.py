@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import cli, data_option, weights_option
+from bilinear_cli.cli.base import cli, data_option, mix_option, weights_option
 from bilinear_cli.cli.runs import pool_maps, run_network, run_on_workers
 from bilinear_cli.errors import UsageError
 
@@ -62,9 +62,10 @@ class Sizes(click.ParamType):
 @click.option("--batch-size", type=click.IntRange(1), help="[default: by image size and memory]")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
     default="auto",
-    help="What the network multiplies in; auto: bfloat16 where the device has it.",
+    help="What the network multiplies in; auto: bfloat16 where the device has it, else float32. "
+    "int8: VGG16 on a CPU, see docs/int8.md.",
 )
 @weights_option
 @click.option("--limit", type=click.IntRange(1), help="Take only so many photos, of all classes.")
@@ -76,6 +77,7 @@ class Sizes(click.ParamType):
     metavar="OLD.h5",
     help="Take the rows of photos that an earlier file has already.",
 )
+@mix_option
 @click.option(
     "--maps",
     type=click.Path(path_type=Path),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bilinear_cli.cli.base import bar, cli, weights_option
+from bilinear_cli.cli.base import bar, cli, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.features.network import load_network, load_tensorflow, load_weights
 from bilinear_cli.files import whole
@@ -39,6 +39,12 @@ UNKNOWN = "unknown"
 )
 @click.option("--json", "form", flag_value="json", help="A JSON object a line for each photo.")
 @click.option("--csv", "form", flag_value="csv", help="A table with a row for each name.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
+    help="What the network multiplies in.  [default: as for the run's features]",
+)
+@mix_option
 @weights_option
 def predict(
     run: Path,
@@ -46,6 +52,8 @@ def predict(
     top: int,
     min_probability: float,
     form: str | None,
+    precision: str | None,
+    allow_precision_mix: bool,
     weights: str,
 ) -> None:
     """Name photos with a trained run: a line a photo, with probabilities.
@@ -61,9 +69,8 @@ def predict(
     find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --min-probability 0.5
     """
     from bilinear_cli.classify.predict import predict as name_photos
-    from bilinear_cli.classify.predict import run_settings
 
-    settings = run_settings(run)
+    settings = _in_precision(run, precision, allow_precision_mix)
     paths, n_paths = _paths(photos)
     found = load_weights_of(run, settings, weights)
     forward = load_network(found.tensors, settings)
@@ -79,6 +86,22 @@ def predict(
                 progress(done, n_paths)
     if bad:
         raise BilinearError(f"{bad} of {done} files could not be read")
+
+
+def _in_precision(run: Path, precision: str | None = None, allow_mix: bool = False) -> "Settings":
+    """Return the settings of a run's features, for photos whose features will go with them."""
+    from bilinear_cli.classify.predict import run_settings
+    from bilinear_cli.features.precision import difference
+    from bilinear_cli.features.settings import with_precision
+
+    trained = run_settings(run)
+    asked = with_precision(trained, precision or trained.precision)
+    if asked != trained:
+        mix = f"{run} was trained on features in {trained.precision}, not in this {asked.precision}"
+        if not allow_mix:
+            raise BilinearError(f"{mix}: only with --allow-precision-mix")
+        log.warning("%s: %s", mix, difference(trained.precision, asked.precision))
+    return asked
 
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
@@ -188,9 +211,8 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     """
     from bilinear_cli.classify.explain import explain as shares
     from bilinear_cli.classify.explain import overlay
-    from bilinear_cli.classify.predict import run_settings
 
-    settings = run_settings(run)
+    settings = _in_precision(run)
     found = load_weights_of(run, settings, weights)
     why = shares(run, photo, lambda pixels: load_network(found.tensors, settings)(pixels), name)
     if len(settings.views) > 1:

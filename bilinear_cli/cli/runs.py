@@ -148,7 +148,9 @@ class Asked:
 
 def _asked(specs: tuple[str, ...], output: Path | None, given: dict[str, Any]) -> Asked:
     from bilinear_cli.data.dataset import load_dataset
-    from bilinear_cli.features.settings import Settings
+    from bilinear_cli.features.precision import check_int8
+    from bilinear_cli.features.reuse import allow_mix
+    from bilinear_cli.features.settings import Settings, with_precision
     from bilinear_cli.features.views import view_names
 
     sizes, flip = given["scales"] or (given["image_size"],), given["flip"]
@@ -159,6 +161,8 @@ def _asked(specs: tuple[str, ...], output: Path | None, given: dict[str, Any]) -
     if given["limit"]:
         dataset = dataset.limit(given["limit"])
     backbone = given["backbone"].lower()
+    if given["precision"] == "int8":
+        check_int8(backbone)  # before anything is fetched
     weights = load_weights(backbone, given["weights"])
     settings = Settings(
         poolings=specs,
@@ -173,6 +177,9 @@ def _asked(specs: tuple[str, ...], output: Path | None, given: dict[str, Any]) -
         shard=given["shard"],
         seed=given["seed"],
     )
+    settings = with_precision(settings, given["precision"])
+    if given["reuse"] and given["allow_precision_mix"]:
+        settings = allow_mix(settings, given["reuse"])
     output = output or Path("features") / _file_name(dataset.name, settings, sizes, flip)
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder: give --output a file name")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.base import bar, cli, mix_option
 
 
 @cli.command()
@@ -18,8 +18,11 @@ from bilinear_cli.cli.base import bar, cli
     type=click.Path(path_type=Path),
     help="Feature file to write.",
 )
+@mix_option
 @click.option("--overwrite", is_flag=True, help="Whatever is there.")
-def merge(parts: tuple[Path, ...], output: Path, overwrite: bool) -> None:
+def merge(
+    parts: tuple[Path, ...], output: Path, allow_precision_mix: bool, overwrite: bool
+) -> None:
     """Write the shards of a photo set to one file, as a single run would have made it.
 
     \b
@@ -31,7 +34,14 @@ def merge(parts: tuple[Path, ...], output: Path, overwrite: bool) -> None:
 
     record = {"command": json.dumps(["bilinear", *sys.argv[1:]])}
     with bar("merging", "row") as progress:
-        run(parts, output, overwrite=overwrite, attributes=record, progress=progress)
+        run(
+            parts,
+            output,
+            allow_mix=allow_precision_mix,
+            overwrite=overwrite,
+            attributes=record,
+            progress=progress,
+        )
     click.echo(output)
 
 

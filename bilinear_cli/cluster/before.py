@@ -42,9 +42,8 @@ def a_photo(dataset: Dataset) -> tuple[Path, int] | None:
     return None
 
 
-def settled(client: Client, settings: Settings, stored: Settings | None) -> Settings:
+def settled(client: Client, settings: Settings) -> Settings:
     """Return the settings with a precision and a batch size that suit all workers."""
-    settings = kept(settings, stored)
     if settings.precision != "auto" and settings.batch_size:
         return settings
     size = max(sizes_of(settings.shown))

@@ -27,7 +27,7 @@ from bilinear_cli.features.extract import record_of
 from bilinear_cli.features.parameters import Parameters, agreed, lacks_projection
 from bilinear_cli.features.resume import versions
 from bilinear_cli.features.reuse import StoredPhotos
-from bilinear_cli.features.settings import Settings, stored_settings
+from bilinear_cli.features.settings import Settings, kept, stored_settings
 from bilinear_cli.store import FeatureFile, merge
 
 log = logging.getLogger(__name__)
@@ -77,19 +77,20 @@ def extract_shards(
         if overwrite:
             clear(folder)
         begun = begun_in(folder)
+        stored = begun.settings if begun else stored_settings(None, reuse)
+        settings = kept(settings, stored)
         premises = Premises(
             token_file,
             token,
             dataset.root,
             a_photo(dataset),
-            versions(),
+            versions(settings.precision),
             network,
             settings.weights_sha256,
+            settings.precision,
         )
         check_workers(client, premises)
-        settings = settled(
-            client, settings, begun.settings if begun else stored_settings(None, reuse)
-        )
+        settings = settled(client, settings)
         record = attributes or {}
         if begun:
             check_begun(begun, settings, record_of(dataset, settings) | record)

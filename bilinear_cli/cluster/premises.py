@@ -47,6 +47,7 @@ class Premises:
         versions: see `resume.versions`.
         network: where it comes from.
         weights_sha256: of its weights.
+        precision: of the rows; it decides whose versions count.
     """
 
     token_file: Path
@@ -56,6 +57,7 @@ class Premises:
     versions: str
     network: Network
     weights_sha256: str
+    precision: str = "float32"
 
     def fault(self) -> str | None:
         """Return what this process lacks, or None; see `check.Premises`."""
@@ -72,7 +74,7 @@ class Premises:
             path, size = self.photo
             if not path.is_file() or path.stat().st_size != size:
                 return f"does not see the photo {path} as it is here: put it where all see it"
-        if fault := differing(versions(), self.versions):
+        if fault := differing(versions(self.precision), self.versions):
             return fault
         try:
             sha256 = self.network.sha256()

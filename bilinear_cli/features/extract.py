@@ -101,7 +101,7 @@ def extract(
 
 def _open_reused(reuse: Path, settings: Settings, output: Path) -> StoredPhotos:
     old = StoredPhotos(reuse, settings)
-    warn_of_versions(old.path, old.versions)
+    warn_of_versions(old.path, old.versions, old.precision)
     if old.path.resolve() == partial_path(output).resolve():
         raise UsageError(f"--reuse {old.path} is what is to be written: name another --output")
     return old
@@ -217,7 +217,7 @@ def record_of(dataset: Dataset, settings: Settings) -> dict[str, Any]:
     """Return the root attributes that say how a feature file is made."""
     return {
         **settings.attributes(),
-        "versions": versions(),
+        "versions": versions(settings.precision),
         "data": dataset.spec,
         "data_kind": dataset.kind,
         "data_root": str(dataset.root),

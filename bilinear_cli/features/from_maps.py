@@ -100,7 +100,7 @@ def pool_maps(
 def _record(file: FeatureFile, settings: Settings) -> dict[str, Any]:
     """Return what the file of the maps says of itself, with what is different now."""
     record = {name: x for name, x in file.attributes.items() if name != "created"}
-    return record | settings.attributes() | {"versions": versions()}
+    return record | settings.attributes() | {"versions": versions(settings.precision)}
 
 
 def open_maps(maps: Path, output: Path) -> FeatureFile:

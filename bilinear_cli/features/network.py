@@ -3,8 +3,11 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from bilinear_cli.features.precision import check_int8
 
 if TYPE_CHECKING:
     from bilinear_cli.features.settings import Settings
@@ -28,14 +31,22 @@ def load_weights(backbone: str, source: str) -> "Weights":
 def load_tensorflow() -> None:
     """Import TensorFlow without the greeting that its C++ part writes to stderr.
 
-    It does so before its own setting of a log level counts; what Python raises is not affected.
+    It does so before its own setting of a log level counts.
     """
+    with silent_stderr():
+        import tensorflow  # noqa: F401
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keep from stderr what is written to it, even by C++; what Python raises is not affected."""
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        import tensorflow  # noqa: F401
+        yield
     finally:
+        sys.stderr.flush()
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
@@ -46,6 +57,9 @@ def load_network(tensors: "Tensors", settings: "Settings") -> Callable[[Any], An
     load_tensorflow()
     from bilinear_cli.features.backbone import load_backbone, use_devices
 
-    device = ", ".join(use_devices())
+    devices = use_devices()
+    if settings.precision == "int8":
+        check_int8(settings.backbone, settings.weights_sha256, devices)
+    device = ", ".join(devices)
     log.info("%s in %s, %d photos a batch", device, settings.precision, settings.batch_size)
     return load_backbone(tensors, settings.backbone, settings.layer, settings.precision)

@@ -3,7 +3,7 @@
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from bilinear_cli.store import FeatureFile, FeatureWriter, create, partial_path
 log = logging.getLogger(__name__)
 
 PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
+OF_INT8 = ("ai-edge-litert",)
 
 
 def begun_with(
@@ -58,7 +59,7 @@ def _check_unfinished(output: Path, settings: Settings, sha256: dict[str, str]) 
     """Check the rows that are done, note the bytes of photos to come; return the parameters."""
     with FeatureWriter(output) as writer:
         _check_photos(writer, settings, sha256)
-        warn_of_versions(writer.path, writer.attributes.get("versions"))
+        warn_of_versions(writer.path, writer.attributes.get("versions"), settings.precision)
         for spec in writer.shapes:
             writer.check(spec)
         writer.set_sha256([sha256[path] for path in writer.paths])
@@ -118,9 +119,9 @@ def _check_photos(file: FeatureFile, settings: Settings, sha256: dict[str, str])
             )
 
 
-def warn_of_versions(path: Path, made_with: str | None) -> None:
-    """Warn if rows were made with other versions than those here."""
-    if made_with != versions():
+def warn_of_versions(path: Path, made_with: str | None, precision: str) -> None:
+    """Warn if rows in this precision were made with other versions than those here."""
+    if made_with != versions(precision):
         log.warning(
             "the rows of %s were made with other versions (%s): new ones may differ in digits",
             path,
@@ -128,8 +129,16 @@ def warn_of_versions(path: Path, made_with: str | None) -> None:
         )
 
 
-def versions() -> str:
+def versions(precision: str = "float32") -> str:
     """Return the versions of what decides the numbers, as `name version, ...`."""
-    packages = [f"{name} {version(name)}" for name in PACKAGES]
+    names = PACKAGES + (OF_INT8 if precision == "int8" else ())
+    packages = [f"{name} {_version(name)}" for name in names]
     jpeg = pillow_features.version_codec("jpg")
     return ", ".join([f"python {platform.python_version()}", *packages, f"libjpeg {jpeg}"])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # an extra, on another machine
+        return "missing"

@@ -1,17 +1,39 @@
 """Rows of an earlier feature file, for photos that it has already."""
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.features.settings import Settings, check_same, settings_of_file
+from bilinear_cli.features.precision import PRECISION, difference, mixed_with
+from bilinear_cli.features.settings import (
+    Settings,
+    check_same,
+    kept,
+    settings_of_file,
+    stored_settings,
+)
 from bilinear_cli.store import FeatureFile
+
+log = logging.getLogger(__name__)
 
 BUT = ("poolings", "shard")  # may differ
 ADVICE = "its rows cannot be reused"
+UNLESS = f"{ADVICE} without --allow-precision-mix"
+
+
+def allow_mix(settings: Settings, reuse: Path) -> Settings:
+    """Return the settings, if need be with what lets rows of another precision be reused."""
+    old = stored_settings(None, reuse)
+    assert old
+    mixed = mixed_with(kept(settings, old).attributes(), [old.attributes()])
+    if mixed:
+        log.warning("rows of %s are in %s; %s", reuse, mixed, difference(*mixed.split()))
+    return replace(settings, mixed_with=mixed)
 
 
 class StoredPhotos:
@@ -20,6 +42,7 @@ class StoredPhotos:
     Attributes:
         path: the file.
         versions: of what made it, as it says.
+        precision: of its rows.
         parameters: of its poolings.
     """
 
@@ -32,13 +55,17 @@ class StoredPhotos:
         self._file = FeatureFile(path, allow_partial=True)
         self.path, self._specs = self._file.path, settings.poolings
         try:
-            check_same(settings_of_file(self._file), settings, self.path, ADVICE, but=BUT)
+            made = settings_of_file(self._file)
+            check_same(made, settings, self.path, ADVICE, but=(*BUT, *PRECISION))
+            if not settings.mixed_with:
+                check_same(made, settings, self.path, UNLESS, but=BUT)
             lacking = set(self._specs) - self._file.shapes.keys()
             if lacking:
                 raise FeatureFileError(f"{self.path} has no {', '.join(sorted(lacking))} to reuse")
         except FeatureFileError:
             self._file.close()
             raise
+        self.precision = made.precision
         self.versions = self._file.attributes.get("versions")
         self.parameters = self._file.parameters
         n_views = self._file.n_views

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.features.precision import int8_sha256
 from bilinear_cli.features.views import View, views
 from bilinear_cli.store import FeatureFile, damage, partial_path
 
 CHOICES = {
     "resize": ("squash", "crop", "pad"),
-    "precision": ("float32", "bfloat16", "float16"),
+    "precision": ("float32", "bfloat16", "float16", "int8"),
 }
-LATER = ("shard", "seed", "pooled_from")  # which files of the first releases do not say
+LATER = ("shard", "seed", "pooled_from", "int8_sha256", "mixed_with")  # which not every file says
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Settings:
         layer: of the network, whose maps are pooled.
         image_size: width and height that photos are brought to, in pixels; of several the first.
         resize: `squash`, `crop` or `pad`.
-        precision: of the network: `float32`, `bfloat16` or `float16`.
+        precision: of the network: `float32`, `bfloat16`, `float16` or `int8`.
         batch_size: photos that go through the network together.
         weights_sha256: of the network.
         backbone: its name.
@@ -32,6 +33,8 @@ class Settings:
         shard: `I/N`: of the set, the I-th of N parts.
         seed: of sketches, and of the sample of photos that a projection is taken from.
         pooled_from: `photos`, or `maps` that were stored, and so rounded.
+        int8_sha256: of the network in 8 bits, see `precision.py`; empty in another precision.
+        mixed_with: other precisions of rows that were taken from another file; mostly empty.
     """
 
     poolings: tuple[str, ...]
@@ -46,6 +49,8 @@ class Settings:
     shard: str = "1/1"
     seed: int = 0
     pooled_from: str = "photos"
+    int8_sha256: str = ""
+    mixed_with: str = ""
 
     @property
     def shown(self) -> list[View]:
@@ -56,7 +61,7 @@ class Settings:
         """Return them as root attributes of a feature file; its features say the poolings."""
         values = asdict(self) | {"views": " ".join(self.views)}
         del values["poolings"]
-        return values
+        return {name: value for name, value in values.items() if value != ""}
 
 
 def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settings:
@@ -102,9 +107,14 @@ def kept(settings: Settings, stored: Settings | None) -> Settings:
     if not stored:
         return settings
     precision = stored.precision if settings.precision == "auto" else settings.precision
-    return replace(
-        settings, precision=precision, batch_size=settings.batch_size or stored.batch_size
-    )
+    batch_size = settings.batch_size or stored.batch_size
+    return with_precision(replace(settings, batch_size=batch_size), precision)
+
+
+def with_precision(settings: Settings, precision: str) -> Settings:
+    """Return the settings with this precision, and the digest that goes with it."""
+    digest = int8_sha256() if precision == "int8" else ""
+    return replace(settings, precision=precision, int8_sha256=digest)
 
 
 def settings_of_file(file: FeatureFile) -> Settings:
@@ -127,6 +137,7 @@ def check_same(
             was, wanted = tuple(sorted(was)), tuple(sorted(wanted))
         if was != wanted and field.name not in but:
             said = [" ".join(x) if isinstance(x, tuple) else x for x in (was, wanted)]
+            said = ["none" if x == "" else x for x in said]
             raise FeatureFileError(
                 f"{path} was made with {field.name.replace('_', '-')} {said[0]}, and {said[1]} is "
                 f"asked for: {advice}"

@@ -28,6 +28,7 @@ EXTRACTION = {
     "resize": "resize",
     "views": "views",
     "precision": "precision",
+    "mixed_with": "rows also in",
     "created": "features made",
     "versions": "versions of extraction",
     "weights_sha256": "SHA-256 of the weights",

@@ -1,5 +1,6 @@
 """Several feature files, each of a part of one photo set, as one."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, some
+from bilinear_cli.features.precision import PRECISION, difference, mixed_with
 from bilinear_cli.features.specs import FITTED_ON
 from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
@@ -16,13 +18,19 @@ from bilinear_cli.store.reading import FeatureFile, partial_path
 from bilinear_cli.store.streaming import StoredRows
 from bilinear_cli.store.writing import BLOCK, create
 
+log = logging.getLogger(__name__)
+
 WHOLE = "1/1"
 # Root attributes in which parts may differ: they say who made them, where and when.
 OWN = {"command", "created", "data", "data_root", "shard"}
 
 
-def open_features(paths: Sequence[Path]) -> FeatureFile:
+def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile:
     """Open a feature file, or several that belong together, as one.
+
+    Args:
+        paths: of the file or files.
+        allow_mix: they may be of several precisions.
 
     Raises:
         FeatureFileError: one cannot be read, or they do not belong together.
@@ -32,14 +40,14 @@ def open_features(paths: Sequence[Path]) -> FeatureFile:
         if _number(file) == (1, 1):
             return file
         file.close()
-    return Shards(paths)
+    return Shards(paths, allow_mix)
 
 
 class Shards(FeatureFile):
     """The shards of one photo set, all of them, whose rows are those of a single run's file."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """Open the files of all shards, in any order.
+    def __init__(self, paths: Sequence[Path], allow_mix: bool = False) -> None:
+        """Open the files of all shards, in any order, and of several precisions if that is allowed.
 
         Raises:
             FeatureFileError: one cannot be read; they were made with different settings or of
@@ -49,7 +57,7 @@ class Shards(FeatureFile):
         try:
             for path in paths:
                 self._parts.append(FeatureFile(path))
-            _check_together(self._parts)
+            _check_together(self._parts, allow_mix)
         except BaseException:
             self.close()
             raise
@@ -58,6 +66,9 @@ class Shards(FeatureFile):
         self.path, self.class_names = first.path, first.class_names
         self.parameters = first.parameters
         self.attributes = first.attributes | {"shard": WHOLE}
+        mixed = mixed_with(self.attributes, [part.attributes for part in self._parts])
+        if mixed:
+            self.attributes["mixed_with"] = mixed
         for name in ROW_COLUMNS:
             setattr(self, name, np.concatenate([getattr(part, name) for part in self._parts]))
         self.rows_done = len(self.labels)
@@ -84,6 +95,7 @@ def merge(
     paths: Sequence[Path],
     output: Path,
     *,
+    allow_mix: bool = False,
     overwrite: bool = False,
     attributes: dict[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -93,6 +105,7 @@ def merge(
     Args:
         paths: the shards, all of them, in any order.
         output: the file.
+        allow_mix: they may be of several precisions.
         overwrite: whatever is there.
         attributes: root attributes to keep a record.
         progress: told (rows done, rows in all).
@@ -101,7 +114,7 @@ def merge(
         FeatureFileError: the files do not belong together, or one is damaged; or the output is
             there, or cannot be written.
     """
-    with locked(output), open_features(paths) as parts:
+    with locked(output), open_features(paths, allow_mix) as parts:
         if output.resolve() in [path.resolve() for path in parts.files]:
             raise FeatureFileError(f"{output} is one of the files to be merged: name another")
         for there in (output, partial_path(output)):
@@ -140,13 +153,28 @@ def _number(part: FeatureFile) -> tuple[int, int]:
         return number, of
 
 
-def _check_together(parts: Sequence[FeatureFile]) -> None:
+def _check_together(parts: Sequence[FeatureFile], allow_mix: bool) -> None:
     first = parts[0]
     for part in parts[1:]:
-        for name, was, there in _differences(first, part):
-            raise FeatureFileError(
-                f"{first.path} and {part.path} do not belong together: {name} is {was} in the "
-                f"first and {there} in the second"
+        made = [str(x.attributes.get("precision")) for x in (first, part)]
+        # int8 has a package more among its versions
+        may = PRECISION if made[0] == made[1] else (*PRECISION, "versions")
+        different = _differences(first, part)
+        for name, was, there in different:
+            if not allow_mix or name not in may:
+                mix = "; merge takes --allow-precision-mix" if name in PRECISION else ""
+                raise FeatureFileError(
+                    f"{first.path} and {part.path} do not belong together: {name} is {was} in the "
+                    f"first and {there} in the second{mix}"
+                )
+        if different:
+            log.warning(
+                "%s is in %s and %s in %s: %s",
+                first.path,
+                made[0],
+                part.path,
+                made[1],
+                difference(*made),
             )
     numbers, of = Counter(_number(part)[0] for part in parts), _number(first)[1]
     twice = [f"{k}/{of}" for k, times in numbers.items() if times > 1]

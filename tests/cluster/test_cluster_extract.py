@@ -418,8 +418,11 @@ def test_workers_that_die_of_a_shard_are_one_line(
         extract_shards(cluster.scheduler_address, birds, settings, output, network)
 
 
-def test_what_a_worker_looks_at(birds: Dataset, tmp_path: Path, network: Small) -> None:
+def test_what_a_worker_looks_at(
+    birds: Dataset, tmp_path: Path, network: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bilinear_cli.cluster.premises import Premises
+    from bilinear_cli.features import resume
     from bilinear_cli.features.resume import versions
 
     token, photo = tmp_path / "token", birds.root / birds.paths[0]
@@ -438,6 +441,10 @@ def test_what_a_worker_looks_at(birds: Dataset, tmp_path: Path, network: Small) 
     ):
         fault = replace(good, **change).fault()
         assert fault is None if said is None else said in str(fault)
+    in_int8 = replace(good, precision="int8", versions=versions("int8"))
+    assert in_int8.fault() is None
+    monkeypatch.setattr(resume, "OF_INT8", ("no-such-package",))
+    assert re.search(r"has .*no-such-package missing \(here None\): install", in_int8.fault())
 
 
 # Schedulers ------------------------------------------------------------------------------

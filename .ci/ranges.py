@@ -1,0 +1,105 @@
+"""Measure the ranges of the 8-bit network's activations, and write bilinear_cli/features/int8.json.
+
+    python .ci/ranges.py cub100 sample
+
+Of the training photos of each set some are chosen at random. Every other one is measured: in each
+layer its largest activation, and two quantiles. On the rest the rules that make one range of those
+are compared, by the cosines of each pooling's rows with those of the network in float32; the one
+with the best mean is kept.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bilinear_cli.data.dataset import load_dataset
+from bilinear_cli.data.images import read_photo
+from bilinear_cli.features.applications import build, preprocess_of
+from bilinear_cli.features.int8 import build_int8, run_int8
+from bilinear_cli.features.pooling import pool_function
+from bilinear_cli.features.weights import load_weights
+
+TABLE = Path(__file__).parent.parent / "bilinear_cli" / "features" / "int8.json"
+POOLINGS = ("max", "avg", "bilinear", "covariance", "matrix-sqrt")
+QUANTILES = (1, 0.9999, 0.999)
+RULES = {  # of float (photos, layers, quantiles)
+    "the largest of all photos": lambda x: x[..., 0].max(axis=0),
+    "the mean of the photos' largest": lambda x: x[..., 0].mean(axis=0),
+    "the largest of the photos' 99.99 %": lambda x: x[..., 1].max(axis=0),
+    "the mean of the photos' 99.99 %": lambda x: x[..., 1].mean(axis=0),
+    "the mean of the photos' 99.9 %": lambda x: x[..., 2].mean(axis=0),
+}
+
+
+def main() -> None:
+    """Measure, compare, write."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("data", nargs="+")
+    options.add_argument("--photos", type=int, default=120, help="of each set")
+    options.add_argument("--image-size", type=int, default=224)
+    asked = options.parse_args()
+    sets = {data: photos(data, asked.photos, asked.image_size) for data in asked.data}
+    weights = load_weights()
+    network = build("vgg16")
+    network.set_weights(list(weights.tensors.values()))
+    names = [layer.name for layer in network.layers[1:]]
+    convolutions = [name for name in names if "conv" in name]
+    outputs = [network.get_layer(name).output for name in convolutions]
+    preprocess = preprocess_of("vgg16")
+    whole = tf.function(keras.Model(network.input, outputs))
+
+    def activations(photo: np.ndarray) -> list[np.ndarray]:
+        x = preprocess(tf.constant(photo[None], tf.float32))
+        return [maps.numpy() for maps in whole(x)]
+
+    measured = [
+        [np.quantile(maps, QUANTILES) for maps in activations(photo)]
+        for pixels in sets.values()
+        for photo in pixels[::2]
+    ]
+    found = {
+        rule: dict(zip(convolutions, make(np.array(measured)).round(1).tolist(), strict=True))
+        for rule, make in RULES.items()
+    }
+    upto = names[: names.index(convolutions[-1]) + 1]
+    models = {rule: build_int8(weights.tensors, upto, ranges) for rule, ranges in found.items()}
+    scores: dict[str, list[float]] = {}
+    for data, pixels in sets.items():
+        exact = [rows(activations(photo)[-1]) for photo in pixels[1::2]]
+        for rule, model in models.items():
+            x = [preprocess(photo[None].astype(np.float32)) for photo in pixels[1::2]]
+            near = [rows(run_int8(model, photo)) for photo in x]
+            cosines = np.array([list(map(np.dot, *pair)) for pair in zip(exact, near, strict=True)])
+            said = ", ".join(map("{} {:.5f}".format, POOLINGS, cosines.mean(axis=0)))
+            print(f"{data}, {rule}: {said}; least bilinear {cosines[:, 2].min():.5f}", flush=True)
+            scores.setdefault(rule, []).append(cosines.mean())
+    best = max(scores, key=lambda rule: np.mean(scores[rule]))
+    n_photos = ", ".join(f"{len(x[::2])} of {Path(data).name}" for data, x in sets.items())
+    table = {
+        "measured": f"{best}, training photos at {asked.image_size} pixels: {n_photos}",
+        "weights_sha256": weights.sha256,
+        "ranges": found[best],
+    }
+    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+    print(TABLE.read_text())
+
+
+def photos(data: str, n: int, size: int) -> np.ndarray:
+    """Return some training photos of a set, uint8 (n, size, size, 3)."""
+    dataset = load_dataset(data)
+    train = np.random.default_rng(0).permutation(np.flatnonzero(dataset.split == "train"))[:n]
+    return np.stack([read_photo(dataset.root / dataset.paths[i], [size])[0] for i in train])
+
+
+def rows(maps: np.ndarray) -> list[np.ndarray]:
+    """Return the unit vector of each pooling of a photo's maps (1, height, width, channels)."""
+    found = [pool_function(spec, {})(tf.constant(maps)).numpy()[0] for spec in POOLINGS]
+    return [x / np.linalg.norm(x) for x in found]
+
+
+if __name__ == "__main__":
+    main()
