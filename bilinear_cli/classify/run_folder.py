@@ -71,7 +71,9 @@ def facts(
 
 def run_name(file: FeatureFile, spec: str, options: Options) -> str:
     """Return the name of a run's folder, from what sets runs apart."""
-    words = [file.path.stem, spec.replace(":", "-")]
+    folder = file.path.parent
+    kept = folder.name.endswith(".h5.shards")  # a cluster's, whose own names are all alike
+    words = [(folder.with_suffix("") if kept else file.path).stem, spec.replace(":", "-")]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
     words += [options.classifier]

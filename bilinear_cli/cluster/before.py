@@ -26,9 +26,12 @@ def is_complete(dataset: Dataset, settings: Settings, output: Path, given: Param
         raise FeatureFileError(
             f"{partial_path(output)} was begun without --scheduler: finish it so, or {OTHERWISE}"
         )
-    shards = shards_folder(output)
-    if not output.exists() or (shards.is_dir() and any(shards.glob("*.h5*"))):
-        return False  # shards beside a file were begun after it
+    if not output.exists():
+        return False
+    shards = [*shards_folder(output).glob("*.h5"), *shards_folder(output).glob("*.h5.partial")]
+    written = max((shard.stat().st_mtime_ns for shard in shards), default=0)
+    if written > output.stat().st_mtime_ns:  # they are to replace it, as --overwrite has begun
+        return False
     settings = kept(settings, stored_settings(output))
     sha256 = dict(zip(dataset.paths, dataset.sha256(), strict=True))
     return begun_with(output, settings, sha256, given, overwrite=False) is None

@@ -18,14 +18,13 @@ class Premises(Protocol):
 
 def check_workers(client: "Client", premises: Premises) -> None:
     """Raise a BilinearError that names the first worker that is not as it must be."""
-    known = client.scheduler_info()["workers"]
     found = client.run(_check_beside_tasks, premises, on_error="return")
     for address, fault in found.items():
         if isinstance(fault, BilinearError):
             raise fault
         if isinstance(fault, Exception):  # as if this program were not there
-            name = _called(known.get(address, {}).get("name", address), address)
-            raise BilinearError(f"{name} does not run this program: {' '.join(str(fault).split())}")
+            said = " ".join(str(fault).split())
+            raise BilinearError(f"worker {address} does not run this program: {said}")
 
 
 async def _check_beside_tasks(premises: Premises, dask_worker: "Worker") -> None:
@@ -50,5 +49,5 @@ def differing(there: str, here: str) -> str | None:
     names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     if not names:
         return None
-    said = (f"{name} {a.get(name, 'missing')} (here {b.get(name)})" for name in names)
+    said = (f"{name} {a.get(name, 'missing')} (here {b.get(name, 'none')})" for name in names)
     return f"has {', '.join(said)}: install the same"

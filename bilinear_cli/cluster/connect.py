@@ -1,7 +1,10 @@
 """Where the workers are: an address, a scheduler file, or processes of this machine."""
 
+import json
+import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -14,16 +17,21 @@ from bilinear_cli.errors import BilinearError, UsageError
 if TYPE_CHECKING:
     from distributed import Client
 
+log = logging.getLogger(__name__)
+
 CONNECT_SECONDS = 10
+LOOK_SECONDS = 5
 # Dask's workers by themselves give memory back to the system at once. A network takes the same
 # again for each batch, and so spent a twentieth of its time on getting pages.
 KEEP_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
-WORKER_SECONDS = 120  # queues of a cluster give the first one when they please
 
 
 @contextmanager
 def connect(address: str) -> "Iterator[Client]":
     """Give a client of a scheduler that has workers, and leave it tidily.
+
+    Workers may come late, since a cluster's queue gives them when it pleases, and may go: that is
+    said, and they are waited for.
 
     Args:
         address: `tcp://host:8786` or another of Dask's protocols; the path of a scheduler file; or
@@ -31,7 +39,7 @@ def connect(address: str) -> "Iterator[Client]":
             as many as it has cores.
 
     Raises:
-        BilinearError: Dask is not installed, nobody answers at the address, or no worker comes.
+        BilinearError: Dask is not installed, or nobody answers at the address.
         UsageError: the address is of no kind that is known.
     """
     load_dask()
@@ -47,11 +55,11 @@ def connect(address: str) -> "Iterator[Client]":
                 processes=True,
                 dashboard_address="127.0.0.1:0",  # a port that is free
             )
-        with cluster, Client(cluster) as client:
+        with cluster, Client(cluster) as client, _watched(client):
             yield client
         return
-    with _client(Client, address) as client:
-        _await_worker(client, address)
+    with _client(Client, address) as client, _watched(client):
+        client.wait_for_workers(1)
         yield client
 
 
@@ -82,10 +90,10 @@ def _workers_of(address: str) -> int:
 
 def _client(client: "type[Client]", address: str) -> "Client":
     try:
+        if Path(address).is_file():
+            address = _address_in(Path(address))
         if "://" in address:
             return client(address, timeout=CONNECT_SECONDS)
-        if Path(address).is_file():
-            return client(scheduler_file=address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise BilinearError(f"no scheduler answers at {address}: {error}") from error
     raise UsageError(
@@ -94,11 +102,36 @@ def _client(client: "type[Client]", address: str) -> "Client":
     )
 
 
-def _await_worker(client: "Client", address: str) -> None:
+def _address_in(scheduler_file: Path) -> str:
+    """Return the address that a scheduler has written to its file."""
     try:
-        client.wait_for_workers(1, timeout=WORKER_SECONDS)
-    except TimeoutError as error:
-        raise BilinearError(
-            f"the scheduler at {address} has had no worker for {WORKER_SECONDS} s: start some with "
-            f"dask worker {address}"
-        ) from error
+        address = json.loads(scheduler_file.read_bytes())["address"]
+    except (KeyError, TypeError, ValueError):
+        address = None
+    if not isinstance(address, str):
+        raise BilinearError(f"{scheduler_file} is no scheduler file: it has no address in JSON")
+    return address
+
+
+@contextmanager
+def _watched(client: "Client") -> Iterator[None]:
+    """Say, each time that it comes to that, that there is no worker."""
+    over = threading.Event()
+
+    def watch() -> None:
+        alone = False
+        while not over.wait(LOOK_SECONDS):
+            try:
+                was, alone = alone, not client.nthreads()
+            except (OSError, RuntimeError):  # the scheduler is lost, which others will say
+                return
+            if alone and not was:
+                log.warning("there is no worker: start one, it is waited for")
+
+    thread = threading.Thread(target=watch, name="watching for workers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

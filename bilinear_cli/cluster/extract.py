@@ -32,7 +32,8 @@ from bilinear_cli.store import FeatureFile, merge
 
 log = logging.getLogger(__name__)
 
-SHARDS_PER_WORKER = 4  # so that all end at about the same time, and there is work for latecomers
+SHARDS_PER_WORKER = 4  # so that all end at about the same time
+MOST_IN_SHARD = 2000  # photos; so that there is work for workers that come later
 
 
 def extract_shards(
@@ -139,9 +140,10 @@ def _n_rows(shard: Path) -> int:
 
 
 def _n_shards(client: Client, dataset: Dataset, settings: Settings) -> int:
-    n_workers = len(client.scheduler_info()["workers"])
+    n_workers = len(client.nthreads())
     n_batches = -(-len(dataset) // settings.batch_size)
-    return min(SHARDS_PER_WORKER * max(1, n_workers), n_batches)
+    n_shards = max(SHARDS_PER_WORKER * n_workers, -(-len(dataset) // MOST_IN_SHARD), 1)
+    return min(n_shards, n_batches)
 
 
 def _with_projection(client: Client, job: Job) -> Job:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from distributed import Client, Future, KilledWorker
@@ -14,7 +14,6 @@ from bilinear_cli.features.settings import shard_photos
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5
 Progress = Callable[[int, int], None]
 
 
@@ -31,7 +30,7 @@ def run(client: Client, job: Job, begun: dict[int, int | None], progress: Progre
         future.add_done_callback(events.put)
     told = -1
     try:
-        for number, n_done in _follow(client, events, futures, of):
+        for number, n_done in _follow(events, futures, of):
             done[number] = sizes[number - 1] if n_done is None else n_done
             if progress and sum(done.values()) != told:
                 told = sum(done.values())
@@ -46,7 +45,7 @@ def _submit(client: Client, job: Job) -> dict[Future, int]:
     log.info(
         "%d shards on %d workers, %s, %d photos a batch",
         job.n_shards,
-        len(client.scheduler_info()["workers"]),
+        len(client.nthreads()),
         job.settings.precision,
         job.settings.batch_size,
     )
@@ -60,17 +59,12 @@ def _submit(client: Client, job: Job) -> dict[Future, int]:
 
 
 def _follow(
-    client: Client, events: SimpleQueue, futures: dict[Future, int], of: int
+    events: SimpleQueue, futures: dict[Future, int], of: int
 ) -> Iterator[tuple[int, int | None]]:
     """Yield the number of a shard and how many photos of it are done, or None for all."""
     waiting = set(futures)
-    alone = False
     while waiting:
-        try:
-            event = events.get(timeout=LOOK_SECONDS)
-        except Empty:
-            alone = _say_if_alone(client, alone)
-            continue
+        event = events.get()
         if isinstance(event, Future):
             waiting.discard(event)
             result_of(event, f"shard {futures[event]} of {of}")
@@ -81,14 +75,6 @@ def _follow(
             log.warning("%s", message["warning"])
         else:
             yield message["shard"], message["done"]
-
-
-def _say_if_alone(client: Client, said: bool) -> bool:
-    """Say once if no worker is left; return whether none is."""
-    alone = not client.scheduler_info()["workers"]
-    if alone and not said:
-        log.warning("no worker is left: start one, it will go on")
-    return alone
 
 
 def result_of(future: Future, what: str) -> Any:

@@ -1,6 +1,7 @@
 """What every worker must have and see to make shards of a feature file."""
 
 import asyncio
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -68,6 +69,10 @@ class Premises:
             token = ""
         if token != self.token:
             return f"does not see {folder}: give an --output in a folder that all workers share"
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            return f"cannot write to {folder}: {error.strerror}"
         if not self.root.is_dir():
             return f"does not see the photos in {self.root}: put them where all workers see them"
         if self.photo:

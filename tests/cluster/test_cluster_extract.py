@@ -1,5 +1,6 @@
 """Tests of extraction on Dask's workers, which are real processes, mostly with a small network."""
 
+import errno
 import logging
 import os
 import re
@@ -21,6 +22,8 @@ from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 from networks import OTHER, SHA256, Small, noted
 
 from bilinear_cli.cli import cli
+from bilinear_cli.cluster import connect as connect_module
+from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster import folder as folder_module
 from bilinear_cli.cluster.extract import extract_shards, merge_shards
 from bilinear_cli.cluster.load import load_dask
@@ -320,6 +323,28 @@ def test_shards_that_are_there_decide(
     assert len({path.name for path in shards[0].parent.iterdir()}) == 8  # as suits two workers
 
 
+def test_shards_older_than_the_output_do_not_replace_it(
+    address: str, birds: Dataset, output: Path, network: Small
+) -> None:
+    settings = replace(SETTINGS, poolings=("max",))
+    assert extract_shards(address, birds, settings, output, network)
+    single(birds, replace(settings, resize="pad"), output)
+    with pytest.raises(FeatureFileError, match="was made with resize pad, and squash is asked"):
+        extract_shards("nowhere", birds, settings, output, network)
+    on_workers(address, birds, settings, output, network, overwrite=True)
+    with FeatureFile(output) as file:
+        assert file.attributes["resize"] == "squash"
+
+
+def test_shards_are_small_enough_for_workers_that_come_later(
+    address: str, flock: Dataset, output: Path, network: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_module, "MOST_IN_SHARD", 3)
+    shards = extract_shards(address, flock, replace(ROW, poolings=("max",)), output, network)
+    assert shards
+    assert len(shards) == 11  # of 32 photos
+
+
 def test_a_shard_in_use_is_waited_for(
     address: str, birds: Dataset, output: Path, network: Small, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -418,6 +443,10 @@ def test_workers_that_die_of_a_shard_are_one_line(
         extract_shards(cluster.scheduler_address, birds, settings, output, network)
 
 
+def no_space(**_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_what_a_worker_looks_at(
     birds: Dataset, tmp_path: Path, network: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,10 +470,13 @@ def test_what_a_worker_looks_at(
     ):
         fault = replace(good, **change).fault()
         assert fault is None if said is None else said in str(fault)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryFile", no_space)
+        assert good.fault() == f"cannot write to {tmp_path}: No space left on device"
     in_int8 = replace(good, precision="int8", versions=versions("int8"))
     assert in_int8.fault() is None
     monkeypatch.setattr(resume, "OF_INT8", ("no-such-package",))
-    assert re.search(r"has .*no-such-package missing \(here None\): install", in_int8.fault())
+    assert re.search(r"has no-such-package missing \(here none\), .*: install", in_int8.fault())
 
 
 # Schedulers ------------------------------------------------------------------------------
@@ -500,6 +532,7 @@ def test_a_client_that_is_killed_goes_on_with_a_scheduler_that_lives(
         assert "fitting the projection" not in done.stderr
         features = [word for part in parts for word in ("--features", part)]
         invoke("train", *features, "--pooling", "max", "-o", tmp_path / "runs")
+        assert (tmp_path / "runs" / "x-max-softmax").is_dir()
         command.remove("--no-merge")
         assert invoke(*command[3:]).stdout == f"{output}\n"
     finally:
@@ -514,6 +547,34 @@ def invoke(*arguments: str | Path) -> Result:
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output + repr(result.exception)
     return result
+
+
+def test_a_worker_that_is_not_there_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.2)
+    file = tmp_path / "scheduler.json"
+    processes = [start("scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard")]
+    said = "there is no worker: start one, it is waited for"
+
+    def come() -> None:
+        wait_for(lambda: said in caplog.text)
+        processes.append(start("worker", "--scheduler-file", file, "--no-nanny"))
+
+    coming = threading.Thread(target=come)
+    try:
+        wait_for(file.exists)
+        coming.start()
+        with connect_module.connect(str(file)) as client:
+            (address,) = client.nthreads()
+            coming.join()
+            assert caplog.text.count(said) == 1
+            processes[1].kill()
+            wait_for(lambda: caplog.text.count(said) == 2)
+    finally:
+        coming.join()
+        end(*processes)
+    assert address.startswith("tcp://")
 
 
 def test_a_scheduler_that_goes_is_one_line(flock: Dataset, output: Path, network: Small) -> None:
@@ -578,6 +639,15 @@ def test_a_scheduler_that_is_not_there_is_one_line_soon(run: Callable[..., str])
     line = run("--scheduler", "tcp://127.0.0.1:1", code=1)
     assert time.monotonic() - before < 15
     assert line.startswith("Error: no scheduler answers at tcp://127.0.0.1:1: ")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"])
+def test_a_file_that_is_no_schedulers(
+    content: str, run: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "scheduler.json").write_text(content, "latin-1")
+    line = run("--scheduler", "scheduler.json", code=1)
+    assert line == "Error: scheduler.json is no scheduler file: it has no address in JSON"
 
 
 @pytest.mark.parametrize(

@@ -460,13 +460,10 @@ def test_a_worker_without_the_program_is_named() -> None:
     class Strange:
         """A client of a worker that cannot read what it is sent."""
 
-        def scheduler_info(self) -> dict[str, Any]:
-            return {"workers": {"tcp://a:1": {"name": "odd"}}}
-
         def run(self, *_: Any, **__: Any) -> dict[str, Exception]:
             return {"tcp://a:1": ModuleNotFoundError("No module named 'bilinear_cli'")}
 
-    said = "^worker odd at tcp://a:1 does not run this program: No module named 'bilinear_cli'$"
+    said = "^worker tcp://a:1 does not run this program: No module named 'bilinear_cli'$"
     with pytest.raises(BilinearError, match=said):
         check.check_workers(Strange(), ANY)
 
