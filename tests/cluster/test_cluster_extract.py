@@ -569,6 +569,7 @@ def test_a_worker_that_is_not_there_is_waited_for(
             (address,) = client.nthreads()
             coming.join()
             assert caplog.text.count(said) == 1
+            time.sleep(1)  # it is looked for five times meanwhile
             processes[1].kill()
             wait_for(lambda: caplog.text.count(said) == 2)
     finally:
