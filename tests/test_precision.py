@@ -122,7 +122,7 @@ def test_precisions_are_not_mixed_unless_that_is_allowed(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = "--allow-precision-mix"
-    measured = f"int8 {precision.MEASURED['int8']}, against float32"
+    measured = f"int8 {precision.MEASURED['int8']}"
     run(*EXTRACT, "float32", "-o", "float32.h5")
     run(*EXTRACT, "int8", "-o", "int8.h5")
     exact, rounded = rows("float32.h5"), rows("int8.h5")

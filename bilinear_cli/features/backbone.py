@@ -78,7 +78,7 @@ def resolve_precision(precision: str) -> str:
     if _has_bfloat16():
         return "bfloat16"
     if not tf.config.list_physical_devices("GPU"):
-        log.info("this CPU has no bfloat16: VGG16 is faster, and nearly the same, in int8")
+        log.info("this CPU has no bfloat16: VGG16 may be faster in --precision int8")
     return "float32"
 
 
