@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bilinear_cli.features.weights import Weights, load_weights
+
 # A shell's job in the background ignores ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -46,10 +48,22 @@ def _log_as_it_was() -> Iterator[None]:
 @pytest.fixture
 def real_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a test the user's own cache, where the real weights are or will be."""
+    _users_cache(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def real_weights(_own_cache: None) -> Weights:
+    """Return VGG16's published weights; what is made of them stays in the tests' own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        _users_cache(patch)
+        return load_weights()
+
+
+def _users_cache(patch: pytest.MonkeyPatch) -> None:
     if CACHE_BEFORE is None:
-        monkeypatch.delenv("BILINEAR_CACHE")
+        patch.delenv("BILINEAR_CACHE")
     else:
-        monkeypatch.setenv("BILINEAR_CACHE", CACHE_BEFORE)
+        patch.setenv("BILINEAR_CACHE", CACHE_BEFORE)
 
 
 MakePhoto = Callable[..., Path]

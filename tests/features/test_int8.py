@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CACHE_BEFORE
 
 from bilinear_cli.config import cache_folder
 from bilinear_cli.data.sample import draw_moth
@@ -17,24 +16,12 @@ from bilinear_cli.features.backbone import load_backbone
 from bilinear_cli.features.graph import channels_of
 from bilinear_cli.features.pooling import pool_function
 from bilinear_cli.features.precision import check_int8, int8_sha256, int8_table
-from bilinear_cli.features.weights import Tensors, Weights, load_weights
+from bilinear_cli.features.weights import Tensors, Weights
 
 
 @pytest.fixture(scope="module")
-def weights() -> Weights:
-    """Return the real weights; what is quantised stays in the tests' own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        if CACHE_BEFORE is None:
-            patch.delenv("BILINEAR_CACHE")
-        else:
-            patch.setenv("BILINEAR_CACHE", CACHE_BEFORE)
-        found = load_weights()
-    return found
-
-
-@pytest.fixture(scope="module")
-def tensors(weights: Weights) -> Tensors:
-    return weights.tensors
+def tensors(real_weights: Weights) -> Tensors:
+    return real_weights.tensors
 
 
 @pytest.fixture(scope="module")
@@ -187,10 +174,10 @@ def test_nothing_is_written_to_stderr(
 # Who gets it ------------------------------------------------------------------------------
 
 
-def test_the_table_is_of_the_published_weights(weights: Weights) -> None:
-    assert int8_table()["weights_sha256"] == weights.sha256
-    assert {f"{name}/kernel" for name in int8_table()["ranges"]} <= weights.tensors.keys()
-    check_int8("vgg16", weights.sha256, ["CPU"])
+def test_the_table_is_of_the_published_weights(real_weights: Weights) -> None:
+    assert int8_table()["weights_sha256"] == real_weights.sha256
+    assert {f"{name}/kernel" for name in int8_table()["ranges"]} <= real_weights.tensors.keys()
+    check_int8("vgg16", real_weights.sha256, ["CPU"])
 
 
 @pytest.mark.parametrize(
