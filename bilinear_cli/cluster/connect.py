@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 10
 LOOK_SECONDS = 5
 # Dask's workers by themselves give memory back to the system at once. A network takes the same
-# again for each batch, and so spent a twentieth of its time on getting pages.
+# again for each batch, and would pay for each page anew.
 KEEP_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 
 
