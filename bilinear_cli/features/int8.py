@@ -66,9 +66,8 @@ def build_int8(
     It takes preprocessed photos, float32 (batch, height, width, 3) of any size, and gives float32
     maps; in between all is in 8 bits.
     """
-    fake_quant = (
-        tf.quantization.fake_quant_with_min_max_args
-    )  # which the converter takes ranges from
+    # the converter takes its ranges from these
+    fake_quant = tf.quantization.fake_quant_with_min_max_args
 
     @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
     def network(x: tf.Tensor) -> tf.Tensor:
