@@ -169,11 +169,9 @@ def _workers(scheduler: str | None, file: "FeatureFile") -> "Iterator[Workers | 
     from bilinear_cli.cluster.connect import connect
 
     with connect(scheduler) as client:  # says so if Dask is not installed
-        from bilinear_cli.cluster.futures import in_one_line
         from bilinear_cli.cluster.sums import Workers
 
-        with in_one_line():
-            yield Workers(client, file)
+        yield Workers(client, file)
 
 
 @cli.command()

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -21,9 +22,13 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10
 LOOK_SECONDS = 5
-# Dask's workers by themselves give memory back to the system at once. A network takes the same
-# again for each batch, and would pay for each page anew.
-KEEP_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
+LOCAL = {
+    # Dask's workers by themselves give memory back to the system at once. A network takes the same
+    # again for each batch, and would pay for each page anew.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    # They look a hundred times a second at what each thread is doing, for a page nobody sees here.
+    "distributed.worker.profile.enabled": False,
+}
 
 
 @contextmanager
@@ -39,7 +44,8 @@ def connect(address: str) -> "Iterator[Client]":
             as many as it has cores.
 
     Raises:
-        BilinearError: Dask is not installed, or nobody answers at the address.
+        BilinearError: Dask is not installed, or nobody answers at the address; in the block, the
+            scheduler has gone, or workers died over a task.
         UsageError: the address is of no kind that is known.
     """
     load_dask()
@@ -48,17 +54,17 @@ def connect(address: str) -> "Iterator[Client]":
 
     if address == "local" or address.startswith("local:"):
         n_workers = _workers_of(address)
-        with _without_ctrl_c(), dask.config.set(KEEP_MEMORY):
+        with _without_ctrl_c(), dask.config.set(LOCAL):
             cluster = LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address="127.0.0.1:0",  # a port that is free
             )
-        with cluster, Client(cluster) as client, _watched(client):
+        with cluster, Client(cluster) as client, _watched(client), _in_one_line(client):
             yield client
         return
-    with _client(Client, address) as client, _watched(client):
+    with _client(Client, address) as client, _watched(client), _in_one_line(client):
         client.wait_for_workers(1)
         yield client
 
@@ -123,7 +129,7 @@ def _watched(client: "Client") -> Iterator[None]:
         while not over.wait(LOOK_SECONDS):
             try:
                 was, alone = alone, not client.nthreads()
-            except (OSError, RuntimeError):  # the scheduler is lost, which others will say
+            except Exception:  # the scheduler has gone, which others will say
                 return
             if alone and not was:
                 log.warning("there is no worker: start one, it is waited for")
@@ -135,3 +141,35 @@ def _watched(client: "Client") -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def _in_one_line(client: "Client") -> Iterator[None]:
+    """Raise what happens to the scheduler or to workers as errors of this program.
+
+    Without a scheduler every call of the client ends in an error of another type, so that it is not
+    the type which tells.
+    """
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except BilinearError:
+        raise
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of Dask's waits, broken off
+        raise
+    except KilledWorker as error:
+        raise BilinearError(
+            f"{error.allowed_failures + 1} workers died over the task {error.task}, the last of "
+            f"them {error.last_worker.address}: see their logs; if it was for memory, give them "
+            "more, or begin an extraction again (--overwrite) with a smaller --batch-size; what is "
+            "done of it is kept"
+        ) from error
+    except Exception as error:
+        if client.status == "running" and not isinstance(error, CancelledError):
+            raise
+        raise BilinearError(
+            "the scheduler has gone: when there is one again, give the same command; what is done "
+            "of an extraction is kept"
+        ) from error

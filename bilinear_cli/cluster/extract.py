@@ -18,7 +18,7 @@ from bilinear_cli.cluster.before import a_photo, check_begun, is_complete, settl
 from bilinear_cli.cluster.check import check_workers
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.folder import begun_in, clear, shards_folder, shared_folder
-from bilinear_cli.cluster.follow import Progress, result_of, run
+from bilinear_cli.cluster.follow import Progress, run
 from bilinear_cli.cluster.premises import Network, Premises
 from bilinear_cli.cluster.worker import Job, fit
 from bilinear_cli.data.dataset import Dataset
@@ -158,6 +158,6 @@ def _with_projection(client: Client, job: Job) -> Job:
     job = replace(job, parameters=given)
     if lacks_projection(job.settings.poolings, given):
         log.info("fitting the projection of channels on a worker")
-        future = client.submit(fit, job, key=job.key("fit"))
-        job = replace(job, parameters=result_of(future, "the projection"))
+        fitted = client.submit(fit, job, key=job.key("fit")).result()
+        job = replace(job, parameters=fitted)
     return job

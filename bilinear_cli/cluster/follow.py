@@ -2,14 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from queue import SimpleQueue
-from typing import Any
 
-from distributed import Client, Future, KilledWorker
+from distributed import Client, Future
 
 from bilinear_cli.cluster.worker import Job, make_shard, same
-from bilinear_cli.errors import BilinearError
 from bilinear_cli.features.settings import shard_photos
 
 log = logging.getLogger(__name__)
@@ -30,7 +27,7 @@ def run(client: Client, job: Job, begun: dict[int, int | None], progress: Progre
         future.add_done_callback(events.put)
     told = -1
     try:
-        for number, n_done in _follow(events, futures, of):
+        for number, n_done in _follow(events, futures):
             done[number] = sizes[number - 1] if n_done is None else n_done
             if progress and sum(done.values()) != told:
                 told = sum(done.values())
@@ -58,16 +55,14 @@ def _submit(client: Client, job: Job) -> dict[Future, int]:
     }
 
 
-def _follow(
-    events: SimpleQueue, futures: dict[Future, int], of: int
-) -> Iterator[tuple[int, int | None]]:
+def _follow(events: SimpleQueue, futures: dict[Future, int]) -> Iterator[tuple[int, int | None]]:
     """Yield the number of a shard and how many photos of it are done, or None for all."""
     waiting = set(futures)
     while waiting:
         event = events.get()
         if isinstance(event, Future):
             waiting.discard(event)
-            result_of(event, f"shard {futures[event]} of {of}")
+            event.result()
             yield futures[event], None
             continue
         _, message = event
@@ -75,19 +70,3 @@ def _follow(
             log.warning("%s", message["warning"])
         else:
             yield message["shard"], message["done"]
-
-
-def result_of(future: Future, what: str) -> Any:
-    """Return what a task did, or raise what it raised."""
-    try:
-        return future.result()
-    except KilledWorker as error:
-        raise BilinearError(
-            f"{error.allowed_failures + 1} workers died over {what}, the last of them "
-            f"{error.last_worker.address}: see their logs; if it was for memory, give them more, "
-            "or begin again (--overwrite) with a smaller --batch-size; what is done is kept"
-        ) from error
-    except CancelledError as error:
-        raise BilinearError(
-            "the scheduler has gone; what is done is kept, and the same command goes on"
-        ) from error

@@ -1,20 +1,16 @@
-"""Tasks of Dask's workers: given out evenly, added up where they are, their faults in one line."""
+"""Tasks of Dask's workers: given out evenly, and added up where they are."""
 
-import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from distributed import KilledWorker, as_completed
-from distributed.comm import CommClosedError, get_address_host
+from distributed import as_completed
+from distributed.comm import get_address_host
 
 from bilinear_cli.cluster.rows import added, itself
-from bilinear_cli.errors import BilinearError
 from bilinear_cli.memory import free_memory
 
 if TYPE_CHECKING:
@@ -111,20 +107,3 @@ class Futures:
 def _memory(dask_worker: Any) -> tuple[int, int]:
     """Return a worker's limit, 0 for none, and what is free where it runs."""
     return int(dask_worker.memory_manager.memory_limit or 0), free_memory()
-
-
-@contextmanager
-def in_one_line() -> Iterator[None]:
-    """Raise what happens to workers as errors of this program."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of Dask's waits, broken off
-        raise
-    except KilledWorker as error:
-        raise BilinearError(
-            f"{error.allowed_failures + 1} workers were lost at one task, the last of them "
-            f"{error.last_worker.address}: perhaps they have too little memory"
-        ) from error
-    except (CancelledError, CommClosedError) as error:
-        raise BilinearError("the scheduler is lost: start again") from error

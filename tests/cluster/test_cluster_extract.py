@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 from networks import OTHER, SHA256, Small, noted
+from processes import ENVIRONMENT, begun, end, start, wait_for
 
 from bilinear_cli.cli import cli
 from bilinear_cli.cluster import connect as connect_module
@@ -37,12 +38,6 @@ POOLINGS = ("max", "bilinear", "bilinear:3", "compact:16", "conv5")
 SETTINGS = Settings(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, SHA256)
 ROW = replace(SETTINGS, poolings=("max", "bilinear:3"), batch_size=1)  # a photo a batch
 COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
-HERE = Path(__file__).parent
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join(
-        [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-    )
-}
 MakePhoto = Callable[..., Path]
 
 
@@ -129,15 +124,6 @@ def assert_same(a: Path, b: Path) -> None:
             k: v for k, v in other.attributes.items() if k not in own
         }
     assert [path.name for path in a.parent.iterdir()] == [a.name]
-
-
-def wait_for(ready: Callable[[], Any], seconds: float = 60) -> Any:
-    """Return what `ready` does as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := ready()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 # What comes of it ------------------------------------------------------------------------
@@ -434,7 +420,7 @@ def test_workers_that_die_of_a_shard_are_one_line(
 ) -> None:
     settings = replace(SETTINGS, poolings=("max",))
     network = replace(network, dies=True)
-    said = r"^2 workers died over shard \d of 4, the last of them tcp://\S+: see their logs"
+    said = r"^2 workers died over the task bilinear-shard-\w+-\d, the last of them tcp://\S+: "
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         one_worker() as cluster,
@@ -482,22 +468,6 @@ def test_what_a_worker_looks_at(
 # Schedulers ------------------------------------------------------------------------------
 
 
-def start(*arguments: str | Path, other: bool = False) -> subprocess.Popen:
-    """Start `dask scheduler` or `dask worker`."""
-    environment = ENVIRONMENT | ({OTHER: "1" * 64} if other else {})
-    command = [sys.executable, "-m", "dask", *map(str, arguments)]
-    if arguments[0] == "worker":
-        command += ["--nthreads", "1", "--no-dashboard"]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=HERE)
-
-
-def end(*processes: subprocess.Popen) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()
-
-
 BILINEAR = [sys.executable, "-c", "from bilinear_cli.cli import main; main()", "extract"]
 TINY = ["--weights", "random", "--image-size", "32", "--batch-size", "2", "--precision", "float32"]
 TINY += ["--pooling", "max", "--pooling", "bilinear:4"]
@@ -509,14 +479,9 @@ def test_a_client_that_is_killed_goes_on_with_a_scheduler_that_lives(
     photos = class_folders(tmp_path / "birds", {"tit": 24, "wren": 24})
     file, output = tmp_path / "scheduler.json", tmp_path / "shared" / "x.h5"
     shards = folder_module.shards_folder(output)
-    processes = [
-        start("scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard"),
-        start("worker", "--scheduler-file", file),
-    ]
     plain = [*BILINEAR, "--data", photos, *TINY]
     command = [*plain, "--scheduler", file, "--no-merge", "-o", output]
-    try:
-        wait_for(file.exists)
+    with begun(file):
         with subprocess.Popen(
             command, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         ) as client:
@@ -535,8 +500,6 @@ def test_a_client_that_is_killed_goes_on_with_a_scheduler_that_lives(
         assert (tmp_path / "runs" / "x-max-softmax").is_dir()
         command.remove("--no-merge")
         assert invoke(*command[3:]).stdout == f"{output}\n"
-    finally:
-        end(*processes)
     whole = tmp_path / "one" / "y.h5"
     invoke(*plain[3:], "-o", whole)
     assert_same(output, whole)
@@ -549,50 +512,23 @@ def invoke(*arguments: str | Path) -> Result:
     return result
 
 
-def test_a_worker_that_is_not_there_is_waited_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["checking", "following"])
+def test_a_scheduler_that_goes_is_one_line(
+    when: str, flock: Dataset, output: Path, network: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.2)
-    file = tmp_path / "scheduler.json"
-    processes = [start("scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard")]
-    said = "there is no worker: start one, it is waited for"
-
-    def come() -> None:
-        wait_for(lambda: said in caplog.text)
-        processes.append(start("worker", "--scheduler-file", file, "--no-nanny"))
-
-    coming = threading.Thread(target=come)
-    try:
-        wait_for(file.exists)
-        coming.start()
-        with connect_module.connect(str(file)) as client:
-            (address,) = client.nthreads()
-            coming.join()
-            assert caplog.text.count(said) == 1
-            time.sleep(1)  # it is looked for five times meanwhile
-            processes[1].kill()
-            wait_for(lambda: caplog.text.count(said) == 2)
-    finally:
-        coming.join()
-        end(*processes)
-    assert address.startswith("tcp://")
-
-
-def test_a_scheduler_that_goes_is_one_line(flock: Dataset, output: Path, network: Small) -> None:
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 2)  # it is looked for as long again
     file = output.parent.with_name("scheduler.json")
-    processes = [
-        start("scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard"),
-        start("worker", "--scheduler-file", file),
-    ]
     settings, network = replace(ROW, poolings=("max",)), replace(network, delay=0.1)
-    try:
-        wait_for(file.exists)
-        with pytest.raises(BilinearError, match="the scheduler has gone; what is done is kept"):
-            extract_shards(
-                str(file), flock, settings, output, network, progress=lambda *_: processes[0].kill()
-            )
-    finally:
-        end(*processes)
+    with begun(file) as processes:
+
+        def kill(*_: Any) -> None:
+            processes[0].kill()
+            processes[0].wait()
+
+        if when == "checking":
+            monkeypatch.setattr(extract_module, "a_photo", kill)
+        with pytest.raises(BilinearError, match=r"^the scheduler has gone: .* extraction is kept$"):
+            extract_shards(str(file), flock, settings, output, network, progress=kill)
 
 
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(

@@ -16,6 +16,7 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 from distributed import Client, get_worker
+from processes import begun
 
 from bilinear_cli.classify import classifiers, inputs
 from bilinear_cli.classify.model import load_model
@@ -24,9 +25,9 @@ from bilinear_cli.classify.select import Options
 from bilinear_cli.classify.sums import Here
 from bilinear_cli.classify.train import train
 from bilinear_cli.cluster import check, futures, sums
+from bilinear_cli.cluster import connect as connect_module
 from bilinear_cli.cluster import rows as tasks
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.futures import in_one_line
 from bilinear_cli.cluster.sums import There, Workers, tiles
 from bilinear_cli.errors import BilinearError, FeatureFileError
 from bilinear_cli.features.specs import row_dtype
@@ -359,37 +360,32 @@ def test_a_worker_that_is_killed_changes_nothing(
     same(alone, others | {"workers": 2}, [whole])
 
 
-def test_a_task_that_kills_its_workers_is_one_line(
-    client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 1)
-    with open_features([whole]) as file:
-        workers = Workers(client, file)
-        lost = r"2 workers were lost at one task, the last .*tcp"
-        with pytest.raises(BilinearError, match=lost), in_one_line():
-            workers.total([workers.submit(os._exit, 1)])
-    client.wait_for_workers(2)
-    client.run(take_small_blocks)
-
-
 @pytest.mark.parametrize("task", [tasks.products, tasks.kept, tasks.losses])
-def test_a_scheduler_that_is_lost_is_one_line(
-    task: Callable[..., Any], client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_scheduler_that_goes_is_one_line(
+    task: Callable[..., Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit = Workers.submit
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 2)  # it is looked for as long again
+    submit, address = Workers.submit, tmp_path / "scheduler.json"
 
     def submitting(self: Workers, asked: Callable[..., Any], *args: Any, by: str = "") -> Any:
         future = submit(self, asked, *args, by=by)
         if asked is task:
-            future.cancel()  # as all are when the connection is lost
+            processes[0].kill()
         return future
 
     monkeypatch.setattr(Workers, "submit", submitting)
     options = QUICK if task is tasks.products else STREAM
-    with open_features([whole]) as file:
-        workers = Workers(client, file)
-        with pytest.raises(BilinearError, match="the scheduler is lost"), in_one_line():
-            train(file, "bilinear", options, whole.parent / "runs", workers=workers)
+
+    def fit() -> None:
+        with open_features([whole]) as file, connect(str(address)) as client:
+            client.run(take_small_blocks)
+            train(file, "bilinear", options, tmp_path / "runs", workers=Workers(client, file))
+
+    with (
+        begun(address) as processes,
+        pytest.raises(BilinearError, match=r"^the scheduler has gone: "),
+    ):
+        fit()
 
 
 @pytest.fixture

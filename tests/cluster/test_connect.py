@@ -1,0 +1,124 @@
+"""Tests of the way to a scheduler and its workers, which are real processes."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+from processes import begun, start, wait_for
+
+from bilinear_cli.cluster import connect as connect_module
+from bilinear_cli.cluster.connect import connect
+from bilinear_cli.errors import BilinearError, FeatureFileError
+
+GONE = "^the scheduler has gone: when there is one again, give the same command"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "scheduler.json"
+
+
+def test_a_worker_that_is_not_there_is_waited_for(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.2)
+    said = "there is no worker: start one, it is waited for"
+
+    def come() -> None:
+        wait_for(lambda: said in caplog.text)
+        processes.append(start("worker", "--scheduler-file", file, "--no-nanny"))
+
+    coming = threading.Thread(target=come)
+    with begun(file, n_workers=0) as processes:
+        coming.start()
+        with connect(str(file)) as client:
+            (address,) = client.nthreads()
+            coming.join()
+            assert caplog.text.count(said) == 1
+            time.sleep(1)  # it is looked for five times meanwhile
+            processes[1].kill()
+            wait_for(lambda: caplog.text.count(said) == 2)
+    assert address.startswith("tcp://")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client, _: client.run(os.getpid),
+        lambda _, future: future.result(),
+        lambda client, _: client.submit(os.getpid, pure=False).result(),
+        lambda client, _: wait_for(lambda: client.status == "closed") and client.nthreads(),
+    ],
+    ids=["run", "result", "submit", "later"],
+)
+def test_a_scheduler_that_goes_is_one_line(
+    call: Callable[[Client, Any], Any],
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 2)  # it is looked for as long again
+    monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.2)
+
+    def use() -> None:
+        with connect(str(file)) as client:
+            future = client.submit(time.sleep, 60)
+            processes[0].kill()
+            processes[0].wait()
+            call(client, future)
+
+    with begun(file) as processes, pytest.raises(BilinearError, match=GONE):
+        use()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_scheduler_that_is_another_one_has_gone(file: Path) -> None:
+    def use() -> None:
+        with connect(str(file)) as client:
+            future = client.submit(time.sleep, 60)
+            port = client.scheduler.address.rpartition(":")[2]
+            processes[0].kill()
+            wait_for(lambda: client.status == "connecting")
+            processes.append(start("scheduler", "--port", port, "--no-dashboard"))
+            wait_for(lambda: client.status == "running")
+            future.result()
+
+    with begun(file) as processes, pytest.raises(BilinearError, match=GONE):
+        use()
+
+
+def test_a_fault_of_another_kind_is_not_hidden_by_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 2)
+
+    def use() -> None:
+        with connect(str(file)) as client:
+            processes[0].kill()
+            wait_for(lambda: client.status != "running")
+            raise FeatureFileError("the disk is full")
+
+    with begun(file) as processes, pytest.raises(FeatureFileError, match="the disk is full"):
+        use()
+
+
+def test_what_is_no_fault_of_the_scheduler_is_as_it_was() -> None:
+    with pytest.raises(ZeroDivisionError), connect("local:1") as client:
+        client.submit(divmod, 1, 0).result()
+
+
+def test_workers_that_die_over_a_task_are_one_line() -> None:
+    said = r"^2 workers died over the task fatal, the last of them tcp://\S+: see their logs"
+
+    def use() -> None:
+        with connect("local:2") as client:
+            client.cluster.scheduler.allowed_failures = 1
+            client.submit(os._exit, 1, key="fatal").result()
+
+    with pytest.raises(BilinearError, match=said):
+        use()
