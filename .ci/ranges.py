@@ -71,8 +71,7 @@ def main() -> None:
     for data, pixels in sets.items():
         exact = [rows(activations(photo)[-1]) for photo in pixels[1::2]]
         for rule, model in models.items():
-            x = [preprocess(photo[None].astype(np.float32)) for photo in pixels[1::2]]
-            near = [rows(run_int8(model, photo)) for photo in x]
+            near = [rows(run_int8(model, photo[None])) for photo in pixels[1::2]]
             cosines = np.array([list(map(np.dot, *pair)) for pair in zip(exact, near, strict=True)])
             said = ", ".join(map("{} {:.5f}".format, POOLINGS, cosines.mean(axis=0)))
             print(f"{data}, {rule}: {said}; least bilinear {cosines[:, 2].min():.5f}", flush=True)

@@ -99,7 +99,11 @@ class Sizes(click.ParamType):
     help="Share the work among the workers of a Dask scheduler: tcp://host:8786, a scheduler file, "
     "or local:4 for four processes here.",
 )
-@click.option("--no-merge", is_flag=True, help="With --scheduler: keep its shards as they are.")
+@click.option(
+    "--no-merge",
+    is_flag=True,
+    help="With --scheduler: leave the shards in OUTPUT.shards.",
+)
 @click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
 @click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
 @click.pass_context
@@ -129,21 +133,19 @@ def extract(
     try:
         if maps:
             _check_alone(context)
-            outputs = [pool_maps(maps, specs, output, command, overwrite, given)]
+            made = pool_maps(maps, specs, output, command, overwrite, given)
         elif given["scheduler"]:
-            outputs = run_on_workers(specs, output, command, overwrite, given)
+            made = run_on_workers(specs, output, command, overwrite, given)
         elif given["no_merge"]:
             raise UsageError("--no-merge is for --scheduler, whose shards it keeps")
         else:
-            outputs = [run_network(specs, output, command, overwrite, given)]
+            made = run_network(specs, output, command, overwrite, given)
     except KeyboardInterrupt as stop:
         again = "the same command" + (" without --overwrite" if overwrite else "")
         what = "interrupted" if type(stop) is KeyboardInterrupt else "ended by SIGTERM"
         raise type(stop)(f"{what}; {again} goes on from there") from None
-    for path in outputs:
-        click.echo(path)
-    features = " ".join(f"--features {shlex.quote(str(path))}" for path in outputs)
-    log.info("next: bilinear train %s", features)
+    click.echo(made)
+    log.info("next: bilinear train --features %s", shlex.quote(str(made)))
 
 
 def _check_alone(context: click.Context) -> None:

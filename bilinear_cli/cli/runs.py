@@ -86,12 +86,13 @@ def run_on_workers(
     command: list[str],
     overwrite: bool,
     given: dict[str, Any],
-) -> list[Path]:
-    """Share the photos among workers, as `extract --scheduler` does; return the file or files."""
+) -> Path:
+    """Share the photos among workers, as `extract --scheduler` does; return file or folder."""
     if given["shard"] != "1/1":
         raise UsageError("--scheduler cuts the set into shards by itself: leave out --shard")
     load_dask()
     from bilinear_cli.cluster.extract import extract_shards, merge_shards
+    from bilinear_cli.cluster.folder import shards_folder
     from bilinear_cli.cluster.premises import Network
 
     asked = _asked(specs, output, given)
@@ -113,12 +114,12 @@ def run_on_workers(
             progress=progress,
         )
     if shards is None:
-        return [asked.output]
+        return asked.output
     if given["no_merge"]:
-        return shards
+        return shards_folder(asked.output)
     with bar("merging", "row") as progress:
         merge_shards(shards, asked.output, progress)
-    return [asked.output]
+    return asked.output
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Auto(click.ParamType):
     required=True,
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Feature file of bilinear extract; repeatable, for all shards of a set.",
+    help="Feature file of bilinear extract, or folder of its shards; repeatable, for all shards.",
 )
 @click.option(
     "--pooling",

@@ -40,7 +40,7 @@ def run(client: Client, job: Job, begun: dict[int, int | None], progress: Progre
 def _submit(client: Client, job: Job) -> dict[Future, int]:
     """Submit all shards; return the number of each."""
     log.info(
-        "%d shards on %d workers, %s, %d photos a batch",
+        "shards: %d, workers: %d, %s, photos a batch: %d",
         job.n_shards,
         len(client.nthreads()),
         job.settings.precision,

@@ -55,7 +55,7 @@ class Workers(Futures):
         self.source = Source.of(file)
         check_workers(client, self.source)
         self.n = len(self.client.nthreads())
-        log.info("%d workers, %d threads in all", self.n, self.n_threads())
+        log.info("workers: %d, threads: %d", self.n, self.n_threads())
 
     def over(self, parts: Sequence[Part], rows: np.ndarray) -> "There":
         """Return sums over rows of these numbers."""

@@ -23,8 +23,6 @@ from bilinear_cli.files import whole
 
 log = logging.getLogger(__name__)
 
-INPUT_RANGE = (-123.68, 151.061)  # of BGR pixels less the means of ImageNet, as Keras takes them
-
 
 def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Tensor], tf.Tensor]:
     """Load the 8-bit network; build it first if it is not in the cache.
@@ -45,13 +43,12 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
     n_pools = sum(name.endswith("pool") for name in names)
     channels = BLOCKS[int(names[-1][5]) - 1][1]
     model = _cached(tensors, names)
-    preprocess = preprocess_of("vgg16")
 
     def run(photos: np.ndarray) -> np.ndarray:
         return run_int8(model, photos)
 
     def forward(photos: tf.Tensor) -> tf.Tensor:
-        maps = tf.numpy_function(run, [preprocess(tf.cast(photos, tf.float32))], tf.float32)
+        maps = tf.numpy_function(run, [photos], tf.float32)
         n, *sides, _ = photos.shape
         return tf.ensure_shape(maps, (n, *(s and s // 2**n_pools for s in sides), channels))
 
@@ -63,29 +60,52 @@ def build_int8(
 ) -> bytes:
     """Return the network up to the last of these layers as a LiteRT model.
 
-    It takes preprocessed photos, float32 (batch, height, width, 3) of any size, and gives float32
-    maps; in between all is in 8 bits.
+    It takes uint8 RGB photos in a frame, see `framed`, of any size, and gives float32 maps; in
+    between all is in 8 bits. The mean colour, which VGG16 takes off its photos, is in the first
+    bias, so that the photos are not rounded.
     """
     # the converter takes its ranges from these
     fake_quant = tf.quantization.fake_quant_with_min_max_args
+    first, mean = names[0], mean_colour()
 
     @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
     def network(x: tf.Tensor) -> tf.Tensor:
-        x = fake_quant(x, *INPUT_RANGE)
+        x = fake_quant(x, 0, 255)
         for name in names:
             if name.endswith("pool"):
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
-            else:
-                x = tf.nn.conv2d(x, tensors[f"{name}/kernel"], 1, "SAME")
-                x = tf.nn.relu(tf.nn.bias_add(x, tensors[f"{name}/bias"]))
-                x = fake_quant(x, 0, ranges[name])
+                continue
+            kernel, bias = tensors[f"{name}/kernel"], tensors[f"{name}/bias"]
+            if name == first:
+                kernel = kernel[:, :, ::-1]  # they are of BGR
+                bias = bias - np.einsum("hwio,i->o", kernel, mean)
+            x = tf.nn.conv2d(x, kernel, 1, "VALID" if name == first else "SAME")
+            x = fake_quant(tf.nn.relu(tf.nn.bias_add(x, bias)), 0, ranges[name])
         return x
 
     with silent_stderr():
         graph = network.get_concrete_function()
         converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.inference_input_type = tf.uint8
         return converter.convert()
+
+
+def mean_colour() -> np.ndarray:
+    """Return what VGG16 takes off the RGB pixels of its photos, float32 (3,)."""
+    return -preprocess_of("vgg16")(np.zeros(3, np.float32))[::-1]
+
+
+def framed(photos: np.ndarray) -> np.ndarray:
+    """Return photos with a pixel of the mean colour, to a whole number, around each.
+
+    The network takes that for zeros, of which it has a frame around all its maps.
+    """
+    n, height, width, channels = photos.shape
+    found = np.empty((n, height + 2, width + 2, channels), np.uint8)
+    found[:] = np.rint(mean_colour())
+    found[:, 1:-1, 1:-1] = photos
+    return found
 
 
 def _layers(last: str) -> list[str]:
@@ -119,9 +139,10 @@ def _line(what: str, model: bytes) -> str:
 
 
 def run_int8(model: bytes, photos: np.ndarray) -> np.ndarray:
-    """Return the maps of preprocessed photos, float32 (batch, height, width, 3)."""
-    network = _interpreter(model, photos.shape)
-    network.set_tensor(network.get_input_details()[0]["index"], photos)
+    """Return the maps of uint8 RGB photos (batch, height, width, 3), float32."""
+    pixels = framed(photos)
+    network = _interpreter(model, pixels.shape)
+    network.set_tensor(network.get_input_details()[0]["index"], pixels)
     network.invoke()
     return network.get_tensor(network.get_output_details()[0]["index"])
 

@@ -29,18 +29,27 @@ def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile
     """Open a feature file, or several that belong together, as one.
 
     Args:
-        paths: of the file or files.
+        paths: of the file or files; a folder stands for those in it.
         allow_mix: they may be of several precisions.
 
     Raises:
-        FeatureFileError: one cannot be read, or they do not belong together.
+        FeatureFileError: one cannot be read, they do not belong together, or there is none.
     """
-    if len(paths) == 1:
-        file = FeatureFile(paths[0])
+    files = [file for path in paths for file in _files_of(path)]
+    if len(files) == 1:
+        file = FeatureFile(files[0])
         if _number(file) == (1, 1):
             return file
         file.close()
-    return Shards(paths, allow_mix)
+    return Shards(files, allow_mix)
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if files := sorted(path.glob("*.h5")):
+        return files
+    raise FeatureFileError(f"{path} is a folder without a finished feature file (*.h5)")
 
 
 class Shards(FeatureFile):
@@ -103,7 +112,7 @@ def merge(
     """Write the shards of a photo set to one file, as a single run would have made it.
 
     Args:
-        paths: the shards, all of them, in any order.
+        paths: the shards, all of them, in any order; a folder stands for those in it.
         output: the file.
         allow_mix: they may be of several precisions.
         overwrite: whatever is there.

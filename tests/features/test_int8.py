@@ -77,7 +77,7 @@ def test_the_frame_of_the_first_convolution_is_the_mean_colour(tensors: Tensors)
         load_backbone(tensors, "vgg16", "block1_conv1", name)(tf.constant(mean)).numpy()
         for name in ("float32", "int8")
     )
-    assert np.abs(whole - rounded).max() < int8_table()["ranges"]["block1_conv1"] / 255
+    assert np.abs(whole - rounded).max() < 2 * int8_table()["ranges"]["block1_conv1"] / 255
 
 
 def test_maps_are_the_same_to_the_bit_whatever_the_batch(tensors: Tensors) -> None:
@@ -112,10 +112,12 @@ def test_all_between_input_and_output_is_in_8_bits_and_kernels_by_channel(
     found = network.get_tensor_details()
     kernels = [x for x in found if x["dtype"] is np.int8 and x["shape"][1:3].tolist() == [3, 3]]
     assert sorted(len(x["quantization_parameters"]["scales"]) for x in kernels) == [64, 64, 128]
-    assert {x["dtype"] for x in found} == {np.float32, np.int8, np.int32}
+    assert {x["dtype"] for x in found} == {np.uint8, np.float32, np.int8, np.int32}
+    (photos,) = network.get_input_details()
+    assert (photos["dtype"], photos["quantization"]) == (np.uint8, (1.0, 0))  # as they are
 
 
-GOLDEN = "d5d7d7f476042f411b92126bf672da95c366e1f0f834497f91eaee1f8045cb46"
+GOLDEN = "31caf8c2508fc1fb58aedcca3d7566061a120443a7c7a1f5e84a3c3a87428757"
 
 
 def test_it_is_the_same_network_on_every_machine(tensors: Tensors) -> None:

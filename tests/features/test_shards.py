@@ -141,6 +141,23 @@ def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
     assert not list(tmp_path.glob("*.lock"))
 
 
+def test_a_folder_stands_for_the_files_in_it(
+    birds: Dataset, settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "x.h5.shards"
+    folder.mkdir()
+    with pytest.raises(FeatureFileError, match=r"x.h5.shards is a folder without a finished"):
+        open_features([folder])
+    parts = parts_of(birds, settings, folder, 2)
+    merge([folder], tmp_path / "merged.h5")
+    with open_features([folder]) as file, FeatureFile(tmp_path / "merged.h5") as merged:
+        assert file.files == sorted(parts)
+        assert all(same(file, merged))
+    parts[1].rename(partial_path(parts[1]))
+    with pytest.raises(FeatureFileError, match="2/2"):
+        open_features([folder])
+
+
 def test_a_shard_that_was_broken_off_goes_on(birds: Dataset, tmp_path: Path) -> None:
     settings = replace(SETTINGS, shard="2/2")
 
