@@ -1,14 +1,15 @@
 """Time both stages against their floors, in one process, as ratios: `make bench`.
 
-Stage 1 against the same compiled graph fed from memory, and its network in each precision against
-float32; stage 2's reduction against reading the features once. Medians of interleaved runs, since
-other work on the machine comes and goes.
+Stage 1 against the same compiled graph fed from memory, and in each precision against float32;
+stage 2's reduction against reading the features once. Medians of interleaved runs, since other work
+on the machine comes and goes.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -56,6 +57,7 @@ def main() -> None:
         stage1 = time_stage1(dataset, settings, forward, output, asked.pairs)
         with FeatureFile(output) as file:
             stage2 = time_stage2(file, asked.pairs)
+        precisions = time_precisions(dataset, settings, weights.tensors, output, asked.pairs)
         large = time_large_photo(
             dataset.root / dataset.paths[0], Path(folder), asked.image_size, asked.pairs
         )
@@ -73,8 +75,8 @@ def main() -> None:
             *stage1[1]
         )
     )
-    for name, ms, share in time_precisions(weights.tensors, settings, asked.pairs):
-        print(f"{f'network in {name}, ms a photo / float32:':<49}{share:.3f} ({ms:.0f} ms)")
+    for name, ms, share in precisions:
+        print(f"{f'extract in {name}, ms a photo / float32:':<49}{share:.3f} ({ms:.1f} ms)")
     print(
         "reduction / one pass over the features:         {:.1f} ({:.2f} s / {:.2f} s)".format(
             *stage2
@@ -116,21 +118,25 @@ def time_stage1(
 
 
 def time_precisions(
-    tensors: Tensors, settings: Settings, pairs: int
-) -> Iterator[tuple[str, float, float]]:
-    """Yield each precision, the milliseconds that a photo takes, and their ratio to float32's."""
-    shape = (settings.batch_size, settings.image_size, settings.image_size, 3)
-    batch, signature = np.zeros(shape, np.uint8), [tf.TensorSpec(shape, tf.uint8)]
+    dataset: Dataset, settings: Settings, tensors: Tensors, output: Path, pairs: int
+) -> list[tuple[str, float, float]]:
+    """Time extraction, photos on disk to features on disk, in each precision.
+
+    Returns:
+        Each precision, the milliseconds that a photo takes, and their ratio to float32's.
+    """
 
     def timed(precision: str) -> Callable[[], object]:
-        network = load_backbone(tensors, "vgg16", settings.layer, precision)
-        graph = tf.function(network, input_signature=signature).get_concrete_function()
-        return lambda: graph(tf.constant(batch)).numpy()
+        forward = load_backbone(tensors, "vgg16", settings.layer, precision)
+        made = replace(settings, precision=precision)
+        return lambda: extract(dataset, made, output, lambda: forward, overwrite=True)
 
     runs = [timed(name) for name in PRECISIONS]
     rounds = np.array([[seconds(run) for run in runs] for _ in range(pairs + 1)][1:])
-    for name, taken in zip(PRECISIONS, rounds.T, strict=True):
-        yield name, 1000 * median(taken) / len(batch), median(taken / rounds[:, 0])
+    return [
+        (name, 1000 * median(taken) / len(dataset), median(taken / rounds[:, 0]))
+        for name, taken in zip(PRECISIONS, rounds.T, strict=True)
+    ]
 
 
 def time_large_photo(photo: Path, folder: Path, size: int, pairs: int) -> Times:

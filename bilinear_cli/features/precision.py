@@ -14,6 +14,7 @@ from typing import Any
 
 from bilinear_cli.errors import BilinearError, UsageError
 
+OF_INT8 = ("ai-edge-litert",)  # packages that decide the numbers in 8 bits alone
 # Root attributes that --allow-precision-mix lets differ.
 PRECISION = ("precision", "int8_sha256", "mixed_with")
 # On birds, by `.ci/agreement.py`; see docs/int8.md.

@@ -12,13 +12,13 @@ from PIL import features as pillow_features
 
 from bilinear_cli.errors import FeatureFileError, some
 from bilinear_cli.features.parameters import Parameters, agreed
+from bilinear_cli.features.precision import OF_INT8
 from bilinear_cli.features.settings import Settings, check_same, settings_of_file
 from bilinear_cli.store import FeatureFile, FeatureWriter, create, partial_path
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
-OF_INT8 = ("ai-edge-litert",)
 
 
 def begun_with(

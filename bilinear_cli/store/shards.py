@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, some
-from bilinear_cli.features.precision import PRECISION, difference, mixed_with
+from bilinear_cli.features.precision import OF_INT8, PRECISION, difference, mixed_with
 from bilinear_cli.features.specs import FITTED_ON
 from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
@@ -166,11 +166,10 @@ def _check_together(parts: Sequence[FeatureFile], allow_mix: bool) -> None:
     first = parts[0]
     for part in parts[1:]:
         made = [str(x.attributes.get("precision")) for x in (first, part)]
-        # int8 has a package more among its versions
-        may = PRECISION if made[0] == made[1] else (*PRECISION, "versions")
         different = _differences(first, part)
         for name, was, there in different:
-            if not allow_mix or name not in may:
+            mixes = name in PRECISION or (name == "versions" and _same_but_int8(was, there))
+            if not (allow_mix and mixes):
                 mix = "; merge takes --allow-precision-mix" if name in PRECISION else ""
                 raise FeatureFileError(
                     f"{first.path} and {part.path} do not belong together: {name} is {was} in the "
@@ -196,6 +195,12 @@ def _check_together(parts: Sequence[FeatureFile], allow_mix: bool) -> None:
             f"{of - len(numbers)} of {of} shards are missing, the first of them {lacking}/{of}: "
             f"make it with bilinear extract --shard {lacking}/{of}"
         )
+
+
+def _same_but_int8(versions: object, others: object) -> bool:
+    """Say whether versions `name version, ...` are the same but for what runs 8 bits."""
+    changed = {*str(versions).split(", ")} ^ {*str(others).split(", ")}
+    return all(one.startswith(tuple(f"{name} " for name in OF_INT8)) for one in changed)
 
 
 def _differences(a: FeatureFile, b: FeatureFile) -> list[tuple[str, object, object]]:
