@@ -237,6 +237,14 @@ def test_parts_that_do_not_belong_together_are_refused_by_what_differs(
     assert {path.name for path in tmp_path.iterdir()} == {"birds", "part1.h5", "part2.h5"}
 
 
+def test_the_last_of_three_parts_is_compared_too(birds: Dataset, tmp_path: Path) -> None:
+    parts = parts_of(birds, SETTINGS, tmp_path, 3)
+    run(birds, replace(SETTINGS, shard="3/3", image_size=40), parts[2], overwrite=True)
+    said = r"part1.h5 and .*part3.h5 do not belong together: image_size is 32 in the first and 40"
+    with pytest.raises(FeatureFileError, match=said):
+        open_features(parts)
+
+
 def test_a_damaged_part_leaves_nothing_and_is_named(birds: Dataset, tmp_path: Path) -> None:
     parts = parts_of(birds, SETTINGS, tmp_path, 2)
     with FeatureFile(parts[1]) as file:
@@ -335,9 +343,10 @@ def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
 
 def test_rows_made_otherwise_are_not_reused(birds: Dataset, tmp_path: Path) -> None:
     run(birds, SETTINGS, tmp_path / "old.h5")
-    other = replace(SETTINGS, resize="crop")
-    with pytest.raises(FeatureFileError, match="was made with resize squash, and crop is asked"):
-        run(birds, other, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
+    for mixed in ("", "int8"):
+        other = replace(SETTINGS, resize="crop", mixed_with=mixed)
+        with pytest.raises(FeatureFileError, match="with resize squash, and crop is asked"):
+            run(birds, other, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
     with pytest.raises(BilinearError, match="there is no feature file"):
         run(birds, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "none.h5")
     assert not [*tmp_path.glob("new*")]
