@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from bilinear_cli.cli import cli, runs
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.features import precision
-from bilinear_cli.features.precision import int8_sha256, mixed_with
+from bilinear_cli.features.precision import difference, int8_sha256, mixed_with
 from bilinear_cli.features.weights import load_weights
 from bilinear_cli.store import FeatureFile, partial_path
 
@@ -141,7 +141,9 @@ def test_precisions_are_not_mixed_unless_that_is_allowed(
         "int8.h5 was made with precision int8, and float32 is asked for: its rows cannot be reused "
         "without --allow-precision-mix"
     )
-    assert f"rows of int8.h5 are in int8; {measured}" in run(*reuse, allowed).stderr
+    said = run(*reuse, allowed).stderr
+    assert f"rows of int8.h5 are in int8; {measured}" in said
+    assert "other versions" not in said
     assert rows("mixed.h5") == rounded
     assert re.search("^mixed_with +int8$", run("info", "mixed.h5").stdout, re.M)
     assert "is complete" in run(*reuse, allowed).stderr
@@ -200,6 +202,11 @@ INT8 = {"precision": "int8", "int8_sha256": "a"}
 )
 def test_it_is_kept_what_rows_are_mixed_with(others: list[dict[str, str]], mixed: str) -> None:
     assert mixed_with(INT8, others) == mixed
+
+
+def test_only_what_was_measured_is_said_to_be() -> None:
+    measured = f"bfloat16 {precision.MEASURED['bfloat16']}"
+    assert difference("float32", "float16", "bfloat16") == f"{measured}; float16 was not measured"
 
 
 @pytest.mark.parametrize("other", ["float32", "int8"])

@@ -208,6 +208,12 @@ def _other_photos(birds: Dataset, parts: list[Path]) -> list[Path]:
     return parts
 
 
+def _other_layout(_: Dataset, parts: list[Path]) -> list[Path]:
+    with h5py.File(parts[1], "r+") as file:
+        file["features/max"].attrs["normalization"] = "l2"
+    return parts
+
+
 def _other_number(birds: Dataset, parts: list[Path]) -> list[Path]:
     run(birds, replace(SETTINGS, shard="2/3"), parts[1], overwrite=True)
     return parts
@@ -216,9 +222,10 @@ def _other_number(birds: Dataset, parts: list[Path]) -> list[Path]:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_other_size, "image_size is 32 in the first and 40 in the second"),
+        (_other_size, "image_size is 32 in the first and 40 in the second$"),
         (_other_poolings, "poolings is bilinear conv5 max in the first and max in the second"),
         (_other_photos, "data_sha256 is "),
+        (_other_layout, "max is .*'normalization': 'l2'"),
         (_other_number, "the number of shards is 2 in the first and 3 in the second"),
         (lambda _, parts: [parts[0], parts[0]], "shard 1/2 is there more than once"),
         (lambda _, parts: parts[1:], None),
@@ -436,3 +443,14 @@ def test_rows_of_other_versions_are_told_of(
         file.attrs["versions"] = "tensorflow 1.0"
     run(birds, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "old.h5", overwrite=True)
     assert "old.h5 were made with other versions (tensorflow 1.0)" in caplog.text
+
+    def stop(done: int, _: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(birds, SETTINGS, tmp_path / "x.h5", progress=stop)
+    with h5py.File(partial_path(tmp_path / "x.h5"), "r+") as file:
+        file.attrs["versions"] = "tensorflow 2.0"
+    run(birds, SETTINGS, tmp_path / "x.h5")
+    assert "x.h5.partial were made with other versions (tensorflow 2.0)" in caplog.text
