@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from bilinear_cli.cli import cli
+from bilinear_cli.cli import cli, runs
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.features import precision
-from bilinear_cli.features.precision import int8_sha256
+from bilinear_cli.features.precision import difference, int8_sha256, mixed_with
 from bilinear_cli.features.weights import load_weights
 from bilinear_cli.store import FeatureFile, partial_path
 
@@ -89,6 +89,7 @@ def test_kill_resume_shards_workers_and_predict_are_as_in_other_precisions(run: 
     going_on = re.search(rf"going on after (\d+) of {N_PHOTOS} photos", again.stderr)
     assert going_on
     assert 2 <= int(going_on[1]) < N_PHOTOS
+    assert "other versions" not in again.stderr
     assert rows("killed.h5") == whole
 
     for shard in ("1/2", "2/2"):
@@ -127,6 +128,7 @@ def test_precisions_are_not_mixed_unless_that_is_allowed(
     run(*EXTRACT, "int8", "-o", "int8.h5")
     exact, rounded = rows("float32.h5"), rows("int8.h5")
     assert exact != rounded
+    assert "ai-edge-litert" not in run("info", "float32.h5").stdout
 
     # the same file
     fault = line(run(*EXTRACT, "int8", "-o", "float32.h5", code=1))
@@ -139,12 +141,16 @@ def test_precisions_are_not_mixed_unless_that_is_allowed(
         "int8.h5 was made with precision int8, and float32 is asked for: its rows cannot be reused "
         "without --allow-precision-mix"
     )
-    assert f"rows of int8.h5 are in int8; {measured}" in run(*reuse, allowed).stderr
+    said = run(*reuse, allowed).stderr
+    assert f"rows of int8.h5 are in int8; {measured}" in said
+    assert "other versions" not in said
     assert rows("mixed.h5") == rounded
     assert re.search("^mixed_with +int8$", run("info", "mixed.h5").stdout, re.M)
     assert "is complete" in run(*reuse, allowed).stderr
     fault = line(run(*EXTRACT, "float32", "--reuse", "mixed.h5", "-o", "y.h5", code=1))
     assert "was made with mixed-with int8, and none is asked for" in fault
+    run(*EXTRACT, "auto", "--reuse", "int8.h5", "-o", "auto.h5", allowed)  # keeps to int8
+    assert "mixed_with" not in run("info", "auto.h5").stdout
 
     # merge
     for name, shard in (("float32", "1/2"), ("int8", "2/2")):
@@ -165,7 +171,9 @@ def test_precisions_are_not_mixed_unless_that_is_allowed(
     predict = ["predict", "runs/float32-bilinear-softmax", "birds/wren", "--precision"]
     fault = line(run(*predict, "int8", code=1))
     assert "was trained on features in float32, not in this int8: only with --allow-" in fault
-    assert f"not in this int8: {measured}" in run(*predict, "int8", allowed).stderr
+    said = run(*predict, "int8", allowed).stderr
+    assert f"not in this int8: {measured}" in said
+    assert "CPU in int8" in said
     assert measured not in run(*predict, "float32").stderr
 
     # another network in 8 bits, of a release that has other ranges
@@ -176,6 +184,29 @@ def test_precisions_are_not_mixed_unless_that_is_allowed(
     assert measured in run(*predict, allowed).stderr
     fault = line(run(*EXTRACT, "int8", "-o", "int8.h5", code=1))
     assert "int8.h5 was made with int8-sha256 " in fault
+
+
+FLOAT32 = {"precision": "float32"}
+INT8 = {"precision": "int8", "int8_sha256": "a"}
+
+
+@pytest.mark.parametrize(
+    ("others", "mixed"),
+    [
+        ([], ""),
+        ([INT8], ""),
+        ([INT8 | {"int8_sha256": "b"}], "int8"),
+        ([INT8 | {"mixed_with": "float32"}], "float32"),
+        ([INT8, FLOAT32 | {"mixed_with": "bfloat16 int8"}], "bfloat16 float32 int8"),
+    ],
+)
+def test_it_is_kept_what_rows_are_mixed_with(others: list[dict[str, str]], mixed: str) -> None:
+    assert mixed_with(INT8, others) == mixed
+
+
+def test_only_what_was_measured_is_said_to_be() -> None:
+    measured = f"bfloat16 {precision.MEASURED['bfloat16']}"
+    assert difference("float32", "float16", "bfloat16") == f"{measured}; float16 was not measured"
 
 
 @pytest.mark.parametrize("other", ["float32", "int8"])
@@ -209,8 +240,11 @@ def test_other_networks_and_weights_are_refused_before_anything_is_written(
     assert [*Path().iterdir()] == [Path("birds")]
 
 
-def test_without_the_extra_it_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_is_one_line_and_nothing_is_fetched(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(precision, "find_spec", lambda name: None)
+    monkeypatch.setattr(runs, "load_weights", None)
     fault = line(run(*EXTRACT, "int8", "-o", "x.h5", code=1))
     assert fault.endswith("ai-edge-litert, which is not installed: pip install '.[int8]'")
     assert [*Path().iterdir()] == [Path("birds")]

@@ -54,15 +54,16 @@ def connect(address: str) -> "Iterator[Client]":
 
     if address == "local" or address.startswith("local:"):
         n_workers = _workers_of(address)
-        with _without_ctrl_c(), dask.config.set(LOCAL):
-            cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # a port that is free
-            )
-        with cluster, Client(cluster) as client, _watched(client), _in_one_line(client):
-            yield client
+        with dask.config.set(LOCAL):  # as long as there may be workers that are begun anew
+            with _without_ctrl_c():
+                cluster = LocalCluster(
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address="127.0.0.1:0",  # a port that is free
+                )
+            with cluster, Client(cluster) as client, _watched(client), _in_one_line(client):
+                yield client
         return
     with _client(Client, address) as client, _watched(client), _in_one_line(client):
         client.wait_for_workers(1)

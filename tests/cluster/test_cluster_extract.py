@@ -26,6 +26,7 @@ from bilinear_cli.cli import cli
 from bilinear_cli.cluster import connect as connect_module
 from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster import folder as folder_module
+from bilinear_cli.cluster.before import is_complete, settled
 from bilinear_cli.cluster.extract import extract_shards, merge_shards
 from bilinear_cli.cluster.load import load_dask
 from bilinear_cli.data.dataset import Dataset, load_dataset
@@ -174,6 +175,27 @@ def test_what_is_open_is_what_suits_the_workers(
         assert file.attributes["batch_size"] == resolve_batch_size(32)
 
 
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([("bfloat16", 16), ("bfloat16", 4)], ("bfloat16", 4)),
+        ([("bfloat16", 4), ("float32", 16)], ("float32", 4)),
+        ([("float32", 16), ("bfloat16", 16)], ("float32", 16)),
+    ],
+)
+def test_what_is_open_is_what_suits_workers_that_differ(
+    found: list[tuple[str, int]], wanted: tuple[str, int]
+) -> None:
+    class Differing:
+        """A client of workers that answer otherwise."""
+
+        def run(self, *_: Any) -> dict[int, tuple[str, int]]:
+            return dict(enumerate(found))
+
+    settings = settled(Differing(), replace(SETTINGS, precision="auto", batch_size=0))
+    assert (settings.precision, settings.batch_size) == wanted
+
+
 def test_rows_that_are_there_are_reused_with_their_projection(
     address: str, birds: Dataset, output: Path, network: Small, tmp_path: Path
 ) -> None:
@@ -294,12 +316,15 @@ def test_shards_that_are_there_decide(
     for change, said in (
         ({"resize": "pad"}, "was made with resize squash, and pad is asked for: give another"),
         ({"batch_size": 2}, "was made with batch-size 1, and 2 is asked for"),
+        ({"precision": "bfloat16"}, "was made with precision float32, and bfloat16 is asked for"),
     ):
         with pytest.raises(FeatureFileError, match=said):
             extract_shards(address, flock, replace(ROW, **change), output, network)
     labels = replace(flock, labels=1 - flock.labels)
     with pytest.raises(FeatureFileError, match="the photos, their labels or split are not those"):
         extract_shards(address, labels, ROW, output, network)
+    with pytest.raises(FeatureFileError, match="was begun with limit None, and now it is 32"):
+        extract_shards(address, flock, ROW, output, network, attributes={"limit": 32})
     opened = replace(ROW, precision="auto", batch_size=0)
     assert extract_shards(address, flock, opened, output, network) == shards
     with FeatureFile(shards[2]) as again, FeatureFile(shards[0]) as before:
@@ -317,6 +342,11 @@ def test_shards_older_than_the_output_do_not_replace_it(
     single(birds, replace(settings, resize="pad"), output)
     with pytest.raises(FeatureFileError, match="was made with resize pad, and squash is asked"):
         extract_shards("nowhere", birds, settings, output, network)
+    for shard in folder_module.shards_folder(output).iterdir():
+        shard.unlink()
+    begun_anew = partial_path(folder_module.shards_folder(output) / "001of004.h5")
+    begun_anew.touch()
+    assert not is_complete(birds, settings, output, {})
     on_workers(address, birds, settings, output, network, overwrite=True)
     with FeatureFile(output) as file:
         assert file.attributes["resize"] == "squash"
@@ -436,7 +466,7 @@ def no_space(**_: Any) -> None:
 def test_what_a_worker_looks_at(
     birds: Dataset, tmp_path: Path, network: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bilinear_cli.cluster.premises import Premises
+    from bilinear_cli.cluster.premises import Network, Premises
     from bilinear_cli.features import resume
     from bilinear_cli.features.resume import versions
 
@@ -453,6 +483,7 @@ def test_what_a_worker_looks_at(
         ({"photo": (photo.with_name("none"), size)}, "does not see the photo"),
         ({"weights_sha256": "2" * 64}, f"has weights {SHA256}, and here"),
         ({"network": Small("vgg16", "/none.npz")}, None),
+        ({"network": Network("vgg16", "/none.npz")}, "has no weights: "),
     ):
         fault = replace(good, **change).fault()
         assert fault is None if said is None else said in str(fault)

@@ -1,15 +1,19 @@
 """Tests of the way to a scheduler and its workers, which are real processes."""
 
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client
-from processes import begun, start, wait_for
+from processes import ENVIRONMENT, begun, start, wait_for
 
 from bilinear_cli.cluster import connect as connect_module
 from bilinear_cli.cluster.connect import connect
@@ -110,6 +114,47 @@ def test_a_fault_of_another_kind_is_not_hidden_by_it(
 def test_what_is_no_fault_of_the_scheduler_is_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError), connect("local:1") as client:
         client.submit(divmod, 1, 0).result()
+
+
+BROKEN_OFF = """
+import os, signal, threading, time
+from bilinear_cli.cluster.connect import connect
+try:
+    with connect("local:1") as client:
+        future = client.submit(time.sleep, 0, resources={"of nobody": 1})
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        client.gather([future])
+except KeyboardInterrupt:
+    print("broken off")
+"""
+
+
+def test_waits_that_ctrl_c_breaks_off_are_silent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN_OFF], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("broken off\n", "")
+
+
+def test_workers_of_this_machine_are_set_for_it_even_if_begun_anew() -> None:
+    def look() -> tuple[str | None, bool]:
+        profile = dask.config.get("distributed.worker.profile.enabled")
+        return os.environ.get("MALLOC_TRIM_THRESHOLD_"), profile
+
+    with connect("local:1") as client:
+        before = client.run(look)
+        client.restart()
+        assert [*before.values(), *client.run(look).values()] == [(None, False)] * 2
+
+
+def test_nobody_else_reaches_the_workers_of_this_machine() -> None:
+    with connect("local:1") as client:
+        info = client.scheduler_info()
+        ports = [int(info["address"].rpartition(":")[2]), info["services"]["dashboard"]]
+        for port in ports:
+            socket.create_connection(("127.0.0.1", port)).close()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.2", port))
 
 
 def test_workers_that_die_over_a_task_are_one_line() -> None:

@@ -229,9 +229,9 @@ def test_sums_of_a_gram_matrix_are_those_taken_here(client: Client, whole: Path)
 def test_passes_over_rows_in_any_order_are_those_taken_here(
     keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not keep:
-        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
     here, there, _ = posed(client, whole, "bilinear")
+    size = 4 * 60 * there.seen.d
+    monkeypatch.setattr(there.workers, "room", lambda: size if keep else size - 1)
     told: list[tuple[int, int]] = []
     one, other = here.stream(None), there.stream(lambda *done: told.append(done))
     np.testing.assert_allclose(other.variance, one.variance, rtol=1e-5)
@@ -252,7 +252,7 @@ def test_passes_over_rows_in_any_order_are_those_taken_here(
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_work_is_shared_out(client: Client, whole: Path) -> None:
+def test_work_is_shared_out(client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, there, _ = posed(client, whole, "bilinear")
     passes = there.stream(None).passes
     held = Counter(holder for (holder,) in client.who_has(passes.blocks).values())
@@ -265,6 +265,9 @@ def test_work_is_shared_out(client: Client, whole: Path) -> None:
     (first, _), (second, _), *_ = done
     assert {i for by, i in done if by == first} == {0, 3}
     assert {i for by, i in done if by == second} == {1, 2, 4}
+    threads = dict.fromkeys(client.nthreads(), 3)
+    monkeypatch.setattr(client, "nthreads", lambda: threads)
+    assert sorted(len(blocks) for _, blocks in passes._groups(range(9))) == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])

@@ -1,5 +1,6 @@
 """Tests of the network: its precision, its input, the devices it runs on."""
 
+import logging
 from pathlib import Path
 
 import keras
@@ -53,6 +54,17 @@ def test_auto_asks_the_device(
 ) -> None:
     monkeypatch.setattr(backbone, "_has_bfloat16", lambda: has_units)
     assert backbone.resolve_precision("auto") == wanted
+
+
+@pytest.mark.parametrize("names", [[], ["A GPU"]])
+def test_8_bits_are_named_only_where_they_are_offered(
+    names: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    gpus(monkeypatch, *({"device_name": name} for name in names))
+    monkeypatch.setattr(backbone, "_has_bfloat16", lambda: False)
+    backbone.resolve_precision("auto")
+    assert ("faster in --precision int8" in caplog.text) is (not names)
 
 
 @pytest.mark.parametrize(

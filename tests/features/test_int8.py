@@ -14,8 +14,10 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.features import int8, precision
 from bilinear_cli.features.backbone import load_backbone
 from bilinear_cli.features.graph import channels_of
+from bilinear_cli.features.network import load_network
 from bilinear_cli.features.pooling import pool_function
 from bilinear_cli.features.precision import check_int8, int8_sha256, int8_table
+from bilinear_cli.features.settings import Settings
 from bilinear_cli.features.weights import Tensors, Weights
 
 
@@ -159,9 +161,17 @@ def test_it_is_built_once_and_again_if_damaged_or_another(
         cached.write_bytes(bad)
         assert built(tensors, caplog)
         assert cached.read_bytes() == good
-    before = int8_sha256()
+    monkeypatch.setattr(tf, "__version__", "1.0")
+    assert built(tensors, caplog)
+    table, before = int8_table(), {int8_sha256()}
+    for name, value in (("weights_sha256", "0" * 64), ("ranges", table["ranges"] | {"x": 1.0})):
+        changed = table | {name: value}
+        monkeypatch.setattr(precision, "int8_table", lambda changed=changed: changed)
+        assert int8_sha256() not in before
+        before.add(int8_sha256())
+        assert built(tensors, caplog)
     monkeypatch.setattr(precision, "BUILDER", 0)
-    assert int8_sha256() != before
+    assert int8_sha256() not in before
     assert built(tensors, caplog)
 
 
@@ -191,10 +201,20 @@ def test_the_table_is_of_the_published_weights(real_weights: Weights) -> None:
     ],
 )
 def test_where_it_is_not_offered_the_line_says_what_is(
-    backbone: str, sha256: str | None, devices: list[str], said: str
+    backbone: str,
+    sha256: str | None,
+    devices: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(UsageError, match=rf"^--precision int8 {said}.*: take bfloat16 or float32"):
+    said = rf"^--precision int8 {said}.*: take bfloat16 or float32"
+    with pytest.raises(UsageError, match=said):
         check_int8(backbone, sha256, devices)
+    monkeypatch.setattr("bilinear_cli.features.backbone.use_devices", lambda: devices)
+    sha256 = sha256 or int8_table()["weights_sha256"]
+    settings = Settings(("max",), "block5_conv3", 32, "squash", "int8", 1, sha256, backbone)
+    with pytest.raises(UsageError, match=said):
+        load_network({}, settings)
 
 
 def test_without_the_extra_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

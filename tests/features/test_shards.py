@@ -208,6 +208,12 @@ def _other_photos(birds: Dataset, parts: list[Path]) -> list[Path]:
     return parts
 
 
+def _other_layout(_: Dataset, parts: list[Path]) -> list[Path]:
+    with h5py.File(parts[1], "r+") as file:
+        file["features/max"].attrs["normalization"] = "l2"
+    return parts
+
+
 def _other_number(birds: Dataset, parts: list[Path]) -> list[Path]:
     run(birds, replace(SETTINGS, shard="2/3"), parts[1], overwrite=True)
     return parts
@@ -216,9 +222,10 @@ def _other_number(birds: Dataset, parts: list[Path]) -> list[Path]:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_other_size, "image_size is 32 in the first and 40 in the second"),
+        (_other_size, "image_size is 32 in the first and 40 in the second$"),
         (_other_poolings, "poolings is bilinear conv5 max in the first and max in the second"),
         (_other_photos, "data_sha256 is "),
+        (_other_layout, "max is .*'normalization': 'l2'"),
         (_other_number, "the number of shards is 2 in the first and 3 in the second"),
         (lambda _, parts: [parts[0], parts[0]], "shard 1/2 is there more than once"),
         (lambda _, parts: parts[1:], None),
@@ -235,6 +242,14 @@ def test_parts_that_do_not_belong_together_are_refused_by_what_differs(
     with pytest.raises(FeatureFileError, match=said):
         merge(parts, tmp_path / "merged.h5")
     assert {path.name for path in tmp_path.iterdir()} == {"birds", "part1.h5", "part2.h5"}
+
+
+def test_the_last_of_three_parts_is_compared_too(birds: Dataset, tmp_path: Path) -> None:
+    parts = parts_of(birds, SETTINGS, tmp_path, 3)
+    run(birds, replace(SETTINGS, shard="3/3", image_size=40), parts[2], overwrite=True)
+    said = r"part1.h5 and .*part3.h5 do not belong together: image_size is 32 in the first and 40"
+    with pytest.raises(FeatureFileError, match=said):
+        open_features(parts)
 
 
 def test_a_damaged_part_leaves_nothing_and_is_named(birds: Dataset, tmp_path: Path) -> None:
@@ -335,9 +350,10 @@ def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
 
 def test_rows_made_otherwise_are_not_reused(birds: Dataset, tmp_path: Path) -> None:
     run(birds, SETTINGS, tmp_path / "old.h5")
-    other = replace(SETTINGS, resize="crop")
-    with pytest.raises(FeatureFileError, match="was made with resize squash, and crop is asked"):
-        run(birds, other, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
+    for mixed in ("", "int8"):
+        other = replace(SETTINGS, resize="crop", mixed_with=mixed)
+        with pytest.raises(FeatureFileError, match="with resize squash, and crop is asked"):
+            run(birds, other, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
     with pytest.raises(BilinearError, match="there is no feature file"):
         run(birds, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "none.h5")
     assert not [*tmp_path.glob("new*")]
@@ -427,3 +443,14 @@ def test_rows_of_other_versions_are_told_of(
         file.attrs["versions"] = "tensorflow 1.0"
     run(birds, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "old.h5", overwrite=True)
     assert "old.h5 were made with other versions (tensorflow 1.0)" in caplog.text
+
+    def stop(done: int, _: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(birds, SETTINGS, tmp_path / "x.h5", progress=stop)
+    with h5py.File(partial_path(tmp_path / "x.h5"), "r+") as file:
+        file.attrs["versions"] = "tensorflow 2.0"
+    run(birds, SETTINGS, tmp_path / "x.h5")
+    assert "x.h5.partial were made with other versions (tensorflow 2.0)" in caplog.text
