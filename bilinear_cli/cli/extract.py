@@ -134,7 +134,7 @@ def extract(
         if maps:
             _check_alone(context)
             made = pool_maps(maps, specs, output, command, overwrite, given)
-        elif given["scheduler"]:
+        elif given["scheduler"] is not None:
             made = run_on_workers(specs, output, command, overwrite, given)
         elif given["no_merge"]:
             raise UsageError("--no-merge is for --scheduler, whose shards it keeps")

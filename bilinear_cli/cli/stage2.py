@@ -163,7 +163,7 @@ def train(
 @contextmanager
 def _workers(scheduler: str | None, file: "FeatureFile") -> "Iterator[Workers | None]":
     """Give who takes the sums over a file's rows, if not this process."""
-    if not scheduler:
+    if scheduler is None:
         yield None
         return
     from bilinear_cli.cluster.connect import connect
@@ -185,12 +185,13 @@ def info(file: Path, by_class: bool) -> None:
     bilinear info runs/x-bilinear-softmax
     """
     from bilinear_cli.report import describe, describe_run
-    from bilinear_cli.store import FeatureFile
+    from bilinear_cli.store import FeatureFile, open_features
 
-    if file.is_dir():
+    if file.is_dir() and not any(file.glob("*.h5")):
         click.echo(describe_run(file, by_class))
         return
-    with FeatureFile(file, allow_partial=True) as features:
+    shards = file.is_dir()
+    with open_features([file]) if shards else FeatureFile(file, allow_partial=True) as features:
         click.echo(describe(features, by_class))
 
 

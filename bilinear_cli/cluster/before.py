@@ -1,6 +1,7 @@
 """What the client settles before workers begin: what is there, and what is left open."""
 
 import contextlib
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from bilinear_cli.features.resume import begun_with
 from bilinear_cli.features.settings import Settings, check_same, kept, stored_settings
 from bilinear_cli.features.views import sizes_of
 from bilinear_cli.store import OWN, partial_path
+
+log = logging.getLogger(__name__)
 
 OTHERWISE = "give another --output, or --overwrite"
 
@@ -34,7 +37,10 @@ def is_complete(dataset: Dataset, settings: Settings, output: Path, given: Param
         return False
     settings = kept(settings, stored_settings(output))
     sha256 = dict(zip(dataset.paths, dataset.sha256(), strict=True))
-    return begun_with(output, settings, sha256, given, overwrite=False) is None
+    complete = begun_with(output, settings, sha256, given, overwrite=False) is None
+    if complete and shards:
+        log.info("%s is older than %s: it can be removed", shards_folder(output), output)
+    return complete
 
 
 def a_photo(dataset: Dataset) -> tuple[Path, int] | None:

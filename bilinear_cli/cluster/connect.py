@@ -1,5 +1,6 @@
 """Where the workers are: an address, a scheduler file, or processes of this machine."""
 
+import asyncio
 import json
 import logging
 import os
@@ -96,17 +97,33 @@ def _workers_of(address: str) -> int:
 
 
 def _client(client: "type[Client]", address: str) -> "Client":
+    if Path(address).is_file():
+        address = _address_in(Path(address))
+    if "://" not in address:
+        raise UsageError(
+            f"--scheduler {address}: it is no tcp://host:8786, no scheduler file that is there, "
+            "and not local[:WORKERS]"
+        )
     try:
-        if Path(address).is_file():
-            address = _address_in(Path(address))
-        if "://" in address:
-            return client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise BilinearError(f"no scheduler answers at {address}: {error}") from error
-    raise UsageError(
-        f"--scheduler {address}: it is no tcp://host:8786, no scheduler file that is there, and "
-        "not local[:WORKERS]"
-    )
+        asyncio.run(_greet(address))
+        return client(address, timeout=CONNECT_SECONDS)
+    except Exception as error:  # of any type, since who listens there may say anything
+        said = " ".join(str(error).split()) or f"nothing was said in {CONNECT_SECONDS} s"
+        raise BilinearError(f"no scheduler answers at {address}: {said}") from error
+
+
+async def _greet(address: str) -> None:
+    """Raise unless who listens there answers as Dask's processes do, and soon.
+
+    A client waits without limit for that.
+    """
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    security = Security().get_connection_args("client")
+    greeting = connect(address, timeout=CONNECT_SECONDS, **security)
+    comm = await asyncio.wait_for(greeting, CONNECT_SECONDS + 1)
+    comm.abort()
 
 
 def _address_in(scheduler_file: Path) -> str:
@@ -141,7 +158,7 @@ def _watched(client: "Client") -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(LOOK_SECONDS)  # it may wait for a scheduler that does not answer
 
 
 @contextmanager
@@ -172,5 +189,5 @@ def _in_one_line(client: "Client") -> Iterator[None]:
             raise
         raise BilinearError(
             "the scheduler has gone: when there is one again, give the same command; what is done "
-            "of an extraction is kept"
+            "of an extraction is kept, and a fit begins anew"
         ) from error

@@ -28,7 +28,7 @@ from bilinear_cli.features.parameters import Parameters, agreed, lacks_projectio
 from bilinear_cli.features.resume import versions
 from bilinear_cli.features.reuse import StoredPhotos
 from bilinear_cli.features.settings import Settings, kept, stored_settings
-from bilinear_cli.store import FeatureFile, merge
+from bilinear_cli.store import FeatureFile, locked, merge
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,7 @@ def extract_shards(
     if not overwrite and is_complete(dataset, settings, output, given):
         return None
     with shared_folder(output) as (token_file, token), connect(address) as client:
-        if overwrite:
-            clear(folder)
-        begun = begun_in(folder)
+        begun = None if overwrite else begun_in(folder)
         stored = begun.settings if begun else stored_settings(None, reuse)
         settings = kept(settings, stored)
         premises = Premises(
@@ -91,6 +89,8 @@ def extract_shards(
             settings.precision,
         )
         check_workers(client, premises)
+        if overwrite:
+            clear(folder)
         settings = settled(client, settings)
         record = attributes or {}
         if begun:
@@ -124,14 +124,19 @@ def merge_shards(shards: list[Path], output: Path, progress: Progress | None = N
     Raises:
         BadPhotoError: not one photo could be read.
         FeatureFileError: a shard is damaged, or the output cannot be written.
+        InUseError: another run is merging them, or writes the output.
     """
-    if not any(_n_rows(shard) for shard in shards):
-        raise BadPhotoError("not one file of the photo set can be read as a photo")
-    merge(shards, output, overwrite=True, progress=progress)
-    for shard in shards:
-        shard.unlink()
+    folder = shards[0].parent
+    merged = folder / "merged"  # so that what a killed process leaves of it is nobody else's
+    with locked(folder), locked(output):
+        if not any(_n_rows(shard) for shard in shards):
+            raise BadPhotoError("not one file of the photo set can be read as a photo")
+        merge(shards, merged, overwrite=True, progress=progress)
+        merged.replace(output)
+        for shard in shards:
+            shard.unlink()
     with contextlib.suppress(OSError):  # something else is in it
-        shards[0].parent.rmdir()
+        folder.rmdir()
 
 
 def _n_rows(shard: Path) -> int:

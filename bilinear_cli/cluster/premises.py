@@ -1,18 +1,20 @@
 """What every worker must have and see to make shards of a feature file."""
 
 import asyncio
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bilinear_cli.cluster.check import differing
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.features.extract import Forward
 from bilinear_cli.features.network import load_network, load_tensorflow, load_weights
 from bilinear_cli.features.resume import versions
 from bilinear_cli.features.settings import Settings
 from bilinear_cli.features.weights import Weights
+from bilinear_cli.store import locked
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Premises:
     """What must be the same on every worker as on the client.
 
     Attributes:
-        token_file: a file in the shared folder.
+        token_file: a file in the shared folder, which the client has locked.
         token: what is in it.
         root: the folder of the photos.
         photo: one of them, and its size in bytes; None if the client could read none.
@@ -73,6 +75,11 @@ class Premises:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             return f"cannot write to {folder}: {error.strerror}"
+        with contextlib.suppress(InUseError), locked(folder):
+            return (
+                f"does not see that {folder} is locked: it needs a file system whose locks (flock) "
+                "hold on all machines"
+            )
         if not self.root.is_dir():
             return f"does not see the photos in {self.root}: put them where all workers see them"
         if self.photo:

@@ -68,10 +68,6 @@ class Job:
         return f"bilinear-{kind}-{self.topic}-{number}"
 
 
-class Unwanted(Exception):
-    """The client has gone, or has no use for the task any more."""
-
-
 def shard_name(number: int, n_shards: int) -> str:
     """Return the name of a shard's file."""
     width = max(3, len(str(n_shards)))
@@ -154,17 +150,18 @@ def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
         with _telling(worker, job.topic):
             check(job.premises, worker)
             yield worker, lambda: _check_wanted(worker, key)
-    except Unwanted:
-        pass
     finally:
         ALONE.release()
 
 
 def _check_wanted(worker: Worker, key: Any) -> None:
-    """Raise if the scheduler has taken the task back while it runs, as when its client has gone."""
+    """End the task if the scheduler has taken it back while it runs, as when its client has gone.
+
+    Should it be wanted again by then, it is begun again.
+    """
     task = worker.state.tasks.get(key)
     if task is None or task.state not in ("executing", "long-running"):
-        raise Unwanted
+        raise Reschedule
 
 
 @contextmanager

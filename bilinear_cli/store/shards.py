@@ -193,7 +193,8 @@ def _check_together(parts: Sequence[FeatureFile], allow_mix: bool) -> None:
         lacking = next(k for k in range(1, of + 1) if k not in numbers)
         raise FeatureFileError(
             f"{of - len(numbers)} of {of} shards are missing, the first of them {lacking}/{of}: "
-            f"make it with bilinear extract --shard {lacking}/{of}"
+            f"make it with bilinear extract --shard {lacking}/{of}, or all of them by giving the "
+            "command with --scheduler again that began them"
         )
 
 

@@ -335,7 +335,7 @@ def test_shards_that_are_there_decide(
 
 
 def test_shards_older_than_the_output_do_not_replace_it(
-    address: str, birds: Dataset, output: Path, network: Small
+    address: str, birds: Dataset, output: Path, network: Small, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = replace(SETTINGS, poolings=("max",))
     assert extract_shards(address, birds, settings, output, network)
@@ -350,6 +350,55 @@ def test_shards_older_than_the_output_do_not_replace_it(
     on_workers(address, birds, settings, output, network, overwrite=True)
     with FeatureFile(output) as file:
         assert file.attributes["resize"] == "squash"
+    left = folder_module.shards_folder(output)
+    left.mkdir()
+    (left / "001of004.h5").touch()
+    os.utime(left / "001of004.h5", (0, 0))
+    caplog.set_level(logging.INFO)
+    assert extract_shards("nowhere", birds, settings, output, network) is None
+    assert f"{left} is older than {output}: it can be removed" in caplog.text
+
+
+def test_a_client_that_is_killed_as_it_merges_merges_again(
+    address: str, birds: Dataset, output: Path, network: Small, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, poolings=("max",))
+    shards = extract_shards(address, birds, settings, output, network)
+    assert shards
+    dying = (
+        "import os; from pathlib import Path\n"
+        "from bilinear_cli.cluster.extract import merge_shards\n"
+        f"merge_shards({shards}, {output!r}, lambda *_: os.kill(os.getpid(), 9))"
+    ).replace("PosixPath", "Path")
+    assert subprocess.run([sys.executable, "-c", dying], env=ENVIRONMENT).returncode == -9
+    assert not output.exists()
+    made = len(noted(network.notes)[1])
+    on_workers(address, birds, settings, output, network)
+    assert len(noted(network.notes)[1]) == made
+    assert_same(output, single(birds, settings, tmp_path / "one" / "y.h5"))
+
+
+def test_shards_are_kept_until_those_are_there_who_make_them_again(
+    address: str,
+    birds: Dataset,
+    output: Path,
+    network: Small,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = replace(SETTINGS, poolings=("max",))
+    shards = extract_shards(address, birds, settings, output, network)
+    assert shards
+    monkeypatch.setenv(OTHER, "1" * 64)  # the workers' weights are others than the client's
+    with pytest.raises(BilinearError, match="has weights"):
+        extract_shards(
+            address,
+            birds,
+            replace(settings, weights_sha256="1" * 64),
+            output,
+            network,
+            overwrite=True,
+        )
+    assert all(shard.exists() for shard in shards)
 
 
 def test_shards_are_small_enough_for_workers_that_come_later(
@@ -464,20 +513,30 @@ def no_space(**_: Any) -> None:
 
 
 def test_what_a_worker_looks_at(
-    birds: Dataset, tmp_path: Path, network: Small, monkeypatch: pytest.MonkeyPatch
+    birds: Dataset,
+    tmp_path: Path,
+    network: Small,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     from bilinear_cli.cluster.premises import Network, Premises
     from bilinear_cli.features import resume
     from bilinear_cli.features.resume import versions
 
-    token, photo = tmp_path / "token", birds.root / birds.paths[0]
+    shared = tmp_path / "x.h5.shards"
+    shared.mkdir()
+    token, photo = shared / "token", birds.root / birds.paths[0]
     token.write_text("abc")
     size = photo.stat().st_size
     good = Premises(token, "abc", birds.root, (photo, size), versions(), network, SHA256)
+    assert f"does not see that {shared} is locked: it needs a file system" in str(good.fault())
+    held = locked(shared)  # by the client
+    held.__enter__()
+    request.addfinalizer(lambda: held.__exit__(None, None, None))
     assert good.fault() is None
     for change, said in (
-        ({"token": "abd"}, f"does not see {tmp_path}"),
-        ({"token_file": tmp_path / "none"}, f"does not see {tmp_path}"),
+        ({"token": "abd"}, f"does not see {shared}"),
+        ({"token_file": shared / "none"}, f"does not see {shared}"),
         ({"root": tmp_path / "none"}, f"does not see the photos in {tmp_path / 'none'}"),
         ({"photo": (photo, 1)}, f"does not see the photo {photo} as it is here"),
         ({"photo": (photo.with_name("none"), size)}, "does not see the photo"),
@@ -489,7 +548,7 @@ def test_what_a_worker_looks_at(
         assert fault is None if said is None else said in str(fault)
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.TemporaryFile", no_space)
-        assert good.fault() == f"cannot write to {tmp_path}: No space left on device"
+        assert good.fault() == f"cannot write to {shared}: No space left on device"
     in_int8 = replace(good, precision="int8", versions=versions("int8"))
     assert in_int8.fault() is None
     monkeypatch.setattr(resume, "OF_INT8", ("no-such-package",))
@@ -527,6 +586,7 @@ def test_a_client_that_is_killed_goes_on_with_a_scheduler_that_lives(
         assert first
         assert int(first[1]) >= 12
         assert "fitting the projection" not in done.stderr
+        assert "rows " in invoke("info", shards).stdout
         invoke("train", "--features", shards, "--pooling", "max", "-o", tmp_path / "runs")
         assert (tmp_path / "runs" / "x-max-softmax").is_dir()
         command.remove("--no-merge")
@@ -558,7 +618,7 @@ def test_a_scheduler_that_goes_is_one_line(
 
         if when == "checking":
             monkeypatch.setattr(extract_module, "a_photo", kill)
-        with pytest.raises(BilinearError, match=r"^the scheduler has gone: .* extraction is kept$"):
+        with pytest.raises(BilinearError, match=r"^the scheduler has gone: .* is kept, and"):
             extract_shards(str(file), flock, settings, output, network, progress=kill)
 
 
@@ -623,6 +683,7 @@ def test_a_file_that_is_no_schedulers(
     [
         (["--scheduler", "local:0"], "--scheduler local:0: write local:4 for four workers"),
         (["--scheduler", "local:x"], "--scheduler local:x: write local:4 for four workers"),
+        (["--scheduler", ""], "--scheduler : it is no tcp://host:8786"),
         (["--scheduler", "none.json"], "none.json: it is no tcp://host:8786, no scheduler file"),
         (["--scheduler", "local", "--shard", "1/2"], "leave out --shard"),
         (["--no-merge"], "--no-merge is for --scheduler"),

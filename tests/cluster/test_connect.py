@@ -81,6 +81,42 @@ def test_a_scheduler_that_goes_is_one_line(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("says", "said"),
+    [(b"", "nothing was said in 1 s"), (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "")],
+    ids=["nothing", "something else"],
+)
+def test_who_is_no_scheduler_is_one_line_soon(
+    says: bytes, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "tcp://{}:{}".format(*server.getsockname())
+
+        def answer() -> None:
+            visitor, _ = server.accept()
+            visitor.sendall(says)
+            over.wait()
+            visitor.close()
+
+        over, thread = threading.Event(), threading.Thread(target=answer)
+        thread.start()
+        before = time.monotonic()
+        try:
+            with pytest.raises(BilinearError, match=f"no scheduler answers at {address}: {said}"):
+                connect(address).__enter__()
+            assert time.monotonic() - before < 5
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
+    said = r"^no scheduler answers at tls://127.0.0.1:1: TLS expects .*$"
+    with pytest.raises(BilinearError, match=said):
+        connect("tls://127.0.0.1:1").__enter__()
+
+
 def test_a_scheduler_that_is_another_one_has_gone(file: Path) -> None:
     def use() -> None:
         with connect(str(file)) as client:
@@ -136,7 +172,11 @@ def test_waits_that_ctrl_c_breaks_off_are_silent() -> None:
     assert (done.stdout, done.stderr) == ("broken off\n", "")
 
 
-def test_workers_of_this_machine_are_set_for_it_even_if_begun_anew() -> None:
+def test_workers_of_this_machine_are_set_for_it_even_if_begun_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)  # of another cluster of the tests
+
     def look() -> tuple[str | None, bool]:
         profile = dask.config.get("distributed.worker.profile.enabled")
         return os.environ.get("MALLOC_TRIM_THRESHOLD_"), profile
