@@ -147,6 +147,8 @@ def test_precisions_are_not_mixed_unless_that_is_allowed(
     assert rows("mixed.h5") == rounded
     assert re.search("^mixed_with +int8$", run("info", "mixed.h5").stdout, re.M)
     assert "is complete" in run(*reuse, allowed).stderr
+    auto = [*EXTRACT, "auto", "--reuse", "int8.h5", "-o", "mixed.h5"]
+    assert "is complete" in run(*auto, allowed).stderr  # it keeps to what was begun
     fault = line(run(*EXTRACT, "float32", "--reuse", "mixed.h5", "-o", "y.h5", code=1))
     assert "was made with mixed-with int8, and none is asked for" in fault
     run(*EXTRACT, "auto", "--reuse", "int8.h5", "-o", "auto.h5", allowed)  # keeps to int8
@@ -157,6 +159,8 @@ def test_precisions_are_not_mixed_unless_that_is_allowed(
         run(*EXTRACT, name, "--shard", shard, "-o", f"{shard[0]}.h5")
     fault = line(run("merge", "1.h5", "2.h5", "-o", "merged.h5", code=1))
     assert "precision is float32 in the first and int8 in the second; merge takes" in fault
+    fault = line(run("merge", "2.h5", "1.h5", "-o", "merged.h5", code=1))
+    assert "precision is int8 in the first and float32 in the second; merge takes" in fault
     assert "do not belong together" in line(
         run("train", "--features", "1.h5", "--features", "2.h5", code=1)
     )

@@ -58,7 +58,7 @@ def run_network(
     from bilinear_cli.features.extract import extract as run
     from bilinear_cli.features.settings import stored_settings
 
-    asked = _asked(specs, output, given)
+    asked = _asked(specs, output, overwrite, given)
     stored = stored_settings(None if overwrite else asked.output, given["reuse"])
     settings = _on_this_machine(asked.settings, stored)
     if settings.shard != "1/1":
@@ -95,7 +95,7 @@ def run_on_workers(
     from bilinear_cli.cluster.folder import shards_folder
     from bilinear_cli.cluster.premises import Network
 
-    asked = _asked(specs, output, given)
+    asked = _asked(specs, output, overwrite, given)
     source = given["weights"]
     if Path(source).is_file():
         source = str(Path(source).resolve())
@@ -147,7 +147,9 @@ class Asked:
         }
 
 
-def _asked(specs: tuple[str, ...], output: Path | None, given: dict[str, Any]) -> Asked:
+def _asked(
+    specs: tuple[str, ...], output: Path | None, overwrite: bool, given: dict[str, Any]
+) -> Asked:
     from bilinear_cli.data.dataset import load_dataset
     from bilinear_cli.features.precision import check_int8
     from bilinear_cli.features.reuse import allow_mix
@@ -179,11 +181,11 @@ def _asked(specs: tuple[str, ...], output: Path | None, given: dict[str, Any]) -
         seed=given["seed"],
     )
     settings = with_precision(settings, given["precision"])
-    if given["reuse"] and given["allow_precision_mix"]:
-        settings = allow_mix(settings, given["reuse"])
     output = output or Path("features") / _file_name(dataset.name, settings, sizes, flip)
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder: give --output a file name")
+    if given["reuse"] and given["allow_precision_mix"]:
+        settings = allow_mix(settings, given["reuse"], None if overwrite else output)
     return Asked(dataset, weights, settings, output)
 
 

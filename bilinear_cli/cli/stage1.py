@@ -29,7 +29,8 @@ def merge(
     bilinear extract --data photos --shard 1/2 -o a.h5
     bilinear extract --data photos --shard 2/2 -o b.h5
     bilinear merge a.h5 b.h5 -o x.h5
-    bilinear merge x.h5.shards -o x.h5
+
+    A folder stands for the files in it.
     """
     from bilinear_cli.store import merge as run
 

@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.config import cache_folder
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.features.applications import layer_of, preprocess_of
 from bilinear_cli.features.network import silent_stderr
-from bilinear_cli.features.precision import int8_sha256, int8_table
+from bilinear_cli.features.precision import ELSE, int8_sha256, int8_table
 from bilinear_cli.features.weights import BLOCKS
 from bilinear_cli.files import whole
 
@@ -36,13 +37,14 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
         width, channels), for use in a graph.
 
     Raises:
-        BilinearError: the cache cannot be written.
+        BilinearError: LiteRT does not take the network.
         UsageError: there is no such layer.
     """
     names = _layers(layer)
     n_pools = sum(name.endswith("pool") for name in names)
     channels = BLOCKS[int(names[-1][5]) - 1][1]
     model = _cached(tensors, names)
+    _check(model)
 
     def run(photos: np.ndarray) -> np.ndarray:
         return run_int8(model, photos)
@@ -83,12 +85,15 @@ def build_int8(
             x = fake_quant(tf.nn.relu(tf.nn.bias_add(x, bias)), 0, ranges[name])
         return x
 
+    handlers = logging.root.handlers[:]  # the converter adds one, which repeats all that is logged
     with silent_stderr():
         graph = network.get_concrete_function()
         converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.inference_input_type = tf.uint8
-        return converter.convert()
+        model = converter.convert()
+    logging.root.handlers[:] = handlers
+    return model
 
 
 def mean_colour() -> np.ndarray:
@@ -123,14 +128,17 @@ def _cached(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
     what = f"{int8_sha256()} tensorflow {tf.__version__}"
     try:
         line, _, model = path.read_bytes().partition(b"\n")
-    except FileNotFoundError:
+    except OSError:  # there is none yet
         line, model = b"", b""
     if line.decode(errors="replace") == _line(what, model):
         return model
     log.info("quantising VGG16, once: it is kept in %s", path)
     model = build_int8(tensors, names, int8_table()["ranges"])
-    with whole(path) as new:
-        new.write_bytes(_line(what, model).encode() + b"\n" + model)
+    try:
+        with whole(path) as new:
+            new.write_bytes(_line(what, model).encode() + b"\n" + model)
+    except BilinearError as error:
+        log.warning("%s: it will be quantised each time", error)
     return model
 
 
@@ -138,16 +146,35 @@ def _line(what: str, model: bytes) -> str:
     return f"{what} {hashlib.sha256(model).hexdigest()}"
 
 
+def _check(model: bytes) -> None:
+    """Raise a BilinearError if LiteRT cannot be loaded, or does not take the model."""
+    try:
+        _interpreter(model, (1, 34, 34, 3))
+    except (ImportError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BilinearError(
+            f"ai-edge-litert does not take the network: {said}: pip install --upgrade '.[int8]', "
+            f"or {ELSE}"
+        ) from error
+
+
 def run_int8(model: bytes, photos: np.ndarray) -> np.ndarray:
-    """Return the maps of uint8 RGB photos (batch, height, width, 3), float32."""
+    """Return the maps of uint8 RGB photos (batch, height, width, 3), float32.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
     pixels = framed(photos)
-    network = _interpreter(model, pixels.shape)
-    network.set_tensor(network.get_input_details()[0]["index"], pixels)
-    network.invoke()
+    try:
+        network = _interpreter(model, pixels.shape)
+        network.set_tensor(network.get_input_details()[0]["index"], pixels)
+        network.invoke()
+    except RuntimeError as error:  # it knows no other; the model was loaded before
+        raise MemoryError(str(error)) from error
     return network.get_tensor(network.get_output_details()[0]["index"])
 
 
-@lru_cache(maxsize=8)  # the sizes of a photo's views
+@lru_cache(maxsize=32)  # the sizes of a photo's views
 def _interpreter(model: bytes, shape: tuple[int, ...]) -> Any:
     """Return the model made ready for photos of this shape."""
     from ai_edge_litert.interpreter import Interpreter

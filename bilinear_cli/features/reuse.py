@@ -26,11 +26,18 @@ ADVICE = "its rows cannot be reused"
 UNLESS = f"{ADVICE} without --allow-precision-mix"
 
 
-def allow_mix(settings: Settings, reuse: Path) -> Settings:
-    """Return the settings, if need be with what lets rows of another precision be reused."""
+def allow_mix(settings: Settings, reuse: Path, output: Path | None) -> Settings:
+    """Return the settings, if need be with what lets rows of another precision be reused.
+
+    Args:
+        settings: of what is to be written.
+        reuse: the file with the rows.
+        output: what is to be written, or gone on with; None if what is there does not count.
+    """
     old = stored_settings(None, reuse)
     assert old
-    mixed = mixed_with(kept(settings, old).attributes(), [old.attributes()])
+    made = kept(settings, stored_settings(output, reuse))
+    mixed = mixed_with(made.attributes(), [old.attributes()])
     if mixed:
         log.warning("rows of %s are in %s; %s", reuse, mixed, difference(*mixed.split()))
     return replace(settings, mixed_with=mixed)

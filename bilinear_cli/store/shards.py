@@ -206,7 +206,7 @@ def _same_but_int8(versions: object, others: object) -> bool:
 
 def _differences(a: FeatureFile, b: FeatureFile) -> list[tuple[str, object, object]]:
     """Return the name and both values of what keeps two files from being parts of one set."""
-    names = [*dict.fromkeys([*a.attributes, *b.attributes])]
+    names = [*dict.fromkeys(["precision", *a.attributes, *b.attributes])]
     facts = [(n, a.attributes.get(n), b.attributes.get(n)) for n in names if n not in OWN]
     facts.append(("the number of shards", _number(a)[1], _number(b)[1]))
     facts.append(("poolings", " ".join(sorted(a.shapes)), " ".join(sorted(b.shapes))))

@@ -2,6 +2,9 @@
 
 import hashlib
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,12 @@ from bilinear_cli.data.sample import draw_moth
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.features import int8, precision
 from bilinear_cli.features.backbone import load_backbone
-from bilinear_cli.features.graph import channels_of
+from bilinear_cli.features.graph import channels_of, compile_pooling
 from bilinear_cli.features.network import load_network
 from bilinear_cli.features.pooling import pool_function
 from bilinear_cli.features.precision import check_int8, int8_sha256, int8_table
 from bilinear_cli.features.settings import Settings
+from bilinear_cli.features.views import views
 from bilinear_cli.features.weights import Tensors, Weights
 
 
@@ -181,6 +185,53 @@ def test_nothing_is_written_to_stderr(
     forward = load_backbone(tensors, "vgg16", "block1_conv1", "int8")
     forward(tf.constant(pattern(40)))
     assert capfd.readouterr().err == ""
+
+
+def test_building_it_does_not_have_all_logged_twice() -> None:
+    build = (
+        "import logging; from bilinear_cli.features.network import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "from bilinear_cli.features import int8; from bilinear_cli.features.weights import *\n"
+        "tensors, ranges = random_tensors(), int8.int8_table()['ranges']\n"
+        "int8.build_int8(tensors, ['block1_conv1'], ranges)\n"
+        "assert not logging.root.handlers, logging.root.handlers"
+    )
+    subprocess.run([sys.executable, "-c", build], check=True)
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(
+    tensors: Tensors, cached: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached.parent.write_text("a file")
+    forward = load_backbone(tensors, "vgg16", "block1_conv1", "int8")
+    assert forward(tf.constant(pattern(40))).shape == (1, 40, 40, 64)
+    assert re.search(rf"cannot write {cached}: .*: it will be quantised each time", caplog.text)
+
+
+# What LiteRT says -------------------------------------------------------------------------
+
+
+def test_a_network_that_it_does_not_take_is_one_line(
+    tensors: Tensors, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "build_int8", lambda *_: b"TFL3 of another time")
+    said = "^ai-edge-litert does not take the network: .*: pip install --upgrade"
+    with pytest.raises(BilinearError, match=said):
+        load_backbone(tensors, "vgg16", "block1_conv1", "int8")
+
+
+def test_photos_that_it_has_no_memory_for_are_one_line(
+    tensors: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("XNNPack delegate failed to reshape runtime")
+
+    forward = load_backbone(tensors, "vgg16", "block1_conv1", "int8")
+    monkeypatch.setattr(int8, "_interpreter", fail)
+    (view,) = views(("original",), 40)
+    compute, _ = compile_pooling(forward, ("max",), 2, [view])
+    with pytest.raises(BilinearError, match=r"not the memory for 2 photos .* --batch-size 1"):
+        compute({40: pattern(40, 2)})
 
 
 # Who gets it ------------------------------------------------------------------------------
