@@ -1,13 +1,16 @@
 """What runs on a worker: the fitting of a projection, and the shards, one at a time."""
 
+import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -144,6 +147,7 @@ def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
     """
     worker = get_worker()
     key = worker.get_current_task()
+    _keep_from_freezing()
     if not ALONE.acquire(timeout=POLL_SECONDS):
         raise Reschedule  # perhaps to a worker that is free
     try:
@@ -152,6 +156,30 @@ def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
             yield worker, lambda: _check_wanted(worker, key)
     finally:
         ALONE.release()
+
+
+@cache
+def _keep_from_freezing() -> None:
+    """Mend what lets Dask's profiler stop this process for ever, up to Python 3.11.
+
+    It asks for all threads' frames a hundred times a second. If garbage is collected in the middle
+    of that, and a graph of TensorFlow's is in it, Python waits for a lock that it holds itself
+    (CPython's issue 106883).
+    """
+    if sys.version_info >= (3, 12):
+        return
+    current_frames = sys._current_frames
+
+    def without_collecting() -> dict[int, FrameType]:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return current_frames()
+        finally:
+            if collects:
+                gc.enable()
+
+    sys._current_frames = without_collecting
 
 
 def _check_wanted(worker: Worker, key: Any) -> None:

@@ -1,6 +1,7 @@
 """Tests of extraction on Dask's workers, which are real processes, mostly with a small network."""
 
 import errno
+import gc
 import logging
 import os
 import re
@@ -427,6 +428,21 @@ def test_a_shard_in_use_is_waited_for(
     thread.join()
     assert output.exists()
     assert caplog.text.count("waiting: ") == 1
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python does so itself")
+def test_frames_are_asked_for_without_collecting_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bilinear_cli.cluster import worker
+
+    collecting = []
+    monkeypatch.setattr(sys, "_current_frames", lambda: collecting.append(gc.isenabled()) or {})
+    worker._keep_from_freezing.cache_clear()
+    worker._keep_from_freezing()
+    worker._keep_from_freezing()
+    assert sys._current_frames() == {}
+    assert collecting == [False]
+    assert gc.isenabled()
+    worker._keep_from_freezing.cache_clear()
 
 
 def test_a_process_makes_one_shard_at_a_time(

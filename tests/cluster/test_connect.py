@@ -181,7 +181,8 @@ def test_workers_of_this_machine_are_set_for_it_even_if_begun_anew(
         profile = dask.config.get("distributed.worker.profile.enabled")
         return os.environ.get("MALLOC_TRIM_THRESHOLD_"), profile
 
-    with connect("local:1") as client:
+    profiled = dask.config.set({"distributed.worker.profile.enabled": True})
+    with profiled, connect("local:1") as client:
         before = client.run(look)
         client.restart()
         assert [*before.values(), *client.run(look).values()] == [(None, False)] * 2
