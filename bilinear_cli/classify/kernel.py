@@ -148,7 +148,7 @@ def _fit(
         return C * losses + 0.5 * dot(*point)
 
     def inner_product(a: np.ndarray, b: np.ndarray) -> float:
-        return float(np.vdot(a[0], b[1]) + c * np.vdot(a[1], b[1]))
+        return float(np.vdot(a[0], b[1])) + c * float(np.vdot(a[1], b[1]))
 
     least = value_of(point, loss(point[1])[0])
     for _ in range(MOST_ROUNDS):

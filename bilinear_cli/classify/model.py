@@ -71,7 +71,8 @@ def save_model(path: Path, model: Model) -> None:
         arrays[f"n_features{i}"] = np.array(part.n_features)
         arrays[f"normalize{i}"] = np.array(part.normalize)
         arrays[f"factor{i}"] = np.array(part.factor)
-    arrays |= {f"{PARAMETER}{name}": array for name, array in model.parameters.items()}
+    # Without the metadata of h5py's types, of which NumPy warns that it does not store it.
+    arrays |= {f"{PARAMETER}{name}": x.astype(x.dtype.str) for name, x in model.parameters.items()}
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
@@ -85,7 +86,7 @@ def load_model(run: Path) -> Model:
     if not path.is_file():
         raise BilinearError(f"there is no run in {run}: make one with bilinear train")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             x = dict(arrays)
         second = Linear(x["weights2"], x["intercept2"]) if "weights2" in x else None
         parts = [

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,6 +118,8 @@ def cli(quiet: bool) -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Pillow warns of EXIF that is noise, and of photos from half the size that it refuses.
+    warnings.filterwarnings("ignore", module="PIL")
 
 
 class _TqdmStream:

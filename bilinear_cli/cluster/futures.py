@@ -88,7 +88,7 @@ class Futures:
     def follow(self, futures: "Sequence[Future]", tell: Tell | None) -> None:
         """Tell of each task that is done, if somebody wants to know; raise what one raises."""
         if tell:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=self.client.loop):
                 if future.status != "finished":
                     future.result()
                 tell()

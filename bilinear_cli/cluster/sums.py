@@ -87,7 +87,7 @@ class There:
         futures = self.workers.share_out(tasks.products, calls, work)
         coming = dict(zip(futures, pairs, strict=True))
         del futures  # a tile is let go when it is here
-        for future in as_completed(list(coming)):
+        for future in as_completed(list(coming), loop=self.workers.client.loop):
             one, other = coming.pop(future)
             tile = future.result()
             inner[one, other], inner[other, one] = tile, tile.T

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,9 +22,6 @@ BATCHES_AHEAD = 2
 # Others of Pillow's are no photos, and some of those start programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 REDUCED = 2  # a JPEG is decoded at no less than so many times the size it is brought to
-# Pillow refuses above twice its limit, which is what guards memory; 90 megapixels are a camera's.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of EXIF that is noise
 
 
 def read_photo(

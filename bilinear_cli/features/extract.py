@@ -103,7 +103,8 @@ def _open_reused(reuse: Path, settings: Settings, output: Path) -> StoredPhotos:
     old = StoredPhotos(reuse, settings)
     warn_of_versions(old.path, old.versions, old.precision)
     if old.path.resolve() == partial_path(output).resolve():
-        raise UsageError(f"--reuse {old.path} is what is to be written: name another --output")
+        with old:
+            raise UsageError(f"--reuse {old.path} is what is to be written: name another --output")
     return old
 
 

@@ -20,6 +20,7 @@ def sample_of(train: np.ndarray, n: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(train)[:n])
 
 
+@np.errstate(over="ignore", invalid="ignore")  # numbers that are not finite are an error below
 def second_moment(batches: Iterable[np.ndarray]) -> np.ndarray:
     """Return the mean of x xᵀ over all locations x, float64 (channels, channels).
 

@@ -238,7 +238,7 @@ def _read_file(path: Path) -> Tensors:
 
 def _read_npz(path: Path) -> Tensors:
     try:
-        with np.load(path, allow_pickle=False) as tensors:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as tensors:
             return dict(tensors)
     except BROKEN_ZIP as error:
         raise BilinearError(f"cannot read the weights in {path}: {error}") from error

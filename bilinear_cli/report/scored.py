@@ -1,5 +1,7 @@
 """A run folder's scores -> who was taken for whom: by class, in pairs, photo by photo."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,12 +62,9 @@ def read_scored(run: Path, temperature: float) -> Scored:
     Raises:
         BilinearError: a file of the run is missing or damaged.
     """
-    try:
-        with np.load(run / "model.npz", allow_pickle=False) as model:
-            names = model["class_names"]
-        parts = {"test": _read(run / "test.npz"), "train": _read(run / "oof.npz")}
-    except DAMAGE as error:
-        raise BilinearError(f"{run} is no whole run: {error}: train again") from error
+    with _open(run / "model.npz") as model:
+        names = model["class_names"]
+    parts = {"test": _read(run / "test.npz"), "train": _read(run / "oof.npz")}
     paths, labels = (
         np.concatenate([x[key] for x in parts.values()]) for key in ("paths", "labels")
     )
@@ -74,8 +73,19 @@ def read_scored(run: Path, temperature: float) -> Scored:
     return Scored(paths, labels, part, probabilities_of(np.concatenate(scores), temperature), names)
 
 
+@contextmanager
+def _open(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Open a file of a run; NumPy alone leaves a damaged one open."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
+            yield arrays
+    except DAMAGE as error:
+        why = f"{path.name}: {error}: train again"
+        raise BilinearError(f"{path.parent} is no whole run: {why}") from error
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
+    with _open(path) as arrays:
         first, scores = by_photo(arrays["photo"], arrays["scores"])
         return {
             "scores": scores,

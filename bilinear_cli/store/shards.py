@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,10 +38,11 @@ def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile
     """
     files = [file for path in paths for file in _files_of(path)]
     if len(files) == 1:
-        file = FeatureFile(files[0])
-        if _number(file) == (1, 1):
-            return file
-        file.close()
+        with ExitStack() as on_return:
+            file = on_return.enter_context(FeatureFile(files[0]))
+            if _number(file) == (1, 1):
+                on_return.pop_all()
+                return file
     return Shards(files, allow_mix)
 
 
