@@ -1,6 +1,10 @@
 # Everything runs in .venv, which the first target that needs it makes. See `make help`.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The newest Python that TensorFlow has wheels for and that is installed. A name alone does not count:
+# it may be a stand-in of a version manager that has no such Python.
+PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
+  python$(version) -c '' 2> /dev/null && echo python$(version))) python3)
+VENV := .venv
 BIN := .venv/bin
 PINS := configs/pins.txt
 EXTRAS := check,cluster,int8,onnx,report,tfds,dev
@@ -21,7 +25,10 @@ EXTRACT_MAPS := $(BIN)/bilinear extract --maps $(FEATURES)
 TRAIN_POOLINGS := $(BIN)/bilinear train --features features/$(NAME)-poolings.h5 --output $(RUNS)
 TRAIN := $(BIN)/bilinear --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
 
-.PHONY: extraction help install lint test reproduce poolings why docs bench torture pins clean
+# Processes that share the tests. More do not help on two cores, and each takes up to 2 GB.
+TESTERS ?= 2
+
+.PHONY: extraction help install packages lint test reproduce poolings why docs bench torture pins clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,9 +38,12 @@ install: .venv/installed  ## Make .venv with the pinned packages, this one and V
 .venv/installed: pyproject.toml $(PINS)
 	@echo "Installing into .venv ($$($(PYTHON) --version)); this takes a minute or two"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint $(PINS) --editable '.[$(EXTRAS)]'
+	$(MAKE) packages
 	$(BIN)/bilinear weights
 	@touch $@
+
+packages:  # into an environment that is there: VENV=path for another than .venv
+	$(VENV)/bin/python -m pip install --quiet --constraint $(PINS) --editable '.[$(EXTRAS)]'
 
 lint: install  ## Check format, style and types
 	$(BIN)/ruff format --check .
@@ -41,7 +51,7 @@ lint: install  ## Check format, style and types
 	$(BIN)/mypy
 
 test: install  ## Run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadscope
 
 reproduce: extraction $(RUNS)/comparison.txt  ## Compare poolings [DATA=...] [CONFIG=configs/post.toml]
 	@cat $(RUNS)/comparison.txt

@@ -1,23 +1,32 @@
-"""What all tests share: a cache of their own, and photos made on the spot."""
+"""What holds for all tests: their own cache, a logger as it was, the random order, the markers."""
 
+import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # before anything imports TensorFlow
+# Dask's profiler reads all threads' frames. Up to CPython 3.11 that can freeze a process when the
+# collector then frees one of TensorFlow's graphs (issue 106883).
+os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"
 
 import hypothesis
-import numpy as np
+import psutil
 import pytest
-from PIL import Image
+from support.commands import environment
+from threadpoolctl import threadpool_limits
 
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.features.weights import Weights, load_weights
 
 # A shell's job in the background ignores ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+GARBAGE = 16 << 20  # bytes that a test may leave behind
 CACHE_BEFORE = os.environ.get("BILINEAR_CACHE")
 
 # TensorFlow's first call is slow, and a test should fail for everyone or for no one.
@@ -36,7 +45,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _log_as_it_was() -> Iterator[None]:
+def _same_logger() -> Iterator[None]:
     """Undo what a command does to the program's logger, whose lines later tests read."""
     logger = logging.getLogger("bilinear_cli")
     level, handlers = logger.level, logger.handlers
@@ -45,67 +54,85 @@ def _log_as_it_was() -> Iterator[None]:
     logger.handlers = handlers
 
 
-@pytest.fixture
-def real_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a test the user's own cache, where the real weights are or will be."""
-    _users_cache(monkeypatch)
-
-
 @pytest.fixture(scope="session")
 def real_weights(_own_cache: None) -> Weights:
     """Return VGG16's published weights; what is made of them stays in the tests' own cache."""
     with pytest.MonkeyPatch.context() as patch:
-        _users_cache(patch)
-        return load_weights()
+        _restore_cache(patch)
+        try:
+            return load_weights()
+        except BilinearError as error:
+            pytest.skip(f"VGG16's weights are neither in the cache nor on a host: {error}")
 
 
-def _users_cache(patch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session")
+def int8_network(real_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cache file of VGG16 in 8 bits up to conv5.
+
+    A process of its own makes it, since the conversion takes 2.5 GB.
+    """
+    folder = tmp_path_factory.mktemp("int8")
+    code = (
+        "import sys\n"
+        "from bilinear_cli.features.network import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "from bilinear_cli.features.backbone import load_backbone\n"
+        "from bilinear_cli.features.weights import load_weights\n"
+        "load_backbone(load_weights(sys.argv[1]).tensors, 'vgg16', 'block5_conv3', 'int8')\n"
+    )
+    command = [sys.executable, "-c", code, str(real_weights.path)]
+    subprocess.run(command, check=True, env=environment(BILINEAR_CACHE=str(folder)))
+    (path,) = folder.glob("*.tflite")
+    return path
+
+
+@pytest.fixture
+def users_cache(monkeypatch: pytest.MonkeyPatch, real_weights: Weights) -> None:
+    """Give a test the user's own cache, where the real weights are."""
+    _restore_cache(monkeypatch)
+
+
+def _restore_cache(patch: pytest.MonkeyPatch) -> None:
     if CACHE_BEFORE is None:
         patch.delenv("BILINEAR_CACHE")
     else:
         patch.setenv("BILINEAR_CACHE", CACHE_BEFORE)
 
 
-MakePhoto = Callable[..., Path]
-ClassFolders = Callable[[Path, Mapping[str, int | Sequence[str]]], Path]
+@pytest.fixture(autouse=True)
+def _little_memory() -> Iterator[None]:
+    """Collect garbage after a test that leaves much of it.
 
-
-@pytest.fixture
-def make_photo() -> MakePhoto:
-    """Return make_photo(path, size=(32, 24), seed=0, colour=None): blocks of noise, or one colour.
-
-    The suffix is the format; folders are made as needed; photos of two seeds differ.
+    Networks and graphs are in reference cycles. Python's collector counts objects and not bytes, so
+    that it leaves gigabytes of a few large ones.
     """
-
-    def make(
-        path: Path,
-        size: tuple[int, int] = (32, 24),
-        seed: int = 0,
-        colour: str | tuple[int, ...] | None = None,
-    ) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-        image = Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
-        (Image.new("RGB", size, colour) if colour else image).save(path)
-        return path
-
-    return make
+    before = psutil.Process().memory_info().rss
+    yield
+    if psutil.Process().memory_info().rss - before > GARBAGE:
+        gc.collect()
 
 
-@pytest.fixture
-def class_folders(make_photo: MakePhoto) -> ClassFolders:
-    """Return class_folders(folder, {"train/wren": 3, "test/wren": ["a b.JPG"]}) -> folder.
+@pytest.fixture(autouse=True, scope="module")
+def _one_blas_thread() -> Iterator[None]:
+    """Keep BLAS from waiting for its threads: the matrices are small, other jobs use the cores."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
-    A number n stands for 0.png, ..., n-1.png. No two photos are the same.
-    """
 
-    def make(folder: Path, classes: Mapping[str, int | Sequence[str]]) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        seed = 0
-        for name, photos in classes.items():
-            for photo in [f"{i}.png" for i in range(photos)] if isinstance(photos, int) else photos:
-                make_photo(folder / name / photo, seed=seed)
-                seed += 1
-        return folder
+def pytest_collection_finish() -> None:
+    """Exempt what is imported by now from collections, which makes each far faster."""
+    gc.collect()
+    gc.freeze()
 
-    return make
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer `--no-skips`, for a machine that must be able to run all tests."""
+    parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session with skipped tests, if `--no-skips` asks for it."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("no_skips") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

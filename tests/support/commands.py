@@ -1,0 +1,46 @@
+"""The command line, called in this process or as a process of its own."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from bilinear_cli.cli import cli
+
+ROOT = Path(__file__).parents[2]
+# With the name that the command has, and without a script that an environment may lack.
+BILINEAR = [sys.executable, "-c", "from bilinear_cli.cli import main; main()"]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a process that imports the program and `support`."""
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
+
+
+def run_command(*words: Any, code: int = 0, **options: Any) -> Result:
+    """Run a command in this process, check its exit code, and return what it printed.
+
+    The program's logger is afterwards as it was.
+    """
+    logger = logging.getLogger("bilinear_cli")
+    level, handlers = logger.level, logger.handlers
+    try:
+        result = CliRunner().invoke(cli, [str(word) for word in words], **options)
+    finally:
+        logger.setLevel(level)
+        logger.handlers = handlers
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def error_line(result: Result) -> str:
+    """Return the one line of an error on stderr; nothing else is said, and stdout is empty."""
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return lines[0].removeprefix("Error: ")

@@ -1,0 +1,91 @@
+"""Dask's schedulers and workers as processes, and what the tests do to them."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Worker, WorkerPlugin
+
+from bilinear_cli.classify import inputs
+from support.commands import environment
+
+CHANNELS = 16  # of the maps whose bilinear features are trained on
+SMALL_BLOCK = 4 * 7 * CHANNELS * (CHANNELS + 1) // 2  # bytes of 7 rows
+SCHEDULER_AND_WORKER = """
+import asyncio, sys
+from distributed import Scheduler, Worker
+
+async def run(file):
+    options = {"host": "127.0.0.1", "port": 0, "dashboard": False, "scheduler_file": file}
+    async with Scheduler(**options) as scheduler, Worker(scheduler.address, nthreads=1):
+        await scheduler.finished()
+
+asyncio.run(run(sys.argv[1]))
+"""
+
+
+class SmallBlocks(WorkerPlugin):
+    """What makes workers read few rows at a time, those included that replace others."""
+
+    def setup(self, worker: Worker) -> None:
+        inputs.BLOCK_BYTES = SMALL_BLOCK
+
+
+def start(*arguments: str | Path, **variables: str) -> subprocess.Popen:
+    """Start `dask scheduler` or `dask worker` as a user does, with these environment variables."""
+    return _start("-m", "dask", *map(str, arguments), "--no-dashboard", **variables)
+
+
+@contextmanager
+def scheduler(file: Path) -> Iterator[subprocess.Popen]:
+    """Start `dask scheduler`, which writes this file, and end it."""
+    process = start("scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0")
+    with _ending(process, file):
+        yield process
+
+
+@contextmanager
+def scheduler_and_worker(file: Path) -> Iterator[subprocess.Popen]:
+    """Start one process that is a scheduler, which writes this file, and its worker; end it."""
+    process = _start("-c", SCHEDULER_AND_WORKER, str(file))
+    with _ending(process, file):
+        yield process
+
+
+@contextmanager
+def _ending(process: subprocess.Popen, file: Path) -> Iterator[None]:
+    try:
+        wait_for(lambda: file.exists() and file.stat().st_size)
+        yield
+    finally:
+        end(process)
+
+
+def _start(*arguments: str, **variables: str) -> subprocess.Popen:
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, env=environment(**variables), stderr=subprocess.DEVNULL)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a process."""
+    process.kill()
+    process.wait()
+
+
+def end_scheduler(process: subprocess.Popen, client: Client) -> None:
+    """Kill a scheduler, for which the client then looks no longer than a moment."""
+    client._timeout = 0.1
+    end(process)
+
+
+def wait_for(ready: Callable[[], Any], seconds: float = 100) -> Any:
+    """Return what `ready` does as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := ready()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+    return value

@@ -1,0 +1,131 @@
+"""The builder of feature files, and what spoils them."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.features.specs import row_dtype
+from bilinear_cli.store import FeatureFile, FeatureWriter, create
+
+ATTRIBUTES = {
+    "layer": "block5_conv3",
+    "image_size": 16,
+    "resize": "squash",
+    "precision": "float32",
+    "batch_size": 4,
+    "weights_sha256": "0" * 64,
+    "backbone": "vgg16",
+}
+
+
+def begin_features(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    labels: Sequence[int] | np.ndarray,
+    split: Sequence[str] | np.ndarray,
+    *,
+    class_names: Sequence[str] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, np.ndarray] | None = None,
+    skipped: Mapping[str, str] | None = None,
+    **columns: Sequence[Any] | np.ndarray,
+) -> FeatureWriter:
+    """Begin a feature file, and return its writer; no row is written yet.
+
+    Args:
+        path: of the file.
+        shapes: spec -> shape of a row.
+        labels: int (n,).
+        split: `train` or `test`, (n,).
+        class_names: `class 0`, `class 1`, ... by default.
+        attributes: root attributes beside `ATTRIBUTES`.
+        parameters: of the poolings, name -> array.
+        skipped: path -> reason, of photos without rows.
+        columns: `photo`, `view`, `paths`, `sha256` and `group`, (n,). Without them each row is a
+            photo of its own, and each photo a group; a second row of a photo is its `flip`.
+    """
+    labels = np.asarray(labels)
+    photo = np.asarray(columns.get("photo", np.arange(len(labels))))
+    paths = np.array([f"{label}/{i}.png" for label, i in zip(labels, photo, strict=True)])
+    described = {
+        "photo": photo,
+        "view": np.where(np.append(False, photo[1:] == photo[:-1]), "flip", "original"),
+        "labels": labels,
+        "paths": paths,
+        "sha256": np.array([hashlib.sha256(str(i).encode()).hexdigest() for i in photo]),
+        "split": np.asarray(split),
+        "group": paths,
+    }
+    described |= {name: np.asarray(values) for name, values in columns.items()}
+    names = class_names or [f"class {i}" for i in range(int(labels.max()) + 1)]
+    views = {"views": " ".join(dict.fromkeys(described["view"]))}
+    return create(
+        path,
+        shapes,
+        described,
+        names,
+        ATTRIBUTES | views | (attributes or {}),
+        skipped=skipped,
+        parameters=parameters,
+    )
+
+
+def write_features(
+    path: Path,
+    rows: Mapping[str, np.ndarray],
+    labels: Sequence[int] | np.ndarray,
+    split: Sequence[str] | np.ndarray,
+    **options: Any,
+) -> Path:
+    """Write a complete feature file, and return its path.
+
+    Args:
+        path: of the file.
+        rows: spec -> the rows, (n, ...); they are stored in the dtype that the program chooses.
+        labels: int (n,).
+        split: `train` or `test`, (n,).
+        options: as of `begin_features`.
+    """
+    shapes = {spec: x.shape[1:] for spec, x in rows.items()}
+    with begin_features(path, shapes, labels, split, **options) as writer:
+        writer.append({spec: x.astype(row_dtype(x.shape[1:])) for spec, x in rows.items()})
+        writer.finish({})
+    return path
+
+
+def flip_bit(path: Path, spec: str, row: int) -> None:
+    """Change one bit of a stored row."""
+    with h5py.File(path) as file:
+        data = file[f"features/{spec}"]
+        place = data.id.get_offset() + row * data.nbytes // len(data) + 5
+    with path.open("r+b") as raw:
+        raw.seek(place)
+        byte = raw.read(1)[0]
+        raw.seek(place)
+        raw.write(bytes([byte ^ 16]))
+
+
+def replace_dataset(path: Path, name: str, values: Any) -> None:
+    """Put other values in the place of a dataset."""
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = values
+
+
+def error_of_opening(path: Path, **options: bool) -> str:
+    """Return the one line of the error that opening `path` ends with."""
+    with pytest.raises(FeatureFileError) as caught:
+        FeatureFile(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def all_rows(file: FeatureFile, spec: str) -> np.ndarray:
+    """Return all rows that are stored, float32."""
+    return file.read(spec, np.arange(file.rows_done))

@@ -1,0 +1,64 @@
+"""Training rows, and the problem of fitting a classifier to them, without a feature file."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bilinear_cli.classify import gram
+from bilinear_cli.classify.columns import Batches, Blocks, Columns
+from bilinear_cli.classify.kernel import Kernel
+from bilinear_cli.classify.problem import Problem
+from bilinear_cli.classify.rows import Rows
+
+
+def make_rows(
+    labels: Sequence[int] | np.ndarray,
+    *,
+    photo: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+) -> Rows:
+    """Return training rows. By default each row is a photo, and each photo a group."""
+    labels = np.asarray(labels)
+    n = len(labels)
+    photo = np.arange(n) if photo is None else photo
+    paths = np.array([f"{i}.png" for i in photo])
+    names = np.array([f"class {i}" for i in range(labels.max() + 1)])
+    group = paths if group is None else group
+    return Rows(np.arange(n), photo, labels, paths, np.full(n, "train"), group, names)
+
+
+def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
+    """Return the problem of rows x (n, d).
+
+    Args:
+        x: the features of all rows.
+        form: `kernel`, `columns` or `stream`; by default what `problem.pose` takes in memory.
+    """
+    n, d = x.shape
+    x = x.astype(np.float32)
+    if (form or ("kernel" if n <= d else "columns")) == "kernel":
+        inner, mean, square = gram.gram([(slice(0, d), x.copy())], n, d)
+        axes = gram.principal(inner)
+        centred = x - mean
+        return Problem(
+            Kernel(inner), n, mean, square, lambda a: centred.T @ a, lambda: axes, axes.on_rows
+        )
+    reduced, axes, mean, square = gram.rotate(lambda: [(slice(0, n), x.copy())], n, d)
+    if form == "stream":
+        z = x - mean
+        memory = Columns(Blocks(_in_batches(z, 2)), n, np.square(z).sum(axis=0, dtype=np.float64))
+        return Problem(memory, n, mean, square, lambda w: w)
+    memory = Columns(Blocks(_in_batches(reduced.z, 1)), n, reduced.variance)
+    return Problem(memory, n, mean, square, axes.__matmul__, lambda: reduced, lambda w: w)
+
+
+def _in_batches(z: np.ndarray, n_batches: int) -> Callable[[np.ndarray], Batches]:
+    """Return a function: row numbers -> a function that yields these rows in batches."""
+
+    def batches(rows: np.ndarray) -> Batches:
+        ends = np.linspace(0, len(rows), n_batches + 1).astype(int)
+        slices = [slice(*pair) for pair in itertools.pairwise(ends)]
+        return lambda: [(part, z[rows[part]]) for part in slices]
+
+    return batches

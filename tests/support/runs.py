@@ -1,0 +1,132 @@
+"""Run folders written by hand, as `train` leaves them, and the page of `report`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilinear_cli.classify.calibration import calibration
+from bilinear_cli.classify.columns import Linear
+from bilinear_cli.classify.metrics import evaluate
+from bilinear_cli.classify.model import Model, probabilities_of, save_model
+from bilinear_cli.data.manifest import manifest
+from support.commands import run_command
+from support.photos import make_photo
+
+CLASSES = ("auk", "crow", "wren")
+TEMPERATURE = 0.5
+HOSTILE_NAMES = (
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "‮kcalb\u2066 ʇ",
+    "שחרור",
+    "x" * 300,
+    "../../etc/passwd",
+    "a|b`c`*d*",
+    "{{ 7 * 7 }}",
+    "</bdi></table></script>",
+)
+
+
+def make_run(
+    folder: Path,
+    classes: Sequence[str] = CLASSES,
+    *,
+    photos: bool = True,
+    tested: bool = True,
+    per_class: int = 4,
+    **metrics: Any,
+) -> Path:
+    """Write a run folder, and return it.
+
+    Args:
+        folder: of the run; its photos are in the folder `photos` beside it.
+        classes: their names.
+        photos: False: the photos do not exist.
+        tested: False: there are no test photos.
+        per_class: training photos, and as many test photos. One more is in no fold.
+        metrics: replace those of `metrics.json`.
+    """
+    folder.mkdir(parents=True)
+    root = folder.parent / "photos"
+    scored, rows = {}, []
+    for split, name in (("train", "oof"), ("test", "test")):
+        n = per_class * len(classes) if tested or split == "train" else 0
+        labels = np.arange(n) % len(classes)
+        paths = [f"{name} {i}.png" for i in range(n)]
+        scored[split] = (random_scores(labels, len(classes), seed=len(name)), labels)
+        write_scores(folder / f"{name}.npz", *scored[split], paths)
+        for i, path in enumerate(paths):
+            rows.append((path, classes[labels[i]], split, f"group of {path}"))
+            if photos:
+                make_photo(root / path, seed=i)
+    rows.append(("in no fold.png", classes[0], "train", "alone"))
+    (folder / "labels.csv").write_text(manifest(rows), encoding="utf-8")
+    identity = Linear(np.eye(len(classes)), np.zeros(len(classes)))
+    save_model(folder / "model.npz", Model(identity, None, [], np.array(classes)))
+    text = json.dumps(metrics_of(scored, np.array(classes), root) | metrics)
+    (folder / "metrics.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def random_scores(labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
+    """Return scores (n, classes): about two thirds name the label, the rest the next class."""
+    rng = np.random.default_rng(seed)
+    predicted = np.where(rng.random(len(labels)) < 0.67, labels, (labels + 1) % n_classes)
+    noise = rng.normal(0, 0.5, (len(labels), n_classes))
+    return (4 * np.eye(n_classes)[predicted] + noise).astype(np.float32)
+
+
+def write_scores(
+    path: Path, scores: np.ndarray, labels: Sequence[int] | np.ndarray, paths: Sequence[str]
+) -> None:
+    """Write `test.npz` or `oof.npz`; each row is a photo of its own."""
+    photo = np.arange(len(paths))
+    np.savez(path, scores=scores, labels=labels, paths=np.array(paths, str), photo=photo)
+
+
+def metrics_of(
+    scored: Mapping[str, tuple[np.ndarray, np.ndarray]], names: np.ndarray, root: Path
+) -> dict[str, Any]:
+    """Return what `metrics.json` holds.
+
+    Args:
+        scored: `train` and `test` -> scores and labels.
+        names: of the classes.
+        root: folder of the photos.
+    """
+    scores, labels = scored["test"]
+    missing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
+    accuracy: dict[str, Any] = {**dict.fromkeys(missing), "confused": []}
+    if len(labels):
+        before, after = (calibration(probabilities_of(scores, t), labels) for t in (1, TEMPERATURE))
+        accuracy = evaluate(scores, labels, names)
+        accuracy["calibration"] = {"before": before, "after": after}
+    curve = [(0.0, 1.0, 0.5), (0.0, 10.0, 0.7), (0.1, 1.0, 0.6), (0.1, 10.0, 0.65)]
+    return {
+        **accuracy,
+        "temperature": TEMPERATURE,
+        **{"classifier": "softmax", "pooling": "max", "normalize": "auto", "top_variance": None},
+        **{"n_train": len(scored["train"][1]), "n_test": len(labels), "n_classes": len(names)},
+        **{"n_features": 512, "bytes": 2048, "seed": 0, "versions": "numpy 2", "seconds": 1.0},
+        **{"features_file": "x.h5", "fitted_on": "train", "run": "runs/x"},
+        "command": '["bilinear", "train", "--features", "x y.h5"]',
+        "extraction": {
+            "data_root": str(root),
+            "command": '["bilinear", "extract", "-o", "x y.h5"]',
+        },
+        **{"C": 10.0, "label_smoothing": 0.0, "folds": 5, "oof_top1": 0.7, "oof_log_loss": 1.0},
+        "curve": [
+            {"label_smoothing": smoothing, "C": c, "top1": top1, "log_loss": 1.0}
+            for smoothing, c, top1 in curve
+        ],
+    }
+
+
+def report_html(*runs: Path) -> str:
+    """Write the page of some runs with `report`, and return it."""
+    output = runs[0].parent / "report.html"
+    run_command("report", *runs, "-o", output)
+    return output.read_text("utf-8")

@@ -1,0 +1,76 @@
+"""Feature files of the small network, made by workers or by this process, and their comparison."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilinear_cli.cluster.extract import extract_shards, merge_shards
+from bilinear_cli.data.dataset import Dataset, load_dataset
+from bilinear_cli.features.extract import extract
+from bilinear_cli.features.settings import Settings
+from bilinear_cli.store import FeatureFile
+from support.network import small_network
+from support.photos import class_folders
+from support.worker_network import SHA256, WorkerNetwork
+
+POOLINGS = ("max", "bilinear", "bilinear:3", "compact:16", "conv5")
+SETTINGS = Settings(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, SHA256)
+MAX = replace(SETTINGS, poolings=("max",))  # fits nothing on a sample of the photos
+ONE_BY_ONE = replace(MAX, batch_size=1)
+# Options of the real network, with random weights
+TINY = ["--weights", "random", "--image-size", "32", "--batch-size", "2", "--precision", "float32"]
+TINY += ["--pooling", "max", "--pooling", "bilinear:4"]
+COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
+OWN = ("created", "command")  # attributes
+
+
+def photo_set(folder: Path, tits: int, wrens: int) -> Dataset:
+    """Return a set of photos made on the spot."""
+    return load_dataset(str(class_folders(folder, {"tit": tits, "wren": wrens})))
+
+
+def extract_here(dataset: Dataset, settings: Settings, output: Path, **options: Any) -> Path:
+    """Extract in this process, and return the file."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    extract(dataset, settings, output, small_network, **options)
+    return output
+
+
+def extract_on_workers(
+    address: str,
+    dataset: Dataset,
+    settings: Settings,
+    output: Path,
+    network: WorkerNetwork,
+    **options: Any,
+) -> None:
+    """Extract on workers, and merge."""
+    shards = extract_shards(address, dataset, settings, output, network, **options)
+    assert shards
+    merge_shards(shards, output)
+
+
+def assert_same(output: Path, expected: Path) -> None:
+    """Compare a file, which is alone in its folder, with another one to the bit.
+
+    Only the time and the command may differ.
+    """
+    with FeatureFile(output) as one, FeatureFile(expected) as other:
+        rows = np.arange(one.rows_done)
+        assert one.shapes == other.shapes
+        for name in COLUMNS:
+            assert getattr(one, name).tolist() == getattr(other, name).tolist()
+        for spec in one.shapes:
+            assert one.read_raw(spec, rows).tobytes() == other.read_raw(spec, rows).tobytes()
+        assert one.parameters.keys() == other.parameters.keys()
+        for name, array in one.parameters.items():
+            np.testing.assert_array_equal(array, other.parameters[name])
+        assert one.skipped == other.skipped
+        attributes = [
+            {name: value for name, value in file.attributes.items() if name not in OWN}
+            for file in (one, other)
+        ]
+        assert attributes[0] == attributes[1]
+    assert [path.name for path in output.parent.iterdir()] == [output.name]

@@ -1,0 +1,43 @@
+"""VGG16 with few channels: all commands run the whole program on it, and a photo costs little."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import pytest
+
+# The program takes `preprocess_input` from the module in which the network's function is defined.
+from keras.applications.vgg16 import preprocess_input  # noqa: F401
+
+from bilinear_cli.features import applications, weights
+
+
+@contextmanager
+def thin_networks(channels: int = 8) -> Iterator[pytest.MonkeyPatch]:
+    """Replace vgg16 and resnet50 in this process by a VGG16 of 4 channels, `channels` at its end.
+
+    Give commands the weights `random`. Processes that a test starts still have the true networks.
+    """
+    blocks = ((2, 4), (2, 4), (3, 4), (3, 4), (3, channels))
+
+    def thin_vgg16(
+        include_top: bool,
+        weights: str | None,
+        input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    ) -> keras.Model:
+        maps = photos = keras.Input(input_shape)
+        for block, (n_layers, n_out) in enumerate(blocks, 1):
+            for layer in range(1, n_layers + 1):
+                name = f"block{block}_conv{layer}"
+                maps = keras.layers.Conv2D(n_out, 3, 1, "same", activation="relu", name=name)(maps)
+            maps = keras.layers.MaxPooling2D(name=f"block{block}_pool")(maps)
+        return keras.Model(photos, maps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "BLOCKS", blocks)
+        for name in ("vgg16", "resnet50"):
+            patch.setitem(applications.NETWORKS, name, thin_vgg16)
+        original = functools.cache(applications._original.__wrapped__)
+        patch.setattr(applications, "_original", original)
+        yield patch

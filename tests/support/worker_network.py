@@ -1,0 +1,127 @@
+"""The small network in place of VGG16 on Dask's workers, and the notes that it leaves in a file."""
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilinear_cli.cli import runs
+from bilinear_cli.cluster import premises
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.features import resume
+from bilinear_cli.features.settings import Settings
+from bilinear_cli.features.weights import Weights
+from support.network import small_network
+
+SHA256 = "0" * 64
+OTHER_SHA256 = "1" * 64
+WEIGHTS_VARIABLE = "NETWORK_SHA256"  # the environment of a worker with other weights has it
+BUSY = threading.Lock()
+PATCH = pytest.MonkeyPatch()  # of a worker
+
+
+@dataclass(frozen=True)
+class WorkerNetwork(premises.Network):
+    """The small network, which notes its process whenever it is loaded and for each batch.
+
+    Attributes:
+        notes: file that gets the lines.
+        gate: file with a number. As long as it exists, only so many batches pass.
+        load_fault: what loading does instead: `kill` its process, or `wait` as long as the gate
+            exists, and then raise a BilinearError. Neither imports TensorFlow.
+    """
+
+    notes: Path = Path(os.devnull)
+    gate: Path = Path(os.devnull, "none")
+    load_fault: str = ""
+
+    def sha256(self) -> str:
+        return os.environ.get(WEIGHTS_VARIABLE, SHA256)
+
+    def load(self, settings: Settings) -> Callable[[Any], Any]:
+        self._note("load")
+        if self.load_fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.load_fault == "wait":
+            while self.gate.exists():
+                time.sleep(0.02)
+            raise BilinearError("the gate has gone")
+        return small_network(self._watch)
+
+    def _watch(self, photos: np.ndarray) -> None:
+        self._note(hashlib.sha256(photos.tobytes()).hexdigest())
+        if not BUSY.acquire(blocking=False):
+            self._note("two batches at a time")
+            BUSY.acquire()
+        try:
+            while self.gate.exists() and len(self.batches()) > int(self.gate.read_text()):
+                time.sleep(0.02)
+        finally:
+            BUSY.release()
+
+    def _note(self, event: str) -> None:
+        with self.notes.open("a") as file:
+            file.write(f"{os.getpid()} {event}\n")
+
+    def batches(self) -> list[str]:
+        """Return the digest of each batch, in order."""
+        return [event for _, event in self._events() if event != "load"]
+
+    def loaded_by(self) -> list[int]:
+        """Return the process of each loading, in order."""
+        return [pid for pid, event in self._events() if event == "load"]
+
+    def computed_by(self) -> list[int]:
+        """Return the process of each batch, in order."""
+        return [pid for pid, event in self._events() if event != "load"]
+
+    def _events(self) -> list[tuple[int, str]]:
+        text = self.notes.read_text() if self.notes.exists() else ""
+        lines = [line.split(maxsplit=1) for line in text.splitlines()]
+        return [(int(pid), event) for pid, event in lines]
+
+
+def use_network(patch: pytest.MonkeyPatch, network: WorkerNetwork) -> None:
+    """Let `bilinear extract` of this process give its workers this network."""
+    weights = Weights({}, network.sha256(), (), None)
+    patch.setattr(runs, "load_weights", lambda *_: weights)
+    patch.setattr(premises, "Network", lambda *_: network)
+
+
+# What makes a worker unlike the client ----------------------------------------------------
+
+
+def hide_token() -> None:
+    """Let this process see an output's folder that is not the client's."""
+    read_text = Path.read_text
+
+    def read_other(path: Path, **options: Any) -> str:
+        if path.name == "token":
+            raise FileNotFoundError
+        return read_text(path, **options)
+
+    PATCH.setattr(Path, "read_text", read_other)
+
+
+def age_keras() -> None:
+    """Let this process have another version of Keras."""
+    version = resume.version
+    PATCH.setattr(resume, "version", lambda name: "0.0.1" if name == "keras" else version(name))
+
+
+def change_weights() -> None:
+    """Let this process have other weights."""
+    PATCH.setenv(WEIGHTS_VARIABLE, OTHER_SHA256)
+
+
+def undo() -> None:
+    """Undo these changes."""
+    PATCH.undo()
