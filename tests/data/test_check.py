@@ -1,6 +1,7 @@
 """Tests of `check`: what is planted in a photo set is found, and nothing else."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -8,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image, ImageEnhance
+from support.commands import run_command
+from support.errors import assert_names
+from support.photos import make_photo
 
-from bilinear_cli.cli import cli
 from bilinear_cli.data import check as checking
 from bilinear_cli.data.check import survey, write_groups
 from bilinear_cli.data.dataset import load_dataset
 from bilinear_cli.features.cost import cost, row_bytes
 
-MakePhoto = Callable[..., Path]
 N_PHOTOS = 12
 HOSTILE = "<script>\x1b[31m'\"\u202egnp"
 
@@ -40,19 +42,22 @@ def birds(tmp_path: Path) -> Path:
 
 
 def check(*arguments: str | Path, code: int = 0) -> Result:
-    result = CliRunner().invoke(cli, ["-q", "check", *map(str, arguments)])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
+    return run_command("-q", "check", *arguments, code=code)
 
 
-def found(folder: Path | str, *arguments: str, code: int = 0) -> dict:
-    lines = check("--data", folder, "--json", *arguments, code=code).stdout.splitlines()
-    assert len(lines) == 1
-    return json.loads(lines[0])
+def assert_error(result: Result, *facts: object) -> None:
+    """Check that stderr is one line, and that it names these facts."""
+    assert_names(result.stderr.rstrip("\n"), *facts)
 
 
-def paths(same: dict) -> list[str]:
-    return [photo["path"] for photo in same["photos"]]
+def findings(folder: Path | str, *arguments: str | Path, code: int = 0) -> dict:
+    """Return what `check --json` prints."""
+    (line,) = check("--data", folder, "--json", *arguments, code=code).stdout.splitlines()
+    return json.loads(line)
+
+
+def paths(duplicates: dict) -> list[str]:
+    return [photo["path"] for photo in duplicates["photos"]]
 
 
 def cropped(image: Image.Image, share: float) -> Image.Image:
@@ -74,44 +79,43 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def test_different_photos_are_no_duplicates(birds: Path) -> None:
-    said = found(birds)
-    assert said["near_duplicates"] == said["exact_duplicates"] == said["unreadable"] == []
-    assert said["odd"] == said["alike_classes"] == []
+    result = findings(birds)
+    assert result["near_duplicates"] == result["exact_duplicates"] == result["unreadable"] == []
+    assert result["odd"] == result["alike_classes"] == []
 
 
 def test_a_copied_file_is_an_exact_duplicate_across_train_and_test(birds: Path) -> None:
     shutil.copy(birds / "train/wren/0.jpg", birds / "test/wren/copy.png")
-    said = found(birds)
-    (same,) = said["exact_duplicates"]
-    assert paths(same) == ["train/wren/0.jpg", "test/wren/copy.png"]
-    assert (same["across_splits"], same["across_classes"]) == (True, False)
-    assert said["near_duplicates"] == []
+    result = findings(birds)
+    (duplicates,) = result["exact_duplicates"]
+    assert paths(duplicates) == ["train/wren/0.jpg", "test/wren/copy.png"]
+    assert (duplicates["across_splits"], duplicates["across_classes"]) == (True, False)
+    assert result["near_duplicates"] == []
 
 
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copy_that_was_worked_on_is_a_near_duplicate(birds: Path, how: str) -> None:
     with Image.open(birds / "train/wren/0.jpg") as image:
         COPIES[how](image).save(birds / "test/robin/copy.jpg", quality=50)
-    said = found(birds)
-    (same,) = said["near_duplicates"]
-    assert paths(same) == ["train/wren/0.jpg", "test/robin/copy.jpg"]
-    assert (same["across_splits"], same["across_classes"]) == (True, True)
-    assert said["exact_duplicates"] == []
+    result = findings(birds)
+    (duplicates,) = result["near_duplicates"]
+    assert paths(duplicates) == ["train/wren/0.jpg", "test/robin/copy.jpg"]
+    assert (duplicates["across_splits"], duplicates["across_classes"]) == (True, True)
+    assert result["exact_duplicates"] == []
 
 
-def test_mirrored_copies_are_not_found(birds: Path) -> None:
+def test_mirrored_copies_are_not_reported(birds: Path) -> None:
     with Image.open(birds / "train/wren/0.jpg") as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(birds / "test/wren/copy.jpg")
-    assert found(birds)["near_duplicates"] == []
+    assert findings(birds)["near_duplicates"] == []
 
 
-def test_photos_of_one_colour_are_odd_and_not_near(birds: Path, make_photo: MakePhoto) -> None:
+def test_photos_of_one_colour_are_odd_and_not_near(birds: Path) -> None:
     make_photo(birds / "train/wren/black.jpg", (300, 300), colour="black")
     make_photo(birds / "test/wren/grey.jpg", (300, 300), colour="grey")
-    said = found(birds)
-    assert said["near_duplicates"] == []
-    assert {odd["reason"] for odd in said["odd"]} == {"nearly one colour"}
-    assert len(said["odd"]) == 2
+    result = findings(birds)
+    assert result["near_duplicates"] == []
+    assert [odd["path"] for odd in result["odd"]] == ["train/wren/black.jpg", "test/wren/grey.jpg"]
 
 
 # Groups -----------------------------------------------------------------------------------
@@ -144,32 +148,38 @@ def test_a_split_that_is_made_here_keeps_duplicates_together(birds: Path, seed: 
     folder = str(birds / "train")
     check("--data", folder, "--split-seed", seed, "--groups", birds / "g.csv")
     old, new = load_dataset(folder, split_seed=seed), load_dataset(str(birds / "g.csv"))
-    parts = [{*new.split[new.group == name]} for name in np.unique(new.group)]
-    assert len(parts) == N_PHOTOS
-    assert all(len(part) == 1 for part in parts)
+    splits = [{*new.split[new.group == name]} for name in np.unique(new.group)]
+    assert len(splits) == N_PHOTOS
+    assert all(len(split) == 1 for split in splits)
     assert {*new.split} == {"train", "test"}
     assert (old.split != new.split).any()
 
 
-def test_a_split_of_the_sets_own_stays_and_is_told_of(birds: Path, tmp_path: Path) -> None:
+def test_a_sets_own_split_is_kept_and_duplicates_across_it_are_warned_of(
+    birds: Path, tmp_path: Path
+) -> None:
     shutil.copy(birds / "train/wren/0.jpg", birds / "test/wren/copy.jpg")
     result = check("--data", birds, "--groups", tmp_path / "g.csv")
-    assert "across which there are duplicates (sets: 1)" in result.stderr
+    assert_error(result, tmp_path / "g.csv", 1, "split")
     assert (load_dataset(str(tmp_path / "g.csv")).split == load_dataset(str(birds)).split).all()
 
 
 def test_a_manifest_is_not_overwritten(birds: Path, tmp_path: Path) -> None:
     (tmp_path / "g.csv").write_text("mine")
     result = check("--data", birds, "--groups", tmp_path / "g.csv", code=2)
-    assert "is there already" in result.stderr
+    assert_error(result, tmp_path / "g.csv", "--groups")
     assert (tmp_path / "g.csv").read_text() == "mine"
-    check("--data", birds, "--groups", tmp_path / "no/g.csv", code=2)
+
+
+def test_a_manifest_needs_a_folder(birds: Path, tmp_path: Path) -> None:
+    result = check("--data", birds, "--groups", tmp_path / "no/g.csv", code=2)
+    assert_error(result, tmp_path / "no", "--groups")
 
 
 def test_no_manifest_of_photos_that_cannot_be_read(birds: Path, tmp_path: Path) -> None:
     (birds / "train/wren/0.jpg").write_text("no photo")
     result = check("--data", birds, "--groups", tmp_path / "g.csv", code=1)
-    assert f"({tmp_path / 'g.csv'} is not written)" in result.stderr
+    assert_error(result, 1, N_PHOTOS, tmp_path / "g.csv")
     assert not (tmp_path / "g.csv").exists()
 
 
@@ -177,7 +187,7 @@ def test_names_that_a_manifest_cannot_hold_are_refused(birds: Path, tmp_path: Pa
     shutil.move(birds / "train/wren", birds / "train/wren ")
     shutil.move(birds / "test/wren", birds / "test/wren ")
     result = check("--data", birds, "--groups", tmp_path / "g.csv", code=1)
-    assert "begins or ends with a blank" in result.stderr
+    assert_error(result, "--groups", "wren ")
     assert not (tmp_path / "g.csv").exists()
 
 
@@ -188,45 +198,49 @@ def test_unreadable_photos_are_named_and_end_with_1(birds: Path) -> None:
     (birds / "train/wren/text.jpg").write_text("no photo")
     whole = (birds / "test/wren/1.jpg").read_bytes()
     (birds / "test/wren/1.jpg").write_bytes(whole[: len(whole) // 2])
-    said = found(birds, code=1)
-    assert [bad["path"] for bad in said["unreadable"]] == ["train/wren/text.jpg", "test/wren/1.jpg"]
-    assert "not an image in any format known here" in said["unreadable"][0]["reason"]
-    result = check("--data", birds, code=1)
-    assert "where extract stops: 2\n" in result.stdout
-    assert result.stderr.startswith("Error: 2 of 13 photos cannot be read")
+    result = findings(birds, code=1)
+    assert [bad["path"] for bad in result["unreadable"]] == [
+        "train/wren/text.jpg",
+        "test/wren/1.jpg",
+    ]
+    printed = check("--data", birds, code=1)
+    for bad in result["unreadable"]:
+        assert str(birds / bad["path"]) in bad["reason"]
+        assert bad["reason"] in printed.stdout
+    assert_error(printed, 2, 13, "--skip-bad")
 
 
 def test_a_set_without_a_photo_that_can_be_read(birds: Path) -> None:
     for photo in birds.rglob("*.jpg"):
         photo.write_bytes(b"")
-    assert len(found(birds, code=1)["unreadable"]) == N_PHOTOS
+    assert len(findings(birds, code=1)["unreadable"]) == N_PHOTOS
 
 
 def test_a_set_that_cannot_be_loaded_ends_with_1(tmp_path: Path) -> None:
     result = check("--data", tmp_path / "none", code=1)
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: there is no photo set at ")
+    assert_error(result, tmp_path / "none")
 
 
 def test_small_and_long_photos_are_odd(birds: Path) -> None:
     scene(77).resize((100, 90)).save(birds / "train/wren/small.jpg")
     scene(78).resize((1300, 300)).save(birds / "train/wren/long.jpg")
-    said = found(birds)
-    assert {odd["path"]: odd["reason"] for odd in said["odd"]} == {
-        "train/wren/small.jpg": "100 x 90 pixels: will be enlarged to 224",
-        "train/wren/long.jpg": "1300 x 300 pixels: one side is over 4 times the other",
-    }
-    assert len(found(birds, "--image-size", "90")["odd"]) == 1
+    result = findings(birds)
+    reasons = {odd["path"]: odd["reason"] for odd in result["odd"]}
+    assert reasons.keys() == {"train/wren/small.jpg", "train/wren/long.jpg"}
+    assert_names(reasons["train/wren/small.jpg"], 100, 90, 224)
+    assert_names(reasons["train/wren/long.jpg"], 1300, 300, 4)
+    assert len(findings(birds, "--image-size", "90")["odd"]) == 1
 
 
 def test_every_photo_is_read_once(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
 
-    def noted(path: Path) -> bytes:
+    def photo_bytes(path: Path) -> bytes:
         read.append(path)
         return path.read_bytes()
 
-    monkeypatch.setattr(checking, "photo_bytes", noted)
+    monkeypatch.setattr(checking, "photo_bytes", photo_bytes)
     progress: list[tuple[int, int]] = []
     survey(load_dataset(str(birds)), 224, lambda *args: progress.append(args))
     assert len(read) == len(set(read)) == N_PHOTOS
@@ -237,25 +251,31 @@ def test_classes_are_counted_and_look_alikes_named(birds: Path) -> None:
     shutil.move(birds / "train/robin/10.jpg", birds / "train/robin/10.JPG")
     (birds / "train/Wren").mkdir()
     scene(50).save(birds / "train/Wren/a.jpg")
-    said = found(birds)
-    assert said["classes"] == {
+    result = findings(birds)
+    assert result["classes"] == {
         "Wren": {"train": 1, "test": 0},
         "robin": {"train": 3, "test": 3},
         "wren": {"train": 3, "test": 3},
     }
-    assert said["alike_classes"] == [["Wren", "wren"]]
-    assert said["small_classes"] == ["Wren", "robin", "wren"]
-    assert said["untested_classes"] == ["Wren"]
-    assert said["split"] == "its own"
+    assert result["alike_classes"] == [["Wren", "wren"]]
+    assert result["small_classes"] == ["Wren", "robin", "wren"]
+    assert result["untested_classes"] == ["Wren"]
 
 
-def test_hostile_names_come_through(birds: Path, tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        shutil.move(birds / part / "wren", birds / part / HOSTILE)
+def test_the_seed_of_a_split_that_is_made_is_reported(birds: Path) -> None:
+    assert_names(findings(birds / "train", "--split-seed", "5")["split"], 5)
+    assert findings(birds, "--split-seed", "5")["split"] == findings(birds)["split"]
+
+
+def test_hostile_names_are_kept_in_files_and_cleaned_on_the_terminal(
+    birds: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        shutil.move(birds / split / "wren", birds / split / HOSTILE)
     shutil.copy(birds / "train" / HOSTILE / "0.jpg", birds / "test" / HOSTILE / "\n,\x07.jpg")
-    said = found(birds)
-    assert {*said["classes"]} == {"robin", HOSTILE}
-    assert f"test/{HOSTILE}/\n,\x07.jpg" in paths(said["exact_duplicates"][0])
+    result = findings(birds)
+    assert {*result["classes"]} == {"robin", HOSTILE}
+    assert f"test/{HOSTILE}/\n,\x07.jpg" in paths(result["exact_duplicates"][0])
     text = check("--data", birds, "--groups", tmp_path / "g.csv").stdout
     assert not {*text} & {"\x1b", "\u202e", "\x07"}
     assert "<script>?[31m'\"?gnp" in text
@@ -266,20 +286,21 @@ def test_a_long_list_is_cut_off_in_the_table_alone(birds: Path) -> None:
     for i in range(15):
         (birds / f"train/wren/bad{i}.jpg").write_bytes(b"")
     text = check("--data", birds, code=1).stdout
-    assert "and 5 more, see --json" in text
-    assert text.count("bad") == 10
-    assert len(found(birds, code=1)["unreadable"]) == 15
+    assert len(set(re.findall(r"bad\d+\.jpg", text))) == 10
+    (line,) = [line for line in text.splitlines() if "--json" in line]
+    assert_names(line, 5)
+    assert len(findings(birds, code=1)["unreadable"]) == 15
 
 
 # Cost, and what it needs --------------------------------------------------------------------
 
 
-def test_the_cost_is_that_of_the_rows() -> None:
+def test_the_cost_follows_from_the_size_of_a_row() -> None:
     assert [row_bytes(spec) for spec in ("max", "sum", "bilinear")] == [2048, 2048, 262_656]
     assert row_bytes("bilinear:144") == 144 * 145 // 2 * 2
-    said = cost(100, 448)
-    assert said["bytes"] == 26_675_200
-    assert said["seconds"] == pytest.approx(100 * 0.074 * 4)
+    total = cost(100, 448)
+    assert total["bytes"] == 26_675_200
+    assert total["seconds"] == pytest.approx(100 * 0.074 * 4)
 
 
 def test_without_the_library_the_extra_is_named(
@@ -287,7 +308,7 @@ def test_without_the_library_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "imagehash", None)
     result = check("--data", birds, code=1)
-    assert result.stderr == "Error: for check install the extra: pip install '.[check]'\n"
+    assert_error(result, ".[check]")
 
 
 def test_groups_of_the_set_are_kept(birds: Path, tmp_path: Path) -> None:

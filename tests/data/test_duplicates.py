@@ -43,12 +43,12 @@ def test_both_hashes_have_to_be_near(
 
 
 def test_members() -> None:
-    found = members(["b", "a", "c", "b", "a", "b"])
-    assert [part.tolist() for part in found] == [[0, 3, 5], [1, 4]]
+    sets = members(["b", "a", "c", "b", "a", "b"])
+    assert [same.tolist() for same in sets] == [[0, 3, 5], [1, 4]]
     assert members(["a", "b"]) == members([]) == []
 
 
-def test_groups_join_those_that_were_there() -> None:
+def test_groups_join_the_groups_of_the_set() -> None:
     group = np.array(["nest", "p1", "nest", "p3", "p4", "p5"])
     sets = [np.array([2, 3]), np.array([3, 4])]
     assert groups_with(group, sets).tolist() == ["nest", "p1", "nest", "nest", "nest", "p5"]

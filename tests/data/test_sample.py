@@ -14,9 +14,15 @@ FORMS = range(4)
 
 @pytest.fixture
 def two_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the set small enough to be written in a moment: 2 drawings of 3 species."""
+    """Make the set small: 2 drawings of 3 species."""
     monkeypatch.setattr(sample, "N_SPECIES", 3)
     monkeypatch.setattr(sample, "N_DRAWINGS", 2)
+
+
+@pytest.fixture
+def black_drawings(two_drawings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, which is quick."""
+    monkeypatch.setattr(sample, "draw_moth", lambda *_, **__: np.zeros((4, 4, 3), np.uint8))
 
 
 def test_species_are_the_even_permutations() -> None:
@@ -113,7 +119,7 @@ def test_grey_is_the_luminance_of_the_same_drawing() -> None:
 
 
 @pytest.mark.usefixtures("two_drawings")
-def test_even_drawings_are_for_training(tmp_path: Path) -> None:
+def test_even_drawings_are_training_photos(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     folder = tmp_path / "new" / "cache" / "moths"
     result = sample.write_sample(folder, seed=1, progress=lambda *step: steps.append(step))
@@ -146,7 +152,7 @@ def test_a_set_that_exists_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("two_drawings")
+@pytest.mark.usefixtures("black_drawings")
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     def fail(done: int, _: int) -> None:
         assert len(list(tmp_path.iterdir())) == 1  # the unfinished set, under another name
@@ -159,7 +165,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("two_drawings")
+@pytest.mark.usefixtures("black_drawings")
 def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
     folder = tmp_path / "moths"
 
@@ -173,7 +179,7 @@ def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
-@pytest.mark.usefixtures("two_drawings")
+@pytest.mark.usefixtures("black_drawings")
 def test_a_move_that_fails_for_another_reason_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
-"""Tests of sets from tensorflow-datasets, with a real one, made here."""
+"""Tests of sets from tensorflow-datasets, with a small one that is built here."""
 
+import errno
 import io
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,12 +13,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from support.errors import raises
 
 from bilinear_cli.data.dataset import Dataset, load_dataset
 from bilinear_cli.data.images import read_photo
 from bilinear_cli.data.tfds import unpack
 from bilinear_cli.errors import BilinearError
 
+pytestmark = pytest.mark.slow  # TensorFlow and its datasets take seconds to import
 BIRDS = ("wren", "snow/bunting")
 
 
@@ -28,11 +32,11 @@ def encoded(seed: int, suffix: str = "PNG") -> bytes:
 
 
 class TinyBirds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Photos 0 to 5, of the two birds in turn, in the splits that `parts` says."""
+    """Photos 0 to 5, of the two birds in turn, in the splits of `photos_of`."""
 
     VERSION = tfds.core.Version("1.2.0")
     pkg_dir_path = Path(__file__).parent
-    parts: ClassVar[dict[str, range]] = {"train": range(4), "test": range(4, 6)}
+    photos_of: ClassVar[dict[str, range]] = {"train": range(4), "test": range(4, 6)}
     photos: ClassVar[list[bytes]] = [encoded(i) for i in range(6)]
     unlabelled = False
 
@@ -45,10 +49,10 @@ class TinyBirds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, _: Any) -> dict[str, Any]:
-        return {part: self._generate_examples(numbers) for part, numbers in self.parts.items()}
+        return {split: self._generate_examples(i) for split, i in self.photos_of.items()}
 
-    def _generate_examples(self, numbers: range) -> Iterator[tuple[int, dict[str, Any]]]:
-        for i in numbers:
+    def _generate_examples(self, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i in indices:
             label = -1 if self.unlabelled else i % 2
             yield i, {"image": io.BytesIO(self.photos[i]), "label": label, "note": "x"}
 
@@ -108,14 +112,17 @@ def test_the_photos_are_written_once(tmp_path: Path) -> None:
     assert (again.paths == first.paths).all()
 
 
-def test_validation_stands_in_for_test(tmp_path: Path) -> None:
-    prepare(tmp_path, parts={"train": range(4), "validation": range(4, 6)})
+def test_validation_photos_are_test_photos_where_there_are_none(tmp_path: Path) -> None:
+    prepare(tmp_path, photos_of={"train": range(4), "validation": range(4, 6)})
     dataset = load_dataset("tfds:tiny_birds")
-    assert {data for data, _, part in photos(dataset) if part == "test"} == {encoded(4), encoded(5)}
+    assert {data for data, _, split in photos(dataset) if split == "test"} == {
+        encoded(4),
+        encoded(5),
+    }
 
 
 def test_a_set_without_a_split_gets_one(tmp_path: Path) -> None:
-    prepare(tmp_path, parts={"train": range(6)})
+    prepare(tmp_path, photos_of={"train": range(6)})
     dataset = load_dataset("tfds:tiny_birds", split_seed=3)
     assert dataset.split_seed == 3
     assert sorted(dataset.split) == ["test"] * 2 + ["train"] * 4
@@ -135,33 +142,30 @@ def test_what_the_library_prints_goes_to_stderr(
 ) -> None:
     monkeypatch.setattr(
         tfds, "builder", lambda _, data_dir: TinyBirds(data_dir=data_dir)
-    )  # found, and not prepared yet
+    )  # not prepared yet
     unpack("tiny_birds", tmp_path / "photos")
     out, err = capsys.readouterr()
     assert out == ""
-    assert "Downloading and preparing dataset" in err
+    assert str(tmp_path / "tfds") in err
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    "name",
     [
-        ("no_such_set", "Dataset no_such_set not found."),
-        ("tiny_birds:9.9.9", "Dataset tiny_birds not found."),
-        ("tiny_birds/no_such_config", "Dataset tiny_birds not found."),
-        ("mnist:0.0.9", "Failed to construct dataset"),
-        ("mnist/colour=red", "Failed to construct dataset"),
-        ("no such name", "Parsing builder name string no such name failed."),
-        ("", "Parsing builder name string  failed."),
-        ("huggingface:no_such_set", "No module named"),
+        "no_such_set",
+        "tiny_birds:9.9.9",
+        "tiny_birds/no_such_config",
+        "mnist:0.0.9",
+        "mnist/colour=red",
+        "no such name",
+        "",
+        "huggingface:no_such_set",
     ],
 )
-def test_an_unknown_set_is_one_line(tmp_path: Path, name: str, reason: str) -> None:
+def test_an_unknown_set(tmp_path: Path, name: str) -> None:
     prepare(tmp_path)
-    with pytest.raises(BilinearError) as caught:
+    with raises(BilinearError, "tensorflow-datasets", repr(name)):
         load_dataset(f"tfds:{name}")
-    line = str(caught.value)
-    assert line.startswith(f"tensorflow-datasets has no {name!r} to give: {reason}")
-    assert "\n" not in line
     assert not (tmp_path / "cache").exists()
 
 
@@ -173,18 +177,15 @@ def test_an_unknown_set_is_one_line(tmp_path: Path, name: str, reason: str) -> N
         tfds.download.download_manager.NonMatchingChecksumError("another checksum"),
     ],
 )
-def test_a_download_that_fails_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_a_failed_download(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(_: Any) -> None:
         raise error
 
     monkeypatch.setattr(tfds, "builder", lambda _, data_dir: TinyBirds(data_dir=data_dir))
     monkeypatch.setattr(TinyBirds, "download_and_prepare", fail)
-    with pytest.raises(BilinearError) as caught:
-        load_dataset("tfds:tiny_birds")
     reason = str(error).splitlines()[0]
-    assert str(caught.value) == f"tensorflow-datasets has no 'tiny_birds' to give: {reason}"
+    with raises(BilinearError, "tensorflow-datasets", "'tiny_birds'", reason):
+        load_dataset("tfds:tiny_birds")
 
 
 def test_a_set_without_an_image_and_a_class_is_refused(tmp_path: Path) -> None:
@@ -192,23 +193,23 @@ def test_a_set_without_an_image_and_a_class_is_refused(tmp_path: Path) -> None:
         features = tfds.features.FeaturesDict({"image": tfds.features.Text(), "label": np.int64})
         return tfds.core.DatasetInfo(builder=self, features=features)
 
-    def examples(_: Any, numbers: range) -> Iterator[tuple[int, dict[str, Any]]]:
-        for i in numbers:
+    def examples(_: Any, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i in indices:
             yield i, {"image": "a wren", "label": i}
 
     prepare(tmp_path, _info=text_only, _generate_examples=examples)
-    with pytest.raises(BilinearError, match=r"^tfds:tiny_birds has no 'image' with a class"):
+    with raises(BilinearError, "tfds:tiny_birds", "'image'", "'label'"):
         load_dataset("tfds:tiny_birds")
 
 
 def test_photos_without_a_label_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
     prepare(tmp_path, unlabelled=True)
-    with pytest.raises(BilinearError, match=r"^tiny_birds/1.2.0 has no labels in its split train$"):
+    with raises(BilinearError, "tiny_birds/1.2.0", "train"):
         load_dataset("tfds:tiny_birds")
     assert list((tmp_path / "cache" / "tfds").iterdir()) == []
 
 
-def test_a_run_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     def stop(done: int, _: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
@@ -233,17 +234,19 @@ def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = os.strerror(errno.ENOSPC)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, reason)
 
     prepare(tmp_path)
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(BilinearError, match=r"^cannot write .*tiny_birds-1\.2\.0: No space left"):
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with raises(BilinearError, tmp_path / "cache" / "tfds" / "tiny_birds-1.2.0", reason):
         load_dataset("tfds:tiny_birds")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(BilinearError, match=r"install the extra: pip install '\.\[tfds\]'"):
+    with raises(BilinearError, ".[tfds]"):
         load_dataset("tfds:tiny_birds")

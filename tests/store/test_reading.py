@@ -4,37 +4,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_files import (
+from store.cases import (
     ATTRIBUTES,
     CLASS_NAMES,
-    LARGE,
-    SMALL,
     Shapes,
+    begin,
+    both_sizes,
     columns_of,
-    every,
     head,
-    parameters_of,
     random_rows,
     write,
 )
+from support.errors import assert_names, raises
+from support.feature_files import all_rows
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.report import describe
 from bilinear_cli.store import FeatureFile, create
 
-FIXTURE = Path(__file__).parents[1] / "data_files" / "features-v1.h5"
+VERSION_1 = Path(__file__).parents[1] / "data_files" / "features-v1.h5"
 
 
 # What is written comes back --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shapes", [SMALL, LARGE], ids=["float32", "float16"])
+@both_sizes
 def test_rows_written_in_batches_are_read_back_bit_for_bit(tmp_path: Path, shapes: Shapes) -> None:
     rows = random_rows(shapes, 5)
     output = tmp_path / "new folder" / "x.h5"
-    with create(
-        output, shapes, columns_of(5), CLASS_NAMES, ATTRIBUTES, parameters=parameters_of(shapes)
-    ) as writer:
+    with begin(output, shapes, 5) as writer:
         for start, stop in ((0, 2), (2, 4), (4, 5)):
             assert writer.rows_done == start
             writer.append(head(rows, start, stop))
@@ -43,7 +41,7 @@ def test_rows_written_in_batches_are_read_back_bit_for_bit(tmp_path: Path, shape
         assert file.shapes == {spec: (5, *shape) for spec, shape in shapes.items()}
         for spec in shapes:
             assert file.row_dtype(spec) == rows[spec].dtype
-            np.testing.assert_array_equal(every(file, spec), rows[spec])
+            np.testing.assert_array_equal(all_rows(file, spec), rows[spec])
 
 
 def test_columns_and_attributes_are_read_back(complete: Path) -> None:
@@ -71,21 +69,22 @@ def test_columns_and_attributes_are_read_back(complete: Path) -> None:
 
 def test_an_empty_file_can_be_read(tmp_path: Path) -> None:
     with FeatureFile(write(tmp_path / "x.h5", n=0)) as file:
-        assert every(file, "conv5").shape == (0, 2, 2, 8)
+        assert all_rows(file, "conv5").shape == (0, 2, 2, 8)
 
 
 @pytest.mark.parametrize("method", ["columns", "batches", "read", "check"])
-def test_another_pooling_is_refused_by_name(complete: Path, method: str) -> None:
-    asked = {"columns": (np.arange(6), 1), "batches": (np.arange(6), 1), "read": (np.arange(6),)}
-    with FeatureFile(complete) as file, pytest.raises(UsageError) as caught:
-        getattr(file, method)("bilinar", *asked.get(method, ()))
-    expected = f"no pooling in {complete} is called 'bilinar': did you mean 'bilinear'? "
-    assert str(caught.value).startswith(expected)
+def test_the_error_for_an_unknown_pooling_names_the_nearest(complete: Path, method: str) -> None:
+    arguments = {"read": [np.arange(6)], "check": []}.get(method, [np.arange(6), 1])
+    with (
+        FeatureFile(complete) as file,
+        raises(UsageError, complete, "'bilinar'", "'bilinear'"),
+    ):
+        getattr(file, method)("bilinar", *arguments)
 
 
 def test_version_1_stays_readable() -> None:
-    assert FIXTURE.stat().st_size < 40_000
-    with FeatureFile(FIXTURE) as file:
+    assert VERSION_1.stat().st_size < 40_000
+    with FeatureFile(VERSION_1) as file:
         assert file.attributes["format_version"] == 1
         assert file.attributes["backbone"] == "vgg16"
         assert file.attributes["image_size"] == 224
@@ -99,64 +98,67 @@ def test_version_1_stays_readable() -> None:
         assert list(file.class_names) == CLASS_NAMES
         assert file.skipped == {"é 1/1.jpg": "no photo"}
         assert file.layout("bilinear")["layout"] == "upper-triangle"
-        for spec, values in fixture_rows().items():
+        for spec, values in version_1_rows().items():
             assert file.row_dtype(spec) == values.dtype
-            np.testing.assert_array_equal(every(file, spec), values[[0, 2]])
+            np.testing.assert_array_equal(all_rows(file, spec), values[[0, 2]])
 
 
-def fixture_rows() -> dict[str, np.ndarray]:
-    """Return rows whose numbers are easily known again: 1000 photo + place, over 8."""
+def version_1_rows() -> dict[str, np.ndarray]:
+    """Return rows of simple numbers: (1000 * photo + position) / 8."""
     shapes: Shapes = {"max": (8,), "bilinear": (36,), "conv5": (4, 4, 256)}
-    places = {spec: np.arange(np.prod(shape)).reshape(shape) for spec, shape in shapes.items()}
-    rows = {spec: np.stack([1000 * i + x for i in range(3)]) / 8 for spec, x in places.items()}
+    positions = {spec: np.arange(np.prod(shape)).reshape(shape) for spec, shape in shapes.items()}
+    rows = {spec: np.stack([1000 * i + x for i in range(3)]) / 8 for spec, x in positions.items()}
     dtypes = {"max": np.float32, "bilinear": np.float32, "conv5": np.float16}
     return {spec: values.astype(dtypes[spec]) for spec, values in rows.items()}
 
 
-def make_fixture() -> None:
-    """Write FIXTURE; only for a new version of the format, and then under another name.
+def make_version_1() -> None:
+    """Write VERSION_1; only for a new version of the format, and then under another name.
 
-    cd tests/store && python -c "import test_reading; test_reading.make_fixture()"
+    cd tests && python -c "from store import test_reading; test_reading.make_version_1()"
     """
-    rows = fixture_rows()
+    rows = version_1_rows()
     shapes = {spec: values.shape[1:] for spec, values in rows.items()}
     columns = columns_of(3) | {"labels": np.array([0, 0, 1])}
-    with create(FIXTURE, shapes, columns, CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(VERSION_1, shapes, columns, CLASS_NAMES, ATTRIBUTES) as writer:
         writer.append(rows, bad=[1])
         writer.finish({"é 1/1.jpg": "no photo"})
 
 
-# In words --------------------------------------------------------------------------------
+# As a table ------------------------------------------------------------------------------
 
 
-def facts(path: Path) -> dict[str, str]:
+def table_of(path: Path) -> dict[str, str]:
+    """Return `describe` as name -> value; its values are aligned."""
     with FeatureFile(path, allow_partial=True) as file:
         lines = describe(file).splitlines()
-    assert len({len(line) - len(line.split(maxsplit=1)[1]) for line in lines}) == 1  # aligned
+    assert len({len(line) - len(line.split(maxsplit=1)[1]) for line in lines}) == 1
     return dict(line.split(maxsplit=1) for line in lines)
 
 
-def test_a_complete_file_in_words(tmp_path: Path) -> None:
+def test_a_complete_file_as_a_table(tmp_path: Path) -> None:
     path = write(tmp_path / "x.h5", bad=[3])
-    expected = {
-        "file": str(path),
-        "rows": "5",
-        "max": "8 float32, channels 8, layout dense",
-        "bilinear": "36 float32, channels 8, layout upper-triangle, normalization signed-sqrt,l2",
-        "conv5": "2 x 2 x 8 float32, channels 8, layout dense",
-        "train": "4 photos, 2 to 2 of a class",
-        "test": "1 photos, 0 to 1 of a class",
-        "classes": "2",
-        "backbone": "vgg16",
-        "complete": "True",
-        "skipped": "é 3/3.jpg (no photo)",
+    table = table_of(path)
+    facts: dict[str, tuple] = {
+        "file": (path,),
+        "rows": (5,),
+        "max": ("8 float32", "dense"),
+        "bilinear": (36, "float32", 8, "upper-triangle", "signed-sqrt,l2"),
+        "conv5": ("2 x 2 x 8 float32", "dense"),
+        "train": (4, 2),  # photos, and photos of a class
+        "test": (1, 0),
+        "classes": (2,),
+        "backbone": ("vgg16",),
+        "complete": (True,),
+        "skipped": ("é 3/3.jpg", "no photo"),
     }
-    assert expected.items() <= facts(path).items()
+    for name, values in facts.items():
+        assert_names(table[name], *values)
 
 
-def test_an_unfinished_file_in_words(unfinished: Path) -> None:
-    said = facts(unfinished)
-    assert said["file"] == f"{unfinished}.partial"
-    assert said["rows"] == "2 of 6, incomplete"
-    assert said["complete"] == "False"
-    assert "skipped" not in said
+def test_an_unfinished_file_as_a_table(unfinished: Path) -> None:
+    table = table_of(unfinished)
+    assert table["file"] == f"{unfinished}.partial"
+    assert_names(table["rows"], 2, 6)
+    assert table["complete"] == "False"
+    assert "skipped" not in table

@@ -2,13 +2,14 @@
 
 import os
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_files import SMALL, Shapes, both_sizes, flip, random_rows, some_rows, write
+from store.cases import SMALL, Shapes, both_sizes, each_indices, random_rows
+from support.errors import raises
+from support.feature_files import flip_bit
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.store import FeatureFile, streaming
@@ -16,11 +17,19 @@ from bilinear_cli.store.streaming import ahead
 
 MIXED: Shapes = {"avg": (36,), "max": (4096,), "conv5": (4, 4, 256)}  # the first as float32
 SOME = np.array([5, 1, 2, 3, 0])
+each_iterator = pytest.mark.parametrize("method", ["columns", "batches"])
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> Path:
-    return write(tmp_path / "x.h5", MIXED)
+def mixed(stored: Callable[[Shapes], Path]) -> Path:
+    return stored(MIXED)
+
+
+@pytest.fixture
+def new_threads() -> Callable[[], int]:
+    """Return a function that counts the threads that the test has started and that still run."""
+    before = set(threading.enumerate())
+    return lambda: len(set(threading.enumerate()) - before)
 
 
 # What is written comes back --------------------------------------------------------------
@@ -30,63 +39,45 @@ def joined(
     blocks: Iterator[tuple[slice, np.ndarray]], length: int, step: int, axis: int
 ) -> np.ndarray:
     """Return blocks as one array; each begins where the one before it ends, and is float32."""
-    found = list(blocks)
+    pairs = list(blocks)
     starts = range(0, length, step)
-    assert [place for place, _ in found] == [slice(i, min(i + step, length)) for i in starts]
-    for place, block in found:
+    assert [place for place, _ in pairs] == [slice(i, min(i + step, length)) for i in starts]
+    for place, block in pairs:
         assert block.dtype == np.float32
         assert block.flags.writeable
         assert block.shape[axis] == place.stop - place.start
-    return np.concatenate([block for _, block in found], axis)
+    return np.concatenate([block for _, block in pairs], axis)
 
 
 @both_sizes
-@some_rows
-@pytest.mark.parametrize("pieces", [0.5, 1, 2.5, 8])
-@pytest.mark.parametrize("spec", ["max", "bilinear"])
-def test_columns_are_those_of_the_stored_rows(
-    tmp_path: Path, shapes: Shapes, which: np.ndarray, pieces: float, spec: str
-) -> None:
-    (width,) = shapes[spec]
-    step = int(width / pieces)
-    with FeatureFile(write(tmp_path / "x.h5", {spec: (width,)})) as file:
-        found = joined(file.columns(spec, which, step), width, step, 1)
-    np.testing.assert_array_equal(found, random_rows({spec: (width,)}, 6)[spec][which])
-
-
-@both_sizes
-@some_rows
-@pytest.mark.parametrize("step", [1, 4, 6, 100])
-@pytest.mark.parametrize("spec", ["max", "conv5"])
-def test_batches_are_the_stored_rows(
-    tmp_path: Path, shapes: Shapes, which: np.ndarray, step: int, spec: str
-) -> None:
-    one = {spec: shapes[spec]}
-    with FeatureFile(write(tmp_path / "x.h5", one)) as file:
-        if len(which):
-            found = joined(file.batches(spec, which, step), len(which), step, 0)
-            np.testing.assert_array_equal(found, random_rows(one, 6)[spec][which])
-        else:
-            assert list(file.batches(spec, which, step)) == []
-
-
-@both_sizes
-@some_rows
+@each_indices
 @pytest.mark.parametrize("spec", ["max", "bilinear", "conv5"])
-def test_rows_that_are_read_are_the_stored_ones(
-    tmp_path: Path, shapes: Shapes, which: np.ndarray, spec: str
+def test_rows_and_batches_and_columns_are_the_stored_rows(
+    stored: Callable[[Shapes], Path], shapes: Shapes, indices: np.ndarray, spec: str
 ) -> None:
-    one = {spec: shapes[spec]}
-    with FeatureFile(write(tmp_path / "x.h5", one)) as file:
-        found = file.read(spec, which)
-        assert (found.dtype, found.shape) == (np.float32, (len(which), *shapes[spec]))
-        np.testing.assert_array_equal(found, random_rows(one, 6)[spec][which])
+    expected = random_rows(shapes, 6)[spec][indices]
+    with FeatureFile(stored(shapes)) as file:
+        rows = file.read(spec, indices)
+        assert (rows.dtype, rows.shape) == (np.float32, (len(indices), *shapes[spec]))
+        np.testing.assert_array_equal(rows, expected)
+        for step in (1, 4, 6, 100):
+            if len(indices):
+                rows = joined(file.batches(spec, indices, step), len(indices), step, 0)
+                np.testing.assert_array_equal(rows, expected)
+            else:
+                assert list(file.batches(spec, indices, step)) == []
+        for pieces in (0.5, 1, 2.5, 8) if spec != "conv5" else ():
+            (width,) = shapes[spec]
+            step = int(width / pieces)
+            rows = joined(file.columns(spec, indices, step), width, step, 1)
+            np.testing.assert_array_equal(rows, expected)
 
 
 @both_sizes
-def test_what_is_read_may_be_overwritten(tmp_path: Path, shapes: Shapes) -> None:
-    rows = np.arange(6)
-    path = write(tmp_path / "x.h5", {spec: shapes[spec] for spec in ("max", "conv5")})
+def test_a_reader_may_overwrite_what_it_gets(
+    stored: Callable[[Shapes], Path], shapes: Shapes
+) -> None:
+    rows, path = np.arange(6), stored(shapes)
     before = path.read_bytes()
     with FeatureFile(path) as file:
         for _ in range(2):
@@ -100,7 +91,7 @@ def test_what_is_read_may_be_overwritten(tmp_path: Path, shapes: Shapes) -> None
 
 @pytest.mark.parametrize("chunk", [100, 10_000])
 @pytest.mark.parametrize("spec", MIXED)
-def test_rows_are_taken_a_few_at_once(
+def test_rows_are_converted_a_few_at_once(
     mixed: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, spec: str
 ) -> None:
     monkeypatch.setattr(streaming, "CHUNK", chunk)
@@ -115,9 +106,16 @@ def test_rows_are_taken_a_few_at_once(
             )
 
 
-def test_columns_are_those_of_vectors(mixed: Path) -> None:
-    with FeatureFile(mixed) as file, pytest.raises(ValueError, match="unpack"):
+def test_maps_have_no_columns(mixed: Path) -> None:
+    with FeatureFile(mixed) as file, raises(ValueError):
         list(file.columns("conv5", SOME, 4))
+
+
+def test_no_rows_can_be_read_of_a_file(mixed: Path) -> None:
+    with FeatureFile(mixed) as file:
+        none = np.arange(0)
+        assert file.read_raw("max", none).shape == (0, *file.shapes["max"][1:])
+        assert file.read("max", none).shape == (0, *file.shapes["max"][1:])
 
 
 # How it is read --------------------------------------------------------------------------
@@ -125,16 +123,16 @@ def test_columns_are_those_of_vectors(mixed: Path) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Give a list of how many bytes each call brings."""
-    found: list[int] = []
+    """Return a list of how many bytes each call of the system reads."""
+    sizes: list[int] = []
     preadv = os.preadv
 
-    def noted(*args: object) -> int:
-        found.append(preadv(*args))  # type: ignore[arg-type]
-        return found[-1]
+    def count(*args: object) -> int:
+        sizes.append(preadv(*args))  # type: ignore[arg-type]
+        return sizes[-1]
 
-    monkeypatch.setattr(os, "preadv", noted)
-    return found
+    monkeypatch.setattr(os, "preadv", count)
+    return sizes
 
 
 def test_a_run_of_rows_is_one_call(mixed: Path, calls: list[int]) -> None:
@@ -146,13 +144,13 @@ def test_a_run_of_rows_is_one_call(mixed: Path, calls: list[int]) -> None:
         assert calls == [4 * 36, 3 * 4 * 36, 4 * 36]
 
 
-def test_of_other_columns_not_a_byte_is_read(mixed: Path, calls: list[int]) -> None:
+def test_no_byte_of_other_columns_is_read(mixed: Path, calls: list[int]) -> None:
     with FeatureFile(mixed) as file:
         list(file.columns("avg", SOME, 35))
     assert calls == [4 * 35] * len(SOME) + [4] * len(SOME)
 
 
-def test_a_call_may_bring_less_than_was_asked_for(
+def test_a_call_may_read_less_than_was_asked_for(
     mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preadv = os.preadv
@@ -161,7 +159,7 @@ def test_a_call_may_bring_less_than_was_asked_for(
         np.testing.assert_array_equal(file.read("max", SOME), random_rows(MIXED, 6)["max"][SOME])
 
 
-def test_the_file_is_not_mapped_and_closed_in_the_end(mixed: Path) -> None:
+def test_the_file_is_not_mapped_and_is_closed_in_the_end(mixed: Path) -> None:
     def is_open() -> bool:
         return any(entry.resolve() == mixed for entry in Path("/proc/self/fd").iterdir())
 
@@ -176,74 +174,70 @@ def test_the_file_is_not_mapped_and_closed_in_the_end(mixed: Path) -> None:
 # One block ahead -------------------------------------------------------------------------
 
 
-def test_the_next_block_is_prepared_meanwhile_and_no_other() -> None:
-    made: list[int] = []
+def test_the_next_block_and_no_other_is_prepared_meanwhile(new_threads: Callable[[], int]) -> None:
+    prepared: list[int] = []
     ready = threading.Event()
 
     def items() -> Iterator[int]:
         for i in range(4):
-            made.append(i)
+            prepared.append(i)
             if i == 1:
                 ready.set()
             yield i
 
-    before = set(threading.enumerate())
     blocks = ahead(items())
-    assert not made
+    assert not prepared
     assert next(blocks) == 0
-    assert ready.wait(10)  # the reader does nothing, and yet it is made
-    time.sleep(0.05)
-    assert made == [0, 1]
-    assert len(set(threading.enumerate()) - before) == 1
-    assert list(blocks) == [1, 2, 3]
-    assert set(threading.enumerate()) == before
+    assert ready.wait(100)  # the reader does nothing, and yet it is prepared
+    assert new_threads() == 1
+    blocks.close()  # waits for all that the thread was asked for
+    assert prepared == [0, 1]
+    assert list(ahead(items())) == [0, 1, 2, 3]
+    assert not new_threads()
 
 
-def test_what_the_thread_raises_reaches_the_reader_in_its_turn() -> None:
+def test_an_error_in_the_thread_reaches_the_reader_in_its_turn(
+    new_threads: Callable[[], int],
+) -> None:
     def items() -> Iterator[int]:
         yield 0
         raise FeatureFileError("torn")
 
-    before, seen = set(threading.enumerate()), []
-    with pytest.raises(FeatureFileError, match="torn"):
-        seen.extend(ahead(items()))
-    assert seen == [0]
-    assert set(threading.enumerate()) == before
+    blocks: list[int] = []
+    with raises(FeatureFileError, "torn"):
+        blocks.extend(ahead(items()))
+    assert blocks == [0]
+    assert not new_threads()
 
 
-@pytest.mark.parametrize("by", ["columns", "batches"])
+@each_iterator
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_reader_that_stops_early_leaves_no_thread(complete: Path, by: str, damaged: bool) -> None:
-    """What the thread has met by then, being ahead, is nobody's concern."""
-    every, before = np.arange(6), threading.enumerate()
-    rows = random_rows(SMALL, 6)["max"]
+def test_a_reader_that_stops_early_leaves_no_thread(
+    complete: Path, method: str, damaged: bool, new_threads: Callable[[], int]
+) -> None:
+    """Damage in the block ahead is not reported."""
+    indices, rows = np.arange(6), random_rows(SMALL, 6)["max"]
     with FeatureFile(complete) as file:
-        blocks = getattr(file, by)("max", every, 1)
+        blocks = getattr(file, method)("max", indices, 1)
         _, first = next(blocks)
-        assert len(threading.enumerate()) == len(before) + 1
+        assert new_threads() == 1
         if damaged:
             os.truncate(complete, 0)
         blocks.close()
-        assert threading.enumerate() == before
-        np.testing.assert_array_equal(first, rows[:, :1] if by == "columns" else rows[:1])
+        assert not new_threads()
+        np.testing.assert_array_equal(first, rows[:, :1] if method == "columns" else rows[:1])
         if not damaged:
-            np.testing.assert_array_equal(file.read("max", every), rows)
-            list(getattr(file, by)("max", every, 1))
-            assert threading.enumerate() == before
+            np.testing.assert_array_equal(file.read("max", indices), rows)
+            list(getattr(file, method)("max", indices, 1))
+            assert not new_threads()
 
 
-@pytest.mark.parametrize("by", ["columns", "batches"])
-def test_a_reader_that_meets_damage_leaves_no_thread(complete: Path, by: str) -> None:
-    before = threading.enumerate()
-    flip(complete, "max", 3)
+@each_iterator
+def test_a_reader_that_meets_damage_leaves_no_thread(
+    complete: Path, method: str, new_threads: Callable[[], int]
+) -> None:
+    flip_bit(complete, "max", 3)
     with FeatureFile(complete) as file:
-        with pytest.raises(FeatureFileError):
-            list(getattr(file, by)("max", np.arange(6), 1))
-        assert threading.enumerate() == before
-
-
-def test_of_no_rows_there_is_nothing_to_read(mixed: Path) -> None:
-    with FeatureFile(mixed) as file:
-        none = np.arange(0)
-        assert file.read_raw("max", none).shape == (0, *file.shapes["max"][1:])
-        assert file.read("max", none).shape == (0, *file.shapes["max"][1:])
+        with raises(FeatureFileError, complete, "features/max", 3):
+            list(getattr(file, method)("max", np.arange(6), 1))
+        assert not new_threads()

@@ -1,5 +1,6 @@
 """Tests of writing a feature file, with faults of the disk, and other runs."""
 
+import errno
 import os
 import resource
 import shutil
@@ -13,23 +14,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from feature_files import (
-    ATTRIBUTES,
-    CLASS_NAMES,
-    LARGE,
-    SMALL,
-    Shapes,
-    columns_of,
-    every,
-    head,
-    parameters_of,
-    random_rows,
-    refused,
-    write,
-)
+from store.cases import LARGE, SMALL, Shapes, begin, head, random_rows, write
+from support.commands import environment
+from support.errors import raises
+from support.feature_files import all_rows
 
-from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.store import FeatureFile, FeatureWriter, create, partial_path
+from bilinear_cli.errors import FeatureFileError, InUseError
+from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
+
+Usage = namedtuple("Usage", "total used free")
 
 
 def test_features_are_contiguous_and_unfiltered_and_the_rest_is_plain_hdf5(complete: Path) -> None:
@@ -48,29 +41,27 @@ def test_features_are_contiguous_and_unfiltered_and_the_rest_is_plain_hdf5(compl
 
 def test_only_a_finished_file_has_the_final_name(tmp_path: Path) -> None:
     output = tmp_path / "x.h5"
-    with create(
-        output, SMALL, columns_of(2), CLASS_NAMES, ATTRIBUTES, parameters=parameters_of(SMALL)
-    ) as writer:
+    with begin(output, n=2) as writer:
         writer.append(random_rows(SMALL, 2))
         assert [path.name for path in tmp_path.iterdir()] == ["x.h5.partial"]
         writer.finish()
-    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+    assert list(tmp_path.iterdir()) == [output]
 
 
-def test_a_writer_goes_on_after_the_rows_that_are_done(unfinished: Path) -> None:
+def test_a_writer_appends_after_the_rows_that_are_done(unfinished: Path) -> None:
     rows = random_rows(SMALL, 6)
     with FeatureWriter(unfinished) as writer:
         assert writer.rows_done == 2
-        np.testing.assert_array_equal(every(writer, "conv5"), rows["conv5"][:2])
+        np.testing.assert_array_equal(all_rows(writer, "conv5"), rows["conv5"][:2])
         writer.append(head(rows, 2, 6))
         writer.finish()
     with FeatureFile(unfinished) as file:
         for spec in SMALL:
-            np.testing.assert_array_equal(every(file, spec), rows[spec])
+            np.testing.assert_array_equal(all_rows(file, spec), rows[spec])
 
 
 def test_a_file_is_not_finished_before_its_rows_are(unfinished: Path) -> None:
-    with FeatureWriter(unfinished) as writer, pytest.raises(ValueError, match="2 of 6 rows"):
+    with FeatureWriter(unfinished) as writer, raises(ValueError, 2, 6):
         writer.finish()
     assert not unfinished.exists()
 
@@ -89,7 +80,7 @@ def test_rows_that_do_not_fit_overwrite_nothing(
     unfinished: Path, wrong: dict[str, np.ndarray]
 ) -> None:
     before = partial_path(unfinished).read_bytes()
-    with FeatureWriter(unfinished) as writer, pytest.raises(ValueError, match="do not fit"):
+    with FeatureWriter(unfinished) as writer, raises(ValueError, "max", 8):
         writer.append(wrong)
     assert partial_path(unfinished).read_bytes() == before
 
@@ -98,56 +89,43 @@ def test_rows_that_do_not_fit_overwrite_nothing(
 
 
 def test_a_disk_too_small_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 10**8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 10**8))
     output = tmp_path / "x.h5"
-    columns = columns_of(1)
-    with pytest.raises(FeatureFileError) as caught:
-        create(output, {"max": (10**8,)}, columns, CLASS_NAMES, {})
-    assert str(caught.value) == (
-        f"{output}.partial will have 0.20 GB, and 0.10 GB are free there: make room, or choose "
-        "another --output or fewer --pooling"
-    )
+    with raises(FeatureFileError, output, "0.20 GB", "0.10 GB", "--output", "--pooling"):
+        begin(output, {"max": (10**8,)}, 1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_replaced_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")
     output = tmp_path / "x.h5"
-    create(
-        output, SMALL, columns_of(6), CLASS_NAMES, {}, parameters=parameters_of(SMALL)
-    ).__exit__()
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 1000))
-    with create(
-        output, SMALL, columns_of(6), CLASS_NAMES, {}, parameters=parameters_of(SMALL)
-    ) as writer:
+    begin(output).close()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 1000))
+    with begin(output) as writer:
         assert writer.rows_done == 0
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     output = tmp_path / "file" / "x.h5"
-    with pytest.raises(FeatureFileError) as caught:
+    with raises(FeatureFileError, output.parent, os.strerror(errno.EEXIST)):
         write(output)
-    assert str(caught.value) == f"cannot write {output.parent}: File exists"
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> None:
-        raise PermissionError(13, "what HDF5 says at length")
+    def deny(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "a long message\nof HDF5")
 
-    monkeypatch.setattr(os, "replace", denied)
-    with pytest.raises(FeatureFileError) as caught:
+    monkeypatch.setattr(os, "replace", deny)
+    with raises(FeatureFileError, tmp_path / "x.h5", os.strerror(errno.EACCES)):
         write(tmp_path / "x.h5")
-    assert str(caught.value) == f"cannot write {tmp_path / 'x.h5'}.partial: Permission denied"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
 def file_size_limit() -> Iterator[Callable[..., None]]:
-    """Give limit(bytes): this process's files may not grow beyond; as on a full disk."""
+    """Give limit(bytes): no file of this process may grow beyond, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size: int = soft) -> None:
@@ -158,53 +136,47 @@ def file_size_limit() -> Iterator[Callable[..., None]]:
 
 
 @pytest.mark.parametrize("spec", ["max", "conv5"])
-def test_a_disk_that_fills_up_loses_no_row_and_the_run_goes_on(
+def test_a_disk_that_fills_up_loses_no_row_and_the_run_can_be_resumed(
     tmp_path: Path, file_size_limit: Callable[..., None], spec: str
 ) -> None:
     shapes: Shapes = {spec: LARGE[spec]}
     rows, output = random_rows(shapes, 6), tmp_path / "x.h5"
-    with create(
-        output, shapes, columns_of(6), CLASS_NAMES, {}, parameters=parameters_of(shapes)
-    ) as writer:
+    with begin(output, shapes) as writer:
         with h5py.File(writer.path) as file:
-            place = file[f"features/{spec}"].id.get_offset()
+            offset = file[f"features/{spec}"].id.get_offset()
         writer.append(head(rows, 0, 2))
-        file_size_limit(place + 2 * 8192 + 100)
-        with pytest.raises(FeatureFileError) as caught:
+        file_size_limit(offset + 2 * 8192 + 100)
+        with raises(FeatureFileError, writer.path, os.strerror(errno.EFBIG)):
             writer.append(head(rows, 2, 4))
     file_size_limit()
-    assert str(caught.value) == (
-        f"cannot write {output}.partial: File too large; what is done is kept: make room and run "
-        "again"
-    )
     with FeatureWriter(output) as writer:
         assert writer.rows_done == 2
         writer.check(spec)
         writer.append(head(rows, 2, 6))
         writer.finish()
     with FeatureFile(output) as file:
-        np.testing.assert_array_equal(every(file, spec), rows[spec])
+        np.testing.assert_array_equal(all_rows(file, spec), rows[spec])
 
 
 def test_a_disk_that_is_full_while_bad_rows_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = FeatureWriter.append
+    output, append = tmp_path / "x.h5", FeatureWriter.append
 
     def full(writer: FeatureWriter, *args: Any) -> None:
         if writer.path.name.endswith(".partial.partial"):
-            raise OSError(28, "")
+            raise OSError(errno.ENOSPC, "")
         append(writer, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(FeatureWriter, "append", full)
-        with pytest.raises(FeatureFileError, match="No space left on device; what is done is kept"):
-            write(tmp_path / "x.h5", bad=[0])
-    assert [path.name for path in tmp_path.iterdir()] == ["x.h5.partial"]
-    with FeatureWriter(tmp_path / "x.h5") as writer:
+        with raises(FeatureFileError, output, os.strerror(errno.ENOSPC)):
+            write(output, bad=[0])
+    assert list(tmp_path.iterdir()) == [partial_path(output)]
+    with FeatureWriter(output) as writer:
         writer.finish({})
-    with FeatureFile(tmp_path / "x.h5") as file:
-        assert len(every(file, "max")) == 5
+    with FeatureFile(output) as file:
+        assert len(all_rows(file, "max")) == 5
 
 
 HOLDER = """
@@ -220,24 +192,24 @@ with FeatureWriter(Path(sys.argv[1])) as writer:
 
 def test_a_file_that_another_process_writes(unfinished: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, unfinished], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, unfinished],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as holder:
         assert holder.stdout
         holder.stdout.readline()
-        line = f"{unfinished} is in use by another program: wait for it or end it"
-        assert refused(unfinished) == line
-        with pytest.raises(FeatureFileError) as going_on:
-            FeatureWriter(unfinished)
-        with pytest.raises(FeatureFileError) as beginning_again:
-            write(unfinished)
-        assert str(going_on.value) == str(beginning_again.value) == line
+        for use in (FeatureFile, FeatureWriter, write):
+            with raises(InUseError, unfinished):
+                use(unfinished)
         holder.communicate()
     assert holder.returncode == 0
     with FeatureWriter(unfinished) as writer:
         assert writer.rows_done == 2
 
 
-def test_a_damaged_partial_file_can_be_begun_again(tmp_path: Path) -> None:
-    (tmp_path / "x.h5.partial").write_bytes(b"")
-    write(tmp_path / "x.h5")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+def test_a_damaged_partial_file_can_be_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "x.h5"
+    partial_path(output).write_bytes(b"")
+    write(output)
+    assert list(tmp_path.iterdir()) == [output]

@@ -1,0 +1,120 @@
+"""Shapes, rows and ways of reading that are special to the tests of `bilinear_cli.store`."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.feature_files import begin_features
+
+from bilinear_cli.features.specs import POOLINGS, row_dtype
+from bilinear_cli.store import FeatureFile, FeatureWriter
+
+Shapes = dict[str, tuple[int, ...]]
+Read = Callable[[FeatureFile, np.ndarray], Any]
+
+
+def shapes_of(dense: int, triangle: int, maps: tuple[int, int, int]) -> Shapes:
+    """Return the shape of a row of every pooling."""
+    shapes: Shapes = {f"compact:{dense}": (dense,)}
+    for spec in POOLINGS.keys() - {"compact"}:
+        layout = POOLINGS[spec].layout
+        shapes[spec] = (triangle,) if layout == "upper-triangle" else (dense,)
+    return dict(sorted(shapes.items())) | {"conv5": maps}
+
+
+SMALL = shapes_of(8, 8 * 9 // 2, (2, 2, 8))  # stored as float32
+LARGE = shapes_of(4096, 91 * 92 // 2, (4, 4, 256))  # stored as float16
+CLASS_NAMES = ["wren", "Haubenmeise é"]
+COMMAND = ["bilinear", "extract", "--data", "my birds", "-o", "x.h5"]
+ATTRIBUTES = {"backbone": "vgg16", "image_size": 224, "command": json.dumps(COMMAND)}
+both_sizes = pytest.mark.parametrize("shapes", [SMALL, LARGE], ids=["float32", "float16"])
+
+INDICES = {
+    "all": [0, 1, 2, 3, 4, 5],
+    "backwards": [5, 4, 3, 2, 1, 0],
+    "three": [4, 0, 3],
+    "repeated": [2, 2, 5, 2],
+    "none": [],
+}
+each_indices = pytest.mark.parametrize(
+    "indices", [np.array(values, int) for values in INDICES.values()], ids=INDICES
+)
+
+# How training reads.
+READS: dict[str, Read] = {
+    "read": lambda file, rows: file.read("max", rows),
+    "batches": lambda file, rows: list(file.batches("max", rows, 2)),
+    "columns": lambda file, rows: list(file.columns("max", rows, file.shapes["max"][1] // 3)),
+    "maps": lambda file, rows: file.read("conv5", rows),
+    "batches of maps": lambda file, rows: list(file.batches("conv5", rows, 2)),
+}
+each_read = pytest.mark.parametrize(
+    ("read", "spec"),
+    [(read, "conv5" if "maps" in name else "max") for name, read in READS.items()],
+    ids=READS,
+)
+
+
+def parameters_of(shapes: Shapes) -> dict[str, np.ndarray]:
+    """Return the parameters of the poolings with these specs."""
+    sizes = [spec.partition(":")[2] for spec in shapes if ":" in spec]
+    if not sizes:
+        return {}
+    (size,) = sizes
+    channels = shapes["conv5"][-1]
+    numbers = np.arange(2 * channels).reshape(2, channels)
+    return {f"hash-{size}": numbers % int(size), f"sign-{size}": np.where(numbers % 3, 1, -1)}
+
+
+def columns_of(n: int) -> dict[str, np.ndarray]:
+    """Return the columns of n rows, each value different where it can be."""
+    return {
+        "photo": np.arange(n),
+        "view": np.full(n, "original"),
+        "labels": np.arange(n) % 2,
+        "paths": np.array([f"é {i}/{i}.jpg" for i in range(n)]),
+        "sha256": np.array([f"{i:064x}" for i in range(n)]),
+        "split": np.array([("train", "test")[i // 2 % 2] for i in range(n)]),
+        "group": np.array([f"nest {i // 2}" for i in range(n)]),
+    }
+
+
+def random_rows(shapes: Shapes, n: int) -> dict[str, np.ndarray]:
+    """Return n rows of each pooling, in the stored dtype."""
+    rng = np.random.default_rng(n)
+    return {spec: rng.normal(size=(n, *s)).astype(row_dtype(s)) for spec, s in shapes.items()}
+
+
+def begin(output: Path, shapes: Shapes = SMALL, n: int = 6) -> FeatureWriter:
+    """Begin a file of n rows."""
+    return begin_features(
+        output,
+        shapes,
+        class_names=CLASS_NAMES,
+        attributes=ATTRIBUTES,
+        parameters=parameters_of(shapes),
+        **columns_of(n),
+    )
+
+
+def write(
+    output: Path,
+    shapes: Shapes = SMALL,
+    n: int = 6,
+    *,
+    rows: dict[str, np.ndarray] | None = None,
+    bad: Sequence[int] = (),
+) -> Path:
+    """Write a complete file of n rows, `random_rows` by default, in one batch."""
+    with begin(output, shapes, n) as writer:
+        if n:
+            writer.append(random_rows(shapes, n) if rows is None else rows, bad)
+        writer.finish({writer.paths[i]: "no photo" for i in bad})
+    return output
+
+
+def head(rows: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
+    return {spec: values[start:stop] for spec, values in rows.items()}
