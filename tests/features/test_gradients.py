@@ -68,11 +68,11 @@ def test_the_matrix_root_has_its_true_gradient(
     rng = np.random.default_rng(1)
     x = np.maximum(rng.normal(size=(2, *shape)), 0).astype(dtype)
     weights = rng.normal(size=(2, shape[1], shape[1]))
-    found = gradient_of_matrix_root(x, weights)
+    gradient = gradient_of_matrix_root(x, weights)
     for _ in range(5):
         direction = rng.normal(size=x.shape)
         wanted = slope(x.astype(np.float64), weights, direction)
-        assert (found * direction).sum() == pytest.approx(wanted, rel=tolerance, abs=tolerance)
+        assert (gradient * direction).sum() == pytest.approx(wanted, rel=tolerance, abs=tolerance)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -81,10 +81,10 @@ def test_of_lower_rank_it_is_true_where_the_rank_stays(shape: tuple[int, int]) -
     n, c = shape
     x = rng.normal(size=(1, n, 3)) @ rng.normal(size=(1, 3, c))
     weights = rng.normal(size=(1, c, c))
-    found = gradient_of_matrix_root(x.astype(np.float32), weights)
+    gradient = gradient_of_matrix_root(x.astype(np.float32), weights)
     for direction in (x @ rng.normal(size=(c, c)), rng.normal(size=(n, n)) @ x):
         wanted = slope(x, weights, direction)
-        assert (found * direction).sum() == pytest.approx(wanted, rel=1e-3)
+        assert (gradient * direction).sum() == pytest.approx(wanted, rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -100,6 +100,6 @@ def test_the_gradient_has_a_bound_where_there_is_none(kind: str, shape: tuple[in
         "large": 1e6 * rng.random(shape),
     }[kind][None].astype(np.float32)
     weights = rng.normal(size=(1, shape[1], shape[1]))
-    found = gradient_of_matrix_root(x, weights)
-    assert np.linalg.norm(found) <= 2 * np.linalg.norm(weights) + 1e-4  # False for no number too
-    assert kind != "zero" or not found.any()
+    gradient = gradient_of_matrix_root(x, weights)
+    assert np.linalg.norm(gradient) <= 2 * np.linalg.norm(weights) + 1e-4  # False for no number too
+    assert kind != "zero" or not gradient.any()

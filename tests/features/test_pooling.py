@@ -120,14 +120,14 @@ def test_inner_products_of_sketches_are_unbiased() -> None:
     maps = np.maximum(rng.normal(size=(2, 2, 3, 10)), 0).astype(np.float32)
     matrices = outer_product_sum(tf.constant(maps))
     truth = np.einsum("ij,ij", *matrices.numpy().astype(np.float64))
-    found = []
+    products = []
     for seed in range(1000):
         p = sketch_parameters(10, 64, seed)
         a, b = tensor_sketch(matrices, p["hash-64"], p["sign-64"], 64).numpy().astype(np.float64)
-        found.append(a @ b)
-    error = np.std(found) / np.sqrt(len(found))
+        products.append(a @ b)
+    error = np.std(products) / np.sqrt(len(products))
     assert error < 0.02 * truth
-    assert abs(np.mean(found) - truth) < 4 * error
+    assert abs(np.mean(products) - truth) < 4 * error
 
 
 def test_a_projection_by_hand() -> None:
