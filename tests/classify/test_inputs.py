@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from support.errors import raises
 
 from bilinear_cli.classify import inputs
 from bilinear_cli.classify.inputs import Part
@@ -36,18 +37,18 @@ class Memory:
         self.shapes = {spec: x.shape for spec, x in stored.items()}
 
     def columns(
-        self, spec: str, which: np.ndarray, step: int
+        self, spec: str, indices: np.ndarray, step: int
     ) -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, self.shapes[spec][1], step):
-            places = slice(start, min(start + step, self.shapes[spec][1]))
-            yield places, self.stored[spec][which, places].astype(np.float32)
+            columns_of_block = slice(start, min(start + step, self.shapes[spec][1]))
+            yield columns_of_block, self.stored[spec][indices, columns_of_block].astype(np.float32)
 
     def batches(
-        self, spec: str, which: np.ndarray, step: int
+        self, spec: str, indices: np.ndarray, step: int
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, len(which), step):
-            places = slice(start, min(start + step, len(which)))
-            yield places, self.stored[spec][which[places]].astype(np.float32)
+        for start in range(0, len(indices), step):
+            columns_of_block = slice(start, min(start + step, len(indices)))
+            yield columns_of_block, self.stored[spec][indices[columns_of_block]].astype(np.float32)
 
 
 def in_memory(stored: Mapping[str, np.ndarray]) -> FeatureFile:
@@ -65,14 +66,14 @@ def top_variance_columns(
     return inputs.top_variance_columns(in_memory({spec: rows}), spec, train, n_entries)
 
 
-def dense(parts: Sequence[Part], stored: dict[str, np.ndarray], which: np.ndarray) -> np.ndarray:
-    """Return what a classifier sees, whole; by columns as by rows, without a gap."""
+def dense(parts: Sequence[Part], stored: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """Return the features of a classifier in one array, the same by columns and by rows."""
     file = in_memory(stored)
-    found = list(inputs.columns(parts, file, which))
-    assert [columns.start for columns, _ in found[1:]] == [c.stop for c, _ in found[:-1]]
-    assert all(block.dtype == np.float32 for _, block in found)
-    whole = np.hstack([block for _, block in found])
-    by_rows = list(inputs.batches(parts, file, which))
+    blocks = list(inputs.columns(parts, file, indices))
+    assert [columns.start for columns, _ in blocks[1:]] == [c.stop for c, _ in blocks[:-1]]
+    assert all(block.dtype == np.float32 for _, block in blocks)
+    whole = np.hstack([block for _, block in blocks])
+    by_rows = list(inputs.batches(parts, file, indices))
     assert [rows.start for rows, _ in by_rows[1:]] == [r.stop for r, _ in by_rows[:-1]]
     assert all(block.dtype == np.float32 for _, block in by_rows)
     np.testing.assert_allclose(np.vstack([x for _, x in by_rows]), whole, rtol=1e-5, atol=1e-6)
@@ -107,9 +108,11 @@ def test_blocks_are_a_direct_computation_whatever_their_size(
     assert n_blocks == {1: stored[spec].shape[1], 1 << 28: 1}.get(
         block_bytes, -(-stored[spec].shape[1] // 3)
     )
-    wanted = expected(stored[spec], TRAIN, normalize)
-    for which in (TRAIN, EVERY, TEST[::-1]):
-        np.testing.assert_allclose(dense(parts, one, which), wanted[which], rtol=1e-4, atol=1e-5)
+    expected_rows = expected(stored[spec], TRAIN, normalize)
+    for indices in (TRAIN, EVERY, TEST[::-1]):
+        np.testing.assert_allclose(
+            dense(parts, one, indices), expected_rows[indices], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("top_variance", [None, 9])
@@ -146,9 +149,9 @@ def test_a_constant_column_becomes_zero_not_infinite(stored: dict[str, np.ndarra
     x = {"max": stored["max"]}
     x["max"][TRAIN, 2] = 3.3
     x["max"][TEST, 2] = 5.3
-    seen = dense(fit_parts(x, TRAIN), x, EVERY)
-    np.testing.assert_array_equal(seen[TRAIN, 2], 0)
-    np.testing.assert_allclose(seen[TEST, 2], 2, rtol=1e-6)
+    x_normalised = dense(fit_parts(x, TRAIN), x, EVERY)
+    np.testing.assert_array_equal(x_normalised[TRAIN, 2], 0)
+    np.testing.assert_allclose(x_normalised[TEST, 2], 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("normalize", ["none", "standard", "sqrt-l2"])
@@ -156,17 +159,17 @@ def test_a_row_of_zeros_stays_finite(stored: dict[str, np.ndarray], normalize: s
     x = {"max": stored["max"], "sum": stored["sum"]}
     for values in x.values():
         values[4] = values[9] = 0
-    seen = dense(fit_parts(x, TRAIN, normalize=normalize), x, EVERY)
-    assert np.isfinite(seen).all()
+    x_normalised = dense(fit_parts(x, TRAIN, normalize=normalize), x, EVERY)
+    assert np.isfinite(x_normalised).all()
     if normalize != "standard":
-        assert not seen[[4, 9]].any()
+        assert not x_normalised[[4, 9]].any()
 
 
 @pytest.mark.parametrize("normalize", ["auto", "none", "sqrt-l2"])
 def test_poolings_side_by_side_weigh_alike(stored: dict[str, np.ndarray], normalize: str) -> None:
-    seen = dense(fit_parts(stored, TRAIN, normalize=normalize), stored, TRAIN)
-    assert seen.shape == (len(TRAIN), 6 + 4 + D)
-    norms = [np.linalg.norm(x, axis=1).mean() for x in np.split(seen, [6, 10], axis=1)]
+    x_normalised = dense(fit_parts(stored, TRAIN, normalize=normalize), stored, TRAIN)
+    assert x_normalised.shape == (len(TRAIN), 6 + 4 + D)
+    norms = [np.linalg.norm(x, axis=1).mean() for x in np.split(x_normalised, [6, 10], axis=1)]
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
 
 
@@ -228,7 +231,7 @@ def test_top_variance_halves_what_is_off_the_diagonal() -> None:
 
 def test_top_variance_of_one_entry_of_a_pair_is_refused() -> None:
     rows = np.array([[0, -1, 0], [0, 1, 0.0]])
-    with pytest.raises(UsageError, match="tears apart the two equal entries of a pair: give 2"):
+    with raises(UsageError, "--top-variance 1", 2):
         top_variance_columns(rows, np.arange(2), "upper-triangle", 1)
 
 
@@ -243,42 +246,43 @@ def test_20000_entries_of_512_channels_are_about_10000_numbers() -> None:
     assert (np.diff(columns) > 0).all()
 
 
-def test_the_selection_is_taken_before_it_is_normalised(stored: dict[str, np.ndarray]) -> None:
+def test_columns_are_selected_before_they_are_normalised(stored: dict[str, np.ndarray]) -> None:
     one = {"bilinear": stored["bilinear"]}
     parts = fit_parts(one, TRAIN, normalize="sqrt-l2", top_variance=12)
     columns = parts[0].columns
     assert columns is not None
     assert parts[0].n_features == len(columns) < D
-    wanted = expected(stored["bilinear"][:, columns], TRAIN, "sqrt-l2")
-    np.testing.assert_allclose(dense(parts, one, EVERY), wanted, rtol=1e-4, atol=1e-6)
+    expected_rows = expected(stored["bilinear"][:, columns], TRAIN, "sqrt-l2")
+    np.testing.assert_allclose(dense(parts, one, EVERY), expected_rows, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("spec", "there"), [("bilinear", N_CHANNELS**2), ("max", 6)])
-def test_more_than_there_are_is_refused(
-    stored: dict[str, np.ndarray], spec: str, there: int
+@pytest.mark.parametrize(("spec", "n_entries"), [("bilinear", N_CHANNELS**2), ("max", 6)])
+def test_more_entries_than_the_matrix_has_are_refused(
+    stored: dict[str, np.ndarray], spec: str, n_entries: int
 ) -> None:
     one = {spec: stored[spec]}
-    assert fit_parts(one, TRAIN, top_variance=there)[0].n_features == stored[spec].shape[1]
-    with pytest.raises(UsageError) as error:
-        fit_parts(one, TRAIN, top_variance=there + 1)
-    assert str(error.value) == f"--top-variance {there + 1} is more than the {there} there are"
+    assert fit_parts(one, TRAIN, top_variance=n_entries)[0].n_features == stored[spec].shape[1]
+    with raises(UsageError, f"--top-variance {n_entries + 1}", n_entries):
+        fit_parts(one, TRAIN, top_variance=n_entries + 1)
 
 
 def test_maps_and_unknown_normalisations_are_refused(stored: dict[str, np.ndarray]) -> None:
-    with pytest.raises(
-        UsageError, match=r"^conv5 holds maps, not vectors: name another --pooling, or --classifier"
-    ):
+    with raises(UsageError, "conv5", "--pooling", "--classifier conv1x1"):
         fit_parts({"conv5": np.zeros((11, 2, 2, 3), np.float16)}, TRAIN)
-    with pytest.raises(UsageError, match="no normalization is called 'sqrt'"):
+    with raises(UsageError, "'sqrt'", "sqrt-l2", "standard", "none", "auto"):
         fit_parts(stored, TRAIN, normalize="sqrt")
 
 
-def test_blocks_of_columns_of_which_none_is_taken_are_left_out(
+def test_blocks_without_a_selected_column_are_left_out(
     stored: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
     part = Part("bilinear", np.array([0, 6, 7, 11]), 4, "none")
     blocks = list(inputs.columns([part], in_memory(stored), EVERY))
-    assert [places for places, _ in blocks] == [slice(0, 1), slice(1, 3), slice(3, 4)]
-    taken = np.hstack([block for _, block in blocks])
-    np.testing.assert_array_equal(taken, stored["bilinear"][:, part.columns].astype(np.float32))
+    assert [columns_of_block for columns_of_block, _ in blocks] == [
+        slice(0, 1),
+        slice(1, 3),
+        slice(3, 4),
+    ]
+    selected = np.hstack([block for _, block in blocks])
+    np.testing.assert_array_equal(selected, stored["bilinear"][:, part.columns].astype(np.float32))

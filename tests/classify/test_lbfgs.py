@@ -64,23 +64,23 @@ PROBLEMS = pytest.mark.parametrize("problem", [quadratic, badly_scaled, softmax_
 
 
 @PROBLEMS
-def test_it_finds_the_minimum_that_scipy_finds(
+def test_the_minimum_is_that_of_scipy(
     problem: Callable[[], tuple[Function, np.ndarray]],
 ) -> None:
     function, start = problem()
-    wanted = scipy_minimize(
+    expected = scipy_minimize(
         function, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9}
     )
     x = minimize(
         in_float32(function), start.astype(np.float32), tolerance=1e-10, max_iterations=500
     )
     assert x.dtype == np.float32
-    assert function(x)[0] == pytest.approx(wanted.fun, rel=1e-6)
-    np.testing.assert_allclose(x, wanted.x, atol=2e-3)
+    assert function(x)[0] == pytest.approx(expected.fun, rel=1e-6)
+    np.testing.assert_allclose(x, expected.x, atol=2e-3)
 
 
 @PROBLEMS
-def test_a_looser_tolerance_ends_earlier_and_each_iteration_descends(
+def test_a_looser_tolerance_needs_fewer_calls(
     problem: Callable[[], tuple[Function, np.ndarray]],
 ) -> None:
     function, start = problem()
@@ -101,7 +101,7 @@ def test_a_looser_tolerance_ends_earlier_and_each_iteration_descends(
 
 
 @PROBLEMS
-def test_max_iterations_is_the_most(
+def test_each_iteration_descends_up_to_max_iterations(
     problem: Callable[[], tuple[Function, np.ndarray]],
 ) -> None:
     function, start = problem()

@@ -1,7 +1,6 @@
 """Tests of the three forms of one problem, against scikit-learn on the features themselves."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
+from support.rows import make_problem
 
 from bilinear_cli.classify import kernel, ridge
 from bilinear_cli.classify.classifiers import LOSSES
@@ -16,7 +16,6 @@ from bilinear_cli.classify.columns import Linear
 from bilinear_cli.classify.losses import dot, one_hot, signs
 from bilinear_cli.classify.problem import Problem
 
-Pose = Callable[..., Problem]
 FORMS = [(60, 12, "columns"), (60, 12, "stream"), (40, 90, "kernel"), (40, 90, "stream")]
 K = 3
 
@@ -29,7 +28,7 @@ def make(n: int, d: int, k: int = K, seed: int = 0) -> tuple[np.ndarray, np.ndar
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), labels
 
 
-def goal(name: str, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+def targets_of(name: str, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
     return one_hot(labels, K, smoothing) if name == "softmax" else signs(labels, K)
 
 
@@ -51,68 +50,67 @@ def objective(name: str, model: Linear, x: np.ndarray, targets: np.ndarray, C: f
     return C * LOSSES[name](targets.astype(np.float64))(scores)[0] + 0.5 * dot(weights, weights)
 
 
-def peer(name: str, x: np.ndarray, labels: np.ndarray, C: float) -> Linear:
+def scikit_learn_model(name: str, x: np.ndarray, labels: np.ndarray, C: float) -> Linear:
     """Return scikit-learn's optimum; its SVM penalises the intercept, but here by next to none."""
     x = x.astype(np.float64)
-    found: Any
+    model: Any
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if name == "softmax":
-            found = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(x, labels)
+            model = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(x, labels)
         elif name == "ridge":
-            found = Ridge(alpha=1 / C).fit(x, signs(labels, K))
+            model = Ridge(alpha=1 / C).fit(x, signs(labels, K))
         else:
-            found = LinearSVC(
+            model = LinearSVC(
                 C=C, tol=1e-9, max_iter=1_000_000, dual=False, intercept_scaling=1000
             ).fit(x, labels)
-    return Linear(found.coef_.T, found.intercept_)
+    return Linear(model.coef_.T, model.intercept_)
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0, 10_000.0])
 @pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
 @pytest.mark.parametrize(("n", "d", "form"), FORMS)
-def test_the_optimum_is_scikit_learns(
-    n: int, d: int, form: str, name: str, C: float, pose: Pose
-) -> None:
+def test_the_optimum_is_scikit_learns(n: int, d: int, form: str, name: str, C: float) -> None:
     x, labels = make(n, d)
-    targets = goal(name, labels)
-    ours = fit_path(pose(x, form), name, targets, [C / 100, C / 10, C])
-    theirs = peer(name, x, labels, C)
-    values = [objective(name, model, x, targets, C) for model in (ours, theirs)]
+    targets = targets_of(name, labels)
+    ours = fit_path(make_problem(x, form), name, targets, [C / 100, C / 10, C])
+    reference = scikit_learn_model(name, x, labels, C)
+    values = [objective(name, model, x, targets, C) for model in (ours, reference)]
     assert values[0] <= values[1] * (1 + 1e-4)
-    if C < 10_000 or name == "softmax":  # beyond, theirs is not at the optimum itself
+    if C < 10_000 or name == "softmax":  # beyond, reference is not at the optimum itself
         assert values[0] == pytest.approx(values[1], rel=1e-3)
-        scores = np.sort(theirs(x.astype(np.float64)), axis=1)
+        scores = np.sort(reference(x.astype(np.float64)), axis=1)
         clear = scores[:, -1] - scores[:, -2] > 3e-3 * np.abs(scores).max()
         assert clear.mean() > 0.7
-        np.testing.assert_array_equal(ours(x).argmax(1)[clear], theirs(x).argmax(1)[clear])
+        np.testing.assert_array_equal(ours(x).argmax(1)[clear], reference(x).argmax(1)[clear])
 
 
 @pytest.mark.parametrize("C", [0.1, 100.0])
 @pytest.mark.parametrize(("n", "d", "form"), FORMS)
-def test_an_svm_without_intercept_is_linear_svcs(
-    n: int, d: int, form: str, C: float, pose: Pose
-) -> None:
+def test_an_svm_without_intercept_is_linear_svcs(n: int, d: int, form: str, C: float) -> None:
     """On rows and their negatives, with contrary targets, the free intercept is zero."""
     x, labels = make(n // 2, d)
     both = np.vstack([x, -x])
     targets = np.vstack([signs(labels, K), -signs(labels, K)])
-    ours = fit_path(pose(both, form), "svm", targets, [C / 100, C / 10, C])
+    ours = fit_path(make_problem(both, form), "svm", targets, [C / 100, C / 10, C])
     svc = LinearSVC(C=2 * C, tol=1e-9, max_iter=1_000_000, fit_intercept=False, dual=False)
-    theirs = Linear(svc.fit(x.astype(np.float64), labels).coef_.T, np.zeros(K))
+    reference = Linear(svc.fit(x.astype(np.float64), labels).coef_.T, np.zeros(K))
     np.testing.assert_allclose(ours.intercept, 0, atol=1e-3)
-    values = [objective("svm", model, both, targets, C) for model in (ours, theirs)]
+    values = [objective("svm", model, both, targets, C) for model in (ours, reference)]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
-    np.testing.assert_array_equal(ours(x).argmax(1), theirs(x.astype(np.float64)).argmax(1))
+    np.testing.assert_array_equal(ours(x).argmax(1), reference(x.astype(np.float64)).argmax(1))
 
 
 @pytest.mark.parametrize("name", ["softmax", "svm"])
 @pytest.mark.parametrize(("n", "d", "form"), FORMS)
-def test_the_path_and_a_fit_alone_come_to_the_same(
-    n: int, d: int, form: str, name: str, pose: Pose
+def test_a_path_and_a_single_fit_reach_the_same_optimum(
+    n: int, d: int, form: str, name: str
 ) -> None:
     x, labels = make(n, d)
-    problem, targets = pose(x, form), goal(name, labels, 0.1 if name == "softmax" else 0)
+    problem, targets = (
+        make_problem(x, form),
+        targets_of(name, labels, 0.1 if name == "softmax" else 0),
+    )
     along = fit_path(problem, name, targets, [10.0**decade for decade in range(-3, 3)])
     alone = fit_path(problem, name, targets, [100.0])
     values = [objective(name, model, x, targets, 100.0) for model in (along, alone)]
@@ -121,38 +119,38 @@ def test_the_path_and_a_fit_alone_come_to_the_same(
 
 @pytest.mark.parametrize("name", ["softmax", "svm"])
 @pytest.mark.parametrize(("n", "d", "form"), FORMS)
-def test_a_fit_on_some_rows_knows_nothing_of_the_others(
-    n: int, d: int, form: str, name: str, pose: Pose
+def test_a_fit_on_some_rows_does_not_depend_on_the_others(
+    n: int, d: int, form: str, name: str
 ) -> None:
     """And scores them as the model on the features does, though they are centred by all."""
     x, labels = make(n, d)
-    seen, held_out = np.arange(n)[n // 4 :], np.arange(n)[: n // 4]
+    train_indices, val_indices = np.arange(n)[n // 4 :], np.arange(n)[: n // 4]
     changed = x.copy()
-    changed[held_out] += 1
-    targets = goal(name, labels)[seen]
+    changed[val_indices] += 1
+    targets = targets_of(name, labels)[train_indices]
     models = []
     for rows in (x, changed):
-        problem = pose(rows, form)
-        (fit,) = problem.form.path(seen, targets, LOSSES[name], [(10.0, 1e-9)])
-        scores = problem.form.scores(fit, held_out)  # type: ignore[arg-type]
-        models.append((scores, rows[held_out]))
-    theirs = peer(name, x[seen], labels[seen], 10.0)
+        problem = make_problem(rows, form)
+        (fit,) = problem.form.path(train_indices, targets, LOSSES[name], [(10.0, 1e-9)])
+        scores = problem.form.scores(fit, val_indices)  # type: ignore[arg-type]
+        models.append((scores, rows[val_indices]))
+    reference = scikit_learn_model(name, x[train_indices], labels[train_indices], 10.0)
     for scores, rows in models:
-        wanted = theirs(rows.astype(np.float64))
-        np.testing.assert_allclose(scores, wanted, atol=0.02 * np.abs(wanted).max() + 0.01)
+        expected = reference(rows.astype(np.float64))
+        np.testing.assert_allclose(scores, expected, atol=0.02 * np.abs(expected).max() + 0.01)
 
 
 @pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
 @pytest.mark.parametrize(("n", "d", "form"), FORMS)
-def test_the_intercept_is_free_of_penalty(n: int, d: int, form: str, name: str, pose: Pose) -> None:
+def test_the_intercept_is_free_of_penalty(n: int, d: int, form: str, name: str) -> None:
     """So moving all features by a constant changes no score, and priors show at C near zero."""
     x, labels = make(n, d)
     labels = np.where(labels == 2, 1, labels)
-    targets = goal(name, labels)[:, :2]
-    fits = [fit_path(pose(rows, form), name, targets, [10.0]) for rows in (x, x + 3)]
+    targets = targets_of(name, labels)[:, :2]
+    fits = [fit_path(make_problem(rows, form), name, targets, [10.0]) for rows in (x, x + 3)]
     scores = [fit(rows) for fit, rows in zip(fits, (x, x + 3), strict=True)]
     np.testing.assert_allclose(scores[0], scores[1], atol=0.02)
-    constant = fit_path(pose(x, form), name, targets, [1e-5])(x)
+    constant = fit_path(make_problem(x, form), name, targets, [1e-5])(x)
     assert np.ptp(constant, axis=0).max() < 0.01
     if name == "softmax":
         shares = np.bincount(labels) / n
@@ -161,24 +159,24 @@ def test_the_intercept_is_free_of_penalty(n: int, d: int, form: str, name: str, 
         )
 
 
-def test_a_metric_built_for_another_curvature_serves_too(
-    pose: Pose, monkeypatch: pytest.MonkeyPatch
+def test_a_metric_of_another_curvature_leads_to_the_same_optimum(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x, labels = make(40, 90)
-    targets, Cs = goal("softmax", labels), [0.01, 0.1, 1.0, 10.0]
-    often = fit_path(pose(x), "softmax", targets, Cs)
+    targets, Cs = targets_of("softmax", labels), [0.01, 0.1, 1.0, 10.0]
+    often = fit_path(make_problem(x), "softmax", targets, Cs)
     monkeypatch.setattr(kernel, "REBUILD", 1e9)
-    once = fit_path(pose(x), "softmax", targets, Cs)
+    once = fit_path(make_problem(x), "softmax", targets, Cs)
     values = [objective("softmax", model, x, targets, 10.0) for model in (often, once)]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("form", ["kernel", "stream"])
 @pytest.mark.parametrize("C", [1.0, 1e6])
-def test_rows_of_zeros_and_doubled_rows_do_no_harm(form: str, C: float, pose: Pose) -> None:
+def test_rows_of_zeros_and_equal_rows_leave_the_weights_finite(form: str, C: float) -> None:
     x, labels = make(40, 90)
     x[:4], x[20:30] = 0, x[10:20]
-    model = fit_path(pose(x, form), "softmax", goal("softmax", labels), [C / 10, C])
+    model = fit_path(make_problem(x, form), "softmax", targets_of("softmax", labels), [C / 10, C])
     assert np.isfinite(model.weights).all()
     assert np.isfinite(model.intercept).all()
 
@@ -188,46 +186,46 @@ def test_rows_of_zeros_and_doubled_rows_do_no_harm(form: str, C: float, pose: Po
 
 @pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])
-def test_ridge_is_scikit_learns(n: int, d: int, C: float, pose: Pose) -> None:
+def test_ridge_is_scikit_learns(n: int, d: int, C: float) -> None:
     x, labels = make(n, d)
-    problem, targets = pose(x), signs(labels, K)
+    problem, targets = make_problem(x), signs(labels, K)
     assert problem.coordinates
     assert problem.of_axes
     on_axes = ridge.fit_ridge(problem.coordinates(), targets, C)
     ours = on_features(problem, Linear(problem.of_axes(on_axes.weights), on_axes.intercept))
-    theirs = peer("ridge", x, labels, C)
+    reference = scikit_learn_model("ridge", x, labels, C)
     np.testing.assert_allclose(
-        ours.weights, theirs.weights, atol=2e-3 * np.abs(theirs.weights).max()
+        ours.weights, reference.weights, atol=2e-3 * np.abs(reference.weights).max()
     )
-    np.testing.assert_allclose(ours.intercept, theirs.intercept, atol=1e-3)
-    values = [objective("ridge", model, x, targets, C) for model in (ours, theirs)]
+    np.testing.assert_allclose(ours.intercept, reference.intercept, atol=1e-3)
+    values = [objective("ridge", model, x, targets, C) for model in (ours, reference)]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])
 def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
-    n: int, d: int, C: float, pose: Pose
+    n: int, d: int, C: float
 ) -> None:
     x, labels = make(n, d)
     x[:3] = x[3:6]  # fewer axes than rows less one
-    problem, targets = pose(x), signs(labels, K)
-    held_out = np.array_split(np.random.default_rng(0).permutation(n), 4)
+    problem, targets = make_problem(x), signs(labels, K)
+    val_indices = np.array_split(np.random.default_rng(0).permutation(n), 4)
     assert problem.coordinates
-    scores = ridge.out_of_fold(problem.coordinates(), targets, held_out)(C)
-    for fold in held_out:
-        seen = np.setdiff1d(np.arange(n), fold)
-        alone = Ridge(alpha=1 / C).fit(x[seen].astype(np.float64), targets[seen])
+    scores = ridge.out_of_fold(problem.coordinates(), targets, val_indices)(C)
+    for fold in val_indices:
+        train_indices = np.setdiff1d(np.arange(n), fold)
+        alone = Ridge(alpha=1 / C).fit(x[train_indices].astype(np.float64), targets[train_indices])
         np.testing.assert_allclose(scores[fold], alone.predict(x[fold]), atol=5e-3)
 
 
-def test_ridge_comes_to_the_end_of_any_path(pose: Pose) -> None:
+def test_ridge_scores_are_finite_at_any_C() -> None:
     x, labels = make(60, 90)
     x[:6] = x[6:12]
     x[12:14] = 0
-    problem = pose(x)
+    problem = make_problem(x)
     assert problem.coordinates
-    held_out = np.array_split(np.random.default_rng(0).permutation(60), 4)
-    scores = ridge.out_of_fold(problem.coordinates(), signs(labels, K), held_out)
+    val_indices = np.array_split(np.random.default_rng(0).permutation(60), 4)
+    scores = ridge.out_of_fold(problem.coordinates(), signs(labels, K), val_indices)
     for C in 10.0 ** np.arange(3, 12):
         assert np.isfinite(scores(C)).all()

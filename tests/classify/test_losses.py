@@ -76,7 +76,7 @@ def test_cross_entropy_of_scores_beyond_the_exponentials_range() -> None:
     assert np.isfinite(error).all()
 
 
-def test_a_hinge_is_silent_beyond_the_margin() -> None:
+def test_a_hinge_is_zero_beyond_the_margin() -> None:
     targets = signs(LABELS, 3)
     value, error, second = squared_hinge(targets)(targets * np.float32(1.5))
     assert (value, second) == (0, 0)

@@ -1,4 +1,4 @@
-"""Tests of the figures, against examples computed by hand."""
+"""Tests of the metrics, against examples computed by hand."""
 
 import numpy as np
 import pytest
@@ -32,20 +32,20 @@ def test_scores_are_averaged_over_the_views_of_a_photo_before_one_wins() -> None
 @pytest.mark.parametrize(("hits", "n"), [(0, 3), (7, 9), (9, 9), (2031, 2903)])
 def test_the_interval_is_wilsons(hits: int, n: int) -> None:
     predicted = [0] * hits + [1] * (n - hits)
-    figures = evaluate(scores_for(predicted), np.zeros(n, int), NAMES)
+    metrics = evaluate(scores_for(predicted), np.zeros(n, int), NAMES)
     p, z = hits / n, 1.959963984540054
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    assert figures["top1"] == p
-    assert figures["top1_ci95"] == pytest.approx([centre - half, centre + half], abs=1e-9)
+    assert metrics["top1"] == p
+    assert metrics["top1_ci95"] == pytest.approx([centre - half, centre + half], abs=1e-9)
 
 
 def test_top5_counts_what_is_not_beaten_by_five() -> None:
     scores = np.tile(np.arange(7.0)[::-1], (7, 1))  # class 0 first, class 6 last
     names = np.array(list("abcdefg"))
-    figures = evaluate(scores, np.arange(7), names)
-    assert figures["top5"] == pytest.approx(5 / 7)
-    assert figures["top1"] == pytest.approx(1 / 7)
+    metrics = evaluate(scores, np.arange(7), names)
+    assert metrics["top5"] == pytest.approx(5 / 7)
+    assert metrics["top1"] == pytest.approx(1 / 7)
 
 
 @pytest.mark.parametrize("k", [2, 4, 5])
@@ -57,9 +57,9 @@ def test_top5_of_at_most_five_classes_is_one(k: int) -> None:
 def test_the_mean_over_classes_counts_each_class_once_and_leaves_out_absent_ones() -> None:
     labels = np.array([0, 0, 0, 0, 1, 2, 2])  # no tern
     predicted = [0, 0, 0, 1, 3, 2, 0]
-    figures = evaluate(scores_for(predicted), labels, NAMES)
-    assert figures["mean_per_class_accuracy"] == pytest.approx((3 / 4 + 0 + 1 / 2) / 3)
-    assert figures["top1"] == pytest.approx(4 / 7)
+    metrics = evaluate(scores_for(predicted), labels, NAMES)
+    assert metrics["mean_per_class_accuracy"] == pytest.approx((3 / 4 + 0 + 1 / 2) / 3)
+    assert metrics["top1"] == pytest.approx(4 / 7)
 
 
 def test_the_most_confused_pairs_come_first_and_right_answers_never() -> None:
@@ -79,8 +79,8 @@ def test_no_more_than_ten_pairs_are_named() -> None:
     assert len(evaluate(scores_for(predicted), labels, NAMES)["confused"]) == 10
 
 
-def test_figures_are_plain_numbers() -> None:
-    figures = evaluate(scores_for([0, 1, 1]), np.array([0, 1, 2]), NAMES)
-    figures["low"], figures["high"] = figures.pop("top1_ci95")
-    figures["count"] = figures.pop("confused")[0]["count"]
-    assert {type(value) for value in figures.values()} == {float, int}
+def test_metrics_are_plain_numbers() -> None:
+    metrics = evaluate(scores_for([0, 1, 1]), np.array([0, 1, 2]), NAMES)
+    metrics["low"], metrics["high"] = metrics.pop("top1_ci95")
+    metrics["count"] = metrics.pop("confused")[0]["count"]
+    assert {type(value) for value in metrics.values()} == {float, int}

@@ -1,12 +1,14 @@
 """Tests of naming photos with a trained run."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.errors import assert_names, raises
+from support.feature_files import write_features
+from support.photos import make_photo
 
 from bilinear_cli.classify.predict import predict, run_settings
 from bilinear_cli.classify.select import Options
@@ -15,7 +17,6 @@ from bilinear_cli.data.images import read_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.store import FeatureFile
 
-MakePhoto = Callable[..., Path]
 COLOURS = {"red": (230, 30, 30), "green": (30, 230, 30), "blue": (30, 30, 230)}
 SIZE = 16
 
@@ -29,7 +30,7 @@ def forward(photos: Any) -> Any:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, make_photo: MakePhoto) -> list[Path]:
+def photos(tmp_path: Path) -> list[Path]:
     """Return six photos of each colour, each with its own shade."""
     return [
         make_photo(tmp_path / name / f"{i}.png", colour=tuple(c - 5 * i for c in colour))
@@ -43,7 +44,6 @@ def run(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     photos: list[Path],
-    write_features: Callable[..., Path],
 ) -> Path:
     """Return a run that was trained on the photos."""
     pixels = np.stack([read_photo(path, [SIZE])[0] for path in photos])
@@ -64,17 +64,17 @@ def run(
         return Path(train(file, request.param, options, tmp_path / "runs")["run"])
 
 
-def test_training_photos_are_named_right_and_a_bad_file_is_told(
+def test_photos_get_their_class_and_a_bad_file_its_error(
     run: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_text("no photo")
-    asked = [*photos[:5], bad, *photos[5:]]  # in batches of four, the last of three
-    answers = list(predict(run, asked, forward, top=3))
-    assert [path for path, _ in answers] == asked
+    paths = [*photos[:5], bad, *photos[5:]]  # in batches of four, the last of three
+    answers = list(predict(run, paths, forward, top=3))
+    assert [path for path, _ in answers] == paths
     error = dict(answers)[bad]
     assert isinstance(error, BadPhotoError)
-    assert str(error).startswith(f"cannot read {bad} as a photo")
+    assert_names(str(error), bad)
     for path, names in answers:
         if path != bad:
             assert isinstance(names, list)
@@ -85,14 +85,14 @@ def test_training_photos_are_named_right_and_a_bad_file_is_told(
             assert sum(probabilities) == pytest.approx(1, abs=1e-6)
 
 
-def test_only_so_many_names_are_given(run: Path, photos: list[Path]) -> None:
+def test_top_limits_the_number_of_names(run: Path, photos: list[Path]) -> None:
     (_, names), *rest = predict(run, photos[:1], forward, top=2)
     assert not rest
     assert isinstance(names, list)
     assert len(names) == 2
-    (_, whole), *_ = predict(run, photos[:1], forward, top=50)
-    assert isinstance(whole, list)
-    assert len(whole) == 3
+    (_, names), *_ = predict(run, photos[:1], forward, top=50)
+    assert isinstance(names, list)
+    assert len(names) == 3
 
 
 def test_settings_are_those_of_the_features(run: Path) -> None:
@@ -104,12 +104,12 @@ def test_settings_are_those_of_the_features(run: Path) -> None:
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"extraction": {}, "pooling": "max"}', "{"])
 def test_a_folder_that_is_no_run_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(BilinearError, match=str(tmp_path)):
+    with raises(BilinearError, tmp_path):
         run_settings(tmp_path)
 
 
 def test_a_run_without_a_model_is_one_line(run: Path, photos: list[Path]) -> None:
     (run / "model.npz").unlink()
-    with pytest.raises(BilinearError, match="there is no run in"):
+    with raises(BilinearError, run, "bilinear train"):
         list(predict(run, photos[:1], forward))
     assert json.loads((run / "metrics.json").read_text())
