@@ -1,22 +1,24 @@
-"""Every command of the README, typed as it stands there."""
+"""Every command of the README, run as it stands there."""
 
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from support.commands import ROOT, run_command
+from support.photos import class_folders, make_photo
+from support.thin_network import thin_networks
 
-from bilinear_cli.cli import cli
+from bilinear_cli.classify import conv1x1
 from bilinear_cli.data import sample
 
-ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
 COMMANDS = [[line.split("  #")[0].strip() for line in block.splitlines()] for block in BLOCKS]
-# What needs a machine with a GPU, and photos that may not be passed on.
+# These need a machine with a GPU, or photos that may not be redistributed.
 NOT_RUN = {
     "pip install '.[gpu]'",
     "make reproduce DATA=cub100",
@@ -26,67 +28,72 @@ NOT_RUN = {
 TOUR, MORE = "bilinear predict runs/x-bilinear-softmax photos/wren/new.jpg", "bilinear info x.h5"
 SAMPLE = "bilinear extract --pooling bilinear -o x.h5"
 CONTROLS = "bilinear train --features grey.h5"
+CONV1X1 = {"BILINEAR_TRAIN_C": "auto", "BILINEAR_TRAIN_CHANNELS": "8"}
+CHANNELS = 144  # the README's --pooling bilinear:144 needs as many
+
+
+def block_with(command: str) -> list[str]:
+    (block,) = [block for block in COMMANDS if command in block]
+    return block
+
+
+def run_block(command: str) -> None:
+    """Run the block of the README that has this command."""
+    for line in block_with(command):
+        program, *words = shlex.split(line)
+        assert program == "bilinear"
+        run_command(*words, env=CONV1X1 if "conv1x1" in words else {})
+
+
+@pytest.fixture
+def thin_commands(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """Run commands in an empty folder, with a thin network, and with little tuning."""
+    with thin_networks(CHANNELS) as patch:
+        patch.chdir(tmp_path)
+        for command in ("EXTRACT", "PREDICT", "EXPLAIN", "EXPORT", "WEIGHTS"):
+            patch.setenv(f"BILINEAR_{command}_WEIGHTS", "random")
+        patch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
+        patch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "4")
+        patch.setenv("BILINEAR_TRAIN_C", "1")
+        patch.setenv("BILINEAR_TRAIN_LABEL_SMOOTHING", "0")
+        patch.setenv("BILINEAR_TRAIN_FOLDS", "2")
+        patch.setattr(conv1x1, "PATIENCE", 1)
+        yield patch
+
+
+@pytest.mark.slow
+def test_the_tour_with_your_own_photos(thin_commands: pytest.MonkeyPatch) -> None:
+    class_folders(Path("photos"), {"wren": 3, "robin": 4})
+    make_photo(Path("photos/wren/new.jpg"), seed=99)
+    photos = sorted(Path("photos").rglob("*.*"))
+    rows = [f"{path.as_posix()},{path.parent.name}" for path in photos]
+    Path("photos.csv").write_text("\n".join(["path,label", *rows]))
+    run_block(TOUR)
+    run_block(MORE)
+
+
+@pytest.mark.slow
+def test_the_sample(thin_commands: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    thin_commands.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
+    thin_commands.setattr(sample, "N_SPECIES", 2)
+    thin_commands.setattr(sample, "N_DRAWINGS", 3)
+    run_block(SAMPLE)
+    run_block(CONTROLS)
 
 
 def run_by_ci() -> set[str]:
     """Return `make reproduce`, and what `.ci/as_typed.py` prints where `.ci/run` calls it."""
     (section,) = re.findall(r'as_typed.py "(.*?)"', (ROOT / ".ci/run").read_text("utf-8"))
     script = [sys.executable, ROOT / ".ci/as_typed.py", section]
-    typed = subprocess.run(script, check=True, capture_output=True, text=True).stdout
-    return {"make reproduce", *(line.split("  #")[0].strip() for line in typed.splitlines())}
-
-
-def block_with(command: str) -> list[str]:
-    (found,) = [block for block in COMMANDS if command in block]
-    return found
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]], None]:
-    """Return a function that types commands in an empty folder, with a small random network."""
-    monkeypatch.chdir(tmp_path)
-    for command in ("EXTRACT", "PREDICT", "EXPLAIN", "EXPORT", "WEIGHTS"):
-        monkeypatch.setenv(f"BILINEAR_{command}_WEIGHTS", "random")
-    monkeypatch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
-    monkeypatch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "4")
-
-    def run(commands: list[str]) -> None:
-        for command in commands:
-            program, *arguments = shlex.split(command)
-            assert program == "bilinear"
-            result = CliRunner().invoke(cli, arguments)
-            assert result.exit_code == 0, f"{command}: {result.output}"
-
-    return run
-
-
-def test_the_tour_with_your_own_photos(
-    typed: Callable[[list[str]], None], class_folders: Callable, make_photo: Callable
-) -> None:
-    class_folders(Path("photos"), {"wren": 3, "robin": 4})
-    make_photo(Path("photos/wren/new.jpg"), seed=99)
-    photos = sorted(path for path in Path("photos").rglob("*.*"))
-    rows = [f"{path.as_posix()},{path.parent.name}" for path in photos]
-    Path("photos.csv").write_text("\n".join(["path,label", *rows]))
-    typed(block_with(TOUR))
-    typed(block_with(MORE))
-
-
-def test_the_sample(
-    typed: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sample, "N_DRAWINGS", 4)
-    typed(block_with(SAMPLE))
-    typed(block_with(CONTROLS))
+    lines = subprocess.run(script, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {"make reproduce", *(line.split("  #")[0].strip() for line in lines)}
 
 
 def test_every_command_is_run_somewhere() -> None:
-    typed_here = {c for first in (TOUR, MORE, SAMPLE, CONTROLS) for c in block_with(first)}
-    assert {line for block in COMMANDS for line in block} == typed_here | run_by_ci() | NOT_RUN
+    run_here = {c for first in (TOUR, MORE, SAMPLE, CONTROLS) for c in block_with(first)}
+    assert {line for block in COMMANDS for line in block} == run_here | run_by_ci() | NOT_RUN
     assert "\nmake reproduce\n" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 def test_no_placeholder_is_left() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
-    assert not re.findall(r"\b[A-Z]+_(?:HERE|TABLE)\b", text)
+    assert not re.findall(r"\b[A-Z]+_(?:HERE|TABLE)\b", README)

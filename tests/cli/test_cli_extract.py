@@ -1,0 +1,144 @@
+"""`bilinear extract` and `bilinear merge`: the files that they write, and what they print."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from support.commands import error_line, run_command
+from support.errors import assert_names
+from support.photos import make_photo
+
+pytestmark = pytest.mark.usefixtures("small_network")
+MAX = ("--pooling", "max")
+
+
+def network_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a command fail if it loads the network."""
+    monkeypatch.setattr("bilinear_cli.cli.runs.load_network", None)
+
+
+def test_extract_prints_the_path_and_the_next_command(birds: Path) -> None:
+    result = run_command("extract", "--data", birds, *MAX)
+    assert result.stdout == "features/birds-block5_conv3-32.h5\n"
+    path = result.stdout.strip()
+    assert f"bilinear train --features {path}" in result.stderr.splitlines()[-1]
+    assert Path(path).is_file()
+
+
+def test_quiet_leaves_only_the_result(birds: Path) -> None:
+    result = run_command("-q", "extract", "--data", birds, *MAX, "-o", "x.h5")
+    assert (result.stdout, result.stderr) == ("x.h5\n", "")
+
+
+def test_a_complete_file_is_left_as_it_is(
+    birds: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network_not_loaded(monkeypatch)
+    before = features.stat().st_mtime_ns
+    result = run_command("extract", "--data", birds, *MAX, "--pooling", "bilinear", "-o", features)
+    lines = [line for line in result.stderr.splitlines() if "bilinear train" not in line]
+    assert any("x.h5" in line for line in lines)
+    assert features.stat().st_mtime_ns == before
+
+
+def test_limit_takes_photos_of_all_classes_and_both_splits(birds: Path) -> None:
+    run_command("extract", "--data", birds, *MAX, "--limit", "6", "-o", "x.h5")
+    with h5py.File("x.h5") as file:
+        assert np.bincount(file["labels"][()]).tolist() == [2, 2, 2]
+        assert file["split"].asstr()[()].tolist().count("test") == 3
+        assert file.attrs["limit"] == 6
+
+
+def test_shards_of_views_are_merged_and_trained_together(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract = ["extract", "--data", birds, *MAX, "--flip", "--scales", "32,48"]
+    whole = run_command(*extract).stdout.strip()
+    assert whole == "features/birds-block5_conv3-32-48-flip.h5"
+    shards = [run_command(*extract, "--shard", f"{i}/2").stdout.strip() for i in (1, 2)]
+    assert shards[0] == "features/birds-block5_conv3-32-48-flip-shard1of2.h5"
+    assert run_command("merge", *shards, "-o", "merged.h5").stdout == "merged.h5\n"
+    with h5py.File("merged.h5") as merged, h5py.File(whole) as single:
+        assert merged["view"].asstr()[:4].tolist() == ["original", "flip", "48", "48-flip"]
+        np.testing.assert_array_equal(merged["features/max"][()], single["features/max"][()])
+    network_not_loaded(monkeypatch)
+    run_command(*extract, "-o", "merged.h5")  # it is complete
+    runs = []
+    for files in (["merged.h5"], shards):
+        words = [word for file in files for word in ("--features", file)]
+        runs += json.loads(run_command("train", *words, "--json").stdout)["results"]
+    assert runs[0]["top1"] == runs[1]["top1"]
+    assert (runs[1]["n_rows"], runs[1]["features_file"]) == (72, " ".join(shards))
+    line = error_line(run_command("train", "--features", shards[0], code=1))
+    assert_names(line, "2/2", 1)
+
+
+def test_skip_bad_leaves_out_files_that_are_no_photos(birds: Path) -> None:
+    (birds / "wren" / "2.png").write_text("no photo")
+    extract = ["extract", "--data", birds, *MAX, "-o", "x.h5"]
+    line = error_line(run_command(*extract, code=1))
+    assert_names(line, "wren/2.png", "--skip-bad")
+    assert not Path("x.h5").exists()
+    result = run_command(*extract, "--skip-bad")
+    assert "wren/2.png" in result.stderr
+    with h5py.File("x.h5") as file:
+        assert file["features/max"].shape == (17, 6)
+        assert file["skipped/paths"].asstr()[()].tolist() == ["wren/2.png"]
+    assert "wren/2.png" in run_command("info", "x.h5").stdout
+
+
+def test_a_truncated_jpeg_is_no_photo(birds: Path) -> None:
+    path = make_photo(birds / "wren" / "cut.jpg", size=(200, 200))
+    path.write_bytes(path.read_bytes()[:2000])
+    line = error_line(run_command("extract", "--data", birds, *MAX, "-o", "x.h5", code=1))
+    assert_names(line, "wren/cut.jpg", "--skip-bad")
+    assert not Path("x.h5").exists()
+
+
+def test_a_set_without_a_readable_photo_is_refused(birds: Path) -> None:
+    for path in birds.rglob("*.png"):
+        path.write_text(f"no photo {path}")
+    result = run_command("extract", "--data", birds, *MAX, "-o", "x.h5", "--skip-bad", code=1)
+    assert_names(error_line(result), "birds")
+    assert not Path("x.h5").exists()
+
+
+def test_stored_maps_are_pooled_as_photos_are(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_command("extract", "--data", birds, "--pooling", "conv5", *MAX, "-o", "maps.h5")
+    pool = ["extract", "--maps", "maps.h5", "--pooling", "bilinear:4", "--pooling", "compact:16"]
+    result = run_command(*pool)
+    path = result.stdout.strip()
+    assert path == "features/maps-bilinear-4-compact-16.h5"
+    assert f"bilinear train --features {path}" in result.stderr.splitlines()[-1]
+    before = Path(path).stat().st_mtime_ns
+    assert run_command(*pool).stdout.strip() == path
+    assert Path(path).stat().st_mtime_ns == before
+    options = ["--pooling", "bilinear:4", "--projection", path, "-o", "y.h5"]
+    assert run_command("extract", "--data", birds, *options).stdout == "y.h5\n"
+    with h5py.File("y.h5") as of_photos, h5py.File(path) as of_maps:
+        a, b = (file["features/bilinear:4"][()] for file in (of_photos, of_maps))
+        np.testing.assert_allclose(a, b, atol=2e-3)
+        assert of_photos["paths"][()].tolist() == of_maps["paths"][()].tolist()
+
+
+def test_an_interrupted_run_names_the_option_that_stops_a_resume(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bilinear_cli.features.extract.extract", interrupt)
+    extract = ["extract", "--data", birds, "-o", "x.h5"]
+    assert "--overwrite" not in error_line(run_command(*extract, code=130))
+    assert "--overwrite" in error_line(run_command(*extract, "--overwrite", code=130))
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(birds: Path) -> None:
+    shutil.copytree(birds, "my birds")
+    result = run_command("extract", "--data", "my birds", *MAX, "-o", "my birds.h5")
+    words = shlex.split(result.stderr.splitlines()[-1])
+    assert words[-4:] == ["bilinear", "train", "--features", "my birds.h5"]

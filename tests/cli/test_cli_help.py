@@ -1,0 +1,109 @@
+"""Help, version, completion, and answers to words that no command knows."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.commands import BILINEAR, ROOT, run_command
+from support.errors import assert_names, assert_suggests
+
+from bilinear_cli.cli import cli
+
+
+def modules_of(*words: str) -> set[str]:
+    """Return the packages that a process has imported after a command."""
+    code = (
+        "import sys; from bilinear_cli.cli import cli\n"
+        "try: cli(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, *words]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout
+    return set(process.stderr.split())
+
+
+def test_help_imports_no_large_package() -> None:
+    large = {"tensorflow", "keras", "numpy", "h5py", "sklearn", "scipy", "dask", "distributed"}
+    assert not large & modules_of("--help")
+
+
+def test_info_imports_neither_tensorflow_nor_sklearn(features: Path) -> None:
+    assert not {"tensorflow", "keras", "sklearn", "scipy"} & modules_of("info", str(features))
+
+
+def test_the_installed_script_prints_the_version() -> None:
+    script = shutil.which("bilinear", path=Path(sys.executable).parent)
+    process = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert process.stdout == "0.1.0\n"
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_help_and_stands_in_the_readme(command: str) -> None:
+    page = run_command(command, "-h").stdout
+    names = [name for option in cli.commands[command].params for name in option.opts]
+    assert [name for name in names if name.startswith("-") and name not in page] == []
+    assert f"bilinear {command} " in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_command_is_answered_with_the_nearest() -> None:
+    line = run_command("extrakt", code=2).stderr
+    assert "extrakt" in line
+    assert_suggests(line, "extract", cli.commands)
+
+
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
+        (["extract", "--poling", "max"], ["--poling", "--pooling"]),
+        (["train", "--features", "x.h5", "--clasifier", "svm"], ["--clasifier", "--classifier"]),
+        (["train", "--features", "x.h5", "--classifier", "swm"], ["--classifier", "swm", "svm"]),
+    ],
+)
+def test_an_unknown_option_or_value_is_answered_with_the_nearest(
+    words: list[str], facts: list[str]
+) -> None:
+    stderr = run_command(*words, code=2).stderr
+    assert_names(stderr.splitlines()[-1], *facts)
+    assert "Traceback" not in stderr
+
+
+def test_the_page_of_commands_is_up_to_date() -> None:
+    path = ROOT / "docs" / "commands.py"
+    spec = importlib.util.spec_from_file_location("commands", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == module.page(), "run make docs"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(shell: str) -> None:
+    def complete(**variables: str) -> str:
+        environment = os.environ | variables
+        options = {"capture_output": True, "text": True, "check": True}
+        return subprocess.run(BILINEAR, env=environment, **options).stdout
+
+    assert "bilinear" in complete(_BILINEAR_COMPLETE=f"{shell}_source")
+    typed = {"COMP_WORDS": "bilinear ex", "COMP_CWORD": "ex" if shell == "fish" else "1"}
+    words = re.split(r"[\s,]+", complete(_BILINEAR_COMPLETE=f"{shell}_complete", **typed))
+    assert {"extract", "explain", "export"} <= set(words)
+    assert "train" not in words
+
+
+def test_examples_in_help_are_of_commands_and_options_that_exist() -> None:
+    for command in [cli, *cli.commands.values()]:
+        block = (command.help or "").partition("\b\n")[2]
+        examples = [line.strip() for line in block.splitlines() if "bilinear " in line]
+        assert examples, command.name
+        for line in examples:
+            words = shlex.split(line[line.index("bilinear ") :])[1:]
+            known = {o for p in cli.commands[words[0]].params for o in p.opts}
+            options = {word for word in words if re.match(r"--?[a-zA-Z]", word)}
+            assert options <= known, line

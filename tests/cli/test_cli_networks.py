@@ -1,0 +1,128 @@
+"""Commands with the true networks: VGG16, random and published, and another of Keras's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from support.commands import environment, error_line, run_command
+from support.errors import assert_names, assert_suggests
+from support.photos import class_folders
+from support.thin_network import thin_networks
+
+from bilinear_cli.features.applications import NETWORKS
+from bilinear_cli.features.weights import Weights, random_tensors
+
+
+@pytest.fixture
+def few_birds(tmp_path: Path) -> Path:
+    return class_folders(tmp_path / "birds", {"wren": 3, "robin": 3})
+
+
+@pytest.mark.slow
+def test_random_vgg16_from_photos_to_an_exported_model(few_birds: Path) -> None:
+    run_command("extract", "--data", few_birds, "--pooling", "bilinear", "-o", "x.h5")
+    with h5py.File("x.h5") as file:
+        assert (file.attrs["backbone"], file.attrs["layer"]) == ("vgg16", "block5_conv3")
+        assert file["features/bilinear"].shape == (6, 512 * 513 // 2)
+    run_command("train", "--features", "x.h5")
+    Path("x.h5").unlink()
+    run = "runs/x-bilinear-softmax"
+    line = run_command("predict", run, few_birds / "wren" / "0.png").stdout
+    assert len(line.split("\t")) == 3
+    result = run_command("export", run, "birds.keras")
+    assert result.stdout == "birds.keras\n"
+    assert_names(result.stderr.strip(), "RGB", 255, 32, "squash")
+    assert Path("birds.keras").stat().st_size > 10**7
+    existing = error_line(run_command("export", run, "birds.keras", code=1))
+    assert_names(existing, "birds.keras", "--overwrite")
+    assert_names(error_line(run_command("export", run, "x.h5", code=2)), "x.h5", ".keras")
+    assert_names(error_line(run_command("export", "nowhere", "x.keras", code=1)), "nowhere")
+
+
+@pytest.mark.slow
+def test_another_network_and_layer(few_birds: Path) -> None:
+    extract = ["extract", "--data", few_birds, "--backbone", "MobileNet"]
+    path = run_command(*extract, "--pooling", "max", "--pooling", "bilinear:8").stdout.strip()
+    assert path == "features/birds-mobilenet-conv_pw_13_relu-32.h5"
+    with h5py.File(path) as file:
+        assert (file.attrs["backbone"], file.attrs["layer"]) == ("mobilenet", "conv_pw_13_relu")
+        assert file["features/max"].shape == (6, 1024)
+    early = ["--layer", "conv_pw_3_relu", "--pooling", "bilinear", "-o", "y.h5"]
+    run_command(*extract, *early)
+    stdout = run_command("train", "--features", "y.h5", "--json").stdout
+    (result,) = json.loads(stdout)["results"]
+    assert result["n_features"] == 128 * 129 // 2
+    line = run_command("predict", result["run"], few_birds / "wren" / "0.png").stdout
+    assert len(line.split("\t")) == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "facts"),
+    [
+        (2, ["--layer", "block5"], ["vgg16", "'block5'", "block5_conv1"]),
+        (2, ["--backbone", "resnet50", "--layer", "x"], ["resnet50", "x"]),
+        (1, ["--weights", "wrong.npz"], ["wrong.npz", "SHA-256"]),
+        (1, ["--weights", "nowhere.npz"], ["nowhere.npz"]),
+    ],
+)
+def test_bad_networks_layers_and_weights(
+    code: int, options: list[str], facts: list[str], few_birds: Path
+) -> None:
+    with thin_networks():
+        np.savez("wrong.npz", **random_tensors())
+        extract = ["extract", "--data", few_birds, "-o", "y.h5", *options]
+        assert_names(error_line(run_command(*extract, code=code)), *facts)
+    assert not [*Path().glob("y.h5*")]
+
+
+def test_an_unknown_network_is_answered_with_the_nearest(few_birds: Path) -> None:
+    extract = ["extract", "--data", few_birds, "--backbone", "resnet5", "-o", "y.h5"]
+    assert_suggests(error_line(run_command(*extract, code=2)), "resnet50", NETWORKS)
+    assert not [*Path().glob("y.h5*")]
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_weights_prints_path_digest_and_licence(users_cache: None, real_weights: Weights) -> None:
+    lines = run_command("weights").stdout.splitlines()
+    table = dict(line.split(maxsplit=1) for line in lines)
+    assert table["path"] == str(real_weights.path)
+    digest = "98fdd1e15f8015744b35f21229146b494216fb1051982559233b885e48776ac5"
+    assert table["sha256"].startswith(digest)
+    assert "block" not in table["differs"]  # names of tensors
+    assert "CC BY 4.0" in table["licence"]
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_the_two_commands_on_the_sample(
+    real_weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed as in the README, with VGG16's published weights and few of the drawn moths."""
+    for name in [name for name in os.environ if name.startswith("BILINEAR_")]:
+        monkeypatch.delenv(name)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "vgg16.npz").symlink_to(real_weights.path)
+    code = (
+        "from bilinear_cli.data import sample; sample.N_SPECIES, sample.N_DRAWINGS = 4, 12\n"
+        "from bilinear_cli.cli import main; main()"
+    )
+    extract = ["extract", "--pooling", "bilinear", "-o", "x.h5"]
+    process = subprocess.run(
+        [sys.executable, "-c", code, *extract],
+        env=environment(BILINEAR_CACHE=str(cache)),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout == "x.h5\n"
+    assert "absl" not in process.stderr
+    (result,) = json.loads(run_command("train", "--features", "x.h5", "--json").stdout)["results"]
+    assert (result["n_train"], result["n_test"], result["n_classes"]) == (24, 24, 4)
+    assert result["top1"] > 0.5  # chance is 0.25

@@ -1,0 +1,104 @@
+"""`bilinear info`, `report` and `explain`, and what a run folder holds."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.commands import error_line, run_command
+from support.errors import assert_names
+
+from bilinear_cli.classify.calibration import fit_temperature
+
+pytestmark = pytest.mark.usefixtures("small_network")
+
+
+def info(*words: str | Path) -> dict[str, str]:
+    """Return what `bilinear info` prints: the first column -> the rest of the line."""
+    lines = [line.split("  ", 1) for line in run_command("info", *words).stdout.splitlines()]
+    return {name.strip(): value.strip() for name, value in lines}
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"\d[\d.,]*\d|\d", text)
+
+
+def test_info_of_a_feature_file(features: Path) -> None:
+    table = info(features)
+    assert_names(table["bilinear"], 21, "float32", "upper-triangle")
+    assert (table["image_size"], table["backbone"]) == ("32", "vgg16")
+    assert numbers(table["train"]) == ["12", "4", "4"]
+    assert numbers(table["test"]) == ["6", "2", "2"]
+    assert numbers(table["size"]) == [f"{features.stat().st_size:,}"]
+    assert "class wren" not in table
+    assert numbers(info(features, "--by-class")["class wren"]) == ["4", "2"]
+
+
+def test_info_of_a_run(run: Path) -> None:
+    table = info(run)
+    assert numbers(table["train"]) == ["12", "4", "4"]
+    least, most = map(float, numbers(table["top1_ci95"]))
+    assert 0 <= least <= float(table["top1"]) <= most <= 1
+    assert table["classifier"] == "softmax"
+    assert {"temperature", "classes", "features: backbone", "features: command"} <= set(table)
+    assert "class wren" not in table
+    assert numbers(info(run, "--by-class")["class wren"]) == ["4", "2"]
+
+
+def test_report_prints_a_table(run: Path) -> None:
+    assert "| max" in run_command("report", run).stdout
+
+
+def test_a_folder_that_is_no_run_is_refused(run: Path) -> None:
+    Path("other").mkdir()
+    Path("other/metrics.json").write_text("[]")
+    assert_names(error_line(run_command("report", "other", code=1)), "other")
+    assert_names(error_line(run_command("info", "birds", code=1)), "birds")
+    misspelt = error_line(run_command("report", "runs/x-max-sofmax", code=1))
+    assert_names(misspelt, "runs/x-max-sofmax", "runs/x-max-softmax")
+
+
+def test_probabilities_of_a_run_are_calibrated(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    with np.load(run / "oof.npz") as oof:
+        scores, labels = oof["scores"].astype(float), oof["labels"]
+    assert metrics["temperature"] == pytest.approx(fit_temperature(scores, labels), rel=1e-3)
+    for when in ("before", "after"):
+        assert {"log_loss", "brier", "ece", "ece_ci95", "bins"} == set(metrics["calibration"][when])
+    with np.load(run / "model.npz") as model:
+        assert float(model["temperature"]) == pytest.approx(metrics["temperature"])
+
+
+def test_explain_splits_a_score_into_places_and_pairs_of_channels(run: Path) -> None:
+    words = ["explain", "runs/x-bilinear-softmax", "birds/wren/0.png", "--class", "jay"]
+    first, sums, places, *pairs, path = run_command(*words).stdout.splitlines()
+    name, probability = first.split()
+    assert name == "jay"
+    assert 0 < float(probability) < 1
+    score, intercept, total = map(float, re.findall(r"-?\d+\.\d+", sums))
+    assert score == pytest.approx(intercept + total, abs=2e-4)
+    above, below = map(float, re.findall(r"-?\d+\.\d+", places))
+    assert total == pytest.approx(above + below, abs=2e-4)
+    assert len(pairs) == 10
+    assert path == "0-explained.png"
+    assert Path(path).stat().st_size > 100
+
+
+def test_explain_refuses_before_it_loads_the_network(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.cli.photos.load_network", None)
+    photo = "birds/wren/0.png"
+    line = error_line(run_command("explain", run, photo, code=1))
+    assert_names(line, "bilinear")
+    words = ["explain", "runs/x-bilinear-softmax", photo, "--class", "robbin"]
+    assert_names(error_line(run_command(*words, code=2)), "robbin", "robin")
+
+
+def test_explain_names_an_output_that_cannot_be_written(run: Path) -> None:
+    Path("no").write_text("no folder")
+    words = ["explain", "runs/x-bilinear-softmax", "birds/wren/0.png", "-o"]
+    assert_names(error_line(run_command(*words, "no/x.png", code=1)), "no/x.png")
+    assert_names(error_line(run_command(*words, "x.txt", code=2)), "x.txt")
+    assert not [*Path().glob(".x*")]

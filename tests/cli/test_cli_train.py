@@ -1,0 +1,128 @@
+"""`bilinear train`: results on stdout, run folders, labels from elsewhere, and refusals."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from support.commands import error_line, run_command
+from support.errors import assert_names, assert_suggests
+from support.feature_files import flip_bit
+
+pytestmark = pytest.mark.usefixtures("small_network")
+CONV1X1 = ("--classifier", "conv1x1", "--channels", "4", "-C", "auto")
+
+
+def results_of(*words: Any) -> list[dict]:
+    return json.loads(run_command("train", *words, "--json").stdout)["results"]
+
+
+def test_train_prints_a_table_of_all_poolings(features: Path) -> None:
+    stdout = run_command("train", "--features", features).stdout
+    rows = [line.split("|")[1].strip() for line in stdout.splitlines() if "|" in line]
+    assert rows[0] == "pooling"
+    assert set(rows[2:]) == {"max", "bilinear"}
+    assert Path("runs/x-max-softmax/metrics.json").is_file()
+
+
+def test_train_prints_one_json_object(features: Path) -> None:
+    tuned = ["-C", "auto", "--label-smoothing", "auto", "--folds", "3"]
+    (result,) = results_of("--features", features, "--pooling", "max+bilinear", *tuned)
+    names = "top1 top1_ci95 top5 mean_per_class_accuracy classifier pooling C n_train n_test n_rows"
+    names += " n_features n_classes seed seconds versions features_file run"
+    assert set(names.split()) <= set(result)
+    assert (result["n_train"], result["n_test"], result["n_rows"]) == (12, 6, 18)
+    assert (result["n_features"], result["n_classes"]) == (6 + 21, 3)
+
+
+def test_train_takes_labels_from_data(birds: Path, features: Path) -> None:
+    rows = [f"{path.relative_to(birds)},{path.name < '3'}" for path in birds.rglob("*.png")]
+    (birds / "new.csv").write_text("\n".join(["path,label", *rows]))
+    options = ["--features", features, "--pooling", "max", "--data", birds / "new.csv"]
+    (result,) = results_of(*options)
+    assert result["n_classes"] == 2
+
+
+def test_corrected_labels_of_a_run_change_the_result(birds: Path, features: Path) -> None:
+    train = ["--features", features, "--pooling", "max"]
+    (before,) = results_of(*train)
+    table = Path("runs/x-max-softmax/labels.csv").read_text()
+    head, *lines = table.splitlines()
+    assert head == "path,label,split,group"
+    assert len(lines) == 18
+    assert {line.split(",")[1] for line in lines} == {"wren", "robin", "jay"}
+    (birds / "corrected.csv").write_text(table)
+    (same,) = results_of(*train, "--data", birds / "corrected.csv")
+    for name in ("n_train", "n_test", "oof_log_loss"):
+        assert same[name] == pytest.approx(before[name])
+    (birds / "corrected.csv").write_text(table.replace("0.png,jay", "0.png,wren"))
+    (corrected,) = results_of(*train, "--data", birds / "corrected.csv")
+    assert corrected["oof_log_loss"] != pytest.approx(before["oof_log_loss"])
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "facts"),
+    [
+        (1, ["--features", "nowhere.h5"], ["nowhere.h5"]),
+        (1, ["--features", "birds/wren/0.png"], ["birds/wren/0.png"]),
+        (1, ["--features", "other.h5"], ["other.h5"]),
+        (1, ["--features", "later.h5"], ["later.h5", 37]),
+        (1, ["--features", "incomplete.h5"], ["incomplete.h5.partial", 7, 18]),
+        (1, ["--features", "flipped.h5"], ["flipped.h5", "features/max", 13]),
+        (2, ["--top-variance", "71"], ["--top-variance", 71, 6]),
+        (1, ["--min-photos", "19"], [19]),
+        (1, ["-o", "birds/wren/0.png"], ["birds/wren/0.png"]),
+        (2, ["--scheduler", "local:1", *CONV1X1], ["--scheduler", "conv1x1"]),
+    ],
+)
+def test_bad_input_to_train(
+    code: int, options: list[str], facts: list[Any], features: Path
+) -> None:
+    with h5py.File("other.h5", "w") as file:
+        file["x"] = 1
+    for name in ("later.h5", "flipped.h5", "incomplete.h5.partial"):
+        shutil.copy(features, name)
+    flip_bit(Path("flipped.h5"), "max", 13)
+    with h5py.File("later.h5", "r+") as file:
+        file.attrs["format_version"] = 37
+    with h5py.File("incomplete.h5.partial", "r+") as file:
+        file.attrs["complete"] = False
+        file["rows_done"][0] = 7
+    words = [] if "--features" in options else ["--features", features]
+    train = ["train", *words, "--pooling", "max", "-o", "runs", *options]
+    assert_names(error_line(run_command(*train, code=code)), *facts)
+    assert not Path("runs").exists()
+
+
+def test_a_misspelt_pooling_of_a_file_is_answered_with_the_nearest(features: Path) -> None:
+    train = ["train", "--features", features, "--pooling", "maks"]
+    line = error_line(run_command(*train, code=2))
+    assert_names(line, features, "maks")
+    assert_suggests(line, "max", ["bilinear", "max"])
+
+
+def test_maps_alone_are_for_conv1x1(birds: Path) -> None:
+    run_command("extract", "--data", birds, "--pooling", "conv5", "-o", "maps.h5")
+    line = error_line(run_command("train", "--features", "maps.h5", code=2))
+    assert_names(line, "maps.h5", "--classifier conv1x1")
+
+
+@pytest.mark.parametrize(
+    "pooling", ["compact:16", "bilinear:4", pytest.param("conv5", marks=pytest.mark.slow)]
+)
+def test_a_run_names_photos_without_its_feature_file(pooling: str, birds: Path) -> None:
+    """The hashes, or the projection, of a pooling are in the run."""
+    run_command("extract", "--data", birds, "--pooling", pooling, "-o", "x.h5")
+    (result,) = results_of("--features", "x.h5", *(CONV1X1 if pooling == "conv5" else []))
+    Path("x.h5").unlink()
+    with np.load(Path(result["run"]) / "test.npz") as test:
+        scores, paths = test["scores"] / result["temperature"], test["paths"]
+    stdout = run_command("predict", result["run"], *(birds / path for path in paths)).stdout
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    expected = -np.sort(-powers / powers.sum(axis=1, keepdims=True), axis=1)
+    lines = [line.split("\t")[1:] for line in stdout.splitlines()]
+    probabilities = [[float(name.split()[-1]) for name in names] for names in lines]
+    np.testing.assert_allclose(probabilities, expected, atol=2e-3)
