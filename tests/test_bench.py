@@ -1,52 +1,68 @@
-"""That the benchmark of training still runs what it says it times."""
+"""Tests of the benchmark of training: it runs what it times."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import bench_training
 import numpy as np
 import pytest
+from support.feature_files import write_features
 
-from bilinear_cli.store import create
 
-
-@pytest.fixture
-def features(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small file of bilinear features: 8 channels, 3 classes, 60 photos."""
     rng, n = np.random.default_rng(0), 60
     labels = np.arange(n) % 3
     x = np.abs(rng.normal(size=(3, 36))[labels] + rng.normal(size=(n, 36))).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    paths = np.array([f"{i}.png" for i in range(n)])
-    columns: dict[str, Any] = {"photo": np.arange(n), "labels": labels, "paths": paths}
-    columns |= {"view": np.full(n, "original"), "group": paths}
-    columns["sha256"] = np.array([hashlib.sha256(path.encode()).hexdigest() for path in paths])
-    columns["split"] = np.where(np.arange(n) % 5, "train", "test")
-    path = tmp_path / "x.h5"
-    with create(path, {"bilinear": (36,)}, columns, ["a", "b", "c"], {}) as writer:
-        writer.append({"bilinear": x})
-        writer.finish()
-    return path
+    split = np.where(np.arange(n) % 5, "train", "test")
+    return write_features(tmp_path_factory.mktemp("bench") / "x.h5", {"bilinear": x}, labels, split)
 
 
-def case(features: Path, kind: str, share: float = 1.0, **how: Any) -> dict[str, Any]:
-    whole = {"features": str(features), "kind": kind, "share": share, "with": list(how), **how}
-    return bench_training.run_case(whole)
+def run_case(features: Path, kind: str, share: float = 1.0, **options: Any) -> dict[str, Any]:
+    case = {"features": str(features), "kind": kind, "share": share, "with": list(options)}
+    return bench_training.run_case(case | options)
 
 
-def test_both_come_to_one_objective(features: Path) -> None:
-    ours = case(features, "ours", classifier="softmax", tuned=False)
+def test_ours_and_the_peer_reach_the_same_objective(features: Path) -> None:
+    ours = run_case(features, "ours", classifier="softmax", tuned=False)
     for square, columns in ((True, 64), (False, 36)):
-        peer = case(features, "peer", square=square, optimum=ours["objective"])
+        peer = run_case(features, "peer", square=square, optimum=ours["objective"])
         assert ours["objective"] <= peer["objective"] * (1 + 1e-4)
         assert peer["objective"] <= ours["objective"] * (1 + bench_training.WITHIN)
         assert peer["columns"] == columns
 
 
+@pytest.mark.slow
+def test_the_reduced_peer_tries_the_same_c_and_reaches_the_same_objective(
+    features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn import linear_model
+
+    grids: list[list[float]] = []
+
+    class Recorded(linear_model.LogisticRegressionCV):
+        def fit(self, x: np.ndarray, y: np.ndarray) -> "Recorded":
+            grids.append(self.Cs)
+            return super().fit(x, y)
+
+    monkeypatch.setattr(linear_model, "LogisticRegressionCV", Recorded)
+    optimum = run_case(features, "ours", classifier="softmax", tuned=False)["objective"]
+    ours = run_case(features, "ours", classifier="softmax", tuned=True)
+    peer = run_case(features, "reduced_peer", Cs=ours["Cs"], optimum=optimum)
+    assert len(ours["Cs"]) > 1
+    assert grids == [ours["Cs"]]
+    assert peer["C"] in ours["Cs"]
+    assert optimum * (1 - 1e-4) <= peer["objective"]
+    assert peer["objective"] <= optimum * (1 + bench_training.FOLDS_WITHIN)
+    assert 0 <= peer["top1"] <= 1
+    assert {"seconds", "reduction", "tuning", "gib"} <= peer.keys()
+
+
 @pytest.mark.parametrize("classifier", ["softmax", "svm", "ridge"])
 def test_a_share_of_the_rows_is_tuned_on(features: Path, classifier: str) -> None:
-    found = case(features, "ours", 0.5, classifier=classifier, tuned=True)
-    assert (found["rows"], found["classes"]) == (24, 3)
-    assert found["C"] > 0
-    assert found["seconds"] > found["tuning"] > 0
+    figures = run_case(features, "ours", 0.5, classifier=classifier, tuned=True)
+    assert (figures["rows"], figures["classes"]) == (24, 3)
+    assert figures["C"] > 0
+    assert {"seconds", "reduction", "tuning", "gib"} <= figures.keys()

@@ -1,6 +1,5 @@
-"""The vectors that docs/why.md compares, its identities and intervals, and how it is made."""
+"""Tests of docs/why: its vectors, its identities, its intervals, and the script."""
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,35 +13,29 @@ import pytest
 import vectors
 import why
 from measure import Trial
+from support.errors import raises
+from support.feature_files import write_features
 
 from bilinear_cli.classify.rows import choose_rows
 from bilinear_cli.classify.select import Options
 from bilinear_cli.classify.train import train
 from bilinear_cli.features.pooling import bilinear_pool
-from bilinear_cli.store import FeatureFile, create
+from bilinear_cli.store import FeatureFile
 
 N_CLASSES, N_PHOTOS, CHANNELS = 3, 8, 16  # five of eight photos for training
 
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
-    """Return a feature file of small maps: in each class another pair of channels goes together."""
+    """Return a feature file of small maps; each class has its own pair of equal channels."""
     rng, n = np.random.default_rng(0), N_CLASSES * N_PHOTOS
     labels = np.arange(n) % N_CLASSES
     maps = rng.exponential(size=(n, 3, 3, CHANNELS)) * (rng.random((n, 3, 3, CHANNELS)) < 0.5)
     for photo, label in zip(maps, labels, strict=True):
         photo[..., 2 * label] = photo[..., 2 * label + 1]
-    paths = np.array([f"{i}.png" for i in range(n)])
-    columns: dict[str, Any] = {"photo": np.arange(n), "labels": labels, "paths": paths}
-    columns |= {"view": np.full(n, "original"), "group": paths}
-    columns["sha256"] = np.array([hashlib.sha256(path.encode()).hexdigest() for path in paths])
-    columns["split"] = np.where(np.arange(n) // N_CLASSES < 5, "train", "test")
-    made = {"data": "../birds of mine", "layer": "block5_conv3", "image_size": 224}
-    path = tmp_path / "x.h5"
-    with create(path, {"conv5": (3, 3, CHANNELS)}, columns, ["a", "b", "c"], made) as writer:
-        writer.append({"conv5": maps.astype(np.float32)})
-        writer.finish()
-    return path
+    split = np.where(np.arange(n) // N_CLASSES < 5, "train", "test")
+    attributes = {"data": "../birds of mine", "image_size": 224}
+    return write_features(tmp_path / "x.h5", {"conv5": maps}, labels, split, attributes=attributes)
 
 
 # The vectors -------------------------------------------------------------------------------------
@@ -55,7 +48,7 @@ def maps() -> np.ndarray:
     return values.astype(np.float16).astype(np.float32)
 
 
-def test_shuffled_channels_keep_all_but_what_goes_together(maps: np.ndarray) -> None:
+def test_shuffled_channels_keep_everything_but_the_products_of_two(maps: np.ndarray) -> None:
     moved = vectors.shuffled(maps, np.random.default_rng(0))
     before, after = (np.sort(x.reshape(3, 16, 6), axis=1) for x in (maps, moved))
     np.testing.assert_array_equal(after, before)  # so maximum, mean and sum are the same
@@ -63,7 +56,7 @@ def test_shuffled_channels_keep_all_but_what_goes_together(maps: np.ndarray) -> 
     np.testing.assert_allclose(*diagonals, rtol=1e-6)
     assert np.abs(bilinear_pool(moved) - bilinear_pool(maps)).max() > 0.05
     orders = [[photo[..., c].tolist() for c in range(6)] for photo in moved - maps]
-    assert len({str(order) for photo in orders for order in photo}) == 18  # each in its own way
+    assert len({str(order) for photo in orders for order in photo}) == 18  # each has its own order
 
 
 def test_channels_shuffled_together_change_nothing(maps: np.ndarray) -> None:
@@ -74,7 +67,7 @@ def test_channels_shuffled_together_change_nothing(maps: np.ndarray) -> None:
     np.testing.assert_allclose(bilinear_pool(moved), bilinear_pool(maps), atol=1e-6)
 
 
-def test_what_is_kept_by_hand() -> None:
+def test_matrices_by_hand() -> None:
     # two channels, 1 2 0 1 and 0 1 3 0: squares' sums 6 and 10, products' sum 2, means 1 and 1
     maps = np.array([[[[1, 0], [2, 1]], [[0, 3], [1, 0]]]], np.float32)
     by_hand = {
@@ -84,8 +77,8 @@ def test_what_is_kept_by_hand() -> None:
         vectors.product_of_means: [[1, 1], [1, 1]],
         vectors.unrelated: [[1.5, 1], [1, 2.5]],
     }
-    for kept, expected in by_hand.items():
-        np.testing.assert_allclose(kept(maps)[0], expected, rtol=1e-6, err_msg=kept.__name__)
+    for matrix, expected in by_hand.items():
+        np.testing.assert_allclose(matrix(maps)[0], expected, rtol=1e-6, err_msg=matrix.__name__)
 
 
 def test_norms_by_hand() -> None:
@@ -98,11 +91,11 @@ def test_norms_by_hand() -> None:
     }
     assert set(by_hand) == set(vectors.NORMS)
     for norm, expected in by_hand.items():
-        found = vectors.normalized(matrices, norm)[0]
-        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=norm)
+        row = vectors.normalized(matrices, norm)[0]
+        np.testing.assert_allclose(row, expected, rtol=1e-6, err_msg=norm)
 
 
-def test_bilinear_is_that_of_the_program(maps: np.ndarray) -> None:
+def test_the_bilinear_vector_is_that_of_the_program(maps: np.ndarray) -> None:
     rows = vectors.VARIANTS[vectors.FULL].rows(maps, np.random.default_rng(0))
     np.testing.assert_allclose(rows, bilinear_pool(maps), atol=1e-6)
 
@@ -112,27 +105,27 @@ def test_bilinear_is_that_of_the_program(maps: np.ndarray) -> None:
 
 def test_matches_by_hand() -> None:
     x, y = np.array([[1.0, 0], [0, 2]]), np.array([[1.0, 1], [0, 1]])  # matches 1 0 2 2
-    found = matches.by_matches(x, y)
-    assert (found["sum"], found["bilinear"]) == (5, 9)
+    similarities = matches.by_matches(x, y)
+    assert (similarities["sum"], similarities["bilinear"]) == (5, 9)
 
 
 def test_identities_hold(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matches, "N_PAIRS", 10)
     with FeatureFile(features) as file:
-        found = matches.check(file)
-    assert found["pairs"] == 10
-    assert len(found["identities"]) == 4
-    assert max(found["identities"].values()) < 1e-6
-    assert found["moved"]["max"] == found["moved"]["sum"] == 0
-    assert found["moved"]["bilinear"] < 1e-6 < found["moved"]["bilinear, each channel"]
+        checks = matches.check(file)
+    assert checks["pairs"] == 10
+    assert len(checks["identities"]) == 4
+    assert max(checks["identities"].values()) < 1e-6
+    assert checks["moved"]["max"] == checks["moved"]["sum"] == 0
+    assert checks["moved"]["bilinear"] < 1e-6 < checks["moved"]["bilinear, each channel"]
 
 
 def test_shares_of_the_strongest() -> None:
-    alike = matches.carried(np.ones(1000))
-    np.testing.assert_allclose(alike, np.ceil(1000 * matches.SHARES) / 1000)
-    one = matches.carried(np.array([99.0] + [1 / 99] * 99))
-    assert one[matches.ONE_PER_CENT] == pytest.approx(0.99)
-    assert one[-1] == 1
+    equal = matches.carried(np.ones(1000))
+    np.testing.assert_allclose(equal, np.ceil(1000 * matches.SHARES) / 1000)
+    dominated = matches.carried(np.array([99.0] + [1 / 99] * 99))
+    assert dominated[matches.ONE_PER_CENT] == pytest.approx(0.99)
+    assert dominated[-1] == 1
 
 
 # The intervals -----------------------------------------------------------------------------------
@@ -142,7 +135,7 @@ def hits_of(rate: float, n: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).random((1, n)) < rate).astype(np.float32)
 
 
-def test_an_interval_is_as_wide_as_it_should_be() -> None:
+def test_an_interval_has_the_width_of_the_normal_approximation() -> None:
     n = 2000
     middle, low, high = figures.accuracy(hits_of(0.8, n, 0))
     assert low < middle < high
@@ -150,40 +143,40 @@ def test_an_interval_is_as_wide_as_it_should_be() -> None:
 
 
 def test_differences_are_paired() -> None:
-    of = hits_of(0.8, 2000, 0)
-    assert figures.difference(of, of) == (0, 0, 0)
-    than = of.copy()
-    than[0, :20] = 0  # differs in few photos
-    middle, low, high = figures.difference(of, than)
-    assert middle == pytest.approx((of - than).mean())
+    hits = hits_of(0.8, 2000, 0)
+    assert figures.difference(hits, hits) == (0, 0, 0)
+    similar = hits.copy()
+    similar[0, :20] = 0
+    middle, low, high = figures.difference(hits, similar)
+    assert middle == pytest.approx((hits - similar).mean())
     assert high - low < 0.01
-    _, low, high = figures.difference(of, hits_of(0.8, 2000, 1))
+    _, low, high = figures.difference(hits, hits_of(0.8, 2000, 1))
     assert high - low > 0.04
 
 
 def test_intervals_are_wider_where_trainings_differ() -> None:
-    alike = np.repeat(hits_of(0.7, 1000, 0), 5, axis=0)
+    same = np.repeat(hits_of(0.7, 1000, 0), 5, axis=0)
     widths = []
     for rates in ([0.7] * 5, [0.5, 0.6, 0.7, 0.8, 0.9]):
-        of = np.concatenate([hits_of(rate, 1000, i) for i, rate in enumerate(rates)])
-        _, low, high = figures.difference(of, alike)
+        hits = np.concatenate([hits_of(rate, 1000, i) for i, rate in enumerate(rates)])
+        _, low, high = figures.difference(hits, same)
         widths.append(high - low)
     assert widths[1] > 2 * widths[0]
 
 
-def test_hits_are_read_as_they_were_written(features: Path, tmp_path: Path) -> None:
+def test_hits_are_those_of_train(features: Path, tmp_path: Path) -> None:
     with FeatureFile(features) as file:
         path = tmp_path / "v.h5"
         measure.write_vectors(file, vectors.VARIANTS[vectors.FULL], 0, path)
     with FeatureFile(path) as file:
         trial = Trial(vectors.FULL)
-        found = measure.run(file, trial)
+        result = measure.run(file, trial)
         metrics = train(file, "bilinear", Options(normalize="none"), tmp_path / "runs")
-    scored = np.load(Path(metrics["run"]) / "test.npz")
-    expected = scored["scores"].argmax(axis=1) == scored["labels"]
-    results = {"made": {"n_test": len(expected)}, "trials": {trial.key: found}}
+    with np.load(Path(metrics["run"]) / "test.npz") as scored:
+        expected = scored["scores"].argmax(axis=1) == scored["labels"]
+    results = {"made": {"n_test": len(expected)}, "trials": {trial.key: result}}
     np.testing.assert_array_equal(figures.hits(results, trial.key)[0], expected)
-    assert found["top1"] == metrics["top1"]
+    assert result["top1"] == metrics["top1"]
 
 
 def test_seeds_are_in_order() -> None:
@@ -201,56 +194,50 @@ def test_draws_hold_smaller_ones(features: Path) -> None:
     assert set(two.photo) != set(measure.draw(rows, 2, seed=2).photo)
 
 
-# The whole ---------------------------------------------------------------------------------------
+# The script --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train on less than usual."""
-    for name, value in {"PHOTOS": (2,), "DRAWS": 2}.items():
-        monkeypatch.setattr(measure, name, value)
-    monkeypatch.setattr(matches, "N_PAIRS", 5)
-
-
-def make(features: Path, folder: Path) -> dict[str, Any]:
-    """Run the script, and return the results that it leaves."""
+def run_script(features: Path, folder: Path) -> dict[str, Any]:
+    """Run the script, and return its results."""
     (folder / "docs" / "why").mkdir(parents=True, exist_ok=True)
-    where = ["--work", str(folder / "work"), "--docs", str(folder / "docs")]
-    why.main(["--features", str(features), *where])
+    options = ["--work", str(folder / "work"), "--docs", str(folder / "docs")]
+    why.main(["--features", str(features), *options])
     text = (folder / "docs" / "why" / "birds-of-mine.json").read_text("utf-8")
     return json.loads(text)
 
 
-@pytest.mark.usefixtures("little")
-def test_a_run_that_was_broken_off_goes_on(
+@pytest.mark.slow
+def test_an_interrupted_run_resumes_and_writes_whole_pages(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, done = measure.run, []
+    for name, value in {"PHOTOS": (2,), "DRAWS": 2}.items():
+        monkeypatch.setattr(measure, name, value)
+    monkeypatch.setattr(matches, "N_PAIRS", 5)
+    run, keys, interrupted = measure.run, [], []
 
-    def counted(file: FeatureFile, trial: Trial) -> dict[str, Any]:
-        if len(done) == 11:
-            done.append(None)
+    def interrupt_once(file: FeatureFile, trial: Trial) -> dict[str, Any]:
+        if len(keys) == 11 and not interrupted:
+            interrupted.append(trial.key)
             raise KeyboardInterrupt
-        done.append(trial.key)
+        keys.append(trial.key)
         return run(file, trial)
 
-    monkeypatch.setattr(measure, "run", counted)
+    monkeypatch.setattr(measure, "run", interrupt_once)
     with pytest.raises(KeyboardInterrupt):
-        make(features, tmp_path)
-    broken_off = make(features, tmp_path)
-    keys = [key for key in done if key]
-    assert sorted(keys) == sorted(set(keys)) == sorted(broken_off["trials"])
+        run_script(features, tmp_path)
+    results = run_script(features, tmp_path)
+    assert sorted(keys) == sorted(set(keys)) == sorted(results["trials"])
     page = (tmp_path / "docs" / "why.md").read_text("utf-8")
     assert "{{" not in page
     assert "| birds-of-mine |" in page
-    for place in ("docs", "docs/why"):  # every picture and page that is named is there
-        for text in [path.read_text("utf-8") for path in (tmp_path / place).glob("*.md")]:
+    for folder in ("docs", "docs/why"):  # all pictures and pages that a page links to exist
+        for text in [path.read_text("utf-8") for path in (tmp_path / folder).glob("*.md")]:
             for target in re.findall(r"\]\(([^):#]+)\)", text):
-                assert (tmp_path / place / target).exists(), target
+                assert (tmp_path / folder / target).exists(), target
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["birds-of-mine.json"]
 
 
-def test_what_was_made_of_other_photos_is_made_anew(
+def test_results_of_other_photos_are_not_reused(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(why, "measure", lambda *_: None)
@@ -264,13 +251,14 @@ def test_what_was_made_of_other_photos_is_made_anew(
         assert why.measured(file, "x", tmp_path)["trials"] == {}
 
 
-def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
-    measure.keep({"trials": {"bilinear-both/0": {}}}, tmp_path / "why" / "old.json")
-    with pytest.raises(SystemExit, match=r"old\.json lacks max-standard/0, .* make why"):
+def test_results_of_another_version_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "why" / "old.json"
+    measure.keep({"trials": {"bilinear-both/0": {}}}, path)
+    with raises(SystemExit, path, "max-standard/0", "make why"):
         why.main(["--docs", str(tmp_path)])
 
 
-def test_pages_are_written_without_results(tmp_path: Path) -> None:
+def test_pages_without_results(tmp_path: Path) -> None:
     (tmp_path / "why").mkdir()
     why.main(["--docs", str(tmp_path)])
     assert "{{" not in (tmp_path / "why.md").read_text("utf-8")

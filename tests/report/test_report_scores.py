@@ -1,0 +1,109 @@
+"""Tests of what a report is computed from: scores, confusions, thumbnails, commands."""
+
+import io
+import json
+import os
+from base64 import b64decode
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.photos import make_photo
+from support.runs import make_run
+
+from bilinear_cli.report.made import commands
+from bilinear_cli.report.scored import by_class, clustered, confused_pairs, judged, read_scored
+from bilinear_cli.report.thumbnails import MOST_BYTES, thumbnails
+
+
+def test_confused_classes_are_neighbours() -> None:
+    matrix = 10 * np.eye(6, dtype=int)
+    pairs = ((0, 3), (1, 4), (2, 5))
+    for i, j in pairs:
+        matrix[i, j] = matrix[j, i] = 5
+    order = clustered(matrix).tolist()
+    assert sorted(order) == [0, 1, 2, 3, 4, 5]
+    assert {frozenset(order[i : i + 2]) for i in (0, 2, 4)} == set(map(frozenset, pairs))
+
+
+def test_the_share_of_a_class_makes_neighbours() -> None:
+    matrix = np.diag([90, 100, 1, 3])
+    matrix[[0, 2, 3], 1] = 10, 1, 2  # of 100, of 2, of 5
+    order = clustered(matrix).tolist()
+    assert {order[order.index(1) + step] for step in (-1, 1)} == {2, 3}
+
+
+def test_figures_by_class() -> None:
+    matrix = np.array([[3, 1, 0], [2, 0, 2], [0, 0, 0]])
+    rows = by_class(matrix, np.array(["a", "b", "c"]))
+    assert [(r["photos"], r["right"], r["accuracy"]) for r in rows] == [
+        (4, 3, 0.75),
+        (4, 0, 0.0),
+        (0, 0, None),
+    ]
+    assert [(r["taken_for"], r["times"]) for r in rows] == [("b", 1), ("a", 2), ("", 0)]
+    assert confused_pairs(matrix, 20) == [(2, 1, 0), (2, 1, 2), (1, 0, 1)]
+
+
+def test_figures_are_of_test_photos_if_there_are_any(tmp_path: Path) -> None:
+    for tested, split in ((True, "test"), (False, "train")):
+        run = make_run(tmp_path / split, photos=False, tested=tested)
+        assert {*judged(read_scored(run, 0.5)).part} == {split}
+
+
+def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", photos=False)
+    with np.load(run / "test.npz") as arrays:
+        twice = {name: np.repeat(array, 2, axis=0) for name, array in arrays.items()}
+    np.savez(run / "test.npz", **twice)
+    scored = read_scored(run, 0.5)
+    assert scored.paths[scored.part == "test"].tolist() == [f"test {i}.png" for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "typed"),
+    [
+        (
+            '["bilinear", "train", "-C", "1", "--features", "x y.h5"]',
+            ["bilinear train -C 1 --features 'x y.h5'"],
+        ),
+        ("rm -rf *", ["rm -rf *"]),
+        ("[1, 2]", ["[1, 2]"]),
+        ("[]", []),
+    ],
+)
+def test_commands_are_shown_as_typed(recorded: str, typed: list[str], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", photos=False, command=recorded)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert commands(metrics) == ["bilinear extract -o 'x y.h5'", *typed]
+
+
+# Thumbnails -------------------------------------------------------------------------------------
+
+
+def pixels_of(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(b64decode(uri.split(",", 1)[1]))))
+
+
+def test_thumbnails_are_small_and_show_the_whole_photo(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    (tmp_path / "text.jpg").write_text("no photo")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    make_photo(tmp_path / "wide.png", (320, 80), colour="red")
+    paths = ["noise.png", "wide.png", "text.jpg", "pipe.jpg", "missing.jpg", "nul\0.jpg"]
+    uris = thumbnails(tmp_path, paths)
+    assert [*uris] == ["noise.png", "wide.png"]
+    assert all(len(b64decode(uri.split(",", 1)[1])) <= MOST_BYTES for uri in uris.values())
+    wide = pixels_of(uris["wide.png"])
+    assert wide.shape == (160, 160, 3)
+    assert [int(wide[y, 80, 0] > 128) for y in (10, 80, 150)] == [0, 1, 0]
+
+
+def test_a_thumbnail_shows_its_own_photo(tmp_path: Path) -> None:
+    colours = {"r.png": (255, 0, 0), "g.png": (0, 255, 0), "b.png": (0, 0, 255)}
+    for name, colour in colours.items():
+        make_photo(tmp_path / name, (50, 50), colour=colour)
+    for name, uri in thumbnails(tmp_path, colours).items():
+        np.testing.assert_allclose(pixels_of(uri)[80, 80], colours[name], atol=5)

@@ -1,0 +1,143 @@
+"""Tests of the tables and lines that people read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.errors import raises
+
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.report import confused, name_of, read_metrics, table
+
+
+def metrics(**changes: Any) -> dict[str, Any]:
+    """Return a run's metrics, as far as a table needs them."""
+    return {
+        "pooling": "bilinear",
+        "classifier": "softmax",
+        "top_variance": None,
+        "normalize": "auto",
+        "n_features": 131_328,
+        "bytes": 262_656,
+        "top1": 0.71234,
+        "top1_ci95": [0.6953, 0.7287],
+        "top5": 0.91,
+        "seconds": 83.25,
+        "confused": [],
+        "mean_per_class_accuracy": 0.7,
+        "label_smoothing": 0.0,
+        "extraction": {"data_kind": "cub", "layer": "block5_conv3", "image_size": 224},
+        "run": "runs/x-bilinear-softmax",
+        **changes,
+    }
+
+
+RUNS = [
+    metrics(pooling="max", n_features=512, bytes=2048, seconds=4.0),
+    metrics(),
+    metrics(top_variance=20_000, n_features=10_123, bytes=20_246, top1=1.0, top1_ci95=[0.99, 1]),
+    metrics(classifier="mlp", normalize="standard", top1=None, top1_ci95=None, top5=None),
+]
+POST = {"data_kind": "cub", "layer": "block5_pool", "image_size": 224}
+
+
+def cells(text: str) -> list[list[str]]:
+    """Return the cells of a table: its heads, its rule, its rows."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+
+
+def test_a_table_has_a_row_for_each_run() -> None:
+    assert table(RUNS[:2]) == (
+        "| pooling  | classifier | numbers |   bytes |  top-1 |        95 % |  top-5 |    s |\n"
+        "| -------- | ---------- | ------: | ------: | -----: | ----------: | -----: | ---: |\n"
+        "| max      | softmax    |     512 |   2,048 | 0.7123 | 0.695-0.729 | 0.9100 |  4.0 |\n"
+        "| bilinear | softmax    | 131,328 | 262,656 | 0.7123 | 0.695-0.729 | 0.9100 | 83.2 |"
+    )
+
+
+def test_the_posts_figures_stand_beside_its_own_recipe() -> None:
+    heads, _, *rows = cells(
+        table([metrics(extraction=POST), metrics(extraction=POST, pooling="avg")])
+    )
+    assert len(heads) == 9
+    assert [row[8] for row in rows] == ["0.77", "-"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        metrics(extraction=POST | {"data_kind": "folders"}),
+        metrics(extraction=POST | {"layer": "block5_conv3"}),
+        metrics(extraction=POST | {"image_size": 448}),
+        metrics(extraction={}),
+        metrics(extraction=POST, label_smoothing=0.1),
+    ],
+)
+def test_the_posts_figures_stand_beside_no_other_recipe(other: dict[str, Any]) -> None:
+    assert {len(row) for row in cells(table([metrics(extraction=POST), other]))} == {8}
+
+
+@pytest.mark.parametrize("n", range(1, len(RUNS) + 1))
+def test_a_table_is_aligned_and_valid_markdown(n: int) -> None:
+    lines = table(RUNS[:n]).splitlines()
+    assert len(lines) == 2 + n
+    assert len({len(line) for line in lines}) == 1
+    bars = [[i for i, letter in enumerate(line) if letter == "|"] for line in lines]
+    assert all(columns == bars[0] for columns in bars)
+    assert len(bars[0]) == 9
+    rule = [cell.strip() for cell in lines[1].strip("|").split("|")]
+    assert all(cell.rstrip(":").strip("-") == "" and len(cell) >= 3 for cell in rule)
+    assert [cell.endswith(":") for cell in rule] == [False] * 2 + [True] * 6
+
+
+def test_a_run_without_test_photos_has_dashes() -> None:
+    assert cells(table([RUNS[3]]))[2][4:7] == ["-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        ({"top_variance": 20_000}, ["bilinear", "20,000"]),
+        ({"normalize": "none", "pooling": "max+sum"}, ["max+sum", "none"]),
+        ({"top_variance": 9, "normalize": "sqrt-l2"}, ["bilinear", "9", "sqrt-l2"]),
+        ({"channels": 144, "frozen": False, "pooling": "conv5"}, ["conv5", "144"]),
+    ],
+)
+def test_a_name_says_what_was_trained_on(changes: dict[str, Any], facts: list[str]) -> None:
+    name = name_of(metrics(**changes))
+    assert name.startswith(facts[0])
+    assert all(fact in name for fact in facts)
+
+
+def test_the_defaults_are_not_in_a_name() -> None:
+    assert name_of(metrics()) == "bilinear"
+    frozen, trained = (name_of(metrics(channels=9, frozen=frozen)) for frozen in (True, False))
+    assert frozen.startswith(trained)
+    assert frozen != trained
+
+
+def test_the_three_most_confused_pairs_are_named() -> None:
+    pairs = [{"count": n, "true": f"auk {n}", "predicted": "crow"} for n in (9, 7, 3, 1)]
+    line = confused(metrics(confused=pairs))
+    for fact in ("bilinear", "0.7000", "auk 9", "(9)", "auk 7", "(7)", "auk 3", "(3)"):
+        assert fact in line
+    assert line.count("crow") == 3
+    assert "auk 1" not in line
+    assert "runs/x-bilinear-softmax" in line
+    without = confused(metrics())
+    assert all(fact in without for fact in ("bilinear", "0.7000", "runs/x-bilinear-softmax"))
+
+
+def test_metrics_are_read_as_written(tmp_path: Path) -> None:
+    written = metrics(pooling="mäx", n_train=4, n_test=2, n_classes=2)
+    (tmp_path / "metrics.json").write_text(json.dumps(written), encoding="utf-8")
+    assert read_metrics(tmp_path) == written
+
+
+@pytest.mark.parametrize("text", [None, "{", "", "[]"])
+def test_a_folder_without_metrics_is_one_line(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "metrics.json").write_text(text)
+    with raises(BilinearError, tmp_path, "metrics.json"):
+        read_metrics(tmp_path)
