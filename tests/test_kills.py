@@ -1,140 +1,168 @@
-"""Signals to the real command, and the driver of `make torture`, a little of it."""
+"""Signals to the installed command, and a short run of the driver of `make torture`."""
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+import torture
+from support.commands import environment, error_line, run_command
+from support.errors import assert_names
+from support.photos import class_folders
 
-from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.store import FeatureFile, partial_path
+from bilinear_cli.store import FeatureWriter
 
 BILINEAR = Path(sys.executable).parent / "bilinear"
-TORTURE = Path(__file__).parent / "torture.py"
-N_PHOTOS = 48
-COMMAND = ("--weights", "random", "--image-size", "64", "--batch-size", "1", "--pooling", "max")
+N_PHOTOS, N_DONE = 7, 3
+# The process stops itself when so many rows are on the disk; the signal then comes in time.
+STOP = f"""
+import os, signal
+from bilinear_cli.store import FeatureWriter
+
+append = FeatureWriter.append
+
+def append_and_stop(self, rows, bad=()):
+    append(self, rows, bad)
+    if self.rows_done == {N_DONE}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+FeatureWriter.append = append_and_stop
+"""
+
+
+def command(photos: Path, output: Path) -> list[Any]:
+    network = ["--weights", "random", "--layer", "block1_conv1", "--image-size", "32"]
+    batches = ["--batch-size", "1", "--pooling", "max"]
+    return ["extract", "--data", photos, "-o", output, *network, *batches]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with photos, and with the file of an uninterrupted run of them."""
-    folder = tmp_path_factory.mktemp("kills")
-    for i in range(N_PHOTOS):
-        path = folder / "birds" / "ab"[i % 2] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (64, 64), (5 * i, 255 - 5 * i, 90)).save(path)
-    subprocess.run(command(folder, "whole.h5"), check=True, capture_output=True)
-    return folder
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    return class_folders(folder, {"wren": N_PHOTOS // 2, "robin": N_PHOTOS - N_PHOTOS // 2})
 
 
-def command(folder: Path, output: str) -> list[str | Path]:
-    # what runs in a shell's background has children that ignore ctrl-C
-    heed = ["env", "--default-signal=INT"]
-    return [*heed, BILINEAR, "extract", "--data", folder / "birds", "-o", folder / output, *COMMAND]
+@pytest.fixture(scope="module")
+def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the contents of the file of an uninterrupted run."""
+    path = tmp_path_factory.mktemp("uninterrupted") / "x.h5"
+    run_command(*command(photos, path))
+    return torture.contents(path)
 
 
-def rows(path: Path) -> dict[str, bytes]:
-    with FeatureFile(path) as file:
-        names = ("photo", "labels", "paths", "sha256")
-        found = {name: getattr(file, name).tobytes() for name in names}
-        return found | {"max": file.read("max", range_of(file)).tobytes()}
-
-
-def range_of(file: FeatureFile) -> object:
-    return np.arange(file.rows_done)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sent", "code", "said"),
+    ("sent", "code", "facts"),
     [
-        (signal.SIGTERM, 143, "Error: ended by SIGTERM; the same command goes on from there"),
-        (signal.SIGINT, 130, "Error: interrupted; the same command goes on from there"),
-        (signal.SIGKILL, -signal.SIGKILL, ""),
+        (signal.SIGTERM, 143, ["SIGTERM"]),
+        (signal.SIGINT, 130, []),
+        (signal.SIGKILL, -signal.SIGKILL, None),
     ],
 )
-def test_the_real_command_goes_on_after_a_signal(
-    sent: signal.Signals, code: int, said: str, whole: Path
+def test_the_installed_command_holds_its_output_and_resumes_after_a_signal(
+    sent: signal.Signals,
+    code: int,
+    facts: list[str] | None,
+    photos: Path,
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    output = whole / f"{sent.name}.h5"
-    process = subprocess.Popen(command(whole, output.name), stderr=subprocess.PIPE, text=True)
-    while not (partial_path(output).exists() and seen_done(output) >= 2):
-        assert process.poll() is None, "it ended too early"
-        time.sleep(0.02)
-    process.send_signal(sent)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert stderr.rstrip().endswith(said)
-    assert "Traceback" not in stderr
-    assert not output.exists()
-    again = subprocess.run(command(whole, output.name), check=True, capture_output=True, text=True)
-    going_on = re.search(rf"going on after (\d+) of {N_PHOTOS} photos", again.stderr)
-    assert going_on
-    assert 2 <= int(going_on[1]) < N_PHOTOS
-    assert rows(output) == rows(whole / "whole.h5")
-    assert {path.name for path in whole.glob(f"{output.name}*")} == {output.name}
-
-
-def seen_done(output: Path) -> int:
-    """Return how many rows a file has that another process is writing."""
-    copy = output.with_suffix(".copy")
-    shutil.copyfile(partial_path(output), copy)
-    try:
-        with FeatureFile(copy, allow_partial=True) as file:
-            return file.rows_done
-    except FeatureFileError:  # a copy in the middle of a write
-        return 0
-    finally:
-        copy.unlink()
-
-
-def test_two_runs_on_one_output(whole: Path) -> None:
-    output = whole / "two.h5"
-    with subprocess.Popen(command(whole, output.name), stderr=subprocess.PIPE) as first:
-        while not partial_path(output).exists():
-            assert first.poll() is None
-            time.sleep(0.02)
-        second = subprocess.run(command(whole, output.name), capture_output=True, text=True)
-        assert second.returncode == 1
-        assert f"{output} is in use by process {first.pid} on " in second.stderr
-        assert first.wait(60) == 0
-    assert rows(output) == rows(whole / "whole.h5")
-
-
-@pytest.mark.parametrize(
-    ("options", "done"),
-    [
-        (["--kills", "30"], "30 kills"),
-        (["--mutations", "500"], "refused with one line"),
-        (["--bytes", "200"], "refused with one line"),
-    ],
-)
-def test_a_little_torture(
-    options: list[str], done: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    found = subprocess.run(
-        [sys.executable, TORTURE, *options], capture_output=True, text=True, env=environment
+    folder = tmp_path / "features"
+    words = command(photos, folder / "x.h5")
+    (tmp_path / "sitecustomize.py").write_text(STOP)
+    paths = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    process = subprocess.Popen(
+        [BILINEAR, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONPATH=paths),
     )
-    assert found.returncode == 0, found.stderr
-    assert done in found.stdout
-    with capsys.disabled():
-        print(f"\n{found.stdout.strip()}")
+    try:
+        state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert state
+        assert state.si_code == os.CLD_STOPPED, process.communicate()
+
+        # a second run on the same output
+        assert_names(error_line(run_command(*words, code=1)), folder / "x.h5", process.pid)
+
+        process.send_signal(sent)
+        process.send_signal(signal.SIGCONT)
+        stdout, stderr = process.communicate()
+    finally:
+        process.kill()
+        process.communicate()
+    ended: Any = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+    assert ended.returncode == code
+    if facts is None:
+        assert "Error" not in stdout + stderr
+    else:
+        assert_names(error_line(ended), *facts)
+    assert not (folder / "x.h5").exists()
+
+    append, appended = FeatureWriter.append, []
+
+    def watched(self: FeatureWriter, *rows: Any) -> None:
+        appended.append(self.rows_done)
+        append(self, *rows)
+
+    monkeypatch.setattr(FeatureWriter, "append", watched)
+    run_command(*words)
+    assert appended == [*range(N_DONE, N_PHOTOS)]
+    numbers = [re.findall(r"\d+", message) for message in caplog.messages]
+    assert [str(N_DONE), str(N_PHOTOS)] in numbers
+    assert torture.contents(folder / "x.h5") == uninterrupted
+    assert [path.name for path in folder.iterdir()] == ["x.h5"]
 
 
-def test_torture_sees_what_is_wrong(tmp_path: Path) -> None:
-    sys.path.insert(0, str(TORTURE.parent))
-    import torture
+@pytest.mark.slow
+def test_torture_kills_runs_and_corrupts_files() -> None:
+    n_files = {"mutations": len(torture.MUTATIONS), "bytes": 8}
+    options = ["--kills=2", *(f"--{name}={n}" for name, n in n_files.items())]
+    done = subprocess.run(
+        [sys.executable, torture.__file__, *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = dict(re.findall(r"^(\w+): (.*)$", done.stdout, re.M))
+    assert "2 kills" in counts["kills"].split(", ")
+    for name, n in n_files.items():
+        assert sum(int(count.split()[0]) for count in counts[name].split(", ")) == n
 
-    features = torture.sound(tmp_path / "x.h5")
-    assert torture.judge(tmp_path / "x.h5", features, structural=True) == 2
-    wrong = {**features, "max": b"\0" + features["max"][1:]}
-    assert torture.judge(tmp_path / "x.h5", wrong, structural=True) == 4
-    (tmp_path / "x.h5").write_text("no HDF5")
-    assert torture.judge(tmp_path / "x.h5", features, structural=True) == 0
+
+def test_torture_notices_wrong_features(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    features = torture.write_valid_file(path)
+    assert torture.judge(path, features, structural=True) == torture.READ_RIGHT
+    wrong = features | {"max": b"\0" + features["max"][1:]}
+    assert torture.judge(path, wrong, structural=True) == torture.READ_WRONG
+    path.write_text("no HDF5")
+    assert torture.judge(path, features, structural=True) == torture.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(ValueError("x"), torture.TRACEBACK), (torture.BilinearError("a\nb"), torture.TRACEBACK)],
+)
+def test_torture_notices_tracebacks(
+    error: Exception, outcome: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    features = torture.write_valid_file(tmp_path / "x.h5")
+    monkeypatch.setattr(torture, "read_all", fail)
+    assert torture.judge(tmp_path / "x.h5", features, structural=True) == outcome
+
+
+def test_torture_notices_too_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torture.write_valid_file(tmp_path / "x.h5")
+    size = torture.BASE_MEMORY + torture.MEMORY_PER_BYTE * (tmp_path / "x.h5").stat().st_size
+    monkeypatch.setattr(torture, "read_all", lambda _: {"other": bytes(size + 1)})
+    assert torture.judge(tmp_path / "x.h5", features, structural=True) == torture.TOO_MUCH_MEMORY
+    assert torture.judge(tmp_path / "x.h5", features, structural=False) == torture.READ_RIGHT

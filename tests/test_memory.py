@@ -1,15 +1,20 @@
-"""Tests of how much memory there is."""
+"""Tests of how much memory is free."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from bilinear_cli.memory import free_memory
 
+MACHINE = 4_000_000
+
 
 @pytest.fixture
-def cgroup(tmp_path: Path) -> Path:
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the files of a container's limit, on a machine with `MACHINE` bytes free."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=MACHINE))
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("2500000\n")
     (tmp_path / "memory.stat").write_text("anon 7\nfile 900000\ninactive_file 600000\n")
@@ -20,10 +25,11 @@ def test_a_containers_limit_counts_and_its_cached_files_do_not(cgroup: Path) -> 
     assert free_memory(cgroup) == 3_000_000 - 2_500_000 + 600_000
     (cgroup / "memory.current").write_text("9000000\n")
     assert free_memory(cgroup) == 0
+    (cgroup / "memory.max").write_text("90000000\n")
+    assert free_memory(cgroup) == MACHINE
 
 
-def test_without_a_limit_it_is_the_machines(cgroup: Path, tmp_path: Path) -> None:
-    machine = psutil.virtual_memory().available
+@pytest.mark.parametrize("folder", [".", "missing"])
+def test_without_a_limit_the_machines_memory_counts(cgroup: Path, folder: str) -> None:
     (cgroup / "memory.max").write_text("max\n")
-    for place in (cgroup, tmp_path / "none"):
-        assert free_memory(place) == pytest.approx(machine, rel=0.2)
+    assert free_memory(cgroup / folder) == MACHINE

@@ -1,193 +1,307 @@
-"""The whole way in 8 bits, with VGG16's real weights on small photos; and mixing with others."""
+"""All commands in 8 bits, with VGG16's published weights; and features of several precisions."""
 
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from support.commands import error_line, run_command
+from support.errors import assert_names
+from support.photos import class_folders
 
-from bilinear_cli.cli import cli, runs
-from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.features import precision
+from bilinear_cli.cli import runs
+from bilinear_cli.features import precision, weights
 from bilinear_cli.features.precision import difference, int8_sha256, mixed_with
-from bilinear_cli.features.weights import load_weights
-from bilinear_cli.store import FeatureFile, partial_path
+from bilinear_cli.features.weights import Weights
+from bilinear_cli.store import FeatureFile, FeatureWriter
 
-BILINEAR = [sys.executable, "-c", "from bilinear_cli.cli import main; main()"]
-EXTRACT = ["extract", "--data", "birds", "--image-size", "64", "--batch-size", "1"]
-EXTRACT += ["--pooling", "max", "--pooling", "bilinear", "--precision"]
-N_PHOTOS = 48
-Run = Callable[..., Result]
+N_PHOTOS = 8
+POOLINGS = ("max", "bilinear")
+MIX = "--allow-precision-mix"
+MEASURED = precision.MEASURED["int8"]
+Extract = Callable[..., Result]
+
+
+def published(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that runs VGG16 with its published weights."""
+    return pytest.mark.slow(pytest.mark.weights(test))
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache of the tests' own that has the real weights."""
-    return tmp_path_factory.mktemp("int8")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos") / "birds"
+    return class_folders(folder, {"wren": N_PHOTOS // 2, "robin": N_PHOTOS // 2})
+
+
+@pytest.fixture(scope="module")
+def cache(
+    real_weights: Weights, int8_network: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[pytest.MonkeyPatch]:
+    """Use a cache of this module, which has the 8-bit network, and read the weights once."""
+    folder = tmp_path_factory.mktemp("cache")
+    assert real_weights.path
+    (folder / "vgg16.npz").symlink_to(real_weights.path.resolve())
+    (folder / int8_network.name).symlink_to(int8_network)
+    load = weights.load_weights
+
+    def load_weights(source: str = "auto") -> Weights:
+        return real_weights if source == "auto" else load(source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BILINEAR_CACHE", str(folder))
+        patch.setattr(weights, "load_weights", load_weights)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def extract(birds: Path, cache: pytest.MonkeyPatch) -> Extract:
+    """Return extract(precision, output, *options)."""
+    words = ["extract", "--data", birds, "--image-size", 64, "--batch-size", 1]
+    words += [word for spec in POOLINGS for word in ("--pooling", spec)]
+
+    def run(precision: str, output: str | Path, *options: Any, code: int = 0) -> Result:
+        return run_command(*words, "--precision", precision, "-o", output, *options, code=code)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def feature_files(extract: Extract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of files in float32 (exact) and int8 (rounded), and of shards 1 and 2."""
+    folder = tmp_path_factory.mktemp("features")
+    extract("float32", folder / "exact.h5")
+    extract("float32", folder / "exact-1.h5", "--shard", "1/2")
+    extract("int8", folder / "rounded.h5")
+    extract("int8", folder / "rounded-1.h5", "--shard", "1/2")
+    extract("int8", folder / "rounded-2.h5", "--shard", "2/2")
+    return folder
 
 
 @pytest.fixture
-def run(
-    cache: Path,
-    real_cache: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    class_folders: Callable[..., Path],
-) -> Run:
-    """Return run(command...), in a folder with photos, `birds`."""
-    if not (cache / "vgg16.npz").exists():
-        weights = load_weights().path
-        assert weights
-        (cache / "vgg16.npz").symlink_to(weights.resolve())
-    monkeypatch.setenv("BILINEAR_CACHE", str(cache))
+def files(feature_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to a folder with copies of the feature files."""
+    shutil.copytree(feature_files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    class_folders(tmp_path / "birds", {"wren": N_PHOTOS // 2, "robin": N_PHOTOS // 2})
-
-    def invoke(*arguments: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, arguments)
-        assert result.exit_code == code, result.output + repr(result.exception)
-        return result
-
-    return invoke
 
 
-def rows(path: str) -> list[bytes]:
+@pytest.fixture
+def train(files: None) -> Callable[[str], Path]:
+    """Return train(name of a feature file), which returns the run folder."""
+
+    def run(name: str) -> Path:
+        options = ["--pooling", "bilinear", "-C", 1, "--label-smoothing", 0]
+        run_command("train", "--features", f"{name}.h5", *options)
+        return Path("runs") / f"{name}-bilinear-softmax"
+
+    return run
+
+
+def rows(path: str) -> dict[str, bytes]:
+    """Return the stored rows of all photos."""
     with FeatureFile(Path(path)) as file:
-        return [file.read_raw(spec, np.arange(N_PHOTOS)).tobytes() for spec in file.shapes]
+        return {spec: file.read_raw(spec, np.arange(N_PHOTOS)).tobytes() for spec in file.shapes}
 
 
-def line(result: Result) -> str:
-    """Return the last line on stderr, which is that of the error."""
-    assert "Traceback" not in result.stderr
-    return result.stderr.splitlines()[-1].removeprefix("Error: ")
+def attribute(path: str, name: str) -> Any:
+    with FeatureFile(Path(path)) as file:
+        return file.attributes.get(name)
 
 
-def test_kill_resume_shards_workers_and_predict_are_as_in_other_precisions(run: Run) -> None:
-    run(*EXTRACT, "int8", "-o", "whole.h5")
-    whole = rows("whole.h5")
-    info = run("info", "whole.h5").stdout
+def the_warning(caplog: pytest.LogCaptureFixture) -> str:
+    """Return the only warning, and forget all log lines."""
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    caplog.clear()
+    return line
+
+
+def has_warnings(caplog: pytest.LogCaptureFixture) -> bool:
+    return any(record.levelname == "WARNING" for record in caplog.records)
+
+
+# 8 bits -----------------------------------------------------------------------------------
+
+
+@published
+def test_info_names_the_network_and_its_library(files: None) -> None:
+    info = run_command("info", "rounded.h5").stdout
     assert re.search(rf"^int8_sha256 +{int8_sha256()}$", info, re.M)
     assert "ai-edge-litert " in info
-
-    broken_off = Path("killed.h5")
-    with subprocess.Popen(
-        [*BILINEAR, *EXTRACT, "int8", "-o", broken_off], stderr=subprocess.DEVNULL
-    ) as process:
-        while not (partial_path(broken_off).exists() and done(broken_off) >= 2):
-            assert process.poll() is None, "it ended too early"
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    again = run(*EXTRACT, "auto", "-o", str(broken_off))  # keeps to what was begun
-    going_on = re.search(rf"going on after (\d+) of {N_PHOTOS} photos", again.stderr)
-    assert going_on
-    assert 2 <= int(going_on[1]) < N_PHOTOS
-    assert "other versions" not in again.stderr
-    assert rows("killed.h5") == whole
-
-    for shard in ("1/2", "2/2"):
-        run(*EXTRACT, "int8", "--shard", shard, "-o", f"{shard[0]}.h5")
-    run("merge", "2.h5", "1.h5", "-o", "merged.h5")
-    assert rows("merged.h5") == whole
-
-    run(*EXTRACT, "int8", "--scheduler", "local:2", "-o", "workers.h5")
-    assert rows("workers.h5") == whole
-
-    run("train", "--features", "whole.h5", "--pooling", "bilinear")
-    named = run("predict", "runs/whole-bilinear-softmax", "birds/wren").stdout
-    assert len(named.splitlines()) == N_PHOTOS // 2
-    run("explain", "runs/whole-bilinear-softmax", "birds/wren/0.png")
+    assert "ai-edge-litert" not in run_command("info", "exact.h5").stdout
 
 
-def done(output: Path) -> int:
-    """Return how many rows a file has that another process is writing."""
-    copy = shutil.copyfile(partial_path(output), "copy.h5")
-    try:
-        with FeatureFile(Path(copy), allow_partial=True) as file:
-            return file.rows_done
-    except FeatureFileError:  # a copy in the middle of a write
-        return 0
-
-
-# Mixing -----------------------------------------------------------------------------------
-
-
-def test_precisions_are_not_mixed_unless_that_is_allowed(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+@published
+def test_an_interrupted_run_is_resumed_in_its_own_precision(
+    files: None,
+    extract: Extract,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    allowed = "--allow-precision-mix"
-    measured = f"int8 {precision.MEASURED['int8']}"
-    run(*EXTRACT, "float32", "-o", "float32.h5")
-    run(*EXTRACT, "int8", "-o", "int8.h5")
-    exact, rounded = rows("float32.h5"), rows("int8.h5")
-    assert exact != rounded
-    assert "ai-edge-litert" not in run("info", "float32.h5").stdout
+    append, appended = FeatureWriter.append, []
 
-    # the same file
-    fault = line(run(*EXTRACT, "int8", "-o", "float32.h5", code=1))
-    assert "was made with precision float32, and int8 is asked for" in fault
+    def interrupted(self: FeatureWriter, *rows: Any) -> None:
+        if len(appended) == 3:
+            monkeypatch.setattr(FeatureWriter, "append", watched)
+            raise KeyboardInterrupt
+        watched(self, *rows)
 
-    # reuse
-    reuse = [*EXTRACT, "float32", "--reuse", "int8.h5", "-o", "mixed.h5"]
-    fault = line(run(*reuse, code=1))
-    assert fault == (
-        "int8.h5 was made with precision int8, and float32 is asked for: its rows cannot be reused "
-        "without --allow-precision-mix"
-    )
-    said = run(*reuse, allowed).stderr
-    assert f"rows of int8.h5 are in int8; {measured}" in said
-    assert "other versions" not in said
-    assert rows("mixed.h5") == rounded
-    assert re.search("^mixed_with +int8$", run("info", "mixed.h5").stdout, re.M)
-    assert "is complete" in run(*reuse, allowed).stderr
-    auto = [*EXTRACT, "auto", "--reuse", "int8.h5", "-o", "mixed.h5"]
-    assert "is complete" in run(*auto, allowed).stderr  # it keeps to what was begun
-    fault = line(run(*EXTRACT, "float32", "--reuse", "mixed.h5", "-o", "y.h5", code=1))
-    assert "was made with mixed-with int8, and none is asked for" in fault
-    run(*EXTRACT, "auto", "--reuse", "int8.h5", "-o", "auto.h5", allowed)  # keeps to int8
-    assert "mixed_with" not in run("info", "auto.h5").stdout
+    def watched(self: FeatureWriter, *rows: Any) -> None:
+        appended.append(self.rows_done)
+        append(self, *rows)
 
-    # merge
-    for name, shard in (("float32", "1/2"), ("int8", "2/2")):
-        run(*EXTRACT, name, "--shard", shard, "-o", f"{shard[0]}.h5")
-    fault = line(run("merge", "1.h5", "2.h5", "-o", "merged.h5", code=1))
-    assert "precision is float32 in the first and int8 in the second; merge takes" in fault
-    fault = line(run("merge", "2.h5", "1.h5", "-o", "merged.h5", code=1))
-    assert "precision is int8 in the first and float32 in the second; merge takes" in fault
-    assert "do not belong together" in line(
-        run("train", "--features", "1.h5", "--features", "2.h5", code=1)
-    )
-    said = run("merge", "1.h5", "2.h5", "-o", "merged.h5", allowed).stderr
-    assert f"1.h5 is in float32 and 2.h5 in int8: {measured}" in said
-    assert re.search("^mixed_with +int8$", run("info", "merged.h5").stdout, re.M)
-    halves = [(a[: len(a) // 2], b[len(b) // 2 :]) for a, b in zip(exact, rounded, strict=True)]
-    assert rows("merged.h5") == [a + b for a, b in halves]
+    monkeypatch.setattr(FeatureWriter, "append", interrupted)
+    extract("int8", "x.h5", code=130)
+    assert not Path("x.h5").exists()
+    extract("auto", "x.h5")
+    assert appended == [*range(N_PHOTOS)]
+    assert rows("x.h5") == rows("rounded.h5")
+    assert not has_warnings(caplog)
 
-    # predict
-    run("train", "--features", "float32.h5", "--pooling", "bilinear")
-    predict = ["predict", "runs/float32-bilinear-softmax", "birds/wren", "--precision"]
-    fault = line(run(*predict, "int8", code=1))
-    assert "was trained on features in float32, not in this int8: only with --allow-" in fault
-    said = run(*predict, "int8", allowed).stderr
-    assert f"not in this int8: {measured}" in said
-    assert "CPU in int8" in said
-    assert measured not in run(*predict, "float32").stderr
 
-    # another network in 8 bits, of a release that has other ranges
-    run("train", "--features", "int8.h5", "--pooling", "bilinear")
+@published
+def test_merged_shards_equal_one_run(files: None) -> None:
+    run_command("merge", "rounded-2.h5", "rounded-1.h5", "-o", "merged.h5")
+    assert rows("merged.h5") == rows("rounded.h5")
+
+
+@published
+@pytest.mark.cluster
+def test_a_worker_gives_the_same_rows(files: None, extract: Extract) -> None:
+    extract("int8", "x.h5", "--scheduler", "local:1")
+    assert rows("x.h5") == rows("rounded.h5")
+
+
+@published
+def test_a_run_predicts_and_explains(train: Callable[[str], Path], birds: Path) -> None:
+    run = train("rounded")
+    lines = run_command("predict", run, birds / "wren").stdout.splitlines()
+    assert len(lines) == N_PHOTOS // 2
+    run_command("explain", run, birds / "wren" / "0.png")
+    assert Path("0-explained.png").exists()
+
+
+# Several precisions -----------------------------------------------------------------------
+
+
+@published
+def test_a_file_keeps_its_precision(files: None, extract: Extract) -> None:
+    assert rows("exact.h5") != rows("rounded.h5")
+    error = error_line(extract("int8", "exact.h5", code=1))
+    assert_names(error, "exact.h5", "precision", "float32", "int8")
+
+
+@published
+def test_rows_of_another_precision_are_reused_only_if_allowed(
+    files: None,
+    extract: Extract,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reuse = ("--reuse", "rounded.h5")
+    error = error_line(extract("float32", "x.h5", *reuse, code=1))
+    assert_names(error, "rounded.h5", "precision", "int8", "float32", MIX)
+    assert not Path("x.h5").exists()
+
+    extract("float32", "x.h5", *reuse, MIX)
+    assert_names(the_warning(caplog), "rounded.h5", MEASURED)
+    assert rows("x.h5") == rows("rounded.h5")
+    info = run_command("info", "x.h5").stdout
+    assert re.search("^precision +float32$", info, re.M)
+    assert re.search("^mixed_with +int8$", info, re.M)
+    error = error_line(extract("float32", "y.h5", "--reuse", "x.h5", code=1))
+    assert_names(error, "x.h5", "mixed-with", "int8")
+
+    # the file is complete
+    monkeypatch.setattr(runs, "load_network", None)
+    modified = Path("x.h5").stat().st_mtime_ns
+    for name in ("float32", "auto"):
+        extract(name, "x.h5", *reuse, MIX)
+    assert Path("x.h5").stat().st_mtime_ns == modified
+
+
+@published
+def test_auto_takes_the_precision_of_the_reused_file(files: None, extract: Extract) -> None:
+    extract("auto", "x.h5", "--reuse", "rounded.h5", MIX)
+    assert attribute("x.h5", "precision") == "int8"
+    assert attribute("x.h5", "mixed_with") is None
+
+
+@published
+def test_shards_are_merged_only_if_allowed(files: None, caplog: pytest.LogCaptureFixture) -> None:
+    shards = ["exact-1.h5", "rounded-2.h5"]
+    for first, second in (shards, shards[::-1]):
+        error = error_line(run_command("merge", first, second, "-o", "x.h5", code=1))
+        assert_names(error, *shards, "precision", "float32", "int8", MIX)
+    features = [word for path in shards for word in ("--features", path)]
+    assert_names(error_line(run_command("train", *features, code=1)), *shards, "precision")
+    assert not Path("x.h5").exists()
+
+    run_command("merge", *shards, "-o", "x.h5", MIX)
+    assert_names(the_warning(caplog), *shards, MEASURED)
+    assert re.search("^mixed_with +int8$", run_command("info", "x.h5").stdout, re.M)
+    exact, rounded = rows("exact.h5"), rows("rounded.h5")
+    for spec, merged in rows("x.h5").items():
+        half = len(merged) // 2
+        assert merged == exact[spec][:half] + rounded[spec][half:]
+
+
+@published
+@pytest.mark.parametrize("first", ["exact-1.h5", "rounded-1.h5"])
+def test_shards_of_other_versions_are_not_merged_even_if_mixing_is_allowed(
+    first: str, files: None
+) -> None:
+    with h5py.File("rounded-2.h5", "r+") as file:
+        versions = file.attrs["versions"]
+        file.attrs["versions"] = re.sub("tensorflow [^,]*", "tensorflow 1.0", versions)
+    error = error_line(run_command("merge", first, "rounded-2.h5", "-o", "x.h5", MIX, code=1))
+    assert_names(error, first, "rounded-2.h5", "versions", "tensorflow 1.0")
+
+
+@published
+def test_predict_takes_another_precision_only_if_allowed(
+    train: Callable[[str], Path], birds: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = train("exact")
+    predict = ("predict", run, birds / "wren", "--precision")
+    error = error_line(run_command(*predict, "int8", code=1))
+    assert_names(error, run, "float32", "int8", MIX)
+    caplog.clear()
+    run_command(*predict, "int8", MIX)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert any("int8" in line for line in lines)
+    assert_names(the_warning(caplog), run, "int8", MEASURED)
+    run_command(*predict, "float32")
+    assert not has_warnings(caplog)
+
+
+@published
+def test_another_8_bit_network_counts_as_another_precision(
+    train: Callable[[str], Path],
+    extract: Extract,
+    birds: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from bilinear_cli.features import int8
+
+    run = train("rounded")
+    (model,) = weights.cache_folder().glob("*.tflite")
+    _, _, network = model.read_bytes().partition(b"\n")
+    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(int8, "build_int8", lambda *_: network)
     monkeypatch.setattr(precision, "BUILDER", 0)
-    predict = ["predict", "runs/int8-bilinear-softmax", "birds/wren"]
-    assert "in int8, not in this int8: only" in line(run(*predict, code=1))
-    assert measured in run(*predict, allowed).stderr
-    fault = line(run(*EXTRACT, "int8", "-o", "int8.h5", code=1))
-    assert "int8.h5 was made with int8-sha256 " in fault
+    predict = ("predict", run, birds / "wren")
+    assert_names(error_line(run_command(*predict, code=1)), run, "int8", MIX)
+    caplog.clear()
+    run_command(*predict, MIX)
+    assert_names(the_warning(caplog), run, MEASURED)
+    error = error_line(extract("int8", "rounded.h5", code=1))
+    assert_names(error, "rounded.h5", "int8-sha256", int8_sha256())
 
 
 FLOAT32 = {"precision": "float32"}
@@ -195,7 +309,7 @@ INT8 = {"precision": "int8", "int8_sha256": "a"}
 
 
 @pytest.mark.parametrize(
-    ("others", "mixed"),
+    ("sources", "mixed"),
     [
         ([], ""),
         ([INT8], ""),
@@ -204,51 +318,44 @@ INT8 = {"precision": "int8", "int8_sha256": "a"}
         ([INT8, FLOAT32 | {"mixed_with": "bfloat16 int8"}], "bfloat16 float32 int8"),
     ],
 )
-def test_it_is_kept_what_rows_are_mixed_with(others: list[dict[str, str]], mixed: str) -> None:
-    assert mixed_with(INT8, others) == mixed
-
-
-def test_only_what_was_measured_is_said_to_be() -> None:
-    measured = f"bfloat16 {precision.MEASURED['bfloat16']}"
-    assert difference("float32", "float16", "bfloat16") == f"{measured}; float16 was not measured"
-
-
-@pytest.mark.parametrize("other", ["float32", "int8"])
-def test_shards_of_other_versions_are_not_merged_even_if_mixing_is_allowed(
-    other: str, run: Run
+def test_a_file_names_the_other_precisions_of_its_rows(
+    sources: list[dict[str, str]], mixed: str
 ) -> None:
-    run(*EXTRACT, "float32", "--shard", "1/2", "-o", "1.h5")
-    run(*EXTRACT, other, "--shard", "2/2", "-o", "2.h5")
-    with h5py.File("2.h5", "r+") as file:
-        versions = file.attrs["versions"]
-        file.attrs["versions"] = re.sub("tensorflow [^,]*", "tensorflow 1.0", versions)
-    fault = line(run("merge", "1.h5", "2.h5", "-o", "x.h5", "--allow-precision-mix", code=1))
-    assert "versions is " in fault
+    assert mixed_with(INT8, sources) == mixed
+
+
+def test_a_difference_that_was_not_measured_has_no_numbers() -> None:
+    line = difference("float32", "float16", "bfloat16")
+    assert_names(line, f"bfloat16 {precision.MEASURED['bfloat16']}")
+    rest = line.replace(f"bfloat16 {precision.MEASURED['bfloat16']}", "")
+    assert re.findall(r"\w*\d+", rest) == ["float16"]
 
 
 # Who gets it ------------------------------------------------------------------------------
 
 
+@published
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "facts"),
     [
-        (["--backbone", "resnet50", "--weights", "random"], "is for vgg16 alone, not for resnet50"),
-        (["--weights", "random"], "is for VGG16's published weights"),
+        (["--backbone", "resnet50", "--weights", "random"], ["vgg16", "resnet50"]),
+        (["--weights", "random"], ["VGG16"]),
     ],
 )
 def test_other_networks_and_weights_are_refused_before_anything_is_written(
-    run: Run, options: list[str], said: str
+    options: list[str], facts: list[str], extract: Extract, tmp_path: Path
 ) -> None:
-    fault = line(run(*EXTRACT, "int8", "-o", "x.h5", *options, code=2))
-    assert fault.startswith(f"--precision int8 {said}")
-    assert [*Path().iterdir()] == [Path("birds")]
+    error = error_line(extract("int8", tmp_path / "x.h5", *options, code=2))
+    assert_names(error, "--precision int8", *facts)
+    assert [*tmp_path.iterdir()] == []
 
 
-def test_without_the_extra_it_is_one_line_and_nothing_is_fetched(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+@published
+def test_without_the_extra_nothing_is_fetched(
+    extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "find_spec", lambda name: None)
+    monkeypatch.setattr(precision, "find_spec", lambda _: None)
     monkeypatch.setattr(runs, "load_weights", None)
-    fault = line(run(*EXTRACT, "int8", "-o", "x.h5", code=1))
-    assert fault.endswith("ai-edge-litert, which is not installed: pip install '.[int8]'")
-    assert [*Path().iterdir()] == [Path("birds")]
+    error = error_line(extract("int8", tmp_path / "x.h5", code=1))
+    assert_names(error, "--precision int8", "ai-edge-litert", ".[int8]")
+    assert [*tmp_path.iterdir()] == []

@@ -1,12 +1,11 @@
-"""Kill runs, spoil feature files, and see that nothing is lost or believed: `make torture`.
+"""Kill runs and corrupt feature files, and check that nothing is lost or wrong: `make torture`.
 
-Kills: a run is killed at random moments and started again until it is done; its file must then
-equal that of an uninterrupted run to the bit, and no more than a batch may have been done twice
-for each kill. Mutations: parts of a feature file are cut off, exchanged, linked elsewhere, made
-absurdly large; each file is either refused with one line or read as it was, in memory that its size
-warrants. Bytes: single bytes are changed; what is then read as a feature must be what was written.
-Crashes and endless loops inside the HDF5 library are counted; each file is read in a process of its
-own.
+Kills: a run is killed at random moments and started again until it is complete. Its file must then
+equal that of an uninterrupted run to the bit, and each kill may repeat at most one batch.
+Mutations: parts of a feature file are cut off, replaced, linked elsewhere or made absurdly large.
+Each file is either refused with one line or read as it was, in memory that suits its size.
+Bytes: single bytes are changed. What is then read as a feature must be what was written. Crashes
+and endless loops inside the HDF5 library are counted; each file is read in a process of its own.
 """
 
 import argparse
@@ -21,31 +20,34 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
-from PIL import Image
+from support.feature_files import write_features
+from support.network import small_network
+from support.photos import class_folders
 
 from bilinear_cli.classify import inputs
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.features.reuse import StoredPhotos
 from bilinear_cli.features.settings import Settings, settings_of_file
 from bilinear_cli.report import describe
-from bilinear_cli.store import FeatureFile, create, open_features, partial_path
+from bilinear_cli.store import FeatureFile, open_features, partial_path
 
 N_PHOTOS, BATCH, SIZE, VIEWS = 40, 3, 32, ("original", "flip")
 SPECS = ("max", "bilinear", "conv5")
-ROWS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
-MOST_SECONDS = 20  # for one spoilt file
-LEAST_MEMORY, MEMORY_PER_BYTE = 4 << 20, 40  # what reading a spoilt file may take
+COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
+MAX_SECONDS = 20  # for one corrupt file
+BASE_MEMORY, MEMORY_PER_BYTE = 4 << 20, 40  # what reading a corrupt file may allocate
 
 
 # Kills -----------------------------------------------------------------------------------
 
 
-def in_a_fork(work: Callable[[], None]) -> int:
-    """Start `work` in a child, which ends with it; return the child's number."""
+def start_fork(work: Callable[[], None]) -> int:
+    """Run `work` in a child process, and return the child's id."""
     child = os.fork()
     if child:
         return child
@@ -60,134 +62,112 @@ def in_a_fork(work: Callable[[], None]) -> int:
 
 
 def make_photos(folder: Path) -> None:
-    """Draw blocks of noise, in two classes."""
-    rng = np.random.default_rng(0)
-    for i in range(N_PHOTOS):
-        path = folder / "ab"[i % 2] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)).save(path)
-    (folder / "a" / "14.png").write_text("no photo, and left out")
+    """Make photos of two classes, and a file that is no photo and is skipped."""
+    class_folders(folder, {"a": N_PHOTOS // 2, "b": N_PHOTOS // 2})
+    (folder / "a" / "14.png").write_text("no photo")
 
 
-def run(photos: Path, output: Path, seen: Path) -> None:
-    """Extract with a small network, which notes each batch that it sees."""
-    import tensorflow as tf
-
+def run(photos: Path, output: Path, batch_log: Path) -> None:
+    """Extract with a small network, which logs each batch as one byte."""
     from bilinear_cli.data.dataset import load_dataset
     from bilinear_cli.features.extract import extract
 
-    kernel = np.random.default_rng(1).normal(size=(8, 8, 3, 6)).astype(np.float32) / 100
-    log = os.open(seen, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(batch_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def see(batch: np.ndarray) -> np.ndarray:
+    def watch(_: np.ndarray) -> None:
         time.sleep(0.005)
         os.write(log, b".")
-        return batch
-
-    def forward(batch: tf.Tensor) -> tf.Tensor:
-        batch = tf.ensure_shape(tf.numpy_function(see, [batch], tf.uint8), batch.shape)
-        return tf.nn.relu(tf.nn.conv2d(tf.cast(batch, tf.float32), kernel, 8, "VALID"))
 
     settings = Settings(
         SPECS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64, views=VIEWS
     )
     logging.disable()
-    extract(load_dataset(str(photos)), settings, output, lambda: forward, skip_bad=True)
+    dataset = load_dataset(str(photos))
+    extract(dataset, settings, output, lambda: small_network(watch), skip_bad=True)
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Return all that a feature file says of its rows."""
+    """Return the features and columns of all rows that are done."""
     with FeatureFile(path, allow_partial=True) as file:
         done = np.flatnonzero(file.photo[: file.rows_done] >= 0)
-        found = {spec: file.read_raw(spec, done).tobytes() for spec in file.shapes}
-        return found | {name: getattr(file, name)[done].tobytes() for name in ROWS}
+        features = {spec: file.read_raw(spec, done).tobytes() for spec in file.shapes}
+        return features | {name: getattr(file, name)[done].tobytes() for name in COLUMNS}
 
 
 def kill(n_kills: int, seed: int) -> Counter:
-    """Kill runs at random moments; return what there was of what."""
+    """Kill runs at random moments, and count the events."""
     import tensorflow  # noqa: F401  (once, before forking; it starts no thread by itself)
 
     rng, counts = np.random.default_rng(seed), Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        photos, output, seen = folder / "photos", folder / "x.h5", folder / "seen"
+        photos, output, batch_log = folder / "photos", folder / "x.h5", folder / "batches"
         make_photos(photos)
-        began = time.perf_counter()
-        _, status = os.waitpid(in_a_fork(lambda: run(photos, folder / "whole.h5", seen)), 0)
-        usual = time.perf_counter() - began
+        start = time.perf_counter()
+        reference = folder / "uninterrupted.h5"
+        _, status = os.waitpid(start_fork(lambda: run(photos, reference, batch_log)), 0)
+        duration = time.perf_counter() - start
         assert status == 0, "an uninterrupted run fails"
-        whole, n_batches = contents(folder / "whole.h5"), len(seen.read_bytes())
+        expected, n_batches = contents(reference), len(batch_log.read_bytes())
         assert n_batches == len(VIEWS) * -(-N_PHOTOS // BATCH)
-        seen.unlink()
-        kills_of_this = 0
+        batch_log.unlink()
+        kills_of_file = 0
         while counts["kills"] < n_kills:
-            child = in_a_fork(lambda: run(photos, output, seen))
-            time.sleep(rng.uniform(0, 1.1 * usual))
+            child = start_fork(lambda: run(photos, output, batch_log))
+            time.sleep(rng.uniform(0, 1.1 * duration))
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
                 counts["kills"] += 1
-                kills_of_this += 1
+                kills_of_file += 1
             else:
-                assert os.WEXITSTATUS(status) == 0, "a run that goes on fails"
+                assert os.WEXITSTATUS(status) == 0, "a resumed run fails"
             if partial_path(output).exists():
                 for part, stored in contents(output).items():
-                    assert whole[part].startswith(stored), f"{part} is wrong after a kill"
+                    assert expected[part].startswith(stored), f"{part} is wrong after a kill"
                 counts["kills that left rows"] += 1
             if output.exists():
-                assert contents(output) == whole, "a resumed run has other rows"
-                done = len(seen.read_bytes()) if seen.exists() else 0
-                most = n_batches + len(VIEWS) * kills_of_this
-                assert done <= most, "more than a batch was done twice"
-                counts["passes of a batch done twice"] += done - n_batches
-                counts["files finished"] += 1
+                assert contents(output) == expected, "a resumed run has other rows"
+                done = len(batch_log.read_bytes()) if batch_log.exists() else 0
+                limit = n_batches + len(VIEWS) * kills_of_file
+                assert done <= limit, "a kill repeated more than one batch"
+                counts["repeated passes of a batch"] += done - n_batches
+                counts["complete files"] += 1
                 output.unlink()
-                seen.unlink()
-                kills_of_this = 0
+                batch_log.unlink()
+                kills_of_file = 0
     return counts
 
 
 # Feature files from strangers ------------------------------------------------------------
 
 
-def sound(path: Path) -> dict[str, bytes]:
-    """Write a small sound file and return its features."""
+def write_valid_file(path: Path) -> dict[str, bytes]:
+    """Write a small valid file, and return its features."""
     rng = np.random.default_rng(0)
     n, shapes = 12, {"max": (8,), "bilinear": (36,), "conv5": (4, 4, 256)}
-    columns = {
-        "photo": np.arange(n),
-        "view": np.full(n, "original"),
-        "labels": np.arange(n) % 2,
-        "paths": np.array([f"{i % 2}/{i}.jpg" for i in range(n)]),
-        "sha256": np.array([f"{i:064x}" for i in range(n)]),
-        "split": np.array(["train", "test"] * (n // 2)),
-        "group": np.array([f"nest {i // 2}" for i in range(n)]),
-    }
-    made = {"backbone": "vgg16", "layer": "block5_conv3", "image_size": 32, "resize": "squash"}
-    made |= {"precision": "float32", "batch_size": 3, "weights_sha256": "0" * 64}
-    with create(path, shapes, columns, ["a", "b"], made | {"views": "original"}) as writer:
-        dtypes = {spec: writer.row_dtype(spec) for spec in shapes}
-        writer.append({s: rng.normal(size=(n, *shapes[s])).astype(dtypes[s]) for s in shapes})
-        writer.finish()
+    rows = {spec: rng.normal(size=(n, *shape)) for spec, shape in shapes.items()}
+    group = [f"nest {i // 2}" for i in range(n)]
+    write_features(path, rows, np.arange(n) % 2, ["train", "test"] * (n // 2), group=group)
     with FeatureFile(path) as file:
         return {spec: file.read_raw(spec, np.arange(n)).tobytes() for spec in shapes}
 
 
-def everything(path: Path) -> dict[str, bytes]:
-    """Read a file as all commands together do; return its features."""
+def read_all(path: Path) -> dict[str, bytes]:
+    """Read a file as all commands together do, and return its features."""
     with open_features([path]) as file:
         describe(file)
         settings = settings_of_file(file)
-        every = np.arange(len(file.labels))
+        indices = np.arange(len(file.labels))
         if "bilinear" in file.shapes:
-            inputs.fit_parts(file, ["bilinear"], every, top_variance=5)
-        with StoredPhotos(path, settings) as old:
-            old.rows(old.find(file.sha256)[:1])
+            inputs.fit_parts(file, ["bilinear"], indices, top_variance=5)
+        with StoredPhotos(path, settings) as stored:
+            stored.rows(stored.find(file.sha256)[:1])
         for spec, shape in file.shapes.items():
             if len(shape) == 2:
-                list(file.columns(spec, every, 5))
-            list(file.batches(spec, every, 5))
-        return {spec: file.read_raw(spec, every).tobytes() for spec in file.shapes}
+                list(file.columns(spec, indices, 5))
+            list(file.batches(spec, indices, 5))
+        return {spec: file.read_raw(spec, indices).tobytes() for spec in file.shapes}
 
 
 def truncate(path: Path, rng: np.random.Generator) -> None:
@@ -196,74 +176,76 @@ def truncate(path: Path, rng: np.random.Generator) -> None:
         file.truncate(int(rng.integers(0, path.stat().st_size)))
 
 
-def drop(path: Path, rng: np.random.Generator) -> None:
-    """Take out a dataset or a group."""
+def delete(path: Path, rng: np.random.Generator) -> None:
+    """Delete a dataset or a group."""
     with h5py.File(path, "r+") as file:
-        del file[any_name(file, rng)]
+        del file[random_name(file, rng)]
 
 
-def exchange(path: Path, rng: np.random.Generator) -> None:
-    """Put another dataset in a place: another type, shape or layout, absurdly large, or linked."""
+def replace(path: Path, rng: np.random.Generator, kind: int) -> None:
+    """Replace a dataset or a group by another type, shape, layout or size, or by a link."""
     with h5py.File(path, "r+") as file:
-        name = any_name(file, rng)
+        name = random_name(file, rng)
         old = file[name]
         shape = getattr(old, "shape", (12,)) or (12,)
-        kind, old_type = rng.integers(0, 12), getattr(old, "dtype", None)
+        old_type = getattr(old, "dtype", None)
         del file[name]
         if kind == 0:
-            other = (*shape[:-1], shape[-1] + int(rng.integers(1, 9)))
-            file[name] = np.ones(other, getattr(old_type, "type", np.float16))
+            wider = (*shape[:-1], shape[-1] + int(rng.integers(1, 9)))
+            file[name] = np.ones(wider, getattr(old_type, "type", np.float16))
         elif kind == 1:
             types = ["f8", "i1", "u8", "S5", "?", "c8", "f2", "i8", "f4"]
             file[name] = np.zeros(shape, types[rng.integers(0, len(types))])
         elif kind == 2:
             file.create_dataset(name, (2 ** int(rng.integers(30, 60)),), "f2", chunks=(1024,))
-        elif kind == 3 and rng.integers(0, 2):  # text of any length, one of it many times over
-            many = np.array(["x" * 10_000] * 3000, h5py.string_dtype())
-            file.create_dataset(name, data=many)
-        elif kind == 3:  # contiguous, and never written
+        elif kind == 3:  # text of variable length, one string many times
+            strings = np.array(["x" * 10_000] * 3000, h5py.string_dtype())
+            file.create_dataset(name, data=strings)
+        elif kind == 4:  # contiguous, and never written
             file.create_dataset(name, (2 ** int(rng.integers(30, 60)),), "f4")
-        elif kind == 4:
-            file[name] = h5py.ExternalLink("/etc/passwd", "/" + name)
         elif kind == 5:
-            file[name] = h5py.SoftLink(["/labels", "/" + name, "/none"][rng.integers(0, 3)])
+            file[name] = h5py.ExternalLink("/etc/passwd", "/" + name)
         elif kind == 6:
-            file.create_dataset(name, shape, "f4", external=[("/etc/passwd", 0, 2**40)])
+            file[name] = h5py.SoftLink(["/labels", "/" + name, "/none"][rng.integers(0, 3)])
         elif kind == 7:
+            file.create_dataset(name, shape, "f4", external=[("/etc/passwd", 0, 2**40)])
+        elif kind == 8:
             layout = h5py.VirtualLayout(shape, "f4")
             layout[...] = h5py.VirtualSource("/etc/passwd", "x", shape)
             file.create_virtual_dataset(name, layout)
-        elif kind == 8:
+        elif kind == 9:
             data = np.zeros(shape, "f2")
             file.create_dataset(name, data=data, chunks=True, compression="gzip")
-        elif kind == 9:
-            file.create_group(name)
         elif kind == 10:
+            file.create_group(name)
+        elif kind == 11:
             file.create_dataset(name, data=np.full(shape, -(2**40), "i8"))
+        elif kind == 12:
+            file[name] = h5py.Empty("f4")
         else:
-            file[name] = h5py.Empty("f4") if rng.integers(0, 2) else np.void(rng.bytes(9))
+            file[name] = np.void(rng.bytes(9))
 
 
-def attribute(path: Path, rng: np.random.Generator) -> None:
-    """Change an attribute, of the file or of features, or take it out."""
+def change_attribute(path: Path, rng: np.random.Generator) -> None:
+    """Change or delete an attribute of the file or of features."""
     with h5py.File(path, "r+") as file:
-        places = [file, *file["features"].values()]
-        place = places[rng.integers(0, len(places))]
-        name = [*place.attrs][rng.integers(0, len(place.attrs))]
+        objects = [file, *file["features"].values()]
+        attributes = objects[rng.integers(0, len(objects))].attrs
+        name = [*attributes][rng.integers(0, len(attributes))]
         values = [2**62, -1, 0.5, "", "x y", "\u202e<b>", np.zeros(2000), h5py.Empty("i4"), True]
-        del place.attrs[name]
+        del attributes[name]
         if rng.integers(0, 4):
-            place.attrs[name] = values[rng.integers(0, len(values))]
+            attributes[name] = values[rng.integers(0, len(values))]
 
 
-def later(path: Path, rng: np.random.Generator) -> None:
-    """Say that it is of a later version."""
+def change_version(path: Path, rng: np.random.Generator) -> None:
+    """Mark the file as one of a later version."""
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = int(rng.integers(2, 99))
 
 
-def values(path: Path, rng: np.random.Generator) -> None:
-    """Put other values, of the right type and shape, in a small column."""
+def change_values(path: Path, rng: np.random.Generator) -> None:
+    """Write other values, of the right type and shape, to a small column."""
     with h5py.File(path, "r+") as file:
         name = ["photo", "labels", "rows_done", "split", "view", "crc32/max"][rng.integers(0, 6)]
         data = file[name]
@@ -273,18 +255,22 @@ def values(path: Path, rng: np.random.Generator) -> None:
         )
 
 
-MUTATIONS = (truncate, drop, exchange, exchange, exchange, attribute, attribute, later, values)
+MUTATIONS = {
+    **{f"replace {kind}": partial(replace, kind=kind) for kind in range(14)},
+    **{f"change_attribute {i}": change_attribute for i in range(4)},
+    **{x.__name__: x for x in (truncate, delete, change_version, change_values)},
+}
 
 
-def any_name(file: h5py.File, rng: np.random.Generator) -> str:
-    """Return the name of something in the file."""
+def random_name(file: h5py.File, rng: np.random.Generator) -> str:
+    """Return the name of a dataset or a group in the file."""
     names: list[str] = []
     file.visit(names.append)
     return names[rng.integers(0, len(names))]
 
 
-def flip_bytes(path: Path, rng: np.random.Generator) -> None:
-    """Change up to four bytes, half of the time among the first 8 KB, where HDF5 keeps its own."""
+def change_bytes(path: Path, rng: np.random.Generator) -> None:
+    """Change up to four bytes, half of them in the first 8 KB, where HDF5 keeps its metadata."""
     size = path.stat().st_size
     with path.open("r+b") as file:
         for _ in range(rng.integers(1, 5)):
@@ -292,91 +278,101 @@ def flip_bytes(path: Path, rng: np.random.Generator) -> None:
             file.write(rng.bytes(1))
 
 
-def judge(path: Path, features: dict[str, bytes], structural: bool) -> int:
-    """Read a spoilt file; return 0 if it was refused, 2 if it was read right; else 3, 4 or 5."""
-    signal.alarm(MOST_SECONDS)
-    tracemalloc.start()
-    try:
-        found = everything(path)
-    except BilinearError as error:
-        outcome = 0 if "\n" not in str(error) else 3
-    except Exception as error:  # what no reader should see
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        outcome = 3
-    else:
-        right = all(found[spec] == features[spec] for spec in found if spec in features)
-        outcome = 2 if right else 4
-    _, taken = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    signal.alarm(0)
-    most = LEAST_MEMORY + MEMORY_PER_BYTE * path.stat().st_size
-    return 5 if structural and taken > most else outcome
-
-
+REFUSED, READ_RIGHT, TRACEBACK, READ_WRONG, TOO_MUCH_MEMORY = 0, 2, 3, 4, 5  # exit codes
 OUTCOMES = {
-    0: "refused with one line",
-    2: "read as written",
-    3: "NOT one line",
-    4: "WRONG features read",
-    5: "TOO MUCH memory",
+    REFUSED: "refused with one line",
+    READ_RIGHT: "read as written",
+    TRACEBACK: "NOT one line",
+    READ_WRONG: "WRONG features read",
+    TOO_MUCH_MEMORY: "TOO MUCH memory",
 }
 
 
-def spoil(n_files: int, seed: int, structural: bool) -> Counter:
-    """Spoil files and read each in a child; return what became of how many."""
+def judge(path: Path, features: dict[str, bytes], structural: bool) -> int:
+    """Read a corrupt file, and return one of `OUTCOMES`.
+
+    Args:
+        path: of the file.
+        features: what was written, as `write_valid_file` returns it.
+        structural: check the memory too, which single bytes may ask much of.
+    """
+    signal.alarm(MAX_SECONDS)
+    tracemalloc.start()
+    try:
+        stored = read_all(path)
+    except BilinearError as error:
+        outcome = TRACEBACK if "\n" in str(error) else REFUSED
+    except Exception as error:  # what no reader should see
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        outcome = TRACEBACK
+    else:
+        right = all(stored[spec] == features[spec] for spec in stored if spec in features)
+        outcome = READ_RIGHT if right else READ_WRONG
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    signal.alarm(0)
+    limit = BASE_MEMORY + MEMORY_PER_BYTE * path.stat().st_size
+    return TOO_MUCH_MEMORY if structural and peak > limit else outcome
+
+
+def corrupt(n_files: int, seed: int, structural: bool) -> Counter:
+    """Corrupt files, read each in a child, and count the outcomes."""
     counts: Counter = Counter()
-    with tempfile.TemporaryDirectory() as name:
-        whole, path = Path(name) / "sound.h5", Path(name) / "x.h5"
-        features = sound(whole)
+    mutations = MUTATIONS if structural else {"change_bytes": change_bytes}
+    names = [*mutations]
+    with tempfile.TemporaryDirectory() as folder:
+        valid, path = Path(folder) / "valid.h5", Path(folder) / "x.h5"
+        features = write_valid_file(valid)
         for number in range(n_files):
-            rng = np.random.default_rng((seed, structural, number))
-            shutil.copyfile(whole, path)
-            how = MUTATIONS[rng.integers(0, len(MUTATIONS))] if structural else flip_bytes
-            how(path, rng)
+            name = names[number % len(names)]
+            shutil.copyfile(valid, path)
+            mutations[name](path, np.random.default_rng((seed, structural, number)))
             child = os.fork()
             if not child:
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-                outcome_of_child = 3
+                code = TRACEBACK
                 try:
-                    outcome_of_child = judge(path, features, structural)
+                    code = judge(path, features, structural)
                 finally:
-                    os._exit(outcome_of_child)
+                    os._exit(code)
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
-                outcome = "NO ANSWER, inside the HDF5 library where it was looked at"
+                outcome = "NO ANSWER from the HDF5 library"
             elif os.WIFSIGNALED(status):
-                ended = signal.Signals(os.WTERMSIG(status)).name
-                outcome = f"CRASH inside the HDF5 library ({ended})"
+                signal_name = signal.Signals(os.WTERMSIG(status)).name
+                outcome = f"CRASH inside the HDF5 library ({signal_name})"
             else:
-                outcome = OUTCOMES.get(os.WEXITSTATUS(status), "NOT one line")
-            if outcome.isupper() or outcome.split()[0].isupper():
-                print(f"{outcome}: {how.__name__}, --seed {seed}, file {number}", file=sys.stderr)
+                outcome = OUTCOMES.get(os.WEXITSTATUS(status), OUTCOMES[TRACEBACK])
+            if outcome.split()[0].isupper():
+                print(f"{outcome}: {name}, --seed {seed}, file {number}", file=sys.stderr)
             counts[outcome] += 1
     return counts
 
 
 def main() -> None:
-    """Do what is asked for, print what came out, and fail if something is wrong."""
+    """Run the tests that the options name, print the counts, and fail if something is wrong."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--kills", type=int, default=0)
-    options.add_argument("--mutations", type=int, default=0)
-    options.add_argument("--bytes", type=int, default=0)
-    options.add_argument("--seed", type=int, default=0)
-    asked = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("--kills", "--mutations", "--bytes", "--seed"):
+        parser.add_argument(name, type=int, default=0)
+    options = parser.parse_args()
     failed = False
-    if asked.mutations:
-        counts = spoil(asked.mutations, asked.seed, structural=True)
-        print("mutations:", ", ".join(f"{n} {what}" for what, n in counts.most_common()))
-        failed |= any(what.split()[0].isupper() for what in counts)
-    if asked.bytes:
-        counts = spoil(asked.bytes, asked.seed, structural=False)
-        print("bytes:", ", ".join(f"{n} {what}" for what, n in counts.most_common()))
-        failed |= any(OUTCOMES[bad] in counts for bad in (3, 4))
-    if asked.kills:
-        counts = kill(asked.kills, asked.seed)
-        print("kills:", ", ".join(f"{n} {what}" for what, n in counts.most_common()))
+    if options.mutations:
+        counts = corrupt(options.mutations, options.seed, structural=True)
+        print_counts("mutations", counts)
+        failed |= any(outcome.split()[0].isupper() for outcome in counts)
+    if options.bytes:
+        counts = corrupt(options.bytes, options.seed, structural=False)
+        print_counts("bytes", counts)
+        failed |= any(OUTCOMES[bad] in counts for bad in (TRACEBACK, READ_WRONG))
+    if options.kills:
+        print_counts("kills", kill(options.kills, options.seed))
     sys.exit(failed)
+
+
+def print_counts(test: str, counts: Counter) -> None:
+    """Print one line."""
+    print(f"{test}:", ", ".join(f"{n} {name}" for name, n in counts.most_common()))
 
 
 if __name__ == "__main__":
