@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.photos import make_photo
@@ -30,6 +31,14 @@ def test_extract_prints_the_path_and_the_next_command(birds: Path) -> None:
 
 
 def test_quiet_leaves_only_the_result(birds: Path) -> None:
+    result = run_command("-q", "extract", "--data", birds, *MAX, "-o", "x.h5")
+    assert (result.stdout, result.stderr) == ("x.h5\n", "")
+
+
+def test_noise_in_exif_is_neither_an_error_nor_a_warning(birds: Path) -> None:
+    noise = b"Exif\0\0II*\0" + bytes(range(200))
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    photo.save(birds / "wren" / "new.jpg", exif=noise)
     result = run_command("-q", "extract", "--data", birds, *MAX, "-o", "x.h5")
     assert (result.stdout, result.stderr) == ("x.h5\n", "")
 
