@@ -1,8 +1,88 @@
-"""Dask without its profiler in the process of the tests, which has graphs of TensorFlow's.
+"""The two clusters that the tests of this folder share, each of two processes of this machine."""
 
-See `worker._keep_from_freezing`; workers that are started by hand have it.
-"""
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import dask
+import pytest
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from support.dask_processes import SmallBlocks, wait_for
+from support.shards import ONE_BY_ONE, extract_here, photo_set
+from support.worker_network import WorkerNetwork
 
-dask.config.set({"distributed.worker.profile.enabled": False})
+from bilinear_cli.cluster.connect import LOCAL, connect
+from bilinear_cli.cluster.load import load_dask
+from bilinear_cli.data.dataset import Dataset
+
+POLL_OFTEN = """
+from bilinear_cli.cluster import worker
+worker.POLL_SECONDS = 0.1
+"""
+
+
+@pytest.fixture(scope="package")
+def local_client() -> Iterator[Client]:
+    """Return a client of `local:2`, begun where Dask's profiler is on and malloc as by default."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        dask.config.set({"distributed.worker.profile.enabled": True}),
+        dask.config.set({"distributed.scheduler.work-stealing": False}),  # it depends on speed
+    ):
+        patch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+        with connect("local:2") as client:
+            client.register_plugin(SmallBlocks())
+            yield client
+
+
+@pytest.fixture
+def client(local_client: Client) -> Client:
+    """Return the client of two workers without TensorFlow, when both are there."""
+    wait_for(lambda: len(local_client.run(os.getpid, on_error="ignore")) == 2)
+    return local_client
+
+
+@pytest.fixture(scope="package")
+def address() -> Iterator[str]:
+    """Return the scheduler of two workers, `odd` and `even`, of two threads and with TensorFlow."""
+    load_dask()
+    scheduler = {"host": "127.0.0.1", "dashboard": False}
+    worker = {"cls": Nanny, "options": {"nthreads": 2, "preload": [POLL_OFTEN]}}
+    with (
+        dask.config.set(LOCAL),
+        SpecCluster(
+            scheduler={"cls": Scheduler, "options": scheduler},
+            workers={"odd": worker, "even": worker},
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="package")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Return a set of 11 photos, which are three batches of 3 and one of 2."""
+    return photo_set(tmp_path_factory.mktemp("birds"), 6, 5)
+
+
+@pytest.fixture(scope="package")
+def flock(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Return a set of 32 photos."""
+    return photo_set(tmp_path_factory.mktemp("flock"), 16, 16)
+
+
+@pytest.fixture(scope="package")
+def flock_rows(flock: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what one process makes of the 32 photos, one by one."""
+    return extract_here(flock, ONE_BY_ONE, tmp_path_factory.mktemp("rows") / "x.h5")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Return the file to write, in a folder of its own."""
+    return tmp_path / "shared" / "x.h5"
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> WorkerNetwork:
+    """Return the network, whose gate is open as long as a test does not write it."""
+    return WorkerNetwork("small", "random", tmp_path / "notes", tmp_path / "gate")

@@ -1,4 +1,4 @@
-"""Tests of the way to a scheduler and its workers, which are real processes."""
+"""Connections to a scheduler and its workers, which are real processes."""
 
 import os
 import socket
@@ -7,19 +7,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import dask
 import pytest
 from distributed import Client
-from processes import ENVIRONMENT, begun, start, wait_for
+from support.commands import environment
+from support.dask_processes import (
+    end,
+    end_scheduler,
+    scheduler,
+    scheduler_and_worker,
+    start,
+    wait_for,
+)
+from support.errors import raises
 
 from bilinear_cli.cluster import connect as connect_module
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.errors import BilinearError, FeatureFileError
 
-GONE = "^the scheduler has gone: when there is one again, give the same command"
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -30,181 +40,148 @@ def file(tmp_path: Path) -> Path:
 def test_a_worker_that_is_not_there_is_waited_for(
     file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.2)
-    said = "there is no worker: start one, it is waited for"
+    looks: list[int] = []  # how many workers there were, each time
+    nthreads = Client.nthreads
+
+    def look(client: Client) -> dict[str, int]:
+        workers = nthreads(client)
+        if client.scheduler.address in file.read_text():  # and not that of another test's cluster
+            looks.append(len(workers))
+        return workers
+
+    monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(Client, "nthreads", look)
+    workers: list[subprocess.Popen] = []
 
     def come() -> None:
-        wait_for(lambda: said in caplog.text)
-        processes.append(start("worker", "--scheduler-file", file, "--no-nanny"))
+        wait_for(lambda: looks[:3] == [0] * 3)
+        workers.append(start("worker", "--scheduler-file", file, "--no-nanny"))
 
     coming = threading.Thread(target=come)
-    with begun(file, n_workers=0) as processes:
+    with scheduler(file):
         coming.start()
-        with connect(str(file)) as client:
-            (address,) = client.nthreads()
+        try:
+            with connect(str(file)) as client:
+                coming.join()
+                assert len(client.nthreads()) == 1
+                assert [record.levelname for record in caplog.records] == ["WARNING"]
+                n_looks = len(looks)
+                wait_for(lambda: looks[n_looks:][:3] == [1] * 3)
+                end(workers[0])
+                wait_for(lambda: looks[-3:] == [0] * 3)
+                assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+        finally:
             coming.join()
-            assert caplog.text.count(said) == 1
-            time.sleep(1)  # it is looked for five times meanwhile
-            processes[1].kill()
-            wait_for(lambda: caplog.text.count(said) == 2)
-    assert address.startswith("tcp://")
+            for worker in workers:
+                end(worker)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda client, _: client.run(os.getpid),
-        lambda _, future: future.result(),
-        lambda client, _: client.submit(os.getpid, pure=False).result(),
-        lambda client, _: wait_for(lambda: client.status == "closed") and client.nthreads(),
-    ],
-    ids=["run", "result", "submit", "later"],
-)
-def test_a_scheduler_that_goes_is_one_line(
-    call: Callable[[Client, Any], Any],
-    file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def fail(*_: Any) -> None:
+    raise FeatureFileError("the disk is full")
+
+
+CALLS: list[Callable[[Client, Any], Any]] = [
+    lambda client, _: client.run(os.getpid),
+    lambda _, future: future.result(),
+    lambda client, _: client.submit(os.getpid, pure=False).result(),
+    lambda client, _: wait_for(lambda: client.status == "closed") and client.nthreads(),
+]
+
+
+def test_a_scheduler_that_is_killed_is_one_line_and_hides_no_other_error(
+    file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 2)  # it is looked for as long again
-    monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.2)
-
-    def use() -> None:
-        with connect(str(file)) as client:
-            future = client.submit(time.sleep, 60)
-            processes[0].kill()
-            processes[0].wait()
-            call(client, future)
-
-    with begun(file) as processes, pytest.raises(BilinearError, match=GONE):
-        use()
+    calls = [*CALLS, fail]
+    stacks = [ExitStack() for _ in calls]
+    with scheduler_and_worker(file) as process:
+        clients = [stack.enter_context(connect(str(file))) for stack in stacks]
+        assert {client._timeout for client in clients} == {connect_module.CONNECT_SECONDS}
+        futures = [client.submit(time.sleep, 60, pure=False) for client in clients]
+        end_scheduler(process, *clients)
+        for call, stack, client, future in zip(calls, stacks, clients, futures, strict=True):
+            error, fact = (
+                (FeatureFileError, "the disk is full")
+                if call is fail
+                else (BilinearError, "scheduler")
+            )
+            with raises(error, fact), stack:
+                call(client, future)
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("says", "said"),
-    [(b"", "nothing was said in 1 s"), (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "")],
-    ids=["nothing", "something else"],
-)
-def test_who_is_no_scheduler_is_one_line_soon(
-    says: bytes, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = "tcp://{}:{}".format(*server.getsockname())
-
-        def answer() -> None:
-            visitor, _ = server.accept()
-            visitor.sendall(says)
-            over.wait()
-            visitor.close()
-
-        over, thread = threading.Event(), threading.Thread(target=answer)
-        thread.start()
-        before = time.monotonic()
-        try:
-            with pytest.raises(BilinearError, match=f"no scheduler answers at {address}: {said}"):
-                connect(address).__enter__()
-            assert time.monotonic() - before < 5
-        finally:
-            over.set()
-            thread.join()
-
-
-def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
-    said = r"^no scheduler answers at tls://127.0.0.1:1: TLS expects .*$"
-    with pytest.raises(BilinearError, match=said):
-        connect("tls://127.0.0.1:1").__enter__()
-
-
-def test_a_scheduler_that_is_another_one_has_gone(file: Path) -> None:
+def test_a_scheduler_that_another_one_replaces_has_gone(file: Path) -> None:
     def use() -> None:
         with connect(str(file)) as client:
             future = client.submit(time.sleep, 60)
             port = client.scheduler.address.rpartition(":")[2]
-            processes[0].kill()
+            end(process)
             wait_for(lambda: client.status == "connecting")
-            processes.append(start("scheduler", "--port", port, "--no-dashboard"))
+            others.append(start("scheduler", "--host", "127.0.0.1", "--port", port))
             wait_for(lambda: client.status == "running")
             future.result()
 
-    with begun(file) as processes, pytest.raises(BilinearError, match=GONE):
-        use()
-
-
-def test_a_fault_of_another_kind_is_not_hidden_by_it(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 2)
-
-    def use() -> None:
-        with connect(str(file)) as client:
-            processes[0].kill()
-            wait_for(lambda: client.status != "running")
-            raise FeatureFileError("the disk is full")
-
-    with begun(file) as processes, pytest.raises(FeatureFileError, match="the disk is full"):
-        use()
-
-
-def test_what_is_no_fault_of_the_scheduler_is_as_it_was() -> None:
-    with pytest.raises(ZeroDivisionError), connect("local:1") as client:
-        client.submit(divmod, 1, 0).result()
+    others: list[subprocess.Popen] = []
+    with scheduler_and_worker(file) as process:
+        try:
+            with raises(BilinearError, "scheduler"):
+                use()
+        finally:
+            for other in others:
+                end(other)
 
 
 BROKEN_OFF = """
-import os, signal, threading, time
+import os, signal, sys, threading, time
 from bilinear_cli.cluster.connect import connect
 try:
-    with connect("local:1") as client:
+    with connect(sys.argv[1]) as client:
         future = client.submit(time.sleep, 0, resources={"of nobody": 1})
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         client.gather([future])
 except KeyboardInterrupt:
     print("broken off")
 """
 
 
-def test_waits_that_ctrl_c_breaks_off_are_silent() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BROKEN_OFF], env=ENVIRONMENT, capture_output=True, text=True
-    )
+def test_waits_that_ctrl_c_breaks_off_are_silent(client: Client) -> None:
+    command = [sys.executable, "-c", BROKEN_OFF, client.scheduler.address]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("broken off\n", "")
 
 
-def test_workers_of_this_machine_are_set_for_it_even_if_begun_anew(
-    monkeypatch: pytest.MonkeyPatch,
+# Workers of this machine --------------------------------------------------------------------
+
+
+def test_an_error_of_a_task_is_raised_as_it_is(client: Client) -> None:
+    with pytest.raises(ZeroDivisionError), connect(client.scheduler.address) as other:
+        other.submit(divmod, 1, 0).result()
+
+
+def malloc_and_profile() -> tuple[str | None, bool]:
+    profile = dask.config.get("distributed.worker.profile.enabled")
+    return os.environ.get("MALLOC_TRIM_THRESHOLD_"), profile
+
+
+def test_workers_of_this_machine_keep_memory_and_are_not_profiled_even_if_restarted(
+    client: Client,
 ) -> None:
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)  # of another cluster of the tests
-
-    def look() -> tuple[str | None, bool]:
-        profile = dask.config.get("distributed.worker.profile.enabled")
-        return os.environ.get("MALLOC_TRIM_THRESHOLD_"), profile
-
-    profiled = dask.config.set({"distributed.worker.profile.enabled": True})
-    with profiled, connect("local:1") as client:
-        before = client.run(look)
-        client.restart()
-        assert [*before.values(), *client.run(look).values()] == [(None, False)] * 2
+    before = client.run(malloc_and_profile)
+    client.restart()
+    assert [*before.values(), *client.run(malloc_and_profile).values()] == [(None, False)] * 4
 
 
-def test_nobody_else_reaches_the_workers_of_this_machine() -> None:
-    with connect("local:1") as client:
-        info = client.scheduler_info()
-        ports = [int(info["address"].rpartition(":")[2]), info["services"]["dashboard"]]
-        for port in ports:
-            socket.create_connection(("127.0.0.1", port)).close()
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.2", port))
+def test_nobody_else_reaches_the_workers_of_this_machine(client: Client) -> None:
+    info = client.scheduler_info()
+    for port in (int(info["address"].rpartition(":")[2]), info["services"]["dashboard"]):
+        socket.create_connection(("127.0.0.1", port)).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port))
 
 
-def test_workers_that_die_over_a_task_are_one_line() -> None:
-    said = r"^2 workers died over the task fatal, the last of them tcp://\S+: see their logs"
-
-    def use() -> None:
-        with connect("local:2") as client:
-            client.cluster.scheduler.allowed_failures = 1
-            client.submit(os._exit, 1, key="fatal").result()
-
-    with pytest.raises(BilinearError, match=said):
-        use()
+def test_workers_that_die_of_a_task_are_one_line(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 1)
+    facts = ("2", "fatal", "tcp://127.0.0.1:", "--overwrite", "--batch-size")
+    with raises(BilinearError, *facts), connect(client.scheduler.address) as other:
+        other.submit(os._exit, 1, key="fatal").result()

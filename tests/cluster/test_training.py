@@ -1,39 +1,47 @@
-"""Tests of training with the sums taken by workers, which are real processes."""
+"""Training with sums that workers take, which are real processes."""
 
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from distributed import Client, get_worker
-from processes import begun
+from support.commands import error_line, run_command
+from support.dask_processes import (
+    CHANNELS,
+    SMALL_BLOCK,
+    SmallBlocks,
+    end_scheduler,
+    scheduler_and_worker,
+    wait_for,
+)
+from support.errors import assert_names, raises
+from support.feature_files import flip_bit, write_features
 
-from bilinear_cli.classify import classifiers, inputs
+from bilinear_cli.classify import classifiers, gram, inputs
 from bilinear_cli.classify.model import load_model
 from bilinear_cli.classify.rows import choose_rows
 from bilinear_cli.classify.select import Options
 from bilinear_cli.classify.sums import Here
 from bilinear_cli.classify.train import train
-from bilinear_cli.cluster import check, futures, sums
-from bilinear_cli.cluster import connect as connect_module
+from bilinear_cli.cluster import futures
 from bilinear_cli.cluster import rows as tasks
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.sums import There, Workers, tiles
+from bilinear_cli.cluster.sums import There, Workers
 from bilinear_cli.errors import BilinearError, FeatureFileError
-from bilinear_cli.features.specs import row_dtype
-from bilinear_cli.store import FeatureFile, create, open_features
+from bilinear_cli.store import FeatureFile, open_features
 
-N, K, CHANNELS, VIEWS = 40, 3, 16, ("original", "flip")
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+N, K, VIEWS = 40, 3, ("original", "flip")
 N_ROWS = N * len(VIEWS)  # 60 of them for training
 PHOTO = np.repeat(np.arange(N), len(VIEWS))
 LABELS = PHOTO // 4 % K
@@ -41,11 +49,11 @@ SPLIT = np.where(PHOTO % 4 != 3, "train", "test")
 CUT = 34  # a row, where the second shard begins
 QUICK = Options(C=1.0, label_smoothing=0.0)
 STREAM = replace(QUICK, solver="stream")
-SMALL = 4 * 7 * CHANNELS * (CHANNELS + 1) // 2  # of a block: 7 rows
+Task = Callable[..., Any]
 ROUNDING = 1e-5  # of an optimum: that of a hundred float32 sums, and where the solver stops
 
 
-def made() -> dict[str, np.ndarray]:
+def features_of_classes() -> dict[str, np.ndarray]:
     """Return max, sum and bilinear features of K classes that overlap."""
     rng = np.random.default_rng(0)
     maps = rng.gamma(2, 1, (K, CHANNELS))[LABELS][:, None] + 1.5 * rng.normal(
@@ -59,55 +67,52 @@ def made() -> dict[str, np.ndarray]:
     return {"max": maps.max(1), "sum": maps.sum(1), "bilinear": bilinear}
 
 
-def write(path: Path, features: dict[str, np.ndarray], rows: slice, shard: str) -> Path:
-    paths = np.array([f"{label}/{i}.png" for label, i in zip(LABELS, PHOTO, strict=True)])
+def write(
+    path: Path, features: dict[str, np.ndarray], rows: slice = slice(N_ROWS), shard: str = "1/1"
+) -> Path:
+    """Write these rows to a feature file."""
     columns = {
         "photo": PHOTO - PHOTO[rows][0],
         "view": np.tile(VIEWS, N),
-        "labels": LABELS,
-        "paths": paths,
+        "paths": np.array([f"{label}/{i}.png" for label, i in zip(LABELS, PHOTO, strict=True)]),
         "sha256": np.array([f"{i:064x}" for i in PHOTO]),
-        "split": SPLIT,
         "group": np.array([f"nest {i // 2}" for i in PHOTO]),
     }
-    shapes = {spec: x.shape[1:] for spec, x in features.items()}
-    settings = {"views": " ".join(VIEWS), "shard": shard, "backbone": "vgg16"}
-    names = [f"class {i}" for i in range(K)]
-    with create(
-        path, shapes, {name: x[rows] for name, x in columns.items()}, names, settings
-    ) as writer:
-        writer.append({s: x[rows].astype(row_dtype(x.shape[1:])) for s, x in features.items()})
-        writer.finish({})
-    return path
+    return write_features(
+        path,
+        {spec: x[rows] for spec, x in features.items()},
+        LABELS[rows],
+        SPLIT[rows],
+        class_names=[f"class {i}" for i in range(K)],
+        attributes={"shard": shard},
+        **{name: values[rows] for name, values in columns.items()},
+    )
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
     """Return two feature files of one set."""
-    cuts = [slice(0, CUT), slice(CUT, N_ROWS)]
-    return [write(tmp_path / f"{i}.h5", made(), cut, f"{i}/2") for i, cut in enumerate(cuts, 1)]
+    features, cuts = features_of_classes(), [slice(CUT), slice(CUT, N_ROWS)]
+    return [write(tmp_path / f"{i}.h5", features, cut, f"{i}/2") for i, cut in enumerate(cuts, 1)]
 
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    return write(tmp_path / "x.h5", made(), slice(0, N_ROWS), "1/1")
-
-
-def take_small_blocks() -> None:
-    inputs.BLOCK_BYTES = SMALL
+    """Return a feature file of the set."""
+    return write(tmp_path / "x.h5", features_of_classes())
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    """Return a client of two processes, which read in small blocks."""
-    with connect("local:2") as client:
-        client.run(take_small_blocks)
+def lone_client() -> Iterator[Client]:
+    """Return a client of one worker."""
+    with connect("local:1") as client:
+        client.register_plugin(SmallBlocks())
         yield client
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", SMALL)
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", SMALL_BLOCK)
 
 
 def both(
@@ -120,18 +125,18 @@ def both(
         return alone, train(file, spec, options, folder / "runs", workers=Workers(client, file))
 
 
-def same(alone: dict[str, Any], others: dict[str, Any], paths: list[Path]) -> None:
+def assert_same_fit(alone: dict[str, Any], distributed: dict[str, Any], paths: list[Path]) -> None:
     """Compare settings, predictions, and the objectives of two runs."""
     for name in ("C", "label_smoothing", "top1", "oof_top1", "solver", "folds", "fitted_on"):
-        assert alone[name] == others[name], name
+        assert alone[name] == distributed[name], name
     for name in ("oof", "test"):
-        one, other = (np.load(Path(run["run"]) / f"{name}.npz") for run in (alone, others))
+        one, other = (np.load(Path(run["run"]) / f"{name}.npz") for run in (alone, distributed))
         np.testing.assert_array_equal(one["paths"], other["paths"])
         np.testing.assert_array_equal(one["scores"].argmax(1), other["scores"].argmax(1))
         np.testing.assert_allclose(one["scores"], other["scores"], atol=0.02)
-    values = [objective(run, paths) for run in (alone, others)]
+    values = [objective(run, paths) for run in (alone, distributed)]
     assert values[1] == pytest.approx(values[0], rel=ROUNDING)
-    assert others["workers"] == 2
+    assert distributed["workers"] == 2
     assert "workers" not in alone
 
 
@@ -168,7 +173,7 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
 def test_workers_come_to_the_same_optimum(
     spec: str, options: Options, client: Client, shards: list[Path]
 ) -> None:
-    same(*both(client, shards, spec, options), shards)
+    assert_same_fit(*both(client, shards, spec, options), shards)
 
 
 @pytest.mark.parametrize(
@@ -190,148 +195,156 @@ def test_passes_by_workers_come_to_the_same_optimum(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
+    submitted = submissions(monkeypatch)
     if not keep:
         monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
-    same(*both(client, shards, spec, options), shards)
-    said = "keep the rows" if keep else "read the rows anew"
-    assert f"the workers {said}: 0.0 GB, of the" in caplog.text
+    assert_same_fit(*both(client, shards, spec, options), shards)
+    assert (tasks.kept in submitted) == keep
+    assert any("0.0 GB" in record.getMessage() for record in caplog.records)
+
+
+def submissions(
+    monkeypatch: pytest.MonkeyPatch, then: Callable[[Client, Task, int], None] = lambda *_: None
+) -> list[Task]:
+    """Return the tasks that workers are given from now on, in order.
+
+    Args:
+        monkeypatch: undoes it.
+        then: is called after each, with the client, the task and how often workers have got it.
+    """
+    submit, submitted = Workers.submit, list[Task]()
+
+    def submit_noted(self: Workers, task: Task, *args: Any, **options: Any) -> Any:
+        future = submit(self, task, *args, **options)
+        submitted.append(task)
+        then(self.client, task, submitted.count(task))
+        return future
+
+    monkeypatch.setattr(Workers, "submit", submit_noted)
+    return submitted
 
 
 def test_workers_load_no_tensorflow(client: Client, whole: Path) -> None:
-    both(client, [whole], "bilinear", QUICK)
+    with FeatureFile(whole) as file:
+        train(file, "max", QUICK, whole.parent / "runs", workers=Workers(client, file))
     loaded = client.run(lambda: {"tensorflow", "keras"} & set(sys.modules))
     assert list(loaded.values()) == [set(), set()]
 
 
-def posed(client: Client, path: Path, spec: str) -> tuple[Here, There, FeatureFile]:
-    file = open_features([path])
+def test_workers_are_asked_by_their_client_whichever_is_the_default(
+    client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distributed.client._get_global_client", lambda: None)
+    with FeatureFile(whole) as file:
+        train(file, "bilinear", QUICK, whole.parent / "runs", workers=Workers(client, file))
+
+
+@contextmanager
+def both_sums(client: Client, path: Path, spec: str) -> Iterator[tuple[Here, There]]:
+    """Give the sums over the training rows, in a random order, as taken here and by workers."""
     numbers = np.random.default_rng(0).permutation(np.flatnonzero(SPLIT == "train"))
-    parts = inputs.fit_parts(file, [spec], numbers, normalize="none")
-    return Here(file, parts, numbers), Workers(client, file).over(parts, numbers), file
+    with FeatureFile(path) as file:
+        parts = inputs.fit_parts(file, [spec], numbers, normalize="none")
+        yield Here(file, parts, numbers), Workers(client, file).over(parts, numbers)
 
 
 def test_sums_of_a_gram_matrix_are_those_taken_here(client: Client, whole: Path) -> None:
-    here, there, _ = posed(client, whole, "bilinear")
-    told: list[tuple[int, int]] = []
-    (inner, mean, square), found = here.gram(None), there.gram(lambda *done: told.append(done))
-    atol = 1e-6 * np.abs(inner).max()
-    np.testing.assert_allclose(found[0], inner, atol=atol)
-    np.testing.assert_array_equal(found[0], found[0].T)
-    np.testing.assert_allclose(found[1], mean, rtol=1e-6)
-    assert found[2] == pytest.approx(square, rel=1e-6)
-    alpha = np.random.default_rng(1).normal(size=(len(mean), K)).astype(np.float32)[: len(inner)]
-    wanted = here.weights(mean, alpha)
-    np.testing.assert_allclose(there.weights(mean, alpha), wanted, atol=1e-5 * wanted.max())
-    assert told == [(i, 5) for i in range(1, 6)]  # two means, three tiles
+    with both_sums(client, whole, "bilinear") as (here, there):
+        steps: list[tuple[int, int]] = []
+        (inner, mean, square), actual = (
+            here.gram(None),
+            there.gram(lambda *done: steps.append(done)),
+        )
+        atol = 1e-6 * np.abs(inner).max()
+        np.testing.assert_allclose(actual[0], inner, atol=atol)
+        np.testing.assert_array_equal(actual[0], actual[0].T)
+        np.testing.assert_allclose(actual[1], mean, rtol=1e-6)
+        assert actual[2] == pytest.approx(square, rel=1e-6)
+        alpha = np.random.default_rng(1).normal(size=(len(inner), K)).astype(np.float32)
+        expected = here.weights(mean, alpha)
+        np.testing.assert_allclose(there.weights(mean, alpha), expected, atol=1e-5 * expected.max())
+        assert steps == [(i, 5) for i in range(1, 6)]  # two means, three tiles
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "read again"])
 def test_passes_over_rows_in_any_order_are_those_taken_here(
     keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there, _ = posed(client, whole, "bilinear")
-    size = 4 * 60 * there.seen.d
-    monkeypatch.setattr(there.workers, "room", lambda: size if keep else size - 1)
-    told: list[tuple[int, int]] = []
-    one, other = here.stream(None), there.stream(lambda *done: told.append(done))
-    np.testing.assert_allclose(other.variance, one.variance, rtol=1e-5)
-    np.testing.assert_allclose(other.mean, one.mean, rtol=1e-6)
-    assert other.mean_square == pytest.approx(one.mean_square, rel=1e-6)
-    assert told == [(i, len(told)) for i in range(1, 1 + (11 if keep else 4))]
-    rng = np.random.default_rng(2)
-    model = classifiers.Linear(
-        rng.normal(size=(len(one.mean), K)).astype(np.float32), np.ones(K, np.float32)
-    )
-    for which in (rng.permutation(60), rng.permutation(60)[:17], np.array([59]), np.arange(60)):
-        scores = one.passes.scores(model, which)
-        np.testing.assert_allclose(other.passes.scores(model, which), scores, atol=1e-5)
-        targets = rng.normal(size=(len(which), K)).astype(np.float32)
-        make_loss = classifiers.LOSSES["ridge"]
-        pair = [stream.passes.losses(which, targets, make_loss)(model) for stream in (one, other)]
-        for wanted, found in zip(*pair, strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+    with both_sums(client, whole, "bilinear") as (here, there):
+        size = 4 * 60 * there.seen.d
+        monkeypatch.setattr(there.workers, "room", lambda: size if keep else size - 1)
+        steps: list[tuple[int, int]] = []
+        one, other = here.stream(None), there.stream(lambda *done: steps.append(done))
+        np.testing.assert_allclose(other.variance, one.variance, rtol=1e-5)
+        np.testing.assert_allclose(other.mean, one.mean, rtol=1e-6)
+        assert other.mean_square == pytest.approx(one.mean_square, rel=1e-6)
+        assert steps == [(i, len(steps)) for i in range(1, 1 + (11 if keep else 4))]
+        rng = np.random.default_rng(2)
+        model = classifiers.Linear(
+            rng.normal(size=(len(one.mean), K)).astype(np.float32), np.ones(K, np.float32)
+        )
+        for indices in (
+            rng.permutation(60),
+            rng.permutation(60)[:17],
+            np.array([59]),
+            np.arange(60),
+        ):
+            scores = one.passes.scores(model, indices)
+            np.testing.assert_allclose(other.passes.scores(model, indices), scores, atol=1e-5)
+            targets = rng.normal(size=(len(indices), K)).astype(np.float32)
+            make_loss = classifiers.LOSSES["ridge"]
+            pair = [
+                stream.passes.losses(indices, targets, make_loss)(model) for stream in (one, other)
+            ]
+            for expected, actual in zip(*pair, strict=True):
+                np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_work_is_shared_out(client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, there, _ = posed(client, whole, "bilinear")
-    passes = there.stream(None).passes
-    held = Counter(holder for (holder,) in client.who_has(passes.blocks).values())
-    assert sorted(held.values()) == [4, 5]
-    groups = passes._groups(range(9))
-    assert Counter({by: len(blocks) for by, blocks in groups}) == held
-    sent = there.workers.put(np.zeros(1000))  # which is with one of them
-    calls = [(sent, i) for i in range(5)]
-    done = client.gather(there.workers.share_out(doer, calls, [2, 1, 1, 1, 1]))
-    (first, _), (second, _), *_ = done
-    assert {i for by, i in done if by == first} == {0, 3}
-    assert {i for by, i in done if by == second} == {1, 2, 4}
-    threads = dict.fromkeys(client.nthreads(), 3)
-    monkeypatch.setattr(client, "nthreads", lambda: threads)
-    assert sorted(len(blocks) for _, blocks in passes._groups(range(9))) == [1, 1, 1, 2, 2, 2]
+    with both_sums(client, whole, "bilinear") as (_, there):
+        passes = there.stream(None).passes
+        held = Counter(holder for (holder,) in client.who_has(passes.blocks).values())
+        assert sorted(held.values()) == [4, 5]
+        groups = passes._groups(range(9))
+        assert Counter({by: len(blocks) for by, blocks in groups}) == held
+        constant = there.workers.put(np.zeros(1000))  # one worker has it
+        calls = [(constant, i) for i in range(5)]
+        done = client.gather(there.workers.share_out(doer, calls, [2, 1, 1, 1, 1]))
+        (first, _), (second, _), *_ = done
+        assert {i for by, i in done if by == first} == {0, 3}
+        assert {i for by, i in done if by == second} == {1, 2, 4}
+        threads = dict.fromkeys(client.nthreads(), 3)
+        monkeypatch.setattr(client, "nthreads", lambda: threads)
+        assert sorted(len(blocks) for _, blocks in passes._groups(range(9))) == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_sums_are_added_up_by_workers(n: int, client: Client) -> None:
     work = futures.Futures(client)
-    told: list[None] = []
+    steps: list[None] = []
     each = [work.put((i, np.full(2, i))) for i in range(1, n + 1)]
-    number, array = work.total(each, lambda: told.append(None))
+    number, array = work.total(each, lambda: steps.append(None))
     assert (number, array.tolist()) == (n * (n + 1) / 2, [n * (n + 1) / 2] * 2)
-    assert len(told) == n
+    assert len(steps) == n
 
 
 @pytest.mark.parametrize("solver", ["gram", "stream"])
 def test_rows_that_are_all_the_same_are_refused(
     solver: str, client: Client, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / "x.h5", {"max": np.full((N_ROWS, 70), 0.3)}, slice(0, N_ROWS), "1/1")
+    path = write(tmp_path / "x.h5", {"max": np.full((N_ROWS, 70), 0.3)})
     options = replace(QUICK, solver=solver, normalize="none")
     with FeatureFile(path) as file:
         workers = Workers(client, file)
-        with pytest.raises(BilinearError, match="all training photos have the same features"):
+        with raises(BilinearError, gram.SAME):
             train(file, "max", options, tmp_path / "runs", workers=workers)
 
 
 def doer(_: np.ndarray, i: int) -> tuple[str, int]:
-    time.sleep(0.1)
     return get_worker().address, i
 
 
-@pytest.mark.parametrize("n_threads", [1, 2, 3, 8, 50])
-@pytest.mark.parametrize("n", [1, 2, 61, 100_000])
-def test_tiles_are_the_lower_half_and_share_the_work(n: int, n_threads: int) -> None:
-    found = tiles(n, n_threads)
-    area = sum((a.stop - a.start) * (b.stop - b.start) * (1 if a is b else 2) for a, b in found)
-    assert area == n * n
-    assert all(b.stop <= a.start or a is b for a, b in found)
-    assert all(0 < a.stop - a.start <= sums.MOST_ROWS for pair in found for a in pair)
-    largest = max((a.stop - a.start) * (b.stop - b.start) for a, b in found)
-    if n > 1000:
-        assert largest <= 1.01 * n * n / n_threads
-    assert len(tiles(60, 1)) == 1  # one worker reads once
-
-
-# Workers that are lost, or are others -----------------------------------------------------
-
-
-def killing(
-    monkeypatch: pytest.MonkeyPatch, client: Client, task: Callable[..., Any], times: set[int]
-) -> list[int]:
-    """Kill a worker as soon as it has been given this task, at these times; return whom."""
-    submit, killed, number = Workers.submit, list[int](), 0
-
-    def submitting(self: Workers, asked: Callable[..., Any], *args: Any, **where: Any) -> Any:
-        nonlocal number
-        future = submit(self, asked, *args, **where)
-        number += asked is task
-        if asked is task and number in times:
-            pid = next(iter(client.run(os.getpid).values()))
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
-        return future
-
-    monkeypatch.setattr(Workers, "submit", submitting)
-    return killed
+# Workers that are killed, or differ -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -349,46 +362,49 @@ def test_a_worker_that_is_killed_changes_nothing(
     n_workers: int,
     options: Options,
     keep: bool,
-    task: Callable[..., Any],
+    task: Task,
     times: set[int],
     whole: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    killed: list[int] = []
+
+    def kill(client: Client, submitted: Task, number: int) -> None:
+        if submitted is task and number in times:
+            killed.append(next(iter(client.run(os.getpid, on_error="ignore").values())))
+            os.kill(killed[-1], signal.SIGKILL)
+
     if not keep:
         monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
-    with connect(f"local:{n_workers}") as client:
-        killed = killing(monkeypatch, client, task, times)
-        alone, others = both(client, [whole], "bilinear", options)
+    client = request.getfixturevalue("client" if n_workers == 2 else "lone_client")
+    wait_for(client.nthreads)
+    submissions(monkeypatch, kill)
+    alone, distributed = both(client, [whole], "bilinear", options)
     assert len(set(killed)) == len(times)
-    same(alone, others | {"workers": 2}, [whole])
+    assert_same_fit(alone, distributed | {"workers": 2}, [whole])
 
 
 @pytest.mark.parametrize("task", [tasks.products, tasks.kept, tasks.losses])
-def test_a_scheduler_that_goes_is_one_line(
-    task: Callable[..., Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_scheduler_that_is_killed_is_one_line(
+    task: Task, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 2)  # it is looked for as long again
-    submit, address = Workers.submit, tmp_path / "scheduler.json"
+    address = tmp_path / "scheduler.json"
 
-    def submitting(self: Workers, asked: Callable[..., Any], *args: Any, by: str = "") -> Any:
-        future = submit(self, asked, *args, by=by)
-        if asked is task:
-            processes[0].kill()
-        return future
+    def kill(client: Client, submitted: Task, _: int) -> None:
+        if submitted is task:
+            end_scheduler(process, client)
 
-    monkeypatch.setattr(Workers, "submit", submitting)
+    submissions(monkeypatch, kill)
     options = QUICK if task is tasks.products else STREAM
-
-    def fit() -> None:
-        with open_features([whole]) as file, connect(str(address)) as client:
-            client.run(take_small_blocks)
-            train(file, "bilinear", options, tmp_path / "runs", workers=Workers(client, file))
-
     with (
-        begun(address) as processes,
-        pytest.raises(BilinearError, match=r"^the scheduler has gone: "),
+        scheduler_and_worker(address) as process,
+        raises(BilinearError, "scheduler"),
+        open_features([whole]) as file,
+        connect(str(address)) as client,
     ):
-        fit()
+        client.register_plugin(SmallBlocks())
+        train(file, "bilinear", options, tmp_path / "runs", workers=Workers(client, file))
 
 
 @pytest.fixture
@@ -401,9 +417,9 @@ def per_process(
     monkeypatch.chdir(whole.parent)
     client.run(os.chdir, str(whole.parent))
 
-    def move(which: int, folder: Path) -> str:
-        client.run(os.chdir, str(folder), workers=[addresses[which]])
-        return addresses[which]
+    def move(worker: int, folder: Path) -> str:
+        client.run(os.chdir, str(folder), workers=[addresses[worker]])
+        return addresses[worker]
 
     yield Path("/proc/self/cwd/x.h5"), move
     client.run(os.chdir, str(before))
@@ -417,15 +433,11 @@ def test_a_worker_that_does_not_see_the_file_is_named(
         assert Workers(client, file).n == 2
         (tmp_path / "elsewhere").mkdir()
         address = move(1, tmp_path / "elsewhere")
-        said = (
-            rf"^worker \d at {address} does not see {path} as it is here: missing there, a file of"
-        )
-        with pytest.raises(BilinearError, match=said):
+        size = f"{path.stat().st_size:,}"
+        with raises(BilinearError, address, path, size):
             Workers(client, file)
-        other = made()
-        other["max"] = other["max"] * 2
-        write(tmp_path / "elsewhere/x.h5", other, slice(0, N_ROWS - 2), "1/1")
-        with pytest.raises(BilinearError, match=rf"{address} .* a file of [\d,]+ bytes .* bytes"):
+        other = write(tmp_path / "elsewhere/x.h5", features_of_classes(), slice(N_ROWS - 2))
+        with raises(BilinearError, address, path, size, f"{other.stat().st_size:,}"):
             Workers(client, file)
 
 
@@ -437,7 +449,7 @@ def test_a_worker_that_comes_later_is_checked_as_it_reads(
     with FeatureFile(path) as file:
         workers = Workers(client, file)
         address = move(0, tmp_path / "elsewhere")
-        with pytest.raises(BilinearError, match=f"{address} does not see {path} as it is here"):
+        with raises(BilinearError, address, path):
             train(file, "bilinear", QUICK, tmp_path / "runs", workers=workers)
 
 
@@ -448,89 +460,51 @@ def test_other_versions_are_refused(client: Client, whole: Path) -> None:
     (address, _), real = client.run(os.getpid), tasks.version
     client.run(become, lambda name: "0.0.1" if name == "scipy" else real(name), workers=[address])
     try:
-        said = rf"{address} has scipy 0\.0\.1 \(here {real('scipy')}\): install the same"
-        with FeatureFile(whole) as file, pytest.raises(BilinearError, match=said):
+        facts = (address, "scipy", "0.0.1", real("scipy"))
+        with FeatureFile(whole) as file, raises(BilinearError, *facts):
             Workers(client, file)
     finally:
         client.run(become, real, workers=[address])
 
 
-def test_a_worker_without_the_program_is_named() -> None:
-    class Strange:
-        """A client of a worker that cannot read what it is sent."""
-
-        def run(self, *_: Any, **__: Any) -> dict[str, Exception]:
-            return {"tcp://a:1": ModuleNotFoundError("No module named 'bilinear_cli'")}
-
-    said = "^worker tcp://a:1 does not run this program: No module named 'bilinear_cli'$"
-    with pytest.raises(BilinearError, match=said):
-        check.check_workers(Strange(), ANY)
-
-
 # Faults in the file ----------------------------------------------------------------------
-
-
-def damage(path: Path, spec: str, row: int) -> None:
-    with FeatureFile(path) as file:
-        data = file._file[f"features/{spec}"]
-        place = data.id.get_offset() + row * data.nbytes // len(data) + 5
-    with path.open("r+b") as raw:
-        raw.seek(place)
-        byte = raw.read(1)[0]
-        raw.seek(place)
-        raw.write(bytes([byte ^ 16]))
-
-
-def run(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Train by the command."""
-    main = "from bilinear_cli.cli import main; main()"
-    command = [sys.executable, "-c", main, "-q", "train", "--features", path, "--json"]
-    command += ["--label-smoothing", "0", "-o", path.parent / "runs", *words]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("solver", ["gram", "stream"])
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "read again"])
-def test_a_damaged_row_is_the_same_error(
+def test_a_damaged_row_is_the_same_error_as_without_workers(
     solver: str, keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not keep:
         monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
-    damage(whole, "bilinear", 8)
-    said = []
-    with open_features([whole]) as file:
+    flip_bit(whole, "bilinear", 8)
+    options, messages = replace(QUICK, solver=solver), set[str]()
+    with FeatureFile(whole) as file:
         for workers in (None, Workers(client, file)):
-            with pytest.raises(FeatureFileError) as caught:
-                train(
-                    file,
-                    "bilinear",
-                    replace(QUICK, solver=solver),
-                    whole.parent / "runs",
-                    workers=workers,
-                )
-            said.append(str(caught.value))
-    assert said[0] == said[1]
-    assert "row 8 of features/bilinear has another checksum" in said[0]
+            with raises(FeatureFileError, whole, "row 8", "features/bilinear") as caught:
+                train(file, "bilinear", options, whole.parent / "runs", workers=workers)
+            messages.add(str(caught.value))
+    assert len(messages) == 1
 
 
-def test_the_command_says_one_line_of_it(whole: Path) -> None:
-    damage(whole, "bilinear", 8)
-    words = ("--pooling", "bilinear", "-C", "1")
-    alone, others = run(whole, *words), run(whole, *words, "--scheduler", "local:2")
-    for done in (alone, others):
-        assert (done.returncode, done.stdout) == (1, "")
-        (line,) = done.stderr.splitlines()
-        assert line.startswith(f"Error: {whole} is damaged: row 8 of features/bilinear has another")
-    assert others.stderr == alone.stderr
+def train_words(path: Path, *words: str) -> list[str]:
+    """Return a command that trains quickly."""
+    runs = str(path.parent / "runs")
+    command = ["-q", "train", "--features", str(path), "--json", "-o", runs]
+    return [*command, "--label-smoothing", "0", *words]
 
 
-def test_the_command_trains_with_workers(whole: Path) -> None:
-    done = run(whole, "--pooling", "bilinear", "-C", "1", "--scheduler", "local:2")
-    assert (done.returncode, done.stderr) == (0, "")
+def test_the_command_prints_one_line_of_a_damaged_row(client: Client, whole: Path) -> None:
+    flip_bit(whole, "bilinear", 8)
+    words = train_words(whole, "--pooling", "bilinear", "-C", "1")
+    alone = run_command(*words, code=1)
+    distributed = run_command(*words, "--scheduler", client.scheduler.address, code=1)
+    assert_names(error_line(alone), whole, "row 8", "features/bilinear")
+    assert alone.stderr == distributed.stderr == f"Error: {error_line(distributed)}\n"
+
+
+def test_the_command_trains_with_workers(client: Client, whole: Path) -> None:
+    words = train_words(whole, "--pooling", "bilinear", "-C", "1")
+    done = run_command(*words, "--scheduler", client.scheduler.address)
+    assert done.stderr == ""
     assert json.loads(done.stdout)["results"][0]["workers"] == 2
-
-
-def test_a_projection_is_not_trained_by_workers(whole: Path) -> None:
-    refused = run(whole, "--classifier", "conv1x1", "--scheduler", "local:2")
-    assert refused.returncode == 2
-    assert refused.stderr == "Error: --scheduler is not for --classifier conv1x1\n"

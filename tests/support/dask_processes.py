@@ -76,9 +76,10 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def end_scheduler(process: subprocess.Popen, client: Client) -> None:
-    """Kill a scheduler, for which the client then looks no longer than a moment."""
-    client._timeout = 0.1
+def end_scheduler(process: subprocess.Popen, *clients: Client) -> None:
+    """Kill a scheduler, for which its clients then look no longer than a moment."""
+    for client in clients:
+        client._timeout = 0.1
     end(process)
 
 

@@ -1,0 +1,118 @@
+"""`bilinear extract --scheduler`, and what becomes of it without a scheduler."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import distributed
+import pytest
+from support.commands import environment, run_command
+from support.dask_processes import end_scheduler, scheduler_and_worker, wait_for
+from support.errors import raises
+from support.photos import class_folders
+from support.shards import ONE_BY_ONE, TINY, assert_same
+from support.worker_network import WorkerNetwork
+
+from bilinear_cli.cluster import extract as extract_module
+from bilinear_cli.cluster.extract import extract_shards
+from bilinear_cli.cluster.folder import shards_folder
+from bilinear_cli.data.dataset import Dataset
+from bilinear_cli.errors import BilinearError
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+def test_the_command_prints_the_folder_of_shards_or_the_file(
+    address: str, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 1)
+    photos = class_folders(tmp_path / "birds", {"tit": 6, "wren": 6})
+    shards = shards_folder(output)
+    words = ["extract", "--data", photos, *TINY]
+    on_workers = [*words, "--scheduler", address, "-o", output]
+    assert run_command(*on_workers, "--no-merge").stdout == f"{shards}\n"
+    assert not output.exists()
+    assert [path.name for path in sorted(shards.iterdir())] == ["001of002.h5", "002of002.h5"]
+    assert "rows " in run_command("info", shards).stdout
+    run_command("train", "--features", shards, "--pooling", "max", "-o", tmp_path / "runs")
+    assert (tmp_path / "runs" / "x-max-softmax").is_dir()
+    assert run_command(*on_workers).stdout == f"{output}\n"
+    alone = tmp_path / "one" / "y.h5"
+    run_command(*words, "-o", alone)
+    assert_same(output, alone)
+
+
+@pytest.mark.parametrize("moment", ["check", "shard"])
+def test_a_scheduler_that_is_killed_is_one_line(
+    moment: str,
+    birds: Dataset,
+    output: Path,
+    network: WorkerNetwork,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network.gate.touch()
+    network = replace(network, load_fault="wait")
+    file = tmp_path / "scheduler.json"
+
+    def kill(*_: Dataset) -> None:
+        end_scheduler(process, distributed.default_client())
+
+    def kill_in_shard() -> None:
+        wait_for(network.loaded_by)
+        kill()
+
+    killing = threading.Thread(target=kill_in_shard)
+    if moment == "check":
+        monkeypatch.setattr(extract_module, "a_photo", kill)
+    with scheduler_and_worker(file) as process:
+        if moment == "shard":
+            killing.start()
+        with raises(BilinearError, "scheduler"):
+            extract_shards(str(file), birds, ONE_BY_ONE, output, network)
+        if moment == "shard":
+            killing.join()
+    assert bool(network.loaded_by()) == (moment == "shard")
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+import pytest
+from bilinear_cli.cli import main
+from support.worker_network import WorkerNetwork, use_network
+notes, gate = map(Path, sys.argv[1:3])
+del sys.argv[1:3]
+with pytest.MonkeyPatch.context() as patch:
+    use_network(patch, WorkerNetwork("small", "random", notes, gate, "wait"))
+    main()
+"""
+
+
+def test_ctrl_c_is_one_line(birds: Dataset, output: Path, network: WorkerNetwork) -> None:
+    network.gate.touch()
+    words = [network.notes, network.gate, "extract", "--data", birds.root, *TINY]
+    words += ["--pooling", "max", "--scheduler", "local:1", "-o", output]
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *map(str, words)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as client:
+        wait_for(network.loaded_by)
+        os.killpg(client.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+        network.gate.unlink()
+        stdout, stderr = client.communicate()
+    assert client.returncode == 130, stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("Error: ")
+
+
+# Words that are refused ---------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""Workers that an extraction refuses, or that die of it."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from distributed import Client
+from support import worker_network
+from support.dask_processes import end, start
+from support.errors import raises
+from support.shards import MAX, ONE_BY_ONE, SETTINGS
+from support.worker_network import OTHER_SHA256, SHA256, WEIGHTS_VARIABLE, WorkerNetwork
+
+from bilinear_cli.cluster import extract as extract_module
+from bilinear_cli.cluster.connect import connect
+from bilinear_cli.cluster.extract import extract_shards
+from bilinear_cli.data.dataset import Dataset
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.features import resume
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("change", "facts"),
+    [
+        (worker_network.hide_token, ("x.h5.shards", "--output")),
+        (worker_network.age_keras, ("keras 0.0.1", resume.version("keras"))),
+        (worker_network.change_weights, (OTHER_SHA256, SHA256)),
+    ],
+    ids=["folder", "version", "weights"],
+)
+def test_a_worker_unlike_the_client_is_refused_by_name(
+    change: Callable[[], None],
+    facts: tuple[str, ...],
+    address: str,
+    birds: Dataset,
+    output: Path,
+    network: WorkerNetwork,
+) -> None:
+    with Client(address) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        (odd,) = [worker for worker, info in workers.items() if info["name"] == "odd"]
+        client.run(change, workers=[odd])
+        try:
+            with raises(BilinearError, "odd", odd, *facts):
+                extract_shards(address, birds, SETTINGS, output, network)
+        finally:
+            client.run(worker_network.undo, workers=[odd])
+    assert not network.loaded_by()
+    assert [*output.parent.iterdir()] == []
+
+
+def test_a_worker_that_comes_later_is_checked_too(
+    address: str,
+    flock: Dataset,
+    output: Path,
+    network: WorkerNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # With two threads a worker, Dask keeps shards back for later workers only if there are many.
+    monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 5)
+    network.gate.write_text("0")
+    late: list[subprocess.Popen] = []
+
+    def join(*_: int) -> None:
+        if not late:
+            options = ("--name", "late", "--nthreads", "1", "--no-nanny")
+            late.append(start("worker", address, *options, **{WEIGHTS_VARIABLE: OTHER_SHA256}))
+
+    try:
+        with raises(BilinearError, "late", "tcp://", OTHER_SHA256, SHA256):
+            extract_shards(address, flock, ONE_BY_ONE, output, network, progress=join)
+    finally:
+        network.gate.unlink()
+        for worker in late:
+            end(worker)
+
+
+def test_workers_that_die_of_a_shard_are_one_line(
+    birds: Dataset, output: Path, network: WorkerNetwork
+) -> None:
+    network = replace(network, load_fault="kill")
+    facts = ("2", "bilinear-shard-", "tcp://127.0.0.1:", "--overwrite", "--batch-size")
+    with connect("local:1") as client:
+        client.cluster.scheduler.allowed_failures = 1
+        with raises(BilinearError, *facts):
+            extract_shards(client.scheduler.address, birds, MAX, output, network)
+    assert len(set(network.loaded_by())) == 2
