@@ -17,6 +17,7 @@ os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"
 import hypothesis
 import psutil
 import pytest
+from filelock import FileLock
 from support.commands import environment
 from threadpoolctl import threadpool_limits
 
@@ -66,12 +67,26 @@ def real_weights(_own_cache: None) -> Weights:
 
 
 @pytest.fixture(scope="session")
-def int8_network(real_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def int8_network(
+    real_weights: Weights, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Path:
     """Return the cache file of VGG16 in 8 bits up to conv5.
 
-    A process of its own makes it, since the conversion takes 2.5 GB.
+    A process of its own makes it, since the conversion takes 2.5 GB. All processes that share the
+    tests use the same file.
     """
-    folder = tmp_path_factory.mktemp("int8")
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        folder = folder.parent
+    folder = folder / "int8"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            _make_int8_network(real_weights, folder)
+    (path,) = folder.glob("*.tflite")
+    return path
+
+
+def _make_int8_network(real_weights: Weights, folder: Path) -> None:
     code = (
         "import sys\n"
         "from bilinear_cli.features.network import load_tensorflow\n"
@@ -82,8 +97,6 @@ def int8_network(real_weights: Weights, tmp_path_factory: pytest.TempPathFactory
     )
     command = [sys.executable, "-c", code, str(real_weights.path)]
     subprocess.run(command, check=True, env=environment(BILINEAR_CACHE=str(folder)))
-    (path,) = folder.glob("*.tflite")
-    return path
 
 
 @pytest.fixture

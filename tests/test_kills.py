@@ -59,7 +59,6 @@ def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     ("sent", "code", "facts"),
     [
         (signal.SIGTERM, 143, ["SIGTERM"]),
-        (signal.SIGINT, 130, []),
         (signal.SIGKILL, -signal.SIGKILL, None),
     ],
 )

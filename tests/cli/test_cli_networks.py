@@ -110,7 +110,7 @@ def test_the_two_commands_on_the_sample(
     cache.mkdir()
     (cache / "vgg16.npz").symlink_to(real_weights.path)
     code = (
-        "from bilinear_cli.data import sample; sample.N_SPECIES, sample.N_DRAWINGS = 4, 12\n"
+        "from bilinear_cli.data import sample; sample.N_SPECIES, sample.N_DRAWINGS = 4, 8\n"
         "from bilinear_cli.cli import main; main()"
     )
     extract = ["extract", "--pooling", "bilinear", "-o", "x.h5"]
@@ -124,5 +124,5 @@ def test_the_two_commands_on_the_sample(
     assert process.stdout == "x.h5\n"
     assert "absl" not in process.stderr
     (result,) = json.loads(run_command("train", "--features", "x.h5", "--json").stdout)["results"]
-    assert (result["n_train"], result["n_test"], result["n_classes"]) == (24, 24, 4)
+    assert (result["n_train"], result["n_test"], result["n_classes"]) == (16, 16, 4)
     assert result["top1"] > 0.5  # chance is 0.25
