@@ -29,6 +29,9 @@ LOCAL = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     # They look a hundred times a second at what each thread is doing, for a page nobody sees here.
     "distributed.worker.profile.enabled": False,
+    # Dask gives up a worker that is not there this long after it died. If it died a second time
+    # and is being restarted at that moment, it would be lost.
+    "distributed.deploy.lost-worker-timeout": "1 day",
 }
 
 
