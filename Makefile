@@ -45,10 +45,11 @@ install: .venv/installed  ## Make .venv with the pinned packages, this one and V
 packages:  # into an environment that is there: VENV=path for another than .venv
 	$(VENV)/bin/python -m pip install --quiet --constraint $(PINS) --editable '.[$(EXTRAS)]'
 
-lint: install  ## Check format, style and types
+lint: install  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: install  ## Run all tests
 	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadscope
@@ -61,7 +62,7 @@ extraction: install  # always asked for: it says quickly whether anything is to 
 
 $(FEATURES): | extraction
 
-$(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/classify/*.py)
+$(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/training/*.py)
 	$(TRAIN) --pooling max --pooling sum --pooling max+sum --pooling bilinear
 	$(TRAIN) --pooling bilinear --top-variance 20000
 	$(TRAIN) --pooling avg --pooling bilinear-plain --normalize none
@@ -83,7 +84,7 @@ poolings: extraction $(RUNS)/poolings.txt  ## Compare second-order poolings, the
 	@cat $(RUNS)/poolings.txt
 	$(BIN)/python tests/bench_poolings.py
 
-$(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/classify/*.py)
+$(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/training/*.py)
 	$(EXTRACT_MAPS) --output features/$(NAME)-poolings.h5 $(addprefix --pooling ,$(POOLINGS))
 	$(TRAIN_POOLINGS)
 	$(TRAIN_POOLINGS) --classifier ridge

@@ -18,11 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.classify.model import load_model
-from bilinear_cli.classify.select import Options
-from bilinear_cli.classify.train import train
-from bilinear_cli.report import read_metrics
+from bilinear_cli.run import load_model, read_metrics, train
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.select import Options
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("exact", type=Path)

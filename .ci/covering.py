@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.classify.explain import explain, scores_of
-from bilinear_cli.classify.model import load_model
-from bilinear_cli.classify.predict import run_settings
-from bilinear_cli.features.backbone import load_backbone
-from bilinear_cli.features.weights import load_weights
+from bilinear_cli.explain import explain, scores_of
+from bilinear_cli.networks.backbone import load_backbone
+from bilinear_cli.networks.weights import load_weights
+from bilinear_cli.run import load_model, run_settings
 
 N_PHOTOS = 60
 

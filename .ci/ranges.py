@@ -1,4 +1,4 @@
-"""Measure the ranges of the 8-bit network's activations, and write bilinear_cli/features/int8.json.
+"""Measure the ranges of the 8-bit network's activations, and write bilinear_cli/networks/int8.json.
 
     python .ci/ranges.py cub100 sample
 
@@ -16,14 +16,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.data.dataset import load_dataset
-from bilinear_cli.data.images import read_photo
-from bilinear_cli.features.applications import build, preprocess_of
-from bilinear_cli.features.int8 import build_int8, run_int8
-from bilinear_cli.features.pooling import pool_function
-from bilinear_cli.features.weights import load_weights
+from bilinear_cli.networks.applications import build, preprocess_of
+from bilinear_cli.networks.int8 import build_int8, run_int8
+from bilinear_cli.networks.weights import load_weights
+from bilinear_cli.photos.dataset import load_dataset
+from bilinear_cli.photos.images import read_photo
+from bilinear_cli.poolings.functions import pool_function
 
-TABLE = Path(__file__).parent.parent / "bilinear_cli" / "features" / "int8.json"
+TABLE = Path(__file__).parent.parent / "bilinear_cli" / "networks" / "int8.json"
 POOLINGS = ("max", "avg", "bilinear", "covariance", "matrix-sqrt")
 QUANTILES = (1, 0.9999, 0.999)
 RULES = {  # of float (photos, layers, quantiles)

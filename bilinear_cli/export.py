@@ -6,16 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bilinear_cli.classify.columns import Linear
-from bilinear_cli.classify.inputs import Part
-from bilinear_cli.classify.model import Model, load_model
-from bilinear_cli.classify.predict import run_settings
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.features.applications import build, layer_of
-from bilinear_cli.features.parameters import check_channels
-from bilinear_cli.features.settings import Settings
-from bilinear_cli.features.specs import TRIANGLE, pooling
-from bilinear_cli.features.views import View
 from bilinear_cli.files import whole
 from bilinear_cli.layers import (
     BilinearPooling,
@@ -24,6 +15,15 @@ from bilinear_cli.layers import (
     Preprocess,
     SqrtL2,
 )
+from bilinear_cli.networks.applications import build, layer_of
+from bilinear_cli.poolings.parameters import check_channels
+from bilinear_cli.poolings.specs import TRIANGLE, pooling
+from bilinear_cli.recipe import Settings
+from bilinear_cli.run import load_model, run_settings
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.model import Model
+from bilinear_cli.views import View
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from bilinear_cli.data.dataset import load_dataset
-from bilinear_cli.data.images import read_photo
 from bilinear_cli.layers import BilinearPooling
+from bilinear_cli.photos.dataset import load_dataset
+from bilinear_cli.photos.images import read_photo
 
 SIZE = 96
 LAYER = "conv_pw_3_relu"  # 24 x 24 x 128; later ones see too much at once to tell what is where

@@ -17,16 +17,16 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from bilinear_cli.classify import inputs
-from bilinear_cli.classify.problem import pose
-from bilinear_cli.data.dataset import Dataset, load_dataset
-from bilinear_cli.data.images import read_photo
-from bilinear_cli.features.backbone import load_backbone, resolve_batch_size, resolve_precision
-from bilinear_cli.features.extract import extract
-from bilinear_cli.features.graph import compile_pooling
-from bilinear_cli.features.settings import Settings
-from bilinear_cli.features.weights import Tensors, load_weights
+from bilinear_cli.extraction.extract import extract
+from bilinear_cli.extraction.graph import compile_pooling
+from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
+from bilinear_cli.networks.weights import Tensors, load_weights
+from bilinear_cli.photos.dataset import Dataset, load_dataset
+from bilinear_cli.photos.images import read_photo
+from bilinear_cli.recipe import Settings
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training import inputs
+from bilinear_cli.training.problem import pose
 
 POOLINGS = ("max", "bilinear")
 PRECISIONS = ("float32", "bfloat16", "int8")  # the first is what the others are compared with

@@ -12,13 +12,13 @@ from statistics import median
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.features.backbone import load_backbone, resolve_batch_size, resolve_precision
-from bilinear_cli.features.graph import compile_maps
-from bilinear_cli.features.matrix_root import matrix_sqrt
-from bilinear_cli.features.parameters import make_parameters
-from bilinear_cli.features.settings import Settings
-from bilinear_cli.features.specs import row_dtype
-from bilinear_cli.features.weights import load_weights
+from bilinear_cli.extraction.graph import compile_maps
+from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
+from bilinear_cli.networks.weights import load_weights
+from bilinear_cli.poolings.matrix_root import matrix_sqrt
+from bilinear_cli.poolings.parameters import make_parameters
+from bilinear_cli.poolings.specs import row_dtype
+from bilinear_cli.recipe import Settings
 
 POOLINGS = ("max", "avg", "bilinear", "covariance", "matrix-sqrt", "compact:8192", "bilinear:144")
 SIZE = 224

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.classify import classifiers, inputs, losses
-from bilinear_cli.classify.columns import Linear
-from bilinear_cli.classify.gram import RANK_TOLERANCE
-from bilinear_cli.classify.problem import pose
-from bilinear_cli.classify.rows import Rows, choose_rows
-from bilinear_cli.classify.select import Options, folds
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training import classifiers, inputs, losses
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.gram import RANK_TOLERANCE
+from bilinear_cli.training.problem import pose
+from bilinear_cli.training.rows import Rows, choose_rows
+from bilinear_cli.training.select import Options, folds
 
 C = 100.0
 WITHIN = 0.01

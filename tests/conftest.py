@@ -22,7 +22,7 @@ from support.commands import environment
 from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.features.weights import Weights, load_weights
+from bilinear_cli.networks.weights import Weights, load_weights
 
 # A shell's job in the background ignores ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -89,10 +89,10 @@ def int8_network(
 def _make_int8_network(real_weights: Weights, folder: Path) -> None:
     code = (
         "import sys\n"
-        "from bilinear_cli.features.network import load_tensorflow\n"
+        "from bilinear_cli.networks.load import load_tensorflow\n"
         "load_tensorflow()\n"
-        "from bilinear_cli.features.backbone import load_backbone\n"
-        "from bilinear_cli.features.weights import load_weights\n"
+        "from bilinear_cli.networks.backbone import load_backbone\n"
+        "from bilinear_cli.networks.weights import load_weights\n"
         "load_backbone(load_weights(sys.argv[1]).tensors, 'vgg16', 'block5_conv3', 'int8')\n"
     )
     command = [sys.executable, "-c", code, str(real_weights.path)]

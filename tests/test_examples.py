@@ -15,7 +15,7 @@ from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
 from bilinear_cli.cli import cli
-from bilinear_cli.data import sample
+from bilinear_cli.photos import sample
 
 pytestmark = pytest.mark.slow
 

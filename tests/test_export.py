@@ -16,23 +16,22 @@ from PIL import Image
 from support.errors import raises
 
 from bilinear_cli import export as exporting
-from bilinear_cli.classify.columns import Linear
-from bilinear_cli.classify.conv1x1 import Conv1x1
-from bilinear_cli.classify.mlp import Mlp
-from bilinear_cli.classify.model import load_model, save_model
-from bilinear_cli.classify.predict import predict, run_settings
-from bilinear_cli.classify.select import Options
-from bilinear_cli.classify.train import train
-from bilinear_cli.data.dataset import load_dataset
-from bilinear_cli.data.images import read_photo
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.export import build_model, export
-from bilinear_cli.features.backbone import load_backbone
-from bilinear_cli.features.extract import extract
-from bilinear_cli.features.settings import Settings
-from bilinear_cli.features.weights import Weights, load_weights
+from bilinear_cli.extraction.extract import extract
 from bilinear_cli.layers import CompactPooling
+from bilinear_cli.networks.backbone import load_backbone
+from bilinear_cli.networks.weights import Weights, load_weights
+from bilinear_cli.photos.dataset import load_dataset
+from bilinear_cli.photos.images import read_photo
+from bilinear_cli.predict import predict
+from bilinear_cli.recipe import Settings
+from bilinear_cli.run import load_model, run_settings, save_model, train
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.conv1x1 import Conv1x1
+from bilinear_cli.training.mlp import Mlp
+from bilinear_cli.training.select import Options
 
 pytestmark = pytest.mark.slow
 
@@ -191,8 +190,8 @@ def test_the_model_gives_the_probabilities_of_predict(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    monkeypatch.setattr("bilinear_cli.classify.classifiers.fit_mlp", random_mlp)
-    monkeypatch.setattr("bilinear_cli.classify.train.fit_conv1x1", random_conv1x1)
+    monkeypatch.setattr("bilinear_cli.training.classifiers.fit_mlp", random_mlp)
+    monkeypatch.setattr("bilinear_cli.training.train.fit_conv1x1", random_conv1x1)
     monkeypatch.setattr(exporting, "_network", lambda *_: network)
     run = train_run(request.getfixturevalue(file), tmp_path, spec, **options)
     # with the temperature of so few photos all probabilities may be alike

@@ -9,9 +9,9 @@ import tensorflow as tf
 from bench_layer import bili_pooling
 from support.errors import raises
 
-from bilinear_cli.features.pooling import FUNCTIONS
 from bilinear_cli.layers import BilinearPooling
 from bilinear_cli.layers.bilinear import MATRICES, OUTPUTS
+from bilinear_cli.poolings.functions import FUNCTIONS
 
 METHODS = sorted(MATRICES)
 

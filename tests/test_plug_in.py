@@ -12,7 +12,7 @@ from support.commands import ROOT, run_command
 from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
-from bilinear_cli.data import sample
+from bilinear_cli.photos import sample
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from support.errors import assert_names
 from support.photos import class_folders
 
 from bilinear_cli.cli import runs
-from bilinear_cli.features import precision, weights
-from bilinear_cli.features.precision import difference, int8_sha256, mixed_with
-from bilinear_cli.features.weights import Weights
+from bilinear_cli.networks import precision, weights
+from bilinear_cli.networks.precision import difference, int8_sha256, mixed_with
+from bilinear_cli.networks.weights import Weights
 from bilinear_cli.store import FeatureFile, FeatureWriter
 
 N_PHOTOS = 8
@@ -287,7 +287,7 @@ def test_another_8_bit_network_counts_as_another_precision(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from bilinear_cli.features import int8
+    from bilinear_cli.networks import int8
 
     run = train("rounded")
     (model,) = weights.cache_folder().glob("*.tflite")

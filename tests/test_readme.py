@@ -12,8 +12,8 @@ from support.commands import ROOT, run_command
 from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
-from bilinear_cli.classify import conv1x1
-from bilinear_cli.data import sample
+from bilinear_cli.photos import sample
+from bilinear_cli.training import conv1x1
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)

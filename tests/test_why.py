@@ -16,11 +16,11 @@ from measure import Trial
 from support.errors import raises
 from support.feature_files import write_features
 
-from bilinear_cli.classify.rows import choose_rows
-from bilinear_cli.classify.select import Options
-from bilinear_cli.classify.train import train
-from bilinear_cli.features.pooling import bilinear_pool
+from bilinear_cli.poolings.functions import bilinear_pool
+from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.rows import choose_rows
+from bilinear_cli.training.select import Options
 
 N_CLASSES, N_PHOTOS, CHANNELS = 3, 8, 16  # five of eight photos for training
 

@@ -29,12 +29,13 @@ from support.feature_files import write_features
 from support.network import small_network
 from support.photos import class_folders
 
-from bilinear_cli.classify import inputs
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.features.reuse import StoredPhotos
-from bilinear_cli.features.settings import Settings, settings_of_file
+from bilinear_cli.extraction.reuse import StoredPhotos
+from bilinear_cli.extraction.stored import settings_of_file
+from bilinear_cli.recipe import Settings
 from bilinear_cli.report import describe
 from bilinear_cli.store import FeatureFile, open_features, partial_path
+from bilinear_cli.training import inputs
 
 N_PHOTOS, BATCH, SIZE, VIEWS = 40, 3, 32, ("original", "flip")
 SPECS = ("max", "bilinear", "conv5")
@@ -69,8 +70,8 @@ def make_photos(folder: Path) -> None:
 
 def run(photos: Path, output: Path, batch_log: Path) -> None:
     """Extract with a small network, which logs each batch as one byte."""
-    from bilinear_cli.data.dataset import load_dataset
-    from bilinear_cli.features.extract import extract
+    from bilinear_cli.extraction.extract import extract
+    from bilinear_cli.photos.dataset import load_dataset
 
     log = os.open(batch_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 

@@ -41,10 +41,10 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     bilinear check --data photos
     bilinear check --data photos --groups grouped.csv
     """
-    from bilinear_cli.data.check import check_new, survey, write_groups
-    from bilinear_cli.data.dataset import load_dataset
-    from bilinear_cli.data.findings import as_text, facts
-    from bilinear_cli.features.cost import cost
+    from bilinear_cli.extraction.cost import cost
+    from bilinear_cli.photos.check import check_new, survey, write_groups
+    from bilinear_cli.photos.dataset import load_dataset
+    from bilinear_cli.photos.findings import as_text, facts
 
     if groups:
         check_new(groups)

@@ -126,7 +126,7 @@ def extract(
     bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
     """
-    from bilinear_cli.features.specs import pooling as named
+    from bilinear_cli.poolings.specs import pooling as named
 
     specs = tuple(dict.fromkeys(named(spec).spec for spec in pooling))
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]

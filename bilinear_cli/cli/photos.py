@@ -14,12 +14,13 @@ import click
 
 from bilinear_cli.cli.base import bar, cli, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
-from bilinear_cli.features.network import load_network, load_tensorflow, load_weights
 from bilinear_cli.files import whole
+from bilinear_cli.networks.load import load_network, load_weights
+from bilinear_cli.networks.quiet import load_tensorflow
 
 if TYPE_CHECKING:
-    from bilinear_cli.features.settings import Settings
-    from bilinear_cli.features.weights import Weights
+    from bilinear_cli.networks.weights import Weights
+    from bilinear_cli.recipe import Settings
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def predict(
     bilinear predict runs/birds-bilinear-softmax photos --csv > names.csv
     find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --min-probability 0.5
     """
-    from bilinear_cli.classify.predict import predict as name_photos
+    from bilinear_cli.predict import predict as name_photos
 
     settings = _in_precision(run, precision, allow_precision_mix)
     paths, n_paths = _paths(photos)
@@ -90,9 +91,9 @@ def predict(
 
 def _in_precision(run: Path, precision: str | None = None, allow_mix: bool = False) -> "Settings":
     """Return the settings of a run's features, for photos whose features will go with them."""
-    from bilinear_cli.classify.predict import run_settings
-    from bilinear_cli.features.precision import difference
-    from bilinear_cli.features.settings import with_precision
+    from bilinear_cli.extraction.stored import with_precision
+    from bilinear_cli.networks.precision import difference
+    from bilinear_cli.run import run_settings
 
     trained = run_settings(run)
     asked = with_precision(trained, precision or trained.precision)
@@ -110,7 +111,7 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     Raises:
         UsageError: there is nothing to name.
     """
-    from bilinear_cli.data.dataset import photos_in
+    from bilinear_cli.photos.dataset import photos_in
 
     if "-" in photos:
         if len(photos) > 1:
@@ -209,8 +210,8 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     bilinear explain runs/birds-bilinear-softmax new.jpg
     bilinear explain runs/birds-bilinear-softmax new.jpg --class wren -o why.png
     """
-    from bilinear_cli.classify.explain import explain as shares
-    from bilinear_cli.classify.explain import overlay
+    from bilinear_cli.explain import explain as shares
+    from bilinear_cli.explain import overlay
 
     settings = _in_precision(run)
     found = load_weights_of(run, settings, weights)
@@ -248,7 +249,7 @@ def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
     \b
     bilinear export runs/birds-bilinear-softmax birds.keras
     """
-    from bilinear_cli.classify.predict import run_settings
+    from bilinear_cli.run import run_settings
 
     settings = run_settings(run)
     found = load_weights_of(run, settings, weights)

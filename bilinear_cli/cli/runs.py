@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from bilinear_cli.cli.base import bar
 from bilinear_cli.cluster.load import load_dask
 from bilinear_cli.errors import UsageError
-from bilinear_cli.features.network import load_network, load_tensorflow, load_weights
+from bilinear_cli.networks.load import load_network, load_weights
+from bilinear_cli.networks.quiet import load_tensorflow
 
 if TYPE_CHECKING:
-    from bilinear_cli.data.dataset import Dataset
-    from bilinear_cli.features.parameters import Parameters
-    from bilinear_cli.features.settings import Settings
-    from bilinear_cli.features.weights import Weights
+    from bilinear_cli.networks.weights import Weights
+    from bilinear_cli.photos.dataset import Dataset
+    from bilinear_cli.poolings.parameters import Parameters
+    from bilinear_cli.recipe import Settings
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def pool_maps(
 ) -> Path:
     """Pool stored maps, as `extract --maps` does; return the file."""
     load_tensorflow()
-    from bilinear_cli.features.from_maps import pool_maps as run
+    from bilinear_cli.extraction.from_maps import pool_maps as run
 
     output = output or Path("features") / f"{maps.stem}-{'-'.join(specs).replace(':', '-')}.h5"
     with bar("pooling", "row") as progress:
@@ -55,8 +56,8 @@ def run_network(
     given: dict[str, Any],
 ) -> Path:
     """Run the network over photos in this process, as `extract` does; return the file."""
-    from bilinear_cli.features.extract import extract as run
-    from bilinear_cli.features.settings import stored_settings
+    from bilinear_cli.extraction.extract import extract as run
+    from bilinear_cli.extraction.stored import stored_settings
 
     asked = _asked(specs, output, overwrite, given)
     stored = stored_settings(None if overwrite else asked.output, given["reuse"])
@@ -150,11 +151,12 @@ class Asked:
 def _asked(
     specs: tuple[str, ...], output: Path | None, overwrite: bool, given: dict[str, Any]
 ) -> Asked:
-    from bilinear_cli.data.dataset import load_dataset
-    from bilinear_cli.features.precision import check_int8
-    from bilinear_cli.features.reuse import allow_mix
-    from bilinear_cli.features.settings import Settings, with_precision
-    from bilinear_cli.features.views import view_names
+    from bilinear_cli.extraction.reuse import allow_mix
+    from bilinear_cli.extraction.stored import with_precision
+    from bilinear_cli.networks.precision import check_int8
+    from bilinear_cli.photos.dataset import load_dataset
+    from bilinear_cli.recipe import Settings
+    from bilinear_cli.views import view_names
 
     sizes, flip = given["scales"] or (given["image_size"],), given["flip"]
     if "conv5" in specs and len(sizes) > 1:
@@ -190,7 +192,7 @@ def _asked(
 
 
 def _projection(given: dict[str, Any], settings: "Settings") -> "Parameters":
-    from bilinear_cli.features.parameters import read_projection
+    from bilinear_cli.extraction.stored import read_projection
 
     return read_projection(given["projection"], settings) if given["projection"] else {}
 
@@ -198,7 +200,7 @@ def _projection(given: dict[str, Any], settings: "Settings") -> "Parameters":
 def _default_layer(backbone: str) -> str:
     if backbone == "vgg16":
         return "block5_conv3"
-    from bilinear_cli.features.applications import layer_of
+    from bilinear_cli.networks.applications import layer_of
 
     return layer_of(backbone, None)
 
@@ -213,14 +215,14 @@ def _file_name(name: str, settings: "Settings", sizes: tuple[int, ...], flip: bo
 
 def _on_this_machine(settings: "Settings", stored: "Settings | None") -> "Settings":
     """Return the settings; what is open as it is stored, or else as suits this machine."""
-    from bilinear_cli.features.settings import kept
+    from bilinear_cli.extraction.stored import kept
 
     settings = kept(settings, stored)
     if settings.precision != "auto" and settings.batch_size:
         return settings
     load_tensorflow()
-    from bilinear_cli.features.backbone import resolve_batch_size, resolve_precision
-    from bilinear_cli.features.views import sizes_of
+    from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
+    from bilinear_cli.views import sizes_of
 
     precision = resolve_precision(settings.precision)
     batch_size = settings.batch_size or resolve_batch_size(max(sizes_of(settings.shown)))

@@ -60,7 +60,7 @@ def weights(weights: str) -> None:
     \b
     bilinear weights
     """
-    from bilinear_cli.features.weights import LICENCE, load_weights
+    from bilinear_cli.networks.weights import LICENCE, load_weights
 
     found = load_weights(weights)
     click.echo(f"path     {found.path}")

@@ -12,12 +12,12 @@ import click
 
 from bilinear_cli.cli.base import bar, cli
 from bilinear_cli.errors import UsageError, one_of
-from bilinear_cli.features.network import load_tensorflow
 from bilinear_cli.files import whole
+from bilinear_cli.networks.quiet import load_tensorflow
 
 if TYPE_CHECKING:
-    from bilinear_cli.classify.sums import Workers
     from bilinear_cli.store import FeatureFile
+    from bilinear_cli.training.sums import Workers
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +117,11 @@ def train(
     bilinear train --features a.h5 --features b.h5
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
-    from bilinear_cli.classify.select import Options
-    from bilinear_cli.classify.train import train as run
-    from bilinear_cli.data.dataset import load_dataset
+    from bilinear_cli.photos.dataset import load_dataset
     from bilinear_cli.report import confused, table
+    from bilinear_cli.run import train as run
     from bilinear_cli.store import open_features
+    from bilinear_cli.training.select import Options
 
     chosen = Options(**options)
     if scheduler and chosen.classifier == "conv1x1":
@@ -217,8 +217,9 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     bilinear report runs/* -o report.html
     bilinear report runs/birds-bilinear-softmax --format md
     """
-    from bilinear_cli.report import read_metrics, table
+    from bilinear_cli.report import table
     from bilinear_cli.report.write import FORMATS, render
+    from bilinear_cli.run import read_metrics
 
     if output and not form:
         form = FORMATS.get(output.suffix.lower())

@@ -10,13 +10,14 @@ from distributed import Client
 
 from bilinear_cli.cluster.folder import Begun, shards_folder
 from bilinear_cli.cluster.premises import resolve_on_worker
-from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.features.parameters import Parameters
-from bilinear_cli.features.resume import begun_with
-from bilinear_cli.features.settings import Settings, check_same, kept, stored_settings
-from bilinear_cli.features.views import sizes_of
+from bilinear_cli.extraction.resume import begun_with
+from bilinear_cli.extraction.stored import kept, stored_settings
+from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.poolings.parameters import Parameters
+from bilinear_cli.recipe import Settings, check_same
 from bilinear_cli.store import OWN, partial_path
+from bilinear_cli.views import sizes_of
 
 log = logging.getLogger(__name__)
 

@@ -21,13 +21,14 @@ from bilinear_cli.cluster.folder import begun_in, clear, shards_folder, shared_f
 from bilinear_cli.cluster.follow import Progress, run
 from bilinear_cli.cluster.premises import Network, Premises
 from bilinear_cli.cluster.worker import Job, fit
-from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import BadPhotoError
-from bilinear_cli.features.extract import record_of
-from bilinear_cli.features.parameters import Parameters, agreed, lacks_projection
-from bilinear_cli.features.resume import versions
-from bilinear_cli.features.reuse import StoredPhotos
-from bilinear_cli.features.settings import Settings, kept, stored_settings
+from bilinear_cli.extraction.extract import record_of
+from bilinear_cli.extraction.resume import versions
+from bilinear_cli.extraction.reuse import StoredPhotos
+from bilinear_cli.extraction.stored import kept, stored_settings
+from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.poolings.parameters import Parameters, agreed, lacks_projection
+from bilinear_cli.recipe import Settings
 from bilinear_cli.store import FeatureFile, locked, merge
 
 log = logging.getLogger(__name__)

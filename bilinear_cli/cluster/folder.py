@@ -12,9 +12,10 @@ from typing import Any
 
 from bilinear_cli.cluster.worker import shard_name, when_free
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
-from bilinear_cli.features.parameters import Parameters
-from bilinear_cli.features.resume import photos_done
-from bilinear_cli.features.settings import Settings, settings_of_file
+from bilinear_cli.extraction.resume import photos_done
+from bilinear_cli.extraction.stored import settings_of_file
+from bilinear_cli.poolings.parameters import Parameters
+from bilinear_cli.recipe import Settings
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
 log = logging.getLogger(__name__)

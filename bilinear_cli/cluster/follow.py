@@ -7,7 +7,7 @@ from queue import SimpleQueue
 from distributed import Client, Future
 
 from bilinear_cli.cluster.worker import Job, make_shard, same
-from bilinear_cli.features.settings import shard_photos
+from bilinear_cli.recipe import shard_photos
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from bilinear_cli.cluster.check import differing
 from bilinear_cli.errors import BilinearError, InUseError
-from bilinear_cli.features.extract import Forward
-from bilinear_cli.features.network import load_network, load_tensorflow, load_weights
-from bilinear_cli.features.resume import versions
-from bilinear_cli.features.settings import Settings
-from bilinear_cli.features.weights import Weights
+from bilinear_cli.extraction.extract import Forward
+from bilinear_cli.extraction.resume import versions
+from bilinear_cli.networks.load import load_network, load_weights
+from bilinear_cli.networks.quiet import load_tensorflow
+from bilinear_cli.networks.weights import Weights
+from bilinear_cli.recipe import Settings
 from bilinear_cli.store import locked
 
 
@@ -109,6 +110,6 @@ async def resolve_on_worker(precision: str, size: int) -> tuple[str, int]:
 
 def _resolve(precision: str, size: int) -> tuple[str, int]:
     load_tensorflow()
-    from bilinear_cli.features.backbone import resolve_batch_size, resolve_precision
+    from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
 
     return resolve_precision(precision), resolve_batch_size(size)

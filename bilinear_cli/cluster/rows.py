@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.classify import inputs
-from bilinear_cli.classify.columns import Block, Linear, sums_of
-from bilinear_cli.classify.inputs import Part
-from bilinear_cli.classify.losses import MakeLoss
-from bilinear_cli.classify.model import Model
 from bilinear_cli.cluster.check import check, differing
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile, open_features
+from bilinear_cli.training import inputs
+from bilinear_cli.training.columns import Block, Linear, sums_of
+from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.losses import MakeLoss
+from bilinear_cli.training.model import Model
 
 PACKAGES = ("bilinear-cli", "numpy", "scipy")
 Chosen = tuple[np.ndarray, np.ndarray]  # which rows of a block, ascending, and their targets

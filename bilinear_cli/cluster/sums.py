@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from distributed import as_completed
 
-from bilinear_cli.classify import gram, inputs
-from bilinear_cli.classify.columns import Linear, Sums
-from bilinear_cli.classify.inputs import Part
-from bilinear_cli.classify.losses import MakeLoss
-from bilinear_cli.classify.model import Model
-from bilinear_cli.classify.sums import Progress, Stream, tell_pass
 from bilinear_cli.cluster import rows as tasks
 from bilinear_cli.cluster.check import check_workers
 from bilinear_cli.cluster.futures import Futures, Tell
 from bilinear_cli.cluster.rows import Seen, Source
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training import gram, inputs
+from bilinear_cli.training.columns import Linear, Sums
+from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.losses import MakeLoss
+from bilinear_cli.training.model import Model
+from bilinear_cli.training.sums import Progress, Stream, tell_pass
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -18,12 +18,12 @@ from distributed import Reschedule, Worker, get_worker
 
 from bilinear_cli.cluster.check import check
 from bilinear_cli.cluster.premises import Network, Premises
-from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import InUseError
-from bilinear_cli.features.extract import Forward, extract
-from bilinear_cli.features.fit import fit_parameters
-from bilinear_cli.features.parameters import Parameters
-from bilinear_cli.features.settings import Settings
+from bilinear_cli.extraction.extract import Forward, extract
+from bilinear_cli.extraction.fit import fit_parameters
+from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.poolings.parameters import Parameters
+from bilinear_cli.recipe import Settings
 
 log = logging.getLogger(__name__)
 

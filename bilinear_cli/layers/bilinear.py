@@ -6,8 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bilinear_cli.features.matrix_root import matrix_sqrt
-from bilinear_cli.features.pooling import (
+from bilinear_cli.poolings.functions import (
     l2_normalize,
     less_mean,
     location_matrix,
@@ -16,6 +15,7 @@ from bilinear_cli.features.pooling import (
     signed_sqrt,
     upper_triangle,
 )
+from bilinear_cli.poolings.matrix_root import matrix_sqrt
 
 MATRICES = {
     "bilinear": outer_product_sum,

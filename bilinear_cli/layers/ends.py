@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bilinear_cli.features.applications import preprocess_of
-from bilinear_cli.features.pooling import l2_normalize, signed_sqrt
+from bilinear_cli.networks.applications import preprocess_of
+from bilinear_cli.poolings.functions import l2_normalize, signed_sqrt
 
 
 @keras.saving.register_keras_serializable(package="bilinear")

@@ -9,7 +9,7 @@ import numpy as np
 
 from bilinear_cli.errors import printable, shortened, some
 from bilinear_cli.report.made import typed
-from bilinear_cli.report.run import read_labels, read_metrics
+from bilinear_cli.run import read_labels, read_metrics
 from bilinear_cli.store import FeatureFile, parameter_sha256
 
 OF_A_RUN = (

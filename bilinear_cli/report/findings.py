@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.report.run import read_labels, read_metrics
 from bilinear_cli.report.scored import (
     Scored,
     by_class,
@@ -16,6 +15,7 @@ from bilinear_cli.report.scored import (
     matrix_of,
     read_scored,
 )
+from bilinear_cli.run import read_labels, read_metrics
 
 Metrics = dict[str, Any]
 

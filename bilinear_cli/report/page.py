@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bilinear_cli.data.manifest import manifest
+from bilinear_cli.photos.manifest import manifest
 from bilinear_cli.report import plots
 from bilinear_cli.report.findings import Findings, Metrics
 from bilinear_cli.report.made import commands, facts, typed

@@ -1,7 +1,5 @@
 """A run folder's scores -> who was taken for whom: by class, in pairs, photo by photo."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import confusion_matrix
 
-from bilinear_cli.classify.metrics import by_photo
-from bilinear_cli.classify.model import DAMAGE, probabilities_of
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.run import read_class_names, read_scores
+from bilinear_cli.training.model import probabilities_of
 
 MOST_ORDERED_BEST = 300  # classes; the best order of the leaves takes their cube in time
 
@@ -62,35 +59,14 @@ def read_scored(run: Path, temperature: float) -> Scored:
     Raises:
         BilinearError: a file of the run is missing or damaged.
     """
-    with _open(run / "model.npz") as model:
-        names = model["class_names"]
-    parts = {"test": _read(run / "test.npz"), "train": _read(run / "oof.npz")}
+    names = read_class_names(run)
+    parts = {"test": read_scores(run, "test"), "train": read_scores(run, "oof")}
     paths, labels = (
         np.concatenate([x[key] for x in parts.values()]) for key in ("paths", "labels")
     )
     part = np.repeat([*parts], [len(x["labels"]) for x in parts.values()])
     scores = [x["scores"].reshape(-1, len(names)) for x in parts.values()]
     return Scored(paths, labels, part, probabilities_of(np.concatenate(scores), temperature), names)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """Open a file of a run; NumPy alone leaves a damaged one open."""
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
-            yield arrays
-    except DAMAGE as error:
-        why = f"{path.name}: {error}: train again"
-        raise BilinearError(f"{path.parent} is no whole run: {why}") from error
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with _open(path) as arrays:
-        first, scores = by_photo(arrays["photo"], arrays["scores"])
-        return {
-            "scores": scores,
-            **{name: arrays[name][first] for name in ("paths", "labels")},
-        }
 
 
 def judged(scored: Scored) -> Scored:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bilinear_cli.data.images import read_batches, read_photo
 from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.photos.images import read_batches, read_photo
 
 SIDE = 160  # pixels
 MOST_BYTES = 9000  # of one, so that 160 of them are below 2 MB of a page

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError
-from bilinear_cli.features.specs import FITTED_ON, POOLINGS, pooling
+from bilinear_cli.poolings.specs import FITTED_ON, POOLINGS, pooling
 from bilinear_cli.store.lock import in_use
 
 PARTIAL = ".partial"  # of the name of an unfinished file

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, one_of
-from bilinear_cli.features.specs import POOLINGS, TRIANGLE, pooling
+from bilinear_cli.poolings.specs import POOLINGS, TRIANGLE, pooling
 from bilinear_cli.store.checks import (
     INTEGERS,
     PARTIAL,
@@ -47,7 +47,7 @@ class FeatureFile:
         rows_done: how many rows are in the file for good; in a complete file all.
         skipped: path -> reason, of photos that were left out.
         parameters: what the poolings took beside the maps, name -> array; see
-            `features/parameters.py`.
+            `poolings/parameters.py`.
     """
 
     photo: np.ndarray

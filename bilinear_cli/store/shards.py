@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, some
-from bilinear_cli.features.precision import OF_INT8, PRECISION, difference, mixed_with
-from bilinear_cli.features.specs import FITTED_ON
+from bilinear_cli.networks.precision import OF_INT8, PRECISION, difference, mixed_with
+from bilinear_cli.poolings.specs import FITTED_ON
 from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, partial_path

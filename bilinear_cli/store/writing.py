@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.features.specs import pooling, row_dtype
+from bilinear_cli.poolings.specs import pooling, row_dtype
 from bilinear_cli.store.checks import (
     FORMAT,
     FORMAT_VERSION,

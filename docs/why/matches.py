@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from vectors import shuffled, shuffled_together
 
-from bilinear_cli.features import pooling
+from bilinear_cli.poolings import functions as pooling
 from bilinear_cli.store import FeatureFile
 
 N_PAIRS = 200

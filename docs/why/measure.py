@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from vectors import BASELINE, FULL, UNRELATED, VARIANTS, Variant
 
-from bilinear_cli.classify.metrics import by_photo
-from bilinear_cli.classify.rows import Rows, choose_rows
-from bilinear_cli.classify.select import Options
-from bilinear_cli.classify.train import fit_model, score_rows
-from bilinear_cli.features.specs import row_dtype
+from bilinear_cli.poolings.specs import row_dtype
 from bilinear_cli.store import FeatureFile, create
 from bilinear_cli.store.checks import ROW_COLUMNS
+from bilinear_cli.training.metrics import by_photo
+from bilinear_cli.training.rows import Rows, choose_rows
+from bilinear_cli.training.select import Options
+from bilinear_cli.training.train import fit_model, score_rows
 
 AT_ONCE = 64  # maps
 TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # entries of the matrix that are kept

@@ -1,7 +1,7 @@
 """Maps -> the vectors that are compared: what of a map is kept, and how it is normalised.
 
 All but the shuffles are TensorFlow functions over maps (batch, height, width, channels), made of
-those of `bilinear_cli.features.pooling`; matrices are packed by `upper_triangle` in the end.
+those of `bilinear_cli.poolings.functions`; matrices are packed by `upper_triangle` in the end.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.features import pooling
+from bilinear_cli.poolings import functions as pooling
 
 NORMS = ("plain", "root", "l2", "both")  # square root of each number, division by the l2 norm
 

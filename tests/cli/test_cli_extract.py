@@ -140,7 +140,7 @@ def test_an_interrupted_run_names_the_option_that_stops_a_resume(
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bilinear_cli.features.extract.extract", interrupt)
+    monkeypatch.setattr("bilinear_cli.extraction.extract.extract", interrupt)
     extract = ["extract", "--data", birds, "-o", "x.h5"]
     assert "--overwrite" not in error_line(run_command(*extract, code=130))
     assert "--overwrite" in error_line(run_command(*extract, "--overwrite", code=130))

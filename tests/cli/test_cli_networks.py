@@ -14,8 +14,8 @@ from support.errors import assert_names, assert_suggests
 from support.photos import class_folders
 from support.thin_network import thin_networks
 
-from bilinear_cli.features.applications import NETWORKS
-from bilinear_cli.features.weights import Weights, random_tensors
+from bilinear_cli.networks.applications import NETWORKS
+from bilinear_cli.networks.weights import Weights, random_tensors
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_the_two_commands_on_the_sample(
     cache.mkdir()
     (cache / "vgg16.npz").symlink_to(real_weights.path)
     code = (
-        "from bilinear_cli.data import sample; sample.N_SPECIES, sample.N_DRAWINGS = 4, 8\n"
+        "from bilinear_cli.photos import sample; sample.N_SPECIES, sample.N_DRAWINGS = 4, 8\n"
         "from bilinear_cli.cli import main; main()"
     )
     extract = ["extract", "--pooling", "bilinear", "-o", "x.h5"]

@@ -17,7 +17,8 @@ from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.network import small_network as load_small_network
 
-from bilinear_cli.classify.predict import predict, run_settings
+from bilinear_cli.predict import predict
+from bilinear_cli.run import run_settings
 
 pytestmark = pytest.mark.usefixtures("small_network")
 

@@ -9,7 +9,7 @@ import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names
 
-from bilinear_cli.classify.calibration import fit_temperature
+from bilinear_cli.training.calibration import fit_temperature
 
 pytestmark = pytest.mark.usefixtures("small_network")
 

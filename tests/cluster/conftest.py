@@ -13,7 +13,7 @@ from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster.connect import LOCAL, connect
 from bilinear_cli.cluster.load import load_dask
-from bilinear_cli.data.dataset import Dataset
+from bilinear_cli.photos.dataset import Dataset
 
 POLL_OFTEN = """
 from bilinear_cli.cluster import worker

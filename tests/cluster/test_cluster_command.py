@@ -20,8 +20,8 @@ from support.worker_network import WorkerNetwork
 from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster.extract import extract_shards
 from bilinear_cli.cluster.folder import shards_folder
-from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.photos.dataset import Dataset
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

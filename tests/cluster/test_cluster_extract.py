@@ -32,8 +32,8 @@ from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster.before import is_complete
 from bilinear_cli.cluster.extract import extract_shards
 from bilinear_cli.cluster.folder import shards_folder
-from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
+from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -98,7 +98,7 @@ def test_rows_are_those_of_a_single_run(
 def test_auto_precision_and_batch_size_are_those_that_suit_the_workers(
     address: str, birds: Dataset, output: Path, network: WorkerNetwork
 ) -> None:
-    from bilinear_cli.features.backbone import resolve_batch_size, resolve_precision
+    from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
 
     extract_on_workers(
         address, birds, replace(MAX, precision="auto", batch_size=0), output, network
@@ -176,7 +176,7 @@ CLIENT = """
 import sys
 from pathlib import Path
 from bilinear_cli.cluster import extract
-from bilinear_cli.data.dataset import load_dataset
+from bilinear_cli.photos.dataset import load_dataset
 from support.shards import ONE_BY_ONE
 from support.worker_network import WorkerNetwork
 extract.SHARDS_PER_WORKER = 5

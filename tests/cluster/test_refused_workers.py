@@ -16,9 +16,9 @@ from support.worker_network import OTHER_SHA256, SHA256, WEIGHTS_VARIABLE, Worke
 from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.extract import extract_shards
-from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.features import resume
+from bilinear_cli.extraction import resume
+from bilinear_cli.photos.dataset import Dataset
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

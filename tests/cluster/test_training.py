@@ -26,18 +26,17 @@ from support.dask_processes import (
 from support.errors import assert_names, raises
 from support.feature_files import flip_bit, write_features
 
-from bilinear_cli.classify import classifiers, gram, inputs
-from bilinear_cli.classify.model import load_model
-from bilinear_cli.classify.rows import choose_rows
-from bilinear_cli.classify.select import Options
-from bilinear_cli.classify.sums import Here
-from bilinear_cli.classify.train import train
 from bilinear_cli.cluster import futures
 from bilinear_cli.cluster import rows as tasks
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.sums import There, Workers
 from bilinear_cli.errors import BilinearError, FeatureFileError
+from bilinear_cli.run import load_model, train
 from bilinear_cli.store import FeatureFile, open_features
+from bilinear_cli.training import classifiers, gram, inputs
+from bilinear_cli.training.rows import choose_rows
+from bilinear_cli.training.select import Options
+from bilinear_cli.training.sums import Here
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -27,10 +27,10 @@ from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.folder import shards_folder
 from bilinear_cli.cluster.premises import Network, Premises
 from bilinear_cli.cluster.sums import tiles
-from bilinear_cli.data.dataset import Dataset
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.features import resume
-from bilinear_cli.features.resume import versions
+from bilinear_cli.extraction import resume
+from bilinear_cli.extraction.resume import versions
+from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.store import locked
 
 

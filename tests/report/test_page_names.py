@@ -13,7 +13,7 @@ from support.commands import run_command
 from support.pages import EXTERNAL, Element, parse
 from support.runs import HOSTILE_NAMES, make_run, report_html
 
-from bilinear_cli.data.manifest import COLUMNS
+from bilinear_cli.photos.manifest import COLUMNS
 from bilinear_cli.report import confused
 from bilinear_cli.report.markdown import plain
 

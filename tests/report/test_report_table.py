@@ -8,7 +8,8 @@ import pytest
 from support.errors import raises
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.report import confused, name_of, read_metrics, table
+from bilinear_cli.report import confused, name_of, table
+from bilinear_cli.run import read_metrics
 
 
 def metrics(**changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.feature_files import begin_features
 
-from bilinear_cli.features.specs import POOLINGS, row_dtype
+from bilinear_cli.poolings.specs import POOLINGS, row_dtype
 from bilinear_cli.store import FeatureFile, FeatureWriter
 
 Shapes = dict[str, tuple[int, ...]]

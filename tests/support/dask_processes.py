@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client, Worker, WorkerPlugin
 
-from bilinear_cli.classify import inputs
+from bilinear_cli.training import inputs
 from support.commands import environment
 
 CHANNELS = 16  # of the maps whose bilinear features are trained on

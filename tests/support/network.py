@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilinear_cli.features.weights import Weights
+from bilinear_cli.networks.weights import Weights
 
 PATCH = 8  # pixels, the size and the stride of the convolution
 CHANNELS = 6

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bilinear_cli.classify import gram
-from bilinear_cli.classify.columns import Batches, Blocks, Columns
-from bilinear_cli.classify.kernel import Kernel
-from bilinear_cli.classify.problem import Problem
-from bilinear_cli.classify.rows import Rows
+from bilinear_cli.training import gram
+from bilinear_cli.training.columns import Batches, Blocks, Columns
+from bilinear_cli.training.kernel import Kernel
+from bilinear_cli.training.problem import Problem
+from bilinear_cli.training.rows import Rows
 
 
 def make_rows(

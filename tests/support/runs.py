@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.classify.calibration import calibration
-from bilinear_cli.classify.columns import Linear
-from bilinear_cli.classify.metrics import evaluate
-from bilinear_cli.classify.model import Model, probabilities_of, save_model
-from bilinear_cli.data.manifest import manifest
+from bilinear_cli.photos.manifest import manifest
+from bilinear_cli.run import save_model
+from bilinear_cli.training.calibration import calibration
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.metrics import evaluate
+from bilinear_cli.training.model import Model, probabilities_of
 from support.commands import run_command
 from support.photos import make_photo
 

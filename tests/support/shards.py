@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.cluster.extract import extract_shards, merge_shards
-from bilinear_cli.data.dataset import Dataset, load_dataset
-from bilinear_cli.features.extract import extract
-from bilinear_cli.features.settings import Settings
+from bilinear_cli.extraction.extract import extract
+from bilinear_cli.photos.dataset import Dataset, load_dataset
+from bilinear_cli.recipe import Settings
 from bilinear_cli.store import FeatureFile
 from support.network import small_network
 from support.photos import class_folders

@@ -10,7 +10,7 @@ import pytest
 # The program takes `preprocess_input` from the module in which the network's function is defined.
 from keras.applications.vgg16 import preprocess_input  # noqa: F401
 
-from bilinear_cli.features import applications, weights
+from bilinear_cli.networks import applications, weights
 
 
 @contextmanager

@@ -16,9 +16,9 @@ import pytest
 from bilinear_cli.cli import runs
 from bilinear_cli.cluster import premises
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.features import resume
-from bilinear_cli.features.settings import Settings
-from bilinear_cli.features.weights import Weights
+from bilinear_cli.extraction import resume
+from bilinear_cli.networks.weights import Weights
+from bilinear_cli.recipe import Settings
 from support.network import small_network
 
 SHA256 = "0" * 64

@@ -1,0 +1,40 @@
+"""What `extract` will cost with its default settings, known before it is run."""
+
+from typing import Any
+
+from bilinear_cli.poolings.specs import TRIANGLE, pooling, row_dtype
+
+DEFAULT_POOLINGS = ("max", "sum", "bilinear")
+CHANNELS = 512  # of VGG16's last block
+MS_AT_224 = 74.0  # a photo, VGG16 in bfloat16 on two cores, reading and writing beside it
+
+
+def row_bytes(spec: str) -> int:
+    """Return the bytes of a photo's row of VGG16's maps; not of conv5, which is the maps."""
+    kind = pooling(spec)
+    channels = kind.size or CHANNELS
+    numbers = channels * (channels + 1) // 2 if kind.layout == TRIANGLE else channels
+    return numbers * row_dtype((numbers,)).itemsize
+
+
+def cost(n_photos: int, image_size: int) -> dict[str, Any]:
+    """Return bytes and seconds of `extract` on so many photos.
+
+    Args:
+        n_photos: in the set.
+        image_size: width and height that they are brought to, in pixels.
+
+    Returns:
+        The bytes of the default poolings' rows, exactly, and the seconds, which assume two cores
+        with bfloat16 and grow with the pixels.
+    """
+    row = sum(map(row_bytes, DEFAULT_POOLINGS))
+    ms = MS_AT_224 * (image_size / 224) ** 2
+    return {
+        "poolings": list(DEFAULT_POOLINGS),
+        "image_size": image_size,
+        "bytes_a_photo": row,
+        "bytes": row * n_photos,
+        "ms_a_photo": round(ms, 1),
+        "seconds": round(ms * n_photos / 1000, 1),
+    }

@@ -1,0 +1,78 @@
+"""What feature files that are there say of how they were made, and what of it is kept to."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.networks.precision import int8_sha256
+from bilinear_cli.poolings.specs import FITTED_ON, pooling
+from bilinear_cli.recipe import Settings, settings_of
+from bilinear_cli.store import FeatureFile, damage, partial_path
+
+NETWORK = ("backbone", "layer", "weights_sha256")  # settings that decide what a channel is
+
+
+def stored_settings(output: Path | None, reuse: Path | None = None) -> Settings | None:
+    """Return what a run that writes `output` has to keep to; None if it is free.
+
+    Args:
+        output: which may be there, unfinished or finished; None if that does not count.
+        reuse: a file whose rows are to be taken.
+    """
+    for path in ([partial_path(output), output] if output else []) + ([reuse] if reuse else []):
+        if path.is_file() or path == reuse:
+            with FeatureFile(path, allow_partial=True) as file:
+                return settings_of_file(file)
+    return None
+
+
+def kept(settings: Settings, stored: Settings | None) -> Settings:
+    """Return the settings, with what is left open (precision `auto`, batch size 0) as stored."""
+    if not stored:
+        return settings
+    precision = stored.precision if settings.precision == "auto" else settings.precision
+    batch_size = settings.batch_size or stored.batch_size
+    return with_precision(replace(settings, batch_size=batch_size), precision)
+
+
+def with_precision(settings: Settings, precision: str) -> Settings:
+    """Return the settings with this precision, and the digest that goes with it."""
+    digest = int8_sha256() if precision == "int8" else ""
+    return replace(settings, precision=precision, int8_sha256=digest)
+
+
+def settings_of_file(file: FeatureFile) -> Settings:
+    """Return the settings that a feature file was made with.
+
+    Raises:
+        FeatureFileError: it does not say them.
+    """
+    with damage(file.path):
+        return settings_of(file.attributes, tuple(file.shapes))
+
+
+def read_projection(path: Path, settings: Settings) -> dict[str, np.ndarray]:
+    """Return the projections that a feature file, finished or not, keeps.
+
+    Raises:
+        FeatureFileError: it cannot be read, has not those that the poolings need, or is of another
+            network.
+    """
+    taken = [pooling(spec).parameters for spec in settings.poolings]
+    wanted = {name for names in taken for name in names if names[-1] == FITTED_ON}
+    with FeatureFile(path, allow_partial=True) as file:
+        made = settings_of_file(file)
+        for name in NETWORK:
+            was, asked = getattr(made, name), getattr(settings, name)
+            if was != asked:
+                raise FeatureFileError(
+                    f"the projection of {path} is of another network: its {name} is {was}, and "
+                    f"here it is {asked}"
+                )
+        lacking = sorted(wanted - file.parameters.keys() - {FITTED_ON})
+        if lacking or not wanted:
+            what = ", ".join(lacking) or "projection to be used: no --pooling takes one"
+            raise FeatureFileError(f"{path} has no {what}")
+        return {name: file.parameters[name] for name in wanted}

@@ -1,0 +1,186 @@
+"""VGG16 in 8 bits, by the kernels of LiteRT (TensorFlow Lite's successor) for a CPU.
+
+Kernels are quantised channel by channel, activations by the fixed ranges of `int8.json`, so that
+the network is the same for every photo, batch, shard and machine. Sums are of integers, and exact.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bilinear_cli.config import cache_folder
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.files import whole
+from bilinear_cli.networks.applications import layer_of, preprocess_of
+from bilinear_cli.networks.precision import ELSE, int8_sha256, int8_table
+from bilinear_cli.networks.quiet import silent_stderr
+from bilinear_cli.networks.weights import BLOCKS
+
+log = logging.getLogger(__name__)
+
+
+def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Load the 8-bit network; build it first if it is not in the cache.
+
+    Args:
+        tensors: VGG16's published weights.
+        layer: whose maps are taken.
+
+    Returns:
+        A function of uint8 RGB photos (batch, size, size, 3) -> float32 maps (batch, height,
+        width, channels), for use in a graph.
+
+    Raises:
+        BilinearError: LiteRT does not take the network.
+        UsageError: there is no such layer.
+    """
+    names = _layers(layer)
+    n_pools = sum(name.endswith("pool") for name in names)
+    channels = BLOCKS[int(names[-1][5]) - 1][1]
+    model = _cached(tensors, names)
+    _check(model)
+
+    def run(photos: np.ndarray) -> np.ndarray:
+        return run_int8(model, photos)
+
+    def forward(photos: tf.Tensor) -> tf.Tensor:
+        maps = tf.numpy_function(run, [photos], tf.float32)
+        n, *sides, _ = photos.shape
+        return tf.ensure_shape(maps, (n, *(s and s // 2**n_pools for s in sides), channels))
+
+    return forward
+
+
+def build_int8(
+    tensors: Mapping[str, np.ndarray], names: Sequence[str], ranges: Mapping[str, float]
+) -> bytes:
+    """Return the network up to the last of these layers as a LiteRT model.
+
+    It takes uint8 RGB photos in a frame, see `framed`, of any size, and gives float32 maps; in
+    between all is in 8 bits. The mean colour, which VGG16 takes off its photos, is in the first
+    bias, so that the photos are not rounded.
+    """
+    # the converter takes its ranges from these
+    fake_quant = tf.quantization.fake_quant_with_min_max_args
+    first, mean = names[0], mean_colour()
+
+    @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
+    def network(x: tf.Tensor) -> tf.Tensor:
+        x = fake_quant(x, 0, 255)
+        for name in names:
+            if name.endswith("pool"):
+                x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+                continue
+            kernel, bias = tensors[f"{name}/kernel"], tensors[f"{name}/bias"]
+            if name == first:
+                kernel = kernel[:, :, ::-1]  # they are of BGR
+                bias = bias - np.einsum("hwio,i->o", kernel, mean)
+            x = tf.nn.conv2d(x, kernel, 1, "VALID" if name == first else "SAME")
+            x = fake_quant(tf.nn.relu(tf.nn.bias_add(x, bias)), 0, ranges[name])
+        return x
+
+    handlers = logging.root.handlers[:]  # the converter adds one, which repeats all that is logged
+    with silent_stderr():
+        graph = network.get_concrete_function()
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.inference_input_type = tf.uint8
+        model = converter.convert()
+    logging.root.handlers[:] = handlers
+    return model
+
+
+def mean_colour() -> np.ndarray:
+    """Return what VGG16 takes off the RGB pixels of its photos, float32 (3,)."""
+    return -preprocess_of("vgg16")(np.zeros(3, np.float32))[::-1]
+
+
+def framed(photos: np.ndarray) -> np.ndarray:
+    """Return photos with a pixel of the mean colour, to a whole number, around each.
+
+    The network takes that for zeros, of which it has a frame around all its maps.
+    """
+    n, height, width, channels = photos.shape
+    found = np.empty((n, height + 2, width + 2, channels), np.uint8)
+    found[:] = np.rint(mean_colour())
+    found[:, 1:-1, 1:-1] = photos
+    return found
+
+
+def _layers(last: str) -> list[str]:
+    """Return the names of VGG16's layers up to this one."""
+    names = []
+    for block, (n_convolutions, _) in enumerate(BLOCKS, 1):
+        kinds = [*(f"conv{i}" for i in range(1, n_convolutions + 1)), "pool"]
+        names += [f"block{block}_{kind}" for kind in kinds]
+    return names[: names.index(layer_of("vgg16", last)) + 1]
+
+
+def _cached(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
+    """Return the model from the cache, where a first line says what it is and its own SHA-256."""
+    path = cache_folder() / f"vgg16-int8-{names[-1]}.tflite"
+    what = f"{int8_sha256()} tensorflow {tf.__version__}"
+    try:
+        line, _, model = path.read_bytes().partition(b"\n")
+    except OSError:  # there is none yet
+        line, model = b"", b""
+    if line.decode(errors="replace") == _line(what, model):
+        return model
+    log.info("quantising VGG16, once: it is kept in %s", path)
+    model = build_int8(tensors, names, int8_table()["ranges"])
+    try:
+        with whole(path) as new:
+            new.write_bytes(_line(what, model).encode() + b"\n" + model)
+    except BilinearError as error:
+        log.warning("%s: it will be quantised each time", error)
+    return model
+
+
+def _line(what: str, model: bytes) -> str:
+    return f"{what} {hashlib.sha256(model).hexdigest()}"
+
+
+def _check(model: bytes) -> None:
+    """Raise a BilinearError if LiteRT cannot be loaded, or does not take the model."""
+    try:
+        _interpreter(model, (1, 34, 34, 3))
+    except (ImportError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BilinearError(
+            f"ai-edge-litert does not take the network: {said}: pip install --upgrade '.[int8]', "
+            f"or {ELSE}"
+        ) from error
+
+
+def run_int8(model: bytes, photos: np.ndarray) -> np.ndarray:
+    """Return the maps of uint8 RGB photos (batch, height, width, 3), float32.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    pixels = framed(photos)
+    try:
+        network = _interpreter(model, pixels.shape)
+        network.set_tensor(network.get_input_details()[0]["index"], pixels)
+        network.invoke()
+    except RuntimeError as error:  # it knows no other; the model was loaded before
+        raise MemoryError(str(error)) from error
+    return network.get_tensor(network.get_output_details()[0]["index"])
+
+
+@lru_cache(maxsize=32)  # the sizes of a photo's views
+def _interpreter(model: bytes, shape: tuple[int, ...]) -> Any:
+    """Return the model made ready for photos of this shape."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with silent_stderr():
+        network = Interpreter(model_content=model, num_threads=os.cpu_count())
+        network.resize_tensor_input(network.get_input_details()[0]["index"], shape)
+        network.allocate_tensors()
+    return network

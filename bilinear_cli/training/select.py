@@ -1,0 +1,228 @@
+"""Hyper-parameters, chosen on folds of the training photos."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from bilinear_cli.errors import BilinearError, UsageError, some
+from bilinear_cli.training.metrics import by_photo, log_loss, top1
+from bilinear_cli.training.rows import Rows
+
+log = logging.getLogger(__name__)
+
+DECADES = range(-3, 9)  # of C, in units of one over the features' mean square
+PATIENCE = 2  # decades that together must gain something for the climb to go on, from 0 on
+GAIN = 0.5  # of a standard error of the accuracy
+SMOOTHING = (0.0, 0.1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train.
+
+    Attributes:
+        classifier: `softmax`, `svm`, `ridge`, `mlp` or `conv1x1`.
+        normalize: one of `inputs.NORMALIZE`.
+        top_variance: how many entries of highest variance to keep; None for all.
+        C: weight of the losses; None: chosen by cross-validation.
+        label_smoothing: likewise, of softmax, mlp and conv1x1.
+        folds: of the cross-validation, at most.
+        solver: one of `problem.SOLVERS`.
+        min_photos: classes with fewer photos are left out.
+        seed: of the folds, and of mlp and conv1x1.
+        hidden: units of the mlp.
+        dropout: share of the mlp's hidden units that are left out at a time.
+        channels: of the conv1x1.
+        frozen: leave the conv1x1's projection as it was initialised.
+        refit_all: fit the final model on the test photos too.
+    """
+
+    classifier: str = "softmax"
+    normalize: str = "auto"
+    top_variance: int | None = None
+    C: float | None = None
+    label_smoothing: float | None = None
+    folds: int = 5
+    solver: str = "auto"
+    min_photos: int = 2
+    seed: int = 0
+    hidden: int = 256
+    dropout: float = 0.5
+    channels: int = 144
+    frozen: bool = False
+    refit_all: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError if an option is out of range, or not one of this classifier's."""
+        if self.C is not None and not 0 < self.C < np.inf:
+            raise UsageError(f"-C {self.C} is not above zero, or not a number")
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"--label-smoothing {self.label_smoothing} is not from 0 to below 1")
+        not_theirs = {
+            "-C": self.C is not None and self.classifier in ("mlp", "conv1x1"),
+            "--label-smoothing": self.label_smoothing and self.classifier in ("svm", "ridge"),
+            f"--solver {self.solver}": self.classifier == "conv1x1" and self.solver != "auto",
+            "--solver stream": self.classifier == "mlp" and self.solver == "stream",
+            "--frozen": self.frozen and self.classifier != "conv1x1",
+            "--normalize": self.normalize != "auto" and self.classifier == "conv1x1",
+            "--top-variance": self.top_variance and self.classifier == "conv1x1",
+        }
+        for option, given in not_theirs.items():
+            if given:
+                raise UsageError(f"{option} is not for --classifier {self.classifier}")
+
+    @property
+    def smoothings(self) -> Sequence[float]:
+        """The label smoothings to try."""
+        if self.classifier in ("svm", "ridge"):
+            return (0.0,)
+        return SMOOTHING if self.label_smoothing is None else (self.label_smoothing,)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and on what grounds.
+
+    Attributes:
+        label_smoothing: of the targets.
+        C: weight of the losses, or None.
+        epochs: to train for, or None.
+        rows: the rows that were scored by fits that had not seen them.
+        scores: theirs, (rows, classes).
+        curve: a point for each setting tried: the settings, `top1`, `log_loss`.
+        folds: how many were held out in turn.
+        solver: `gram` or `stream`, or None.
+    """
+
+    label_smoothing: float
+    C: float | None
+    epochs: int | None
+    rows: Rows
+    scores: np.ndarray
+    curve: Sequence[dict[str, Any]]
+    folds: int = 0
+    solver: str | None = None
+
+    def report(self) -> dict[str, Any]:
+        """Return it for `metrics.json`; None for the figures if nothing was held out."""
+        best = max(self.curve, key=_merit) if self.curve else {"top1": None, "log_loss": None}
+        return {
+            "C": self.C,
+            "label_smoothing": self.label_smoothing,
+            "epochs": self.epochs,
+            "folds": self.folds,
+            "solver": self.solver,
+            "oof_top1": best["top1"],
+            "oof_log_loss": best["log_loss"],
+            "curve": self.curve,
+        }
+
+
+def folds(rows: Rows, n_folds: int, seed: int) -> list[np.ndarray]:
+    """Return the held-out rows of each fold: stratified by class, groups whole.
+
+    Args:
+        rows: the training rows.
+        n_folds: how many; fewer if no class has so many groups.
+        seed: of the shuffle.
+
+    Raises:
+        BilinearError: no class has two groups.
+    """
+    labels, group = rows.labels, rows.group
+    groups_of = np.array([len(np.unique(group[labels == k])) for k in np.unique(labels)])
+    if groups_of.max() < 2:
+        raise BilinearError(
+            "no class has two training photos, or groups, to choose settings by: add photos, or "
+            "give softmax, svm or ridge their -C, and softmax --label-smoothing"
+        )
+    if groups_of.max() < n_folds:
+        n_folds = int(groups_of.max())
+        log.info("%d folds: no class has more training photos, or groups", n_folds)
+    elif groups_of.min() < n_folds:
+        few = some(rows.class_names[np.unique(labels)[groups_of < n_folds]])
+        log.info("held out in some of the %d folds alone, as they have fewer: %s", n_folds, few)
+    alone = len(np.unique(group)) == len(group)
+    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(
+        n_folds, shuffle=True, random_state=seed
+    )
+    with warnings.catch_warnings():  # of what has just been said
+        warnings.simplefilter("ignore", UserWarning)
+        split = splitter.split(labels, labels, None if alone else group)
+        return [held_out for _, held_out in split]
+
+
+def choose(
+    rows: Rows,
+    held_out: Sequence[np.ndarray],
+    smoothings: Sequence[float],
+    trials: Callable[[float], Iterator[tuple[dict[str, Any], np.ndarray]]],
+) -> Choice:
+    """Try settings, and choose by accuracy, then by log loss.
+
+    Args:
+        rows: the training rows.
+        held_out: the folds, of which the scores are.
+        smoothings: of the labels, each tried.
+        trials: smoothing -> (settings, scores (rows, classes) of the held-out rows), one by one;
+            they are ended when an ascending C brings hardly more.
+    """
+    scored = np.sort(np.concatenate(held_out))
+    theirs = rows.take(scored)
+    first = by_photo(theirs.photo, np.zeros((len(scored), 1)))[0]
+    curve, kept = [], {}
+    for smoothing in smoothings:
+        points: list[dict[str, Any]] = []
+        for settings, scores in trials(smoothing):
+            mean = by_photo(theirs.photo, scores[scored])[1]
+            labels = theirs.labels[first]
+            figures = {"top1": top1(mean, labels), "log_loss": log_loss(mean, labels)}
+            points.append({"label_smoothing": smoothing, **settings, **figures})
+            log.info("%s: %.4f", _said(points[-1]), figures["top1"])
+            if points[-1] is max(points, key=_merit):
+                kept[smoothing] = scores[scored]
+            if _climbed(points, len(first)):
+                break
+        curve += points
+    best = max(curve, key=_merit)
+    chosen = (best["label_smoothing"], best.get("C"), best.get("epochs"))
+    return Choice(*chosen, theirs, kept[best["label_smoothing"]], curve, len(held_out))
+
+
+def _said(point: dict[str, Any]) -> str:
+    names = {"C": "C", "epochs": "epochs", "label_smoothing": "smoothing"}
+    return ", ".join(f"{said} {point[name]:g}" for name, said in names.items() if name in point)
+
+
+def _climbed(points: Sequence[dict[str, Any]], n_photos: int) -> bool:
+    """Say whether the last points, beyond decade 0, are hardly better than those before them."""
+    top1s = [point["top1"] for point in points]
+    if DECADES[0] + len(points) <= PATIENCE:
+        return False
+    before = max(top1s[:-PATIENCE])
+    standard_error = np.sqrt(before * (1 - before) / n_photos)
+    return max(top1s[-PATIENCE:]) - before <= GAIN * standard_error
+
+
+def _merit(point: dict[str, Any]) -> tuple[float, float]:
+    """Rank by accuracy, and by log loss among equals."""
+    return point["top1"], -point["log_loss"]
+
+
+def grid(mean_square: float) -> list[float]:
+    """Return the C to try, ascending, to three digits.
+
+    Args:
+        mean_square: the features' mean squared norm.
+    """
+    return [float(f"{10.0**decade / mean_square:.3g}") for decade in DECADES]
+
+
+def by_way_of(C: float) -> list[float]:
+    """Return smaller C, each quickly fitted from the ones before, and C."""
+    return [C / 10.0**decades for decades in (4, 3, 2, 1, 0)]

@@ -1,0 +1,137 @@
+"""Sums over the training rows: here, in passes over the file, or by workers.
+
+What is to be solved is posed with a few sums, and they may be taken anywhere: `Here` takes them in
+this process; `cluster/sums.py` lets workers take those of their rows, and adds them up.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from bilinear_cli.store import FeatureFile
+from bilinear_cli.training import gram, inputs
+from bilinear_cli.training.columns import Batches, Blocks, Passes
+from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.model import Model
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+class Sums(Protocol):
+    """Sums over the training rows, as a classifier sees them; X is those less their mean."""
+
+    def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return X Xᵀ, the rows' mean and their mean square, as `gram.gram` does."""
+
+    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        """Return Xᵀ α, float32 (d, k), of α float32 (n, k)."""
+
+    def stream(self, progress: Progress | None) -> "Stream":
+        """Return what fitting by passes over X starts from."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What fitting by passes over the training rows starts from.
+
+    Attributes:
+        passes: over the rows less their mean.
+        mean: float32 (d,), theirs.
+        variance: float64 (d,), the sum of squares of each column of those less their mean.
+        mean_square: their mean squared norm before that.
+    """
+
+    passes: Passes
+    mean: np.ndarray
+    variance: np.ndarray
+    mean_square: float
+
+    @classmethod
+    def of_sums(
+        cls, passes: Passes, mean: np.ndarray, variance: np.ndarray, squares: float, n: int
+    ) -> "Stream":
+        """Take the sum of the squared norms of n rows.
+
+        Raises:
+            BilinearError: all rows are the same.
+        """
+        gram.refuse_same(variance.sum(), squares)
+        return cls(passes, mean, variance, squares / n)
+
+
+class Workers(Protocol):
+    """Who takes sums elsewhere; see `cluster/sums.py`."""
+
+    n: int
+
+    def over(self, parts: Sequence[Part], rows: np.ndarray) -> Sums:
+        """Return sums over rows of these numbers."""
+
+    def scores(self, model: Model, rows: np.ndarray) -> np.ndarray:
+        """Return scores (len(rows), classes) of rows of these numbers."""
+
+
+def tell_pass(seconds: float) -> None:
+    """Say how long a fit takes, from the time of one pass."""
+    log.info(
+        "a pass takes at least %.1f s; a C takes some 10 to 50 of them, the last fit 50 to 500",
+        seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Here:
+    """Sums over rows of a file, taken in this process; see `Sums`.
+
+    Attributes:
+        file: the features.
+        parts: what of them, normalised how.
+        rows: the rows' numbers.
+    """
+
+    file: FeatureFile
+    parts: Sequence[Part]
+    rows: np.ndarray
+
+    def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return X Xᵀ, the rows' mean and their mean square."""
+        d = sum(part.n_features for part in self.parts)
+        columns = inputs.columns(self.parts, self.file, self.rows)
+        return gram.gram(columns, len(self.rows), d, progress)
+
+    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        """Return Xᵀ α."""
+        return gram.weights_of(inputs.columns(self.parts, self.file, self.rows), mean, alpha)
+
+    def stream(self, progress: Progress | None) -> Stream:
+        """Take means and variances in two passes; fits read the file again and again."""
+        n, d = len(self.rows), sum(part.n_features for part in self.parts)
+        mean, variance, squares = np.zeros(d), np.zeros(d), 0.0
+        for which, block in inputs.batches(self.parts, self.file, self.rows):
+            mean += block.sum(axis=0, dtype=np.float64) / n
+            squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
+            if progress:
+                progress(which.stop, 2 * n)
+        middle, began = mean.astype(np.float32), time.perf_counter()
+        batches = partial(self._centred, middle)
+        for which, block in batches(np.arange(n))():
+            variance += np.einsum("ij,ij->j", block, block)
+            if progress:
+                progress(n + which.stop, 2 * n)
+        tell_pass(time.perf_counter() - began)
+        return Stream.of_sums(Blocks(batches), middle, variance, squares, n)
+
+    def _centred(self, mean: np.ndarray, which: np.ndarray) -> Batches:
+        def batches() -> Iterator[tuple[slice, np.ndarray]]:
+            for places, block in inputs.batches(self.parts, self.file, self.rows[which]):
+                block -= mean
+                yield places, block
+
+        return batches

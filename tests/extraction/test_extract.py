@@ -1,0 +1,573 @@
+"""Tests of stage 1 with a small random network in place of VGG16."""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.errors import assert_names, raises
+from support.feature_files import all_rows
+from support.network import random_kernel, small_maps, small_network
+from support.photos import class_folders, make_photo
+
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
+from bilinear_cli.extraction.extract import extract
+from bilinear_cli.extraction.stored import stored_settings
+from bilinear_cli.photos.dataset import Dataset, load_dataset
+from bilinear_cli.photos.images import read_photo
+from bilinear_cli.recipe import Settings
+from bilinear_cli.store import FeatureFile, partial_path
+
+SIZE, BATCH = 32, 3
+POOLINGS = ("max", "avg", "sum", "bilinear", "conv5")
+SETTINGS = Settings(POOLINGS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64)
+
+
+class Network:
+    """The small network, and a count of how often it is loaded and of the batches it computes.
+
+    Attributes:
+        kernel: of the convolution.
+        at_batch: what to do before a batch is computed, by its number from 1.
+    """
+
+    def __init__(
+        self,
+        kernel: np.ndarray | None = None,
+        at_batch: dict[int, Callable[[], Any]] | None = None,
+    ) -> None:
+        self.kernel = random_kernel() if kernel is None else kernel
+        self.at_batch = at_batch or {}
+        self.loaded = self.batches = 0
+
+    def load(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        self.loaded += 1
+        return small_network(self._count, kernel=self.kernel)
+
+    def _count(self, _: np.ndarray) -> None:
+        self.batches += 1
+        self.at_batch.get(self.batches, int)()
+
+
+def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
+    """Return every pooling of one photo's maps, the plain way."""
+    x = maps.reshape(-1, maps.shape[-1])
+    matrix = np.sqrt(x.T @ x)
+    upper = np.triu(matrix) + np.triu(matrix, 1) * (np.sqrt(2) - 1)
+    return {
+        "max": x.max(axis=0),
+        "avg": x.mean(axis=0),
+        "sum": x.sum(axis=0),
+        "bilinear": upper[np.triu_indices(len(matrix))] / np.linalg.norm(matrix),
+        "conv5": maps,
+    }
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Dataset:
+    """Return a set of 8 photos, which are two batches of 3 and one of 2."""
+    return load_dataset(str(class_folders(tmp_path / "birds", {"tit": 4, "wren": 4})))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "features" / "birds.h5"
+
+
+def run(dataset: Dataset, output: Path, settings: Settings = SETTINGS, **options: Any) -> Network:
+    """Extract with a new network and return it."""
+    network = options.pop("network", None) or Network()
+    extract(dataset, settings, output, network.load, **options)
+    return network
+
+
+def stopping_at(done: int) -> Callable[[int, int], None]:
+    """Return a progress callback that interrupts the run when so many photos are done."""
+
+    def progress(now: int, _: int) -> None:
+        if now >= done:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def interrupt(dataset: Dataset, output: Path, done: int, **options: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, output, progress=stopping_at(done), **options)
+    with FeatureFile(partial_path(output), allow_partial=True) as file:
+        assert file.rows_done == done
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Return every byte of a feature file except its time of creation."""
+    items: dict[str, Any] = {}
+
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            items[name] = (item.dtype.str, item.shape, item[()].tobytes(), dict(item.attrs))
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+        items |= {key: value for key, value in file.attrs.items() if key != "created"}
+    return items
+
+
+def refused(
+    dataset: Dataset, output: Path, *facts: Any, settings: Settings = SETTINGS, **options: Any
+) -> None:
+    """Check that a run ends with one line that has these facts before it loads the network."""
+    network = Network()
+    with raises(FeatureFileError, *facts):
+        run(dataset, output, settings, network=network, **options)
+    assert network.loaded == 0
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """Return what the program logs at this level."""
+    records = [x for x in caplog.records if x.name.startswith("bilinear_cli")]
+    return [x.getMessage() for x in records if x.levelno == level]
+
+
+def sha256_of(dataset: Dataset, path: str) -> str:
+    return hashlib.sha256((dataset.root / path).read_bytes()).hexdigest()
+
+
+# What is in the file ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "large"), [(6, ()), (256, ("bilinear", "conv5"))])
+def test_rows_are_what_each_photo_alone_gives(
+    birds: Dataset, output: Path, channels: int, large: tuple[str, ...]
+) -> None:
+    network = run(birds, output, network=Network(random_kernel(channels)))
+    assert (network.loaded, network.batches) == (1, 3)
+    with FeatureFile(output) as file:
+        for row, path in enumerate(birds.paths):
+            (photo,) = read_photo(birds.root / path, [SIZE])
+            for spec, expected in pooled(small_maps(photo, network.kernel)).items():
+                (stored,) = file.read(spec, np.array([row]))
+                assert file.row_dtype(spec) == (np.float16 if spec in large else np.float32)
+                precision = {"rtol": 2e-3, "atol": 1e-4} if spec in large else {"rtol": 1e-4}
+                np.testing.assert_allclose(stored, expected, **precision)
+                assert np.abs(expected).sum() > 0
+
+
+def test_columns_say_which_photo_a_row_shows(birds: Dataset, output: Path) -> None:
+    birds = replace(birds, group=np.array([f"nest {i // 2}" for i in range(8)]))
+    run(birds, output)
+    with FeatureFile(output) as file:
+        for name in ("paths", "labels", "split", "group"):
+            np.testing.assert_array_equal(getattr(file, name), getattr(birds, name))
+        assert list(file.class_names) == ["tit", "wren"]
+        assert list(file.photo) == list(range(8))
+        assert list(file.view) == ["original"] * 8
+        assert list(file.sha256) == [sha256_of(birds, path) for path in birds.paths]
+        assert set(file.split) == {"train", "test"}
+        assert file.skipped == {}
+
+
+def test_attributes_say_how_the_file_was_made(birds: Dataset, output: Path) -> None:
+    run(birds, output, attributes={"limit": 7})
+    with FeatureFile(output) as file:
+        expected = {
+            "backbone": "vgg16",
+            "layer": "block5_conv3",
+            "weights_sha256": "0" * 64,
+            "image_size": SIZE,
+            "resize": "squash",
+            "precision": "float32",
+            "batch_size": BATCH,
+            "views": "original",
+            "data": birds.spec,
+            "data_kind": "folders",
+            "data_root": str(birds.root),
+            "split_seed": 0,
+            "limit": 7,
+        }
+        assert expected.items() <= file.attributes.items()
+        for name in ("bilinear-cli", "tensorflow", "keras", "pillow", "libjpeg", "numpy"):
+            assert f"{name} " in file.attributes["versions"]
+    assert stored_settings(output) == replace(SETTINGS, poolings=tuple(sorted(POOLINGS)))
+    assert stored_settings(output.with_name("none.h5")) is None
+    assert stored_settings(None) is None
+    assert stored_settings(None, output) == stored_settings(output)
+
+
+def test_a_split_that_the_set_brought_has_no_seed(birds: Dataset, output: Path) -> None:
+    run(replace(birds, split_seed=None), output)
+    with FeatureFile(output) as file:
+        assert file.attributes["split_seed"] == -1
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_batches_of_any_size_give_the_same(
+    birds: Dataset, output: Path, tmp_path: Path, batch_size: int
+) -> None:
+    run(birds, output)
+    run(birds, tmp_path / "other.h5", replace(SETTINGS, batch_size=batch_size))
+    with FeatureFile(output) as file, FeatureFile(tmp_path / "other.h5") as other:
+        for spec in POOLINGS:
+            np.testing.assert_allclose(all_rows(other, spec), all_rows(file, spec), rtol=1e-4)
+
+
+def test_progress_counts_photos(birds: Dataset, output: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    run(birds, output, progress=lambda *step: steps.append(step))
+    assert steps == [(0, 8), (3, 8), (6, 8), (8, 8)]
+
+
+# Resuming --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("done", [0, 3, 6, 8])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    birds: Dataset, output: Path, tmp_path: Path, done: int
+) -> None:
+    run(birds, tmp_path / "whole.h5")
+    interrupt(birds, output, done)
+    assert not output.exists()
+
+    steps: list[int] = []
+    network = run(birds, output, progress=lambda now, _: steps.append(now))
+    assert steps == [now for now in (0, 3, 6, 8) if now >= done]
+    assert network.batches == len(steps) - 1  # none is computed a second time
+    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert [path.name for path in output.parent.iterdir()] == ["birds.h5"]
+
+
+def test_a_network_that_fails_loses_only_its_batch(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("the network fails")
+
+    run(birds, tmp_path / "whole.h5")
+    for batch in (2, 2, 1):
+        with pytest.raises(tf.errors.OpError, match="the network fails"):
+            run(birds, output, network=Network(at_batch={batch: fail}))
+    assert run(birds, output).batches == 1
+    assert contents(output) == contents(tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_killed_run_resumes_to_the_same_bits(
+    birds: Dataset, output: Path, tmp_path: Path, batch: int
+) -> None:
+    """A copy of the file in the middle of a run is what SIGKILL leaves of it."""
+    killed = tmp_path / "killed.h5"
+
+    def copy() -> None:
+        assert not output.exists()
+        shutil.copyfile(partial_path(output), partial_path(killed))
+
+    run(birds, output, network=Network(at_batch={batch: copy}))
+    with FeatureFile(killed, allow_partial=True) as file:
+        assert file.rows_done == BATCH * (batch - 1)
+    assert run(birds, killed).batches == 4 - batch
+    assert contents(killed) == contents(output)
+
+
+def test_photos_in_another_order_keep_their_rows(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    columns = ("paths", "labels", "split", "group")
+    turned = replace(birds, **{name: getattr(birds, name)[::-1] for name in columns})
+    run(birds, tmp_path / "whole.h5")
+    interrupt(birds, output, 3)
+    run(turned, output)
+    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert run(turned, output).loaded == 0
+
+
+def test_a_damaged_row_is_found_before_resuming(birds: Dataset, output: Path) -> None:
+    interrupt(birds, output, 6)
+    with h5py.File(partial_path(output), "r+") as file:
+        file["features/avg"][4, 2] += 1
+    refused(birds, output, partial_path(output), 4, "features/avg")
+
+
+# A file that is there --------------------------------------------------------------------
+
+
+def test_a_second_identical_run_does_nothing(
+    birds: Dataset, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(birds, output)
+    before = output.read_bytes()
+    caplog.set_level(logging.INFO)
+    assert run(birds, output).loaded == 0
+    assert output.read_bytes() == before
+    (line,) = lines(caplog, logging.INFO)
+    assert_names(line, output, "--overwrite")
+
+
+def test_poolings_may_stand_in_another_order(birds: Dataset, output: Path) -> None:
+    run(birds, output)
+    assert run(birds, output, replace(SETTINGS, poolings=POOLINGS[::-1])).loaded == 0
+
+
+CHANGES = [
+    ({"layer": "block5_pool"}, ("layer", "block5_conv3", "block5_pool")),
+    ({"image_size": 64}, ("image-size", 32, 64)),
+    ({"resize": "pad"}, ("resize", "squash", "pad")),
+    ({"precision": "bfloat16"}, ("precision", "float32", "bfloat16")),
+    ({"batch_size": 2}, ("batch-size", 3, 2)),
+    ({"weights_sha256": "1" * 64}, ("sha256", "0" * 64, "1" * 64)),
+    ({"backbone": "vgg19"}, ("backbone", "vgg16", "vgg19")),
+    ({"poolings": ("compact:9",)}, ("pooling", *POOLINGS, "compact:9")),
+    ({"seed": 7}, ("seed", 0, 7)),
+]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_settings_that_differ_are_refused_with_both_values(
+    birds: Dataset, output: Path, finished: bool
+) -> None:
+    path = begin(birds, output, finished)
+    before = path.read_bytes()
+    for change, facts in CHANGES:
+        facts = (path, "--output", "--overwrite", *facts)
+        refused(birds, output, *facts, settings=replace(SETTINGS, **change))
+        assert path.read_bytes() == before
+
+
+def begin(dataset: Dataset, output: Path, finished: bool) -> Path:
+    """Extract all photos, or two batches of them, and return the path of what is there."""
+    if finished:
+        run(dataset, output)
+        return output
+    interrupt(dataset, output, 6)
+    return partial_path(output)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("change", ["gone", "new", "changed"])
+def test_other_photos_are_refused_by_name(
+    birds: Dataset, output: Path, change: str, finished: bool
+) -> None:
+    path = begin(birds, output, finished)
+    name = {"gone": "tit/1.png", "new": "tit/new.png", "changed": "tit/3.png"}[change]
+    if change == "gone":
+        (birds.root / name).unlink()
+    else:
+        make_photo(birds.root / name, seed=99)
+    facts = (path, name, "--output", f"--reuse {path}", "--overwrite")
+    refused(load_dataset(birds.spec), output, *facts)
+
+
+def test_photos_whose_rows_are_to_come_may_change(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    interrupt(birds, output, 6)
+    make_photo(birds.root / birds.paths[6], seed=99)
+    run(birds, output)
+    run(birds, tmp_path / "whole.h5")
+    assert contents(output) == contents(tmp_path / "whole.h5")
+    with FeatureFile(output) as file:
+        assert file.sha256[6] == sha256_of(birds, birds.paths[6])
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_overwrite_begins_again(birds: Dataset, output: Path, finished: bool) -> None:
+    begin(birds, output, finished)
+    make_photo(birds.root / "tit" / "1.png", seed=99)
+    network = run(birds, output, replace(SETTINGS, poolings=("max",)), overwrite=True)
+    assert network.batches == 3
+    assert [path.name for path in output.parent.iterdir()] == ["birds.h5"]
+    with FeatureFile(output) as file:
+        assert list(file.shapes) == ["max"]
+        assert file.sha256[1] == sha256_of(birds, "tit/1.png")
+
+
+def test_an_overwriting_run_that_stops_leaves_the_old_file(birds: Dataset, output: Path) -> None:
+    run(birds, output)
+    before = output.read_bytes()
+    interrupt(birds, output, 3, overwrite=True)
+    assert output.read_bytes() == before
+
+
+def test_an_overwriting_run_that_stops_resumes_without_overwrite(
+    birds: Dataset, output: Path
+) -> None:
+    run(birds, output)
+    interrupt(birds, output, 3, overwrite=True, settings=replace(SETTINGS, resize="crop"))
+    assert stored_settings(output).resize == "crop"  # type: ignore[union-attr]
+    assert run(birds, output, replace(SETTINGS, resize="crop")).batches == 2
+    with FeatureFile(output) as file:
+        assert file.attributes["resize"] == "crop"
+    assert not partial_path(output).exists()
+
+
+def test_a_folder_is_no_output(birds: Dataset, output: Path) -> None:
+    output.mkdir(parents=True)
+    for overwrite in (True, False):
+        refused(birds, output, output, "--output", overwrite=overwrite)
+
+
+def test_an_output_that_is_no_feature_file_is_left_alone(birds: Dataset, output: Path) -> None:
+    output.parent.mkdir()
+    output.write_text("notes")
+    refused(birds, output, output, "HDF5")
+    assert output.read_text() == "notes"
+
+
+# Bad photos ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoilt(birds: Dataset) -> Dataset:
+    """Return the set with two files, in the second and third batch, that are no photos."""
+    for path in (birds.paths[4], birds.paths[7]):
+        (birds.root / path).write_bytes(b"no photo")
+    return birds
+
+
+def stop_at_bad(dataset: Dataset, output: Path, *facts: str) -> None:
+    """Run without --skip-bad, and check that the run ends with the second batch."""
+    with raises(BadPhotoError, dataset.root / "wren/0.png", 3, 8, "--skip-bad", *facts):
+        run(dataset, output)
+    with FeatureFile(partial_path(output), allow_partial=True) as file:
+        assert file.rows_done == 3
+
+
+def test_a_bad_photo_stops_the_run_and_keeps_the_rows_of_earlier_batches(
+    spoilt: Dataset, output: Path
+) -> None:
+    for _ in range(2):
+        stop_at_bad(spoilt, output)
+
+
+def test_a_run_resumes_when_the_photos_are_mended(
+    spoilt: Dataset, output: Path, tmp_path: Path
+) -> None:
+    stop_at_bad(spoilt, output)
+    for seed, path in enumerate((spoilt.paths[4], spoilt.paths[7])):
+        make_photo(spoilt.root / path, seed=90 + seed)
+    assert run(spoilt, output).batches == 2
+    run(spoilt, tmp_path / "whole.h5")
+    assert contents(output) == contents(tmp_path / "whole.h5")
+
+
+def check_skipped(spoilt: Dataset, output: Path, whole: Path) -> None:
+    """Compare a file without the bad photos with one of a set that never had them."""
+    keep = [0, 1, 2, 3, 5, 6]
+    columns = ("paths", "labels", "split", "group")
+    run(replace(spoilt, **{name: getattr(spoilt, name)[keep] for name in columns}), whole)
+    with FeatureFile(output) as file, FeatureFile(whole) as other:
+        for name in (*columns, "sha256", "view"):
+            np.testing.assert_array_equal(getattr(file, name), getattr(other, name))
+        for spec in POOLINGS:
+            np.testing.assert_allclose(all_rows(file, spec), all_rows(other, spec), rtol=1e-4)
+        assert file.skipped.keys() == {"wren/0.png", "wren/3.png"}
+        for path, reason in file.skipped.items():
+            assert_names(reason, spoilt.root / path)
+
+
+def test_bad_photos_are_left_out_and_named(
+    spoilt: Dataset, output: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(spoilt, output, skip_bad=True)
+    warnings = lines(caplog, logging.WARNING)
+    for line, path in zip(warnings, ("wren/0.png", "wren/3.png"), strict=True):
+        assert_names(line, spoilt.root / path)
+    check_skipped(spoilt, output, tmp_path / "whole.h5")
+
+
+def test_a_run_that_stopped_at_a_bad_photo_resumes_without_it(
+    spoilt: Dataset, output: Path, tmp_path: Path
+) -> None:
+    stop_at_bad(spoilt, output)
+    assert run(spoilt, output, skip_bad=True).batches == 2
+    check_skipped(spoilt, output, tmp_path / "whole.h5")
+
+
+def test_bad_photos_of_an_interrupted_run_are_remembered(
+    spoilt: Dataset, output: Path, tmp_path: Path
+) -> None:
+    interrupt(spoilt, output, 6, skip_bad=True)
+    assert run(spoilt, output, skip_bad=True).batches == 1
+    check_skipped(spoilt, output, tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("skip_bad", [True, False])
+def test_a_file_without_its_bad_photos_is_complete(
+    spoilt: Dataset, output: Path, caplog: pytest.LogCaptureFixture, skip_bad: bool
+) -> None:
+    run(spoilt, output, skip_bad=True)
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    assert run(spoilt, output, skip_bad=skip_bad).loaded == 0
+    (line,) = lines(caplog, logging.INFO)
+    assert_names(line, output, "wren/0.png", "wren/3.png", "--overwrite")
+
+
+def test_a_photo_mended_after_it_was_skipped_stays_out(spoilt: Dataset, output: Path) -> None:
+    interrupt(spoilt, output, 6, skip_bad=True)
+    make_photo(spoilt.root / "wren/0.png", seed=99)
+    run(spoilt, output, skip_bad=True)
+    with FeatureFile(output) as file:
+        assert len(file.labels) == 6
+        assert file.skipped.keys() == {"wren/0.png", "wren/3.png"}
+        assert file.skipped["wren/0.png"]  # a reason, though the photo can be read now
+
+
+def test_a_photo_that_cannot_be_opened(birds: Dataset, output: Path) -> None:
+    (birds.root / "wren/0.png").unlink()  # after the set was listed
+    stop_at_bad(birds, output, "No such file or directory")
+
+
+def test_photos_that_all_could_not_be_opened_may_come_back(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    away = birds.root.rename(tmp_path / "away")  # as of a drive that is not there
+    with raises(BadPhotoError, birds.root / birds.paths[0], 0, 8):
+        run(birds, output)
+    away.rename(birds.root)
+    run(birds, output)
+    with FeatureFile(output) as file:
+        assert list(file.sha256) == [sha256_of(birds, path) for path in birds.paths]
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_photo_that_changes_during_the_run_is_not_left_out(
+    birds: Dataset, output: Path, skip_bad: bool
+) -> None:
+    def progress(done: int, _: int) -> None:
+        if done == 0:  # hashed, not read
+            make_photo(birds.root / "wren/0.png", seed=99)
+
+    with raises(BilinearError, birds.root / "wren/0.png"):
+        run(birds, output, progress=progress, skip_bad=skip_bad)
+    assert run(birds, output).batches == 2
+    with FeatureFile(output) as file:
+        assert file.sha256[4] == sha256_of(birds, "wren/0.png")
+
+
+@pytest.mark.parametrize(
+    ("factor", "spec", "dtype"), [(1e4, "conv5", "float16"), (1e36, "max", "float32")]
+)
+def test_an_overflow_names_the_photo(
+    birds: Dataset, output: Path, factor: float, spec: str, dtype: str
+) -> None:
+    for path in birds.paths:
+        make_photo(birds.root / path, colour="black")
+    make_photo(birds.root / "wren/1.png", colour="white")  # the last of the second batch
+    kernel = np.abs(random_kernel(256 if spec == "conv5" else 8)) * np.float32(factor)
+    with raises(BilinearError, spec, "wren/1.png", dtype, "--overwrite", "--precision float32"):
+        run(birds, output, replace(SETTINGS, poolings=(spec,)), network=Network(kernel))
+    with FeatureFile(partial_path(output), allow_partial=True) as file:
+        assert file.rows_done == 3
+
+
+def test_a_row_that_is_not_a_number_names_the_photo(birds: Dataset, output: Path) -> None:
+    kernel = random_kernel()
+    kernel[0, 0, 0, 3] = np.nan
+    with raises(BilinearError, "max", "tit/0.png"):
+        run(birds, output, replace(SETTINGS, poolings=("max",)), network=Network(kernel))

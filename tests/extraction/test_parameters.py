@@ -1,0 +1,427 @@
+"""Tests of the parameters of poolings: where they come from, and that files keep and share them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from support.errors import raises
+from support.feature_files import all_rows, replace_dataset
+from support.network import small_network
+from support.photos import class_folders
+
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
+from bilinear_cli.extraction.extract import extract
+from bilinear_cli.extraction.from_maps import pool_maps
+from bilinear_cli.extraction.stored import read_projection
+from bilinear_cli.photos.dataset import Dataset, load_dataset
+from bilinear_cli.poolings.functions import pool_function
+from bilinear_cli.poolings.parameters import make_parameters
+from bilinear_cli.poolings.projection import principal_directions, second_moment
+from bilinear_cli.recipe import Settings
+from bilinear_cli.run import train
+from bilinear_cli.store import FeatureFile, merge, partial_path
+from bilinear_cli.store.checks import parameter_sha256
+from bilinear_cli.training.select import Options
+
+SPECS = ("compact:16", "bilinear:3", "matrix-sqrt:3", "conv5")
+SETTINGS = Settings(SPECS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Dataset:
+    """Return a set of 11 photos, which are three batches of 3 and one of 2."""
+    return load_dataset(str(class_folders(tmp_path / "birds", {"tit": 6, "wren": 5})))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "x.h5"
+
+
+def run(dataset: Dataset, output: Path, settings: Settings = SETTINGS, **options: Any) -> Path:
+    projection = options.pop("projection", None)
+    known = read_projection(projection, settings) if projection else {}
+    extract(dataset, settings, output, small_network, parameters=known, **options)
+    return output
+
+
+def rows(path: Path) -> dict[str, np.ndarray]:
+    with FeatureFile(path, allow_partial=True) as file:
+        return {spec: all_rows(file, spec) for spec in file.shapes}
+
+
+def parameters(path: Path) -> dict[str, np.ndarray]:
+    with FeatureFile(path, allow_partial=True) as file:
+        return file.parameters
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+# Where they come from -------------------------------------------------------------------------
+
+
+def test_rows_are_pooled_with_the_parameters_of_the_file(birds: Dataset, output: Path) -> None:
+    run(birds, output)
+    arrays, stored = parameters(output), rows(output)
+    is_train = birds.split == "train"
+    assert {name: x.shape for name, x in arrays.items()} == {
+        "hash-16": (2, 6),
+        "sign-16": (2, 6),
+        "projection-3": (6, 3),
+        "fitted-on": (is_train.sum(),),
+    }
+    assert sorted(arrays["fitted-on"].astype(str)) == sorted(birds.sha256()[is_train])
+    for spec in SPECS:
+        wanted = pool_function(spec, arrays)(stored["conv5"]).numpy()
+        np.testing.assert_allclose(stored[spec], wanted, atol=1e-3 if ":3" in spec else 1e-5)
+        assert np.abs(stored[spec]).max() > 0.1
+
+
+def test_a_projection_is_fitted_on_training_photos_alone(birds: Dataset, output: Path) -> None:
+    maps = rows(run(birds, output))["conv5"]
+    wanted = principal_directions(second_moment([maps[birds.split == "train"]]), 3)
+    np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
+    with_test = principal_directions(second_moment([maps]), 3)
+    assert np.abs(with_test - wanted).max() > 1e-3
+
+
+def test_hashes_follow_from_the_seed(birds: Dataset, output: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, poolings=("compact:16",))
+    first = parameters(run(birds, output, settings))
+    assert same(first, parameters(run(birds, tmp_path / "again.h5", settings)))
+    other = parameters(run(birds, tmp_path / "other.h5", replace(settings, seed=1)))
+    assert not np.array_equal(first["hash-16"], other["hash-16"])
+
+
+def test_a_bad_photo_in_the_sample(birds: Dataset, output: Path) -> None:
+    bad = birds.root / birds.paths[np.flatnonzero(birds.split == "train")[0]]
+    bad.write_text("no photo")
+    with raises(BadPhotoError, bad, "--skip-bad"):
+        run(birds, output)
+    assert not output.exists()
+    maps = rows(run(birds, output, skip_bad=True))["conv5"]
+    assert len(maps) == 10
+    with FeatureFile(output) as file:
+        wanted = principal_directions(second_moment([maps[file.split == "train"]]), 3)
+        np.testing.assert_allclose(file.parameters["projection-3"], wanted, atol=1e-4)
+
+
+def sample_of(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
+    return lambda: (np.eye(channels), ["0" * 64])
+
+
+# What does not suit ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "channels", "facts"),
+    [
+        ("bilinear", 2048, ("2,098,176", "--pooling bilinear:144")),
+        ("matrix-sqrt", 1025, ("--pooling matrix-sqrt:144",)),
+        ("bilinear:7", 6, (6,)),
+        ("bilinear:1500", 2048, ("1,125,750", "--pooling bilinear:144")),
+        ("compact:999999999", 6, (6, "999,999,999", "--pooling compact:8192")),
+    ],
+)
+def test_a_pooling_that_does_not_suit_the_maps(
+    spec: str, channels: int, facts: tuple[Any, ...]
+) -> None:
+    settings = replace(SETTINGS, poolings=(spec,))
+    with raises(UsageError, spec, *facts):
+        make_parameters(settings, channels, {}, sample_of(channels))
+
+
+@pytest.mark.parametrize("name", ["projection-3", "hash-16"])
+def test_parameters_of_other_maps_are_refused(name: str) -> None:
+    spec = "bilinear:3" if name == "projection-3" else "compact:16"
+    settings = replace(SETTINGS, poolings=(spec,))
+    have = make_parameters(settings, 5, {}, sample_of(5))
+    with raises(BilinearError, name, 5, 6):
+        make_parameters(settings, 6, have, sample_of(6))
+
+
+def test_wide_maps_may_be_sketched_or_projected() -> None:
+    settings = replace(SETTINGS, poolings=("compact:16", "bilinear:3", "max", "conv5"))
+    arrays = make_parameters(settings, 1025, {}, sample_of(1025))
+    assert arrays["hash-16"].shape == (2, 1025)
+    assert arrays["projection-3"].shape == (1025, 3)
+
+
+# Resume, shards, reuse -----------------------------------------------------------------------
+
+
+def stop(done: int, _: int) -> None:
+    if done >= 3:
+        raise KeyboardInterrupt
+
+
+def test_a_resumed_run_keeps_its_parameters(birds: Dataset, output: Path, tmp_path: Path) -> None:
+    whole = run(birds, tmp_path / "whole.h5")
+    with pytest.raises(KeyboardInterrupt):
+        run(birds, output, progress=stop)
+    with h5py.File(partial_path(output)) as file:
+        assert file["rows_done"][0] == 3
+    run(birds, output)
+    assert same(rows(output), rows(whole))
+    assert same(parameters(output), parameters(whole))
+    with raises(FeatureFileError, output, "seed", 0, 1):
+        run(birds, output, replace(SETTINGS, seed=1))
+
+
+def test_shards_share_the_projection_of_the_first(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    whole = run(birds, output)
+    one, two = (replace(SETTINGS, shard=f"{i}/2") for i in (1, 2))
+    with raises(UsageError, "bilinear:3", "--projection"):
+        run(birds, tmp_path / "2.h5", two)
+    first = run(birds, tmp_path / "1.h5", one)
+    second = run(birds, tmp_path / "2.h5", two, projection=first)
+    merge([first, second], tmp_path / "merged.h5")
+    assert same(rows(tmp_path / "merged.h5"), rows(whole))
+    assert same(parameters(tmp_path / "merged.h5"), parameters(whole))
+
+
+def test_shards_of_different_projections_do_not_belong_together(
+    birds: Dataset, tmp_path: Path
+) -> None:
+    one, two = (replace(SETTINGS, shard=f"{i}/2") for i in (1, 2))
+    first = run(birds, tmp_path / "1.h5", one)
+    other = run(birds.limit(6), tmp_path / "other.h5")
+    second = run(birds, tmp_path / "2.h5", two, projection=other)
+    with raises(FeatureFileError, first, second, "projection-3"):
+        merge([first, second], tmp_path / "merged.h5")
+
+
+def test_reused_rows_bring_their_projection(birds: Dataset, tmp_path: Path) -> None:
+    old = run(birds.limit(6), tmp_path / "old.h5")
+    new = run(birds, tmp_path / "new.h5", reuse=old)
+    assert same(parameters(new), parameters(old))
+    other = run(birds, tmp_path / "other.h5")
+    assert not same(parameters(other), parameters(old))
+    for path, options in (
+        (tmp_path / "y.h5", {"reuse": old, "projection": other}),
+        (new, {"projection": other}),
+    ):
+        with raises(FeatureFileError, "projection-3", old if path != new else new):
+            run(birds, path, **options)
+    assert not (tmp_path / "y.h5").exists()
+
+
+def test_a_projection_of_something_else_is_refused(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    run(birds, output)
+    for change, facts in (
+        ({"backbone": "resnet50"}, ("backbone", "vgg16", "resnet50")),
+        ({"layer": "block5_pool"}, ("layer", "block5_conv3", "block5_pool")),
+        ({"weights_sha256": "1" * 64}, ("sha256", "0" * 64, "1" * 64)),
+        ({"poolings": ("bilinear:2",)}, ("projection-2",)),
+        ({"poolings": ("max",)}, ("--pooling",)),
+    ):
+        with raises(FeatureFileError, output, *facts):
+            run(birds, tmp_path / "y.h5", replace(SETTINGS, **change), projection=output)
+    assert not (tmp_path / "y.h5").exists()
+
+
+# Test photos ----------------------------------------------------------------------------------
+
+
+def swapped(dataset: Dataset) -> Dataset:
+    return replace(dataset, split=np.where(dataset.split == "train", "test", "train"))
+
+
+def test_a_projection_is_not_used_where_it_was_fitted_on_test_photos(
+    birds: Dataset, output: Path, tmp_path: Path
+) -> None:
+    run(birds, output)
+    n = int((birds.split == "train").sum())
+    for options in ({"projection": output}, {"reuse": output}):
+        with raises(BilinearError, n, "--reuse", "--projection"):
+            run(swapped(birds), tmp_path / "y.h5", **options)
+    assert not [*tmp_path.glob("y.h5*")]
+    options = Options(C=1.0, label_smoothing=0)
+    with FeatureFile(output) as file:
+        for spec in ("bilinear:3", "bilinear:3+compact:16"):
+            with raises(BilinearError, n):
+                train(file, spec, options, tmp_path, dataset=swapped(birds))
+        train(file, "compact:16", options, tmp_path, dataset=swapped(birds))
+
+
+# Stored maps ----------------------------------------------------------------------------------
+
+OTHERS = ("max", "bilinear", "compact:16", "matrix-sqrt:3")
+
+
+BOTH = ("original", "flip")
+with_and_without_flip = pytest.mark.parametrize("maps", [("original",), BOTH], indirect=True)
+
+
+@pytest.fixture
+def maps(request: pytest.FixtureRequest, birds: Dataset, tmp_path: Path) -> Path:
+    settings = replace(SETTINGS, poolings=("conv5",), views=getattr(request, "param", BOTH))
+    return run(birds, tmp_path / "maps.h5", settings)
+
+
+@with_and_without_flip
+def test_stored_maps_are_pooled_as_photos_are(birds: Dataset, output: Path, maps: Path) -> None:
+    with FeatureFile(maps) as file:
+        views = tuple(dict.fromkeys(file.view))
+    direct = run(birds, output, replace(SETTINGS, poolings=OTHERS, views=views))
+    again = output.with_name("y.h5")
+    pool_maps(maps, OTHERS, again, projection=direct)
+    for spec, x in rows(again).items():
+        np.testing.assert_allclose(x, rows(direct)[spec], atol=1e-5)
+    with FeatureFile(again) as one, FeatureFile(direct) as other:
+        for name in ("photo", "view", "labels", "paths", "sha256", "split", "group"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        differ = {n for n in one.attributes if one.attributes[n] != other.attributes[n]}
+        assert differ <= {"created", "pooled_from"}
+        assert one.attributes["pooled_from"] == "maps"
+
+
+def test_maps_of_training_photos_make_the_projection(maps: Path, output: Path) -> None:
+    pool_maps(maps, ("bilinear:3",), output)
+    with FeatureFile(maps) as file:
+        x = file.read("conv5", np.flatnonzero(file.split == "train"))
+    wanted = principal_directions(second_moment([x]), 3)
+    np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
+
+
+@with_and_without_flip
+def test_pooling_of_maps_resumes(maps: Path, output: Path, tmp_path: Path) -> None:
+    pool_maps(maps, OTHERS, tmp_path / "whole.h5")
+    with pytest.raises(KeyboardInterrupt):
+        pool_maps(maps, OTHERS, output, progress=stop)
+    assert not output.exists()
+    done: list[int] = []
+    pool_maps(maps, OTHERS, output, progress=lambda now, _: done.append(now))
+    with FeatureFile(maps) as file:
+        assert done == [*range(6 * file.n_views, file.rows_done, 3 * file.n_views), file.rows_done]
+    assert same(rows(output), rows(tmp_path / "whole.h5"))
+    before = output.read_bytes()
+    pool_maps(maps, OTHERS, output)  # is complete
+    assert output.read_bytes() == before
+    with raises(FeatureFileError, output, "pooling", *OTHERS):
+        pool_maps(maps, ("max",), output)
+    pool_maps(maps, ("max",), output, overwrite=True)
+    assert rows(output).keys() == {"max"}
+
+
+def test_pooling_of_maps_resumes_with_its_own_projection(
+    birds: Dataset, maps: Path, output: Path, tmp_path: Path
+) -> None:
+    other = run(birds.limit(6), tmp_path / "other.h5")
+    with pytest.raises(KeyboardInterrupt):
+        pool_maps(maps, OTHERS, output, projection=other, progress=stop)
+    pool_maps(maps, OTHERS, output)
+    np.testing.assert_array_equal(*(parameters(x)["projection-3"] for x in (output, other)))
+    pool_maps(maps, OTHERS, tmp_path / "whole.h5", projection=other)
+    assert same(rows(output), rows(tmp_path / "whole.h5"))
+
+
+def test_rows_of_maps_and_of_photos_do_not_mix(birds: Dataset, maps: Path, output: Path) -> None:
+    pool_maps(maps, ("max",), output)
+    with FeatureFile(maps) as file:
+        views = tuple(dict.fromkeys(file.view))
+    with raises(FeatureFileError, output, "maps", "photos"):
+        run(birds, output, replace(SETTINGS, poolings=("max",), views=views))
+
+
+def test_a_file_without_maps_is_refused(maps: Path, output: Path) -> None:
+    pool_maps(maps, ("max",), output)
+    with raises(UsageError, output, "max", "--pooling conv5"):
+        pool_maps(output, ("sum",), output.with_name("y.h5"))
+    with raises(UsageError, maps, "--output"):
+        pool_maps(maps, ("sum",), maps)
+    with raises(FeatureFileError, output.with_name("nothing.h5")):
+        pool_maps(output.with_name("nothing.h5"), ("sum",), output.with_name("y.h5"))
+
+
+def test_a_damaged_row_of_maps_is_found(maps: Path, output: Path) -> None:
+    with h5py.File(maps, "r+") as file:
+        file["features/conv5"][4, 2, 1, 0] += 1
+    with raises(FeatureFileError, maps, 4, "features/conv5"):
+        pool_maps(maps, ("max",), output)
+
+
+# Files of strangers ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return what a feature file holds."""
+    folder = tmp_path_factory.mktemp("parameters")
+    dataset = load_dataset(str(class_folders(folder / "birds", {"tit": 6, "wren": 5})))
+    return run(dataset, folder / "x.h5").read_bytes()
+
+
+def replace_parameter(path: Path, name: str, array: np.ndarray) -> None:
+    replace_dataset(path, f"parameters/{name}", array)
+    with h5py.File(path, "r+") as file:
+        file[f"parameters/{name}"].attrs["sha256"] = parameter_sha256(array)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("hash-16", lambda x: x + 16),
+        ("hash-16", lambda x: -x - 1),
+        ("hash-16", lambda x: x.astype(np.int32)),
+        ("sign-16", lambda x: x * 2),
+        ("sign-16", lambda x: x[:1]),
+        ("projection-3", lambda x: x * np.float32(np.nan)),
+        ("projection-3", lambda x: x[:, :2]),
+        ("projection-3", lambda x: x[0]),
+        ("projection-3", lambda x: x[:0]),
+        ("fitted-on", lambda x: x.astype("S32")),
+    ],
+)
+def test_parameters_of_the_wrong_kind_are_damage(
+    features: bytes, output: Path, name: str, spoil: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    output.write_bytes(features)
+    replace_parameter(output, name, spoil(parameters(output)[name]))
+    with raises(FeatureFileError, output, name):
+        FeatureFile(output)
+
+
+def test_parameters_that_are_missing_or_changed_are_damage(features: bytes, output: Path) -> None:
+    output.write_bytes(features)
+    with h5py.File(output, "r+") as file:
+        file["parameters/projection-3"][1, 1] += 1e-4
+    with raises(FeatureFileError, output, "projection-3"):
+        FeatureFile(output)
+    with h5py.File(output, "r+") as file:
+        del file["parameters/projection-3"]
+    with raises(FeatureFileError, output, "projection-3"):
+        FeatureFile(output)
+
+
+def test_parameters_and_rows_that_do_not_fit_are_damage(features: bytes, output: Path) -> None:
+    output.write_bytes(features)
+    replace_parameter(output, "projection-3", parameters(output)["projection-3"][:5])
+    with raises(FeatureFileError, output, 5, 6):
+        FeatureFile(output)
+    output.write_bytes(features)
+    with h5py.File(output, "r+") as file:
+        for group in ("features", "crc32"):
+            file.move(f"{group}/compact:16", f"{group}/compact:17")
+        for name in ("hash", "sign"):
+            file.move(f"parameters/{name}-16", f"parameters/{name}-17")
+    with raises(FeatureFileError, output, "features/compact:17", 16):
+        FeatureFile(output)
+
+
+def test_a_pooling_without_a_size_is_damage(features: bytes, output: Path) -> None:
+    output.write_bytes(features)
+    with h5py.File(output, "r+") as file:
+        file.move("features/compact:16", "features/compact:x")
+    with raises(FeatureFileError, output, "compact:x"):
+        FeatureFile(output)

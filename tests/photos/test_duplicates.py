@@ -1,0 +1,55 @@
+"""Tests of finding near duplicates, and of groups that keep them together."""
+
+import numpy as np
+import pytest
+
+from bilinear_cli.photos import duplicates
+from bilinear_cli.photos.duplicates import NEAR, groups_with, members, near_sets
+
+
+def flipped(hashes: np.ndarray, bits: list[int]) -> np.ndarray:
+    return hashes ^ np.bitwise_or.reduce(np.uint64(1) << np.array(bits, np.uint64))
+
+
+@pytest.fixture
+def hashes() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2**64, (300, 2), np.uint64)
+
+
+def test_sets_are_those_of_a_loop_over_pairs(
+    hashes: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "TILE", 32)  # several tiles, the last not full
+    rng = np.random.default_rng(1)
+    for i in rng.permutation(300)[:100]:
+        hashes[i] = flipped(hashes[rng.integers(300)], [*rng.integers(0, 64, NEAR + 1)])
+    reached = np.bitwise_count(hashes[:, None] ^ hashes[None]).max(axis=-1) <= NEAR
+    for _ in range(9):
+        reached = reached @ reached
+    sets = near_sets(hashes)
+    assert ((sets[:, None] == sets[None]) == reached).all()
+    assert 200 < len(np.unique(sets)) < 260
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize(("distance", "near"), [(NEAR, True), (NEAR + 1, False)])
+def test_both_hashes_have_to_be_near(
+    hashes: np.ndarray, column: int, distance: int, near: bool
+) -> None:
+    hashes[7] = hashes[250]
+    hashes[7, column] = flipped(hashes[7, column], [*range(distance)])
+    sets = near_sets(hashes)
+    assert (sets[7] == sets[250]) == near
+
+
+def test_members() -> None:
+    sets = members(["b", "a", "c", "b", "a", "b"])
+    assert [same.tolist() for same in sets] == [[0, 3, 5], [1, 4]]
+    assert members(["a", "b"]) == members([]) == []
+
+
+def test_groups_join_the_groups_of_the_set() -> None:
+    group = np.array(["nest", "p1", "nest", "p3", "p4", "p5"])
+    sets = [np.array([2, 3]), np.array([3, 4])]
+    assert groups_with(group, sets).tolist() == ["nest", "p1", "nest", "nest", "nest", "p5"]
+    assert groups_with(group, []).tolist() == group.tolist()

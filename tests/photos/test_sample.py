@@ -1,0 +1,192 @@
+"""Tests of the built-in sample set."""
+
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, JpegImagePlugin
+
+from bilinear_cli.photos import sample
+
+FORMS = range(4)
+
+
+@pytest.fixture
+def two_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the set small: 2 drawings of 3 species."""
+    monkeypatch.setattr(sample, "N_SPECIES", 3)
+    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
+
+
+@pytest.fixture
+def black_drawings(two_drawings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, which is quick."""
+    monkeypatch.setattr(sample, "draw_moth", lambda *_, **__: np.zeros((4, 4, 3), np.uint8))
+
+
+def test_species_are_the_even_permutations() -> None:
+    even = {p for p in permutations(range(4)) if np.linalg.det(np.eye(4)[list(p)]) > 0}
+    assert set(sample.PAIRINGS) == even
+    assert len(sample.PAIRINGS) == len(set(sample.SPECIES)) == sample.N_SPECIES == 12
+
+
+def test_every_texture_lies_on_every_colour_in_three_species() -> None:
+    counts = np.zeros((4, 4), int)
+    for pairing in sample.PAIRINGS:
+        counts[range(4), pairing] += 1
+    assert (counts == 3).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("species", range(12))
+def test_an_animal_shows_everything_once_and_pairs_it_as_its_species(
+    species: int, form: int
+) -> None:
+    textures, colours = sample.layout(species, form)
+    assert sorted(textures) == sorted(colours) == [0, 1, 2, 3]
+    assert all(sample.PAIRINGS[species][t] == c for t, c in zip(textures, colours, strict=True))
+
+
+def test_colours_alone_do_not_depend_on_the_species() -> None:
+    places = {
+        tuple(tuple(sample.layout(species, form)[1]) for form in FORMS) for species in range(12)
+    }
+    assert len(places) == 1
+    (forms,) = places
+    assert all(sorted(zone) == [0, 1, 2, 3] for zone in zip(*forms, strict=True))
+
+
+def test_without_ink_only_the_stream_tells_the_species_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda _: stream(5))
+    assert (sample.draw_moth(0, 0, ink=False) == sample.draw_moth(7, 0, ink=False)).all()
+    assert (sample.draw_moth(0, 0) != sample.draw_moth(7, 0)).any()
+
+
+def test_zones_are_nearly_equal() -> None:
+    areas = np.zeros(4)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        zones, _ = sample._wings(rng, *sample._pose(rng))
+        assert zones.min() >= 0
+        assert zones.sum(axis=0).max() <= 1 + 1e-6
+        areas += zones.sum(axis=(1, 2))
+    assert areas.max() / areas.min() < 1.15
+
+
+@pytest.mark.parametrize("texture", range(4))
+def test_textures_cover_equal_shares(texture: int) -> None:
+    shares = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x, y = sample._pose(rng)
+        for zone in sample._wings(rng, x, y)[0]:
+            shares.append((sample._pattern(rng, texture, x, y, zone) * zone).sum() / zone.sum())
+    assert np.mean(shares) == pytest.approx(0.4, abs=0.01)
+    assert np.ptp(shares) < 0.04
+
+
+def test_drawings_are_rgb_and_reproducible() -> None:
+    picture = sample.draw_moth(3, 4, seed=5)
+    assert picture.shape == (sample.SIZE, sample.SIZE, 3) == (224, 224, 3)
+    assert picture.dtype == np.uint8
+    assert (picture == sample.draw_moth(3, 4, seed=5)).all()
+    for other in (
+        sample.draw_moth(4, 4, seed=5),
+        sample.draw_moth(3, 5, seed=5),
+        sample.draw_moth(3, 4, seed=6),
+    ):
+        assert (picture != other).mean() > 0.5
+
+
+def test_ink_changes_the_wings_alone() -> None:
+    picture, bare = (sample.draw_moth(2, 6, ink=ink).astype(int) for ink in (True, False))
+    changed = (picture != bare).any(axis=2)
+    assert 0.05 < changed.mean() < 0.4
+    assert not changed[0].any()
+    assert picture.sum() < bare.sum()
+
+
+def test_grey_is_the_luminance_of_the_same_drawing() -> None:
+    grey = sample.draw_moth(2, 6, grey=True)
+    assert grey.shape == (224, 224, 3)
+    assert np.ptp(grey, axis=2).max() == 0
+    luminance = sample.draw_moth(2, 6) @ (0.299, 0.587, 0.114)
+    assert np.abs(grey[..., 0] - luminance).max() < 1
+
+
+@pytest.mark.usefixtures("two_drawings")
+def test_even_drawings_are_training_photos(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    folder = tmp_path / "new" / "cache" / "moths"
+    result = sample.write_sample(folder, seed=1, progress=lambda *step: steps.append(step))
+
+    assert result == folder
+    assert steps == [(done, 6) for done in range(1, 7)]
+    written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
+    names = sample.SPECIES[:3]
+    assert written == [f"test/{n}/01.jpg" for n in names] + [f"train/{n}/00.jpg" for n in names]
+    assert list(folder.parent.iterdir()) == [folder]
+
+    with Image.open(folder / "test" / names[2] / "01.jpg") as image:
+        assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
+        error = np.asarray(image).astype(int) - sample.draw_moth(2, 1, seed=1)
+    assert np.abs(error).mean() < 3
+
+
+@pytest.mark.usefixtures("two_drawings")
+@pytest.mark.parametrize(("ink", "grey"), [(False, False), (True, True)])
+def test_switches_reach_the_files(tmp_path: Path, ink: bool, grey: bool) -> None:
+    folder = sample.write_sample(tmp_path / "moths", ink=ink, grey=grey)
+    with Image.open(folder / "train" / sample.SPECIES[1] / "00.jpg") as image:
+        error = np.asarray(image).astype(int) - sample.draw_moth(1, 0, ink=ink, grey=grey)
+    assert np.abs(error).mean() < 3
+
+
+def test_a_set_that_exists_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "draw_moth", None)  # would raise if it were called
+    assert sample.write_sample(tmp_path) == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("black_drawings")
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail(done: int, _: int) -> None:
+        assert len(list(tmp_path.iterdir())) == 1  # the unfinished set, under another name
+        assert not (tmp_path / "moths").exists()
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample.write_sample(tmp_path / "moths", progress=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("black_drawings")
+def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
+    folder = tmp_path / "moths"
+
+    def overtake(done: int, total: int) -> None:
+        if done == total:
+            folder.mkdir()
+            (folder / "winner").touch()
+
+    assert sample.write_sample(folder, progress=overtake) == folder
+    assert [path.name for path in folder.iterdir()] == ["winner"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.usefixtures("black_drawings")
+def test_a_move_that_fails_for_another_reason_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        sample.write_sample(tmp_path / "moths")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,252 @@
+"""Tests of sets from tensorflow-datasets, with a small one that is built here."""
+
+import errno
+import io
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from support.errors import raises
+
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.photos.dataset import Dataset, load_dataset
+from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.tfds import unpack
+
+pytestmark = pytest.mark.slow  # TensorFlow and its datasets take seconds to import
+BIRDS = ("wren", "snow/bunting")
+
+
+def encoded(seed: int, suffix: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, suffix)
+    return file.getvalue()
+
+
+class TinyBirds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Photos 0 to 5, of the two birds in turn, in the splits of `photos_of`."""
+
+    VERSION = tfds.core.Version("1.2.0")
+    pkg_dir_path = Path(__file__).parent
+    photos_of: ClassVar[dict[str, range]] = {"train": range(4), "test": range(4, 6)}
+    photos: ClassVar[list[bytes]] = [encoded(i) for i in range(6)]
+    unlabelled = False
+
+    def _info(self) -> Any:
+        features = {
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(names=BIRDS),
+            "note": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, _: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(i) for split, i in self.photos_of.items()}
+
+    def _generate_examples(self, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i in indices:
+            label = -1 if self.unlabelled else i % 2
+            yield i, {"image": io.BytesIO(self.photos[i]), "label": label, "note": "x"}
+
+
+@pytest.fixture(autouse=True)
+def _folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def prepare(tmp_path: Path, **changes: Any) -> None:
+    type("TinyBirds", (TinyBirds,), changes, skip_registration=True)(
+        data_dir=tmp_path / "tfds"
+    ).download_and_prepare()
+
+
+def photos(dataset: Dataset) -> set[tuple[bytes, str, str]]:
+    """Return (bytes, class, split) of each photo."""
+    names = [dataset.class_names[label] for label in dataset.labels]
+    data = [(dataset.root / path).read_bytes() for path in dataset.paths]
+    return set(zip(data, names, dataset.split.tolist(), strict=True))
+
+
+def test_labels_split_and_bytes_are_the_sets_own(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    dataset = load_dataset("tfds:tiny_birds")
+    assert (dataset.kind, dataset.name) == ("tfds", "tiny_birds-1.2.0")
+    assert dataset.spec == "tfds:tiny_birds"
+    assert dataset.root == (tmp_path / "cache" / "tfds" / "tiny_birds-1.2.0").resolve()
+    assert dataset.class_names == ("snow-bunting", "wren")
+    assert dataset.split_seed is None
+    assert photos(dataset) == {
+        (encoded(i), ("wren", "snow-bunting")[i % 2], "train" if i < 4 else "test")
+        for i in range(6)
+    }
+
+
+def test_the_photos_are_written_once(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    steps: list[tuple[int, int]] = []
+    first = load_dataset("tfds:tiny_birds", progress=lambda *step: steps.append(step))
+    assert steps == [(done, 6) for done in range(1, 7)]
+    (first.root / first.paths[0]).write_bytes(b"a mark")
+
+    again = load_dataset("tfds:tiny_birds:1.2.0", progress=lambda *step: steps.append(step))
+    assert len(steps) == 6
+    assert (again.root / again.paths[0]).read_bytes() == b"a mark"
+    assert (again.paths == first.paths).all()
+
+
+def test_validation_photos_are_test_photos_where_there_are_none(tmp_path: Path) -> None:
+    prepare(tmp_path, photos_of={"train": range(4), "validation": range(4, 6)})
+    dataset = load_dataset("tfds:tiny_birds")
+    assert {data for data, _, split in photos(dataset) if split == "test"} == {
+        encoded(4),
+        encoded(5),
+    }
+
+
+def test_a_set_without_a_split_gets_one(tmp_path: Path) -> None:
+    prepare(tmp_path, photos_of={"train": range(6)})
+    dataset = load_dataset("tfds:tiny_birds", split_seed=3)
+    assert dataset.split_seed == 3
+    assert sorted(dataset.split) == ["test"] * 2 + ["train"] * 4
+    assert {data for data, _, _ in photos(dataset)} == {encoded(i) for i in range(6)}
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpeg", "png", "tiff", "webp"])
+def test_no_kind_of_photo_is_lost(tmp_path: Path, suffix: str) -> None:
+    prepare(tmp_path, photos=[encoded(i, suffix.upper()) for i in range(6)])
+    dataset = load_dataset("tfds:tiny_birds")
+    assert len(dataset) == 6
+    assert read_photo(dataset.root / dataset.paths[0], [8])[0].shape == (8, 8, 3)
+
+
+def test_what_the_library_prints_goes_to_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        tfds, "builder", lambda _, data_dir: TinyBirds(data_dir=data_dir)
+    )  # not prepared yet
+    unpack("tiny_birds", tmp_path / "photos")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(tmp_path / "tfds") in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no_such_set",
+        "tiny_birds:9.9.9",
+        "tiny_birds/no_such_config",
+        "mnist:0.0.9",
+        "mnist/colour=red",
+        "no such name",
+        "",
+        "huggingface:no_such_set",
+    ],
+)
+def test_an_unknown_set(tmp_path: Path, name: str) -> None:
+    prepare(tmp_path)
+    with raises(BilinearError, "tensorflow-datasets", repr(name)):
+        load_dataset(f"tfds:{name}")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no route to host\nand more"),
+        tfds.download.DownloadError("404"),
+        tfds.download.download_manager.NonMatchingChecksumError("another checksum"),
+    ],
+)
+def test_a_failed_download(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(tfds, "builder", lambda _, data_dir: TinyBirds(data_dir=data_dir))
+    monkeypatch.setattr(TinyBirds, "download_and_prepare", fail)
+    reason = str(error).splitlines()[0]
+    with raises(BilinearError, "tensorflow-datasets", "'tiny_birds'", reason):
+        load_dataset("tfds:tiny_birds")
+
+
+def test_a_set_without_an_image_and_a_class_is_refused(tmp_path: Path) -> None:
+    def text_only(self: Any) -> Any:
+        features = tfds.features.FeaturesDict({"image": tfds.features.Text(), "label": np.int64})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def examples(_: Any, indices: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i in indices:
+            yield i, {"image": "a wren", "label": i}
+
+    prepare(tmp_path, _info=text_only, _generate_examples=examples)
+    with raises(BilinearError, "tfds:tiny_birds", "'image'", "'label'"):
+        load_dataset("tfds:tiny_birds")
+
+
+def test_photos_without_a_label_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    prepare(tmp_path, unlabelled=True)
+    with raises(BilinearError, "tiny_birds/1.2.0", "train"):
+        load_dataset("tfds:tiny_birds")
+    assert list((tmp_path / "cache" / "tfds").iterdir()) == []
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    def stop(done: int, _: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    prepare(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset("tfds:tiny_birds", progress=stop)
+    assert list((tmp_path / "cache" / "tfds").iterdir()) == []
+
+
+def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "tiny_birds-1.2.0"
+
+    def overtake(done: int, total: int) -> None:
+        if done == total:
+            folder.mkdir()
+            (folder / "winner").touch()
+
+    prepare(tmp_path)
+    assert unpack("tiny_birds", folder.parent, overtake) == (folder, "tiny_birds-1.2.0")
+    assert [path.name for path in folder.iterdir()] == ["winner"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = os.strerror(errno.ENOSPC)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, reason)
+
+    prepare(tmp_path)
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with raises(BilinearError, tmp_path / "cache" / "tfds" / "tiny_birds-1.2.0", reason):
+        load_dataset("tfds:tiny_birds")
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with raises(BilinearError, ".[tfds]"):
+        load_dataset("tfds:tiny_birds")

@@ -1,0 +1,103 @@
+"""Tests of the poolings' names."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support.errors import assert_suggests, raises
+
+from bilinear_cli.errors import UsageError
+from bilinear_cli.poolings import specs
+from bilinear_cli.poolings.functions import FUNCTIONS
+
+SPECS = [
+    *sorted(specs.POOLINGS.keys() - {"compact"}),
+    "compact:8192",
+    "bilinear:144",
+    "bilinear-plain:1",
+    "covariance:20",
+    "matrix-sqrt:64",
+]
+
+
+def test_every_name_has_a_function() -> None:
+    assert FUNCTIONS.keys() | {"compact"} == specs.POOLINGS.keys()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_pooling_is_found_by_its_name(spec: str) -> None:
+    assert specs.pooling(spec).spec == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "nearest"), [("bilinaer", "bilinear"), ("Max", "max"), ("conv", "conv5")]
+)
+def test_an_unknown_name_is_answered_with_the_nearest(spec: str, nearest: str) -> None:
+    with raises(UsageError, repr(spec), *specs.POOLINGS) as caught:
+        specs.pooling(spec)
+    assert_suggests(str(caught.value), nearest, specs.POOLINGS)
+
+
+@pytest.mark.parametrize("spec", ["xyz", ""])
+def test_a_name_unlike_all_others_is_answered_with_all_names(spec: str) -> None:
+    with raises(UsageError, repr(spec), *specs.POOLINGS) as caught:
+        specs.pooling(spec)
+    words = re.findall(r"[\w-]+", str(caught.value))
+    assert {words.count(name) for name in specs.POOLINGS} == {1}  # none is suggested
+
+
+@pytest.mark.parametrize(
+    ("spec", "facts"),
+    [
+        ("max:5", ("max", "max:5")),
+        ("conv5:", ("conv5", "conv5:")),
+        ("compact", ("compact:8192",)),
+        *(
+            (spec, (spec,))
+            for spec in (
+                *("compact:0", "bilinear:0", "bilinear:", "compact:-1", "compact:1.5"),
+                *("bilinear:٣", "bilinear: 3", "bilinear:1:2", "compact:x", "compact:9999999999"),
+            )
+        ),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(spec: str, facts: tuple[str, ...]) -> None:
+    with raises(UsageError, *facts):
+        specs.pooling(spec)
+
+
+def test_a_size_has_one_spelling() -> None:
+    assert specs.pooling("bilinear:0144").spec == "bilinear:144"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 90, 91, 512])
+def test_channels_follow_from_a_rows_shape(channels: int) -> None:
+    triangle = (channels * (channels + 1) // 2,)
+    assert specs.pooling("bilinear").channels(triangle, {}) == channels
+    assert specs.pooling("bilinear:9").channels(triangle, {}) == channels
+    assert specs.pooling("max").channels((channels,), {}) == channels
+    assert specs.pooling("conv5").channels((14, 7, channels), {}) == channels
+    hashes = {"hash-8": np.zeros((2, channels), np.int64)}
+    assert specs.pooling("compact:8").channels((8,), hashes) == channels
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((512,), np.float32),
+        ((4095,), np.float32),
+        ((4096,), np.float16),
+        ((131_328,), np.float16),
+        ((14, 14, 512), np.float16),
+        ((2, 2, 512), np.float32),
+    ],
+)
+def test_small_rows_are_kept_in_float32(shape: tuple[int, ...], dtype: type) -> None:
+    assert specs.row_dtype(shape) == dtype
+
+
+def test_names_are_known_without_loading_tensorflow() -> None:
+    code = "import sys, bilinear_cli.poolings.specs; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,207 @@
+"""Tests of explanations: the shares add up to the score, and name what it depends on."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.errors import assert_suggests, raises
+from support.network import CHANNELS, small_network
+from support.photos import make_photo
+
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.explain import explain, overlay
+from bilinear_cli.extraction.extract import extract
+from bilinear_cli.photos.dataset import load_dataset
+from bilinear_cli.recipe import Settings
+from bilinear_cli.run import load_model, save_model, train
+from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.conv1x1 import Conv1x1
+from bilinear_cli.training.select import Options
+
+pytestmark = pytest.mark.slow  # TensorFlow extracts the features
+
+SIZE = 32
+CLASSES = ("jay", "tit", "wren")
+POOLINGS = ("bilinear", "bilinear:3", "max", "covariance", "conv5")
+OPTIONS = Options(C=100.0, label_smoothing=0.0)
+
+Network = Callable[[Any], Any]
+Trained = Callable[[str, Options], Path]
+
+
+@pytest.fixture(scope="module")
+def forward() -> Network:
+    return small_network()
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory, forward: Network) -> Path:
+    """Return the feature file of `birds`, beside it: five photos like each other a class."""
+    folder, rng = tmp_path_factory.mktemp("features"), np.random.default_rng(1)
+    for name in CLASSES:
+        base = rng.integers(0, 256, (4, 4, 3))
+        (folder / "birds" / name).mkdir(parents=True)
+        for i in range(5):
+            blocks = (base + rng.integers(-40, 40, base.shape)).clip(0, 255).astype(np.uint8)
+            image = Image.fromarray(blocks).resize((SIZE, SIZE), Image.Resampling.NEAREST)
+            image.save(folder / "birds" / name / f"{i}.png")
+    settings = Settings(POOLINGS, "x", SIZE, "squash", "float32", 4, "0" * 64)
+    dataset = load_dataset(str(folder / "birds"))
+    extract(dataset, settings, folder / "x.h5", lambda: forward)
+    return folder / "x.h5"
+
+
+@pytest.fixture(scope="module")
+def photo(features: Path) -> Path:
+    return features.parent / "birds" / "tit" / "2.png"
+
+
+def random_conv1x1(read: Any, rows: Any, targets: np.ndarray, **options: Any) -> Conv1x1:
+    """Stand in for a conv1x1 that Keras trains."""
+    rng, channels = np.random.default_rng(0), options["channels"]
+    kernel = rng.normal(size=(CHANNELS, channels)).astype(np.float32)
+    weights = rng.normal(size=(channels * (channels + 1) // 2, targets.shape[1]))
+    return Conv1x1(kernel, Linear(weights.astype(np.float32), np.ones(targets.shape[1])), 1)
+
+
+@pytest.fixture(scope="module")
+def trained(features: Path) -> Trained:
+    """Return trained(spec, options) -> a run folder, trained once and not to be changed."""
+
+    @cache
+    def run_of(spec: str, options: Options) -> Path:
+        with FeatureFile(features) as file, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bilinear_cli.training.train.fit_conv1x1", random_conv1x1)
+            patch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 2)
+            return Path(train(file, spec, options, features.parent / f"runs {options}")["run"])
+
+    return run_of
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "n_pairs"),
+    [
+        ("bilinear", OPTIONS, 21),
+        ("bilinear", replace(OPTIONS, top_variance=20), 21),
+        ("bilinear", replace(OPTIONS, classifier="ridge"), 21),
+        ("bilinear", Options(classifier="svm", C=100.0), 21),
+        ("bilinear:3", OPTIONS, 6),
+        ("conv5", Options(classifier="conv1x1", channels=4, label_smoothing=0.0), 10),
+    ],
+)
+def test_shares_of_locations_and_of_pairs_add_up_to_the_score(
+    spec: str,
+    options: Options,
+    n_pairs: int,
+    trained: Trained,
+    photo: Path,
+    features: Path,
+    forward: Network,
+) -> None:
+    run = trained(spec, options)
+    model = load_model(run)
+    with FeatureFile(features) as file:
+        row = np.flatnonzero(file.paths == "tit/2.png")
+        scores = model.scores({spec: file.read(spec, row)})[0]
+    for k, name in enumerate(CLASSES):
+        explanation = explain(run, photo, forward, name)
+        total = explanation.heat.sum()
+        assert explanation.name == name
+        assert explanation.score == pytest.approx(scores[k], abs=1e-4)
+        assert explanation.heat.shape == (4, 4)
+        assert explanation.intercept + total == pytest.approx(explanation.score, abs=1e-9)
+        assert len(explanation.pairs) == min(n_pairs, 10)
+        if n_pairs <= 10:
+            assert sum(share for *_, share in explanation.pairs) == pytest.approx(total, abs=1e-9)
+    best = explain(run, photo, forward)
+    assert best.name == CLASSES[int(scores.argmax())]
+    assert 1 / 3 < best.probability <= 1
+
+
+def test_the_ten_pairs_with_the_largest_shares_come_in_order(
+    trained: Trained, photo: Path, forward: Network
+) -> None:
+    pairs = explain(trained("bilinear", OPTIONS), photo, forward).pairs
+    shares = [abs(share) for *_, share in pairs]
+    assert shares == sorted(shares, reverse=True)
+    assert len(shares) == 10
+
+
+def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
+    trained: Trained, photo: Path, forward: Network, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained("bilinear", OPTIONS), tmp_path / "run")
+    model = load_model(run)
+    pixels = explain(run, photo, forward).pixels
+    x = np.asarray(forward(pixels[None]), np.float64)[0]
+    i, j = np.triu_indices(CHANNELS)
+    entry = int(np.argmax((x.reshape(-1, CHANNELS).T @ x.reshape(-1, CHANNELS))[i, j] * (i != j)))
+    weights = np.zeros_like(model.first.weights)
+    weights[entry, 1] = 3
+    save_model(run / "model.npz", replace(model, first=replace(model.first, weights=weights)))
+    explanation = explain(run, photo, forward, "tit")
+    assert explanation.pairs[0][:2] == (i[entry], j[entry])
+    assert explanation.pairs[0][2] == pytest.approx(explanation.heat.sum())
+    products = x[..., i[entry]] * x[..., j[entry]]
+    shares = explanation.heat / explanation.heat.sum()
+    np.testing.assert_allclose(shares, products / products.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("max", OPTIONS),
+        ("covariance", OPTIONS),
+        ("max+bilinear", OPTIONS),
+        ("bilinear", replace(OPTIONS, normalize="standard")),
+    ],
+)
+def test_a_pooling_whose_score_is_no_sum_over_locations_is_refused(
+    spec: str, options: Options, trained: Trained, photo: Path, forward: Network
+) -> None:
+    with raises(BilinearError, "bilinear", "bilinear:K"):
+        explain(trained(spec, options), photo, forward)
+
+
+def test_an_mlp_is_refused(trained: Trained, photo: Path, forward: Network, tmp_path: Path) -> None:
+    run = shutil.copytree(trained("bilinear", OPTIONS), tmp_path / "run")
+    second = Linear(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+    save_model(run / "model.npz", replace(load_model(run), second=second))
+    with raises(BilinearError, "mlp", "softmax", "svm", "ridge", "conv1x1"):
+        explain(run, photo, forward)
+
+
+def test_an_unknown_class_is_refused_and_the_nearest_is_suggested(
+    trained: Trained, photo: Path, forward: Network
+) -> None:
+    with raises(UsageError, "'tti'", "'tit'") as caught:
+        explain(trained("bilinear", OPTIONS), photo, forward, "tti")
+    assert_suggests(str(caught.value), "tit", CLASSES)
+
+
+def test_a_black_photo_has_no_heat(trained: Trained, tmp_path: Path, forward: Network) -> None:
+    black = make_photo(tmp_path / "black.png", colour="black")
+    explanation = explain(trained("bilinear", OPTIONS), black, forward)
+    assert explanation.score == explanation.intercept
+    assert not explanation.heat.any()
+    assert np.asarray(overlay(explanation)).shape == (SIZE, SIZE, 3)
+
+
+def test_the_overlay_is_orange_for_the_class_and_blue_against_it(
+    trained: Trained, photo: Path, forward: Network
+) -> None:
+    explanation = explain(trained("bilinear", OPTIONS), photo, forward)
+    heat = np.zeros((4, 4))
+    heat[0, 0], heat[3, 3] = 1, -1
+    picture = np.asarray(overlay(replace(explanation, heat=heat)), int)
+    grey = explanation.pixels.mean(axis=2)
+    assert picture[2, 2, 0] - picture[2, 2, 2] > 50
+    assert picture[-3, -3, 2] - picture[-3, -3, 0] > 50
+    assert np.abs(picture[16, 4] - grey[16, 4]).max() < 30

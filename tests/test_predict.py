@@ -1,0 +1,115 @@
+"""Tests of naming photos with a trained run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.errors import assert_names, raises
+from support.feature_files import write_features
+from support.photos import make_photo
+
+from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.photos.images import read_photo
+from bilinear_cli.predict import predict
+from bilinear_cli.run import run_settings, train
+from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.select import Options
+
+COLOURS = {"red": (230, 30, 30), "green": (30, 230, 30), "blue": (30, 30, 230)}
+SIZE = 16
+
+
+def forward(photos: Any) -> Any:
+    """Stand in for the network: four-pixel blocks of the photo, their three colours and a 1."""
+    import tensorflow as tf
+
+    x = tf.nn.avg_pool2d(tf.cast(photos, tf.float32) / 255, 4, 4, "VALID")
+    return tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Return six photos of each colour, each with its own shade."""
+    return [
+        make_photo(tmp_path / name / f"{i}.png", colour=tuple(c - 5 * i for c in colour))
+        for name, colour in COLOURS.items()
+        for i in range(6)
+    ]
+
+
+@pytest.fixture(params=["max", "max+bilinear"])
+def run(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    photos: list[Path],
+) -> Path:
+    """Return a run that was trained on the photos."""
+    pixels = np.stack([read_photo(path, [SIZE])[0] for path in photos])
+    maps = forward(pixels).numpy().reshape(len(photos), -1, 4)
+    i, j = np.triu_indices(4)
+    matrices = np.sqrt(np.einsum("nlc,nld->ncd", maps, maps))
+    bilinear = matrices[:, i, j] * np.where(i == j, 1, np.sqrt(2))
+    rows = {"max": maps.max(1), "bilinear": bilinear / np.linalg.norm(bilinear, axis=1)[:, None]}
+    path = write_features(
+        tmp_path / "x.h5",
+        rows,
+        np.repeat(np.arange(3), 6),
+        np.full(18, "train"),
+        class_names=list(COLOURS),
+    )
+    with FeatureFile(path) as file:
+        options = Options(C=10.0, label_smoothing=0.0)
+        return Path(train(file, request.param, options, tmp_path / "runs")["run"])
+
+
+def test_photos_get_their_class_and_a_bad_file_its_error(
+    run: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no photo")
+    paths = [*photos[:5], bad, *photos[5:]]  # in batches of four, the last of three
+    answers = list(predict(run, paths, forward, top=3))
+    assert [path for path, _ in answers] == paths
+    error = dict(answers)[bad]
+    assert isinstance(error, BadPhotoError)
+    assert_names(str(error), bad)
+    for path, names in answers:
+        if path != bad:
+            assert isinstance(names, list)
+            assert names[0][0] == path.parent.name
+            assert {name for name, _ in names} == set(COLOURS)
+            probabilities = [p for _, p in names]
+            assert probabilities == sorted(probabilities, reverse=True)
+            assert sum(probabilities) == pytest.approx(1, abs=1e-6)
+
+
+def test_top_limits_the_number_of_names(run: Path, photos: list[Path]) -> None:
+    (_, names), *rest = predict(run, photos[:1], forward, top=2)
+    assert not rest
+    assert isinstance(names, list)
+    assert len(names) == 2
+    (_, names), *_ = predict(run, photos[:1], forward, top=50)
+    assert isinstance(names, list)
+    assert len(names) == 3
+
+
+def test_settings_are_those_of_the_features(run: Path) -> None:
+    settings = run_settings(run)
+    assert (settings.image_size, settings.resize, settings.batch_size) == (SIZE, "squash", 4)
+    assert settings.poolings in (("max",), ("max", "bilinear"))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"extraction": {}, "pooling": "max"}', "{"])
+def test_a_folder_that_is_no_run_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with raises(BilinearError, tmp_path):
+        run_settings(tmp_path)
+
+
+def test_a_run_without_a_model_is_one_line(run: Path, photos: list[Path]) -> None:
+    (run / "model.npz").unlink()
+    with raises(BilinearError, run, "bilinear train"):
+        list(predict(run, photos[:1], forward))
+    assert json.loads((run / "metrics.json").read_text())

@@ -1,0 +1,288 @@
+"""Tests of the selection and normalisation of stored rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from support.errors import raises
+
+from bilinear_cli.errors import UsageError
+from bilinear_cli.store import FeatureFile
+from bilinear_cli.training import inputs
+from bilinear_cli.training.inputs import Part
+
+N_CHANNELS = 5
+D = N_CHANNELS * (N_CHANNELS + 1) // 2
+TRAIN = np.array([0, 1, 2, 4, 5, 7, 8])
+EVERY = np.arange(11)
+TEST = np.setdiff1d(EVERY, TRAIN)
+
+
+@pytest.fixture
+def stored() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "max": rng.gamma(2, 3, (len(EVERY), 6)).astype(np.float32),
+        "sum": rng.gamma(2, 500, (len(EVERY), 4)).astype(np.float32),
+        "bilinear": rng.normal(0, 0.2, (len(EVERY), D)).astype(np.float16),
+    }
+
+
+class Memory:
+    """What `inputs` uses of a feature file, in memory."""
+
+    def __init__(self, stored: Mapping[str, np.ndarray]) -> None:
+        self.stored = stored
+        self.shapes = {spec: x.shape for spec, x in stored.items()}
+
+    def columns(
+        self, spec: str, indices: np.ndarray, step: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, self.shapes[spec][1], step):
+            columns_of_block = slice(start, min(start + step, self.shapes[spec][1]))
+            yield columns_of_block, self.stored[spec][indices, columns_of_block].astype(np.float32)
+
+    def batches(
+        self, spec: str, indices: np.ndarray, step: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, len(indices), step):
+            columns_of_block = slice(start, min(start + step, len(indices)))
+            yield columns_of_block, self.stored[spec][indices[columns_of_block]].astype(np.float32)
+
+
+def in_memory(stored: Mapping[str, np.ndarray]) -> FeatureFile:
+    return cast(FeatureFile, Memory(stored))
+
+
+def fit_parts(stored: Mapping[str, np.ndarray], train: np.ndarray, **options: Any) -> list[Part]:
+    return inputs.fit_parts(in_memory(stored), list(stored), train, **options)
+
+
+def top_variance_columns(
+    rows: np.ndarray, train: np.ndarray, layout: str, n_entries: int
+) -> np.ndarray:
+    spec = {"upper-triangle": "bilinear", "dense": "max"}[layout]
+    return inputs.top_variance_columns(in_memory({spec: rows}), spec, train, n_entries)
+
+
+def dense(parts: Sequence[Part], stored: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """Return the features of a classifier in one array, the same by columns and by rows."""
+    file = in_memory(stored)
+    blocks = list(inputs.columns(parts, file, indices))
+    assert [columns.start for columns, _ in blocks[1:]] == [c.stop for c, _ in blocks[:-1]]
+    assert all(block.dtype == np.float32 for _, block in blocks)
+    whole = np.hstack([block for _, block in blocks])
+    by_rows = list(inputs.batches(parts, file, indices))
+    assert [rows.start for rows, _ in by_rows[1:]] == [r.stop for r, _ in by_rows[:-1]]
+    assert all(block.dtype == np.float32 for _, block in by_rows)
+    np.testing.assert_allclose(np.vstack([x for _, x in by_rows]), whole, rtol=1e-5, atol=1e-6)
+    return whole
+
+
+def expected(rows: np.ndarray, train: np.ndarray, normalize: str) -> np.ndarray:
+    """Return all rows, normalised, in float64 and in one piece."""
+    x = rows.astype(np.float64)
+    if normalize == "standard":
+        return (x - x[train].mean(0)) / x[train].std(0)
+    if normalize == "sqrt-l2":
+        x = np.sign(x) * np.sqrt(np.abs(x))
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x
+
+
+@pytest.mark.parametrize("block_bytes", [1, 4 * len(TRAIN) * 3, 1 << 28])
+@pytest.mark.parametrize("spec", ["max", "bilinear"])
+@pytest.mark.parametrize("normalize", ["none", "standard", "sqrt-l2"])
+def test_blocks_are_a_direct_computation_whatever_their_size(
+    stored: dict[str, np.ndarray],
+    normalize: str,
+    spec: str,
+    block_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", block_bytes)
+    one = {spec: stored[spec]}
+    parts = fit_parts(one, TRAIN, normalize=normalize)
+    n_blocks = len(list(inputs.columns(parts, in_memory(one), TRAIN)))
+    assert n_blocks == {1: stored[spec].shape[1], 1 << 28: 1}.get(
+        block_bytes, -(-stored[spec].shape[1] // 3)
+    )
+    expected_rows = expected(stored[spec], TRAIN, normalize)
+    for indices in (TRAIN, EVERY, TEST[::-1]):
+        np.testing.assert_allclose(
+            dense(parts, one, indices), expected_rows[indices], rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("top_variance", [None, 9])
+@pytest.mark.parametrize("normalize", ["auto", "none", "standard", "sqrt-l2"])
+@pytest.mark.parametrize("specs", [["max"], ["bilinear"], ["max", "sum", "bilinear"]])
+def test_test_rows_change_nothing_that_is_fitted(
+    stored: dict[str, np.ndarray], specs: list[str], normalize: str, top_variance: int | None
+) -> None:
+    if top_variance and specs != ["bilinear"]:
+        specs = ["bilinear"]
+    before = {spec: stored[spec] for spec in specs}
+    after = {spec: x.copy() for spec, x in before.items()}
+    for x in after.values():
+        x[TEST] = 100 * x[TEST] + 7
+    fitted = [fit_parts(x, TRAIN, normalize=normalize, top_variance=top_variance) for x in
+              (before, after)]  # fmt: skip
+    for a, b in zip(*fitted, strict=True):
+        np.testing.assert_array_equal(a.columns, b.columns)
+        np.testing.assert_array_equal(a.mean, b.mean)
+        np.testing.assert_array_equal(a.std, b.std)
+        assert a.factor == b.factor
+    np.testing.assert_array_equal(dense(fitted[0], before, TRAIN), dense(fitted[1], after, TRAIN))
+
+
+def test_auto_is_standard_for_plain_poolings_and_none_for_normalised_ones(
+    stored: dict[str, np.ndarray],
+) -> None:
+    how = {part.spec: part.normalize for part in fit_parts(stored, TRAIN)}
+    assert how == {"max": "standard", "sum": "standard", "bilinear": "none"}
+    assert {p.normalize for p in fit_parts(stored, TRAIN, normalize="sqrt-l2")} == {"sqrt-l2"}
+
+
+def test_a_constant_column_becomes_zero_not_infinite(stored: dict[str, np.ndarray]) -> None:
+    x = {"max": stored["max"]}
+    x["max"][TRAIN, 2] = 3.3
+    x["max"][TEST, 2] = 5.3
+    x_normalised = dense(fit_parts(x, TRAIN), x, EVERY)
+    np.testing.assert_array_equal(x_normalised[TRAIN, 2], 0)
+    np.testing.assert_allclose(x_normalised[TEST, 2], 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", ["none", "standard", "sqrt-l2"])
+def test_a_row_of_zeros_stays_finite(stored: dict[str, np.ndarray], normalize: str) -> None:
+    x = {"max": stored["max"], "sum": stored["sum"]}
+    for values in x.values():
+        values[4] = values[9] = 0
+    x_normalised = dense(fit_parts(x, TRAIN, normalize=normalize), x, EVERY)
+    assert np.isfinite(x_normalised).all()
+    if normalize != "standard":
+        assert not x_normalised[[4, 9]].any()
+
+
+@pytest.mark.parametrize("normalize", ["auto", "none", "sqrt-l2"])
+def test_poolings_side_by_side_weigh_alike(stored: dict[str, np.ndarray], normalize: str) -> None:
+    x_normalised = dense(fit_parts(stored, TRAIN, normalize=normalize), stored, TRAIN)
+    assert x_normalised.shape == (len(TRAIN), 6 + 4 + D)
+    norms = [np.linalg.norm(x, axis=1).mean() for x in np.split(x_normalised, [6, 10], axis=1)]
+    np.testing.assert_allclose(norms, 1, rtol=1e-5)
+
+
+def test_a_pooling_of_zeros_beside_another_is_left_as_it_is(
+    stored: dict[str, np.ndarray],
+) -> None:
+    stored["sum"][TRAIN] = 0
+    parts = fit_parts(stored, TRAIN, normalize="none")
+    assert [part.factor for part in parts if part.spec == "sum"] == [1.0]
+
+
+def test_one_pooling_alone_keeps_its_scale(stored: dict[str, np.ndarray]) -> None:
+    assert fit_parts({"sum": stored["sum"]}, TRAIN)[0].factor == 1
+
+
+# Selection by variance --------------------------------------------------------------------
+
+
+def whole_matrices(rows: np.ndarray) -> np.ndarray:
+    """Return (n, c, c), the unscaled matrices that upper triangles stand for."""
+    i, j = np.triu_indices(N_CHANNELS)
+    matrices = np.zeros((len(rows), N_CHANNELS, N_CHANNELS))
+    unscaled = np.where(i == j, 1, np.sqrt(0.5)) * rows.astype(np.float64)
+    matrices[:, i, j] = matrices[:, j, i] = unscaled
+    return matrices
+
+
+def brute_force(rows: np.ndarray, n_entries: int) -> list[int]:
+    """Rank all c² entries of the matrices one by one; keep stored numbers that are kept whole."""
+    variance = whole_matrices(rows).var(axis=0).ravel()
+    first = np.argsort(-variance, kind="stable")[:n_entries]
+    kept = {(k // N_CHANNELS, k % N_CHANNELS) for k in first}
+    i, j = np.triu_indices(N_CHANNELS)
+    return [k for k in range(D) if {(i[k], j[k]), (j[k], i[k])} <= kept]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1 << 28])
+@pytest.mark.parametrize("n_entries", [2, 3, 10, 16, 24, 25])
+def test_top_variance_ranks_the_entries_of_the_whole_matrix(
+    stored: dict[str, np.ndarray],
+    n_entries: int,
+    block_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", block_bytes)
+    rows = stored["bilinear"]
+    columns = top_variance_columns(rows, TRAIN, "upper-triangle", n_entries)
+    assert columns.tolist() == brute_force(rows[TRAIN], n_entries)
+    assert columns.tolist() != brute_force(rows[TEST], n_entries) or n_entries == N_CHANNELS**2
+
+
+def test_top_variance_halves_what_is_off_the_diagonal() -> None:
+    """Stored variances 0.6, 1, 0.4 are 0.6, 0.5 (twice), 0.4 in the matrix [[a, b], [b, c]]."""
+    rows = np.sqrt([0.6, 1, 0.4]) * np.array([[-1], [1]])
+    chosen = {k: top_variance_columns(rows, np.arange(2), "upper-triangle", k) for k in (1, 3, 4)}
+    assert {k: x.tolist() for k, x in chosen.items()} == {1: [0], 3: [0, 1], 4: [0, 1, 2]}
+    assert top_variance_columns(rows, np.arange(2), "dense", 1).tolist() == [1]
+
+
+def test_top_variance_of_one_entry_of_a_pair_is_refused() -> None:
+    rows = np.array([[0, -1, 0], [0, 1, 0.0]])
+    with raises(UsageError, "--top-variance 1", 2):
+        top_variance_columns(rows, np.arange(2), "upper-triangle", 1)
+
+
+def test_20000_entries_of_512_channels_are_about_10000_numbers() -> None:
+    d = 512 * 513 // 2
+    rows = np.random.default_rng(0).normal(size=(3, d)).astype(np.float16)
+    columns = top_variance_columns(rows, np.arange(3), "upper-triangle", 20_000)
+    i, j = np.triu_indices(512)
+    entries = int(np.where(i == j, 1, 2)[columns].sum())
+    assert entries in (19_999, 20_000)
+    assert 10_000 <= len(columns) < 10_600
+    assert (np.diff(columns) > 0).all()
+
+
+def test_columns_are_selected_before_they_are_normalised(stored: dict[str, np.ndarray]) -> None:
+    one = {"bilinear": stored["bilinear"]}
+    parts = fit_parts(one, TRAIN, normalize="sqrt-l2", top_variance=12)
+    columns = parts[0].columns
+    assert columns is not None
+    assert parts[0].n_features == len(columns) < D
+    expected_rows = expected(stored["bilinear"][:, columns], TRAIN, "sqrt-l2")
+    np.testing.assert_allclose(dense(parts, one, EVERY), expected_rows, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("spec", "n_entries"), [("bilinear", N_CHANNELS**2), ("max", 6)])
+def test_more_entries_than_the_matrix_has_are_refused(
+    stored: dict[str, np.ndarray], spec: str, n_entries: int
+) -> None:
+    one = {spec: stored[spec]}
+    assert fit_parts(one, TRAIN, top_variance=n_entries)[0].n_features == stored[spec].shape[1]
+    with raises(UsageError, f"--top-variance {n_entries + 1}", n_entries):
+        fit_parts(one, TRAIN, top_variance=n_entries + 1)
+
+
+def test_maps_and_unknown_normalisations_are_refused(stored: dict[str, np.ndarray]) -> None:
+    with raises(UsageError, "conv5", "--pooling", "--classifier conv1x1"):
+        fit_parts({"conv5": np.zeros((11, 2, 2, 3), np.float16)}, TRAIN)
+    with raises(UsageError, "'sqrt'", "sqrt-l2", "standard", "none", "auto"):
+        fit_parts(stored, TRAIN, normalize="sqrt")
+
+
+def test_blocks_without_a_selected_column_are_left_out(
+    stored: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
+    part = Part("bilinear", np.array([0, 6, 7, 11]), 4, "none")
+    blocks = list(inputs.columns([part], in_memory(stored), EVERY))
+    assert [columns_of_block for columns_of_block, _ in blocks] == [
+        slice(0, 1),
+        slice(1, 3),
+        slice(3, 4),
+    ]
+    selected = np.hstack([block for _, block in blocks])
+    np.testing.assert_array_equal(selected, stored["bilinear"][:, part.columns].astype(np.float32))

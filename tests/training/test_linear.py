@@ -1,0 +1,231 @@
+"""Tests of the three forms of one problem, against scikit-learn on the features themselves."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.svm import LinearSVC
+from support.rows import make_problem
+
+from bilinear_cli.training import kernel, ridge
+from bilinear_cli.training.classifiers import LOSSES
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.losses import dot, one_hot, signs
+from bilinear_cli.training.problem import Problem
+
+FORMS = [(60, 12, "columns"), (60, 12, "stream"), (40, 90, "kernel"), (40, 90, "stream")]
+K = 3
+
+
+def make(n: int, d: int, k: int = K, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of norm one in overlapping classes, as bilinear features are, and labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % k
+    x = np.abs(rng.normal(size=(k, d))[labels] + 1.5 * rng.normal(size=(n, d)))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def targets_of(name: str, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+    return one_hot(labels, K, smoothing) if name == "softmax" else signs(labels, K)
+
+
+def fit_path(problem: Problem, name: str, targets: np.ndarray, Cs: list[float]) -> Linear:
+    """Return the last fit of a path, on the features as they are."""
+    every = np.arange(problem.n)
+    *_, last = problem.form.path(every, targets, LOSSES[name], [(C, 1e-9) for C in Cs])
+    return on_features(problem, problem.form.coefficients(last))  # type: ignore[arg-type]
+
+
+def on_features(problem: Problem, fit: Linear) -> Linear:
+    weights = problem.weights(fit.weights)
+    return Linear(weights, fit.intercept - problem.mean @ weights)
+
+
+def objective(name: str, model: Linear, x: np.ndarray, targets: np.ndarray, C: float) -> float:
+    weights = model.weights.astype(np.float64)
+    scores = x.astype(np.float64) @ weights + model.intercept
+    return C * LOSSES[name](targets.astype(np.float64))(scores)[0] + 0.5 * dot(weights, weights)
+
+
+def scikit_learn_model(name: str, x: np.ndarray, labels: np.ndarray, C: float) -> Linear:
+    """Return scikit-learn's optimum; its SVM penalises the intercept, but here by next to none."""
+    x = x.astype(np.float64)
+    model: Any
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if name == "softmax":
+            model = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(x, labels)
+        elif name == "ridge":
+            model = Ridge(alpha=1 / C).fit(x, signs(labels, K))
+        else:
+            model = LinearSVC(
+                C=C, tol=1e-9, max_iter=1_000_000, dual=False, intercept_scaling=1000
+            ).fit(x, labels)
+    return Linear(model.coef_.T, model.intercept_)
+
+
+@pytest.mark.parametrize("C", [0.01, 1.0, 100.0, 10_000.0])
+@pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
+@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+def test_the_optimum_is_scikit_learns(n: int, d: int, form: str, name: str, C: float) -> None:
+    x, labels = make(n, d)
+    targets = targets_of(name, labels)
+    ours = fit_path(make_problem(x, form), name, targets, [C / 100, C / 10, C])
+    reference = scikit_learn_model(name, x, labels, C)
+    values = [objective(name, model, x, targets, C) for model in (ours, reference)]
+    assert values[0] <= values[1] * (1 + 1e-4)
+    if C < 10_000 or name == "softmax":  # beyond, reference is not at the optimum itself
+        assert values[0] == pytest.approx(values[1], rel=1e-3)
+        scores = np.sort(reference(x.astype(np.float64)), axis=1)
+        clear = scores[:, -1] - scores[:, -2] > 3e-3 * np.abs(scores).max()
+        assert clear.mean() > 0.7
+        np.testing.assert_array_equal(ours(x).argmax(1)[clear], reference(x).argmax(1)[clear])
+
+
+@pytest.mark.parametrize("C", [0.1, 100.0])
+@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+def test_an_svm_without_intercept_is_linear_svcs(n: int, d: int, form: str, C: float) -> None:
+    """On rows and their negatives, with contrary targets, the free intercept is zero."""
+    x, labels = make(n // 2, d)
+    both = np.vstack([x, -x])
+    targets = np.vstack([signs(labels, K), -signs(labels, K)])
+    ours = fit_path(make_problem(both, form), "svm", targets, [C / 100, C / 10, C])
+    svc = LinearSVC(C=2 * C, tol=1e-9, max_iter=1_000_000, fit_intercept=False, dual=False)
+    reference = Linear(svc.fit(x.astype(np.float64), labels).coef_.T, np.zeros(K))
+    np.testing.assert_allclose(ours.intercept, 0, atol=1e-3)
+    values = [objective("svm", model, both, targets, C) for model in (ours, reference)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    np.testing.assert_array_equal(ours(x).argmax(1), reference(x.astype(np.float64)).argmax(1))
+
+
+@pytest.mark.parametrize("name", ["softmax", "svm"])
+@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+def test_a_path_and_a_single_fit_reach_the_same_optimum(
+    n: int, d: int, form: str, name: str
+) -> None:
+    x, labels = make(n, d)
+    problem, targets = (
+        make_problem(x, form),
+        targets_of(name, labels, 0.1 if name == "softmax" else 0),
+    )
+    along = fit_path(problem, name, targets, [10.0**decade for decade in range(-3, 3)])
+    alone = fit_path(problem, name, targets, [100.0])
+    values = [objective(name, model, x, targets, 100.0) for model in (along, alone)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["softmax", "svm"])
+@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+def test_a_fit_on_some_rows_does_not_depend_on_the_others(
+    n: int, d: int, form: str, name: str
+) -> None:
+    """And scores them as the model on the features does, though they are centred by all."""
+    x, labels = make(n, d)
+    train_indices, val_indices = np.arange(n)[n // 4 :], np.arange(n)[: n // 4]
+    changed = x.copy()
+    changed[val_indices] += 1
+    targets = targets_of(name, labels)[train_indices]
+    models = []
+    for rows in (x, changed):
+        problem = make_problem(rows, form)
+        (fit,) = problem.form.path(train_indices, targets, LOSSES[name], [(10.0, 1e-9)])
+        scores = problem.form.scores(fit, val_indices)  # type: ignore[arg-type]
+        models.append((scores, rows[val_indices]))
+    reference = scikit_learn_model(name, x[train_indices], labels[train_indices], 10.0)
+    for scores, rows in models:
+        expected = reference(rows.astype(np.float64))
+        np.testing.assert_allclose(scores, expected, atol=0.02 * np.abs(expected).max() + 0.01)
+
+
+@pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
+@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+def test_the_intercept_is_free_of_penalty(n: int, d: int, form: str, name: str) -> None:
+    """So moving all features by a constant changes no score, and priors show at C near zero."""
+    x, labels = make(n, d)
+    labels = np.where(labels == 2, 1, labels)
+    targets = targets_of(name, labels)[:, :2]
+    fits = [fit_path(make_problem(rows, form), name, targets, [10.0]) for rows in (x, x + 3)]
+    scores = [fit(rows) for fit, rows in zip(fits, (x, x + 3), strict=True)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=0.02)
+    constant = fit_path(make_problem(x, form), name, targets, [1e-5])(x)
+    assert np.ptp(constant, axis=0).max() < 0.01
+    if name == "softmax":
+        shares = np.bincount(labels) / n
+        np.testing.assert_allclose(
+            constant[0, 1] - constant[0, 0], np.log(shares[1] / shares[0]), atol=0.02
+        )
+
+
+def test_a_metric_of_another_curvature_leads_to_the_same_optimum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, labels = make(40, 90)
+    targets, Cs = targets_of("softmax", labels), [0.01, 0.1, 1.0, 10.0]
+    often = fit_path(make_problem(x), "softmax", targets, Cs)
+    monkeypatch.setattr(kernel, "REBUILD", 1e9)
+    once = fit_path(make_problem(x), "softmax", targets, Cs)
+    values = [objective("softmax", model, x, targets, 10.0) for model in (often, once)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["kernel", "stream"])
+@pytest.mark.parametrize("C", [1.0, 1e6])
+def test_rows_of_zeros_and_equal_rows_leave_the_weights_finite(form: str, C: float) -> None:
+    x, labels = make(40, 90)
+    x[:4], x[20:30] = 0, x[10:20]
+    model = fit_path(make_problem(x, form), "softmax", targets_of("softmax", labels), [C / 10, C])
+    assert np.isfinite(model.weights).all()
+    assert np.isfinite(model.intercept).all()
+
+
+# Ridge -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])
+def test_ridge_is_scikit_learns(n: int, d: int, C: float) -> None:
+    x, labels = make(n, d)
+    problem, targets = make_problem(x), signs(labels, K)
+    assert problem.coordinates
+    assert problem.of_axes
+    on_axes = ridge.fit_ridge(problem.coordinates(), targets, C)
+    ours = on_features(problem, Linear(problem.of_axes(on_axes.weights), on_axes.intercept))
+    reference = scikit_learn_model("ridge", x, labels, C)
+    np.testing.assert_allclose(
+        ours.weights, reference.weights, atol=2e-3 * np.abs(reference.weights).max()
+    )
+    np.testing.assert_allclose(ours.intercept, reference.intercept, atol=1e-3)
+    values = [objective("ridge", model, x, targets, C) for model in (ours, reference)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])
+def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
+    n: int, d: int, C: float
+) -> None:
+    x, labels = make(n, d)
+    x[:3] = x[3:6]  # fewer axes than rows less one
+    problem, targets = make_problem(x), signs(labels, K)
+    val_indices = np.array_split(np.random.default_rng(0).permutation(n), 4)
+    assert problem.coordinates
+    scores = ridge.out_of_fold(problem.coordinates(), targets, val_indices)(C)
+    for fold in val_indices:
+        train_indices = np.setdiff1d(np.arange(n), fold)
+        alone = Ridge(alpha=1 / C).fit(x[train_indices].astype(np.float64), targets[train_indices])
+        np.testing.assert_allclose(scores[fold], alone.predict(x[fold]), atol=5e-3)
+
+
+def test_ridge_scores_are_finite_at_any_C() -> None:
+    x, labels = make(60, 90)
+    x[:6] = x[6:12]
+    x[12:14] = 0
+    problem = make_problem(x)
+    assert problem.coordinates
+    val_indices = np.array_split(np.random.default_rng(0).permutation(60), 4)
+    scores = ridge.out_of_fold(problem.coordinates(), signs(labels, K), val_indices)
+    for C in 10.0 ** np.arange(3, 12):
+        assert np.isfinite(scores(C)).all()

@@ -1,0 +1,87 @@
+"""Tests of the multi-layer perceptron."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from bilinear_cli.training import mlp as mlp_module
+from bilinear_cli.training.gram import gram, principal
+from bilinear_cli.training.losses import one_hot
+from bilinear_cli.training.mlp import Mlp, fit_mlp
+
+pytestmark = pytest.mark.slow  # Keras trains
+
+SCALE = 2.0**13  # a power of two: floating-point numbers are scaled without rounding
+
+
+def exclusive_or(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows in four clouds; opposite ones share a class."""
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 2, (n, 2))
+    x = (2 * corner - 1) + 0.2 * rng.normal(size=(n, 2))
+    return x.astype(np.float32), corner[:, 0] ^ corner[:, 1]
+
+
+def test_an_mlp_learns_what_no_linear_model_can_and_a_seed_reproduces_it_in_any_unit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mlp_module, "LEARNING_RATE", 0.03)
+    x, labels = exclusive_or(128, 0)
+    test, test_labels = exclusive_or(64, 1)
+
+    def fit(scale: float, seed: int) -> Mlp:
+        targets = one_hot(labels, 2)
+        return fit_mlp(x * np.float32(scale), targets, hidden=32, dropout=0.2, seed=seed, epochs=15)
+
+    small, large, other = fit(1 / SCALE, 5), fit(SCALE, 5), fit(SCALE, 6)
+    assert (small(test / np.float32(SCALE)).argmax(1) == test_labels).mean() > 0.95
+    linear = LogisticRegression(C=100.0).fit(x, labels)
+    assert linear.score(x, labels) < 0.75
+    assert small.epochs == 15
+    np.testing.assert_array_equal(small.first.weights / SCALE, large.first.weights * SCALE)
+    np.testing.assert_array_equal(small.second.weights, large.second.weights)
+    for layer in ("first", "second"):
+        weights, different = (getattr(mlp, layer).weights for mlp in (large, other))
+        assert np.abs(weights - different).max() > 0.01 * np.abs(weights).max()
+
+
+def test_an_mlp_goes_back_to_the_epoch_that_was_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validation rows have labels that training only comes to contradict."""
+    monkeypatch.setattr(mlp_module, "PATIENCE", 4)
+    monkeypatch.setattr(mlp_module, "LEARNING_RATE", 0.003)
+    x, labels = exclusive_or(128, 0)
+    val, wrong = x[:40], 1 - labels[:40]
+
+    def fit(epochs: int, stop_on: tuple[np.ndarray, np.ndarray] | None = None) -> Mlp:
+        targets = one_hot(labels, 2)
+        return fit_mlp(x, targets, hidden=16, dropout=0.0, seed=0, epochs=epochs, stop_on=stop_on)
+
+    mlp = fit(60, (val, one_hot(wrong, 2)))
+    assert 1 <= mlp.epochs < 60
+    same, longer = fit(mlp.epochs), fit(mlp.epochs + 4)
+    np.testing.assert_allclose(mlp(x), same(x), atol=1e-5)
+    assert (mlp(val).argmax(1) == wrong).mean() > (longer(val).argmax(1) == wrong).mean()
+
+
+def test_on_principal_axes_it_names_nearly_as_many_as_on_the_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here 119 axes stand for 400 numbers. Adam treats no two bases quite alike."""
+    monkeypatch.setattr(mlp_module, "LEARNING_RATE", 0.01)
+    rng = np.random.default_rng(1)
+    n_train, n = 120, 1200
+    labels = np.arange(n) % 3
+    x = rng.normal(size=(3, 400))[labels] + 4.0 * rng.normal(size=(n, 400))
+    x = (x - x[:n_train].mean(axis=0)).astype(np.float32)
+    train, test = np.split(np.arange(n), [n_train])
+    inner, mean, _ = gram([(slice(0, 400), x[train].copy())], n_train, 400)
+    reduced = principal(inner)
+    basis = reduced.on_rows(np.eye(len(reduced.variance)))
+    z = ((x - mean) @ ((x[train] - mean).T @ basis)).astype(np.float32)
+    accuracy = []
+    for rows in (x, z):
+        targets = one_hot(labels[train], 3)
+        mlp = fit_mlp(rows[train], targets, hidden=16, dropout=0.2, seed=0, epochs=15)
+        accuracy.append((mlp(rows[test]).argmax(1) == labels[test]).mean())
+    assert min(accuracy) > 0.8
+    assert abs(accuracy[0] - accuracy[1]) < 0.1

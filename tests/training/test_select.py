@@ -1,0 +1,357 @@
+"""Tests of the choice of hyper-parameters on folds."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.errors import assert_names, raises
+from support.rows import make_problem, make_rows
+
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.training import classifiers, select
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.metrics import top1
+from bilinear_cli.training.mlp import Mlp
+from bilinear_cli.training.problem import Problem
+from bilinear_cli.training.rows import Rows
+from bilinear_cli.training.select import Choice, Options, choose
+
+
+def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows in k clouds around random centres, and labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % k
+    x = rng.normal(size=(k, d))[labels] + noise * rng.normal(size=(n, d))
+    return x.astype(np.float32), labels
+
+
+def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
+    return select.folds(make_rows(labels, group=group), 5, seed)
+
+
+def tune(problem: Problem, rows: Rows, options: Options) -> Choice:
+    val_indices = select.folds(rows, options.folds, options.seed)
+    return classifiers.tune(problem, rows, val_indices, options)
+
+
+# Folds ------------------------------------------------------------------------------------
+
+
+def test_folds_are_stratified() -> None:
+    labels = np.repeat([0, 1, 2], [50, 25, 10])
+    val_indices = folds(labels, np.arange(85).astype(str), 0)
+    counts = [np.bincount(labels[fold], minlength=3).tolist() for fold in val_indices]
+    assert counts == [[10, 5, 2]] * 5
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), min_size=2, max_size=20),
+    seed=st.integers(0, 3),
+)
+def test_each_row_is_in_one_fold_and_groups_stay_whole(
+    groups: list[tuple[int, int]], seed: int
+) -> None:
+    """Groups are (class, rows); a class may have few of them, or one."""
+    labels = np.repeat([label for label, _ in groups], [size for _, size in groups])
+    group = np.repeat(np.arange(len(groups)), [size for _, size in groups]).astype(str)
+    most = np.bincount([label for label, _ in groups]).max()
+    if most < 2:
+        with raises(BilinearError, "-C", "--label-smoothing"):
+            folds(labels, group, seed)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        val_indices = folds(labels, group, seed)
+    assert len(val_indices) == min(5, most)
+    assert all(len(fold) for fold in val_indices)
+    np.testing.assert_array_equal(np.sort(np.concatenate(val_indices)), np.arange(len(labels)))
+    owners = [set(group[fold]) for fold in val_indices]
+    assert sum(map(len, owners)) == len(groups)
+
+
+def test_a_seed_reproduces_the_folds_and_another_does_not() -> None:
+    labels, group = np.arange(40) % 2, np.arange(40).astype(str)
+    one, same, other = (np.concatenate(folds(labels, group, seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_groups_are_balanced_too() -> None:
+    labels = np.arange(40) // 20
+    group = (np.arange(40) // 2).astype(str)  # two views each
+    counts = [np.bincount(labels[fold], minlength=2).tolist() for fold in folds(labels, group, 0)]
+    assert counts == [[4, 4]] * 5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_folds", "n_used", "facts"),
+    [
+        ([9, 9], 5, 5, ()),
+        ([3, 2], 5, 3, (3,)),
+        ([9, 3], 5, 5, (5, "class 1")),
+        ([9, 9], 3, 3, ()),
+    ],
+)
+def test_a_class_of_few_photos_lowers_the_number_of_folds_or_is_named(
+    sizes: list[int],
+    n_folds: int,
+    n_used: int,
+    facts: tuple[str | int, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    labels = np.repeat([0, 1], sizes)
+    assert len(select.folds(make_rows(labels), n_folds, 0)) == n_used
+    assert [record.levelname for record in caplog.records] == ["INFO"] * bool(facts)
+    for record in caplog.records:
+        assert_names(record.getMessage(), *facts)
+
+
+# Classifiers ------------------------------------------------------------------------------
+
+CLASSIFIERS = pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
+
+
+def options_with(name: str, C: float, **options: Any) -> Options:
+    smoothing = 0.0 if name == "softmax" else None
+    return Options(classifier=name, C=C, label_smoothing=smoothing, **options)
+
+
+@CLASSIFIERS
+@pytest.mark.parametrize("d", [20, 200])
+def test_validation_rows_are_never_in_the_fit_of_their_fold(name: str, d: int) -> None:
+    """On random labels, only a fit to the validation rows themselves can name them."""
+    x, labels = np.random.default_rng(0).normal(size=(120, d)), np.repeat([0, 1], 60)
+    problem, rows = make_problem(x), make_rows(labels)
+    choice = tune(problem, rows, options_with(name, 100.0))
+    fitted = classifiers.fit(problem, rows, options_with(name, 100.0), choice)
+    weights = problem.weights(fitted.first.weights)
+    assert top1(x @ weights, labels) > (0.6 if d == 20 else 0.95)
+    report = choice.report()
+    assert 0.3 < report["oof_top1"] < 0.65
+    assert report["oof_top1"] == top1(choice.scores, labels)
+
+
+@CLASSIFIERS
+def test_groups_and_views_are_in_one_fold(name: str) -> None:
+    """Views that are copies would give random labels away."""
+    x = np.random.default_rng(0).normal(size=(60, 200))
+    labels, photo = np.repeat([0, 1], 30), np.arange(60)
+    twice = [np.repeat(values, 2, axis=0) for values in (x, labels, photo)]
+    together = make_rows(twice[1], photo=twice[2])
+    apart = make_rows(twice[1], photo=np.arange(120))
+    problem = make_problem(twice[0])
+    assert tune(problem, together, options_with(name, 100.0)).report()["oof_top1"] < 0.7
+    assert tune(problem, apart, options_with(name, 100.0)).report()["oof_top1"] > 0.8
+
+
+@CLASSIFIERS
+@pytest.mark.parametrize("form", ["kernel", "columns", "stream"])
+def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form: str) -> None:
+    x, labels = gaussian(60, 60, 3, 2.0)
+    rows = make_rows(labels)
+    choice = tune(make_problem(x, form), rows, options_with(name, 0.01, seed=2))
+    for fold in folds(labels, rows.group, 2):
+        train_indices = np.setdiff1d(np.arange(60), fold)
+        alone = make_problem(x[train_indices], "kernel")
+        targets = classifiers.targets(rows.take(train_indices), name, 0.0)
+        steps = [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
+        *_, fit = alone.form.path(
+            np.arange(len(train_indices)), targets, classifiers.LOSSES[name], steps
+        )
+        linear = alone.form.coefficients(fit)  # type: ignore[arg-type]
+        expected = (x[fold] - alone.mean) @ alone.weights(linear.weights) + linear.intercept
+        np.testing.assert_allclose(choice.scores[fold], expected, atol=0.03)
+
+
+def test_options_that_are_set_are_used() -> None:
+    x, labels = gaussian(40, 6, 2, 2.0)
+    problem, rows = make_problem(x), make_rows(labels)
+    report = tune(problem, rows, Options(C=0.37, label_smoothing=0.05)).report()
+    assert (report["C"], report["label_smoothing"]) == (0.37, 0.05)
+    assert len(report["curve"]) == 1
+    report = tune(problem, rows, Options(C=0.37)).report()
+    assert [(p["C"], p["label_smoothing"]) for p in report["curve"]] == [(0.37, 0.0), (0.37, 0.1)]
+    for name in ("svm", "ridge"):
+        (point,) = tune(problem, rows, Options(name, C=0.37)).report()["curve"]
+        assert (point["C"], point["label_smoothing"]) == (0.37, 0.0)
+
+
+@pytest.mark.parametrize("C", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_C_out_of_range_is_refused(C: float) -> None:
+    with raises(UsageError, f"-C {C}"):
+        Options(C=C)
+
+
+@pytest.mark.parametrize("smoothing", [1.0, -0.1, float("nan")])
+def test_a_smoothing_out_of_range_is_refused(smoothing: float) -> None:
+    with raises(UsageError, f"--label-smoothing {smoothing}"):
+        Options(label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "option", "value", "name"),
+    [
+        ("mlp", "C", 1.0, "-C"),
+        ("conv1x1", "C", 1.0, "-C"),
+        ("svm", "label_smoothing", 0.1, "--label-smoothing"),
+        ("ridge", "label_smoothing", 0.1, "--label-smoothing"),
+        ("mlp", "solver", "stream", "--solver stream"),
+        ("conv1x1", "solver", "gram", "--solver gram"),
+        ("softmax", "frozen", True, "--frozen"),
+        ("conv1x1", "normalize", "none", "--normalize"),
+        ("conv1x1", "top_variance", 20, "--top-variance"),
+    ],
+)
+def test_options_of_other_classifiers_are_refused(
+    classifier: str, option: str, value: Any, name: str
+) -> None:
+    with raises(UsageError, name, f"--classifier {classifier}"):
+        Options(classifier, **{option: value})
+
+
+# The climb --------------------------------------------------------------------------------
+
+
+@CLASSIFIERS
+def test_the_grid_is_decades_of_one_over_the_mean_square(name: str) -> None:
+    x, labels = gaussian(40, 6, 2, 2.0)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    smoothing = 0.0 if name == "softmax" else None
+    results = []
+    for scale in (1.0, 32.0):
+        problem = make_problem(unit * np.float32(scale))
+        choice = tune(problem, make_rows(labels), Options(name, label_smoothing=smoothing))
+        tried = np.array([point["C"] for point in choice.curve]) * scale**2
+        decades = np.log10(tried)
+        np.testing.assert_allclose(decades, np.arange(len(tried)) - 3, atol=0.003)
+        assert len(tried) >= 5
+        results.append((choice.report()["oof_top1"], round(np.log10(choice.C * scale**2))))
+        if scale == 1:  # no 0.999086: the mean square is a sum in float32
+            assert tried[:5].tolist() == [0.001, 0.01, 0.1, 1, 10]
+    assert results[0] == results[1]
+
+
+def climb(
+    top1s: list[float], n: int = 1000, sure: float = 1.0
+) -> tuple[Choice, list[dict[str, Any]]]:
+    """Return what is chosen where the decades have these accuracies."""
+    labels = np.arange(n) % 2
+    rows = make_rows(labels)
+
+    def trials(smoothing: float) -> Any:
+        for decade, accuracy in enumerate(top1s):
+            scores = sure * np.eye(2)[labels]
+            wrong = round(n * (1 - accuracy))
+            scores[:wrong] = scores[:wrong, ::-1]
+            yield {"C": 10.0 ** (decade - 3)}, scores
+
+    choice = choose(rows, [np.arange(n)], [0.0], trials)
+    return choice, list(choice.curve)
+
+
+@pytest.mark.parametrize(
+    ("top1s", "best", "tried"),
+    [
+        ([0.5, 0.5, 0.5, 0.6, 0.7, 0.703, 0.7, 0.9, 0.9], 2, 7),  # over the hill
+        ([0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.9], -3, 6),  # not before decade 2
+        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99], 5, 9),  # up and up
+        ([0.5, 0.6, 0.7, 0.8, 0.801, 0.802, 0.9], 2, 6),  # too little to go on, yet the best
+        ([0.5, 0.9, 0.9, 1.0, 1.0, 1.0, 1.0], 0, 6),  # nowhere to go on to
+    ],
+)
+def test_the_climb_ends_where_two_decades_bring_hardly_more(
+    top1s: list[float], best: int, tried: int
+) -> None:
+    choice, curve = climb(top1s)
+    assert len(curve) == tried
+    assert 10.0**best == choice.C
+    assert choice.report()["oof_top1"] == pytest.approx(max(top1s[:tried]))
+    assert top1(choice.scores, choice.rows.labels) == choice.report()["oof_top1"]
+
+
+def test_accuracy_comes_before_log_loss_which_decides_among_equals() -> None:
+    labels = np.arange(40) % 2
+    right, wrong = np.eye(2)[labels], np.eye(2)[labels].copy()
+    wrong[0] = wrong[0, ::-1]
+
+    def trials(smoothing: float) -> Any:
+        yield {"C": 1.0}, 9 * wrong
+        yield {"C": 2.0}, 0.1 * right
+        yield {"C": 3.0}, 0.2 * right
+        yield {"C": 4.0}, 0.1 * right
+
+    choice = choose(make_rows(labels), [np.arange(40)], [0.0], trials)
+    assert choice.C == 3.0
+    assert choice.report()["oof_log_loss"] > min(point["log_loss"] for point in choice.curve)
+    np.testing.assert_array_equal(choice.scores, 0.2 * right)
+
+
+def test_out_of_fold_metrics_count_a_photo_once() -> None:
+    """One view of each photo is surely right, the other narrowly wrong: the photo is right."""
+    labels = np.repeat(np.arange(20) % 2, 2)
+    scores = 3 * np.eye(2)[labels]
+    scores[1::2] = np.eye(2)[labels][1::2, ::-1]
+    rows = make_rows(labels, photo=np.repeat(np.arange(20), 2))
+    choice = choose(rows, [np.arange(40)], [0.0], lambda _: iter([({"C": 1.0}, scores)]))
+    assert choice.report()["oof_top1"] == 1
+
+
+@pytest.mark.parametrize("better", [0.0, 0.1])
+def test_the_better_smoothing_of_two_is_chosen(better: float) -> None:
+    labels = np.arange(40) % 2
+
+    def trials(smoothing: float) -> Any:
+        scores = np.eye(2)[labels] + smoothing
+        wrong = 0 if smoothing == better else 3
+        scores[:wrong] = scores[:wrong, ::-1]
+        yield {"C": 1 + smoothing}, scores
+
+    choice = choose(make_rows(labels), [np.arange(40)], select.SMOOTHING, trials)
+    assert (choice.label_smoothing, choice.C) == (better, 1 + better)
+    assert {point["label_smoothing"] for point in choice.curve} == {0.0, 0.1}
+    np.testing.assert_array_equal(choice.scores, np.eye(2)[labels] + better)
+
+
+# MLP --------------------------------------------------------------------------------------
+
+
+def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def fit_mlp(z: np.ndarray, targets: np.ndarray, **options: Any) -> Mlp:
+        calls.append({"z": z, "targets": targets, **options})
+        r, k = z.shape[1], targets.shape[1]
+        first = Linear(np.zeros((r, 4), np.float32), np.zeros(4, np.float32))
+        second = Linear(np.zeros((4, k), np.float32), targets[0].astype(np.float32))
+        return Mlp(first, second, 7)
+
+    monkeypatch.setattr(classifiers, "fit_mlp", fit_mlp)
+    x, labels = gaussian(40, 6, 2, 2.0)
+    problem, rows = make_problem(x), make_rows(labels)
+    assert problem.coordinates
+    z = problem.coordinates().z
+    options = Options(classifier="mlp", hidden=4, dropout=0.25, seed=3)
+    choice = tune(problem, rows, options)
+    fitted = classifiers.fit(problem, rows, options, choice)
+    val_indices = folds(labels, rows.group, 3)[0]
+    train_indices = np.setdiff1d(np.arange(40), val_indices)
+    *trials, last = calls
+    assert [trial["targets"].min() for trial in trials] == pytest.approx([0, 0.05])
+    for trial in trials:
+        np.testing.assert_array_equal(trial["z"], z[train_indices])
+        np.testing.assert_array_equal(trial["stop_on"][0], z[val_indices])
+        np.testing.assert_array_equal(trial["stop_on"][1].argmax(1), labels[val_indices])
+    np.testing.assert_array_equal(last["z"], z)
+    assert "stop_on" not in last
+    assert last["epochs"] == choice.report()["epochs"] == 7
+    assert {(call["hidden"], call["dropout"], call["seed"]) for call in calls} == {(4, 0.25, 3)}
+    np.testing.assert_array_equal(choice.rows.number, val_indices)
+    assert choice.scores.shape == (len(val_indices), 2)
+    assert choice.C is None
+    assert fitted.second is not None

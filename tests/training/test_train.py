@@ -1,0 +1,655 @@
+"""Tests of training, from a feature file to a run folder."""
+
+import csv
+import json
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.errors import assert_names, assert_suggests, raises
+from support.feature_files import write_features
+
+from bilinear_cli import run as run_folder
+from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
+from bilinear_cli.run import load_model, read_metrics, save_model, train
+from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.calibration import calibration, fit_temperature
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.conv1x1 import Conv1x1
+from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.mlp import Mlp
+from bilinear_cli.training.model import Model, probabilities_of
+from bilinear_cli.training.select import Options
+
+Run = Callable[..., dict[str, Any]]
+N, K = 48, 3
+IS_TRAIN = np.arange(N) % 4 != 3
+SPLIT = np.where(IS_TRAIN, "train", "test")
+LABELS = np.arange(N) // 4 % K
+CHANNELS = {"small": 8, "large": 12}  # 36 numbers, as many as training rows; and 78
+KEYS = {
+    *("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "classifier", "pooling", "C"),
+    *("n_train", "n_test", "n_rows", "n_features", "n_classes", "seed", "seconds", "versions"),
+    *("features_file", "run", "label_smoothing", "oof_top1", "confused", "extraction"),
+}
+QUICK = Options(C=1.0, label_smoothing=0.0)
+MLP = Options(classifier="mlp", label_smoothing=0.0, hidden=8)
+CONV1X1 = Options("conv1x1", channels=4, label_smoothing=0.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_resamples() -> Iterator[None]:
+    """Shorten the bootstrap: test_calibration.py tests the confidence intervals."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 10)
+        yield
+
+
+def random_mlp(
+    z: np.ndarray,
+    targets: np.ndarray,
+    *,
+    hidden: int,
+    dropout: float,
+    seed: int,
+    epochs: int = 7,
+    stop_on: Any = None,
+) -> Mlp:
+    """Stand in for an mlp that Keras trains: random units, and least squares on them."""
+    weights = np.random.default_rng(seed).normal(size=(z.shape[1], hidden)).astype(np.float32)
+    first = Linear(weights, np.zeros(hidden, np.float32))
+    output = np.linalg.lstsq(np.maximum(first(z), 0), targets, rcond=None)[0]
+    return Mlp(first, Linear(output, np.zeros(targets.shape[1], np.float32)), epochs)
+
+
+@pytest.fixture
+def quick_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bilinear_cli.training.classifiers.fit_mlp", random_mlp)
+
+
+def features(channels: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return max, sum and bilinear features of K classes that overlap."""
+    rng = np.random.default_rng(seed)
+    centres = rng.gamma(2, 1, (K, channels))
+    maps = np.abs(centres[LABELS][:, None] + 1.5 * rng.normal(size=(N, 9, channels)))
+    i, j = np.triu_indices(channels)
+    matrices = np.sqrt(np.einsum("nlc,nld->ncd", maps, maps))
+    bilinear = matrices[:, i, j] * np.where(i == j, 1, np.sqrt(2))
+    bilinear /= np.linalg.norm(bilinear, axis=1, keepdims=True)
+    return {"max": maps.max(1), "sum": maps.sum(1), "bilinear": bilinear}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Return run(spec, options, rows, labels, split, out) -> metrics; `out` is where runs go."""
+
+    def call(
+        spec: str,
+        options: Options = QUICK,
+        rows: dict[str, np.ndarray] | None = None,
+        labels: np.ndarray = LABELS,
+        split: np.ndarray = SPLIT,
+        out: str = "runs",
+        **columns: Any,
+    ) -> dict[str, Any]:
+        path = write_features(tmp_path / "x.h5", rows or features(), labels, split, **columns)
+        with FeatureFile(path) as file:
+            return train(file, spec, options, tmp_path / out)
+
+    return call
+
+
+def scored(folder: str, name: str) -> dict[str, np.ndarray]:
+    with np.load(Path(folder) / f"{name}.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
+def test_metrics_and_the_run_folder_are_complete(channels: int, run: Run, tmp_path: Path) -> None:
+    metrics = run("bilinear", Options(), features(channels))
+    assert metrics.keys() >= KEYS
+    folder = tmp_path / "runs" / "x-bilinear-softmax"
+    assert metrics["run"] == str(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "labels.csv",
+        "metrics.json",
+        "model.npz",
+        "oof.npz",
+        "test.npz",
+    }
+    assert read_metrics(folder) == json.loads(json.dumps(metrics))
+    expected: dict[str, Any] = {
+        "n_train": 36,
+        "n_test": 12,
+        "n_rows": 48,
+        "n_classes": K,
+        "seed": 0,
+    }
+    expected |= {"n_features": channels * (channels + 1) // 2, "classifier": "softmax"}
+    expected |= {"pooling": "bilinear", "features_file": str(tmp_path / "x.h5")}
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["bytes"] == 4 * metrics["n_features"]
+    assert metrics["extraction"]["image_size"] == 16
+    assert metrics["top1"] > 0.5
+    assert metrics["top1_ci95"][0] < metrics["top1"] <= metrics["top1_ci95"][1]
+
+
+def test_accuracies_are_those_of_the_stored_scores(run: Run) -> None:
+    metrics = run("max")
+    test, oof = (scored(metrics["run"], name) for name in ("test", "oof"))
+    assert test["paths"].tolist() == [
+        f"{label}/{i}.png" for i, label in enumerate(LABELS) if i % 4 == 3
+    ]
+    np.testing.assert_array_equal(test["labels"], LABELS[~IS_TRAIN])
+    np.testing.assert_array_equal(oof["photo"], np.flatnonzero(IS_TRAIN))
+    for name, scores in (("top1", test), ("oof_top1", oof)):
+        assert metrics[name] == np.mean(scores["scores"].argmax(1) == scores["labels"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("bilinear", QUICK),
+        ("bilinear", replace(QUICK, C=1e4)),
+        ("max", QUICK),
+        ("sum", replace(QUICK, normalize="sqrt-l2")),
+        ("max+bilinear", QUICK),
+        ("bilinear", replace(QUICK, top_variance=20)),
+    ],
+)
+def test_the_model_gives_the_scores_that_were_stored(
+    spec: str,
+    options: Options,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bilinear_cli.training.inputs.BLOCK_BYTES", 4 * N * 10)  # several blocks
+    rows = {name: x.astype(np.float32) for name, x in features(12).items()}
+    metrics = run(spec, options, rows)
+    model = load_model(Path(metrics["run"]))
+    stored = {name: rows[name][~IS_TRAIN] for name in spec.split("+")}
+    expected = scored(metrics["run"], "test")["scores"]
+    np.testing.assert_allclose(model.scores(stored), expected, atol=1e-4)
+    assert model.class_names.tolist() == ["class 0", "class 1", "class 2"]
+    assert model.first.weights.shape[0] == metrics["n_features"]
+
+
+def test_the_model_is_the_fit_it_reports(run: Run) -> None:
+    """Primal weights on the features themselves fulfil the optimum's condition, W = Cᵀ Xᵀ E."""
+    rows = {"bilinear": features(12)["bilinear"].astype(np.float32)}
+    model = load_model(Path(run("bilinear", QUICK, rows)["run"]))
+    x = rows["bilinear"][IS_TRAIN].astype(np.float64)
+    scores = model.scores({"bilinear": rows["bilinear"][IS_TRAIN]})
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    error = np.eye(K)[LABELS[IS_TRAIN]] - p
+    np.testing.assert_allclose(error.sum(0), 0, atol=0.02)
+    np.testing.assert_allclose(x.T @ error, model.first.weights, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("bilinear", Options()),
+        ("max+sum", Options()),
+        ("bilinear", Options(top_variance=20)),
+        ("max", Options(C=1.0, normalize="sqrt-l2")),
+    ],
+)
+def test_test_rows_influence_nothing_but_their_own_scores(
+    spec: str, options: Options, run: Run
+) -> None:
+    altered = {name: x.copy() for name, x in features().items()}
+    for x in altered.values():
+        x[~IS_TRAIN] = 3 * x[~IS_TRAIN][::-1] + 1
+    labels = LABELS.copy()
+    labels[~IS_TRAIN] = np.roll(labels[~IS_TRAIN], 1)
+    before = run(spec, options, out="before")
+    after = run(spec, options, altered, labels, out="after")
+    for name in ("C", "label_smoothing", "oof_top1", "oof_log_loss", "curve"):
+        assert before[name] == after[name]
+    models = [load_model(Path(metrics["run"])) for metrics in (before, after)]
+    np.testing.assert_array_equal(models[0].first.weights, models[1].first.weights)
+    np.testing.assert_array_equal(models[0].first.intercept, models[1].first.intercept)
+    for part, other in zip(models[0].parts, models[1].parts, strict=True):
+        np.testing.assert_array_equal(part.columns, other.columns)
+        np.testing.assert_array_equal(part.mean, other.mean)
+        assert part.factor == other.factor
+    oof, test = (
+        [scored(metrics["run"], name)["scores"] for metrics in (before, after)]
+        for name in ("oof", "test")
+    )
+    np.testing.assert_array_equal(oof[0], oof[1])
+    assert np.abs(test[0] - test[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("options", [Options(seed=3), MLP], ids=["softmax", "mlp"])
+def test_a_seed_reproduces_a_run(options: Options, run: Run, quick_mlp: None) -> None:
+    one, two = (run("max", options, out=out) for out in ("one", "two"))
+    differ = {name for name in one if one[name] != two[name]}
+    assert differ - {"extraction"} <= {"run", "seconds"}  # the file was written twice
+    for name in ("model", "oof", "test"):
+        arrays, same = scored(one["run"], name), scored(two["run"], name)
+        assert arrays.keys() == same.keys()
+        for key in arrays:
+            np.testing.assert_array_equal(arrays[key], same[key])
+
+
+def test_without_test_photos_only_the_out_of_fold_figures_are_given(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = run("max", split=np.full(N, "train"))
+    for name in ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss"):
+        assert metrics[name] is None
+    assert (metrics["n_train"], metrics["n_test"]) == (N, 0)
+    assert metrics["oof_top1"] > 0.5
+    assert scored(metrics["run"], "test")["scores"].shape == (0, K)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_photos_count_once_however_many_views_they_have(
+    run: Run,
+) -> None:
+    twice = {name: np.repeat(x, 2, axis=0) for name, x in features().items()}
+    columns = {"labels": np.repeat(LABELS, 2), "split": np.repeat(SPLIT, 2)}
+    metrics = run("max", QUICK, twice, **columns, photo=np.repeat(np.arange(N), 2))
+    assert (metrics["n_train"], metrics["n_test"], metrics["n_rows"]) == (36, 12, 96)
+    assert metrics["top1"] * 12 == pytest.approx(round(metrics["top1"] * 12))
+
+
+def two_views(seed: int = 7) -> dict[str, Any]:
+    """Return what `run` takes for two different views of each photo."""
+    rng = np.random.default_rng(seed)
+    x = np.repeat(features()["max"], 2, axis=0)
+    return {
+        "rows": {"max": x + rng.normal(0, 1, x.shape)},
+        "labels": np.repeat(LABELS, 2),
+        "split": np.repeat(SPLIT, 2),
+        "photo": np.repeat(np.arange(N), 2),
+    }
+
+
+def test_labels_are_kept_a_row_a_photo(run: Run) -> None:
+    group = np.array([f"nest {i // 8}" for i in range(2 * N)])
+    folder = Path(run("max", QUICK, **two_views(), group=group)["run"])
+    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["path", "label", "split", "group"]
+    assert rows == [
+        [f"{label}/{i}.png", f"class {label}", SPLIT[i], f"nest {i // 4}"]
+        for i, label in enumerate(LABELS)
+    ]
+
+
+def test_one_temperature_of_views_that_are_averaged(run: Run) -> None:
+    metrics = run("max", QUICK, **two_views())
+    oof, test = (scored(metrics["run"], name) for name in ("oof", "test"))
+    mean = [x["scores"].reshape(-1, 2, K).mean(axis=1) for x in (oof, test)]
+    labels = [x["labels"][::2] for x in (oof, test)]
+    temperature = metrics["temperature"]
+    assert temperature == pytest.approx(fit_temperature(mean[0], labels[0]), rel=1e-3)
+    assert abs(np.log(temperature / fit_temperature(oof["scores"], oof["labels"]))) > 0.01
+    for when, t in (("before", 1), ("after", temperature)):
+        expected = calibration(probabilities_of(mean[1], t), labels[1])
+        for name in ("log_loss", "brier", "ece"):
+            assert metrics["calibration"][when][name] == pytest.approx(expected[name], rel=1e-3)
+
+
+def test_poolings_side_by_side_have_all_numbers(run: Run) -> None:
+    metrics = run("max+sum")
+    assert metrics["n_features"] == 16
+    assert Path(metrics["run"]).name == "x-max+sum-softmax"
+    with raises(UsageError, "--top-variance"):
+        run("max+sum", Options(top_variance=4))
+
+
+def test_top_variance_keeps_so_many_numbers(run: Run) -> None:
+    metrics = run("bilinear", replace(QUICK, top_variance=20))
+    assert 10 <= metrics["n_features"] <= 14
+    assert metrics["top_variance"] == 20
+    assert Path(metrics["run"]).name == "x-bilinear-top20-softmax"
+
+
+@pytest.mark.slow
+def test_an_mlp_is_trained_on_several_poolings_and_gives_the_scores_that_were_stored(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.training.mlp.PATIENCE", 2)
+    rows = {name: x.astype(np.float32) for name, x in features().items()}
+    metrics = run("max+sum", MLP, rows)
+    model = load_model(Path(metrics["run"]))
+    assert model.second is not None
+    assert model.first.weights.shape == (16, 8)
+    assert model.second.weights.shape == (8, K)
+    assert metrics["C"] is None
+    assert metrics["epochs"] >= 1
+    oof = scored(metrics["run"], "oof")["photo"]
+    assert set(oof) < set(np.flatnonzero(IS_TRAIN))
+    assert len(oof) == 8  # of 36, in five folds of 7 or 8
+    scores = model.scores({name: rows[name][~IS_TRAIN] for name in ("max", "sum")})
+    np.testing.assert_allclose(scores, scored(metrics["run"], "test")["scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "facts"),
+    [
+        ("maxx", QUICK, ("x.h5", "'maxx'", "'max'")),
+        ("max+", QUICK, ("x.h5", "''")),
+        ("max", Options(classifier="svc"), ("'svc'", "classifier", "svm")),
+        ("max", Options(top_variance=9), ("--top-variance 9", 8)),
+        ("max+max", QUICK, ("--pooling max+max",)),
+        ("conv5", QUICK, ("--classifier", "conv1x1", "--pooling", "conv5")),
+        ("max", CONV1X1, ("--classifier", "conv1x1", "--pooling", "conv5")),
+        ("conv5", replace(CONV1X1, channels=9), ("--channels 9", 8)),
+    ],
+)
+def test_options_that_do_not_fit_the_file_are_refused(
+    spec: str, options: Options, facts: tuple[str | int, ...], run: Run
+) -> None:
+    with raises(UsageError, *facts) as caught:
+        run(spec, options, {"conv5": random_maps(), **features()})
+    if spec == "maxx":
+        assert_suggests(str(caught.value).replace("'maxx'", ""), "max", ("max", "sum", "bilinear"))
+
+
+def random_maps() -> np.ndarray:
+    """Return maps 3 x 3 of 8 channels, of K classes that overlap."""
+    rng = np.random.default_rng(0)
+    centres = rng.gamma(2, 1, (K, 8))
+    return np.abs(centres[LABELS][:, None, None] + rng.normal(size=(N, 3, 3, 8)))
+
+
+# The run folder ---------------------------------------------------------------------------
+
+
+def test_a_later_run_takes_the_place_of_an_earlier_one(run: Run, tmp_path: Path) -> None:
+    run("max")
+    folder = tmp_path / "runs" / "x-max-softmax"
+    (folder / "stale.txt").touch()
+    run("max", replace(QUICK, C=2.0))
+    assert read_metrics(folder)["C"] == 2.0
+    assert not (folder / "stale.txt").exists()
+    assert list(folder.parent.iterdir()) == [folder]
+    here = tmp_path / "new"
+    here.mkdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE(here.stat().st_mode)
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_fault_in_the_middle_of_writing_leaves_the_earlier_run(
+    fault: BaseException,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run("max")
+    folder = tmp_path / "runs" / "x-max-softmax"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def broken(*arguments: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(run_folder, "save_model", broken)
+    raised = BilinearError if isinstance(fault, OSError) else KeyboardInterrupt
+    with pytest.raises(raised) as error:
+        run("max", replace(QUICK, C=2.0))
+    if isinstance(fault, OSError):
+        assert error.type is BilinearError
+        assert_names(str(error.value), folder, fault.strerror)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with raises(BilinearError, tmp_path / "file" / "x-max-softmax", "File exists"):
+        run("max", out="file")
+
+
+# The model --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a run folder with a small model."""
+    part = Part("max", np.arange(2), 2, "standard", np.zeros(2, np.float32), np.ones(2), 0.5)
+    layers = Linear(np.eye(2, dtype=np.float32), np.ones(2, np.float32))
+    save_model(tmp_path / "model.npz", Model(layers, layers, [part], np.array(["auk", "crow"])))
+    return tmp_path
+
+
+def test_a_model_comes_back_as_it_was_saved(folder: Path) -> None:
+    scores = load_model(folder).scores({"max": np.array([[4.0, -8.0, 99.0]])})
+    np.testing.assert_allclose(scores, [[4, 1]])  # 1 + max(0, 1 + x / 2)
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def changed(data: bytes) -> bytes:
+    place = data.index(b"NUMPY") + 130
+    return data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
+
+
+def encrypted(data: bytes) -> bytes:
+    """Return a zip whose directory says so; the zip module raises RuntimeError."""
+    place = data.index(b"PK\x01\x02") + 8
+    return data[:place] + b"\x01" + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, changed, encrypted, lambda data: b"", lambda data: b"hi"])
+def test_a_damaged_model_is_one_line(damage: Callable[[bytes], bytes], folder: Path) -> None:
+    path = folder / "model.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with raises(BilinearError, path):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["weights", "intercept", "poolings", "factor0", "class_names"])
+def test_a_model_that_lacks_something_is_one_line(name: str, folder: Path) -> None:
+    path = folder / "model.npz"
+    with np.load(path) as arrays:
+        rest = {key: value for key, value in arrays.items() if key != name}
+    np.savez(path, **rest)
+    with raises(BilinearError, path):
+        load_model(folder)
+
+
+def test_a_pickle_is_never_loaded(folder: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (folder / "sprung",)
+
+    path = folder / "model.npz"
+    with np.load(path) as arrays:
+        values = dict(arrays)
+    np.savez(path, **{**values, "weights": np.array([Trap()], dtype=object)})
+    with raises(BilinearError, path):
+        load_model(folder)
+    np.save(folder / "model.npy", np.zeros(3))
+    (folder / "model.npy").replace(path)
+    with raises(BilinearError, path):
+        load_model(folder)
+    assert not (folder / "sprung").exists()
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with raises(BilinearError, tmp_path / "gone", "bilinear train"):
+        load_model(tmp_path / "gone")
+
+
+# Other classifiers, other ways ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classifier", ["svm", "ridge"])
+@pytest.mark.parametrize("spec", ["max", "bilinear"])
+def test_linear_classifiers_are_tuned_and_kept(spec: str, classifier: str, run: Run) -> None:
+    rows = features(12)
+    metrics = run(spec, Options(classifier), rows)
+    assert Path(metrics["run"]).name == f"x-{spec}-{classifier}"
+    assert metrics["top1"] > 0.5
+    assert metrics["C"] in [point["C"] for point in metrics["curve"]]
+    stored = {spec: rows[spec].astype(np.float32)[~IS_TRAIN]}
+    scores = load_model(Path(metrics["run"])).scores(stored)
+    np.testing.assert_allclose(scores, scored(metrics["run"], "test")["scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("classifier", ["softmax", "svm", "ridge"])
+@pytest.mark.parametrize("spec", ["max", "bilinear"])
+def test_streaming_comes_to_the_same_model(spec: str, classifier: str, run: Run) -> None:
+    smoothing = 0.0 if classifier == "softmax" else None
+    models = []
+    for solver in ("gram", "stream"):
+        options = Options(classifier, C=1.0, label_smoothing=smoothing, solver=solver)
+        models.append(load_model(Path(run(spec, options, features(12), out=solver)["run"])))
+    for array in ("weights", "intercept"):
+        one, other = (getattr(model.first, array) for model in models)
+        np.testing.assert_allclose(one, other, atol=0.01 * np.abs(one).max() + 1e-3)
+
+
+def test_streaming_holds_one_fifth_out(run: Run) -> None:
+    metrics = run("max", Options(solver="stream", label_smoothing=0.0))
+    assert len(scored(metrics["run"], "oof")["photo"]) == 8  # of 36
+    assert len(metrics["curve"]) > 4
+
+
+@pytest.mark.parametrize(
+    "options", [QUICK, Options("ridge", C=1.0), MLP], ids=lambda o: o.classifier
+)
+def test_refit_all_learns_from_the_test_photos_after_they_have_been_scored(
+    options: Options, run: Run, quick_mlp: None
+) -> None:
+    honest = run("bilinear", options, out="honest")
+    refitted = run("bilinear", replace(options, refit_all=True), out="refitted")
+    assert (honest["fitted_on"], refitted["fitted_on"]) == ("train", "train and test")
+    for name in ("top1", "oof_top1", "C", "label_smoothing", "n_train", "n_test"):
+        assert honest[name] == refitted[name]
+    for name in ("oof", "test"):
+        np.testing.assert_array_equal(
+            scored(honest["run"], name)["scores"], scored(refitted["run"], name)["scores"]
+        )
+    everything = run("bilinear", options, split=np.full(N, "train"), out="everything")
+    models = [load_model(Path(m["run"])) for m in (honest, refitted, everything)]
+    weights = [model.first.weights for model in models]
+    np.testing.assert_allclose(weights[1], weights[2], atol=1e-3 * np.abs(weights[2]).max())
+    assert np.abs(weights[0] - weights[1]).max() > 0.01 * np.abs(weights[0]).max()
+
+
+@pytest.mark.slow
+def test_a_conv1x1_is_trained_on_maps_and_gives_the_scores_that_were_stored(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilinear_cli.training.conv1x1.LEARNING_RATE", 0.01)
+    monkeypatch.setattr("bilinear_cli.training.conv1x1.PATIENCE", 4)
+    maps = random_maps()
+    metrics = run("conv5", CONV1X1, {"conv5": maps, **features()})
+    assert Path(metrics["run"]).name == "x-conv5-conv1x1-4"
+    assert (metrics["channels"], metrics["frozen"], metrics["n_features"]) == (4, False, 10)
+    assert metrics["top1"] > 0.5
+    stored = {"conv5": maps.astype(np.float32)[~IS_TRAIN]}
+    scores = load_model(Path(metrics["run"])).scores(stored)
+    np.testing.assert_allclose(scores, scored(metrics["run"], "test")["scores"], atol=0.01)
+
+
+def test_a_frozen_conv1x1_is_named_and_recorded_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def fit_conv1x1(read: Any, rows: Any, targets: Any, **options: Any) -> Conv1x1:
+        calls.append(options)
+        return Conv1x1(np.eye(8, 4, dtype=np.float32), Linear(np.ones((10, K)), np.zeros(K)), 3)
+
+    monkeypatch.setattr("bilinear_cli.training.train.fit_conv1x1", fit_conv1x1)
+    metrics = run("conv5", replace(CONV1X1, frozen=True), {"conv5": random_maps()})
+    assert Path(metrics["run"]).name == "x-conv5-conv1x1-4-frozen"
+    assert (metrics["channels"], metrics["frozen"], metrics["n_features"]) == (4, True, 10)
+    assert [(call["channels"], call["frozen"]) for call in calls] == [(4, True)] * 2
+
+
+def test_one_training_photo_a_class_is_enough_where_all_is_given(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    split = np.full(N, "test", "U5")
+    split[[0, 4, 8]] = "train"
+    metrics = run("max", QUICK, split=split)
+    assert (metrics["n_train"], metrics["oof_top1"], metrics["curve"]) == (3, None, [])
+    assert 0 <= metrics["top1"] <= 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    with raises(BilinearError, "-C", "--label-smoothing"):
+        run("max", Options(), split=split)
+
+
+def test_two_rows_can_be_told_apart(run: Run) -> None:
+    labels, split = np.arange(4) % 2, np.array(["train", "train", "test", "test"])
+    x = {"max": np.array([[0, 1.0, 0], [1.0, 0, 0]] * 2)}
+    assert run("max", QUICK, x, labels, split)["top1"] == 1
+
+
+def test_a_class_without_training_photos_is_left_out(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = run("max", split=np.where(LABELS == 2, "test", SPLIT))
+    assert metrics["n_classes"] == 2
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert_names(record.getMessage(), "class 2")
+
+
+def test_a_row_that_is_no_number_is_named(run: Run, tmp_path: Path) -> None:
+    rows = {"max": features()["max"]}
+    rows["max"][7, 2] = np.inf  # a test row
+    with raises(FeatureFileError, tmp_path / "x.h5", 7, "features/max", "1/7.png"):
+        run("max", QUICK, rows)
+
+
+def test_a_map_that_is_no_number_is_named_wherever_it_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bilinear_cli.training.conv1x1.N_SAMPLED", 4)  # of the principal directions
+    maps = random_maps()
+    maps[6, 1, 1, 2] = np.nan
+    with raises(FeatureFileError, tmp_path / "x.h5", 6, "features/conv5", "1/6.png"):
+        run("conv5", CONV1X1, {"conv5": maps})
+
+
+def test_an_mlp_is_not_streamed(run: Run, monkeypatch: pytest.MonkeyPatch, quick_mlp: None) -> None:
+    monkeypatch.setattr("bilinear_cli.training.problem.free_memory", lambda: 1000)
+    with raises(BilinearError, "mlp", "--top-variance", "--classifier", "--solver gram"):
+        run("max", MLP)
+    assert run("max", replace(MLP, solver="gram"))["solver"] == "gram"
+    assert run("max", QUICK)["solver"] == "stream"
+
+
+def test_metrics_have_the_number_of_folds(run: Run, quick_mlp: None) -> None:
+    options = replace(QUICK, C=None, folds=3)
+    assert (run("max", options)["folds"], run("max", MLP)["folds"]) == (3, 1)
+    assert run("max", replace(QUICK, solver="stream"))["folds"] == 1
+
+
+def test_refit_all_without_test_photos_has_nothing_to_add(
+    run: Run,
+) -> None:
+    metrics = run("max", replace(QUICK, refit_all=True), split=np.full(N, "train"))
+    assert metrics["fitted_on"] == "train"
+
+
+def test_a_run_that_cannot_take_its_place_leaves_the_earlier_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run("max")
+    rename = run_folder.os.replace
+
+    def failing(old: Path, new: Path) -> None:
+        if old.name == "new":
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    monkeypatch.setattr(run_folder.os, "replace", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run("max", replace(QUICK, C=2.0))
+    assert read_metrics(Path(before["run"]))["C"] == 1.0
