@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
 from bilinear_cli.cli import cli
+from bilinear_cli.cluster import rows
 from bilinear_cli.photos import sample
 
 pytestmark = pytest.mark.slow
@@ -98,11 +100,16 @@ def _write_cub(root: Path) -> None:
 def scheduler() -> Iterator[str]:
     """Return the address of a scheduler with one worker, which is a thread: its networks are thin.
 
-    The worker thread has the patches of this process.
+    The worker thread has the patches of this process. A worker keeps files open until it ends, and
+    this one does not end with the cluster.
     """
     options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
-        yield cluster.scheduler_address
+    with ExitStack() as files, pytest.MonkeyPatch.context() as patch:
+        open_features = rows.open_features
+        patch.setattr(rows, "open_features", lambda x: files.enter_context(open_features(x)))
+        with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
+            yield cluster.scheduler_address
+        rows._opened.cache_clear()
 
 
 @pytest.mark.parametrize(
