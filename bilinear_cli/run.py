@@ -9,25 +9,23 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, nearest
-from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.photos.manifest import manifest
 from bilinear_cli.poolings.specs import pooling
 from bilinear_cli.recipe import Settings, settings_of
 from bilinear_cli.store import FeatureFile, check_parameter
-from bilinear_cli.training.columns import Linear
-from bilinear_cli.training.inputs import Part
-from bilinear_cli.training.metrics import by_photo
-from bilinear_cli.training.model import Model
-from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.select import Options
-from bilinear_cli.training.sums import Progress, Workers
-from bilinear_cli.training.train import fit_and_score
+
+if TYPE_CHECKING:  # what reads a run's metrics alone takes no library of training
+    from bilinear_cli.photos.dataset import Dataset
+    from bilinear_cli.training.model import Model
+    from bilinear_cli.training.rows import Rows
+    from bilinear_cli.training.select import Options
+    from bilinear_cli.training.sums import Progress, Workers
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +42,13 @@ NEEDED = (  # of a run's figures, by what shows them
 def train(
     file: FeatureFile,
     spec: str,
-    options: Options,
+    options: "Options",
     runs: Path,
     *,
-    dataset: Dataset | None = None,
+    dataset: "Dataset | None" = None,
     command: str = "[]",
-    progress: Progress | None = None,
-    workers: Workers | None = None,
+    progress: "Progress | None" = None,
+    workers: "Workers | None" = None,
 ) -> dict[str, Any]:
     """Fit a classifier on a pooling, score the test photos once, and write the run folder.
 
@@ -66,6 +64,8 @@ def train(
         BilinearError: there is nothing to learn from, or the folder cannot be written.
         UsageError: the options do not fit the file.
     """
+    from bilinear_cli.training.train import fit_and_score
+
     trained = fit_and_score(
         file, spec, options, dataset=dataset, progress=progress, workers=workers
     )
@@ -77,7 +77,7 @@ def train(
     return metrics
 
 
-def run_name(file: FeatureFile, spec: str, options: Options) -> str:
+def run_name(file: FeatureFile, spec: str, options: "Options") -> str:
     """Return the name of a run's folder, from what sets runs apart."""
     folder = file.path.parent
     kept = folder.name.endswith(".h5.shards")  # a cluster's, whose own names are all alike
@@ -90,7 +90,7 @@ def run_name(file: FeatureFile, spec: str, options: Options) -> str:
     return "-".join(words)
 
 
-def labels_of(rows: Rows) -> str:
+def labels_of(rows: "Rows") -> str:
     """Return what the photos were taken for and used for, as a manifest below their root."""
     first = np.unique(rows.photo, return_index=True)[1]
     names = rows.class_names[rows.labels]
@@ -101,8 +101,8 @@ def labels_of(rows: Rows) -> str:
 def write_run(
     folder: Path,
     metrics: dict[str, Any],
-    model: Model,
-    scored: dict[str, tuple[Rows, np.ndarray]],
+    model: "Model",
+    scored: "dict[str, tuple[Rows, np.ndarray]]",
     labels: str,
 ) -> None:
     """Write the run folder beside its place, then move it there; an older one goes last."""
@@ -132,7 +132,7 @@ def write_run(
         raise BilinearError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def save_model(path: Path, model: Model) -> None:
+def save_model(path: Path, model: "Model") -> None:
     """Write a model as plain arrays."""
     arrays = {
         "weights": model.first.weights,
@@ -154,12 +154,16 @@ def save_model(path: Path, model: Model) -> None:
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def load_model(run: Path) -> Model:
+def load_model(run: Path) -> "Model":
     """Read the model of a run folder.
 
     Raises:
         BilinearError: there is none, or it is damaged.
     """
+    from bilinear_cli.training.columns import Linear
+    from bilinear_cli.training.inputs import Part
+    from bilinear_cli.training.model import Model
+
     path = run / "model.npz"
     if not path.is_file():
         raise BilinearError(f"there is no run in {run}: make one with bilinear train")
@@ -241,6 +245,8 @@ def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
     Raises:
         BilinearError: the file is missing or damaged.
     """
+    from bilinear_cli.training.metrics import by_photo
+
     with _open_arrays(run / f"{name}.npz") as arrays:
         first, scores = by_photo(arrays["photo"], arrays["scores"])
         columns = {column: arrays[column][first] for column in ("labels", "paths")}
