@@ -1,7 +1,6 @@
-"""What holds for all tests: their own cache, a logger as it was, the random order, the markers."""
+"""What holds for all tests: a cache of their own, little memory, VGG16's weights, `--no-skips`."""
 
 import gc
-import logging
 import os
 import signal
 import subprocess
@@ -43,16 +42,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BILINEAR_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(autouse=True)
-def _same_logger() -> Iterator[None]:
-    """Undo what a command does to the program's logger, whose lines later tests read."""
-    logger = logging.getLogger("bilinear_cli")
-    level, handlers = logger.level, logger.handlers
-    yield
-    logger.setLevel(level)
-    logger.handlers = handlers
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def gradients(layer: keras.layers.Layer, x: np.ndarray, weights: np.ndarray) -> 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("channels", [None, 6])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_gradients_are_finite(
     method: str, channels: int | None, normalize: bool, policy: str
 ) -> None:

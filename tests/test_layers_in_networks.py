@@ -35,6 +35,7 @@ def network(shape: tuple[int | None, ...], *arguments: Any, **options: Any) -> k
 @pytest.mark.parametrize("channels", [None, 4])
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_height_and_width_may_be_unknown(
     maps: np.ndarray, method: str, output: str, channels: int | None
 ) -> None:
@@ -51,6 +52,7 @@ def test_height_and_width_may_be_unknown(
         np.testing.assert_allclose(rows, layer(x), atol=atol)
 
 
+@pytest.mark.slow
 def test_predict_takes_maps_of_several_sizes(maps: np.ndarray) -> None:
     layer = BilinearPooling()
     model = keras.Sequential([keras.Input((None, None, 8)), layer])
@@ -109,6 +111,7 @@ def test_matrix_sqrt_is_compiled_without_xla() -> None:
     assert model.jit_compile is False
 
 
+@pytest.mark.slow
 def test_a_frozen_layer_stays_frozen(pairs: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     network((4, 4, 4), channels=2, trainable=False).save(tmp_path / "model.keras")
     model = keras.models.load_model(tmp_path / "model.keras")

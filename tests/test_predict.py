@@ -64,6 +64,7 @@ def run(
         return Path(train(file, request.param, options, tmp_path / "runs")["run"])
 
 
+@pytest.mark.slow
 def test_photos_get_their_class_and_a_bad_file_its_error(
     run: Path, photos: list[Path], tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_photos_get_their_class_and_a_bad_file_its_error(
             assert sum(probabilities) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_top_limits_the_number_of_names(run: Path, photos: list[Path]) -> None:
     (_, names), *rest = predict(run, photos[:1], forward, top=2)
     assert not rest

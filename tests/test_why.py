@@ -135,6 +135,7 @@ def hits_of(rate: float, n: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).random((1, n)) < rate).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_an_interval_has_the_width_of_the_normal_approximation() -> None:
     n = 2000
     middle, low, high = figures.accuracy(hits_of(0.8, n, 0))
@@ -142,6 +143,7 @@ def test_an_interval_has_the_width_of_the_normal_approximation() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.16 / n), rel=0.1)
 
 
+@pytest.mark.slow
 def test_differences_are_paired() -> None:
     hits = hits_of(0.8, 2000, 0)
     assert figures.difference(hits, hits) == (0, 0, 0)
@@ -154,6 +156,7 @@ def test_differences_are_paired() -> None:
     assert high - low > 0.04
 
 
+@pytest.mark.slow
 def test_intervals_are_wider_where_trainings_differ() -> None:
     same = np.repeat(hits_of(0.7, 1000, 0), 5, axis=0)
     widths = []
@@ -164,6 +167,7 @@ def test_intervals_are_wider_where_trainings_differ() -> None:
     assert widths[1] > 2 * widths[0]
 
 
+@pytest.mark.slow
 def test_hits_are_those_of_train(features: Path, tmp_path: Path) -> None:
     with FeatureFile(features) as file:
         path = tmp_path / "v.h5"

@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -148,6 +149,7 @@ def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
     worker = get_worker()
     key = worker.get_current_task()
     _keep_from_freezing()
+    warnings.filterwarnings("ignore", module="PIL")  # as the command does, see `cli/base.py`
     if not ALONE.acquire(timeout=POLL_SECONDS):
         raise Reschedule  # perhaps to a worker that is free
     try:

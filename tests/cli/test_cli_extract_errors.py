@@ -63,6 +63,7 @@ def test_bad_options(options: list[str], facts: list[Any], birds: Path) -> None:
         (1, "untrained.csv", ["jay"]),
     ],
 )
+@pytest.mark.slow
 def test_bad_photo_sets(code: int, data: str, facts: list[Any], birds: Path) -> None:
     Path("empty").mkdir()
     class_folders(Path("one"), {"wren": 2})

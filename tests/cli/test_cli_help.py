@@ -35,6 +35,7 @@ def test_help_imports_no_large_package() -> None:
     assert not large & modules_of("--help")
 
 
+@pytest.mark.slow
 def test_info_imports_neither_tensorflow_nor_sklearn(features: Path) -> None:
     assert not {"tensorflow", "keras", "sklearn", "scipy"} & modules_of("info", str(features))
 
@@ -84,6 +85,7 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.slow
 def test_shells_complete(shell: str) -> None:
     def complete(**variables: str) -> str:
         environment = os.environ | variables

@@ -70,6 +70,7 @@ def test_another_network_and_layer(few_birds: Path) -> None:
         (1, ["--weights", "nowhere.npz"], ["nowhere.npz"]),
     ],
 )
+@pytest.mark.slow
 def test_bad_networks_layers_and_weights(
     code: int, options: list[str], facts: list[str], few_birds: Path
 ) -> None:

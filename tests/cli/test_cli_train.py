@@ -20,6 +20,7 @@ def results_of(*words: Any) -> list[dict]:
     return json.loads(run_command("train", *words, "--json").stdout)["results"]
 
 
+@pytest.mark.slow
 def test_train_prints_a_table_of_all_poolings(features: Path) -> None:
     stdout = run_command("train", "--features", features).stdout
     rows = [line.split("|")[1].strip() for line in stdout.splitlines() if "|" in line]
@@ -28,6 +29,7 @@ def test_train_prints_a_table_of_all_poolings(features: Path) -> None:
     assert Path("runs/x-max-softmax/metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_train_prints_one_json_object(features: Path) -> None:
     tuned = ["-C", "auto", "--label-smoothing", "auto", "--folds", "3"]
     (result,) = results_of("--features", features, "--pooling", "max+bilinear", *tuned)
@@ -46,6 +48,7 @@ def test_train_takes_labels_from_data(birds: Path, features: Path) -> None:
     assert result["n_classes"] == 2
 
 
+@pytest.mark.slow
 def test_corrected_labels_of_a_run_change_the_result(birds: Path, features: Path) -> None:
     train = ["--features", features, "--pooling", "max"]
     (before,) = results_of(*train)
@@ -78,6 +81,7 @@ def test_corrected_labels_of_a_run_change_the_result(birds: Path, features: Path
         (2, ["--scheduler", "local:1", *CONV1X1], ["--scheduler", "conv1x1"]),
     ],
 )
+@pytest.mark.slow
 def test_bad_input_to_train(
     code: int, options: list[str], facts: list[Any], features: Path
 ) -> None:
@@ -113,6 +117,7 @@ def test_maps_alone_are_for_conv1x1(birds: Path) -> None:
 @pytest.mark.parametrize(
     "pooling", ["compact:16", "bilinear:4", pytest.param("conv5", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_run_names_photos_without_its_feature_file(pooling: str, birds: Path) -> None:
     """The hashes, or the projection, of a pooling are in the run."""
     run_command("extract", "--data", birds, "--pooling", pooling, "-o", "x.h5")

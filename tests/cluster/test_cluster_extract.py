@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -360,6 +361,20 @@ def test_overwriting_keeps_shards_until_the_workers_are_checked(
     with raises(BilinearError, OTHER_SHA256, network.sha256()):
         extract_shards(address, birds, other, output, network, overwrite=True)
     assert all(shard.exists() for shard in shards)
+
+
+def test_workers_ignore_warnings_of_pillow(
+    address: str, birds: Dataset, output: Path, network: WorkerNetwork
+) -> None:
+    def warns(module: str) -> bool:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.warn_explicit("Corrupt EXIF data", UserWarning, "x.py", 1, module)
+        return bool(caught)
+
+    extract_on_workers(address, birds, MAX, output, network)
+    with Client(address) as client:
+        assert False in client.run(warns, "PIL.TiffImagePlugin").values()
+        assert False not in client.run(warns, "bilinear_cli").values()
 
 
 def test_a_shard_in_use_is_waited_for(

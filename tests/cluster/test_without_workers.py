@@ -148,6 +148,7 @@ def test_a_worker_without_the_program_is_named() -> None:
     [(b"", ["0.2 s"]), (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", [])],
     ids=["nothing", "something else"],
 )
+@pytest.mark.slow
 def test_who_is_no_scheduler_is_one_line(
     answer: bytes, facts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def refused(
     return run
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_one_line(
     refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

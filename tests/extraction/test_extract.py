@@ -143,6 +143,7 @@ def sha256_of(dataset: Dataset, path: str) -> str:
 
 
 @pytest.mark.parametrize(("channels", "large"), [(6, ()), (256, ("bilinear", "conv5"))])
+@pytest.mark.slow
 def test_rows_are_what_each_photo_alone_gives(
     birds: Dataset, output: Path, channels: int, large: tuple[str, ...]
 ) -> None:
@@ -207,6 +208,7 @@ def test_a_split_that_the_set_brought_has_no_seed(birds: Dataset, output: Path) 
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same(
     birds: Dataset, output: Path, tmp_path: Path, batch_size: int
 ) -> None:
@@ -227,6 +229,7 @@ def test_progress_counts_photos(birds: Dataset, output: Path) -> None:
 
 
 @pytest.mark.parametrize("done", [0, 3, 6, 8])
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_bits(
     birds: Dataset, output: Path, tmp_path: Path, done: int
 ) -> None:
@@ -242,6 +245,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert [path.name for path in output.parent.iterdir()] == ["birds.h5"]
 
 
+@pytest.mark.slow
 def test_a_network_that_fails_loses_only_its_batch(
     birds: Dataset, output: Path, tmp_path: Path
 ) -> None:
@@ -257,6 +261,7 @@ def test_a_network_that_fails_loses_only_its_batch(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(
     birds: Dataset, output: Path, tmp_path: Path, batch: int
 ) -> None:
@@ -274,6 +279,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert contents(killed) == contents(output)
 
 
+@pytest.mark.slow
 def test_photos_in_another_order_keep_their_rows(
     birds: Dataset, output: Path, tmp_path: Path
 ) -> None:
@@ -327,6 +333,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.slow
 def test_settings_that_differ_are_refused_with_both_values(
     birds: Dataset, output: Path, finished: bool
 ) -> None:
@@ -349,6 +356,7 @@ def begin(dataset: Dataset, output: Path, finished: bool) -> Path:
 
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("change", ["gone", "new", "changed"])
+@pytest.mark.slow
 def test_other_photos_are_refused_by_name(
     birds: Dataset, output: Path, change: str, finished: bool
 ) -> None:
@@ -362,6 +370,7 @@ def test_other_photos_are_refused_by_name(
     refused(load_dataset(birds.spec), output, *facts)
 
 
+@pytest.mark.slow
 def test_photos_whose_rows_are_to_come_may_change(
     birds: Dataset, output: Path, tmp_path: Path
 ) -> None:
@@ -375,6 +384,7 @@ def test_photos_whose_rows_are_to_come_may_change(
 
 
 @pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.slow
 def test_overwrite_begins_again(birds: Dataset, output: Path, finished: bool) -> None:
     begin(birds, output, finished)
     make_photo(birds.root / "tit" / "1.png", seed=99)
@@ -393,6 +403,7 @@ def test_an_overwriting_run_that_stops_leaves_the_old_file(birds: Dataset, outpu
     assert output.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_overwriting_run_that_stops_resumes_without_overwrite(
     birds: Dataset, output: Path
 ) -> None:
@@ -444,6 +455,7 @@ def test_a_bad_photo_stops_the_run_and_keeps_the_rows_of_earlier_batches(
         stop_at_bad(spoilt, output)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_when_the_photos_are_mended(
     spoilt: Dataset, output: Path, tmp_path: Path
 ) -> None:
@@ -480,6 +492,7 @@ def test_bad_photos_are_left_out_and_named(
     check_skipped(spoilt, output, tmp_path / "whole.h5")
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_at_a_bad_photo_resumes_without_it(
     spoilt: Dataset, output: Path, tmp_path: Path
 ) -> None:
@@ -488,6 +501,7 @@ def test_a_run_that_stopped_at_a_bad_photo_resumes_without_it(
     check_skipped(spoilt, output, tmp_path / "whole.h5")
 
 
+@pytest.mark.slow
 def test_bad_photos_of_an_interrupted_run_are_remembered(
     spoilt: Dataset, output: Path, tmp_path: Path
 ) -> None:
@@ -497,6 +511,7 @@ def test_bad_photos_of_an_interrupted_run_are_remembered(
 
 
 @pytest.mark.parametrize("skip_bad", [True, False])
+@pytest.mark.slow
 def test_a_file_without_its_bad_photos_is_complete(
     spoilt: Dataset, output: Path, caplog: pytest.LogCaptureFixture, skip_bad: bool
 ) -> None:
@@ -536,6 +551,7 @@ def test_photos_that_all_could_not_be_opened_may_come_back(
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.slow
 def test_a_photo_that_changes_during_the_run_is_not_left_out(
     birds: Dataset, output: Path, skip_bad: bool
 ) -> None:

@@ -35,6 +35,7 @@ def test_the_network_is_traced_once() -> None:
     assert network.calls == 1
 
 
+@pytest.mark.slow
 def test_the_compiled_poolings_are_the_eager_ones() -> None:
     network = Network(6)
     photos = np.random.default_rng(2).integers(0, 9, (2, 8, 8, 3), np.uint8)
@@ -80,6 +81,7 @@ def test_poolings_are_computed_in_float32(dtype: type) -> None:
     )  # 512 * 255 > 65504
 
 
+@pytest.mark.slow
 def test_stored_maps_are_pooled_as_those_of_the_network() -> None:
     network = Network(6)
     photos = np.random.default_rng(2).integers(0, 9, (2, 8, 8, 3), np.uint8)

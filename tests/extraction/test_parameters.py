@@ -66,6 +66,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 # Where they come from -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_are_pooled_with_the_parameters_of_the_file(birds: Dataset, output: Path) -> None:
     run(birds, output)
     arrays, stored = parameters(output), rows(output)
@@ -83,6 +84,7 @@ def test_rows_are_pooled_with_the_parameters_of_the_file(birds: Dataset, output:
         assert np.abs(stored[spec]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_projection_is_fitted_on_training_photos_alone(birds: Dataset, output: Path) -> None:
     maps = rows(run(birds, output))["conv5"]
     wanted = principal_directions(second_moment([maps[birds.split == "train"]]), 3)
@@ -91,6 +93,7 @@ def test_a_projection_is_fitted_on_training_photos_alone(birds: Dataset, output:
     assert np.abs(with_test - wanted).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_hashes_follow_from_the_seed(birds: Dataset, output: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, poolings=("compact:16",))
     first = parameters(run(birds, output, settings))
@@ -99,6 +102,7 @@ def test_hashes_follow_from_the_seed(birds: Dataset, output: Path, tmp_path: Pat
     assert not np.array_equal(first["hash-16"], other["hash-16"])
 
 
+@pytest.mark.slow
 def test_a_bad_photo_in_the_sample(birds: Dataset, output: Path) -> None:
     bad = birds.root / birds.paths[np.flatnonzero(birds.split == "train")[0]]
     bad.write_text("no photo")
@@ -161,6 +165,7 @@ def stop(done: int, _: int) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_parameters(birds: Dataset, output: Path, tmp_path: Path) -> None:
     whole = run(birds, tmp_path / "whole.h5")
     with pytest.raises(KeyboardInterrupt):
@@ -174,6 +179,7 @@ def test_a_resumed_run_keeps_its_parameters(birds: Dataset, output: Path, tmp_pa
         run(birds, output, replace(SETTINGS, seed=1))
 
 
+@pytest.mark.slow
 def test_shards_share_the_projection_of_the_first(
     birds: Dataset, output: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +194,7 @@ def test_shards_share_the_projection_of_the_first(
     assert same(parameters(tmp_path / "merged.h5"), parameters(whole))
 
 
+@pytest.mark.slow
 def test_shards_of_different_projections_do_not_belong_together(
     birds: Dataset, tmp_path: Path
 ) -> None:
@@ -199,6 +206,7 @@ def test_shards_of_different_projections_do_not_belong_together(
         merge([first, second], tmp_path / "merged.h5")
 
 
+@pytest.mark.slow
 def test_reused_rows_bring_their_projection(birds: Dataset, tmp_path: Path) -> None:
     old = run(birds.limit(6), tmp_path / "old.h5")
     new = run(birds, tmp_path / "new.h5", reuse=old)
@@ -237,6 +245,7 @@ def swapped(dataset: Dataset) -> Dataset:
     return replace(dataset, split=np.where(dataset.split == "train", "test", "train"))
 
 
+@pytest.mark.slow
 def test_a_projection_is_not_used_where_it_was_fitted_on_test_photos(
     birds: Dataset, output: Path, tmp_path: Path
 ) -> None:
@@ -270,6 +279,7 @@ def maps(request: pytest.FixtureRequest, birds: Dataset, tmp_path: Path) -> Path
 
 
 @with_and_without_flip
+@pytest.mark.slow
 def test_stored_maps_are_pooled_as_photos_are(birds: Dataset, output: Path, maps: Path) -> None:
     with FeatureFile(maps) as file:
         views = tuple(dict.fromkeys(file.view))
@@ -295,6 +305,7 @@ def test_maps_of_training_photos_make_the_projection(maps: Path, output: Path) -
 
 
 @with_and_without_flip
+@pytest.mark.slow
 def test_pooling_of_maps_resumes(maps: Path, output: Path, tmp_path: Path) -> None:
     pool_maps(maps, OTHERS, tmp_path / "whole.h5")
     with pytest.raises(KeyboardInterrupt):
@@ -314,6 +325,7 @@ def test_pooling_of_maps_resumes(maps: Path, output: Path, tmp_path: Path) -> No
     assert rows(output).keys() == {"max"}
 
 
+@pytest.mark.slow
 def test_pooling_of_maps_resumes_with_its_own_projection(
     birds: Dataset, maps: Path, output: Path, tmp_path: Path
 ) -> None:
@@ -383,6 +395,7 @@ def replace_parameter(path: Path, name: str, array: np.ndarray) -> None:
         ("fitted-on", lambda x: x.astype("S32")),
     ],
 )
+@pytest.mark.slow
 def test_parameters_of_the_wrong_kind_are_damage(
     features: bytes, output: Path, name: str, spoil: Callable[[np.ndarray], np.ndarray]
 ) -> None:

@@ -109,6 +109,7 @@ def test_more_shards_than_batches_are_refused() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.slow
 def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
     n: int, birds: Dataset, settings: Settings, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
     assert not list(tmp_path.glob("*.lock"))
 
 
+@pytest.mark.slow
 def test_a_folder_stands_for_the_files_in_it(
     birds: Dataset, settings: Settings, tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def test_an_interrupted_shard_resumes(birds: Dataset, tmp_path: Path) -> None:
         assert set(file.class_names) == {"tit", "wren"}
 
 
+@pytest.mark.slow
 def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: Dataset, tmp_path: Path) -> None:
     for i in (1, 7):
         (birds.root / birds.paths[i]).write_text("no photo")
@@ -220,6 +223,7 @@ SECOND = replace(SETTINGS, shard="2/2")
         (shard_of(replace(SETTINGS, shard="2/3")), (2, 3)),
     ],
 )
+@pytest.mark.slow
 def test_shards_that_do_not_belong_together_are_refused_by_their_difference(
     spoil: Spoil, facts: tuple[Any, ...], birds: Dataset, tmp_path: Path
 ) -> None:
@@ -232,6 +236,7 @@ def test_shards_that_do_not_belong_together_are_refused_by_their_difference(
     assert {path.name for path in tmp_path.iterdir()} == {"birds", "part1.h5", "part2.h5"}
 
 
+@pytest.mark.slow
 def test_missing_and_repeated_shards_are_refused(birds: Dataset, tmp_path: Path) -> None:
     one, two = parts_of(birds, SETTINGS, tmp_path, 2)
     for parts, facts in (
@@ -246,6 +251,7 @@ def test_missing_and_repeated_shards_are_refused(birds: Dataset, tmp_path: Path)
     assert not [*tmp_path.glob("merged*")]
 
 
+@pytest.mark.slow
 def test_the_last_of_three_shards_is_compared_too(birds: Dataset, tmp_path: Path) -> None:
     parts = parts_of(birds, SETTINGS, tmp_path, 3)
     run(birds, replace(SETTINGS, shard="3/3", image_size=40), parts[2], overwrite=True)
@@ -261,6 +267,7 @@ def test_a_damaged_shard_leaves_nothing_and_is_named(birds: Dataset, tmp_path: P
     assert not [*tmp_path.glob("merged*")]
 
 
+@pytest.mark.slow
 def test_files_are_replaced_only_with_overwrite(birds: Dataset, tmp_path: Path) -> None:
     parts = parts_of(birds, SETTINGS, tmp_path, 2)
     before = parts[0].read_bytes()
@@ -281,6 +288,7 @@ def test_files_are_replaced_only_with_overwrite(birds: Dataset, tmp_path: Path) 
 # Reuse -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_computed(
     birds: Dataset, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -304,6 +312,7 @@ def test_only_what_is_new_is_computed(
         assert all(same(whole, reused))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_that_reuses_resumes(birds: Dataset, tmp_path: Path) -> None:
     run(birds, SETTINGS, tmp_path / "old.h5")
     for i in range(5):
@@ -380,6 +389,7 @@ def test_one_of_very_many_shards_costs_nothing(birds: Dataset, tmp_path: Path) -
         open_features([tmp_path / "x.h5"])
 
 
+@pytest.mark.slow
 def test_rows_of_another_shape_or_no_numbers_are_not_reused(birds: Dataset, tmp_path: Path) -> None:
     for name, values, facts in (
         ("wide", np.zeros((11, 7), np.float32), ("max", 7, "wide.h5", 6)),
@@ -409,6 +419,7 @@ def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: Dataset, tmp_pa
         assert len(file.labels) == 11
 
 
+@pytest.mark.slow
 def test_rows_of_other_versions_are_a_warning(
     birds: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_device_out_of_memory_is_answered_with_an_option(
         compute({32: np.zeros((batch_size, 32, 32, 3), np.uint8)})
 
 
+@pytest.mark.slow
 def test_scores_are_means_over_the_views_in_training_and_in_prediction(
     birds: Path, tmp_path: Path
 ) -> None:

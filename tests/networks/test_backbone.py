@@ -136,6 +136,7 @@ def test_photos_are_not_written_to(tensors: Tensors) -> None:
     forward(photos)
 
 
+@pytest.mark.slow
 def test_every_layer_has_its_own_weights(tensors: Tensors) -> None:
     forward = backbone.load_backbone(tensors, "vgg16", "block5_pool", "float32")
     x = tf.constant(keras.applications.vgg16.preprocess_input(PHOTOS.astype(np.float32)))
@@ -151,6 +152,7 @@ def test_every_layer_has_its_own_weights(tensors: Tensors) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("layer", "side"), [("block5_conv3", 4), ("block5_pool", 2)])
+@pytest.mark.slow
 def test_maps_are_float32_of_the_expected_shape(
     tensors: Tensors, layer: str, side: int, precision: str
 ) -> None:
@@ -167,6 +169,7 @@ def test_any_size_of_photo_goes_through_one_network(tensors: Tensors) -> None:
         assert maps.shape == (1, size // 16, size // 16, 512)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(tensors: Tensors) -> None:
     whole, rounded = (
         backbone.load_backbone(tensors, "vgg16", "block2_conv2", precision)(

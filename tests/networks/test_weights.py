@@ -87,6 +87,7 @@ def test_the_published_table_names_every_tensor() -> None:
     assert {len(digest) for digest in table.values()} == {64}
 
 
+@pytest.mark.slow
 def test_random_weights_have_vgg16s_shapes_and_are_always_the_same() -> None:
     first, second = load_weights("random"), load_weights("random")
     network = keras.applications.VGG16(include_top=False, weights=None)
@@ -277,6 +278,7 @@ def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".whl"])
 @pytest.mark.parametrize("data", [b"", b"this is a text"])
+@pytest.mark.slow
 def test_a_file_without_what_its_name_says_is_refused(
     tmp_path: Path, suffix: str, data: bytes
 ) -> None:

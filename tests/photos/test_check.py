@@ -94,6 +94,7 @@ def test_a_copied_file_is_an_exact_duplicate_across_train_and_test(birds: Path) 
 
 
 @pytest.mark.parametrize("how", COPIES)
+@pytest.mark.slow
 def test_a_copy_that_was_worked_on_is_a_near_duplicate(birds: Path, how: str) -> None:
     with Image.open(birds / "train/wren/0.jpg") as image:
         COPIES[how](image).save(birds / "test/robin/copy.jpg", quality=50)
@@ -137,6 +138,7 @@ def test_the_manifest_reads_back(birds: Path, tmp_path: Path, where: str) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_a_split_that_is_made_here_keeps_duplicates_together(birds: Path, seed: int) -> None:
     shutil.move(birds / "test", birds / "old")
     for photo in sorted((birds / "old").rglob("*.jpg")):

@@ -53,6 +53,7 @@ def test_not_alike(pair: tuple[str, str]) -> None:
     assert alike(pair) == []
 
 
+@pytest.mark.slow
 def test_few_pairs_of_many_names_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: Counter = Counter()
     is_slip = module._is_slip

@@ -139,6 +139,7 @@ def test_even_drawings_are_training_photos(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("two_drawings")
 @pytest.mark.parametrize(("ink", "grey"), [(False, False), (True, True)])
+@pytest.mark.slow
 def test_switches_reach_the_files(tmp_path: Path, ink: bool, grey: bool) -> None:
     folder = sample.write_sample(tmp_path / "moths", ink=ink, grey=grey)
     with Image.open(folder / "train" / sample.SPECIES[1] / "00.jpg") as image:

@@ -122,6 +122,7 @@ def test_the_table_lists_every_kind_in_this_order_with_what_happens() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as a command ignores it
 @pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.slow
 def test_strange_photos_are_read_or_refused_whatever_their_suffix(
     name: str, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_strange_photos_are_read_or_refused_whatever_their_suffix(
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("size", [(1000, 1500), (4000, 300), (600, 9000)])
+@pytest.mark.slow
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
     size: tuple[int, int], mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

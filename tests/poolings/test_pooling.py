@@ -115,6 +115,7 @@ def test_a_sketch_is_that_of_single_vectors_by_fourier_transforms() -> None:
     np.testing.assert_allclose(sketch, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_inner_products_of_sketches_are_unbiased() -> None:
     rng = np.random.default_rng(0)
     maps = np.maximum(rng.normal(size=(2, 2, 3, 10)), 0).astype(np.float32)
@@ -240,6 +241,7 @@ def test_a_bilinear_feature_has_norm_one_or_is_zero(maps: np.ndarray) -> None:
 
 @pytest.mark.parametrize("spec", sorted(FUNCTIONS.keys() - {"conv5", *SENSITIVE}))
 @given(maps=some_maps, order=st.permutations(range(6)))
+@pytest.mark.slow
 def test_the_order_of_locations_does_not_count(
     spec: str, maps: np.ndarray, order: list[int]
 ) -> None:
@@ -254,6 +256,7 @@ def test_brightness_does_not_count_for_bilinear(maps: np.ndarray, factor: float)
 
 @given(maps=some_maps, factor=st.floats(2**-3, 8, width=32))
 @pytest.mark.parametrize("spec", ["max", "avg", "sum", "conv5"])
+@pytest.mark.slow
 def test_the_others_are_as_bright_as_the_maps(spec: str, maps: np.ndarray, factor: float) -> None:
     near(FUNCTIONS[spec](maps * np.float32(factor)), FUNCTIONS[spec](maps) * np.float32(factor))
 

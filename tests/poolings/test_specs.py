@@ -98,6 +98,7 @@ def test_small_rows_are_kept_in_float32(shape: tuple[int, ...], dtype: type) -> 
     assert specs.row_dtype(shape) == dtype
 
 
+@pytest.mark.slow
 def test_names_are_known_without_loading_tensorflow() -> None:
     code = "import sys, bilinear_cli.poolings.specs; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -82,6 +82,7 @@ def test_classes_are_ordered_by_accuracy(page: Element) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_calibration_is_shown_before_and_after(
     page: Element, calibration_rows: list[list[str]]
 ) -> None:
@@ -92,6 +93,7 @@ def test_calibration_is_shown_before_and_after(
     assert f"{TEMPERATURE:g}" in section.text
 
 
+@pytest.mark.slow
 def test_the_matrix_has_its_classes_beside_its_rows(page: Element) -> None:
     matrix = page.section("matrix").one("table", class_="matrix")
     order = [head["title"] for head in matrix.all("abbr")]
@@ -107,6 +109,7 @@ def test_the_matrix_has_its_classes_beside_its_rows(page: Element) -> None:
             assert cell.attributes.get("class") == (f"cell {kind}" if count else None)
 
 
+@pytest.mark.slow
 def test_markdown_has_the_same_figures(run: Path, calibration_rows: list[list[str]]) -> None:
     text = run_command("report", run, "--format", "md").stdout
     pairs, classes, calibration = markdown_tables(text)[1:]
@@ -126,6 +129,7 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
     ]
 
 
+@pytest.mark.slow
 def test_pairs_and_mistakes_are_limited(tmp_path: Path) -> None:
     classes = [f"class {i}" for i in range(30)]
     run = make_run(tmp_path / "run", classes, photos=False, per_class=8)
@@ -139,6 +143,7 @@ def test_pairs_and_mistakes_are_limited(tmp_path: Path) -> None:
 # Photos -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_missing_photos_are_named(page: Element, run: Path, tmp_path: Path) -> None:
     assert not page.all("img")
     warning = page.section("pairs").one("strong")

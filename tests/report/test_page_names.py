@@ -36,6 +36,7 @@ def hostile(hostile_html: str) -> Element:
     return parse(hostile_html)
 
 
+@pytest.mark.slow
 def test_names_of_classes_add_no_element(
     hostile: Element, hostile_html: str, tmp_path: Path
 ) -> None:
@@ -47,12 +48,14 @@ def test_names_of_classes_add_no_element(
     assert not EXTERNAL.search(hostile_html)
 
 
+@pytest.mark.slow
 def test_names_of_classes_are_shown_as_they_are(hostile: Element) -> None:
     assert all(name in hostile.text for name in HOSTILE_NAMES if len(name) < 300)
     titles = [name["title"] for name in hostile.all("bdi") if "title" in name.attributes]
     assert set(HOSTILE_NAMES) <= set(titles)
 
 
+@pytest.mark.slow
 def test_other_texts_are_shown_as_they_are(tmp_path: Path) -> None:
     bold = "<b>'\""
     extraction = {"data_root": f"/{bold}", "data": bold, "command": json.dumps(["bilinear", bold])}
@@ -68,6 +71,7 @@ def test_other_texts_are_shown_as_they_are(tmp_path: Path) -> None:
         assert text in page.text
 
 
+@pytest.mark.slow
 def test_paths_that_are_not_text(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", photos=False)
     with np.load(run / "oof.npz") as arrays:
@@ -88,6 +92,7 @@ def test_markdown_keeps_its_tables(hostile_run: Path) -> None:
     assert plain("a|b\n<c>*d*") == r"a\|b \<c\>\*d\*"
 
 
+@pytest.mark.slow
 def test_names_do_not_control_the_terminal(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ["a\x1b[31m", "b\u202e", "c"], photos=False)
     pair = {"true": "a\x1b[31m", "predicted": "b\u202e", "count": 1}
@@ -100,6 +105,7 @@ def test_names_do_not_control_the_terminal(tmp_path: Path) -> None:
 # The list of labels to correct ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_holds_all_labels_to_correct(hostile: Element, hostile_run: Path) -> None:
     (link,) = [a for a in hostile.all("a") if "download" in a.attributes]
     text = b64decode(link["href"].split(",", 1)[1]).decode()
@@ -117,6 +123,7 @@ def test_the_page_holds_all_labels_to_correct(hostile: Element, hostile_run: Pat
     assert section.one("pre").text == command
 
 
+@pytest.mark.slow
 def test_a_page_without_a_long_list_of_labels_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

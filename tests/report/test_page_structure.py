@@ -36,6 +36,7 @@ def page(html: str) -> Element:
     return parse(html)
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(html: str, page: Element) -> None:
     assert not EXTERNAL.findall(html)
     assert len(html.encode()) < 3_000_000
@@ -119,6 +120,7 @@ def test_a_run_without_test_photos_is_measured_on_training_photos(tmp_path: Path
     assert calibration.all("p")
 
 
+@pytest.mark.slow
 def test_a_curve_needs_several_c(page: Element, tmp_path: Path) -> None:
     rows = cells(page.section("curve").one("table"))
     assert [row[:3] for row in rows] == [
@@ -138,6 +140,7 @@ def test_a_curve_needs_several_c(page: Element, tmp_path: Path) -> None:
         assert curve.all("p")
 
 
+@pytest.mark.slow
 def test_a_matrix_of_many_classes_is_a_picture(page: Element, tmp_path: Path) -> None:
     assert page.section("matrix").all("table", class_="matrix")
     classes = [f"class {i}" for i in range(40)]
@@ -150,6 +153,7 @@ def test_a_matrix_of_many_classes_is_a_picture(page: Element, tmp_path: Path) ->
     assert sorted(item.text for item in matrix.one("ol").all("li")) == sorted(classes)
 
 
+@pytest.mark.slow
 def test_the_largest_page_is_below_3_mb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     largest = "data:image/jpeg;base64," + "A" * (MOST_BYTES * 4 // 3)
     monkeypatch.setattr(
@@ -182,6 +186,7 @@ def test_the_best_by_the_folds_is_shown_in_detail(several: Element, page: Elemen
     assert not page.all("tr", class_="best")
 
 
+@pytest.mark.slow
 def test_the_run_that_is_shown_in_detail_is_named(several: Element, page: Element) -> None:
     header = several.one("header")
     assert [name.text for name in header.all("bdi")] == ["run1"]
@@ -191,6 +196,7 @@ def test_the_run_that_is_shown_in_detail_is_named(several: Element, page: Elemen
     assert "birds-max" in page.one("h1").text
 
 
+@pytest.mark.slow
 def test_the_header_warns_of_runs_that_cannot_be_compared(several: Element, tmp_path: Path) -> None:
     assert not several.one("header").all("strong")
     runs = [make_run(tmp_path / str(folds), photos=False, folds=folds) for folds in (1, 5)]

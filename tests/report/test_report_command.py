@@ -32,6 +32,7 @@ def test_without_an_output_it_prints_a_table(run: Path) -> None:
     assert len(lines) == 3
 
 
+@pytest.mark.slow
 def test_the_suffix_chooses_the_format(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "x.md"
     run_command("report", run, "-o", output)
@@ -82,6 +83,7 @@ def test_an_earlier_report_stays_if_writing_fails(
     ],
     ids=["another", "short", "changed"],
 )
+@pytest.mark.slow
 def test_a_damaged_run_is_one_line(
     name: str, damage: Callable[[bytes], bytes], run: Path, tmp_path: Path
 ) -> None:

@@ -46,12 +46,14 @@ def test_figures_by_class() -> None:
     assert confused_pairs(matrix, 20) == [(2, 1, 0), (2, 1, 2), (1, 0, 1)]
 
 
+@pytest.mark.slow
 def test_figures_are_of_test_photos_if_there_are_any(tmp_path: Path) -> None:
     for tested, split in ((True, "test"), (False, "train")):
         run = make_run(tmp_path / split, photos=False, tested=tested)
         assert {*judged(read_scored(run, 0.5)).part} == {split}
 
 
+@pytest.mark.slow
 def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", photos=False)
     with np.load(run / "test.npz") as arrays:
@@ -73,6 +75,7 @@ def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
         ("[]", []),
     ],
 )
+@pytest.mark.slow
 def test_commands_are_shown_as_typed(recorded: str, typed: list[str], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", photos=False, command=recorded)
     metrics = json.loads((run / "metrics.json").read_text())

@@ -24,6 +24,7 @@ REPLACE = "bilinear extract --overwrite"  # what repairs a damaged file
 
 
 @pytest.mark.parametrize("spec", SMALL)
+@pytest.mark.slow
 def test_a_flipped_bit_is_reported_by_row_and_pooling(complete: Path, spec: str) -> None:
     flip_bit(complete, spec, 3)
     with FeatureFile(complete) as file:
@@ -123,6 +124,7 @@ WRONG_COLUMNS: list[tuple[str, np.ndarray, tuple[str | int, ...]]] = [
 
 
 @pytest.mark.parametrize(("name", "values", "facts"), WRONG_COLUMNS)
+@pytest.mark.slow
 def test_wrong_columns(
     complete: Path, name: str, values: np.ndarray, facts: tuple[str | int, ...]
 ) -> None:
@@ -149,6 +151,7 @@ MALFORMED: dict[str, tuple[str, str, Any]] = {
 
 
 @pytest.mark.parametrize(("removed", "name", "values"), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.slow
 def test_malformed_files(complete: Path, removed: str, name: str, values: Any) -> None:
     with h5py.File(complete, "r+") as file:
         del file[removed]
@@ -229,6 +232,7 @@ DISGUISES = [
 
 
 @pytest.mark.parametrize(("disguise", "name"), DISGUISES)
+@pytest.mark.slow
 def test_anything_but_one_run_of_bytes_in_the_file_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -39,6 +39,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
         yield process
 
 
+@pytest.mark.slow
 def test_the_second_run_is_refused_and_told_the_process_and_the_host_of_the_first(
     holder: subprocess.Popen, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def joined(
 @both_sizes
 @each_indices
 @pytest.mark.parametrize("spec", ["max", "bilinear", "conv5"])
+@pytest.mark.slow
 def test_rows_and_batches_and_columns_are_the_stored_rows(
     stored: Callable[[Shapes], Path], shapes: Shapes, indices: np.ndarray, spec: str
 ) -> None:

@@ -57,6 +57,7 @@ def test_columns_come_before_the_checksums_are_known_and_batches_after(complete:
 @each_read
 @both_sizes
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.slow
 def test_a_number_that_is_not_finite_is_reported_by_row_and_photo(
     tmp_path: Path, shapes: Shapes, read: Read, spec: str, value: float
 ) -> None:
@@ -114,6 +115,7 @@ def test_the_bad_row_is_named_however_many_are_converted_at_once(
 
 @each_read
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+@pytest.mark.slow
 def test_a_file_that_is_cut_short_while_it_is_open(
     complete: Path, read: Read, spec: str, share: float
 ) -> None:

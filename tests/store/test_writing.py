@@ -190,6 +190,7 @@ with FeatureWriter(Path(sys.argv[1])) as writer:
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_another_process_writes(unfinished: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, unfinished],

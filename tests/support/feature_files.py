@@ -1,4 +1,4 @@
-"""The builder of feature files, and what spoils them."""
+"""The builder of feature files, and what damages them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -41,8 +41,8 @@ def small_network(
 
     def forward(photos: tf.Tensor) -> tf.Tensor:
         if watch:
-            seen = tf.numpy_function(watched, [photos], tf.uint8)
-            photos = tf.ensure_shape(seen, photos.shape)
+            same = tf.numpy_function(watched, [photos], tf.uint8)
+            photos = tf.ensure_shape(same, photos.shape)
         return tf.nn.relu(tf.nn.conv2d(tf.cast(photos, tf.float32), kernel, stride, "VALID"))
 
     return forward

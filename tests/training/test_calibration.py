@@ -77,6 +77,7 @@ def test_bins_have_equal_mass() -> None:
     assert sum(accuracy * n for _, accuracy, n in result) == pytest.approx((confidence > 0.5).sum())
 
 
+@pytest.mark.slow
 def test_calibrated_scores_have_a_small_error() -> None:
     scores, labels = random_scores(4000, 5)
     before = calibration(probabilities_of(scores, 1), labels)
@@ -106,6 +107,7 @@ def test_a_certain_and_wrong_prediction_has_a_finite_loss() -> None:
     assert 100 < result["log_loss"] < 1000
 
 
+@pytest.mark.slow
 def test_the_interval_is_as_wide_as_samples_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [random_scores(400, 1, seed) for seed in range(60)]
     low, high = calibration(probabilities_of(samples[0][0], 0.5), samples[0][1])["ece_ci95"]

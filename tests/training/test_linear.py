@@ -70,6 +70,7 @@ def scikit_learn_model(name: str, x: np.ndarray, labels: np.ndarray, C: float) -
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0, 10_000.0])
 @pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
 @pytest.mark.parametrize(("n", "d", "form"), FORMS)
+@pytest.mark.slow
 def test_the_optimum_is_scikit_learns(n: int, d: int, form: str, name: str, C: float) -> None:
     x, labels = make(n, d)
     targets = targets_of(name, labels)

@@ -150,6 +150,7 @@ def test_groups_and_views_are_in_one_fold(name: str) -> None:
 
 @CLASSIFIERS
 @pytest.mark.parametrize("form", ["kernel", "columns", "stream"])
+@pytest.mark.slow
 def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form: str) -> None:
     x, labels = gaussian(60, 60, 3, 2.0)
     rows = make_rows(labels)

@@ -161,6 +161,7 @@ def test_accuracies_are_those_of_the_stored_scores(run: Run) -> None:
         ("bilinear", replace(QUICK, top_variance=20)),
     ],
 )
+@pytest.mark.slow
 def test_the_model_gives_the_scores_that_were_stored(
     spec: str,
     options: Options,
@@ -199,6 +200,7 @@ def test_the_model_is_the_fit_it_reports(run: Run) -> None:
         ("max", Options(C=1.0, normalize="sqrt-l2")),
     ],
 )
+@pytest.mark.slow
 def test_test_rows_influence_nothing_but_their_own_scores(
     spec: str, options: Options, run: Run
 ) -> None:
@@ -227,6 +229,7 @@ def test_test_rows_influence_nothing_but_their_own_scores(
 
 
 @pytest.mark.parametrize("options", [Options(seed=3), MLP], ids=["softmax", "mlp"])
+@pytest.mark.slow
 def test_a_seed_reproduces_a_run(options: Options, run: Run, quick_mlp: None) -> None:
     one, two = (run("max", options, out=out) for out in ("one", "two"))
     differ = {name for name in one if one[name] != two[name]}
@@ -379,6 +382,7 @@ def test_a_later_run_takes_the_place_of_an_earlier_one(run: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.slow
 def test_a_fault_in_the_middle_of_writing_leaves_the_earlier_run(
     fault: BaseException,
     run: Run,
@@ -487,6 +491,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classifier", ["svm", "ridge"])
 @pytest.mark.parametrize("spec", ["max", "bilinear"])
+@pytest.mark.slow
 def test_linear_classifiers_are_tuned_and_kept(spec: str, classifier: str, run: Run) -> None:
     rows = features(12)
     metrics = run(spec, Options(classifier), rows)
@@ -500,6 +505,7 @@ def test_linear_classifiers_are_tuned_and_kept(spec: str, classifier: str, run: 
 
 @pytest.mark.parametrize("classifier", ["softmax", "svm", "ridge"])
 @pytest.mark.parametrize("spec", ["max", "bilinear"])
+@pytest.mark.slow
 def test_streaming_comes_to_the_same_model(spec: str, classifier: str, run: Run) -> None:
     smoothing = 0.0 if classifier == "softmax" else None
     models = []
@@ -520,6 +526,7 @@ def test_streaming_holds_one_fifth_out(run: Run) -> None:
 @pytest.mark.parametrize(
     "options", [QUICK, Options("ridge", C=1.0), MLP], ids=lambda o: o.classifier
 )
+@pytest.mark.slow
 def test_refit_all_learns_from_the_test_photos_after_they_have_been_scored(
     options: Options, run: Run, quick_mlp: None
 ) -> None:
