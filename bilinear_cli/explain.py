@@ -17,7 +17,7 @@ from bilinear_cli.errors import BilinearError, one_of
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.poolings.specs import pooling
-from bilinear_cli.run import load_model, run_settings
+from bilinear_cli.run import load_model, run_recipe
 from bilinear_cli.training.model import Model, probabilities_of
 
 N_PAIRS = 10
@@ -63,11 +63,11 @@ def explain(
         BilinearError: the run is of another kind, or the photo cannot be read.
         UsageError: there is no such class.
     """
-    model, settings = load_model(run), run_settings(run)
+    model, recipe = load_model(run), run_recipe(run)
     _check_offered(model)
     names = [str(x) for x in model.class_names]
     number = names.index(one_of("class", name, names)) if name else None
-    (pixels,) = read_photo(photo, [settings.image_size], settings.resize)
+    (pixels,) = read_photo(photo, [recipe.image_size], recipe.resize)
     x, shape = _pooled_channels(pixels, model, forward)
     matrix = x.T @ x
     scores = _scores(matrix, model)

@@ -18,8 +18,8 @@ from bilinear_cli.layers import (
 from bilinear_cli.networks.applications import build, layer_of
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.poolings.specs import TRIANGLE, pooling
-from bilinear_cli.recipe import Settings
-from bilinear_cli.run import load_model, run_settings
+from bilinear_cli.recipe import Recipe
+from bilinear_cli.run import load_model, run_recipe
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.inputs import Part
 from bilinear_cli.training.model import Model
@@ -49,25 +49,25 @@ def export(run: Path, weights: Tensors, output: Path, *, overwrite: bool = False
         raise UsageError(f"the name of a Keras model ends in .keras: {output} does not")
     if output.exists() and not overwrite:
         raise BilinearError(f"{output} is there already: name another, or --overwrite")
-    model = build_model(load_model(run), run_settings(run), weights)
+    model = build_model(load_model(run), run_recipe(run), weights)
     with whole(output) as new:
         model.save(new)
     return model
 
 
-def build_model(model: Model, settings: Settings, weights: Tensors) -> keras.Model:
-    """Return the Keras model of a trained model and the settings of its features."""
-    if len({view.size for view in settings.shown}) > 1:
+def build_model(model: Model, recipe: Recipe, weights: Tensors) -> keras.Model:
+    """Return the Keras model of a trained model and the recipe of its features."""
+    if len({view.size for view in recipe.shown}) > 1:
         raise UsageError(
             "a run on several --scales cannot be exported: its photos are brought to each size "
             "before the network, which one input cannot do"
         )
-    size = settings.image_size
+    size = recipe.image_size
     pixels = keras.Input((size, size, 3), name="pixels")
-    network = _network(settings, weights)
+    network = _network(recipe, weights)
     check_channels(model.parameters, network.output.shape[-1])
     scores = _scores(network.output.shape, model)
-    seen = [scores(network(_shown(pixels, view, settings.backbone))) for view in settings.shown]
+    seen = [scores(network(_shown(pixels, view, recipe.backbone))) for view in recipe.shown]
     mean = keras.layers.Average(name="views")(seen) if len(seen) > 1 else seen[0]
     names = [str(name) for name in model.class_names]
     calibrated = keras.layers.Rescaling(1 / model.temperature, name="temperature")(mean)
@@ -79,14 +79,14 @@ def _shown(pixels: keras.KerasTensor, view: View, backbone: str) -> keras.KerasT
     return Preprocess(backbone, mirrored=view.flip, name=name)(pixels)
 
 
-def _network(settings: Settings, weights: Tensors) -> keras.Model:
+def _network(recipe: Recipe, weights: Tensors) -> keras.Model:
     """Return the network from preprocessed photos of one size to maps."""
-    network = build(settings.backbone)
+    network = build(recipe.backbone)
     network.set_weights(list(weights.values()))
-    layer = layer_of(settings.backbone, settings.layer)
+    layer = layer_of(recipe.backbone, recipe.layer)
     inner = keras.Model(network.input, network.get_layer(layer).output)
-    photos = keras.Input((settings.image_size, settings.image_size, 3))
-    return keras.Model(photos, inner(photos), name=settings.backbone)
+    photos = keras.Input((recipe.image_size, recipe.image_size, 3))
+    return keras.Model(photos, inner(photos), name=recipe.backbone)
 
 
 def _scores(shape: Sequence[int | None], model: Model) -> keras.Model:

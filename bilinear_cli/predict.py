@@ -10,7 +10,7 @@ import numpy as np
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.photos.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.run import load_model, run_settings
+from bilinear_cli.run import load_model, run_recipe
 from bilinear_cli.training.model import probabilities_of
 from bilinear_cli.views import sizes_of
 
@@ -36,25 +36,25 @@ def predict(
     """
     from bilinear_cli.extraction.graph import channels_of, compile_pooling  # loads TensorFlow
 
-    model, settings = load_model(run), run_settings(run)
+    model, recipe = load_model(run), run_recipe(run)
     coming = iter(photos)
-    first = [*islice(coming, settings.batch_size)]
+    first = [*islice(coming, recipe.batch_size)]
     if not first:
         return
     size = len(first)
-    for view in settings.shown:
+    for view in recipe.shown:
         check_channels(model.parameters, channels_of(forward, view.size))
-    compute, _ = compile_pooling(forward, settings.poolings, size, settings.shown, model.parameters)
-    sizes = sizes_of(settings.shown)
+    compute, _ = compile_pooling(forward, recipe.poolings, size, recipe.shown, model.parameters)
+    sizes = sizes_of(recipe.shown)
 
     def read(path: Path) -> list[np.ndarray]:
-        return read_photo(path, sizes, settings.resize)
+        return read_photo(path, sizes, recipe.resize)
 
     pixels = empty_batch(sizes, size)
     ahead, asked = tee(chain(first, coming))
     for batch in read_batches(ahead, size, read):
         lay_in(pixels, batch)
-        scores = model.scores(compute(pixels)).reshape(size, len(settings.views), -1)
+        scores = model.scores(compute(pixels)).reshape(size, len(recipe.views), -1)
         probabilities = probabilities_of(scores.mean(axis=1), model.temperature)
         for i, photo in enumerate(batch):
             best = np.argsort(-probabilities[i], kind="stable")[:top]

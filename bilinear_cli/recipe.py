@@ -15,7 +15,7 @@ LATER = ("shard", "seed", "pooled_from", "int8_sha256", "mixed_with")  # which n
 
 
 @dataclass(frozen=True)
-class Settings:
+class Recipe:
     """What decides the numbers of a feature file, beside the photos.
 
     Attributes:
@@ -62,35 +62,35 @@ class Settings:
         return {name: value for name, value in values.items() if value != ""}
 
 
-def settings_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Settings:
-    """Return the settings that a feature file with these root attributes was made with.
+def recipe_of(attributes: dict[str, Any], poolings: tuple[str, ...]) -> Recipe:
+    """Return the recipe that a feature file with these root attributes was made with.
 
     Raises:
         KeyError: one is not said.
         ValueError: one cannot be meant.
     """
-    names = {field.name for field in fields(Settings)} - {"poolings", "views", *LATER}
-    settings = Settings(
+    names = {field.name for field in fields(Recipe)} - {"poolings", "views", *LATER}
+    recipe = Recipe(
         poolings=poolings,
         views=tuple(attributes["views"].split()),
         **{name: attributes[name] for name in names},
         **{name: attributes[name] for name in LATER if name in attributes},
     )
-    for field in fields(Settings):
-        value, least = getattr(settings, field.name), field.name != "seed"
+    for field in fields(Recipe):
+        value, least = getattr(recipe, field.name), field.name != "seed"
         number = type(value) is int and value >= least
         known = value in CHOICES.get(field.name, (value,))
         if not (number if field.type in ("int", int) else known and isinstance(value, str | tuple)):
             raise ValueError(f"{field.name} is {value!r}")
-    views(settings.views, settings.image_size)  # raises for a name that is none
-    return settings
+    views(recipe.views, recipe.image_size)  # raises for a name that is none
+    return recipe
 
 
 def check_same(
-    stored: Settings, asked: Settings, path: Path, advice: str, but: tuple[str, ...] = ()
+    stored: Recipe, asked: Recipe, path: Path, advice: str, but: tuple[str, ...] = ()
 ) -> None:
     """Raise a FeatureFileError that names the first setting, `but` some, that differs."""
-    for field in fields(Settings):
+    for field in fields(Recipe):
         was, wanted = getattr(stored, field.name), getattr(asked, field.name)
         if field.name == "poolings":
             was, wanted = tuple(sorted(was)), tuple(sorted(wanted))

@@ -17,7 +17,7 @@ import numpy as np
 from bilinear_cli.errors import BilinearError, nearest
 from bilinear_cli.photos.manifest import manifest
 from bilinear_cli.poolings.specs import pooling
-from bilinear_cli.recipe import Settings, settings_of
+from bilinear_cli.recipe import Recipe, recipe_of
 from bilinear_cli.store import FeatureFile, check_parameter
 
 if TYPE_CHECKING:  # what reads a run's metrics alone takes no library of training
@@ -270,7 +270,7 @@ def _open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         raise BilinearError(f"{path.parent} is no whole run: {why}") from error
 
 
-def run_settings(run: Path) -> Settings:
+def run_recipe(run: Path) -> Recipe:
     """Return how the features of a run were made, of the poolings that its model takes.
 
     Raises:
@@ -278,6 +278,6 @@ def run_settings(run: Path) -> Settings:
     """
     metrics = read_metrics(run)
     try:
-        return settings_of(metrics["extraction"], tuple(metrics["pooling"].split("+")))
+        return recipe_of(metrics["extraction"], tuple(metrics["pooling"].split("+")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BilinearError(f"{run} does not say how its features were made: {error}") from error

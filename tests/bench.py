@@ -23,7 +23,7 @@ from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, re
 from bilinear_cli.networks.weights import Tensors, load_weights
 from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.photos.images import read_photo
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import inputs
 from bilinear_cli.training.problem import pose
@@ -42,7 +42,7 @@ def main() -> None:
     asked = options.parse_args()
     dataset = load_dataset(asked.data).limit(asked.limit)
     weights, precision = load_weights(), resolve_precision("auto")
-    settings = Settings(
+    recipe = Recipe(
         POOLINGS,
         "block5_conv3",
         asked.image_size,
@@ -51,19 +51,19 @@ def main() -> None:
         resolve_batch_size(asked.image_size),
         weights.sha256,
     )
-    forward = load_backbone(weights.tensors, settings.backbone, settings.layer, precision)
+    forward = load_backbone(weights.tensors, recipe.backbone, recipe.layer, precision)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "x.h5"
-        stage1 = time_stage1(dataset, settings, forward, output, asked.pairs)
+        stage1 = time_stage1(dataset, recipe, forward, output, asked.pairs)
         with FeatureFile(output) as file:
             stage2 = time_stage2(file, asked.pairs)
-        precisions = time_precisions(dataset, settings, weights.tensors, output, asked.pairs)
+        precisions = time_precisions(dataset, recipe, weights.tensors, output, asked.pairs)
         large = time_large_photo(
             dataset.root / dataset.paths[0], Path(folder), asked.image_size, asked.pairs
         )
     print(
         f"{len(dataset)} photos at {asked.image_size} pixels, {precision}, batch "
-        f"{settings.batch_size}; medians of {asked.pairs} pairs"
+        f"{recipe.batch_size}; medians of {asked.pairs} pairs"
     )
     print(
         "extract / network and pooling fed from memory:  {:.3f} ({:.1f} s / {:.1f} s)".format(
@@ -93,22 +93,22 @@ Times = tuple[float, float, float]
 
 
 def time_stage1(
-    dataset: Dataset, settings: Settings, forward: Callable, output: Path, pairs: int
+    dataset: Dataset, recipe: Recipe, forward: Callable, output: Path, pairs: int
 ) -> tuple[Times, Times]:
     """Time extraction, photos on disk to features on disk, against what it cannot do without."""
-    pooled, _ = compile_pooling(forward, POOLINGS, settings.batch_size, settings.shown)
-    shape = (settings.batch_size, settings.image_size, settings.image_size, 3)
+    pooled, _ = compile_pooling(forward, POOLINGS, recipe.batch_size, recipe.shown)
+    shape = (recipe.batch_size, recipe.image_size, recipe.image_size, 3)
     signature = [tf.TensorSpec(shape, tf.uint8)]
     network = tf.function(forward, input_signature=signature).get_concrete_function()
     batch = np.zeros(shape, np.uint8)
-    n_batches = -(-len(dataset) // settings.batch_size)
+    n_batches = -(-len(dataset) // recipe.batch_size)
 
     def extraction() -> None:
-        extract(dataset, settings, output, lambda: forward, overwrite=True)
+        extract(dataset, recipe, output, lambda: forward, overwrite=True)
 
     def graph() -> None:
         for _ in range(n_batches):
-            pooled({settings.image_size: batch})
+            pooled({recipe.image_size: batch})
 
     def alone() -> None:
         for _ in range(n_batches):
@@ -118,7 +118,7 @@ def time_stage1(
 
 
 def time_precisions(
-    dataset: Dataset, settings: Settings, tensors: Tensors, output: Path, pairs: int
+    dataset: Dataset, recipe: Recipe, tensors: Tensors, output: Path, pairs: int
 ) -> list[tuple[str, float, float]]:
     """Time extraction, photos on disk to features on disk, in each precision.
 
@@ -127,8 +127,8 @@ def time_precisions(
     """
 
     def timed(precision: str) -> Callable[[], object]:
-        forward = load_backbone(tensors, "vgg16", settings.layer, precision)
-        made = replace(settings, precision=precision)
+        forward = load_backbone(tensors, "vgg16", recipe.layer, precision)
+        made = replace(recipe, precision=precision)
         return lambda: extract(dataset, made, output, lambda: forward, overwrite=True)
 
     runs = [timed(name) for name in PRECISIONS]

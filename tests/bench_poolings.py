@@ -18,7 +18,7 @@ from bilinear_cli.networks.weights import load_weights
 from bilinear_cli.poolings.matrix_root import matrix_sqrt
 from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.specs import row_dtype
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 
 POOLINGS = ("max", "avg", "bilinear", "covariance", "matrix-sqrt", "compact:8192", "bilinear:144")
 SIZE = 224
@@ -30,13 +30,13 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=15)
     rounds = options.parse_args().rounds
     weights, precision, batch = load_weights(), resolve_precision("auto"), resolve_batch_size(SIZE)
-    settings = Settings(POOLINGS, "block5_conv3", SIZE, "squash", precision, batch, weights.sha256)
-    forward = load_backbone(weights.tensors, "vgg16", settings.layer, precision)
+    recipe = Recipe(POOLINGS, "block5_conv3", SIZE, "squash", precision, batch, weights.sha256)
+    forward = load_backbone(weights.tensors, "vgg16", recipe.layer, precision)
     photos = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
     network = tf.function(forward)
     maps = network(tf.constant(photos)).numpy()
     channels = maps.shape[-1]
-    parameters = make_parameters(settings, channels, {}, lambda: (np.eye(channels), []))
+    parameters = make_parameters(recipe, channels, {}, lambda: (np.eye(channels), []))
     compiled = {spec: compile_maps([spec], maps.shape[1:], parameters) for spec in POOLINGS}
     times: dict[str, list[float]] = {"the network": [], **{spec: [] for spec in POOLINGS}}
     for _ in range(rounds + 1):

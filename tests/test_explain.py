@@ -18,7 +18,7 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.photos.dataset import load_dataset
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, save_model, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.columns import Linear
@@ -52,9 +52,9 @@ def features(tmp_path_factory: pytest.TempPathFactory, forward: Network) -> Path
             blocks = (base + rng.integers(-40, 40, base.shape)).clip(0, 255).astype(np.uint8)
             image = Image.fromarray(blocks).resize((SIZE, SIZE), Image.Resampling.NEAREST)
             image.save(folder / "birds" / name / f"{i}.png")
-    settings = Settings(POOLINGS, "x", SIZE, "squash", "float32", 4, "0" * 64)
+    recipe = Recipe(POOLINGS, "x", SIZE, "squash", "float32", 4, "0" * 64)
     dataset = load_dataset(str(folder / "birds"))
-    extract(dataset, settings, folder / "x.h5", lambda: forward)
+    extract(dataset, recipe, folder / "x.h5", lambda: forward)
     return folder / "x.h5"
 
 

@@ -25,8 +25,8 @@ from bilinear_cli.networks.weights import Weights, load_weights
 from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.predict import predict
-from bilinear_cli.recipe import Settings
-from bilinear_cli.run import load_model, run_settings, save_model, train
+from bilinear_cli.recipe import Recipe
+from bilinear_cli.run import load_model, run_recipe, save_model, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.conv1x1 import Conv1x1
@@ -73,41 +73,41 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def settings(weights: Weights) -> Settings:
-    return Settings(POOLINGS, LAYER, SIZE, "squash", "float32", 4, weights.sha256)
+def recipe(weights: Weights) -> Recipe:
+    return Recipe(POOLINGS, LAYER, SIZE, "squash", "float32", 4, weights.sha256)
 
 
 @pytest.fixture(scope="module")
 def features(
     photos: list[Path],
-    settings: Settings,
+    recipe: Recipe,
     forward: Forward,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Return the feature file of all poolings."""
     path = tmp_path_factory.mktemp("features") / "x.h5"
-    extract(load_dataset(str(photos[0].parents[1])), settings, path, lambda: forward)
+    extract(load_dataset(str(photos[0].parents[1])), recipe, path, lambda: forward)
     return path
 
 
 @pytest.fixture(scope="module")
 def features_with_flip(
     photos: list[Path],
-    settings: Settings,
+    recipe: Recipe,
     forward: Forward,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Return the feature file of some poolings, with the mirrored views too."""
     path = tmp_path_factory.mktemp("features") / "flip.h5"
-    settings = replace(settings, poolings=WITH_FLIP, views=("original", "flip"))
-    extract(load_dataset(str(photos[0].parents[1])), settings, path, lambda: forward)
+    recipe = replace(recipe, poolings=WITH_FLIP, views=("original", "flip"))
+    extract(load_dataset(str(photos[0].parents[1])), recipe, path, lambda: forward)
     return path
 
 
 @pytest.fixture(scope="module")
-def network(settings: Settings, weights: Weights) -> keras.Model:
+def network(recipe: Recipe, weights: Weights) -> keras.Model:
     """Return the network of an exported model, which takes half of the time of an export."""
-    return exporting._network(settings, weights.tensors)
+    return exporting._network(recipe, weights.tensors)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_the_model_gives_the_probabilities_of_predict(
     run = train_run(request.getfixturevalue(file), tmp_path, spec, **options)
     # with the temperature of so few photos all probabilities may be alike
     save_model(run / "model.npz", replace(load_model(run), temperature=0.7))
-    model = build_model(load_model(run), run_settings(run), weights.tensors)
+    model = build_model(load_model(run), run_recipe(run), weights.tensors)
     expected = predicted(run, photos, forward)
     assert expected.std() > 0.01
     np.testing.assert_allclose(model.predict(pixels_of(photos), verbose=0), expected, atol=1e-3)

@@ -13,7 +13,7 @@ from support.photos import make_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.predict import predict
-from bilinear_cli.run import run_settings, train
+from bilinear_cli.run import run_recipe, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.select import Options
 
@@ -98,16 +98,16 @@ def test_top_limits_the_number_of_names(run: Path, photos: list[Path]) -> None:
 
 
 def test_settings_are_those_of_the_features(run: Path) -> None:
-    settings = run_settings(run)
-    assert (settings.image_size, settings.resize, settings.batch_size) == (SIZE, "squash", 4)
-    assert settings.poolings in (("max",), ("max", "bilinear"))
+    recipe = run_recipe(run)
+    assert (recipe.image_size, recipe.resize, recipe.batch_size) == (SIZE, "squash", 4)
+    assert recipe.poolings in (("max",), ("max", "bilinear"))
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"extraction": {}, "pooling": "max"}', "{"])
 def test_a_folder_that_is_no_run_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(text)
     with raises(BilinearError, tmp_path):
-        run_settings(tmp_path)
+        run_recipe(tmp_path)
 
 
 def test_a_run_without_a_model_is_one_line(run: Path, photos: list[Path]) -> None:

@@ -31,8 +31,8 @@ from support.photos import class_folders
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction.reuse import StoredPhotos
-from bilinear_cli.extraction.stored import settings_of_file
-from bilinear_cli.recipe import Settings
+from bilinear_cli.extraction.stored import recipe_of_file
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.report import describe
 from bilinear_cli.store import FeatureFile, open_features, partial_path
 from bilinear_cli.training import inputs
@@ -79,12 +79,10 @@ def run(photos: Path, output: Path, batch_log: Path) -> None:
         time.sleep(0.005)
         os.write(log, b".")
 
-    settings = Settings(
-        SPECS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64, views=VIEWS
-    )
+    recipe = Recipe(SPECS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64, views=VIEWS)
     logging.disable()
     dataset = load_dataset(str(photos))
-    extract(dataset, settings, output, lambda: small_network(watch), skip_bad=True)
+    extract(dataset, recipe, output, lambda: small_network(watch), skip_bad=True)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -158,11 +156,11 @@ def read_all(path: Path) -> dict[str, bytes]:
     """Read a file as all commands together do, and return its features."""
     with open_features([path]) as file:
         describe(file)
-        settings = settings_of_file(file)
+        recipe = recipe_of_file(file)
         indices = np.arange(len(file.labels))
         if "bilinear" in file.shapes:
             inputs.fit_parts(file, ["bilinear"], indices, top_variance=5)
-        with StoredPhotos(path, settings) as stored:
+        with StoredPhotos(path, recipe) as stored:
             stored.rows(stored.find(file.sha256)[:1])
         for spec, shape in file.shapes.items():
             if len(shape) == 2:

@@ -20,7 +20,7 @@ from bilinear_cli.networks.quiet import load_tensorflow
 
 if TYPE_CHECKING:
     from bilinear_cli.networks.weights import Weights
-    from bilinear_cli.recipe import Settings
+    from bilinear_cli.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +71,10 @@ def predict(
     """
     from bilinear_cli.predict import predict as name_photos
 
-    settings = _in_precision(run, precision, allow_precision_mix)
+    recipe = _in_precision(run, precision, allow_precision_mix)
     paths, n_paths = _paths(photos)
-    found = load_weights_of(run, settings, weights)
-    forward = load_network(found.tensors, settings)
+    found = load_weights_of(run, recipe, weights)
+    forward = load_network(found.tensors, recipe)
     write, done, bad = WRITERS[form], 0, 0
     with bar("naming", "photo") as progress:
         for path, names in name_photos(run, paths, forward, top=top):
@@ -89,13 +89,13 @@ def predict(
         raise BilinearError(f"{bad} of {done} files could not be read")
 
 
-def _in_precision(run: Path, precision: str | None = None, allow_mix: bool = False) -> "Settings":
-    """Return the settings of a run's features, for photos whose features will go with them."""
+def _in_precision(run: Path, precision: str | None = None, allow_mix: bool = False) -> "Recipe":
+    """Return the recipe of a run's features, for photos whose features will go with them."""
     from bilinear_cli.extraction.stored import with_precision
     from bilinear_cli.networks.precision import difference
-    from bilinear_cli.run import run_settings
+    from bilinear_cli.run import run_recipe
 
-    trained = run_settings(run)
+    trained = run_recipe(run)
     asked = with_precision(trained, precision or trained.precision)
     if asked != trained:
         mix = f"{run} was trained on features in {trained.precision}, not in this {asked.precision}"
@@ -213,11 +213,11 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     from bilinear_cli.explain import explain as shares
     from bilinear_cli.explain import overlay
 
-    settings = _in_precision(run)
-    found = load_weights_of(run, settings, weights)
-    why = shares(run, photo, lambda pixels: load_network(found.tensors, settings)(pixels), name)
-    if len(settings.views) > 1:
-        log.info("of the photo as it is: predict takes the mean over %s", ", ".join(settings.views))
+    recipe = _in_precision(run)
+    found = load_weights_of(run, recipe, weights)
+    why = shares(run, photo, lambda pixels: load_network(found.tensors, recipe)(pixels), name)
+    if len(recipe.views) > 1:
+        log.info("of the photo as it is: predict takes the mean over %s", ", ".join(recipe.views))
     output = output or Path(f"{photo.stem}-explained.png")
     try:
         with whole(output) as new:
@@ -249,22 +249,22 @@ def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
     \b
     bilinear export runs/birds-bilinear-softmax birds.keras
     """
-    from bilinear_cli.run import run_settings
+    from bilinear_cli.run import run_recipe
 
-    settings = run_settings(run)
-    found = load_weights_of(run, settings, weights)
+    recipe = run_recipe(run)
+    found = load_weights_of(run, recipe, weights)
     load_tensorflow()
     from bilinear_cli.export import export as write
 
     write(run, found.tensors, model, overwrite=overwrite)
     click.echo(model)
-    size = settings.image_size
-    log.info("it takes RGB pixels, 0 to 255, %d x %d (%s)", size, size, settings.resize)
+    size = recipe.image_size
+    log.info("it takes RGB pixels, 0 to 255, %d x %d (%s)", size, size, recipe.resize)
 
 
-def load_weights_of(run: Path, settings: "Settings", source: str) -> "Weights":
+def load_weights_of(run: Path, recipe: "Recipe", source: str) -> "Weights":
     """Return the weights of the network that a run's features are of."""
-    found = load_weights(settings.backbone, source)
-    if found.sha256 != settings.weights_sha256:
+    found = load_weights(recipe.backbone, source)
+    if found.sha256 != recipe.weights_sha256:
         raise BilinearError(f"{run} was trained on features of other weights: give --weights")
     return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bilinear_cli.networks.weights import Weights
     from bilinear_cli.photos.dataset import Dataset
     from bilinear_cli.poolings.parameters import Parameters
-    from bilinear_cli.recipe import Settings
+    from bilinear_cli.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -57,22 +57,22 @@ def run_network(
 ) -> Path:
     """Run the network over photos in this process, as `extract` does; return the file."""
     from bilinear_cli.extraction.extract import extract as run
-    from bilinear_cli.extraction.stored import stored_settings
+    from bilinear_cli.extraction.stored import stored_recipe
 
     asked = _asked(specs, output, overwrite, given)
-    stored = stored_settings(None if overwrite else asked.output, given["reuse"])
-    settings = _on_this_machine(asked.settings, stored)
-    if settings.shard != "1/1":
-        same = f"--batch-size {settings.batch_size} --precision {settings.precision}"
+    stored = stored_recipe(None if overwrite else asked.output, given["reuse"])
+    recipe = _on_this_machine(asked.recipe, stored)
+    if recipe.shard != "1/1":
+        same = f"--batch-size {recipe.batch_size} --precision {recipe.precision}"
         log.info("all shards must have the same, on whatever machine: %s", same)
     with bar("extracting", "photo") as progress:
         run(
             asked.dataset,
-            settings,
+            recipe,
             asked.output,
-            lambda: load_network(asked.weights.tensors, settings),
+            lambda: load_network(asked.weights.tensors, recipe),
             reuse=given["reuse"],
-            parameters=_projection(given, settings),
+            parameters=_projection(given, recipe),
             attributes=asked.record(command, given),
             overwrite=overwrite,
             skip_bad=given["skip_bad"],
@@ -104,11 +104,11 @@ def run_on_workers(
         shards = extract_shards(
             given["scheduler"],
             asked.dataset,
-            asked.settings,
+            asked.recipe,
             asked.output,
-            Network(asked.settings.backbone, source),
+            Network(asked.recipe.backbone, source),
             reuse=given["reuse"],
-            parameters=_projection(given, asked.settings),
+            parameters=_projection(given, asked.recipe),
             attributes=asked.record(command, given),
             overwrite=overwrite,
             skip_bad=given["skip_bad"],
@@ -130,13 +130,13 @@ class Asked:
     Attributes:
         dataset: the photos.
         weights: of the network.
-        settings: with a precision `auto` and a batch size 0 where they are left open.
+        recipe: with a precision `auto` and a batch size 0 where they are left open.
         output: the file to write.
     """
 
     dataset: "Dataset"
     weights: "Weights"
-    settings: "Settings"
+    recipe: "Recipe"
     output: Path
 
     def record(self, command: list[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _asked(
     from bilinear_cli.extraction.stored import with_precision
     from bilinear_cli.networks.precision import check_int8
     from bilinear_cli.photos.dataset import load_dataset
-    from bilinear_cli.recipe import Settings
+    from bilinear_cli.recipe import Recipe
     from bilinear_cli.views import view_names
 
     sizes, flip = given["scales"] or (given["image_size"],), given["flip"]
@@ -169,7 +169,7 @@ def _asked(
     if given["precision"] == "int8":
         check_int8(backbone)  # before anything is fetched
     weights = load_weights(backbone, given["weights"])
-    settings = Settings(
+    recipe = Recipe(
         poolings=specs,
         layer=given["layer"] or _default_layer(backbone),
         image_size=sizes[0],
@@ -182,19 +182,19 @@ def _asked(
         shard=given["shard"],
         seed=given["seed"],
     )
-    settings = with_precision(settings, given["precision"])
-    output = output or Path("features") / _file_name(dataset.name, settings, sizes, flip)
+    recipe = with_precision(recipe, given["precision"])
+    output = output or Path("features") / _file_name(dataset.name, recipe, sizes, flip)
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder: give --output a file name")
     if given["reuse"] and given["allow_precision_mix"]:
-        settings = allow_mix(settings, given["reuse"], None if overwrite else output)
-    return Asked(dataset, weights, settings, output)
+        recipe = allow_mix(recipe, given["reuse"], None if overwrite else output)
+    return Asked(dataset, weights, recipe, output)
 
 
-def _projection(given: dict[str, Any], settings: "Settings") -> "Parameters":
+def _projection(given: dict[str, Any], recipe: "Recipe") -> "Parameters":
     from bilinear_cli.extraction.stored import read_projection
 
-    return read_projection(given["projection"], settings) if given["projection"] else {}
+    return read_projection(given["projection"], recipe) if given["projection"] else {}
 
 
 def _default_layer(backbone: str) -> str:
@@ -205,25 +205,25 @@ def _default_layer(backbone: str) -> str:
     return layer_of(backbone, None)
 
 
-def _file_name(name: str, settings: "Settings", sizes: tuple[int, ...], flip: bool) -> str:
-    network = [] if settings.backbone == "vgg16" else [settings.backbone]
-    words = [name, *network, settings.layer, *map(str, sizes), *(["flip"] if flip else [])]
-    if settings.shard != "1/1":
-        words.append("shard" + settings.shard.replace("/", "of"))
+def _file_name(name: str, recipe: "Recipe", sizes: tuple[int, ...], flip: bool) -> str:
+    network = [] if recipe.backbone == "vgg16" else [recipe.backbone]
+    words = [name, *network, recipe.layer, *map(str, sizes), *(["flip"] if flip else [])]
+    if recipe.shard != "1/1":
+        words.append("shard" + recipe.shard.replace("/", "of"))
     return "-".join(words) + ".h5"
 
 
-def _on_this_machine(settings: "Settings", stored: "Settings | None") -> "Settings":
-    """Return the settings; what is open as it is stored, or else as suits this machine."""
+def _on_this_machine(recipe: "Recipe", stored: "Recipe | None") -> "Recipe":
+    """Return the recipe; what is open as it is stored, or else as suits this machine."""
     from bilinear_cli.extraction.stored import kept
 
-    settings = kept(settings, stored)
-    if settings.precision != "auto" and settings.batch_size:
-        return settings
+    recipe = kept(recipe, stored)
+    if recipe.precision != "auto" and recipe.batch_size:
+        return recipe
     load_tensorflow()
     from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
     from bilinear_cli.views import sizes_of
 
-    precision = resolve_precision(settings.precision)
-    batch_size = settings.batch_size or resolve_batch_size(max(sizes_of(settings.shown)))
-    return replace(settings, precision=precision, batch_size=batch_size)
+    precision = resolve_precision(recipe.precision)
+    batch_size = recipe.batch_size or resolve_batch_size(max(sizes_of(recipe.shown)))
+    return replace(recipe, precision=precision, batch_size=batch_size)

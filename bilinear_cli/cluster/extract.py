@@ -25,10 +25,10 @@ from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.extraction.extract import record_of
 from bilinear_cli.extraction.resume import versions
 from bilinear_cli.extraction.reuse import StoredPhotos
-from bilinear_cli.extraction.stored import kept, stored_settings
+from bilinear_cli.extraction.stored import kept, stored_recipe
 from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.poolings.parameters import Parameters, agreed, lacks_projection
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, locked, merge
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ MOST_IN_SHARD = 2000  # photos; so that there is work for workers that come late
 def extract_shards(
     address: str,
     dataset: Dataset,
-    settings: Settings,
+    recipe: Recipe,
     output: Path,
     network: Network,
     *,
@@ -56,7 +56,7 @@ def extract_shards(
     Args:
         address: where the workers are, see `connect`.
         dataset: the photos, in a folder that all workers see.
-        settings: what to make of them. A precision `auto` and a batch size 0 are left open: they
+        recipe: what to make of them. A precision `auto` and a batch size 0 are left open: they
             become what an earlier run took, or what suits the workers.
         output: the file that the shards are to be merged to, in a folder that all workers see.
         network: where each worker takes its network from.
@@ -73,35 +73,35 @@ def extract_shards(
         InUseError: another run writes the shards of this output.
     """
     folder, given = shards_folder(output).resolve(), parameters or {}
-    if not overwrite and is_complete(dataset, settings, output, given):
+    if not overwrite and is_complete(dataset, recipe, output, given):
         return None
     with shared_folder(output) as (token_file, token), connect(address) as client:
         begun = None if overwrite else begun_in(folder)
-        stored = begun.settings if begun else stored_settings(None, reuse)
-        settings = kept(settings, stored)
+        stored = begun.recipe if begun else stored_recipe(None, reuse)
+        recipe = kept(recipe, stored)
         premises = Premises(
             token_file,
             token,
             dataset.root,
             a_photo(dataset),
-            versions(settings.precision),
+            versions(recipe.precision),
             network,
-            settings.weights_sha256,
-            settings.precision,
+            recipe.weights_sha256,
+            recipe.precision,
         )
         check_workers(client, premises)
         if overwrite:
             clear(folder)
-        settings = settled(client, settings)
+        recipe = settled(client, recipe)
         record = attributes or {}
         if begun:
-            check_begun(begun, settings, record_of(dataset, settings) | record)
+            check_begun(begun, recipe, record_of(dataset, recipe) | record)
             given = agreed(given, begun.parameters, begun.path)
         job = Job(
             premises,
             dataset,
-            settings,
-            begun.n_shards if begun else _n_shards(client, dataset, settings),
+            recipe,
+            begun.n_shards if begun else _n_shards(client, dataset, recipe),
             folder,
             secrets.token_hex(8),
             given,
@@ -145,9 +145,9 @@ def _n_rows(shard: Path) -> int:
         return file.rows_done
 
 
-def _n_shards(client: Client, dataset: Dataset, settings: Settings) -> int:
+def _n_shards(client: Client, dataset: Dataset, recipe: Recipe) -> int:
     n_workers = len(client.nthreads())
-    n_batches = -(-len(dataset) // settings.batch_size)
+    n_batches = -(-len(dataset) // recipe.batch_size)
     n_shards = max(SHARDS_PER_WORKER * n_workers, -(-len(dataset) // MOST_IN_SHARD), 1)
     return min(n_shards, n_batches)
 
@@ -159,10 +159,10 @@ def _with_projection(client: Client, job: Job) -> Job:
     """
     given = job.parameters
     if job.reuse:
-        with StoredPhotos(job.reuse, job.settings) as old:
+        with StoredPhotos(job.reuse, job.recipe) as old:
             given = agreed(given, old.parameters, old.path)
     job = replace(job, parameters=given)
-    if lacks_projection(job.settings.poolings, given):
+    if lacks_projection(job.recipe.poolings, given):
         log.info("fitting the projection of channels on a worker")
         fitted = client.submit(fit, job, key=job.key("fit")).result()
         job = replace(job, parameters=fitted)

@@ -13,9 +13,9 @@ from typing import Any
 from bilinear_cli.cluster.worker import shard_name, when_free
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.resume import photos_done
-from bilinear_cli.extraction.stored import settings_of_file
+from bilinear_cli.extraction.stored import recipe_of_file
 from bilinear_cli.poolings.parameters import Parameters
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
 log = logging.getLogger(__name__)
@@ -32,13 +32,13 @@ class Begun:
         n_shards: in how many the set was cut.
         done: number of a shard -> its photos that are done; of a finished one None, for all.
         path: a shard that can be read.
-        settings, attributes, parameters: what that says of itself.
+        recipe, attributes, parameters: what that says of itself.
     """
 
     n_shards: int
     done: dict[int, int | None]
     path: Path
-    settings: Settings
+    recipe: Recipe
     attributes: dict[str, Any]
     parameters: Parameters
 
@@ -111,7 +111,7 @@ def _read(folder: Path) -> list[Begun]:
         try:
             with FeatureFile(path, allow_partial=True) as file:
                 done[number] = None if file.attributes["complete"] else photos_done(file)
-                made = (settings_of_file(file), file.attributes, file.parameters)
+                made = (recipe_of_file(file), file.attributes, file.parameters)
                 found = found or [Begun(n_shards, done, file.path, *made)]
         except InUseError as error:
             in_use = error

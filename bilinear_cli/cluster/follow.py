@@ -17,7 +17,7 @@ Progress = Callable[[int, int], None]
 def run(client: Client, job: Job, begun: dict[int, int | None], progress: Progress | None) -> None:
     """Let the workers make all shards; tell how far they are."""
     n_photos, of = len(job.dataset), job.n_shards
-    cuts = [shard_photos(f"{i}/{of}", n_photos, job.settings.batch_size) for i in range(1, of + 1)]
+    cuts = [shard_photos(f"{i}/{of}", n_photos, job.recipe.batch_size) for i in range(1, of + 1)]
     sizes = [cut.stop - cut.start for cut in cuts]
     done = {i: sizes[i - 1] if n is None else n for i, n in begun.items()}
     events: SimpleQueue = SimpleQueue()
@@ -43,8 +43,8 @@ def _submit(client: Client, job: Job) -> dict[Future, int]:
         "shards: %d, workers: %d, %s, photos a batch: %d",
         job.n_shards,
         len(client.nthreads()),
-        job.settings.precision,
-        job.settings.batch_size,
+        job.recipe.precision,
+        job.recipe.batch_size,
     )
     shared = client.submit(same, job, key=job.key("job"))
     return {

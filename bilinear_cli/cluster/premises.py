@@ -14,7 +14,7 @@ from bilinear_cli.extraction.resume import versions
 from bilinear_cli.networks.load import load_network, load_weights
 from bilinear_cli.networks.quiet import load_tensorflow
 from bilinear_cli.networks.weights import Weights
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
 
 
@@ -34,9 +34,9 @@ class Network:
         """Return that of the weights."""
         return _weights(self).sha256
 
-    def load(self, settings: Settings) -> Forward:
+    def load(self, recipe: Recipe) -> Forward:
         """Return the network: uint8 photos -> float32 maps."""
-        return load_network(_weights(self).tensors, settings)
+        return load_network(_weights(self).tensors, recipe)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from bilinear_cli.extraction.extract import Forward, extract
 from bilinear_cli.extraction.fit import fit_parameters
 from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.poolings.parameters import Parameters
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Job:
     Attributes:
         premises: what must be the same on every worker.
         dataset: all photos.
-        settings: of all shards but for `shard`.
+        recipe: of all shards but for `shard`.
         n_shards: how many there are.
         folder: where they are written.
         topic: under which workers tell how far they are; no other run's.
@@ -50,7 +50,7 @@ class Job:
 
     premises: Premises
     dataset: Dataset
-    settings: Settings
+    recipe: Recipe
     n_shards: int
     folder: Path
     topic: str
@@ -90,7 +90,7 @@ def fit(job: Job) -> dict[str, np.ndarray]:
     """Return the parameters of the poolings, with those that are to be fitted on photos."""
     with _task(job):
         forward = _forward(job)
-        return fit_parameters(job.dataset, job.settings, forward, job.parameters, job.skip_bad)
+        return fit_parameters(job.dataset, job.recipe, forward, job.parameters, job.skip_bad)
 
 
 def make_shard(job: Job, number: int) -> None:
@@ -103,7 +103,7 @@ def make_shard(job: Job, number: int) -> None:
     Raises:
         BilinearError: see `extract`; or the worker is not as it must be.
     """
-    settings = replace(job.settings, shard=f"{number}/{job.n_shards}")
+    recipe = replace(job.recipe, shard=f"{number}/{job.n_shards}")
     with _task(job) as (worker, check_wanted):
 
         def progress(done: int, _: int) -> None:
@@ -113,7 +113,7 @@ def make_shard(job: Job, number: int) -> None:
         def run() -> None:
             extract(
                 job.dataset,
-                settings,
+                recipe,
                 job.output(number),
                 lambda: _forward(job),
                 reuse=job.reuse,
@@ -214,10 +214,10 @@ def _telling(worker: Worker, topic: str) -> Iterator[None]:
 
 
 def _forward(job: Job) -> Forward:
-    decisive = replace(job.settings, poolings=(), views=("original",), image_size=1, shard="1/1")
+    decisive = replace(job.recipe, poolings=(), views=("original",), image_size=1, shard="1/1")
     return _loaded(job.premises.network, decisive)
 
 
 @lru_cache(maxsize=1)
-def _loaded(network: Network, settings: Settings) -> Forward:
-    return network.load(settings)
+def _loaded(network: Network, recipe: Recipe) -> Forward:
+    return network.load(recipe)

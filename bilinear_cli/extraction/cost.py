@@ -1,4 +1,4 @@
-"""What `extract` will cost with its default settings, known before it is run."""
+"""What `extract` will cost with its default recipe, known before it is run."""
 
 from typing import Any
 

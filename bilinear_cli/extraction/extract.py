@@ -21,7 +21,7 @@ from bilinear_cli.extraction.reuse import StoredPhotos
 from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.photos.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.poolings.parameters import Parameters, agreed, check_unseen
-from bilinear_cli.recipe import Settings, shard_photos
+from bilinear_cli.recipe import Recipe, shard_photos
 from bilinear_cli.store import WHOLE, FeatureWriter, locked, partial_path
 from bilinear_cli.views import sizes_of
 
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 def extract(
     dataset: Dataset,
-    settings: Settings,
+    recipe: Recipe,
     output: Path,
     load_forward: Callable[[], Forward],
     *,
@@ -50,7 +50,7 @@ def extract(
 
     Args:
         dataset: the photos.
-        settings: what to make of them.
+        recipe: what to make of them.
         output: the file; until it is complete it is `partial_path(output)`.
         load_forward: called if there is something to do; returns the network: uint8 photos
             (batch, size, size, 3) -> float32 maps (batch, height, width, channels), in TensorFlow.
@@ -68,39 +68,39 @@ def extract(
         UsageError: a pooling does not suit the network's maps, or there is nothing to take its
             projection from.
     """
-    photos = shard_photos(settings.shard, len(dataset), settings.batch_size)
+    photos = shard_photos(recipe.shard, len(dataset), recipe.batch_size)
     part = dataset.take(np.arange(photos.start, photos.stop))
     with ExitStack() as open_now:
         open_now.enter_context(locked(output))
         sha256 = part.sha256()
         by_path = dict(zip(part.paths, sha256, strict=True))
-        have = begun_with(output, settings, by_path, parameters or {}, overwrite)
+        have = begun_with(output, recipe, by_path, parameters or {}, overwrite)
         if have is None:
             return
-        old = open_now.enter_context(_open_reused(reuse, settings, output)) if reuse else None
+        old = open_now.enter_context(_open_reused(reuse, recipe, output)) if reuse else None
         if old:
             have = agreed(have, old.parameters, old.path)
         forward = load_forward()
-        have = fit_parameters(dataset, settings, forward, have, skip_bad)
+        have = fit_parameters(dataset, recipe, forward, have, skip_bad)
         check_unseen(have, sha256[part.split == "test"], UNSEEN)
         from bilinear_cli.extraction.graph import compile_pooling
 
         compute, shapes = compile_pooling(
-            forward, settings.poolings, settings.batch_size, settings.shown, have
+            forward, recipe.poolings, recipe.batch_size, recipe.shown, have
         )
-        columns = _columns(part, photos.start, settings.views, sha256)
-        record = record_of(dataset, settings) | (attributes or {})
+        columns = _columns(part, photos.start, recipe.views, sha256)
+        record = record_of(dataset, recipe) | (attributes or {})
         writer = open_now.enter_context(
             begin_or_go_on(output, shapes, columns, dataset.class_names, record, have, overwrite)
         )
-        _run(dataset.root, settings, writer, compute, old, skip_bad, progress)
-        if settings.shard == WHOLE and (writer.photo < 0).all():
+        _run(dataset.root, recipe, writer, compute, old, skip_bad, progress)
+        if recipe.shard == WHOLE and (writer.photo < 0).all():
             raise BadPhotoError(f"not one file of {dataset.spec} can be read as a photo")
-        writer.finish(_reasons(dataset.root, settings, writer))
+        writer.finish(_reasons(dataset.root, recipe, writer))
 
 
-def _open_reused(reuse: Path, settings: Settings, output: Path) -> StoredPhotos:
-    old = StoredPhotos(reuse, settings)
+def _open_reused(reuse: Path, recipe: Recipe, output: Path) -> StoredPhotos:
+    old = StoredPhotos(reuse, recipe)
     warn_of_versions(old.path, old.versions, old.precision)
     if old.path.resolve() == partial_path(output).resolve():
         with old:
@@ -110,7 +110,7 @@ def _open_reused(reuse: Path, settings: Settings, output: Path) -> StoredPhotos:
 
 def _run(
     root: Path,
-    settings: Settings,
+    recipe: Recipe,
     writer: FeatureWriter,
     compute: Callable[[dict[int, np.ndarray]], Arrays],
     old: StoredPhotos | None,
@@ -118,7 +118,7 @@ def _run(
     progress: Progress | None,
 ) -> None:
     """Fill the file from where it stands, in its own order of photos."""
-    n_views, sizes = writer.n_views, sizes_of(settings.shown)
+    n_views, sizes = writer.n_views, sizes_of(recipe.shown)
     paths, sha256 = writer.paths[::n_views], writer.sha256[::n_views]
     n_photos, done = len(paths), photos_done(writer)
     known = old.find(sha256) if old else np.full(n_photos, -1)
@@ -128,25 +128,25 @@ def _run(
         log.info("%d of %d photos are in %s", (known[done:] >= 0).sum(), n_photos - done, old.path)
 
     def read(photo: int) -> list[np.ndarray]:
-        return read_photo(root / paths[photo], sizes, settings.resize, sha256[photo])
+        return read_photo(root / paths[photo], sizes, recipe.resize, sha256[photo])
 
     def tell() -> None:
         if progress:
             progress(photos_done(writer), n_photos)
 
     def copy_upto(photo: int) -> None:
-        for start in range(photos_done(writer), photo, settings.batch_size):
+        for start in range(photos_done(writer), photo, recipe.batch_size):
             assert old
-            stop = min(start + settings.batch_size, photo)
+            stop = min(start + recipe.batch_size, photo)
             rows = old.rows(known[start:stop])
             check_finite(rows, np.repeat(paths[start:stop], n_views))
             writer.append(rows)
             tell()
 
     tell()
-    pixels = empty_batch(sizes, settings.batch_size)
-    for n_batch, batch in enumerate(read_batches(new.tolist(), settings.batch_size, read)):
-        numbers = new[n_batch * settings.batch_size :][: len(batch)]
+    pixels = empty_batch(sizes, recipe.batch_size)
+    for n_batch, batch in enumerate(read_batches(new.tolist(), recipe.batch_size, read)):
+        numbers = new[n_batch * recipe.batch_size :][: len(batch)]
         bad = lay_in(pixels, batch)
         for error in (photo for photo in batch if isinstance(photo, BadPhotoError)):
             if not skip_bad:
@@ -185,13 +185,13 @@ def check_finite(rows: Arrays, names: np.ndarray) -> None:
             )
 
 
-def _reasons(root: Path, settings: Settings, writer: FeatureWriter) -> dict[str, str]:
+def _reasons(root: Path, recipe: Recipe, writer: FeatureWriter) -> dict[str, str]:
     """Return path -> what is wrong with it, for the photos that were skipped, now or earlier."""
     reasons = {}
     for path in dict.fromkeys(writer.paths[writer.photo < 0]):
         reasons[path] = "could not be read when its turn came"
         try:
-            read_photo(root / path, sizes_of(settings.shown), settings.resize)
+            read_photo(root / path, sizes_of(recipe.shown), recipe.resize)
         except BadPhotoError as error:
             reasons[path] = str(error)
     return reasons
@@ -214,11 +214,11 @@ def _columns(part: Dataset, first: int, view_names: tuple[str, ...], sha256: np.
     return rows | {"view": np.tile(view_names, len(part))}
 
 
-def record_of(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+def record_of(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
     """Return the root attributes that say how a feature file is made."""
     return {
-        **settings.attributes(),
-        "versions": versions(settings.precision),
+        **recipe.attributes(),
+        "versions": versions(recipe.precision),
         "data": dataset.spec,
         "data_kind": dataset.kind,
         "data_root": str(dataset.root),

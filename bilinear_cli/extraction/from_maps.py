@@ -12,10 +12,10 @@ import numpy as np
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.extract import UNSEEN, Progress, check_finite
 from bilinear_cli.extraction.resume import begin_or_go_on, begun_with, versions
-from bilinear_cli.extraction.stored import read_projection, settings_of_file
+from bilinear_cli.extraction.stored import read_projection, recipe_of_file
 from bilinear_cli.poolings.parameters import Parameters, check_unseen, make_parameters
 from bilinear_cli.poolings.projection import sample_of, second_moment
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import ROW_COLUMNS, FeatureFile, locked
 
 log = logging.getLogger(__name__)
@@ -57,20 +57,20 @@ def pool_maps(
     with ExitStack() as open_now:
         open_now.enter_context(locked(output))
         file = open_now.enter_context(open_maps(maps, output))
-        settings = replace(settings_of_file(file), poolings=poolings, seed=seed, pooled_from="maps")
+        recipe = replace(recipe_of_file(file), poolings=poolings, seed=seed, pooled_from="maps")
         sha256 = dict(zip(file.paths, file.sha256, strict=True))
-        given: Parameters = read_projection(projection, settings) if projection else {}
-        have = begun_with(output, settings, sha256, given, overwrite)
+        given: Parameters = read_projection(projection, recipe) if projection else {}
+        have = begun_with(output, recipe, sha256, given, overwrite)
         if have is None:
             return
         shape = file.shapes[MAPS][1:]
-        parameters = make_parameters(settings, shape[-1], have, lambda: _sample(file, settings))
+        parameters = make_parameters(recipe, shape[-1], have, lambda: _sample(file, recipe))
         check_unseen(parameters, file.sha256[file.split == "test"], UNSEEN)
         from bilinear_cli.extraction.graph import compile_maps  # loads TensorFlow
 
         compute, shapes = compile_maps(poolings, shape, parameters)
         columns = {name: getattr(file, name) for name in ROW_COLUMNS}
-        record = _record(file, settings) | (attributes or {})
+        record = _record(file, recipe) | (attributes or {})
         writer = open_now.enter_context(
             begin_or_go_on(
                 output,
@@ -84,7 +84,7 @@ def pool_maps(
             )
         )
         which = np.arange(writer.rows_done, len(writer.paths))
-        for places, x in file.batches(MAPS, which, settings.batch_size * file.n_views):
+        for places, x in file.batches(MAPS, which, recipe.batch_size * file.n_views):
             rows = compute(x)
             check_finite(rows, file.paths[which[places]])
             writer.append(rows)
@@ -93,10 +93,10 @@ def pool_maps(
         writer.finish()
 
 
-def _record(file: FeatureFile, settings: Settings) -> dict[str, Any]:
+def _record(file: FeatureFile, recipe: Recipe) -> dict[str, Any]:
     """Return what the file of the maps says of itself, with what is different now."""
     record = {name: x for name, x in file.attributes.items() if name != "created"}
-    return record | settings.attributes() | {"versions": versions(settings.precision)}
+    return record | recipe.attributes() | {"versions": versions(recipe.precision)}
 
 
 def open_maps(maps: Path, output: Path) -> FeatureFile:
@@ -116,13 +116,13 @@ def open_maps(maps: Path, output: Path) -> FeatureFile:
     raise UsageError(f"--maps {maps} is what is to be written: name another --output")
 
 
-def _sample(file: FeatureFile, settings: Settings) -> tuple[np.ndarray, list[str]]:
+def _sample(file: FeatureFile, recipe: Recipe) -> tuple[np.ndarray, list[str]]:
     """Return the second moment of some training maps, and the SHA-256 of their photos."""
-    sample = sample_of(np.flatnonzero(file.split == "train"), N_SAMPLED, settings.seed)
+    sample = sample_of(np.flatnonzero(file.split == "train"), N_SAMPLED, recipe.seed)
     log.info("fitting the projection of channels on %d training maps", len(sample))
 
     def maps() -> Iterator[np.ndarray]:
-        for _, x in file.batches(MAPS, sample, settings.batch_size):
+        for _, x in file.batches(MAPS, sample, recipe.batch_size):
             yield x
 
     return second_moment(maps()), file.sha256[sample].tolist()

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import features as pillow_features
 
 from bilinear_cli.errors import FeatureFileError, some
-from bilinear_cli.extraction.stored import settings_of_file
+from bilinear_cli.extraction.stored import recipe_of_file
 from bilinear_cli.networks.precision import OF_INT8
 from bilinear_cli.poolings.parameters import Parameters, agreed
-from bilinear_cli.recipe import Settings, check_same
+from bilinear_cli.recipe import Recipe, check_same
 from bilinear_cli.store import FeatureFile, FeatureWriter, create, partial_path
 
 log = logging.getLogger(__name__)
@@ -23,13 +23,13 @@ PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 
 def begun_with(
-    output: Path, settings: Settings, sha256: dict[str, str], given: Parameters, overwrite: bool
+    output: Path, recipe: Recipe, sha256: dict[str, str], given: Parameters, overwrite: bool
 ) -> Parameters | None:
     """Check what is there of a file, and say what will be done about it.
 
     Args:
         output: the file, complete, unfinished or neither.
-        settings: that are asked for.
+        recipe: that are asked for.
         sha256: path -> SHA-256, of the photos.
         given: parameters that are asked for.
         overwrite: whatever is there does not count.
@@ -45,22 +45,22 @@ def begun_with(
     if overwrite:
         return given
     if partial_path(output).exists():  # or begun again, while an older file has the final name
-        return agreed(given, _check_unfinished(output, settings, sha256), partial_path(output))
+        return agreed(given, _check_unfinished(output, recipe, sha256), partial_path(output))
     if not output.exists():
         return given
     with FeatureFile(output) as file:
-        _check_photos(file, settings, sha256)
+        _check_photos(file, recipe, sha256)
         agreed(given, file.parameters, output)
         left_out = f", without {some(file.skipped)}" if file.skipped else ""
     log.info("%s is complete%s: nothing to do (--overwrite begins again)", output, left_out)
     return None
 
 
-def _check_unfinished(output: Path, settings: Settings, sha256: dict[str, str]) -> Parameters:
+def _check_unfinished(output: Path, recipe: Recipe, sha256: dict[str, str]) -> Parameters:
     """Check the rows that are done, note the bytes of photos to come; return the parameters."""
     with FeatureWriter(output) as writer:
-        _check_photos(writer, settings, sha256)
-        warn_of_versions(writer.path, writer.attributes.get("versions"), settings.precision)
+        _check_photos(writer, recipe, sha256)
+        warn_of_versions(writer.path, writer.attributes.get("versions"), recipe.precision)
         for spec in writer.shapes:
             writer.check(spec)
         writer.set_sha256([sha256[path] for path in writer.paths])
@@ -100,12 +100,12 @@ def photos_done(file: FeatureFile) -> int:
     return file.rows_done // max(1, file.n_views)
 
 
-def _check_photos(file: FeatureFile, settings: Settings, sha256: dict[str, str]) -> None:
-    """Raise unless the file's rows are of these photos with these settings, naming what differs.
+def _check_photos(file: FeatureFile, recipe: Recipe, sha256: dict[str, str]) -> None:
+    """Raise unless the file's rows are of these photos with these recipe, naming what differs.
 
     Photos may have changed whose rows are still to come, or were skipped.
     """
-    check_same(settings_of_file(file), settings, file.path, "give another --output, or --overwrite")
+    check_same(recipe_of_file(file), recipe, file.path, "give another --output, or --overwrite")
     gone = set(file.paths) - sha256.keys()
     new = sha256.keys() - set(file.paths) - file.skipped.keys()
     fixed = np.flatnonzero(file.photo[: file.rows_done] >= 0)

@@ -9,9 +9,9 @@ from typing import Self
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.extraction.stored import kept, settings_of_file, stored_settings
+from bilinear_cli.extraction.stored import kept, recipe_of_file, stored_recipe
 from bilinear_cli.networks.precision import PRECISION, difference, mixed_with
-from bilinear_cli.recipe import Settings, check_same
+from bilinear_cli.recipe import Recipe, check_same
 from bilinear_cli.store import FeatureFile
 
 log = logging.getLogger(__name__)
@@ -21,21 +21,21 @@ ADVICE = "its rows cannot be reused"
 UNLESS = f"{ADVICE} without --allow-precision-mix"
 
 
-def allow_mix(settings: Settings, reuse: Path, output: Path | None) -> Settings:
-    """Return the settings, if need be with what lets rows of another precision be reused.
+def allow_mix(recipe: Recipe, reuse: Path, output: Path | None) -> Recipe:
+    """Return the recipe, if need be with what lets rows of another precision be reused.
 
     Args:
-        settings: of what is to be written.
+        recipe: of what is to be written.
         reuse: the file with the rows.
         output: what is to be written, or gone on with; None if what is there does not count.
     """
-    old = stored_settings(None, reuse)
+    old = stored_recipe(None, reuse)
     assert old
-    made = kept(settings, stored_settings(output, reuse))
+    made = kept(recipe, stored_recipe(output, reuse))
     mixed = mixed_with(made.attributes(), [old.attributes()])
     if mixed:
         log.warning("rows of %s are in %s; %s", reuse, mixed, difference(*mixed.split()))
-    return replace(settings, mixed_with=mixed)
+    return replace(recipe, mixed_with=mixed)
 
 
 class StoredPhotos:
@@ -48,19 +48,19 @@ class StoredPhotos:
         parameters: of its poolings.
     """
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, recipe: Recipe) -> None:
         """Open a file.
 
         Raises:
-            FeatureFileError: it cannot be read, or was made with other settings.
+            FeatureFileError: it cannot be read, or was made with other recipe.
         """
         self._file = FeatureFile(path, allow_partial=True)
-        self.path, self._specs = self._file.path, settings.poolings
+        self.path, self._specs = self._file.path, recipe.poolings
         try:
-            made = settings_of_file(self._file)
-            check_same(made, settings, self.path, ADVICE, but=(*BUT, *PRECISION))
-            if not settings.mixed_with:
-                check_same(made, settings, self.path, UNLESS, but=BUT)
+            made = recipe_of_file(self._file)
+            check_same(made, recipe, self.path, ADVICE, but=(*BUT, *PRECISION))
+            if not recipe.mixed_with:
+                check_same(made, recipe, self.path, UNLESS, but=BUT)
             lacking = set(self._specs) - self._file.shapes.keys()
             if lacking:
                 raise FeatureFileError(f"{self.path} has no {', '.join(sorted(lacking))} to reuse")

@@ -8,13 +8,13 @@ import numpy as np
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.networks.precision import int8_sha256
 from bilinear_cli.poolings.specs import FITTED_ON, pooling
-from bilinear_cli.recipe import Settings, settings_of
+from bilinear_cli.recipe import Recipe, recipe_of
 from bilinear_cli.store import FeatureFile, damage, partial_path
 
-NETWORK = ("backbone", "layer", "weights_sha256")  # settings that decide what a channel is
+NETWORK = ("backbone", "layer", "weights_sha256")  # what of a recipe decides what a channel is
 
 
-def stored_settings(output: Path | None, reuse: Path | None = None) -> Settings | None:
+def stored_recipe(output: Path | None, reuse: Path | None = None) -> Recipe | None:
     """Return what a run that writes `output` has to keep to; None if it is free.
 
     Args:
@@ -24,48 +24,48 @@ def stored_settings(output: Path | None, reuse: Path | None = None) -> Settings 
     for path in ([partial_path(output), output] if output else []) + ([reuse] if reuse else []):
         if path.is_file() or path == reuse:
             with FeatureFile(path, allow_partial=True) as file:
-                return settings_of_file(file)
+                return recipe_of_file(file)
     return None
 
 
-def kept(settings: Settings, stored: Settings | None) -> Settings:
-    """Return the settings, with what is left open (precision `auto`, batch size 0) as stored."""
+def kept(recipe: Recipe, stored: Recipe | None) -> Recipe:
+    """Return the recipe, with what is left open (precision `auto`, batch size 0) as stored."""
     if not stored:
-        return settings
-    precision = stored.precision if settings.precision == "auto" else settings.precision
-    batch_size = settings.batch_size or stored.batch_size
-    return with_precision(replace(settings, batch_size=batch_size), precision)
+        return recipe
+    precision = stored.precision if recipe.precision == "auto" else recipe.precision
+    batch_size = recipe.batch_size or stored.batch_size
+    return with_precision(replace(recipe, batch_size=batch_size), precision)
 
 
-def with_precision(settings: Settings, precision: str) -> Settings:
-    """Return the settings with this precision, and the digest that goes with it."""
+def with_precision(recipe: Recipe, precision: str) -> Recipe:
+    """Return the recipe with this precision, and the digest that goes with it."""
     digest = int8_sha256() if precision == "int8" else ""
-    return replace(settings, precision=precision, int8_sha256=digest)
+    return replace(recipe, precision=precision, int8_sha256=digest)
 
 
-def settings_of_file(file: FeatureFile) -> Settings:
-    """Return the settings that a feature file was made with.
+def recipe_of_file(file: FeatureFile) -> Recipe:
+    """Return the recipe that a feature file was made with.
 
     Raises:
         FeatureFileError: it does not say them.
     """
     with damage(file.path):
-        return settings_of(file.attributes, tuple(file.shapes))
+        return recipe_of(file.attributes, tuple(file.shapes))
 
 
-def read_projection(path: Path, settings: Settings) -> dict[str, np.ndarray]:
+def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
     """Return the projections that a feature file, finished or not, keeps.
 
     Raises:
         FeatureFileError: it cannot be read, has not those that the poolings need, or is of another
             network.
     """
-    taken = [pooling(spec).parameters for spec in settings.poolings]
+    taken = [pooling(spec).parameters for spec in recipe.poolings]
     wanted = {name for names in taken for name in names if names[-1] == FITTED_ON}
     with FeatureFile(path, allow_partial=True) as file:
-        made = settings_of_file(file)
+        made = recipe_of_file(file)
         for name in NETWORK:
-            was, asked = getattr(made, name), getattr(settings, name)
+            was, asked = getattr(made, name), getattr(recipe, name)
             if was != asked:
                 raise FeatureFileError(
                     f"the projection of {path} is of another network: its {name} is {was}, and "

@@ -9,7 +9,7 @@ from bilinear_cli.networks.quiet import load_tensorflow
 
 if TYPE_CHECKING:
     from bilinear_cli.networks.weights import Tensors, Weights
-    from bilinear_cli.recipe import Settings
+    from bilinear_cli.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,14 @@ def load_weights(backbone: str, source: str) -> "Weights":
     return load_weights_of(backbone, source)
 
 
-def load_network(tensors: "Tensors", settings: "Settings") -> Callable[[Any], Any]:
-    """Load the network that `settings` name, and say what it runs on."""
+def load_network(tensors: "Tensors", recipe: "Recipe") -> Callable[[Any], Any]:
+    """Load the network that `recipe` name, and say what it runs on."""
     load_tensorflow()
     from bilinear_cli.networks.backbone import load_backbone, use_devices
 
     devices = use_devices()
-    if settings.precision == "int8":
-        check_int8(settings.backbone, settings.weights_sha256, devices)
+    if recipe.precision == "int8":
+        check_int8(recipe.backbone, recipe.weights_sha256, devices)
     device = ", ".join(devices)
-    log.info("%s in %s, %d photos a batch", device, settings.precision, settings.batch_size)
-    return load_backbone(tensors, settings.backbone, settings.layer, settings.precision)
+    log.info("%s in %s, %d photos a batch", device, recipe.precision, recipe.batch_size)
+    return load_backbone(tensors, recipe.backbone, recipe.layer, recipe.precision)

@@ -14,7 +14,7 @@ import numpy as np
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.poolings.projection import principal_directions
 from bilinear_cli.poolings.specs import FITTED_ON, TRIANGLE, pooling
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 
 Parameters = Mapping[str, np.ndarray]
 Sample = Callable[[], tuple[np.ndarray, Sequence[str]]]
@@ -23,12 +23,12 @@ MOST_NUMBERS = 1024 * 1025 // 2  # in a row: the triangle of 1,024 channels, a m
 
 
 def make_parameters(
-    settings: Settings, channels: int, have: Parameters, sample: Sample
+    recipe: Recipe, channels: int, have: Parameters, sample: Sample
 ) -> dict[str, np.ndarray]:
     """Return what the poolings need of a map of so many channels.
 
     Args:
-        settings: the poolings, the shard, and the seed of the hashes.
+        recipe: the poolings, the shard, and the seed of the hashes.
         channels: of the map.
         have: parameters that are there already; those that are not needed are left out.
         sample: called at most once, if a projection is not there; returns the second moment of
@@ -41,7 +41,7 @@ def make_parameters(
     """
     made: dict[str, np.ndarray] = {}
     moment = None
-    for spec in settings.poolings:
+    for spec in recipe.poolings:
         _check_size(spec, channels)
         kind = pooling(spec)
         if kind.size is None or kind.parameters[0] in made:
@@ -49,7 +49,7 @@ def make_parameters(
         if have.keys() >= set(kind.parameters):
             new = {name: have[name] for name in kind.parameters}
         elif kind.layout == TRIANGLE:
-            if not settings.shard.startswith("1/"):
+            if not recipe.shard.startswith("1/"):
                 raise UsageError(
                     f"all shards must have the same projection for {spec}: make the first one, "
                     "and give its file to the others as --projection"
@@ -59,7 +59,7 @@ def make_parameters(
             directions = principal_directions(moment, kind.size)
             new = {kind.parameters[0]: directions, FITTED_ON: np.array(photos, "S64")}
         else:
-            new = sketch_parameters(channels, kind.size, settings.seed)
+            new = sketch_parameters(channels, kind.size, recipe.seed)
         made = both(made, new)
     check_channels(made, channels)
     return made

@@ -21,7 +21,7 @@ from support.errors import raises
 from support.shards import (
     MAX,
     ONE_BY_ONE,
-    SETTINGS,
+    RECIPE,
     assert_same,
     extract_here,
     extract_on_workers,
@@ -75,13 +75,13 @@ def test_rows_are_those_of_a_single_run(
     bad = [birds.root / birds.paths[i] for i in (3, 4, 5, 10)]  # one shard, and one of another
     for path in bad:
         path.write_text(f"no photo {path}")
-    settings = replace(SETTINGS, views=("original", "flip"))
+    recipe = replace(RECIPE, views=("original", "flip"))
     options: dict[str, Any] = {"skip_bad": True, "attributes": {"limit": 0}}
     steps: list[tuple[int, int]] = []
     extract_on_workers(
         address,
         birds,
-        settings,
+        recipe,
         output,
         network,
         progress=lambda *step: steps.append(step),
@@ -90,7 +90,7 @@ def test_rows_are_those_of_a_single_run(
     warnings = messages(caplog, logging.WARNING)
     assert all(any(str(path) in line for line in warnings) for path in bad)
     caplog.clear()
-    assert_same(output, extract_here(birds, settings, tmp_path / "one" / "y.h5", **options))
+    assert_same(output, extract_here(birds, recipe, tmp_path / "one" / "y.h5", **options))
     assert steps == sorted(set(steps))
     assert steps[-1] == (11, 11)
     assert len(network.loaded_by()) == len(set(network.loaded_by())) <= 2
@@ -112,10 +112,10 @@ def test_auto_precision_and_batch_size_are_those_that_suit_the_workers(
 def test_rows_of_an_earlier_file_are_reused_with_their_projection(
     address: str, birds: Dataset, output: Path, network: WorkerNetwork, tmp_path: Path
 ) -> None:
-    old = extract_here(birds.limit(8), SETTINGS, tmp_path / "one" / "old.h5")
-    extract_on_workers(address, birds, SETTINGS, output, network, reuse=old)
+    old = extract_here(birds.limit(8), RECIPE, tmp_path / "one" / "old.h5")
+    extract_on_workers(address, birds, RECIPE, output, network, reuse=old)
     assert len(network.batches()) <= 3  # for 3 of 11 photos
-    assert_same(output, extract_here(birds, SETTINGS, tmp_path / "two" / "y.h5", reuse=old))
+    assert_same(output, extract_here(birds, RECIPE, tmp_path / "two" / "y.h5", reuse=old))
 
 
 def test_a_set_without_a_readable_photo_is_refused(
@@ -267,8 +267,8 @@ def test_earlier_shards_decide(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 1)
-    settings = replace(SETTINGS, poolings=("max", "bilinear:3"))
-    shards = extract_shards(address, birds, settings, output, network)
+    recipe = replace(RECIPE, poolings=("max", "bilinear:3"))
+    shards = extract_shards(address, birds, recipe, output, network)
     assert shards
     assert [path.name for path in shards] == ["001of002.h5", "002of002.h5"]
     shards[1].unlink()
@@ -279,19 +279,19 @@ def test_earlier_shards_decide(
         ("precision", "float32", "bfloat16"),
     ):
         with raises(FeatureFileError, shards[0], name.replace("_", "-"), earlier, now, "--output"):
-            extract_shards(address, birds, replace(settings, **{name: now}), output, network)
+            extract_shards(address, birds, replace(recipe, **{name: now}), output, network)
     labels = replace(birds, labels=1 - birds.labels)
     with raises(FeatureFileError, shards[0], "--output", "--overwrite"):
-        extract_shards(address, labels, settings, output, network)
+        extract_shards(address, labels, recipe, output, network)
     with raises(FeatureFileError, shards[0], "limit", 5, "--output", "--overwrite"):
-        extract_shards(address, birds, settings, output, network, attributes={"limit": 5})
-    auto, before = replace(settings, precision="auto", batch_size=0), len(network.batches())
+        extract_shards(address, birds, recipe, output, network, attributes={"limit": 5})
+    auto, before = replace(recipe, precision="auto", batch_size=0), len(network.batches())
     assert extract_shards(address, birds, auto, output, network) == shards
     assert len(network.batches()) == before + 2  # of the shard, and none for a projection
     with FeatureFile(shards[1]) as again, FeatureFile(shards[0]) as earlier:
         projections = [file.parameters["projection-3"] for file in (again, earlier)]
     np.testing.assert_array_equal(*projections)
-    extract_shards(address, birds, settings, output, network, overwrite=True)
+    extract_shards(address, birds, recipe, output, network, overwrite=True)
     assert len([*shards[0].parent.iterdir()]) == 4
 
 

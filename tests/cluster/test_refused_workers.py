@@ -10,7 +10,7 @@ from distributed import Client
 from support import worker_network
 from support.dask_processes import end, start
 from support.errors import raises
-from support.shards import MAX, ONE_BY_ONE, SETTINGS
+from support.shards import MAX, ONE_BY_ONE, RECIPE
 from support.worker_network import OTHER_SHA256, SHA256, WEIGHTS_VARIABLE, WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
@@ -46,7 +46,7 @@ def test_a_worker_unlike_the_client_is_refused_by_name(
         client.run(change, workers=[odd])
         try:
             with raises(BilinearError, "odd", odd, *facts):
-                extract_shards(address, birds, SETTINGS, output, network)
+                extract_shards(address, birds, RECIPE, output, network)
         finally:
             client.run(worker_network.undo, workers=[odd])
     assert not network.loaded_by()

@@ -125,7 +125,7 @@ def both(
 
 
 def assert_same_fit(alone: dict[str, Any], distributed: dict[str, Any], paths: list[Path]) -> None:
-    """Compare settings, predictions, and the objectives of two runs."""
+    """Compare recipe, predictions, and the objectives of two runs."""
     for name in ("C", "label_smoothing", "top1", "oof_top1", "solver", "folds", "fitted_on"):
         assert alone[name] == distributed[name], name
     for name in ("oof", "test"):

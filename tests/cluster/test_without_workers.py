@@ -17,7 +17,7 @@ import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names, raises
 from support.feature_files import write_features
-from support.shards import SETTINGS, TINY
+from support.shards import RECIPE, TINY
 from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_network
 
 from bilinear_cli.cluster import check, sums, worker
@@ -46,8 +46,8 @@ def test_auto_precision_and_batch_size_suit_workers_that_differ(
     workers: list[tuple[str, int]], chosen: tuple[str, int]
 ) -> None:
     client = SimpleNamespace(run=lambda *_: dict(enumerate(workers)))
-    settings = settled(client, replace(SETTINGS, precision="auto", batch_size=0))
-    assert (settings.precision, settings.batch_size) == chosen
+    recipe = settled(client, replace(RECIPE, precision="auto", batch_size=0))
+    assert (recipe.precision, recipe.batch_size) == chosen
 
 
 @pytest.mark.parametrize(("version", "collects"), [((3, 11), False), ((3, 12), True)])

@@ -19,15 +19,15 @@ from support.photos import class_folders, make_photo
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
 from bilinear_cli.extraction.extract import extract
-from bilinear_cli.extraction.stored import stored_settings
+from bilinear_cli.extraction.stored import stored_recipe
 from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.photos.images import read_photo
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, partial_path
 
 SIZE, BATCH = 32, 3
 POOLINGS = ("max", "avg", "sum", "bilinear", "conv5")
-SETTINGS = Settings(POOLINGS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64)
+RECIPE = Recipe(POOLINGS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64)
 
 
 class Network:
@@ -81,10 +81,10 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "features" / "birds.h5"
 
 
-def run(dataset: Dataset, output: Path, settings: Settings = SETTINGS, **options: Any) -> Network:
+def run(dataset: Dataset, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Network:
     """Extract with a new network and return it."""
     network = options.pop("network", None) or Network()
-    extract(dataset, settings, output, network.load, **options)
+    extract(dataset, recipe, output, network.load, **options)
     return network
 
 
@@ -120,12 +120,12 @@ def contents(path: Path) -> dict[str, Any]:
 
 
 def refused(
-    dataset: Dataset, output: Path, *facts: Any, settings: Settings = SETTINGS, **options: Any
+    dataset: Dataset, output: Path, *facts: Any, recipe: Recipe = RECIPE, **options: Any
 ) -> None:
     """Check that a run ends with one line that has these facts before it loads the network."""
     network = Network()
     with raises(FeatureFileError, *facts):
-        run(dataset, output, settings, network=network, **options)
+        run(dataset, output, recipe, network=network, **options)
     assert network.loaded == 0
 
 
@@ -195,10 +195,10 @@ def test_attributes_say_how_the_file_was_made(birds: Dataset, output: Path) -> N
         assert expected.items() <= file.attributes.items()
         for name in ("bilinear-cli", "tensorflow", "keras", "pillow", "libjpeg", "numpy"):
             assert f"{name} " in file.attributes["versions"]
-    assert stored_settings(output) == replace(SETTINGS, poolings=tuple(sorted(POOLINGS)))
-    assert stored_settings(output.with_name("none.h5")) is None
-    assert stored_settings(None) is None
-    assert stored_settings(None, output) == stored_settings(output)
+    assert stored_recipe(output) == replace(RECIPE, poolings=tuple(sorted(POOLINGS)))
+    assert stored_recipe(output.with_name("none.h5")) is None
+    assert stored_recipe(None) is None
+    assert stored_recipe(None, output) == stored_recipe(output)
 
 
 def test_a_split_that_the_set_brought_has_no_seed(birds: Dataset, output: Path) -> None:
@@ -213,7 +213,7 @@ def test_batches_of_any_size_give_the_same(
     birds: Dataset, output: Path, tmp_path: Path, batch_size: int
 ) -> None:
     run(birds, output)
-    run(birds, tmp_path / "other.h5", replace(SETTINGS, batch_size=batch_size))
+    run(birds, tmp_path / "other.h5", replace(RECIPE, batch_size=batch_size))
     with FeatureFile(output) as file, FeatureFile(tmp_path / "other.h5") as other:
         for spec in POOLINGS:
             np.testing.assert_allclose(all_rows(other, spec), all_rows(file, spec), rtol=1e-4)
@@ -316,7 +316,7 @@ def test_a_second_identical_run_does_nothing(
 
 def test_poolings_may_stand_in_another_order(birds: Dataset, output: Path) -> None:
     run(birds, output)
-    assert run(birds, output, replace(SETTINGS, poolings=POOLINGS[::-1])).loaded == 0
+    assert run(birds, output, replace(RECIPE, poolings=POOLINGS[::-1])).loaded == 0
 
 
 CHANGES = [
@@ -341,7 +341,7 @@ def test_settings_that_differ_are_refused_with_both_values(
     before = path.read_bytes()
     for change, facts in CHANGES:
         facts = (path, "--output", "--overwrite", *facts)
-        refused(birds, output, *facts, settings=replace(SETTINGS, **change))
+        refused(birds, output, *facts, recipe=replace(RECIPE, **change))
         assert path.read_bytes() == before
 
 
@@ -388,7 +388,7 @@ def test_photos_whose_rows_are_to_come_may_change(
 def test_overwrite_begins_again(birds: Dataset, output: Path, finished: bool) -> None:
     begin(birds, output, finished)
     make_photo(birds.root / "tit" / "1.png", seed=99)
-    network = run(birds, output, replace(SETTINGS, poolings=("max",)), overwrite=True)
+    network = run(birds, output, replace(RECIPE, poolings=("max",)), overwrite=True)
     assert network.batches == 3
     assert [path.name for path in output.parent.iterdir()] == ["birds.h5"]
     with FeatureFile(output) as file:
@@ -408,9 +408,9 @@ def test_an_overwriting_run_that_stops_resumes_without_overwrite(
     birds: Dataset, output: Path
 ) -> None:
     run(birds, output)
-    interrupt(birds, output, 3, overwrite=True, settings=replace(SETTINGS, resize="crop"))
-    assert stored_settings(output).resize == "crop"  # type: ignore[union-attr]
-    assert run(birds, output, replace(SETTINGS, resize="crop")).batches == 2
+    interrupt(birds, output, 3, overwrite=True, recipe=replace(RECIPE, resize="crop"))
+    assert stored_recipe(output).resize == "crop"  # type: ignore[union-attr]
+    assert run(birds, output, replace(RECIPE, resize="crop")).batches == 2
     with FeatureFile(output) as file:
         assert file.attributes["resize"] == "crop"
     assert not partial_path(output).exists()
@@ -577,7 +577,7 @@ def test_an_overflow_names_the_photo(
     make_photo(birds.root / "wren/1.png", colour="white")  # the last of the second batch
     kernel = np.abs(random_kernel(256 if spec == "conv5" else 8)) * np.float32(factor)
     with raises(BilinearError, spec, "wren/1.png", dtype, "--overwrite", "--precision float32"):
-        run(birds, output, replace(SETTINGS, poolings=(spec,)), network=Network(kernel))
+        run(birds, output, replace(RECIPE, poolings=(spec,)), network=Network(kernel))
     with FeatureFile(partial_path(output), allow_partial=True) as file:
         assert file.rows_done == 3
 
@@ -586,4 +586,4 @@ def test_a_row_that_is_not_a_number_names_the_photo(birds: Dataset, output: Path
     kernel = random_kernel()
     kernel[0, 0, 0, 3] = np.nan
     with raises(BilinearError, "max", "tit/0.png"):
-        run(birds, output, replace(SETTINGS, poolings=("max",)), network=Network(kernel))
+        run(birds, output, replace(RECIPE, poolings=("max",)), network=Network(kernel))

@@ -21,14 +21,14 @@ from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.projection import principal_directions, second_moment
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge, partial_path
 from bilinear_cli.store.checks import parameter_sha256
 from bilinear_cli.training.select import Options
 
 SPECS = ("compact:16", "bilinear:3", "matrix-sqrt:3", "conv5")
-SETTINGS = Settings(SPECS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
+RECIPE = Recipe(SPECS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "x.h5"
 
 
-def run(dataset: Dataset, output: Path, settings: Settings = SETTINGS, **options: Any) -> Path:
+def run(dataset: Dataset, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Path:
     projection = options.pop("projection", None)
-    known = read_projection(projection, settings) if projection else {}
-    extract(dataset, settings, output, small_network, parameters=known, **options)
+    known = read_projection(projection, recipe) if projection else {}
+    extract(dataset, recipe, output, small_network, parameters=known, **options)
     return output
 
 
@@ -95,10 +95,10 @@ def test_a_projection_is_fitted_on_training_photos_alone(birds: Dataset, output:
 
 @pytest.mark.slow
 def test_hashes_follow_from_the_seed(birds: Dataset, output: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, poolings=("compact:16",))
-    first = parameters(run(birds, output, settings))
-    assert same(first, parameters(run(birds, tmp_path / "again.h5", settings)))
-    other = parameters(run(birds, tmp_path / "other.h5", replace(settings, seed=1)))
+    recipe = replace(RECIPE, poolings=("compact:16",))
+    first = parameters(run(birds, output, recipe))
+    assert same(first, parameters(run(birds, tmp_path / "again.h5", recipe)))
+    other = parameters(run(birds, tmp_path / "other.h5", replace(recipe, seed=1)))
     assert not np.array_equal(first["hash-16"], other["hash-16"])
 
 
@@ -136,23 +136,23 @@ def sample_of(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
 def test_a_pooling_that_does_not_suit_the_maps(
     spec: str, channels: int, facts: tuple[Any, ...]
 ) -> None:
-    settings = replace(SETTINGS, poolings=(spec,))
+    recipe = replace(RECIPE, poolings=(spec,))
     with raises(UsageError, spec, *facts):
-        make_parameters(settings, channels, {}, sample_of(channels))
+        make_parameters(recipe, channels, {}, sample_of(channels))
 
 
 @pytest.mark.parametrize("name", ["projection-3", "hash-16"])
 def test_parameters_of_other_maps_are_refused(name: str) -> None:
     spec = "bilinear:3" if name == "projection-3" else "compact:16"
-    settings = replace(SETTINGS, poolings=(spec,))
-    have = make_parameters(settings, 5, {}, sample_of(5))
+    recipe = replace(RECIPE, poolings=(spec,))
+    have = make_parameters(recipe, 5, {}, sample_of(5))
     with raises(BilinearError, name, 5, 6):
-        make_parameters(settings, 6, have, sample_of(6))
+        make_parameters(recipe, 6, have, sample_of(6))
 
 
 def test_wide_maps_may_be_sketched_or_projected() -> None:
-    settings = replace(SETTINGS, poolings=("compact:16", "bilinear:3", "max", "conv5"))
-    arrays = make_parameters(settings, 1025, {}, sample_of(1025))
+    recipe = replace(RECIPE, poolings=("compact:16", "bilinear:3", "max", "conv5"))
+    arrays = make_parameters(recipe, 1025, {}, sample_of(1025))
     assert arrays["hash-16"].shape == (2, 1025)
     assert arrays["projection-3"].shape == (1025, 3)
 
@@ -176,7 +176,7 @@ def test_a_resumed_run_keeps_its_parameters(birds: Dataset, output: Path, tmp_pa
     assert same(rows(output), rows(whole))
     assert same(parameters(output), parameters(whole))
     with raises(FeatureFileError, output, "seed", 0, 1):
-        run(birds, output, replace(SETTINGS, seed=1))
+        run(birds, output, replace(RECIPE, seed=1))
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_shards_share_the_projection_of_the_first(
     birds: Dataset, output: Path, tmp_path: Path
 ) -> None:
     whole = run(birds, output)
-    one, two = (replace(SETTINGS, shard=f"{i}/2") for i in (1, 2))
+    one, two = (replace(RECIPE, shard=f"{i}/2") for i in (1, 2))
     with raises(UsageError, "bilinear:3", "--projection"):
         run(birds, tmp_path / "2.h5", two)
     first = run(birds, tmp_path / "1.h5", one)
@@ -198,7 +198,7 @@ def test_shards_share_the_projection_of_the_first(
 def test_shards_of_different_projections_do_not_belong_together(
     birds: Dataset, tmp_path: Path
 ) -> None:
-    one, two = (replace(SETTINGS, shard=f"{i}/2") for i in (1, 2))
+    one, two = (replace(RECIPE, shard=f"{i}/2") for i in (1, 2))
     first = run(birds, tmp_path / "1.h5", one)
     other = run(birds.limit(6), tmp_path / "other.h5")
     second = run(birds, tmp_path / "2.h5", two, projection=other)
@@ -234,7 +234,7 @@ def test_a_projection_of_something_else_is_refused(
         ({"poolings": ("max",)}, ("--pooling",)),
     ):
         with raises(FeatureFileError, output, *facts):
-            run(birds, tmp_path / "y.h5", replace(SETTINGS, **change), projection=output)
+            run(birds, tmp_path / "y.h5", replace(RECIPE, **change), projection=output)
     assert not (tmp_path / "y.h5").exists()
 
 
@@ -274,8 +274,8 @@ with_and_without_flip = pytest.mark.parametrize("maps", [("original",), BOTH], i
 
 @pytest.fixture
 def maps(request: pytest.FixtureRequest, birds: Dataset, tmp_path: Path) -> Path:
-    settings = replace(SETTINGS, poolings=("conv5",), views=getattr(request, "param", BOTH))
-    return run(birds, tmp_path / "maps.h5", settings)
+    recipe = replace(RECIPE, poolings=("conv5",), views=getattr(request, "param", BOTH))
+    return run(birds, tmp_path / "maps.h5", recipe)
 
 
 @with_and_without_flip
@@ -283,7 +283,7 @@ def maps(request: pytest.FixtureRequest, birds: Dataset, tmp_path: Path) -> Path
 def test_stored_maps_are_pooled_as_photos_are(birds: Dataset, output: Path, maps: Path) -> None:
     with FeatureFile(maps) as file:
         views = tuple(dict.fromkeys(file.view))
-    direct = run(birds, output, replace(SETTINGS, poolings=OTHERS, views=views))
+    direct = run(birds, output, replace(RECIPE, poolings=OTHERS, views=views))
     again = output.with_name("y.h5")
     pool_maps(maps, OTHERS, again, projection=direct)
     for spec, x in rows(again).items():
@@ -343,7 +343,7 @@ def test_rows_of_maps_and_of_photos_do_not_mix(birds: Dataset, maps: Path, outpu
     with FeatureFile(maps) as file:
         views = tuple(dict.fromkeys(file.view))
     with raises(FeatureFileError, output, "maps", "photos"):
-        run(birds, output, replace(SETTINGS, poolings=("max",), views=views))
+        run(birds, output, replace(RECIPE, poolings=("max",), views=views))
 
 
 def test_a_file_without_maps_is_refused(maps: Path, output: Path) -> None:

@@ -19,13 +19,13 @@ from support.photos import class_folders, make_photo
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.photos.dataset import Dataset, load_dataset
-from bilinear_cli.recipe import Settings, shard_photos
+from bilinear_cli.recipe import Recipe, shard_photos
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge, open_features, partial_path
 from bilinear_cli.training.select import Options
 
 POOLINGS = ("max", "bilinear", "conv5")
-SETTINGS = Settings(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
+RECIPE = Recipe(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
 COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
 
 
@@ -36,18 +36,18 @@ def birds(tmp_path: Path) -> Dataset:
 
 
 @pytest.fixture(params=[("original",), ("original", "flip")], ids=["plain", "flip"])
-def settings(request: pytest.FixtureRequest) -> Settings:
-    return replace(SETTINGS, views=request.param)
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    return replace(RECIPE, views=request.param)
 
 
-def run(dataset: Dataset, settings: Settings, output: Path, **options: Any) -> int:
+def run(dataset: Dataset, recipe: Recipe, output: Path, **options: Any) -> int:
     """Extract, and return how many photos the network computed."""
     photos: set[bytes] = set()
 
     def watch(batch: np.ndarray) -> None:
         photos.update(photo.tobytes() for photo in batch if photo.any())
 
-    extract(dataset, settings, output, lambda: small_network(watch), **options)
+    extract(dataset, recipe, output, lambda: small_network(watch), **options)
     return len(photos)
 
 
@@ -61,15 +61,15 @@ def stop(n_photos: int) -> Callable[[int, int], None]:
     return progress
 
 
-def interrupt(dataset: Dataset, settings: Settings, output: Path, n: int, **options: Any) -> None:
+def interrupt(dataset: Dataset, recipe: Recipe, output: Path, n: int, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(dataset, settings, output, progress=stop(n), **options)
+        run(dataset, recipe, output, progress=stop(n), **options)
 
 
-def parts_of(dataset: Dataset, settings: Settings, folder: Path, n: int) -> list[Path]:
+def parts_of(dataset: Dataset, recipe: Recipe, folder: Path, n: int) -> list[Path]:
     paths = [folder / f"part{i}.h5" for i in range(1, n + 1)]
     for i, path in enumerate(paths, 1):
-        run(dataset, replace(settings, shard=f"{i}/{n}"), path)
+        run(dataset, replace(recipe, shard=f"{i}/{n}"), path)
     return paths
 
 
@@ -111,13 +111,13 @@ def test_more_shards_than_batches_are_refused() -> None:
 @pytest.mark.parametrize("n", [2, 4])
 @pytest.mark.slow
 def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
-    n: int, birds: Dataset, settings: Settings, tmp_path: Path
+    n: int, birds: Dataset, recipe: Recipe, tmp_path: Path
 ) -> None:
-    run(birds, settings, tmp_path / "whole.h5")
-    parts = parts_of(birds, settings, tmp_path, n)[::-1]  # in any order
+    run(birds, recipe, tmp_path / "whole.h5")
+    parts = parts_of(birds, recipe, tmp_path, n)[::-1]  # in any order
     steps: list[tuple[int, int]] = []
     merge(parts, tmp_path / "merged.h5", progress=lambda *step: steps.append(step))
-    assert steps[-1] == (11 * len(settings.views),) * 2
+    assert steps[-1] == (11 * len(recipe.views),) * 2
     with FeatureFile(tmp_path / "whole.h5") as whole, open_features(parts) as several:
         assert all(same(whole, several))
         assert several.attributes["shard"] == "1/1"
@@ -144,19 +144,19 @@ def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
         assert metrics[0]["top1"] == metrics[1]["top1"]
         assert metrics[1]["features_file"] == " ".join(map(str, parts[::-1]))
     # the merged file is complete for the command that would have made it
-    assert run(birds, settings, tmp_path / "merged.h5") == 0
+    assert run(birds, recipe, tmp_path / "merged.h5") == 0
     assert not list(tmp_path.glob("*.lock"))
 
 
 @pytest.mark.slow
 def test_a_folder_stands_for_the_files_in_it(
-    birds: Dataset, settings: Settings, tmp_path: Path
+    birds: Dataset, recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = tmp_path / "x.h5.shards"
     folder.mkdir()
     with raises(FeatureFileError, folder, "*.h5"):
         open_features([folder])
-    parts = parts_of(birds, settings, folder, 2)
+    parts = parts_of(birds, recipe, folder, 2)
     merge([folder], tmp_path / "merged.h5")
     with open_features([folder]) as file, FeatureFile(tmp_path / "merged.h5") as merged:
         assert file.files == sorted(parts)
@@ -167,9 +167,9 @@ def test_a_folder_stands_for_the_files_in_it(
 
 
 def test_an_interrupted_shard_resumes(birds: Dataset, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, shard="2/2")
-    interrupt(birds, settings, tmp_path / "b.h5", 3)
-    assert run(birds, settings, tmp_path / "b.h5") == 2
+    recipe = replace(RECIPE, shard="2/2")
+    interrupt(birds, recipe, tmp_path / "b.h5", 3)
+    assert run(birds, recipe, tmp_path / "b.h5") == 2
     with FeatureFile(tmp_path / "b.h5") as file:
         assert file.photo.tolist() == [6, 7, 8, 9, 10]
         assert file.paths.tolist() == birds.paths[6:].tolist()
@@ -181,11 +181,11 @@ def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: Dataset, tmp_path
     for i in (1, 7):
         (birds.root / birds.paths[i]).write_text("no photo")
     for i in (1, 2):
-        settings = replace(SETTINGS, shard=f"{i}/2")
-        run(birds, settings, tmp_path / f"part{i}.h5", skip_bad=True)
+        recipe = replace(RECIPE, shard=f"{i}/2")
+        run(birds, recipe, tmp_path / f"part{i}.h5", skip_bad=True)
     parts = [tmp_path / "part1.h5", tmp_path / "part2.h5"]
     merge(parts, tmp_path / "merged.h5")
-    run(birds, SETTINGS, tmp_path / "whole.h5", skip_bad=True)
+    run(birds, RECIPE, tmp_path / "whole.h5", skip_bad=True)
     with FeatureFile(tmp_path / "whole.h5") as a, FeatureFile(tmp_path / "merged.h5") as b:
         assert all(same(a, b))
         assert a.skipped == b.skipped
@@ -195,12 +195,12 @@ def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: Dataset, tmp_path
 Spoil = Callable[[Dataset, list[Path]], None]
 
 
-def shard_of(settings: Settings, take: slice = slice(None)) -> Spoil:
+def shard_of(recipe: Recipe, take: slice = slice(None)) -> Spoil:
     """Return what puts another second shard, of these photos, in the place of the right one."""
 
     def spoil(birds: Dataset, parts: list[Path]) -> None:
         photos = birds.take(np.arange(len(birds))[take])
-        run(photos, settings, parts[1], overwrite=True)
+        run(photos, recipe, parts[1], overwrite=True)
 
     return spoil
 
@@ -210,7 +210,7 @@ def other_layout(_: Dataset, parts: list[Path]) -> None:
         file["features/max"].attrs["normalization"] = "l2"
 
 
-SECOND = replace(SETTINGS, shard="2/2")
+SECOND = replace(RECIPE, shard="2/2")
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,14 @@ SECOND = replace(SETTINGS, shard="2/2")
         (shard_of(replace(SECOND, poolings=("max",))), ("pooling", "bilinear conv5 max")),
         (shard_of(SECOND, slice(10)), ("data_sha256",)),
         (other_layout, ("max", "normalization", "l2")),
-        (shard_of(replace(SETTINGS, shard="2/3")), (2, 3)),
+        (shard_of(replace(RECIPE, shard="2/3")), (2, 3)),
     ],
 )
 @pytest.mark.slow
 def test_shards_that_do_not_belong_together_are_refused_by_their_difference(
     spoil: Spoil, facts: tuple[Any, ...], birds: Dataset, tmp_path: Path
 ) -> None:
-    parts = parts_of(birds, SETTINGS, tmp_path, 2)
+    parts = parts_of(birds, RECIPE, tmp_path, 2)
     spoil(birds, parts)
     with raises(FeatureFileError, *parts, *facts):
         open_features(parts)
@@ -238,7 +238,7 @@ def test_shards_that_do_not_belong_together_are_refused_by_their_difference(
 
 @pytest.mark.slow
 def test_missing_and_repeated_shards_are_refused(birds: Dataset, tmp_path: Path) -> None:
-    one, two = parts_of(birds, SETTINGS, tmp_path, 2)
+    one, two = parts_of(birds, RECIPE, tmp_path, 2)
     for parts, facts in (
         ([two], ("1/2", 1, 2)),
         ([one, one], ("1/2", one)),
@@ -253,14 +253,14 @@ def test_missing_and_repeated_shards_are_refused(birds: Dataset, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_last_of_three_shards_is_compared_too(birds: Dataset, tmp_path: Path) -> None:
-    parts = parts_of(birds, SETTINGS, tmp_path, 3)
-    run(birds, replace(SETTINGS, shard="3/3", image_size=40), parts[2], overwrite=True)
+    parts = parts_of(birds, RECIPE, tmp_path, 3)
+    run(birds, replace(RECIPE, shard="3/3", image_size=40), parts[2], overwrite=True)
     with raises(FeatureFileError, parts[0], parts[2], "image_size", 32, 40):
         open_features(parts)
 
 
 def test_a_damaged_shard_leaves_nothing_and_is_named(birds: Dataset, tmp_path: Path) -> None:
-    parts = parts_of(birds, SETTINGS, tmp_path, 2)
+    parts = parts_of(birds, RECIPE, tmp_path, 2)
     flip_bit(parts[1], "max", 0)
     with raises(FeatureFileError, parts[1], "features/max", 0):
         merge(parts, tmp_path / "merged.h5")
@@ -269,7 +269,7 @@ def test_a_damaged_shard_leaves_nothing_and_is_named(birds: Dataset, tmp_path: P
 
 @pytest.mark.slow
 def test_files_are_replaced_only_with_overwrite(birds: Dataset, tmp_path: Path) -> None:
-    parts = parts_of(birds, SETTINGS, tmp_path, 2)
+    parts = parts_of(birds, RECIPE, tmp_path, 2)
     before = parts[0].read_bytes()
     with raises(FeatureFileError, parts[0]):
         merge(parts, parts[0], overwrite=True)
@@ -290,10 +290,10 @@ def test_files_are_replaced_only_with_overwrite(birds: Dataset, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_only_what_is_new_is_computed(
-    birds: Dataset, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    birds: Dataset, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    run(birds, settings, tmp_path / "old.h5")
+    run(birds, recipe, tmp_path / "old.h5")
     root = birds.root
     make_photo(root / "tit" / "0a.png", seed=100)  # added, in the middle of others
     make_photo(root / "wren" / "z.png", seed=101)
@@ -301,10 +301,10 @@ def test_only_what_is_new_is_computed(
     (root / "tit" / "3.png").rename(root / "wren" / "moved.png")  # moved, and relabelled
     (root / "tit" / "4.png").unlink()
     new = load_dataset(str(root))
-    run(new, settings, tmp_path / "whole.h5")
+    run(new, recipe, tmp_path / "whole.h5")
     caplog.clear()
-    computed = run(new, settings, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
-    assert computed == 3 * len(settings.views)
+    computed = run(new, recipe, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
+    assert computed == 3 * len(recipe.views)
     (line,) = [x for x in caplog.records if str(tmp_path / "old.h5") in x.getMessage()]
     assert line.levelno == logging.INFO
     assert_names(line.getMessage(), 9, len(new))
@@ -314,54 +314,54 @@ def test_only_what_is_new_is_computed(
 
 @pytest.mark.slow
 def test_an_interrupted_run_that_reuses_resumes(birds: Dataset, tmp_path: Path) -> None:
-    run(birds, SETTINGS, tmp_path / "old.h5")
+    run(birds, RECIPE, tmp_path / "old.h5")
     for i in range(5):
         make_photo(birds.root / "tit" / f"{i}b.png", seed=50 + i)
     new = load_dataset(str(birds.root))
-    interrupt(new, SETTINGS, tmp_path / "new.h5", 6, reuse=tmp_path / "old.h5")
-    run(new, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
-    run(new, SETTINGS, tmp_path / "whole.h5")
+    interrupt(new, RECIPE, tmp_path / "new.h5", 6, reuse=tmp_path / "old.h5")
+    run(new, RECIPE, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
+    run(new, RECIPE, tmp_path / "whole.h5")
     with FeatureFile(tmp_path / "whole.h5") as whole, FeatureFile(tmp_path / "new.h5") as reused:
         assert all(same(whole, reused))
 
 
 def test_the_rows_of_an_unfinished_file_are_reused(birds: Dataset, tmp_path: Path) -> None:
-    interrupt(birds, SETTINGS, tmp_path / "old.h5", 6)
+    interrupt(birds, RECIPE, tmp_path / "old.h5", 6)
     old = partial_path(tmp_path / "old.h5")
-    assert run(birds, SETTINGS, tmp_path / "new.h5", reuse=old) == 5
+    assert run(birds, RECIPE, tmp_path / "new.h5", reuse=old) == 5
 
 
 def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
     birds: Dataset, tmp_path: Path
 ) -> None:
-    run(birds, SETTINGS, tmp_path / "old.h5")
-    fewer = replace(SETTINGS, poolings=("max",))
+    run(birds, RECIPE, tmp_path / "old.h5")
+    fewer = replace(RECIPE, poolings=("max",))
     assert run(birds, fewer, tmp_path / "new.h5", reuse=tmp_path / "old.h5") == 0
     with raises(FeatureFileError, tmp_path / "new.h5", "bilinear", "conv5"):
-        run(birds, SETTINGS, tmp_path / "more.h5", reuse=tmp_path / "new.h5")
+        run(birds, RECIPE, tmp_path / "more.h5", reuse=tmp_path / "new.h5")
 
 
 def test_rows_made_otherwise_are_not_reused(birds: Dataset, tmp_path: Path) -> None:
-    run(birds, SETTINGS, tmp_path / "old.h5")
+    run(birds, RECIPE, tmp_path / "old.h5")
     for mixed in ("", "int8"):
-        other = replace(SETTINGS, resize="crop", mixed_with=mixed)
+        other = replace(RECIPE, resize="crop", mixed_with=mixed)
         with raises(FeatureFileError, tmp_path / "old.h5", "resize", "squash", "crop"):
             run(birds, other, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
     with raises(FeatureFileError, tmp_path / "none.h5"):
-        run(birds, SETTINGS, tmp_path / "new.h5", reuse=tmp_path / "none.h5")
+        run(birds, RECIPE, tmp_path / "new.h5", reuse=tmp_path / "none.h5")
     assert not [*tmp_path.glob("new*")]
 
 
 def test_a_file_does_not_reuse_itself(birds: Dataset, tmp_path: Path) -> None:
-    interrupt(birds, SETTINGS, tmp_path / "x.h5", 6)
+    interrupt(birds, RECIPE, tmp_path / "x.h5", 6)
     with raises(UsageError, "--reuse", partial_path(tmp_path / "x.h5"), "--output"):
-        run(birds, SETTINGS, tmp_path / "x.h5", reuse=tmp_path / "x.h5")
-    assert run(birds, SETTINGS, tmp_path / "x.h5") == 5
+        run(birds, RECIPE, tmp_path / "x.h5", reuse=tmp_path / "x.h5")
+    assert run(birds, RECIPE, tmp_path / "x.h5") == 5
 
 
 def test_attributes_that_cannot_be_are_damage(birds: Dataset, tmp_path: Path) -> None:
     old = tmp_path / "old.h5"
-    run(birds, SETTINGS, old)
+    run(birds, RECIPE, old)
     good = old.read_bytes()
     bad = [("batch_size", 0), ("image_size", "x"), ("views", "flop"), ("layer", None)]
     for name, value in bad:
@@ -371,7 +371,7 @@ def test_attributes_that_cannot_be_are_damage(birds: Dataset, tmp_path: Path) ->
                 file.attrs[name] = value
         for output in ("old.h5", "new.h5"):
             with raises(FeatureFileError, old, name if value is None else value):
-                run(birds, SETTINGS, tmp_path / output, reuse=old)
+                run(birds, RECIPE, tmp_path / output, reuse=old)
         old.write_bytes(good)
     for i, shard in enumerate(("0/0", "2/1", "x", "1/2/3")):
         copy = Path(shutil.copy(old, tmp_path / f"{i}.h5"))
@@ -382,7 +382,7 @@ def test_attributes_that_cannot_be_are_damage(birds: Dataset, tmp_path: Path) ->
 
 
 def test_one_of_very_many_shards_costs_nothing(birds: Dataset, tmp_path: Path) -> None:
-    run(birds, SETTINGS, tmp_path / "x.h5")
+    run(birds, RECIPE, tmp_path / "x.h5")
     with h5py.File(tmp_path / "x.h5", "r+") as file:
         file.attrs["shard"] = "1/1000000000000"
     with raises(FeatureFileError, 999999999999, 1000000000000, "2/1000000000000"):
@@ -396,14 +396,14 @@ def test_rows_of_another_shape_or_no_numbers_are_not_reused(birds: Dataset, tmp_
         ("nan", np.full((11, 6), np.nan, np.float32), ("max", birds.paths[0], "float32")),
     ):
         old = tmp_path / f"{name}.h5"
-        run(birds, replace(SETTINGS, poolings=("max",)), old)
+        run(birds, replace(RECIPE, poolings=("max",)), old)
         replace_dataset(old, "features/max", values)
         with h5py.File(old, "r+") as file:
             file["crc32/max"][...] = [zlib.crc32(row.tobytes()) for row in values]
         new = tmp_path / "new.h5"
         error = FeatureFileError if name == "wide" else BilinearError
         with raises(error, *facts):
-            run(birds, replace(SETTINGS, poolings=("max",)), new, reuse=old, overwrite=True)
+            run(birds, replace(RECIPE, poolings=("max",)), new, reuse=old, overwrite=True)
 
 
 def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: Dataset, tmp_path: Path) -> None:
@@ -412,9 +412,9 @@ def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: Dataset, tmp_pa
             birds.root.rename(tmp_path / "away")
 
     with raises(BilinearError, birds.root):
-        run(birds, SETTINGS, tmp_path / "x.h5", progress=progress, skip_bad=True)
+        run(birds, RECIPE, tmp_path / "x.h5", progress=progress, skip_bad=True)
     (tmp_path / "away").rename(birds.root)
-    run(birds, SETTINGS, tmp_path / "x.h5", skip_bad=True)
+    run(birds, RECIPE, tmp_path / "x.h5", skip_bad=True)
     with FeatureFile(tmp_path / "x.h5") as file:
         assert len(file.labels) == 11
 
@@ -433,13 +433,13 @@ def test_rows_of_other_versions_are_a_warning(
         return record.getMessage()
 
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
-    run(birds, SETTINGS, old)
-    run(birds, SETTINGS, new, reuse=old)
+    run(birds, RECIPE, old)
+    run(birds, RECIPE, new, reuse=old)
     assert not [x for x in caplog.records if x.levelno == logging.WARNING]
     change_versions(old, "tensorflow 1.0")
-    run(birds, SETTINGS, new, reuse=old, overwrite=True)
+    run(birds, RECIPE, new, reuse=old, overwrite=True)
     assert_names(warning(), old, "tensorflow 1.0")
-    interrupt(birds, SETTINGS, tmp_path / "x.h5", 6)
+    interrupt(birds, RECIPE, tmp_path / "x.h5", 6)
     change_versions(partial_path(tmp_path / "x.h5"), "tensorflow 2.0")
-    run(birds, SETTINGS, tmp_path / "x.h5")
+    run(birds, RECIPE, tmp_path / "x.h5")
     assert_names(warning(), partial_path(tmp_path / "x.h5"), "tensorflow 2.0")

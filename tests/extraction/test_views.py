@@ -15,13 +15,13 @@ from bilinear_cli.extraction.graph import Forward, compile_pooling
 from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.predict import predict
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.select import Options
 from bilinear_cli.views import View, sizes_of, view_names, views
 
-SETTINGS = Settings(("max", "sum"), "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
+RECIPE = Recipe(("max", "sum"), "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
 NAMES = ("original", "flip", "16", "16-flip")
 STRIDE = 5
 
@@ -59,10 +59,10 @@ def birds(tmp_path: Path) -> Path:
 
 def test_a_photo_has_a_row_for_each_view(birds: Path, tmp_path: Path) -> None:
     dataset = load_dataset(str(birds))
-    settings = replace(SETTINGS, views=NAMES)
+    recipe = replace(RECIPE, views=NAMES)
     steps = []
     output = tmp_path / "x.h5"
-    extract(dataset, settings, output, load_forward, progress=lambda *x: steps.append(x))
+    extract(dataset, recipe, output, load_forward, progress=lambda *x: steps.append(x))
     assert steps == [(0, 11), (3, 11), (6, 11), (9, 11), (11, 11)]
     with FeatureFile(tmp_path / "x.h5") as file:
         assert file.n_views == 4
@@ -83,8 +83,8 @@ def test_bad_photos_lose_all_their_views(birds: Path, tmp_path: Path) -> None:
     for name in ("tit/1.png", "wren/0.png"):
         (birds / name).write_text("no photo")
     dataset = load_dataset(str(birds))
-    settings = replace(SETTINGS, views=("original", "flip"))
-    extract(dataset, settings, tmp_path / "x.h5", load_forward, skip_bad=True)
+    recipe = replace(RECIPE, views=("original", "flip"))
+    extract(dataset, recipe, tmp_path / "x.h5", load_forward, skip_bad=True)
     with FeatureFile(tmp_path / "x.h5") as file:
         assert sorted(file.skipped) == ["tit/1.png", "wren/0.png"]
         assert len(file.photo) == 2 * 9
@@ -93,10 +93,10 @@ def test_bad_photos_lose_all_their_views(birds: Path, tmp_path: Path) -> None:
 
 def test_other_views_are_another_file(birds: Path, tmp_path: Path) -> None:
     dataset = load_dataset(str(birds))
-    extract(dataset, SETTINGS, tmp_path / "x.h5", load_forward)
-    settings = replace(SETTINGS, views=("original", "flip"))
+    extract(dataset, RECIPE, tmp_path / "x.h5", load_forward)
+    recipe = replace(RECIPE, views=("original", "flip"))
     with raises(FeatureFileError, tmp_path / "x.h5", "views", "original", "original flip"):
-        extract(dataset, settings, tmp_path / "x.h5", load_forward)
+        extract(dataset, recipe, tmp_path / "x.h5", load_forward)
 
 
 def test_maps_of_several_sizes_do_not_go_into_one_table() -> None:
@@ -124,8 +124,8 @@ def test_scores_are_means_over_the_views_in_training_and_in_prediction(
     birds: Path, tmp_path: Path
 ) -> None:
     dataset = load_dataset(str(birds))
-    settings = replace(SETTINGS, views=NAMES)
-    extract(dataset, settings, tmp_path / "x.h5", load_forward)
+    recipe = replace(RECIPE, views=NAMES)
+    extract(dataset, recipe, tmp_path / "x.h5", load_forward)
     with FeatureFile(tmp_path / "x.h5") as file:
         options = Options(C=10.0, label_smoothing=0.0)
         metrics = train(file, "max", options, tmp_path / "runs")

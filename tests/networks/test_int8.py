@@ -22,7 +22,7 @@ from bilinear_cli.networks.precision import check_int8, int8_sha256, int8_table
 from bilinear_cli.networks.weights import Tensors, Weights
 from bilinear_cli.photos.sample import draw_moth
 from bilinear_cli.poolings.functions import pool_function
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.views import View
 
 pytestmark = pytest.mark.slow
@@ -294,9 +294,9 @@ def test_where_it_is_not_offered_the_line_says_why(
         check_int8(name, sha256, devices)
     monkeypatch.setattr("bilinear_cli.networks.backbone.use_devices", lambda: devices)
     sha256 = sha256 or int8_table()["weights_sha256"]
-    settings = Settings(("max",), "block5_conv3", 32, "squash", "int8", 1, sha256, name)
+    recipe = Recipe(("max",), "block5_conv3", 32, "squash", "int8", 1, sha256, name)
     with raises(UsageError, *facts):
-        load_network({}, settings)
+        load_network({}, recipe)
 
 
 def test_without_the_extra_the_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,4 +60,4 @@ def use_small_network(patch: pytest.MonkeyPatch) -> None:
     for commands in ("runs", "photos"):
         module = f"bilinear_cli.cli.{commands}"
         patch.setattr(f"{module}.load_weights", lambda backbone, source: weights)
-        patch.setattr(f"{module}.load_network", lambda tensors, settings: small_network())
+        patch.setattr(f"{module}.load_network", lambda tensors, recipe: small_network())

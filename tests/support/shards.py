@@ -9,15 +9,15 @@ import numpy as np
 from bilinear_cli.cluster.extract import extract_shards, merge_shards
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.photos.dataset import Dataset, load_dataset
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from support.network import small_network
 from support.photos import class_folders
 from support.worker_network import SHA256, WorkerNetwork
 
 POOLINGS = ("max", "bilinear", "bilinear:3", "compact:16", "conv5")
-SETTINGS = Settings(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, SHA256)
-MAX = replace(SETTINGS, poolings=("max",))  # fits nothing on a sample of the photos
+RECIPE = Recipe(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, SHA256)
+MAX = replace(RECIPE, poolings=("max",))  # fits nothing on a sample of the photos
 ONE_BY_ONE = replace(MAX, batch_size=1)
 # Options of the real network, with random weights
 TINY = ["--weights", "random", "--image-size", "32", "--batch-size", "2", "--precision", "float32"]
@@ -31,23 +31,23 @@ def photo_set(folder: Path, tits: int, wrens: int) -> Dataset:
     return load_dataset(str(class_folders(folder, {"tit": tits, "wren": wrens})))
 
 
-def extract_here(dataset: Dataset, settings: Settings, output: Path, **options: Any) -> Path:
+def extract_here(dataset: Dataset, recipe: Recipe, output: Path, **options: Any) -> Path:
     """Extract in this process, and return the file."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    extract(dataset, settings, output, small_network, **options)
+    extract(dataset, recipe, output, small_network, **options)
     return output
 
 
 def extract_on_workers(
     address: str,
     dataset: Dataset,
-    settings: Settings,
+    recipe: Recipe,
     output: Path,
     network: WorkerNetwork,
     **options: Any,
 ) -> None:
     """Extract on workers, and merge."""
-    shards = extract_shards(address, dataset, settings, output, network, **options)
+    shards = extract_shards(address, dataset, recipe, output, network, **options)
     assert shards
     merge_shards(shards, output)
 

@@ -18,7 +18,7 @@ from bilinear_cli.cluster import premises
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import resume
 from bilinear_cli.networks.weights import Weights
-from bilinear_cli.recipe import Settings
+from bilinear_cli.recipe import Recipe
 from support.network import small_network
 
 SHA256 = "0" * 64
@@ -46,7 +46,7 @@ class WorkerNetwork(premises.Network):
     def sha256(self) -> str:
         return os.environ.get(WEIGHTS_VARIABLE, SHA256)
 
-    def load(self, settings: Settings) -> Callable[[Any], Any]:
+    def load(self, recipe: Recipe) -> Callable[[Any], Any]:
         self._note("load")
         if self.load_fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
