@@ -1,5 +1,6 @@
 """A run folder and photos -> names and probabilities."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, tee
 from pathlib import Path
@@ -7,12 +8,55 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.networks.load import Network
+from bilinear_cli.networks.precision import measured_difference, with_precision
 from bilinear_cli.photos.images import empty_batch, lay_in, read_batches, read_photo
 from bilinear_cli.poolings.parameters import check_channels
+from bilinear_cli.recipe import Recipe, differences
 from bilinear_cli.run import load_model, run_recipe
 from bilinear_cli.training.model import probabilities_of
 from bilinear_cli.views import sizes_of
+
+log = logging.getLogger(__name__)
+
+
+def recipe_for_predict(run: Path, precision: str | None, allow_mix: bool) -> Recipe:
+    """Return the recipe of features that a run's model is used on.
+
+    Args:
+        run: a run folder.
+        precision: of the network; None: that of the run's features.
+        allow_mix: they may differ in precision.
+
+    Raises:
+        BilinearError: they differ, or the folder is no run.
+    """
+    trained = run_recipe(run)
+    asked = with_precision(trained, precision or trained.precision)
+    if differences(trained.facts(), asked.facts(), "predict"):
+        mix = f"{run} was trained on features in {trained.precision}, not in this {precision}"
+        if differences(trained.facts(), asked.facts(), "predict", allow_mix):
+            raise BilinearError(f"{mix}: only with --allow-precision-mix")
+        log.warning("%s: %s", mix, measured_difference(trained.precision, asked.precision))
+    return asked
+
+
+def network_of(run: Path, recipe: Recipe, weights: str) -> Network:
+    """Return the network of a run's features.
+
+    Args:
+        run: a run folder.
+        recipe: of its features.
+        weights: where the weights come from, see `Network`.
+
+    Raises:
+        BilinearError: those are other weights.
+    """
+    network = Network(recipe.backbone, weights)
+    if network.sha256() != recipe.weights_sha256:
+        raise BilinearError(f"{run} was trained on features of other weights: give --weights")
+    return network
 
 
 def predict(

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # the command line reads recipes without NumPy
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class View:
     size: int
     flip: bool = False
 
-    def of(self, photos: np.ndarray) -> np.ndarray:
+    def of(self, photos: "np.ndarray") -> "np.ndarray":
         """Return photos (n, size, size, 3) as they are shown."""
         return photos[:, :, ::-1] if self.flip else photos
 

@@ -16,8 +16,8 @@ from statistics import median
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from support.network import extract_photos
 
-from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.graph import compile_pooling
 from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
 from bilinear_cli.networks.weights import Tensors, load_weights
@@ -104,7 +104,7 @@ def time_stage1(
     n_batches = -(-len(dataset) // recipe.batch_size)
 
     def extraction() -> None:
-        extract(dataset, recipe, output, lambda: forward, overwrite=True)
+        extract_photos(dataset, recipe, output, lambda: forward, overwrite=True)
 
     def graph() -> None:
         for _ in range(n_batches):
@@ -129,7 +129,7 @@ def time_precisions(
     def timed(precision: str) -> Callable[[], object]:
         forward = load_backbone(tensors, "vgg16", recipe.layer, precision)
         made = replace(recipe, precision=precision)
-        return lambda: extract(dataset, made, output, lambda: forward, overwrite=True)
+        return lambda: extract_photos(dataset, made, output, lambda: forward, overwrite=True)
 
     runs = [timed(name) for name in PRECISIONS]
     rounds = np.array([[seconds(run) for run in runs] for _ in range(pairs + 1)][1:])

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.errors import assert_suggests, raises
-from support.network import CHANNELS, small_network
+from support.network import CHANNELS, extract_photos, small_network
 from support.photos import make_photo
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay
-from bilinear_cli.extraction.extract import extract
 from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, save_model, train
@@ -54,7 +53,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, forward: Network) -> Path
             image.save(folder / "birds" / name / f"{i}.png")
     recipe = Recipe(POOLINGS, "x", SIZE, "squash", "float32", 4, "0" * 64)
     dataset = load_dataset(str(folder / "birds"))
-    extract(dataset, recipe, folder / "x.h5", lambda: forward)
+    extract_photos(dataset, recipe, folder / "x.h5", lambda: forward)
     return folder / "x.h5"
 
 

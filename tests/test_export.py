@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.errors import raises
+from support.network import extract_photos
 
 from bilinear_cli import export as exporting
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.export import build_model, export
-from bilinear_cli.extraction.extract import extract
 from bilinear_cli.layers import CompactPooling
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import Weights, load_weights
@@ -86,7 +86,7 @@ def features(
 ) -> Path:
     """Return the feature file of all poolings."""
     path = tmp_path_factory.mktemp("features") / "x.h5"
-    extract(load_dataset(str(photos[0].parents[1])), recipe, path, lambda: forward)
+    extract_photos(load_dataset(str(photos[0].parents[1])), recipe, path, lambda: forward)
     return path
 
 
@@ -100,7 +100,7 @@ def features_with_flip(
     """Return the feature file of some poolings, with the mirrored views too."""
     path = tmp_path_factory.mktemp("features") / "flip.h5"
     recipe = replace(recipe, poolings=WITH_FLIP, views=("original", "flip"))
-    extract(load_dataset(str(photos[0].parents[1])), recipe, path, lambda: forward)
+    extract_photos(load_dataset(str(photos[0].parents[1])), recipe, path, lambda: forward)
     return path
 
 

@@ -25,8 +25,8 @@ from bilinear_cli.store import FeatureWriter
 
 append = FeatureWriter.append
 
-def append_and_stop(self, rows, bad=()):
-    append(self, rows, bad)
+def append_and_stop(self, *rows):
+    append(self, *rows)
     if self.rows_done == {N_DONE}:
         os.kill(os.getpid(), signal.SIGSTOP)
 

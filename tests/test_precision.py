@@ -14,10 +14,11 @@ from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.photos import class_folders
 
-from bilinear_cli.cli import runs
 from bilinear_cli.networks import precision, weights
-from bilinear_cli.networks.precision import difference, int8_sha256, mixed_with
+from bilinear_cli.networks.load import Network
+from bilinear_cli.networks.precision import int8_sha256, measured_difference
 from bilinear_cli.networks.weights import Weights
+from bilinear_cli.recipe import mixed_with
 from bilinear_cli.store import FeatureFile, FeatureWriter
 
 N_PHOTOS = 8
@@ -216,7 +217,7 @@ def test_rows_of_another_precision_are_reused_only_if_allowed(
     assert_names(error, "x.h5", "mixed-with", "int8")
 
     # the file is complete
-    monkeypatch.setattr(runs, "load_network", None)
+    monkeypatch.setattr(Network, "load", None)
     modified = Path("x.h5").stat().st_mtime_ns
     for name in ("float32", "auto"):
         extract(name, "x.h5", *reuse, MIX)
@@ -325,7 +326,7 @@ def test_a_file_names_the_other_precisions_of_its_rows(
 
 
 def test_a_difference_that_was_not_measured_has_no_numbers() -> None:
-    line = difference("float32", "float16", "bfloat16")
+    line = measured_difference("float32", "float16", "bfloat16")
     assert_names(line, f"bfloat16 {precision.MEASURED['bfloat16']}")
     rest = line.replace(f"bfloat16 {precision.MEASURED['bfloat16']}", "")
     assert re.findall(r"\w*\d+", rest) == ["float16"]
@@ -355,7 +356,7 @@ def test_without_the_extra_nothing_is_fetched(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "find_spec", lambda _: None)
-    monkeypatch.setattr(runs, "load_weights", None)
+    monkeypatch.setattr(Network, "weights", None)
     error = error_line(extract("int8", tmp_path / "x.h5", code=1))
     assert_names(error, "--precision int8", "ai-edge-litert", ".[int8]")
     assert [*tmp_path.iterdir()] == []

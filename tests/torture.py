@@ -26,12 +26,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 from support.feature_files import write_features
-from support.network import small_network
+from support.network import extract_photos, small_network
 from support.photos import class_folders
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction.reuse import StoredPhotos
-from bilinear_cli.extraction.stored import recipe_of_file
+from bilinear_cli.extraction.reuse import EarlierRows
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.report import describe
 from bilinear_cli.store import FeatureFile, open_features, partial_path
@@ -70,7 +69,6 @@ def make_photos(folder: Path) -> None:
 
 def run(photos: Path, output: Path, batch_log: Path) -> None:
     """Extract with a small network, which logs each batch as one byte."""
-    from bilinear_cli.extraction.extract import extract
     from bilinear_cli.photos.dataset import load_dataset
 
     log = os.open(batch_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -82,7 +80,7 @@ def run(photos: Path, output: Path, batch_log: Path) -> None:
     recipe = Recipe(SPECS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64, views=VIEWS)
     logging.disable()
     dataset = load_dataset(str(photos))
-    extract(dataset, recipe, output, lambda: small_network(watch), skip_bad=True)
+    extract_photos(dataset, recipe, output, lambda: small_network(watch), skip_bad=True)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -156,12 +154,13 @@ def read_all(path: Path) -> dict[str, bytes]:
     """Read a file as all commands together do, and return its features."""
     with open_features([path]) as file:
         describe(file)
-        recipe = recipe_of_file(file)
+        recipe = file.recipe
         indices = np.arange(len(file.labels))
         if "bilinear" in file.shapes:
             inputs.fit_parts(file, ["bilinear"], indices, top_variance=5)
-        with StoredPhotos(path, recipe) as stored:
-            stored.rows(stored.find(file.sha256)[:1])
+        earlier, photos = EarlierRows(file, recipe), slice(None, None, file.n_views)
+        earlier.find(file.paths[photos].tolist(), file.sha256[photos].tolist())
+        list(earlier.batches([*earlier.sha256][:1]))
         for spec, shape in file.shapes.items():
             if len(shape) == 2:
                 list(file.columns(spec, indices, 5))

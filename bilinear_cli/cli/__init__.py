@@ -1,12 +1,36 @@
-"""The command line: options, printing, and the one translation of errors. Nothing else."""
+"""The command line: options, printing, and the one translation of errors. A file a command."""
 
 import signal
 
-# each adds its commands to the group
-from bilinear_cli.cli import check, extract, photos, stage1, stage2
+# each adds its command to the group
+from bilinear_cli.cli import (
+    check,
+    explain,
+    export,
+    extract,
+    info,
+    merge,
+    predict,
+    report,
+    train,
+    weights,
+)
 from bilinear_cli.cli.base import cli, end_tidily
 
-__all__ = ["check", "cli", "extract", "main", "photos", "stage1", "stage2"]
+__all__ = [
+    "check",
+    "cli",
+    "explain",
+    "export",
+    "extract",
+    "info",
+    "main",
+    "merge",
+    "predict",
+    "report",
+    "train",
+    "weights",
+]
 
 
 def main() -> None:

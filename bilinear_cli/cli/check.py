@@ -10,6 +10,7 @@ import click
 
 from bilinear_cli.cli.base import bar, cli, data_option
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.extraction.options import ExtractOptions
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "--image-size",
     type=click.IntRange(32),
-    default=224,
+    default=ExtractOptions().image_size,
     help="Pixels that extract will be asked for.",
 )
 @click.option(

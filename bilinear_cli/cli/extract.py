@@ -3,18 +3,22 @@
 import logging
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import cli, data_option, mix_option, weights_option
-from bilinear_cli.cli.runs import pool_maps, run_network, run_on_workers
+from bilinear_cli.cli.base import bar, cli, data_option, mix_option, weights_option
+from bilinear_cli.cluster.load import load_dask
 from bilinear_cli.errors import UsageError
+from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
 
 log = logging.getLogger(__name__)
 
+DEFAULTS = ExtractOptions()
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 
 
@@ -39,7 +43,7 @@ class Sizes(click.ParamType):
 @click.option(
     "--pooling",
     multiple=True,
-    default=("max", "sum", "bilinear"),
+    default=DEFAULTS.pooling,
     help="max, avg, sum, bilinear, bilinear-plain (not normalised), covariance, matrix-sqrt, "
     "bilinear:144 (channels projected on so many first; likewise the other matrices), compact:8192 "
     "(a sketch of so many numbers), or conv5 (the maps); repeatable.",
@@ -47,30 +51,35 @@ class Sizes(click.ParamType):
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
 @click.option(
     "--backbone",
-    default="vgg16",
+    default=DEFAULTS.backbone,
     help="A network of keras.applications: resnet50, mobilenetv2, ...",
 )
 @click.option(
     "--layer", help="Whose maps are pooled.  [default: block5_conv3 of vgg16; of others the last]"
 )
 @click.option(
-    "--image-size", type=click.IntRange(32), default=224, help="Pixels; 448 for whole-frame photos."
+    "--image-size",
+    type=click.IntRange(32),
+    default=DEFAULTS.image_size,
+    help="Pixels; 448 for whole-frame photos.",
 )
 @click.option("--scales", type=Sizes(), help="Several sizes, instead of --image-size: 224,320.")
 @click.option("--flip", is_flag=True, help="Mirrored too: rows for it, and scores are averaged.")
-@click.option("--resize", type=click.Choice(["squash", "crop", "pad"]), default="squash")
+@click.option("--resize", type=click.Choice(["squash", "crop", "pad"]), default=DEFAULTS.resize)
 @click.option("--batch-size", type=click.IntRange(1), help="[default: by image size and memory]")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
-    default="auto",
+    default=DEFAULTS.precision,
     help="What the network multiplies in; auto: bfloat16 where the device has it, else float32. "
     "int8: VGG16 on a CPU, see docs/int8.md.",
 )
 @weights_option
 @click.option("--limit", type=click.IntRange(1), help="Take only so many photos, of all classes.")
 @click.option("--split-seed", type=int, default=0, help="For a set that has no split of its own.")
-@click.option("--shard", default="1/1", metavar="I/N", help="Only the I-th of N parts; see merge.")
+@click.option(
+    "--shard", default=DEFAULTS.shard, metavar="I/N", help="Only the I-th of N parts; see merge."
+)
 @click.option(
     "--reuse",
     type=click.Path(path_type=Path),
@@ -107,14 +116,7 @@ class Sizes(click.ParamType):
 @click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
 @click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
 @click.pass_context
-def extract(
-    context: click.Context,
-    pooling: tuple[str, ...],
-    output: Path | None,
-    maps: Path | None,
-    overwrite: bool,
-    **given: Any,
-) -> None:
+def extract(context: click.Context, scheduler: str | None, no_merge: bool, **options: Any) -> None:
     """Run a network over photos and write pooled features to an HDF5 file.
 
     A run that was broken off goes on where it stopped when the same command is given again.
@@ -126,31 +128,78 @@ def extract(
     bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
     """
-    from bilinear_cli.poolings.specs import pooling as named
-
-    specs = tuple(dict.fromkeys(named(spec).spec for spec in pooling))
+    asked = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
-    try:
-        if maps:
+    with _how_to_resume(asked.overwrite):
+        if asked.maps:
             _check_alone(context)
-            made = pool_maps(maps, specs, output, command, overwrite, given)
-        elif given["scheduler"] is not None:
-            made = run_on_workers(specs, output, command, overwrite, given)
-        elif given["no_merge"]:
+            written = _extract_maps(asked, command)
+        elif scheduler is not None:
+            written = _extract_on_workers(asked, command, scheduler, no_merge)
+        elif no_merge:
             raise UsageError("--no-merge is for --scheduler, whose shards it keeps")
         else:
-            made = run_network(specs, output, command, overwrite, given)
+            written = _extract(asked, command)
+    click.echo(written)
+    log.info("next: bilinear train --features %s", shlex.quote(str(written)))
+
+
+@contextmanager
+def _how_to_resume(overwrite: bool) -> Iterator[None]:
+    """Say of an interrupted run how it is resumed."""
+    try:
+        yield
     except KeyboardInterrupt as stop:
         again = "the same command" + (" without --overwrite" if overwrite else "")
         what = "interrupted" if type(stop) is KeyboardInterrupt else "ended by SIGTERM"
         raise type(stop)(f"{what}; {again} goes on from there") from None
-    click.echo(made)
-    log.info("next: bilinear train --features %s", shlex.quote(str(made)))
 
 
 def _check_alone(context: click.Context) -> None:
-    """Raise if an option is given that the stored maps have settled."""
+    """Raise if an option is typed that the stored maps have settled."""
     for option in context.command.params:
-        given = context.get_parameter_source(str(option.name)) == ParameterSource.COMMANDLINE
-        if given and option.name not in WITH_MAPS:
+        typed = context.get_parameter_source(str(option.name)) == ParameterSource.COMMANDLINE
+        if typed and option.name not in WITH_MAPS:
             raise UsageError(f"--maps settles {option.opts[0]}: leave it out")
+
+
+def _extract_maps(options: ExtractOptions, command: list[str]) -> Path:
+    from bilinear_cli.extraction.extract import extract as run
+
+    job = maps_job(options, command)
+    with bar("pooling", "photo") as progress:
+        run(job, progress)
+    return job.output
+
+
+def _extract(options: ExtractOptions, command: list[str]) -> Path:
+    from bilinear_cli.extraction.extract import extract as run
+
+    with bar("preparing photos", "photo") as progress:
+        job = photos_job(options, command, progress)
+    with bar("extracting", "photo") as progress:
+        run(job, progress)
+    return job.output
+
+
+def _extract_on_workers(
+    options: ExtractOptions, command: list[str], scheduler: str, no_merge: bool
+) -> Path:
+    """Return the feature file, or with `no_merge` the folder of its shards."""
+    if options.shard != DEFAULTS.shard:
+        raise UsageError("--scheduler cuts the set into shards by itself: leave out --shard")
+    load_dask()
+    from bilinear_cli.cluster.extract import extract_shards, merge_shards
+    from bilinear_cli.cluster.folder import shards_folder
+
+    with bar("preparing photos", "photo") as progress:
+        job = photos_job(options, command, progress)
+    with bar("extracting", "photo") as progress:
+        shards = extract_shards(job, scheduler, progress)
+    if shards is None:
+        return job.output
+    if no_merge:
+        return shards_folder(job.output)
+    with bar("merging", "row") as progress:
+        merge_shards(shards, job.output, progress)
+    return job.output

@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from distributed import Client, Worker
 
 
-class Premises(Protocol):
+class Requirements(Protocol):
     """What must be the same on every worker as on the client; it is sent to them."""
 
     def fault(self) -> str | None:
         """Return what this process lacks, to be said after a worker's name; or None."""
 
 
-def check_workers(client: "Client", premises: Premises) -> None:
+def check_workers(client: "Client", requirements: Requirements) -> None:
     """Raise a BilinearError that names the first worker that is not as it must be."""
-    found = client.run(_check_beside_tasks, premises, on_error="return")
+    found = client.run(_check_beside_tasks, requirements, on_error="return")
     for address, fault in found.items():
         if isinstance(fault, BilinearError):
             raise fault
@@ -27,14 +27,14 @@ def check_workers(client: "Client", premises: Premises) -> None:
             raise BilinearError(f"worker {address} does not run this program: {said}")
 
 
-async def _check_beside_tasks(premises: Premises, dask_worker: "Worker") -> None:
+async def _check_beside_tasks(requirements: Requirements, dask_worker: "Worker") -> None:
     """Check this worker, all of whose task threads may be busy."""
-    await asyncio.to_thread(check, premises, dask_worker)
+    await asyncio.to_thread(check, requirements, dask_worker)
 
 
-def check(premises: Premises, worker: "Worker") -> None:
+def check(requirements: Requirements, worker: "Worker") -> None:
     """Raise a BilinearError that names this process's worker unless it is as it must be."""
-    fault = premises.fault()
+    fault = requirements.fault()
     if fault:
         raise BilinearError(f"{_called(worker.name, worker.address)} {fault}")
 

@@ -10,23 +10,27 @@ import logging
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from distributed import Client
 
-from bilinear_cli.cluster.before import a_photo, check_begun, is_complete, settled
 from bilinear_cli.cluster.check import check_workers
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.folder import begun_in, clear, shards_folder, shared_folder
-from bilinear_cli.cluster.follow import Progress, run
-from bilinear_cli.cluster.premises import Network, Premises
-from bilinear_cli.cluster.worker import Job, fit
+from bilinear_cli.cluster.folder import Begun, begun_in, clear, shards_folder, shared_folder
+from bilinear_cli.cluster.preflight import (
+    a_photo,
+    check_shards,
+    is_complete,
+    on_workers,
+)
+from bilinear_cli.cluster.progress import run
+from bilinear_cli.cluster.requirements import ExtractRequirements
+from bilinear_cli.cluster.worker import ShardedJob, fit
 from bilinear_cli.errors import BadPhotoError
-from bilinear_cli.extraction.extract import record_of
-from bilinear_cli.extraction.resume import versions
-from bilinear_cli.extraction.reuse import StoredPhotos
-from bilinear_cli.extraction.stored import kept, stored_recipe
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.extraction.from_photos import Photos, record_of
+from bilinear_cli.extraction.job import Job, Progress
+from bilinear_cli.extraction.reuse import EarlierRows, open_reused
+from bilinear_cli.extraction.settle import settle
+from bilinear_cli.extraction.versions import versions
 from bilinear_cli.poolings.parameters import Parameters, agreed, lacks_projection
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, locked, merge
@@ -38,30 +42,14 @@ MOST_IN_SHARD = 2000  # photos; so that there is work for workers that come late
 
 
 def extract_shards(
-    address: str,
-    dataset: Dataset,
-    recipe: Recipe,
-    output: Path,
-    network: Network,
-    *,
-    reuse: Path | None = None,
-    parameters: Parameters | None = None,
-    attributes: dict[str, Any] | None = None,
-    overwrite: bool = False,
-    skip_bad: bool = False,
-    progress: Progress | None = None,
+    job: Job[Photos], address: str, progress: Progress | None = None
 ) -> list[Path] | None:
-    """Write the shards of a photo set's feature file on a cluster, or go on with them.
+    """Write the shards of a photo set's feature file on a cluster, or resume them.
 
     Args:
+        job: as for `extraction.extract`. Photos and output are in folders that all workers see.
         address: where the workers are, see `connect`.
-        dataset: the photos, in a folder that all workers see.
-        recipe: what to make of them. A precision `auto` and a batch size 0 are left open: they
-            become what an earlier run took, or what suits the workers.
-        output: the file that the shards are to be merged to, in a folder that all workers see.
-        network: where each worker takes its network from.
-        reuse, parameters, attributes, overwrite, skip_bad: see `features.extract.extract`.
-        progress: told (photos done, photos in all).
+        progress: is called with (photos done, photos in all).
 
     Returns:
         The shards' files, in their order; None if the output is there and complete.
@@ -72,46 +60,66 @@ def extract_shards(
         FeatureFileError: what is there was made otherwise, or cannot be written.
         InUseError: another run writes the shards of this output.
     """
-    folder, given = shards_folder(output).resolve(), parameters or {}
-    if not overwrite and is_complete(dataset, recipe, output, given):
+    if is_complete(job):
         return None
-    with shared_folder(output) as (token_file, token), connect(address) as client:
-        begun = None if overwrite else begun_in(folder)
-        stored = begun.recipe if begun else stored_recipe(None, reuse)
-        recipe = kept(recipe, stored)
-        premises = Premises(
-            token_file,
-            token,
-            dataset.root,
-            a_photo(dataset),
-            versions(recipe.precision),
-            network,
-            recipe.weights_sha256,
-            recipe.precision,
-        )
-        check_workers(client, premises)
-        if overwrite:
+    folder = shards_folder(job.output).resolve()
+    with (
+        shared_folder(job.output) as (token_file, token),
+        connect(address) as client,
+        open_reused(job) as old,
+    ):
+        begun = None if job.overwrite else begun_in(folder)
+        of_begun, of_old = (file.recipe if file else None for file in (begun, old))
+        open_recipe = settle(job, of_begun, of_old, resolve=lambda recipe: recipe)
+        requirements = _requirements(job, open_recipe, token_file, token)
+        check_workers(client, requirements)
+        if job.overwrite:
             clear(folder)
-        recipe = settled(client, recipe)
-        record = attributes or {}
-        if begun:
-            check_begun(begun, recipe, record_of(dataset, recipe) | record)
-            given = agreed(given, begun.parameters, begun.path)
-        job = Job(
-            premises,
-            dataset,
-            recipe,
-            begun.n_shards if begun else _n_shards(client, dataset, recipe),
-            folder,
-            secrets.token_hex(8),
-            given,
-            reuse.resolve() if reuse else None,
-            record,
-            skip_bad,
+        job = replace(
+            job,
+            recipe=on_workers(client, open_recipe),
+            reuse=job.reuse.resolve() if job.reuse else None,
+            allow_mix=False,  # the recipe says by now what is mixed
+            overwrite=False,
         )
-        job = _with_projection(client, job)
-        run(client, job, begun.done if begun else {}, progress)
-    return [job.output(number) for number in range(1, job.n_shards + 1)]
+        job = replace(job, parameters=_agreed_parameters(job, begun, old))
+        n_shards = begun.n_shards if begun else _n_shards(client, job)
+        sharded = ShardedJob(job, requirements, n_shards, folder, secrets.token_hex(8))
+        sharded = _with_projection(client, sharded)
+        run(client, sharded, begun.done if begun else {}, progress)
+    return [sharded.output(number) for number in range(1, n_shards + 1)]
+
+
+def _requirements(
+    job: Job[Photos], recipe: Recipe, token_file: Path, token: str
+) -> ExtractRequirements:
+    """Return what every worker must have; `recipe` may have no batch size yet."""
+    dataset = job.origin.dataset
+    return ExtractRequirements(
+        token_file,
+        token,
+        dataset.root,
+        a_photo(dataset),
+        versions(recipe.precision),
+        job.origin.network,
+        recipe.weights_sha256,
+        recipe.precision,
+    )
+
+
+def _agreed_parameters(
+    job: Job[Photos], begun: Begun | None, old: FeatureFile | None
+) -> Parameters:
+    """Return the parameters that there are; check that earlier shards and rows can be used."""
+    parameters = job.parameters
+    if begun:
+        record = {**record_of(job.origin.dataset, job.recipe), **job.attributes}
+        check_shards(begun, {**job.recipe.facts(), **record})
+        parameters = agreed(parameters, begun.parameters, begun.path)
+    if old:
+        EarlierRows(old, job.recipe)
+        parameters = agreed(parameters, old.parameters, old.path)
+    return parameters
 
 
 def merge_shards(shards: list[Path], output: Path, progress: Progress | None = None) -> None:
@@ -145,25 +153,21 @@ def _n_rows(shard: Path) -> int:
         return file.rows_done
 
 
-def _n_shards(client: Client, dataset: Dataset, recipe: Recipe) -> int:
-    n_workers = len(client.nthreads())
-    n_batches = -(-len(dataset) // recipe.batch_size)
-    n_shards = max(SHARDS_PER_WORKER * n_workers, -(-len(dataset) // MOST_IN_SHARD), 1)
+def _n_shards(client: Client, job: Job[Photos]) -> int:
+    n_photos, n_workers = len(job.origin.dataset), len(client.nthreads())
+    n_batches = -(-n_photos // job.recipe.batch_size)
+    n_shards = max(SHARDS_PER_WORKER * n_workers, -(-n_photos // MOST_IN_SHARD), 1)
     return min(n_shards, n_batches)
 
 
-def _with_projection(client: Client, job: Job) -> Job:
+def _with_projection(client: Client, sharded: ShardedJob) -> ShardedJob:
     """Return the job with the projection, which all shards must share to the last digit.
 
     It is fitted on one worker, once, and from then on it is data: Dask may run a task again.
     """
-    given = job.parameters
-    if job.reuse:
-        with StoredPhotos(job.reuse, job.recipe) as old:
-            given = agreed(given, old.parameters, old.path)
-    job = replace(job, parameters=given)
-    if lacks_projection(job.recipe.poolings, given):
-        log.info("fitting the projection of channels on a worker")
-        fitted = client.submit(fit, job, key=job.key("fit")).result()
-        job = replace(job, parameters=fitted)
-    return job
+    job = sharded.job
+    if not lacks_projection(job.recipe.poolings, job.parameters):
+        return sharded
+    log.info("fitting the projection of channels on a worker")
+    fitted = client.submit(fit, sharded, key=sharded.key("fit")).result()
+    return replace(sharded, job=replace(job, parameters=fitted))

@@ -13,7 +13,6 @@ from typing import Any
 from bilinear_cli.cluster.worker import shard_name, when_free
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.resume import photos_done
-from bilinear_cli.extraction.stored import recipe_of_file
 from bilinear_cli.poolings.parameters import Parameters
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, locked, partial_path
@@ -32,14 +31,14 @@ class Begun:
         n_shards: in how many the set was cut.
         done: number of a shard -> its photos that are done; of a finished one None, for all.
         path: a shard that can be read.
-        recipe, attributes, parameters: what that says of itself.
+        recipe, facts, parameters: what that says of itself.
     """
 
     n_shards: int
     done: dict[int, int | None]
     path: Path
     recipe: Recipe
-    attributes: dict[str, Any]
+    facts: dict[str, Any]
     parameters: Parameters
 
 
@@ -111,8 +110,8 @@ def _read(folder: Path) -> list[Begun]:
         try:
             with FeatureFile(path, allow_partial=True) as file:
                 done[number] = None if file.attributes["complete"] else photos_done(file)
-                made = (recipe_of_file(file), file.attributes, file.parameters)
-                found = found or [Begun(n_shards, done, file.path, *made)]
+                stored = (file.recipe, file.facts(), file.parameters)
+                found = found or [Begun(n_shards, done, file.path, *stored)]
         except InUseError as error:
             in_use = error
     if in_use and not found:

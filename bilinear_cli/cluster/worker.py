@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from types import FrameType
@@ -18,12 +18,12 @@ import numpy as np
 from distributed import Reschedule, Worker, get_worker
 
 from bilinear_cli.cluster.check import check
-from bilinear_cli.cluster.premises import Network, Premises
+from bilinear_cli.cluster.requirements import ExtractRequirements
 from bilinear_cli.errors import InUseError
-from bilinear_cli.extraction.extract import Forward, extract
-from bilinear_cli.extraction.fit import fit_parameters
-from bilinear_cli.photos.dataset import Dataset
-from bilinear_cli.poolings.parameters import Parameters
+from bilinear_cli.extraction.extract import extract
+from bilinear_cli.extraction.from_photos import Network, Photos
+from bilinear_cli.extraction.job import Job
+from bilinear_cli.networks.load import Forward
 from bilinear_cli.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -35,29 +35,22 @@ ALONE = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardedJob:
     """What all shards of a run have in common.
 
     Attributes:
-        premises: what must be the same on every worker.
-        dataset: all photos.
-        recipe: of all shards but for `shard`.
-        n_shards: how many there are.
+        job: of all shards, but for `recipe.shard` and `output`.
+        requirements: what every worker must have.
+        n_shards: how many shards there are.
         folder: where they are written.
-        topic: under which workers tell how far they are; no other run's.
-        parameters, reuse, attributes, skip_bad: see `extract`.
+        topic: under which workers report their progress; no other run's.
     """
 
-    premises: Premises
-    dataset: Dataset
-    recipe: Recipe
+    job: Job[Photos]
+    requirements: ExtractRequirements
     n_shards: int
     folder: Path
     topic: str
-    parameters: Parameters = field(default_factory=dict)
-    reuse: Path | None = None
-    attributes: dict[str, Any] = field(default_factory=dict)
-    skip_bad: bool = False
 
     def output(self, number: int) -> Path:
         """Return the file of a shard, by its number from 1."""
@@ -81,49 +74,47 @@ def shard_name(number: int, n_shards: int) -> str:
 # The tasks ---------------------------------------------------------------------------------
 
 
-def same(job: Job) -> Job:
+def same(job: ShardedJob) -> ShardedJob:
     """Return the job, which is thereby kept on the cluster once for all tasks."""
     return job
 
 
-def fit(job: Job) -> dict[str, np.ndarray]:
+def fit(sharded: ShardedJob) -> dict[str, np.ndarray]:
     """Return the parameters of the poolings, with those that are to be fitted on photos."""
-    with _task(job):
-        forward = _forward(job)
-        return fit_parameters(job.dataset, job.recipe, forward, job.parameters, job.skip_bad)
+    with _task(sharded):
+        job = _job_of(sharded, 1)
+        with job.origin.open(job.recipe, job.skip_bad) as source:
+            return source.parameters(job.parameters)
 
 
-def make_shard(job: Job, number: int) -> None:
-    """Write one shard's file, or go on with it; wait as long as another run is writing it.
+def make_shard(sharded: ShardedJob, number: int) -> None:
+    """Write one shard's file, or resume it; wait as long as another run is writing it.
 
     Args:
-        job: what all shards have in common.
+        sharded: what all shards have in common.
         number: of the shard, from 1.
 
     Raises:
         BilinearError: see `extract`; or the worker is not as it must be.
     """
-    recipe = replace(job.recipe, shard=f"{number}/{job.n_shards}")
-    with _task(job) as (worker, check_wanted):
+    with _task(sharded) as (worker, check_wanted):
 
         def progress(done: int, _: int) -> None:
-            worker.log_event(job.topic, {"shard": number, "done": done})
+            worker.log_event(sharded.topic, {"shard": number, "done": done})
             check_wanted()
 
-        def run() -> None:
-            extract(
-                job.dataset,
-                recipe,
-                job.output(number),
-                lambda: _forward(job),
-                reuse=job.reuse,
-                parameters=job.parameters,
-                attributes=job.attributes,
-                skip_bad=job.skip_bad,
-                progress=progress,
-            )
+        when_free(lambda: extract(_job_of(sharded, number), progress), check_wanted)
 
-        when_free(run, check_wanted)
+
+def _job_of(sharded: ShardedJob, number: int) -> Job[Photos]:
+    """Return the job of one shard, whose network this process keeps from shard to shard."""
+    job = sharded.job
+    return replace(
+        job,
+        origin=replace(job.origin, network=_KeptNetwork(job.origin.network)),
+        recipe=replace(job.recipe, shard=f"{number}/{sharded.n_shards}"),
+        output=sharded.output(number),
+    )
 
 
 def when_free(run: Callable[[], None], check_wanted: Callable[[], None] = lambda: None) -> None:
@@ -141,7 +132,7 @@ def when_free(run: Callable[[], None], check_wanted: Callable[[], None] = lambda
 
 
 @contextmanager
-def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
+def _task(job: ShardedJob) -> Iterator[tuple[Worker, Callable[[], None]]]:
     """Give the worker, and a function that ends the task if nobody wants it any more.
 
     The worker is checked; log lines of warnings go to the client.
@@ -154,7 +145,7 @@ def _task(job: Job) -> Iterator[tuple[Worker, Callable[[], None]]]:
         raise Reschedule  # perhaps to a worker that is free
     try:
         with _telling(worker, job.topic):
-            check(job.premises, worker)
+            check(job.requirements, worker)
             yield worker, lambda: _check_wanted(worker, key)
     finally:
         ALONE.release()
@@ -213,9 +204,22 @@ def _telling(worker: Worker, topic: str) -> Iterator[None]:
 # What a process keeps ------------------------------------------------------------------------
 
 
-def _forward(job: Job) -> Forward:
-    decisive = replace(job.recipe, poolings=(), views=("original",), image_size=1, shard="1/1")
-    return _loaded(job.premises.network, decisive)
+@dataclass(frozen=True)
+class _KeptNetwork:
+    """A network that is loaded once in a process for all shards."""
+
+    network: Network
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of its weights."""
+        return self.network.sha256()
+
+    def load(self, recipe: Recipe) -> Forward:
+        """Return the network, which does not depend on how photos are shown and maps pooled."""
+        return _loaded(
+            self.network,
+            replace(recipe, poolings=(), views=("original",), image_size=1, shard="1/1"),
+        )
 
 
 @lru_cache(maxsize=1)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.poolings.specs import TRIANGLE, pooling, row_dtype
 
-DEFAULT_POOLINGS = ("max", "sum", "bilinear")
 CHANNELS = 512  # of VGG16's last block
 MS_AT_224 = 74.0  # a photo, VGG16 in bfloat16 on two cores, reading and writing beside it
 
@@ -28,10 +28,11 @@ def cost(n_photos: int, image_size: int) -> dict[str, Any]:
         The bytes of the default poolings' rows, exactly, and the seconds, which assume two cores
         with bfloat16 and grow with the pixels.
     """
-    row = sum(map(row_bytes, DEFAULT_POOLINGS))
+    poolings = ExtractOptions().pooling
+    row = sum(map(row_bytes, poolings))
     ms = MS_AT_224 * (image_size / 224) ** 2
     return {
-        "poolings": list(DEFAULT_POOLINGS),
+        "poolings": list(poolings),
         "image_size": image_size,
         "bytes_a_photo": row,
         "bytes": row * n_photos,

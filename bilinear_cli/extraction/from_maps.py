@@ -1,22 +1,22 @@
-"""Stage 1 without the network: pools maps that a feature file has stored."""
+"""Stored maps -> poolings: a source of rows that needs no network."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.extraction.extract import UNSEEN, Progress, check_finite
-from bilinear_cli.extraction.resume import begin_or_go_on, begun_with, versions
-from bilinear_cli.extraction.stored import read_projection, recipe_of_file
-from bilinear_cli.poolings.parameters import Parameters, check_unseen, make_parameters
+from bilinear_cli.extraction.job import Batch, Shapes
+from bilinear_cli.extraction.versions import versions
+from bilinear_cli.networks.quiet import load_tensorflow
+from bilinear_cli.poolings.parameters import Parameters, make_parameters
 from bilinear_cli.poolings.projection import sample_of, second_moment
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.store import ROW_COLUMNS, FeatureFile, locked
+from bilinear_cli.store import ROW_COLUMNS, FeatureFile
 
 log = logging.getLogger(__name__)
 
@@ -24,105 +24,96 @@ MAPS = "conv5"
 N_SAMPLED = 1000  # maps that a projection is fitted on; they cost nothing but reading
 
 
-def pool_maps(
-    maps: Path,
-    poolings: tuple[str, ...],
-    output: Path,
-    *,
-    seed: int = 0,
-    projection: Path | None = None,
-    attributes: dict[str, Any] | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> None:
-    """Write a feature file of other poolings of stored maps, or go on with one.
+def recipe_for_maps(path: Path, poolings: tuple[str, ...], seed: int, output: Path) -> Recipe:
+    """Return the recipe of other poolings of the maps that a feature file has.
 
-    The rows are those of `extract` but for the rounding of the maps to float16.
-
-    Args:
-        maps: a complete feature file with the pooling `conv5`.
-        poolings: specs.
-        output: the file; until it is complete it is `partial_path(output)`.
-        seed: of sketches, and of the sample of maps that a projection is taken from.
-        projection: a feature file whose projection of channels is taken.
-        attributes: root attributes to keep a record.
-        overwrite: begin again, whatever is there.
-        progress: told (rows done, rows in all).
+    The rows are those of the photos except for the rounding of the maps to float16.
 
     Raises:
-        FeatureFileError: the maps cannot be read; or the output is there and was made otherwise,
-            or cannot be written.
-        UsageError: there are no maps in the file, or a pooling does not suit them.
-    """
-    with ExitStack() as open_now:
-        open_now.enter_context(locked(output))
-        file = open_now.enter_context(open_maps(maps, output))
-        recipe = replace(recipe_of_file(file), poolings=poolings, seed=seed, pooled_from="maps")
-        sha256 = dict(zip(file.paths, file.sha256, strict=True))
-        given: Parameters = read_projection(projection, recipe) if projection else {}
-        have = begun_with(output, recipe, sha256, given, overwrite)
-        if have is None:
-            return
-        shape = file.shapes[MAPS][1:]
-        parameters = make_parameters(recipe, shape[-1], have, lambda: _sample(file, recipe))
-        check_unseen(parameters, file.sha256[file.split == "test"], UNSEEN)
-        from bilinear_cli.extraction.graph import compile_maps  # loads TensorFlow
-
-        compute, shapes = compile_maps(poolings, shape, parameters)
-        columns = {name: getattr(file, name) for name in ROW_COLUMNS}
-        record = _record(file, recipe) | (attributes or {})
-        writer = open_now.enter_context(
-            begin_or_go_on(
-                output,
-                shapes,
-                columns,
-                file.class_names,
-                record,
-                parameters,
-                overwrite,
-                file.skipped,
-            )
-        )
-        which = np.arange(writer.rows_done, len(writer.paths))
-        for places, x in file.batches(MAPS, which, recipe.batch_size * file.n_views):
-            rows = compute(x)
-            check_finite(rows, file.paths[which[places]])
-            writer.append(rows)
-            if progress:
-                progress(writer.rows_done, len(writer.paths))
-        writer.finish()
-
-
-def _record(file: FeatureFile, recipe: Recipe) -> dict[str, Any]:
-    """Return what the file of the maps says of itself, with what is different now."""
-    record = {name: x for name, x in file.attributes.items() if name != "created"}
-    return record | recipe.attributes() | {"versions": versions(recipe.precision)}
-
-
-def open_maps(maps: Path, output: Path) -> FeatureFile:
-    """Open the file that has the maps.
-
-    Raises:
-        FeatureFileError: it cannot be read.
+        FeatureFileError: the file cannot be read.
         UsageError: it has no maps, or is the output.
     """
-    file = FeatureFile(maps)
-    if MAPS in file.shapes and output.resolve() != file.path.resolve():
-        return file
-    has = ", ".join(file.shapes)
-    file.close()
-    if MAPS not in file.shapes:
-        raise UsageError(f"{maps} has no maps: it has {has}; extract --pooling {MAPS} first")
-    raise UsageError(f"--maps {maps} is what is to be written: name another --output")
+    with FeatureFile(path) as file:
+        if MAPS not in file.shapes:
+            stored = ", ".join(file.shapes)
+            raise UsageError(f"{path} has no maps: it has {stored}; extract --pooling {MAPS} first")
+        if output.resolve() == file.path.resolve():
+            raise UsageError(f"--maps {path} is what is to be written: name another --output")
+        return replace(file.recipe, poolings=poolings, seed=seed, pooled_from="maps")
 
 
-def _sample(file: FeatureFile, recipe: Recipe) -> tuple[np.ndarray, list[str]]:
-    """Return the second moment of some training maps, and the SHA-256 of their photos."""
-    sample = sample_of(np.flatnonzero(file.split == "train"), N_SAMPLED, recipe.seed)
-    log.info("fitting the projection of channels on %d training maps", len(sample))
+@dataclass(frozen=True)
+class Maps:
+    """A feature file that has maps."""
 
-    def maps() -> Iterator[np.ndarray]:
-        for _, x in file.batches(MAPS, sample, recipe.batch_size):
-            yield x
+    path: Path
 
-    return second_moment(maps()), file.sha256[sample].tolist()
+    @contextmanager
+    def open(self, recipe: Recipe, skip_bad: bool) -> Iterator["MapsSource"]:
+        """Open the file."""
+        with FeatureFile(self.path) as file:
+            yield MapsSource(file, recipe)
+
+
+class MapsSource:
+    """The maps of a complete feature file, see `job.Source`."""
+
+    def __init__(self, file: FeatureFile, recipe: Recipe) -> None:
+        self._file, self._recipe = file, recipe
+        self.paths = file.paths[:: file.n_views]
+        self.class_names: Sequence[str] | np.ndarray = file.class_names
+        self.skipped: Mapping[str, str] = file.skipped
+        self._index = {path: i for i, path in enumerate(self.paths.tolist())}
+
+    def sha256(self, paths: Sequence[str]) -> list[str]:
+        """Return the SHA-256 of photos."""
+        return [str(self._file.sha256[self._index[path] * self._file.n_views]) for path in paths]
+
+    def test_sha256(self) -> np.ndarray:
+        """Return the SHA-256 of the test photos."""
+        return self._file.sha256[self._file.split == "test"]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return what the file says of its rows."""
+        return {name: getattr(self._file, name) for name in ROW_COLUMNS}
+
+    def record(self) -> dict[str, Any]:
+        """Return what the file of the maps says of itself, with what is different now."""
+        record = {name: x for name, x in self._file.attributes.items() if name != "created"}
+        recipe = self._recipe
+        return record | recipe.attributes() | {"versions": versions(recipe.precision)}
+
+    def parameters(self, have: Parameters) -> dict[str, np.ndarray]:
+        """Fit on training maps what the poolings need and is not there."""
+        channels = self._file.shapes[MAPS][-1]
+        return make_parameters(self._recipe, channels, have, self._sample)
+
+    def _sample(self) -> tuple[np.ndarray, list[str]]:
+        """Return the second moment of some training maps, and the SHA-256 of their photos."""
+        file, train = self._file, np.flatnonzero(self._file.split == "train")
+        sample = sample_of(train, N_SAMPLED, self._recipe.seed)
+        log.info("fitting the projection of channels on %d training maps", len(sample))
+        batches = file.batches(MAPS, sample, self._recipe.batch_size)
+        return second_moment(x for _, x in batches), file.sha256[sample].tolist()
+
+    def compile(self, parameters: Parameters) -> Shapes:
+        """Compile the poolings; return spec -> shape of a row."""
+        load_tensorflow()
+        from bilinear_cli.extraction.graph import compile_maps
+
+        shape = self._file.shapes[MAPS][1:]
+        self._compute, shapes = compile_maps(self._recipe.poolings, shape, parameters)
+        return shapes
+
+    def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
+        """Yield the rows of photos, in order, a batch at a time."""
+        n_views, n = self._file.n_views, self._recipe.batch_size
+        first = np.array([self._index[path] for path in paths], int) * n_views
+        indices = (first[:, None] + np.arange(n_views)).ravel()
+        for i, (_, maps) in enumerate(self._file.batches(MAPS, indices, n * n_views)):
+            few = paths[i * n : (i + 1) * n]
+            yield Batch(few, self.sha256(few), [None] * len(few), self._compute(maps))
+
+    def reason(self, path: str) -> str:
+        """Return why a photo has no row; of stored maps each has one."""
+        raise KeyError(path)

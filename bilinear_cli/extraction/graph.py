@@ -89,7 +89,9 @@ def compile_pooling(
             shown = [graphs[view.size](tf.constant(view.of(photos[view.size]))) for view in views]
         except tf.errors.ResourceExhaustedError as error:
             raise BilinearError(_out_of_memory(batch_size)) from error
-        except tf.errors.InvalidArgumentError as error:  # of an eigendecomposition
+        except tf.errors.InvalidArgumentError as error:
+            if "SelfAdjointEig" not in error.message:
+                raise
             raise BilinearError(NOT_FINITE) from error
         if len(views) == 1:
             return {spec: x.numpy() for spec, x in shown[0].items()}

@@ -1,101 +1,118 @@
-"""Rows of an earlier feature file, for photos that it has already."""
+"""What a run takes from earlier feature files: rows of photos, and projections of channels."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.extraction.stored import kept, recipe_of_file, stored_recipe
-from bilinear_cli.networks.precision import PRECISION, difference, mixed_with
-from bilinear_cli.recipe import Recipe, check_same
-from bilinear_cli.store import FeatureFile
+from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.extraction.job import Batch, Job, Origin
+from bilinear_cli.extraction.versions import warn_of_versions
+from bilinear_cli.poolings.specs import FITTED_ON, pooling
+from bilinear_cli.recipe import Recipe, check_same, differences
+from bilinear_cli.store import FeatureFile, partial_path
 
 log = logging.getLogger(__name__)
 
-BUT = ("poolings", "shard")  # may differ
 ADVICE = "its rows cannot be reused"
-UNLESS = f"{ADVICE} without --allow-precision-mix"
+NETWORK = ("backbone", "layer", "weights_sha256")  # what of a recipe decides what a channel is
 
 
-def allow_mix(recipe: Recipe, reuse: Path, output: Path | None) -> Recipe:
-    """Return the recipe, if need be with what lets rows of another precision be reused.
+@contextmanager
+def open_reused(job: Job[Origin]) -> Iterator[FeatureFile | None]:
+    """Open the feature file, finished or not, whose rows are to be copied; None if there is none.
 
-    Args:
-        recipe: of what is to be written.
-        reuse: the file with the rows.
-        output: what is to be written, or gone on with; None if what is there does not count.
+    Raises:
+        FeatureFileError: it cannot be read.
+        UsageError: it is the unfinished file that is to be written.
     """
-    old = stored_recipe(None, reuse)
-    assert old
-    made = kept(recipe, stored_recipe(output, reuse))
-    mixed = mixed_with(made.attributes(), [old.attributes()])
-    if mixed:
-        log.warning("rows of %s are in %s; %s", reuse, mixed, difference(*mixed.split()))
-    return replace(recipe, mixed_with=mixed)
+    if not job.reuse:
+        yield None
+        return
+    path = job.reuse if job.reuse.exists() else partial_path(job.reuse)
+    if path.resolve() == partial_path(job.output).resolve():
+        raise UsageError(f"--reuse {path} is what is to be written: name another --output")
+    with FeatureFile(job.reuse, allow_partial=True) as file:
+        yield file
 
 
-class StoredPhotos:
-    """The photos of a feature file, finished or not, by their SHA-256; a context manager.
+class EarlierRows:
+    """Rows of a feature file, finished or not, for photos of the same bytes.
 
     Attributes:
-        path: the file.
-        versions: of what made it, as it says.
-        precision: of its rows.
-        parameters: of its poolings.
+        sha256: path -> SHA-256 of the photos that were found; the paths are the new ones.
     """
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
-        """Open a file.
+    def __init__(self, file: FeatureFile, recipe: Recipe) -> None:
+        """Take a file.
 
         Raises:
-            FeatureFileError: it cannot be read, or was made with other recipe.
+            FeatureFileError: it was made by another recipe, or lacks a pooling.
         """
-        self._file = FeatureFile(path, allow_partial=True)
-        self.path, self._specs = self._file.path, recipe.poolings
-        try:
-            made = recipe_of_file(self._file)
-            check_same(made, recipe, self.path, ADVICE, but=(*BUT, *PRECISION))
-            if not recipe.mixed_with:
-                check_same(made, recipe, self.path, UNLESS, but=BUT)
-            lacking = set(self._specs) - self._file.shapes.keys()
-            if lacking:
-                raise FeatureFileError(f"{self.path} has no {', '.join(sorted(lacking))} to reuse")
-        except FeatureFileError:
-            self._file.close()
-            raise
-        self.precision = made.precision
-        self.versions = self._file.attributes.get("versions")
-        self.parameters = self._file.parameters
-        n_views = self._file.n_views
-        photo = self._file.photo[: self._file.rows_done : n_views]
-        sha256 = self._file.sha256[::n_views]
-        self._first = {sha256[i]: i * n_views for i in np.flatnonzero(photo >= 0)}
-        self._views = np.arange(n_views)
+        stored, asked = file.recipe.facts(), recipe.facts()
+        check_same(differences(stored, asked, "reuse", allow_mix=True), file.path, ADVICE)
+        if not recipe.mixed_with:
+            advice = f"{ADVICE} without --allow-precision-mix"
+            check_same(differences(stored, asked, "reuse"), file.path, advice)
+        lacking = set(recipe.poolings) - file.shapes.keys()
+        if lacking:
+            raise FeatureFileError(f"{file.path} has no {', '.join(sorted(lacking))} to reuse")
+        warn_of_versions(file.path, file.attributes.get("versions"), file.recipe.precision)
+        self._file, self._specs, self._batch_size = file, recipe.poolings, recipe.batch_size
+        self.sha256: dict[str, str] = {}
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise a FeatureFileError if rows have other shapes than those of spec -> (rows, ...)."""
         for spec in self._specs:
-            there, wanted = self._file.shapes[spec][1:], shapes[spec][1:]
-            if there != wanted:
-                raise FeatureFileError(f"a row of {spec} is {there} in {self.path}, not {wanted}")
+            stored, wanted = self._file.shapes[spec][1:], shapes[spec][1:]
+            if stored != wanted:
+                raise FeatureFileError(
+                    f"a row of {spec} is {stored} in {self._file.path}, not {wanted}"
+                )
 
-    def find(self, sha256: np.ndarray) -> np.ndarray:
-        """Return int (n,), the first row of each photo, or -1 for one that is not there."""
-        return np.array([self._first.get(digest, -1) for digest in sha256], np.int64)
+    def find(self, paths: Sequence[str], sha256: Sequence[str]) -> None:
+        """Look which of these photos the file has, by their SHA-256."""
+        n_views = self._file.n_views
+        photo = self._file.photo[: self._file.rows_done : n_views]
+        stored = self._file.sha256[::n_views]
+        self._first = {stored[i]: i * n_views for i in np.flatnonzero(photo >= 0)}
+        pairs = zip(paths, sha256, strict=True)
+        self.sha256 = {path: digest for path, digest in pairs if digest in self._first}
+        log.info("%d of %d photos are in %s", len(self.sha256), len(paths), self._file.path)
 
-    def rows(self, first: np.ndarray) -> dict[str, np.ndarray]:
-        """Return spec -> all rows, as they are stored, of the photos whose first rows these are."""
-        which = (first[:, None] + self._views).ravel()
-        return {spec: self._file.read_raw(spec, which) for spec in self._specs}
+    def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
+        """Yield the rows of photos that were found, as they are stored."""
+        views = np.arange(self._file.n_views)
+        for start in range(0, len(paths), self._batch_size):
+            few = paths[start : start + self._batch_size]
+            sha256 = [self.sha256[path] for path in few]
+            first = np.array([self._first[digest] for digest in sha256])
+            indices = (first[:, None] + views).ravel()
+            rows = {spec: self._file.read_raw(spec, indices) for spec in self._specs}
+            yield Batch(few, sha256, [None] * len(few), rows)
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
 
-    def __exit__(self, *raised: object) -> None:
-        """Close the file."""
-        self._file.close()
+def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
+    """Return the projections that a feature file, finished or not, keeps.
+
+    Raises:
+        FeatureFileError: it cannot be read, lacks those that the poolings need, or is of another
+            network.
+    """
+    taken = [pooling(spec).parameters for spec in recipe.poolings]
+    wanted = {name for names in taken for name in names if names[-1] == FITTED_ON}
+    with FeatureFile(path, allow_partial=True) as file:
+        for name in NETWORK:
+            stored, asked = getattr(file.recipe, name), getattr(recipe, name)
+            if stored != asked:
+                raise FeatureFileError(
+                    f"the projection of {path} is of another network: its {name} is {stored}, and "
+                    f"here it is {asked}"
+                )
+        lacking = sorted(wanted - file.parameters.keys() - {FITTED_ON})
+        if lacking or not wanted:
+            what = ", ".join(lacking) or "projection to be used: no --pooling takes one"
+            raise FeatureFileError(f"{path} has no {what}")
+        return {name: file.parameters[name] for name in wanted}

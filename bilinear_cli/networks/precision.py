@@ -6,17 +6,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
 from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.recipe import Recipe
 
-OF_INT8 = ("ai-edge-litert",)  # packages that decide the numbers in 8 bits alone
-# Root attributes that --allow-precision-mix lets differ.
-PRECISION = ("precision", "int8_sha256", "mixed_with")
 # By `.ci/agreement.py`; see docs/int8.md.
 MEASURED = {
     "bfloat16": "was measured to give bilinear rows at a cosine of 0.99996 to float32's (least "
@@ -73,22 +72,13 @@ def check_int8(
         )
 
 
-def mixed_with(made: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
-    """Return the precisions of rows that are not this feature file's own; empty if all are.
-
-    Args:
-        made: root attributes of the file that takes rows over.
-        others: those of files that it takes rows from.
-    """
-    found: set[str] = set()
-    for other in others:
-        found.update(other.get("mixed_with", "").split())
-        if any(made.get(name, "") != other.get(name, "") for name in ("precision", "int8_sha256")):
-            found.add(other["precision"])
-    return " ".join(sorted(found))
+def with_precision(recipe: Recipe, precision: str) -> Recipe:
+    """Return the recipe with this precision, and the digest that goes with it."""
+    digest = int8_sha256() if precision == "int8" else ""
+    return replace(recipe, precision=precision, int8_sha256=digest)
 
 
-def difference(*precisions: str) -> str:
+def measured_difference(*precisions: str) -> str:
     """Return how far from float32 these precisions were measured to be, for a message."""
     names = [name for name in sorted({*precisions}) if name != "float32"]
     said = [f"{name} {MEASURED.get(name, 'was not measured')}" for name in names]

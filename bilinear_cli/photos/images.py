@@ -1,6 +1,5 @@
 """A file -> RGB uint8 of the asked size; photos in batches, read ahead."""
 
-import hashlib
 import io
 import os
 from collections import deque
@@ -24,9 +23,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 REDUCED = 2  # a JPEG is decoded at no less than so many times the size it is brought to
 
 
-def read_photo(
-    path: Path, sizes: Sequence[int], resize: str = "squash", sha256: str | None = None
-) -> list[np.ndarray]:
+def read_photo(path: Path, sizes: Sequence[int], resize: str = "squash") -> list[np.ndarray]:
     """Read a photo as a person would see it.
 
     A JPEG of many pixels is decoded at a half, a quarter or an eighth of its size, never below
@@ -39,7 +36,6 @@ def read_photo(
         sizes: widths, which are also the heights, of the results, in pixels.
         resize: `squash` (the sides' ratio changes), `crop` (the centre square) or `pad` (black
             on two sides).
-        sha256: what the file's bytes must have, if given.
 
     Returns:
         For each size uint8 (size, size, 3), RGB; the camera's rotation applied, transparency on
@@ -47,20 +43,9 @@ def read_photo(
 
     Raises:
         BadPhotoError: it is no photo, or is cut off.
-        BilinearError: it has changed or gone since its digest was taken, or there is not the memory
-            to decode it.
+        BilinearError: there is not the memory to decode it.
     """
-    try:
-        data = photo_bytes(path)
-    except BadPhotoError as error:
-        if sha256:  # it could be read before: the machine is at fault, not the photo
-            raise BilinearError(
-                f"{error}; it could be read when this run began: run again"
-            ) from error
-        raise
-    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise BilinearError(f"{path} has changed since this run began: run again")
-    return decode_photo(data, path, sizes, resize)
+    return decode_photo(photo_bytes(path), path, sizes, resize)
 
 
 def photo_bytes(path: Path) -> bytes:

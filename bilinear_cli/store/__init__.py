@@ -3,13 +3,11 @@
 from bilinear_cli.store.checks import ROW_COLUMNS, check_parameter, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, partial_path
-from bilinear_cli.store.shards import OWN, WHOLE, merge, open_features
+from bilinear_cli.store.shards import merge, open_features
 from bilinear_cli.store.writing import FeatureWriter, create
 
 __all__ = [
-    "OWN",
     "ROW_COLUMNS",
-    "WHOLE",
     "FeatureFile",
     "FeatureWriter",
     "check_parameter",

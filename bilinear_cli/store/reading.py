@@ -4,6 +4,7 @@ import json
 import operator
 import shlex
 from collections.abc import Iterator
+from functools import cached_property
 from math import isqrt, prod
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -13,6 +14,7 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, one_of
 from bilinear_cli.poolings.specs import POOLINGS, TRIANGLE, pooling
+from bilinear_cli.recipe import Recipe, recipe_of
 from bilinear_cli.store.checks import (
     INTEGERS,
     PARTIAL,
@@ -177,6 +179,20 @@ class FeatureFile:
     def n_views(self) -> int:
         """How many rows a photo has."""
         return len(self._view_names())
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What decided the file's numbers.
+
+        Raises:
+            FeatureFileError: the file does not say it.
+        """
+        with damage(self.path):
+            return recipe_of(self.attributes, tuple(self.shapes))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the root attributes and the poolings, for `recipe.differences`."""
+        return {**self.attributes, "poolings": " ".join(sorted(self.shapes))}
 
     # The rows ----------------------------------------------------------------------------
 

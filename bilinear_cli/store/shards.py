@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, some
-from bilinear_cli.networks.precision import OF_INT8, PRECISION, difference, mixed_with
+from bilinear_cli.networks.precision import measured_difference
 from bilinear_cli.poolings.specs import FITTED_ON
+from bilinear_cli.recipe import PRECISION, WHOLE, Difference, differences, mixed_with
 from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, partial_path
@@ -20,10 +21,6 @@ from bilinear_cli.store.streaming import StoredRows
 from bilinear_cli.store.writing import BLOCK, create
 
 log = logging.getLogger(__name__)
-
-WHOLE = "1/1"
-# Root attributes in which parts may differ: they say who made them, where and when.
-OWN = {"command", "created", "data", "data_root", "shard"}
 
 
 def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile:
@@ -165,26 +162,25 @@ def _number(part: FeatureFile) -> tuple[int, int]:
 
 
 def _check_together(parts: Sequence[FeatureFile], allow_mix: bool) -> None:
+    """Raise a FeatureFileError unless the files are all shards of one photo set."""
     first = parts[0]
     for part in parts[1:]:
-        made = [str(x.attributes.get("precision")) for x in (first, part)]
-        different = _differences(first, part)
-        for name, was, there in different:
-            mixes = name in PRECISION or (name == "versions" and _same_but_int8(was, there))
-            if not (allow_mix and mixes):
-                mix = "; merge takes --allow-precision-mix" if name in PRECISION else ""
-                raise FeatureFileError(
-                    f"{first.path} and {part.path} do not belong together: {name} is {was} in the "
-                    f"first and {there} in the second{mix}"
-                )
-        if different:
+        by_attribute = differences(first.facts(), part.facts(), "merge", allow_mix)
+        for name, was, there in [*by_attribute, *_other_differences(first, part)]:
+            mix = "; merge takes --allow-precision-mix" if name in PRECISION else ""
+            raise FeatureFileError(
+                f"{first.path} and {part.path} do not belong together: {name} is {was} in the "
+                f"first and {there} in the second{mix}"
+            )
+        if differences(first.facts(), part.facts(), "merge"):
+            precisions = [str(file.attributes.get("precision")) for file in (first, part)]
             log.warning(
                 "%s is in %s and %s in %s: %s",
                 first.path,
-                made[0],
+                precisions[0],
                 part.path,
-                made[1],
-                difference(*made),
+                precisions[1],
+                measured_difference(*precisions),
             )
     numbers, of = Counter(_number(part)[0] for part in parts), _number(first)[1]
     twice = [f"{k}/{of}" for k, times in numbers.items() if times > 1]
@@ -200,25 +196,17 @@ def _check_together(parts: Sequence[FeatureFile], allow_mix: bool) -> None:
         )
 
 
-def _same_but_int8(versions: object, others: object) -> bool:
-    """Say whether versions `name version, ...` are the same but for what runs 8 bits."""
-    changed = {*str(versions).split(", ")} ^ {*str(others).split(", ")}
-    return all(one.startswith(tuple(f"{name} " for name in OF_INT8)) for one in changed)
-
-
-def _differences(a: FeatureFile, b: FeatureFile) -> list[tuple[str, object, object]]:
-    """Return the name and both values of what keeps two files from being parts of one set."""
-    names = [*dict.fromkeys(["precision", *a.attributes, *b.attributes])]
-    facts = [(n, a.attributes.get(n), b.attributes.get(n)) for n in names if n not in OWN]
-    facts.append(("the number of shards", _number(a)[1], _number(b)[1]))
-    facts.append(("poolings", " ".join(sorted(a.shapes)), " ".join(sorted(b.shapes))))
+def _other_differences(a: FeatureFile, b: FeatureFile) -> list[Difference]:
+    """Return what beside attributes keeps two files from being parts of one set."""
+    pairs = [Difference("the number of shards", _number(a)[1], _number(b)[1])]
     for spec in a.shapes.keys() & b.shapes.keys():
-        facts.append((f"a row of {spec}", a.shapes[spec][1:], b.shapes[spec][1:]))
-        facts.append((spec, a.layout(spec), b.layout(spec)))
+        pairs.append(Difference(f"a row of {spec}", a.shapes[spec][1:], b.shapes[spec][1:]))
+        pairs.append(Difference(spec, a.layout(spec), b.layout(spec)))
     for name in (a.parameters.keys() & b.parameters.keys()) - {FITTED_ON}:
-        one, other = (parameter_sha256(x.parameters[name]) for x in (a, b))
-        facts.append((name, one, other))
-    different = [fact for fact in facts if fact[1] != fact[2]]
+        digests = (parameter_sha256(file.parameters[name]) for file in (a, b))
+        pairs.append(Difference(name, *digests))
+    differing = [pair for pair in pairs if pair.first != pair.second]
     if a.class_names.tolist() != b.class_names.tolist():
-        different.append(("the list of classes", some(a.class_names), some(b.class_names)))
-    return different
+        names = (some(file.class_names) for file in (a, b))
+        differing.append(Difference("the list of classes", *names))
+    return differing

@@ -50,14 +50,21 @@ class FeatureWriter(FeatureFile):
         """
         self.output = output
         super().__init__(partial_path(output), allow_partial=True, mode="r+")
+        self.sha256 = self.sha256.astype(f"U{SHA256_DIGITS}")  # those to come may be empty
 
-    def append(self, rows: Mapping[str, np.ndarray], bad: Sequence[int] = ()) -> None:
+    def append(
+        self,
+        rows: Mapping[str, np.ndarray],
+        bad: Sequence[int] = (),
+        sha256: Sequence[str] | np.ndarray | None = None,
+    ) -> None:
         """Write the next rows, of every pooling as many, so that they survive a kill.
 
         Args:
             rows: spec -> array (batch, *row shape) of the stored dtype.
             bad: which of them, counted from the batch's start, stand for no readable photo;
                 `finish` takes them out.
+            sha256: of each row's photo; None if it is in the file already.
 
         Raises:
             FeatureFileError: the disk is full or fails; the earlier rows are kept.
@@ -74,16 +81,12 @@ class FeatureWriter(FeatureFile):
                 values = self._put(raw, f"features/{spec}", start, values)
                 self._put(raw, f"crc32/{spec}", start, [zlib.crc32(row.data) for row in values])
             self._put(raw, "photo", start, photo)
+            if sha256 is not None:
+                self.sha256[start : start + n] = self._put(raw, "sha256", start, sha256).astype(str)
             raw.flush()
             os.fsync(raw.fileno())
             self._put(raw, "rows_done", 0, [start + n])
         self.rows_done = start + n
-
-    def set_sha256(self, sha256: Sequence[str]) -> None:
-        """Note other bytes of photos, an entry a row; for photos whose rows are still to come."""
-        with self._in_place() as raw:
-            self._put(raw, "sha256", 0, sha256)
-        self.sha256 = np.array(sha256)
 
     @contextmanager
     def _in_place(self) -> Iterator[BinaryIO]:

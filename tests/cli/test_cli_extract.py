@@ -19,7 +19,7 @@ MAX = ("--pooling", "max")
 
 def network_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a command fail if it loads the network."""
-    monkeypatch.setattr("bilinear_cli.cli.runs.load_network", None)
+    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
 
 
 def test_extract_prints_the_path_and_the_next_command(birds: Path) -> None:

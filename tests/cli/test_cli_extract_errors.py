@@ -105,7 +105,7 @@ def test_bilinear_of_too_many_channels_is_refused(
     birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = small_network(kernel=random_kernel(1280))
-    monkeypatch.setattr("bilinear_cli.cli.runs.load_network", lambda tensors, recipe: wide)
+    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", lambda *_: wide)
     line = refused("--data", birds, "--pooling", "bilinear", "-o", "y.h5", code=2)
     assert_names(line, "bilinear", "1,280", "819,840", "compact:8192")
 

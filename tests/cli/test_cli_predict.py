@@ -109,7 +109,7 @@ def test_no_photos_to_name(
     words: list[str], facts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("empty").mkdir()
-    monkeypatch.setattr("bilinear_cli.cli.photos.load_network", None)
+    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
     assert_names(error_line(run_command("predict", run, *words, code=2)), *facts)
 
 

@@ -88,7 +88,7 @@ def test_explain_splits_a_score_into_places_and_pairs_of_channels(run: Path) -> 
 def test_explain_refuses_before_it_loads_the_network(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilinear_cli.cli.photos.load_network", None)
+    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
     photo = "birds/wren/0.png"
     line = error_line(run_command("explain", run, photo, code=1))
     assert_names(line, "bilinear")

@@ -14,11 +14,10 @@ from support.commands import environment, run_command
 from support.dask_processes import end_scheduler, scheduler_and_worker, wait_for
 from support.errors import raises
 from support.photos import class_folders
-from support.shards import ONE_BY_ONE, TINY, assert_same
+from support.shards import ONE_BY_ONE, TINY, assert_same, extract_shards
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
-from bilinear_cli.cluster.extract import extract_shards
 from bilinear_cli.cluster.folder import shards_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.photos.dataset import Dataset

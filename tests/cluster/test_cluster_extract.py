@@ -25,15 +25,17 @@ from support.shards import (
     assert_same,
     extract_here,
     extract_on_workers,
+    extract_shards,
     photo_set,
 )
 from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE, WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
-from bilinear_cli.cluster.before import is_complete
-from bilinear_cli.cluster.extract import extract_shards
 from bilinear_cli.cluster.folder import shards_folder
+from bilinear_cli.cluster.preflight import is_complete
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
+from bilinear_cli.extraction.from_photos import Photos
+from bilinear_cli.extraction.job import Job
 from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -178,12 +180,12 @@ import sys
 from pathlib import Path
 from bilinear_cli.cluster import extract
 from bilinear_cli.photos.dataset import load_dataset
-from support.shards import ONE_BY_ONE
+from support.shards import ONE_BY_ONE, extract_shards
 from support.worker_network import WorkerNetwork
 extract.SHARDS_PER_WORKER = 5
 address, photos, output, notes, gate = sys.argv[1:]
 network = WorkerNetwork("small", "random", Path(notes), Path(gate))
-extract.extract_shards(address, load_dataset(photos), ONE_BY_ONE, Path(output), network)
+extract_shards(address, load_dataset(photos), ONE_BY_ONE, Path(output), network)
 """
 
 
@@ -310,7 +312,7 @@ def test_shards_older_than_the_output_do_not_replace_it(
     for shard in shards:
         shard.unlink()
     partial_path(shards[0]).touch()
-    assert not is_complete(birds, MAX, output, {})
+    assert not is_complete(Job(Photos(birds, network), MAX, output))
     extract_on_workers(address, birds, MAX, output, network, overwrite=True)
     with FeatureFile(output) as file:
         assert file.attributes["resize"] == "squash"

@@ -10,14 +10,13 @@ from distributed import Client
 from support import worker_network
 from support.dask_processes import end, start
 from support.errors import raises
-from support.shards import MAX, ONE_BY_ONE, RECIPE
+from support.shards import MAX, ONE_BY_ONE, RECIPE, extract_shards
 from support.worker_network import OTHER_SHA256, SHA256, WEIGHTS_VARIABLE, WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.extract import extract_shards
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction import resume
+from bilinear_cli.extraction import versions
 from bilinear_cli.photos.dataset import Dataset
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -27,7 +26,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
     ("change", "facts"),
     [
         (worker_network.hide_token, ("x.h5.shards", "--output")),
-        (worker_network.age_keras, ("keras 0.0.1", resume.version("keras"))),
+        (worker_network.age_keras, ("keras 0.0.1", versions.version("keras"))),
         (worker_network.change_weights, (OTHER_SHA256, SHA256)),
     ],
     ids=["folder", "version", "weights"],

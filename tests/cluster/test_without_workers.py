@@ -22,14 +22,15 @@ from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_netw
 
 from bilinear_cli.cluster import check, sums, worker
 from bilinear_cli.cluster import connect as connect_module
-from bilinear_cli.cluster.before import settled
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.folder import shards_folder
-from bilinear_cli.cluster.premises import Network, Premises
+from bilinear_cli.cluster.preflight import on_workers
+from bilinear_cli.cluster.requirements import ExtractRequirements
 from bilinear_cli.cluster.sums import tiles
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction import resume
-from bilinear_cli.extraction.resume import versions
+from bilinear_cli.extraction import versions as versions_module
+from bilinear_cli.extraction.versions import versions
+from bilinear_cli.networks.load import Network
 from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.store import locked
 
@@ -46,7 +47,7 @@ def test_auto_precision_and_batch_size_suit_workers_that_differ(
     workers: list[tuple[str, int]], chosen: tuple[str, int]
 ) -> None:
     client = SimpleNamespace(run=lambda *_: dict(enumerate(workers)))
-    recipe = settled(client, replace(RECIPE, precision="auto", batch_size=0))
+    recipe = on_workers(client, replace(RECIPE, precision="auto", batch_size=0))
     assert (recipe.precision, recipe.batch_size) == chosen
 
 
@@ -76,29 +77,31 @@ def test_frames_are_taken_without_garbage_collection_before_python_3_12(
 
 
 @pytest.fixture
-def premises(birds: Dataset, network: WorkerNetwork, output: Path) -> Premises:
+def requirements(birds: Dataset, network: WorkerNetwork, output: Path) -> ExtractRequirements:
     """Return what this process has."""
     folder = shards_folder(output)
     folder.mkdir(parents=True)
     (folder / "token").write_text("abc")
     photo = birds.root / birds.paths[0]
     size = photo.stat().st_size
-    return Premises(folder / "token", "abc", birds.root, (photo, size), versions(), network, SHA256)
+    return ExtractRequirements(
+        folder / "token", "abc", birds.root, (photo, size), versions(), network, SHA256
+    )
 
 
-def test_a_worker_must_see_that_the_folder_is_locked(premises: Premises) -> None:
-    folder = premises.token_file.parent
-    assert_names(str(premises.fault()), folder)
+def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequirements) -> None:
+    folder = requirements.token_file.parent
+    assert_names(str(requirements.fault()), folder)
     with locked(folder):
-        assert premises.fault() is None
+        assert requirements.fault() is None
 
 
 def test_a_worker_looks_at_all_that_it_needs(
-    premises: Premises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    requirements: ExtractRequirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, none = premises.token_file.parent, tmp_path / "none"
-    assert premises.photo
-    photo, size = premises.photo
+    folder, none = requirements.token_file.parent, tmp_path / "none"
+    assert requirements.photo
+    photo, size = requirements.photo
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"token": "abd"}, (folder, "--output")),
         ({"token_file": folder / "none"}, (folder, "--output")),
@@ -108,17 +111,17 @@ def test_a_worker_looks_at_all_that_it_needs(
         ({"weights_sha256": OTHER_SHA256}, (SHA256, OTHER_SHA256, "--weights")),
         ({"network": Network("vgg16", str(none))}, (none,)),
     ]
-    in_int8 = replace(premises, precision="int8", versions=versions("int8"))
+    in_int8 = replace(requirements, precision="int8", versions=versions("int8"))
     with locked(folder):
         for change, facts in changes:
-            assert_names(str(replace(premises, **change).fault()), *facts)
+            assert_names(str(replace(requirements, **change).fault()), *facts)
         assert in_int8.fault() is None
-        monkeypatch.setattr(resume, "OF_INT8", ("no-such-package",))
+        monkeypatch.setattr(versions_module, "ONLY_INT8", ("no-such-package",))
         assert_names(str(in_int8.fault()), "no-such-package")
 
 
 def test_a_worker_must_be_able_to_write(
-    premises: Premises, monkeypatch: pytest.MonkeyPatch
+    requirements: ExtractRequirements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = os.strerror(errno.ENOSPC)
 
@@ -126,7 +129,7 @@ def test_a_worker_must_be_able_to_write(
         raise OSError(errno.ENOSPC, reason)
 
     monkeypatch.setattr("tempfile.TemporaryFile", no_space)
-    assert_names(str(premises.fault()), premises.token_file.parent, reason)
+    assert_names(str(requirements.fault()), requirements.token_file.parent, reason)
 
 
 def test_a_worker_without_the_program_is_named() -> None:

@@ -119,3 +119,13 @@ def test_maps_that_are_not_finite_are_one_line() -> None:
     compute, _ = compile_pooling(network, ["matrix-sqrt"], 1, [View(4)])
     with raises(BilinearError, "matrix-sqrt", "float16", "--overwrite", "--precision float32"):
         compute({4: np.zeros((1, 4, 4, 3), np.uint8)})
+
+
+def test_another_fault_of_the_graph_is_not_taken_for_one_of_the_maps() -> None:
+    def network(photos: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.debugging.assert_greater(photos, np.uint8(0))]):
+            return tf.cast(photos, tf.float32)
+
+    compute, _ = compile_pooling(network, ["matrix-sqrt"], 1, [View(4)])
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        compute({4: np.zeros((1, 4, 4, 3), np.uint8)})

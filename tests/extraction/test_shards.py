@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from support.errors import assert_names, raises
 from support.feature_files import flip_bit, replace_dataset
-from support.network import small_network
+from support.network import extract_photos, small_network
 from support.photos import class_folders, make_photo
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
-from bilinear_cli.extraction.extract import extract
 from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.recipe import Recipe, shard_photos
 from bilinear_cli.run import train
@@ -47,7 +46,7 @@ def run(dataset: Dataset, recipe: Recipe, output: Path, **options: Any) -> int:
     def watch(batch: np.ndarray) -> None:
         photos.update(photo.tobytes() for photo in batch if photo.any())
 
-    extract(dataset, recipe, output, lambda: small_network(watch), **options)
+    extract_photos(dataset, recipe, output, lambda: small_network(watch), **options)
     return len(photos)
 
 

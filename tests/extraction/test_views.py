@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.errors import raises
-from support.network import random_kernel, small_maps, small_network
+from support.network import extract_photos, random_kernel, small_maps, small_network
 from support.photos import class_folders
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
-from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.graph import Forward, compile_pooling
 from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
@@ -62,7 +61,7 @@ def test_a_photo_has_a_row_for_each_view(birds: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, views=NAMES)
     steps = []
     output = tmp_path / "x.h5"
-    extract(dataset, recipe, output, load_forward, progress=lambda *x: steps.append(x))
+    extract_photos(dataset, recipe, output, load_forward, progress=lambda *x: steps.append(x))
     assert steps == [(0, 11), (3, 11), (6, 11), (9, 11), (11, 11)]
     with FeatureFile(tmp_path / "x.h5") as file:
         assert file.n_views == 4
@@ -84,7 +83,7 @@ def test_bad_photos_lose_all_their_views(birds: Path, tmp_path: Path) -> None:
         (birds / name).write_text("no photo")
     dataset = load_dataset(str(birds))
     recipe = replace(RECIPE, views=("original", "flip"))
-    extract(dataset, recipe, tmp_path / "x.h5", load_forward, skip_bad=True)
+    extract_photos(dataset, recipe, tmp_path / "x.h5", load_forward, skip_bad=True)
     with FeatureFile(tmp_path / "x.h5") as file:
         assert sorted(file.skipped) == ["tit/1.png", "wren/0.png"]
         assert len(file.photo) == 2 * 9
@@ -93,10 +92,10 @@ def test_bad_photos_lose_all_their_views(birds: Path, tmp_path: Path) -> None:
 
 def test_other_views_are_another_file(birds: Path, tmp_path: Path) -> None:
     dataset = load_dataset(str(birds))
-    extract(dataset, RECIPE, tmp_path / "x.h5", load_forward)
+    extract_photos(dataset, RECIPE, tmp_path / "x.h5", load_forward)
     recipe = replace(RECIPE, views=("original", "flip"))
     with raises(FeatureFileError, tmp_path / "x.h5", "views", "original", "original flip"):
-        extract(dataset, recipe, tmp_path / "x.h5", load_forward)
+        extract_photos(dataset, recipe, tmp_path / "x.h5", load_forward)
 
 
 def test_maps_of_several_sizes_do_not_go_into_one_table() -> None:
@@ -125,7 +124,7 @@ def test_scores_are_means_over_the_views_in_training_and_in_prediction(
 ) -> None:
     dataset = load_dataset(str(birds))
     recipe = replace(RECIPE, views=NAMES)
-    extract(dataset, recipe, tmp_path / "x.h5", load_forward)
+    extract_photos(dataset, recipe, tmp_path / "x.h5", load_forward)
     with FeatureFile(tmp_path / "x.h5") as file:
         options = Options(C=10.0, label_smoothing=0.0)
         metrics = train(file, "max", options, tmp_path / "runs")

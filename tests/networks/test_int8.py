@@ -17,7 +17,7 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, channels_of, compile_pooling
 from bilinear_cli.networks import int8, precision
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.networks.load import load_network
+from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.precision import check_int8, int8_sha256, int8_table
 from bilinear_cli.networks.weights import Tensors, Weights
 from bilinear_cli.photos.sample import draw_moth
@@ -296,7 +296,7 @@ def test_where_it_is_not_offered_the_line_says_why(
     sha256 = sha256 or int8_table()["weights_sha256"]
     recipe = Recipe(("max",), "block5_conv3", 32, "squash", "int8", 1, sha256, name)
     with raises(UsageError, *facts):
-        load_network({}, recipe)
+        Network(name, "random").load(recipe)
 
 
 def test_without_the_extra_the_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

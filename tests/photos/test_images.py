@@ -1,7 +1,6 @@
 """Tests of reading photos: what they look like, what is wrong with them, reading ahead."""
 
 import errno
-import hashlib
 import io
 import os
 import threading
@@ -25,10 +24,8 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def read_one(
-    path: Path, size: int, resize: str = "squash", sha256: str | None = None
-) -> np.ndarray:
-    (photo,) = read_photo(path, [size], resize, sha256)
+def read_one(path: Path, size: int, resize: str = "squash") -> np.ndarray:
+    (photo,) = read_photo(path, [size], resize)
     return photo
 
 
@@ -242,18 +239,6 @@ def test_too_little_memory_is_no_fault_of_the_photo(
     path = make_photo(tmp_path / "photo.png")
     with raises(BilinearError, path):  # and so no BadPhotoError
         read_one(path, 8)
-
-
-def test_a_file_that_changes_during_a_run_is_no_bad_photo(tmp_path: Path) -> None:
-    path = make_photo(tmp_path / "photo.png")
-    before = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert read_one(path, 8, sha256=before).shape == (8, 8, 3)
-    make_photo(path, seed=1)
-    with raises(BilinearError, path):
-        read_one(path, 8, sha256=before)
-    path.unlink()
-    with raises(BilinearError, path, os.strerror(errno.ENOENT)):
-        read_one(path, 8, sha256=before)
 
 
 def test_an_image_of_too_many_pixels_is_refused(

@@ -184,7 +184,7 @@ import sys
 from pathlib import Path
 from bilinear_cli.store import FeatureWriter
 with FeatureWriter(Path(sys.argv[1])) as writer:
-    writer.set_sha256(writer.sha256)  # opens and closes the file once more
+    writer.path.open("r+b").close()  # opens and closes the file once more
     print(flush=True)
     sys.stdin.read()
 """

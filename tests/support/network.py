@@ -1,15 +1,24 @@
 """A small random network in place of VGG16: one strided convolution and a ReLU."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bilinear_cli.extraction.extract import extract
+from bilinear_cli.extraction.from_photos import Photos
+from bilinear_cli.extraction.job import Job, Progress
+from bilinear_cli.extraction.options import ExtractOptions, maps_job
+from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.weights import Weights
+from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.recipe import Recipe
 
 PATCH = 8  # pixels, the size and the stride of the convolution
 CHANNELS = 6
+SHA256 = "0" * 64
 
 
 def random_kernel(channels: int = CHANNELS) -> np.ndarray:
@@ -54,10 +63,44 @@ def small_maps(photo: np.ndarray, kernel: np.ndarray, stride: int = PATCH) -> np
     return np.maximum(np.einsum("ijcab,abcd->ijd", patches[::stride, ::stride], kernel), 0)
 
 
+class LoadedBy:
+    """A network of tests, as extraction takes it, that a function loads."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+
+    def load(self, recipe: Recipe) -> Callable[[Any], Any]:
+        return self._load()
+
+    def sha256(self) -> str:
+        return SHA256
+
+
+def extract_photos(
+    dataset: Dataset,
+    recipe: Recipe,
+    output: Path,
+    load: Callable[[], Any] = small_network,
+    progress: Progress | None = None,
+    **options: Any,
+) -> None:
+    """Extract from photos; `load` returns the network, `options` are those of a `Job`."""
+    extract(Job(Photos(dataset, LoadedBy(load)), recipe, output, **options), progress)
+
+
+def pool_maps(
+    maps: Path,
+    poolings: tuple[str, ...],
+    output: Path,
+    progress: Progress | None = None,
+    **options: Any,
+) -> None:
+    """Pool stored maps; `options` are those of the command."""
+    asked = ExtractOptions(maps=maps, pooling=poolings, output=output, **options)
+    extract(maps_job(asked), progress)
+
+
 def use_small_network(patch: pytest.MonkeyPatch) -> None:
     """Let commands run the small network wherever they would load a network and its weights."""
-    weights = Weights({}, "0" * 64, (), None)
-    for commands in ("runs", "photos"):
-        module = f"bilinear_cli.cli.{commands}"
-        patch.setattr(f"{module}.load_weights", lambda backbone, source: weights)
-        patch.setattr(f"{module}.load_network", lambda tensors, recipe: small_network())
+    patch.setattr(Network, "weights", lambda self: Weights({}, SHA256, (), None))
+    patch.setattr(Network, "load", lambda self, recipe: small_network())

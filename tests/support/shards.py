@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.cluster.extract import extract_shards, merge_shards
-from bilinear_cli.extraction.extract import extract
+from bilinear_cli.cluster import extract
+from bilinear_cli.cluster.extract import merge_shards
+from bilinear_cli.extraction.from_photos import Photos
+from bilinear_cli.extraction.job import Job, Progress
 from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
-from support.network import small_network
+from support.network import extract_photos
 from support.photos import class_folders
 from support.worker_network import SHA256, WorkerNetwork
 
@@ -34,8 +36,22 @@ def photo_set(folder: Path, tits: int, wrens: int) -> Dataset:
 def extract_here(dataset: Dataset, recipe: Recipe, output: Path, **options: Any) -> Path:
     """Extract in this process, and return the file."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    extract(dataset, recipe, output, small_network, **options)
+    extract_photos(dataset, recipe, output, **options)
     return output
+
+
+def extract_shards(
+    address: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    output: Path,
+    network: WorkerNetwork,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[Path] | None:
+    """Extract on workers; `options` are those of a `Job`."""
+    job = Job(Photos(dataset, network), recipe, output, **options)
+    return extract.extract_shards(job, address, progress)
 
 
 def extract_on_workers(

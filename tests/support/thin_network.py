@@ -11,6 +11,7 @@ import pytest
 from keras.applications.vgg16 import preprocess_input  # noqa: F401
 
 from bilinear_cli.networks import applications, weights
+from bilinear_cli.networks.load import _weights
 
 
 @contextmanager
@@ -40,4 +41,6 @@ def thin_networks(channels: int = 8) -> Iterator[pytest.MonkeyPatch]:
             patch.setitem(applications.NETWORKS, name, thin_vgg16)
         original = functools.cache(applications._original.__wrapped__)
         patch.setattr(applications, "_original", original)
+        _weights.cache_clear()
         yield patch
+    _weights.cache_clear()

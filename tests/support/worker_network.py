@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilinear_cli.cli import runs
-from bilinear_cli.cluster import premises
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction import resume
+from bilinear_cli.extraction import options, versions
+from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.recipe import Recipe
 from support.network import small_network
@@ -29,7 +28,7 @@ PATCH = pytest.MonkeyPatch()  # of a worker
 
 
 @dataclass(frozen=True)
-class WorkerNetwork(premises.Network):
+class WorkerNetwork(Network):
     """The small network, which notes its process whenever it is loaded and for each batch.
 
     Attributes:
@@ -42,6 +41,9 @@ class WorkerNetwork(premises.Network):
     notes: Path = Path(os.devnull)
     gate: Path = Path(os.devnull, "none")
     load_fault: str = ""
+
+    def weights(self) -> Weights:
+        return Weights({}, self.sha256(), (), None)
 
     def sha256(self) -> str:
         return os.environ.get(WEIGHTS_VARIABLE, SHA256)
@@ -91,9 +93,7 @@ class WorkerNetwork(premises.Network):
 
 def use_network(patch: pytest.MonkeyPatch, network: WorkerNetwork) -> None:
     """Let `bilinear extract` of this process give its workers this network."""
-    weights = Weights({}, network.sha256(), (), None)
-    patch.setattr(runs, "load_weights", lambda *_: weights)
-    patch.setattr(premises, "Network", lambda *_: network)
+    patch.setattr(options, "Network", lambda *_: network)
 
 
 # What makes a worker unlike the client ----------------------------------------------------
@@ -113,8 +113,8 @@ def hide_token() -> None:
 
 def age_keras() -> None:
     """Let this process have another version of Keras."""
-    version = resume.version
-    PATCH.setattr(resume, "version", lambda name: "0.0.1" if name == "keras" else version(name))
+    version = versions.version
+    PATCH.setattr(versions, "version", lambda name: "0.0.1" if name == "keras" else version(name))
 
 
 def change_weights() -> None:

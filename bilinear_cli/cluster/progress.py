@@ -1,28 +1,31 @@
 """The shards as tasks: submitted, and followed until all are done."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from queue import SimpleQueue
 
 from distributed import Client, Future
 
-from bilinear_cli.cluster.worker import Job, make_shard, same
+from bilinear_cli.cluster.worker import ShardedJob, make_shard, same
+from bilinear_cli.extraction.job import Progress
 from bilinear_cli.recipe import shard_photos
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 
-
-def run(client: Client, job: Job, begun: dict[int, int | None], progress: Progress | None) -> None:
+def run(
+    client: Client, sharded: ShardedJob, begun: dict[int, int | None], progress: Progress | None
+) -> None:
     """Let the workers make all shards; tell how far they are."""
-    n_photos, of = len(job.dataset), job.n_shards
-    cuts = [shard_photos(f"{i}/{of}", n_photos, job.recipe.batch_size) for i in range(1, of + 1)]
+    n_photos, of = len(sharded.job.origin.dataset), sharded.n_shards
+    cuts = [
+        shard_photos(f"{i}/{of}", n_photos, sharded.job.recipe.batch_size) for i in range(1, of + 1)
+    ]
     sizes = [cut.stop - cut.start for cut in cuts]
     done = {i: sizes[i - 1] if n is None else n for i, n in begun.items()}
     events: SimpleQueue = SimpleQueue()
-    client.subscribe_topic(job.topic, events.put)
-    futures = _submit(client, job)
+    client.subscribe_topic(sharded.topic, events.put)
+    futures = _submit(client, sharded)
     for future in futures:
         future.add_done_callback(events.put)
     told = -1
@@ -33,25 +36,25 @@ def run(client: Client, job: Job, begun: dict[int, int | None], progress: Progre
                 told = sum(done.values())
                 progress(told, n_photos)
     finally:
-        client.unsubscribe_topic(job.topic)
+        client.unsubscribe_topic(sharded.topic)
         client.cancel([*futures])
 
 
-def _submit(client: Client, job: Job) -> dict[Future, int]:
+def _submit(client: Client, sharded: ShardedJob) -> dict[Future, int]:
     """Submit all shards; return the number of each."""
     log.info(
         "shards: %d, workers: %d, %s, photos a batch: %d",
-        job.n_shards,
+        sharded.n_shards,
         len(client.nthreads()),
-        job.recipe.precision,
-        job.recipe.batch_size,
+        sharded.job.recipe.precision,
+        sharded.job.recipe.batch_size,
     )
-    shared = client.submit(same, job, key=job.key("job"))
+    shared = client.submit(same, sharded, key=sharded.key("job"))
     return {
         client.submit(
-            make_shard, shared, number, key=job.key("shard", number), priority=-number
+            make_shard, shared, number, key=sharded.key("shard", number), priority=-number
         ): number
-        for number in range(1, job.n_shards + 1)
+        for number in range(1, sharded.n_shards + 1)
     }
 
 

@@ -4,43 +4,18 @@ import asyncio
 import contextlib
 import tempfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from bilinear_cli.cluster.check import differing
 from bilinear_cli.errors import BilinearError, InUseError
-from bilinear_cli.extraction.extract import Forward
-from bilinear_cli.extraction.resume import versions
-from bilinear_cli.networks.load import load_network, load_weights
+from bilinear_cli.extraction.from_photos import Network
+from bilinear_cli.extraction.versions import versions
 from bilinear_cli.networks.quiet import load_tensorflow
-from bilinear_cli.networks.weights import Weights
-from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
 
 
 @dataclass(frozen=True)
-class Network:
-    """Where every worker takes its network from.
-
-    Attributes:
-        backbone: its name.
-        source: of its weights, see `load_weights`.
-    """
-
-    backbone: str
-    source: str
-
-    def sha256(self) -> str:
-        """Return that of the weights."""
-        return _weights(self).sha256
-
-    def load(self, recipe: Recipe) -> Forward:
-        """Return the network: uint8 photos -> float32 maps."""
-        return load_network(_weights(self).tensors, recipe)
-
-
-@dataclass(frozen=True)
-class Premises:
+class ExtractRequirements:
     """What must be the same on every worker as on the client.
 
     Attributes:
@@ -48,7 +23,7 @@ class Premises:
         token: what is in it.
         root: the folder of the photos.
         photo: one of them, and its size in bytes; None if the client could read none.
-        versions: see `resume.versions`.
+        versions: see `versions.py`.
         network: where it comes from.
         weights_sha256: of its weights.
         precision: of the rows; it decides whose versions count.
@@ -64,7 +39,7 @@ class Premises:
     precision: str = "float32"
 
     def fault(self) -> str | None:
-        """Return what this process lacks, or None; see `check.Premises`."""
+        """Return what this process lacks, or None; see `check.Requirements`."""
         folder = self.token_file.parent
         try:
             token = self.token_file.read_text()
@@ -96,11 +71,6 @@ class Premises:
         if sha256 != self.weights_sha256:
             return f"has weights {sha256}, and here they are {self.weights_sha256}: give --weights"
         return None
-
-
-@cache
-def _weights(network: Network) -> Weights:
-    return load_weights(network.backbone, network.source)
 
 
 async def resolve_on_worker(precision: str, size: int) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The commands that take a trained run to photos: predict, explain, export."""
+"""The command that names photos with a trained run: predict."""
 
 import csv
 import json
@@ -14,13 +14,9 @@ import click
 
 from bilinear_cli.cli.base import bar, cli, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
-from bilinear_cli.files import whole
-from bilinear_cli.networks.load import load_network, load_weights
-from bilinear_cli.networks.quiet import load_tensorflow
 
 if TYPE_CHECKING:
-    from bilinear_cli.networks.weights import Weights
-    from bilinear_cli.recipe import Recipe
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +65,12 @@ def predict(
     bilinear predict runs/birds-bilinear-softmax photos --csv > names.csv
     find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --min-probability 0.5
     """
+    from bilinear_cli.predict import network_of, recipe_for_predict
     from bilinear_cli.predict import predict as name_photos
 
-    recipe = _in_precision(run, precision, allow_precision_mix)
+    recipe = recipe_for_predict(run, precision, allow_precision_mix)
     paths, n_paths = _paths(photos)
-    found = load_weights_of(run, recipe, weights)
-    forward = load_network(found.tensors, recipe)
+    forward = network_of(run, recipe, weights).load(recipe)
     write, done, bad = WRITERS[form], 0, 0
     with bar("naming", "photo") as progress:
         for path, names in name_photos(run, paths, forward, top=top):
@@ -87,22 +83,6 @@ def predict(
                 progress(done, n_paths)
     if bad:
         raise BilinearError(f"{bad} of {done} files could not be read")
-
-
-def _in_precision(run: Path, precision: str | None = None, allow_mix: bool = False) -> "Recipe":
-    """Return the recipe of a run's features, for photos whose features will go with them."""
-    from bilinear_cli.extraction.stored import with_precision
-    from bilinear_cli.networks.precision import difference
-    from bilinear_cli.run import run_recipe
-
-    trained = run_recipe(run)
-    asked = with_precision(trained, precision or trained.precision)
-    if asked != trained:
-        mix = f"{run} was trained on features in {trained.precision}, not in this {asked.precision}"
-        if not allow_mix:
-            raise BilinearError(f"{mix}: only with --allow-precision-mix")
-        log.warning("%s: %s", mix, difference(trained.precision, asked.precision))
-    return asked
 
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
@@ -187,84 +167,3 @@ WRITERS: dict[str | None, Callable[[Path, Names, float, bool], None]] = {
     "json": _write_json,
     "csv": _write_csv,
 }
-
-
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("photo", type=click.Path(path_type=Path))
-@click.option("--class", "name", help="To explain.  [default: the likeliest]")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Picture.  [default: PHOTO-explained.png, here]",
-)
-@weights_option
-def explain(run: Path, photo: Path, name: str | None, output: Path | None, weights: str) -> None:
-    """Show which places of a photo, and which pairs of channels, spoke for a class.
-
-    In the picture that is written orange spoke for it, blue against it. The shares add up to the
-    score exactly. For bilinear pooling with a linear classifier, and for conv1x1.
-
-    \b
-    bilinear explain runs/birds-bilinear-softmax new.jpg
-    bilinear explain runs/birds-bilinear-softmax new.jpg --class wren -o why.png
-    """
-    from bilinear_cli.explain import explain as shares
-    from bilinear_cli.explain import overlay
-
-    recipe = _in_precision(run)
-    found = load_weights_of(run, recipe, weights)
-    why = shares(run, photo, lambda pixels: load_network(found.tensors, recipe)(pixels), name)
-    if len(recipe.views) > 1:
-        log.info("of the photo as it is: predict takes the mean over %s", ", ".join(recipe.views))
-    output = output or Path(f"{photo.stem}-explained.png")
-    try:
-        with whole(output) as new:
-            overlay(why).save(new)
-    except ValueError as error:  # no suffix of a picture
-        raise UsageError(f"cannot write {output}: {error}") from error
-    above = why.heat[why.heat > 0].sum()
-    click.echo(f"{printable(why.name)} {why.probability:.3f}")
-    click.echo(
-        f"score {why.score:.4f} = intercept {why.intercept:.4f} + places {why.heat.sum():.4f}"
-    )
-    click.echo(f"places for it {above:.4f}, against it {why.heat.sum() - above:.4f}")
-    for first, second, share in why.pairs:
-        click.echo(f"channels {first} and {second}: {share:+.4f}")
-    click.echo(output)
-
-
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
-@weights_option
-@click.option("--overwrite", is_flag=True, help="Whatever is there.")
-def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
-    """Write a trained run as one Keras model, from pixels to probabilities.
-
-    Its photos are RGB, 0 to 255, brought to size as for extraction; Keras loads it after
-    `import bilinear_cli.layers`.
-
-    \b
-    bilinear export runs/birds-bilinear-softmax birds.keras
-    """
-    from bilinear_cli.run import run_recipe
-
-    recipe = run_recipe(run)
-    found = load_weights_of(run, recipe, weights)
-    load_tensorflow()
-    from bilinear_cli.export import export as write
-
-    write(run, found.tensors, model, overwrite=overwrite)
-    click.echo(model)
-    size = recipe.image_size
-    log.info("it takes RGB pixels, 0 to 255, %d x %d (%s)", size, size, recipe.resize)
-
-
-def load_weights_of(run: Path, recipe: "Recipe", source: str) -> "Weights":
-    """Return the weights of the network that a run's features are of."""
-    found = load_weights(recipe.backbone, source)
-    if found.sha256 != recipe.weights_sha256:
-        raise BilinearError(f"{run} was trained on features of other weights: give --weights")
-    return found

