@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from bilinear_cli.networks.applications import build, preprocess_of
 from bilinear_cli.networks.int8 import build_int8, run_int8
-from bilinear_cli.networks.weights import load_weights
+from bilinear_cli.networks.weights import load_vgg16_weights
 from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.poolings.functions import pool_function
@@ -43,7 +43,7 @@ def main() -> None:
     options.add_argument("--image-size", type=int, default=224)
     asked = options.parse_args()
     sets = {data: photos(data, asked.photos, asked.image_size) for data in asked.data}
-    weights = load_weights()
+    weights = load_vgg16_weights()
     network = build("vgg16")
     network.set_weights(list(weights.tensors.values()))
     names = [layer.name for layer in network.layers[1:]]

@@ -20,7 +20,7 @@ from support.network import extract_photos
 
 from bilinear_cli.extraction.graph import compile_pooling
 from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
-from bilinear_cli.networks.weights import Tensors, load_weights
+from bilinear_cli.networks.weights import Tensors, load_vgg16_weights
 from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.recipe import Recipe
@@ -41,7 +41,7 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=5)
     asked = options.parse_args()
     dataset = load_dataset(asked.data).limit(asked.limit)
-    weights, precision = load_weights(), resolve_precision("auto")
+    weights, precision = load_vgg16_weights(), resolve_precision("auto")
     recipe = Recipe(
         POOLINGS,
         "block5_conv3",

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from bilinear_cli.extraction.graph import compile_maps
 from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
-from bilinear_cli.networks.weights import load_weights
+from bilinear_cli.networks.weights import load_vgg16_weights
 from bilinear_cli.poolings.matrix_root import matrix_sqrt
 from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.specs import row_dtype
@@ -29,7 +29,11 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=15)
     rounds = options.parse_args().rounds
-    weights, precision, batch = load_weights(), resolve_precision("auto"), resolve_batch_size(SIZE)
+    weights, precision, batch = (
+        load_vgg16_weights(),
+        resolve_precision("auto"),
+        resolve_batch_size(SIZE),
+    )
     recipe = Recipe(POOLINGS, "block5_conv3", SIZE, "squash", precision, batch, weights.sha256)
     forward = load_backbone(weights.tensors, "vgg16", recipe.layer, precision)
     photos = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)

@@ -21,7 +21,7 @@ from support.commands import environment
 from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.networks.weights import Weights, load_weights
+from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 
 # A shell's job in the background ignores ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,7 +50,7 @@ def real_weights(_own_cache: None) -> Weights:
     with pytest.MonkeyPatch.context() as patch:
         _restore_cache(patch)
         try:
-            return load_weights()
+            return load_vgg16_weights()
         except BilinearError as error:
             pytest.skip(f"VGG16's weights are neither in the cache nor on a host: {error}")
 
@@ -81,8 +81,8 @@ def _make_int8_network(real_weights: Weights, folder: Path) -> None:
         "from bilinear_cli.networks.load import load_tensorflow\n"
         "load_tensorflow()\n"
         "from bilinear_cli.networks.backbone import load_backbone\n"
-        "from bilinear_cli.networks.weights import load_weights\n"
-        "load_backbone(load_weights(sys.argv[1]).tensors, 'vgg16', 'block5_conv3', 'int8')\n"
+        "from bilinear_cli.networks.weights import load_vgg16_weights\n"
+        "load_backbone(load_vgg16_weights(sys.argv[1]).tensors, 'vgg16', 'block5_conv3', 'int8')\n"
     )
     command = [sys.executable, "-c", code, str(real_weights.path)]
     subprocess.run(command, check=True, env=environment(BILINEAR_CACHE=str(folder)))

@@ -21,7 +21,7 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.export import build_model, export
 from bilinear_cli.layers import CompactPooling
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.networks.weights import Weights, load_weights
+from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.predict import predict
@@ -47,7 +47,7 @@ Forward = Callable[[Any], Any]
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    random = load_weights("random")
+    random = load_vgg16_weights("random")
     random.tensors["block1_conv1/kernel"] *= np.float32(0.02)  # maps about one, not a hundred
     return random
 

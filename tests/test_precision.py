@@ -48,14 +48,14 @@ def cache(
     assert real_weights.path
     (folder / "vgg16.npz").symlink_to(real_weights.path.resolve())
     (folder / int8_network.name).symlink_to(int8_network)
-    load = weights.load_weights
+    load = weights.load_vgg16_weights
 
-    def load_weights(source: str = "auto") -> Weights:
+    def load_vgg16_weights(source: str = "auto") -> Weights:
         return real_weights if source == "auto" else load(source)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BILINEAR_CACHE", str(folder))
-        patch.setattr(weights, "load_weights", load_weights)
+        patch.setattr(weights, "load_vgg16_weights", load_vgg16_weights)
         yield patch
 
 

@@ -18,9 +18,9 @@ def weights(weights: str) -> None:
     \b
     bilinear weights
     """
-    from bilinear_cli.networks.weights import LICENCE, load_weights
+    from bilinear_cli.networks.weights import LICENCE, load_vgg16_weights
 
-    found = load_weights(weights)
+    found = load_vgg16_weights(weights)
     click.echo(f"path     {found.path}")
     click.echo(f"sha256   {found.sha256} (of the tensors' SHA-256)")
     click.echo(f"differs  {', '.join(found.differing) or 'nothing: the published release'}")

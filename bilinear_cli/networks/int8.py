@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,17 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
     n_pools = sum(name.endswith("pool") for name in names)
     channels = BLOCKS[int(names[-1][5]) - 1][1]
     model = _cached(tensors, names)
-    _check(model)
-
-    def run(photos: np.ndarray) -> np.ndarray:
-        return run_int8(model, photos)
+    try:
+        _interpreter(model, (1, 34, 34, 3))
+    except (ImportError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BilinearError(
+            f"ai-edge-litert does not take the network: {reason}: pip install --upgrade '.[int8]', "
+            f"or {ELSE}"
+        ) from error
 
     def forward(photos: tf.Tensor) -> tf.Tensor:
-        maps = tf.numpy_function(run, [photos], tf.float32)
+        maps = tf.numpy_function(partial(run_int8, model), [photos], tf.float32)
         n, *sides, _ = photos.shape
         return tf.ensure_shape(maps, (n, *(s and s // 2**n_pools for s in sides), channels))
 
@@ -107,18 +111,19 @@ def framed(photos: np.ndarray) -> np.ndarray:
     The network takes that for zeros, of which it has a frame around all its maps.
     """
     n, height, width, channels = photos.shape
-    found = np.empty((n, height + 2, width + 2, channels), np.uint8)
-    found[:] = np.rint(mean_colour())
-    found[:, 1:-1, 1:-1] = photos
-    return found
+    frame = np.empty((n, height + 2, width + 2, channels), np.uint8)
+    frame[:] = np.rint(mean_colour())
+    frame[:, 1:-1, 1:-1] = photos
+    return frame
 
 
 def _layers(last: str) -> list[str]:
     """Return the names of VGG16's layers up to this one."""
-    names = []
-    for block, (n_convolutions, _) in enumerate(BLOCKS, 1):
-        kinds = [*(f"conv{i}" for i in range(1, n_convolutions + 1)), "pool"]
-        names += [f"block{block}_{kind}" for kind in kinds]
+    names = [
+        f"block{block}_{kind}"
+        for block, (n_convolutions, _) in enumerate(BLOCKS, 1)
+        for kind in (*(f"conv{i + 1}" for i in range(n_convolutions)), "pool")
+    ]
     return names[: names.index(layer_of("vgg16", last)) + 1]
 
 
@@ -144,18 +149,6 @@ def _cached(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
 
 def _line(what: str, model: bytes) -> str:
     return f"{what} {hashlib.sha256(model).hexdigest()}"
-
-
-def _check(model: bytes) -> None:
-    """Raise a BilinearError if LiteRT cannot be loaded, or does not take the model."""
-    try:
-        _interpreter(model, (1, 34, 34, 3))
-    except (ImportError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise BilinearError(
-            f"ai-edge-litert does not take the network: {said}: pip install --upgrade '.[int8]', "
-            f"or {ELSE}"
-        ) from error
 
 
 def run_int8(model: bytes, photos: np.ndarray) -> np.ndarray:

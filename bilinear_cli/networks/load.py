@@ -62,7 +62,7 @@ def _weights(backbone: str, source: str) -> "Weights":
     from bilinear_cli.networks import weights
 
     if backbone == "vgg16":
-        return weights.load_weights(source)
+        return weights.load_vgg16_weights(source)
     load_tensorflow()
     from bilinear_cli.networks.applications import load_weights_of
 

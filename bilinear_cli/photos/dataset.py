@@ -7,17 +7,18 @@ tensorflow-datasets) ends as the same table of paths, labels, split and groups.
 import hashlib
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError, UsageError, one_of, some
-from bilinear_cli.photos.manifest import check_row, read_manifest
+from bilinear_cli.photos.manifest import read_manifest
 from bilinear_cli.photos.sample import write_sample
 
 log = logging.getLogger(__name__)
@@ -62,17 +63,13 @@ class Dataset:
 
     def limit(self, n_photos: int) -> "Dataset":
         """Return the set with its first `n_photos`, taken in turn from each class and split."""
-        cell = [*zip(self.labels, self.split, strict=True)]
-        seen: Counter = Counter()
-        rank = np.zeros(len(self), np.int64)
-        for i, key in enumerate(cell):
-            rank[i] = seen[key]
-            seen[key] += 1
+        counters: dict[tuple, count] = defaultdict(count)
+        rank = [next(counters[key]) for key in zip(self.labels, self.split, strict=True)]
         return self.take(np.sort(np.argsort(rank, kind="stable")[:n_photos]))
 
-    def take(self, which: np.ndarray) -> "Dataset":
+    def take(self, indices: np.ndarray) -> "Dataset":
         """Return the set with these of its photos, given by their numbers."""
-        return replace(self, **{name: getattr(self, name)[which] for name in COLUMNS})
+        return replace(self, **{name: getattr(self, name)[indices] for name in COLUMNS})
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of what the set says of its photos, but not of their files."""
@@ -83,6 +80,18 @@ class Dataset:
         """Return the SHA-256 of each file's bytes, as hexadecimal str; empty if unreadable."""
         with ThreadPoolExecutor() as pool:
             return np.array([*pool.map(_sha256, (self.root / path for path in self.paths))], str)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a kind of set says of its photos; None for what it leaves open."""
+
+    root: Path
+    paths: list[str]
+    labels: list[str]
+    split: list[str] | None
+    group: list[str] | None = None
+    class_names: list[str] | None = None
 
 
 def _sha256(path: Path) -> str:
@@ -107,17 +116,26 @@ def load_dataset(spec: str, *, split_seed: int = 0, progress: Progress | None = 
     Raises:
         BilinearError: there is no such set, or something in it cannot be meant.
     """
-    if spec == "sample" or spec.startswith("sample:"):
-        return _sample(spec, split_seed, progress)
-    if spec.startswith("tfds:"):
-        return _tfds(spec, split_seed, progress)
     path = Path(spec)
-    if path.is_dir():
-        is_cub = (path / "images.txt").is_file()
-        return (_cub if is_cub else _class_folders)(path, spec, split_seed)
-    if path.is_file():
-        return _manifest(path, spec, split_seed)
-    raise BilinearError(f"there is no photo set at {spec!r}: give a folder, a CSV file or 'sample'")
+    if spec == "sample" or spec.startswith("sample:"):
+        name, kind = spec.replace(":", "-"), "sample"
+        listing = _class_folders(_sample(spec, progress), spec)
+    elif spec.startswith("tfds:"):
+        from bilinear_cli.photos.tfds import unpack  # heavy, and an extra
+
+        folder, name = unpack(spec.removeprefix("tfds:"), cache_folder() / "tfds", progress)
+        kind, listing = "tfds", _class_folders(folder, spec)
+    elif (path / "images.txt").is_file():
+        name, kind, listing = path.resolve().name, "cub", _cub(path)
+    elif path.is_dir():
+        name, kind, listing = path.resolve().name, "folders", _class_folders(path, spec)
+    elif path.is_file():
+        name, kind, listing = path.stem, "manifest", _manifest(path, spec)
+    else:
+        raise BilinearError(
+            f"there is no photo set at {spec!r}: give a folder, a CSV file or 'sample'"
+        )
+    return _dataset(name, kind, spec, listing, split_seed)
 
 
 def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
@@ -127,7 +145,7 @@ def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.nda
     for training alone.
     """
     rng = np.random.default_rng(seed)
-    _, first, which, size = np.unique(group, True, True, True)
+    _, first, indices, size = np.unique(group, True, True, True)
     is_test = np.zeros(len(first), bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels[first] == label))
@@ -136,53 +154,38 @@ def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.nda
             if size[member] <= 2 * wanted:  # nearer to a third with it than without
                 is_test[member] = True
                 wanted -= size[member]
-    return np.where(is_test[which], "test", "train")
+    return np.where(is_test[indices], "test", "train")
 
 
-def _dataset(
-    name: str,
-    kind: str,
-    spec: str,
-    root: Path,
-    paths: list[str],
-    labels: Iterable[str],
-    *,
-    split: list[str] | None,
-    split_seed: int,
-    group: list[str] | None = None,
-    class_names: Iterable[str] | None = None,
-) -> Dataset:
+def count_photos(
+    labels: Iterable[str], split: Iterable[str], class_names: Iterable[str] = ()
+) -> dict[str, dict[str, int]]:
+    """Return class -> split -> number of photos, classes without photos too if they are named."""
+    counts = Counter(zip(map(str, labels), map(str, split), strict=True))
+    names = dict.fromkeys([*map(str, class_names), *(name for name, _ in counts)])
+    return {name: {split: counts[name, split] for split in ("train", "test")} for name in names}
+
+
+def _dataset(name: str, kind: str, spec: str, listing: _Listing, split_seed: int) -> Dataset:
     """Check what every kind of set has to keep, number the labels, and split if need be."""
-    if not paths:
+    if not listing.paths:
         raise BilinearError(f"{spec} lists no photos")
-    labels = list(labels)
-    names = tuple(class_names or sorted(set(labels)))
+    names = tuple(listing.class_names or sorted(set(listing.labels)))
     if len(names) < 2:
         raise BilinearError(
             f"{spec} has one class only ({some(names)}): a classifier needs at least two"
         )
-    for text in [*paths, *names]:
-        _check_text(text, spec)
+    for text in [*listing.paths, *names]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = text.encode(errors="surrogateescape").decode(errors="replace")
+            raise BilinearError(f"{spec}: the name {shown!r} is not UTF-8: rename it") from None
     numbers = {label: i for i, label in enumerate(names)}
-    y = np.array([numbers[label] for label in labels], np.int64)
-    groups = np.array(group or paths)
-    parts = np.array(split) if split else stratified_split(y, groups, split_seed)
-    _check_split(spec, y, parts, groups, names)
-    seed = None if split else split_seed
-    return Dataset(name, kind, spec, root.resolve(), np.array(paths), y, parts, groups, names, seed)
-
-
-def _check_text(text: str, spec: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        shown = text.encode(errors="surrogateescape").decode(errors="replace")
-        raise BilinearError(f"{spec}: the name {shown!r} is not UTF-8: rename it") from None
-
-
-def _check_split(
-    spec: str, labels: np.ndarray, split: np.ndarray, group: np.ndarray, names: tuple[str, ...]
-) -> None:
+    labels = np.array([numbers[label] for label in listing.labels], np.int64)
+    paths, group = np.array(listing.paths), np.array(listing.group or listing.paths)
+    own = listing.split
+    split = np.array(own) if own else stratified_split(labels, group, split_seed)
     is_train = split == "train"
     untrained = np.setdiff1d(labels[~is_train], labels[is_train])
     if untrained.size:
@@ -191,12 +194,15 @@ def _check_split(
     torn = np.intersect1d(group[is_train], group[~is_train])
     if torn.size:
         log.warning("%s: groups with photos in both splits: %s", spec, some(torn))
+    seed, root = None if own else split_seed, listing.root.resolve()
+    return Dataset(name, kind, spec, root, paths, labels, split, group, names, seed)
 
 
 # The kinds of set ------------------------------------------------------------------------
 
 
-def _sample(spec: str, split_seed: int, progress: Progress | None) -> Dataset:
+def _sample(spec: str, progress: Progress | None) -> Path:
+    """Return the folder of a drawn sample, which is drawn if it is not in the cache."""
     options: dict = {"seed": 0, "ink": True, "grey": False}
     for word in spec.split(":")[1:]:
         key, equals, value = word.partition("=")
@@ -208,54 +214,36 @@ def _sample(spec: str, split_seed: int, progress: Progress | None) -> Dataset:
         else:
             options |= {"ink": False} if key == "no-ink" else {"grey": True}
     drawn = "-".join(f"{key}={value}" for key, value in options.items())
-    folder = write_sample(cache_folder() / "sample" / drawn, **options, progress=progress)
-    return replace(
-        _class_folders(folder, spec, split_seed), name=spec.replace(":", "-"), kind="sample"
-    )
+    return write_sample(cache_folder() / "sample" / drawn, **options, progress=progress)
 
 
-def _class_folders(folder: Path, spec: str, split_seed: int) -> Dataset:
-    parts = [part for part in ("train", "test") if (folder / part).is_dir()]
-    if parts == ["test"]:
+def _class_folders(folder: Path, spec: str) -> _Listing:
+    splits = [split for split in ("train", "test") if (folder / split).is_dir()]
+    if splits == ["test"]:
         raise BilinearError(f"{spec} has a folder test/ and none train/: what is there to learn?")
     capital = [e.name for e in folder.iterdir() if e.name.lower() in ("train", "test")]
     if any(name != name.lower() for name in capital):
         raise BilinearError(f"{spec}: rename {some(sorted(capital))} to train and test")
-    paths, labels, split = [], [], []
-    for part in parts or ["."]:
-        for entry in sorted((folder / part).iterdir()):
-            if not entry.is_dir() or entry.name.startswith("."):
-                continue
-            photos = [path.relative_to(folder).as_posix() for path in photos_in(entry)]
-            paths += photos
-            labels += [entry.name] * len(photos)
-            split += [part] * len(photos)
-    if not paths:
+    photos = [
+        (path.relative_to(folder).as_posix(), entry.name, split)
+        for split in splits or ["."]
+        for entry in sorted((folder / split).iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+        for path in photos_in(entry)
+    ]
+    if not photos:
         raise BilinearError(
             f"there are no photos in {spec}: it should have a folder for each class, with "
             f"{some(sorted(SUFFIXES), 9)} files"
         )
-    _warn_of_others(spec, folder, paths)
-    return _dataset(
-        folder.resolve().name,
-        "folders",
-        spec,
-        folder,
-        paths,
-        labels,
-        split=split if parts == ["train", "test"] else None,
-        split_seed=split_seed,
-    )
-
-
-def _warn_of_others(spec: str, folder: Path, paths: list[str]) -> None:
-    """Say which files are not taken: of no known suffix, or not in a folder of a class."""
-    every = {
+    paths, labels, split = (list(column) for column in zip(*photos, strict=True))
+    files = {
         path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()
     }
-    others = sorted(name for name in every - set(paths) if "/." not in name)
-    if others:
+    others = sorted(name for name in files - set(paths) if "/." not in name)
+    if others:  # of no known suffix, or not in a folder of a class
         log.warning("%s: not taken (%d files): %s", spec, len(others), some(others))
+    return _Listing(folder, paths, labels, split if len(splits) == 2 else None)
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -269,7 +257,7 @@ def photos_in(folder: Path) -> list[Path]:
     )
 
 
-def _cub(folder: Path, spec: str, split_seed: int) -> Dataset:
+def _cub(folder: Path) -> _Listing:
     photos = _cub_table(folder / "images.txt")
     classes = _cub_table(folder / "classes.txt")
     label_of = _cub_table(folder / "image_class_labels.txt")
@@ -281,16 +269,12 @@ def _cub(folder: Path, spec: str, split_seed: int) -> Dataset:
     unknown = {label_of[i] for i in photos} - classes.keys()
     if unknown:
         raise BilinearError(f"{folder / 'classes.txt'} lacks the classes {some(sorted(unknown))}")
-    return _dataset(
-        folder.resolve().name,
-        "cub",
-        spec,
+    return _Listing(
         folder / "images",
         list(photos.values()),
         [classes[label_of[i]] for i in photos],
-        split=["train" if in_train[i] == "1" else "test" for i in photos],
-        split_seed=split_seed,
-        class_names=classes.values(),
+        ["train" if in_train[i] == "1" else "test" for i in photos],
+        class_names=list(classes.values()),
     )
 
 
@@ -303,35 +287,13 @@ def _cub_table(path: Path) -> dict[str, str]:
         raise BilinearError(f"cannot read {path}: {error}") from error
 
 
-def _manifest(path: Path, spec: str, split_seed: int) -> Dataset:
+def _manifest(path: Path, spec: str) -> _Listing:
     columns, rows = read_manifest(path, spec)
-    missing = [name for name in ("path", "label") if name not in columns]
-    if missing:
-        raise BilinearError(
-            f"{spec} lacks the column {some(missing)}: its first line should be "
-            f"path,label[,split][,group], and is {','.join(columns)}"
-        )
-    root = path.parent.resolve()
-    seen: dict[str, int] = {}
-    for number, row in rows.items():
-        check_row(f"{spec}, row {number}", row, root, seen, number)
-    return _dataset(
-        path.stem,
-        "manifest",
-        spec,
-        root,
-        list(seen),
-        [row["label"] for row in rows.values()],
-        split=[row["split"] for row in rows.values()] if "split" in columns else None,
-        split_seed=split_seed,
-        group=[row["group"] or p for row, p in zip(rows.values(), seen, strict=True)]
-        if "group" in columns
-        else None,
+    paths = [row["path"] for row in rows]
+    return _Listing(
+        path.parent,
+        paths,
+        [row["label"] for row in rows],
+        [row["split"] for row in rows] if "split" in columns else None,
+        [row["group"] or row["path"] for row in rows] if "group" in columns else None,
     )
-
-
-def _tfds(spec: str, split_seed: int, progress: Progress | None) -> Dataset:
-    from bilinear_cli.photos.tfds import unpack  # heavy, and an extra
-
-    folder, name = unpack(spec.removeprefix("tfds:"), cache_folder() / "tfds", progress)
-    return replace(_class_folders(folder, spec, split_seed), name=name, kind="tfds")

@@ -1,6 +1,6 @@
 """Photos that are the same, or nearly: which ones, and groups that keep them together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,22 +57,17 @@ def near_sets(hashes: np.ndarray) -> np.ndarray:
     Returns:
         int64 (photos,).
     """
-    distinct, which = np.unique(hashes, axis=0, return_inverse=True)
+    distinct, indices = np.unique(hashes, axis=0, return_inverse=True)
     sets = np.arange(len(distinct))
-    for start in range(0, len(distinct), TILE):
-        pairs = [*_near_pairs(distinct, start)]
+    for row in range(0, len(distinct), TILE):
+        hashes, pairs = distinct[row : row + TILE], []
+        for column in range(row, len(distinct), TILE):
+            others = distinct[column : column + TILE]
+            i, j = np.nonzero(np.bitwise_count(hashes[:, None, 0] ^ others[None, :, 0]) <= NEAR)
+            near = np.bitwise_count(hashes[i, 1] ^ others[j, 1]) <= NEAR
+            pairs.append(np.stack([i[near] + row, j[near] + column]))
         sets = join(sets, np.concatenate(pairs, axis=1))
-    return sets[which.ravel()]
-
-
-def _near_pairs(hashes: np.ndarray, start: int) -> Iterator[np.ndarray]:
-    """Yield int64 (2, pairs): those of a tile's rows with every later hash."""
-    rows = hashes[start : start + TILE]
-    for column in range(start, len(hashes), TILE):
-        others = hashes[column : column + TILE]
-        i, j = np.nonzero(np.bitwise_count(rows[:, None, 0] ^ others[None, :, 0]) <= NEAR)
-        near = np.bitwise_count(rows[i, 1] ^ others[j, 1]) <= NEAR
-        yield np.stack([i[near] + start, j[near] + column])
+    return sets[indices.ravel()]
 
 
 def join(sets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -90,10 +85,9 @@ def join(sets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 def members(sets: Sequence | np.ndarray) -> list[np.ndarray]:
     """Return the numbers of the photos of each set that has several; sets by their first photo."""
-    _, which, size = np.unique(np.asarray(sets), return_inverse=True, return_counts=True)
-    order = np.argsort(which, kind="stable")
-    found = [part for part in np.split(order, np.cumsum(size)[:-1]) if len(part) > 1]
-    return sorted(found, key=lambda part: part[0])
+    _, indices, size = np.unique(np.asarray(sets), return_inverse=True, return_counts=True)
+    photos = np.split(np.argsort(indices, kind="stable"), np.cumsum(size)[:-1])
+    return sorted((several for several in photos if len(several) > 1), key=lambda x: x[0])
 
 
 def groups_with(group: np.ndarray, sets: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from bilinear_cli.errors import printable
 from bilinear_cli.photos.check import Survey
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.photos.dataset import Dataset, count_photos
 from bilinear_cli.photos.names import alike
 
 FEW = 5  # training photos: fewer than the folds of `train`
@@ -17,7 +17,8 @@ ENDS = 3  # classes shown at either end of the table
 
 def facts(dataset: Dataset, found: Survey) -> dict[str, Any]:
     """Return what was found as lists and dictionaries, fit for JSON."""
-    counts = _counts(dataset)
+    names = np.array(dataset.class_names)
+    counts = count_photos(names[dataset.labels], dataset.split, names)
     return {
         "data": dataset.spec,
         "photos": len(dataset),
@@ -31,18 +32,6 @@ def facts(dataset: Dataset, found: Survey) -> dict[str, Any]:
         "near_duplicates": [_set(dataset, part) for part in found.near],
         "odd": _reasons(dataset, found.odd),
         "reading_seconds": round(found.seconds, 1),
-    }
-
-
-def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
-    n = len(dataset.class_names)
-    parts = {
-        part: np.bincount(dataset.labels[dataset.split == part], minlength=n).tolist()
-        for part in ("train", "test")
-    }
-    return {
-        name: {part: of[i] for part, of in parts.items()}
-        for i, name in enumerate(dataset.class_names)
     }
 
 
@@ -67,31 +56,34 @@ def _set(dataset: Dataset, part: np.ndarray) -> dict[str, Any]:
     }
 
 
-def as_text(said: dict[str, Any]) -> str:
+def as_text(facts: dict[str, Any]) -> str:
     """Return facts as lines to read; names of strangers made fit for a terminal."""
     lists = {
-        "photos that cannot be read, where extract stops": [*_why(said["unreadable"])],
-        f"classes of fewer than {FEW} training photos": said["small_classes"],
-        "classes without a test photo": said["untested_classes"],
-        "pairs of class names that look alike": [*map(" | ".join, said["alike_classes"])],
-        "sets of the same file": _sets(said["exact_duplicates"]),
-        "sets of nearly the same photo": _sets(said["near_duplicates"]),
-        "odd photos": [*_why(said["odd"])],
+        "photos that cannot be read, where extract stops": _why(facts["unreadable"]),
+        f"classes of fewer than {FEW} training photos": facts["small_classes"],
+        "classes without a test photo": facts["untested_classes"],
+        "pairs of class names that look alike": [*map(" | ".join, facts["alike_classes"])],
+        "sets of the same file": _duplicates(facts["exact_duplicates"]),
+        "sets of nearly the same photo": _duplicates(facts["near_duplicates"]),
+        "odd photos": _why(facts["odd"]),
     }
-    lines = [*_classes(said)]
-    for title, found in lists.items():
-        lines += _listed(title, found) if found else []
-    none = [title for title, found in lists.items() if not found]
+    lines = [*_classes(facts)]
+    for title, items in lists.items():
+        if items:
+            lines += ["", f"{title}: {len(items):,}", *(f"  {item}" for item in items[:SHOWN])]
+        if len(items) > SHOWN:
+            lines.append(f"  and {len(items) - SHOWN:,} more, see --json")
+    none = [title for title, items in lists.items() if not items]
     lines += ["", f"none: {'; '.join(none)}"] if none else []
     return "\n".join(map(printable, lines))
 
 
-def _classes(said: dict[str, Any]) -> Iterator[str]:
-    rows = sorted(said["classes"].items(), key=lambda row: sum(row[1].values()))
-    sums = {part: sum(n[part] for _, n in rows) for part in ("train", "test")}
+def _classes(facts: dict[str, Any]) -> Iterator[str]:
+    rows = sorted(facts["classes"].items(), key=lambda row: sum(row[1].values()))
+    train, test = (sum(n[split] for _, n in rows) for split in ("train", "test"))
     yield (
-        f"{said['photos']:,} photos of {len(rows):,} classes: {sums['train']:,} to train on, "
-        f"{sums['test']:,} to test (split: {said['split']})"
+        f"{facts['photos']:,} photos of {len(rows):,} classes: {train:,} to train on, "
+        f"{test:,} to test (split: {facts['split']})"
     )
     if len(rows) > 2 * ENDS + 1:
         rows = [*rows[:ENDS], ("...", {}), *rows[-ENDS:]]
@@ -101,30 +93,18 @@ def _classes(said: dict[str, Any]) -> Iterator[str]:
         yield f"{name:{width}}  {n.get('train', ''):>6}  {n.get('test', ''):>6}".rstrip()
 
 
-def _why(reasons: list[dict[str, str]]) -> Iterator[str]:
-    for found in reasons:
-        path, why = found["path"], found["reason"]
-        yield why if path in why else f"{path}: {why}"
+def _why(photos: list[dict[str, str]]) -> list[str]:
+    pairs = [(photo["path"], photo["reason"]) for photo in photos]
+    return [reason if path in reason else f"{path}: {reason}" for path, reason in pairs]
 
 
-def _sets(sets: list[dict[str, Any]]) -> list[str]:
+def _duplicates(sets: list[dict[str, Any]]) -> list[str]:
     """Tell of duplicates, the worst first: wrong labels, then leaks."""
-    ranked = sorted(sets, key=lambda s: (not s["across_classes"], not s["across_splits"]))
-    return [*map(_photos, ranked)]
-
-
-def _photos(found: dict[str, Any]) -> str:
-    photos = found["photos"]
-    across = [what for what in ("classes", "splits") if found[f"across_{what}"]]
-    shown = [f"{photo['path']} ({photo['label']}, {photo['split']})" for photo in photos[:4]]
-    more = [f"{len(photos) - 4} more"] if len(photos) > 4 else []
-    note = f"ACROSS {' AND '.join(across).upper()}: " if across else ""
-    return note + " = ".join(shown + more)
-
-
-def _listed(title: str, found: list[str]) -> list[str]:
-    """Return a title with a number, and the first few of what was found below it."""
-    shown = [f"  {line}" for line in found[:SHOWN]]
-    if len(found) > SHOWN:
-        shown.append(f"  and {len(found) - SHOWN:,} more, see --json")
-    return ["", f"{title}: {len(found):,}", *shown]
+    lines = []
+    for one in sorted(sets, key=lambda s: (not s["across_classes"], not s["across_splits"])):
+        photos = [f"{p['path']} ({p['label']}, {p['split']})" for p in one["photos"]]
+        across = [what.upper() for what in ("classes", "splits") if one[f"across_{what}"]]
+        note = f"ACROSS {' AND '.join(across)}: " if across else ""
+        more = [f"{len(photos) - 4} more"] if len(photos) > 4 else []
+        lines.append(note + " = ".join(photos[:4] + more))
+    return lines

@@ -20,6 +20,11 @@ P = TypeVar("P")
 BATCHES_AHEAD = 2
 # Others of Pillow's are no photos, and some of those start programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+RESIZE: dict[str, Callable[..., Image.Image]] = {
+    "squash": Image.Image.resize,
+    "crop": ImageOps.fit,
+    "pad": ImageOps.pad,
+}
 REDUCED = 2  # a JPEG is decoded at no less than so many times the size it is brought to
 
 
@@ -64,7 +69,8 @@ def decode_photo(
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft(image.mode, (REDUCED * max(sizes),) * 2)  # of others than JPEG nothing
             rgb = _rgb(ImageOps.exif_transpose(image))
-            return [np.asarray(_resize(rgb, size, resize)) for size in sizes]
+            resized = RESIZE[resize]
+            return [np.asarray(resized(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
     except MemoryError as error:
         raise BilinearError(f"there is not the memory to decode {path}") from error
     except Exception as error:  # on broken bytes Pillow's decoders raise nearly anything
@@ -83,15 +89,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def _resize(image: Image.Image, image_size: int, resize: str) -> Image.Image:
-    size = (image_size, image_size)
-    if resize == "crop":
-        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-    if resize == "pad":
-        return ImageOps.pad(image, size, Image.Resampling.BILINEAR)
-    return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def empty_batch(sizes: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:

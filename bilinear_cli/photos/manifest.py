@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, some
 
 COLUMNS = ("path", "label", "split", "group")
 
@@ -20,50 +20,56 @@ def manifest(rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def read_manifest(path: Path, spec: str) -> tuple[list[str], dict[int, dict[str, str]]]:
-    """Return the columns, and line number -> row; as spreadsheets write it.
+def read_manifest(path: Path, spec: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns and the rows of a manifest, as spreadsheets write it.
 
-    Blanks around values do not count, nor do the case of columns and splits, or empty lines.
+    Blanks around values do not count, nor do the case of columns and splits, or empty lines. Paths
+    are returned relative to the manifest's folder.
 
     Raises:
-        BilinearError: it cannot be read, or a row has not as many fields as the first line.
+        BilinearError: it cannot be read, or a row does not name a new photo, a label and a known
+            split, or has not as many fields as the first line.
     """
-    rows = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             columns = [name.strip().lower() for name in next(reader, [])]
-            for values in reader:
-                values = [value.strip() for value in values]
-                if not any(values):
-                    continue
-                if len(values) != len(columns):
-                    where = f"{spec}, row {reader.line_num}"
-                    raise BilinearError(f"{where}: it has not as many fields as the first line")
-                rows[reader.line_num] = dict(zip(columns, values, strict=True))
+            lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
     except UnicodeDecodeError as error:
         raise BilinearError(f"cannot read {spec}: save it as CSV in UTF-8 ({error})") from error
     except (OSError, csv.Error) as error:
         raise BilinearError(f"cannot read {spec} as CSV: {error}") from error
-    for row in rows.values():
-        if "split" in row:
-            row["split"] = row["split"].lower()
+    missing = {"path", "label"} - {*columns}
+    if missing:
+        raise BilinearError(
+            f"{spec} lacks the column {some(sorted(missing, reverse=True))}: its first line should "
+            f"be path,label[,split][,group], and is {','.join(columns)}"
+        )
+    row_of: dict[str, int] = {}
+    rows = []
+    for number, values in lines:
+        if not any(values):
+            continue
+        where = f"{spec}, row {number}"
+        if len(values) != len(columns):
+            raise BilinearError(f"{where}: it has not as many fields as the first line")
+        row = _checked(where, dict(zip(columns, values, strict=True)), path.parent.resolve())
+        if row["path"] in row_of:
+            listed = f"{row['path']} is listed already in row {row_of[row['path']]}"
+            raise BilinearError(f"{where}: {listed}")
+        row_of[row["path"]] = number
+        rows.append(row)
     return columns, rows
 
 
-def check_row(where: str, row: dict, root: Path, seen: dict[str, int], number: int) -> None:
-    """Raise unless the row names a new photo, a label and a known split; note its path.
-
-    Raises:
-        BilinearError: saying `where`.
-    """
+def _checked(where: str, row: dict[str, str], root: Path) -> dict[str, str]:
+    """Return a row, its path relative to `root`; raise if its path, label or split is wrong."""
     if not row["path"] or not row["label"]:
         raise BilinearError(f"{where}: the path or the label is empty")
-    if "split" in row and row["split"] not in ("train", "test"):
-        raise BilinearError(f"{where}: the split is {row['split']!r}: write train or test")
+    split = row.get("split", "train").lower()
+    if split not in ("train", "test"):
+        raise BilinearError(f"{where}: the split is {split!r}: write train or test")
     if not (root / row["path"]).is_file():
         raise BilinearError(f"{where}: there is no photo {root / row['path']}")
     path = Path(os.path.relpath(root / row["path"], root)).as_posix()
-    if path in seen:
-        raise BilinearError(f"{where}: {path} is listed already in row {seen[path]}")
-    seen[path] = number
+    return row | {"path": path, "split": split}

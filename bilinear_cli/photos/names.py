@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 SHORTEST = 4  # letters; one letter tells cat from bat
@@ -18,7 +18,9 @@ def alike(names: Sequence[str]) -> list[tuple[str, str]]:
     plain = {name: _plain(name) for name in names}
     at: dict[str, set[str]] = defaultdict(set)
     for name, text in plain.items():
-        for key in {text, *_shorter(text)}:
+        # two texts that differ in one letter share what is left without it
+        shorter = [text[:i] + text[i + 1 :] for i in range(len(text)) if len(text) >= SHORTEST]
+        for key in (text, *shorter):
             at[key].add(name)
     pairs = {pair for same in at.values() for pair in combinations(sorted(same), 2)}
     return sorted(pair for pair in pairs if _is_slip(*(plain[name] for name in pair)))
@@ -31,17 +33,11 @@ def _plain(name: str) -> str:
     return "".join(c for c in letters if c.isalnum()) or name
 
 
-def _shorter(text: str) -> Iterable[str]:
-    """Yield the text without one letter: what two texts share that differ in one."""
-    if len(text) >= SHORTEST:
-        yield from (text[:i] + text[i + 1 :] for i in range(len(text)))
-
-
 def _is_slip(first: str, second: str) -> bool:
     """Return whether two texts are the same, or a letter apart, or two neighbours swapped."""
     if re.sub(r"\D", "", first) != re.sub(r"\D", "", second):
         return False
-    if abs(len(first) - len(second)) <= 1 and len(first) != len(second):
+    if len(first) != len(second):
         return True  # they share a text without one letter, which is then one of them
     differing = [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
     if len(differing) < 2:

@@ -17,7 +17,6 @@ at negative y, wings are about 1 long, and x is folded to |x|, which makes it sy
 """
 
 import colorsys
-import tempfile
 from collections.abc import Callable, Sequence
 from itertools import combinations, permutations
 from pathlib import Path
@@ -25,6 +24,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.files import whole
 
 Floats = NDArray[np.floating]
 
@@ -85,37 +87,26 @@ def write_sample(
 ) -> Path:
     """Write the set as `folder/train|test/<species>/<index>.jpg`, unless `folder` exists.
 
-    The pictures are written beside `folder` and moved into place at the end: a run that is killed
-    leaves nothing half-written under the final name, and of two runs at once either may win.
+    `seed`, `ink` and `grey` are those of `draw_moth`; `progress` is told (done, total) pictures.
 
-    Args:
-        folder: Where the set belongs.
-        seed: Another seed draws other animals of the same species.
-        ink: Whether to draw the textures.
-        grey: Whether to drop the colours.
-        progress: Called as `progress(done, total)` after each picture.
-
-    Returns:
-        `folder`.
+    Raises:
+        BilinearError: it cannot be written.
     """
     if folder.exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        draft = Path(temporary, folder.name)
-        for done in range(N_SPECIES * N_DRAWINGS):
-            species, index = divmod(done, N_DRAWINGS)
-            home = draft / ("test" if index % 2 else "train") / SPECIES[species]
-            home.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray(draw_moth(species, index, seed=seed, ink=ink, grey=grey))
-            picture.save(home / f"{index:02d}.jpg", quality=95, subsampling=0)
-            if progress:
-                progress(done + 1, N_SPECIES * N_DRAWINGS)
-        try:
-            draft.rename(folder)
-        except OSError:  # another run was first: its set is the same
-            if not folder.is_dir():
-                raise
+    try:
+        with whole(folder) as draft:
+            for done in range(N_SPECIES * N_DRAWINGS):
+                species, index = divmod(done, N_DRAWINGS)
+                home = draft / ("test" if index % 2 else "train") / SPECIES[species]
+                home.mkdir(parents=True, exist_ok=True)
+                picture = Image.fromarray(draw_moth(species, index, seed=seed, ink=ink, grey=grey))
+                picture.save(home / f"{index:02d}.jpg", quality=95, subsampling=0)
+                if progress:
+                    progress(done + 1, N_SPECIES * N_DRAWINGS)
+    except BilinearError:
+        if not folder.is_dir():  # else another run was first: its set is the same
+            raise
     return folder
 
 
@@ -158,8 +149,7 @@ def _inside(f: Floats) -> Floats:
     Divided by its slope, any function is about the distance from its zero line in pixels.
     """
     slope = np.hypot(*np.gradient(f))
-    share: Floats = np.clip(0.5 - f / np.maximum(slope, 1e-6), 0, 1)
-    return share
+    return np.clip(0.5 - f / np.maximum(slope, 1e-6), 0, 1)
 
 
 def _over(picture: Floats, paint: Floats, mask: Floats) -> Floats:
@@ -233,14 +223,13 @@ def _distance(kind: str, u: Floats, v: Floats) -> Floats:
         return np.minimum(_gap(u), _gap(v))
     root = 3**0.5  # a hexagonal lattice is two rectangular ones of sides 1 and root
     one, other = (np.hypot(_gap(u + s), root * _gap(v / root + s)) for s in (0, 0.5))
-    spots: Floats = np.minimum(one, other)
+    spots = np.minimum(one, other)
     return np.abs(spots - 0.33) if kind == "rings" else spots
 
 
 def _gap(u: Floats) -> Floats:
     """Give the distance from the nearest whole number."""
-    gap: Floats = np.abs(u - np.round(u))
-    return gap
+    return np.abs(u - np.round(u))
 
 
 def _body(rng: np.random.Generator, x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -5,15 +5,14 @@ checksums, pages that show photos) works on files alike. That costs their size o
 """
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.files import whole
 
 KINDS = {b"\x89P": ".png", b"GI": ".gif", b"BM": ".bmp", b"RI": ".webp"}  # anything else: .jpg
 
@@ -36,6 +35,21 @@ def unpack(
     Raises:
         BilinearError: the library is not installed, or has no such set with an image and a label.
     """
+    builder = _builder(name)
+    folder = cache / builder.info.full_name.replace("/", "-")
+    try:
+        if not folder.exists():
+            with whole(folder) as draft:
+                draft.mkdir()
+                _write(builder, draft, progress)
+    except BilinearError:
+        if not folder.is_dir():  # else another run was first: its photos are the same
+            raise
+    return folder, folder.name
+
+
+def _builder(name: str) -> Any:
+    """Return what the library knows of a set, once it is there and has images with labels."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -61,24 +75,7 @@ def unpack(
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     if not all(key in features and isinstance(features[key], kinds[key]) for key in kinds):
         raise BilinearError(f"tfds:{name} has no 'image' with a class 'label'")
-    folder = cache / builder.info.full_name.replace("/", "-")
-    if not folder.exists():
-        _write_whole(builder, folder, progress)
-    return folder, folder.name
-
-
-def _write_whole(builder: Any, folder: Path, progress: Callable[[int, int], None] | None) -> None:
-    """Write all photos or none."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
-        _write(builder, partial, progress)
-        os.rename(partial, folder)
-    except OSError as error:
-        if not folder.is_dir():  # else another run was first: its photos are the same
-            raise BilinearError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return builder
 
 
 def _write(builder: Any, folder: Path, progress: Callable[[int, int], None] | None) -> None:

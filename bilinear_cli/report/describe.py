@@ -1,13 +1,12 @@
 """A feature file or a run -> what it is and how it was made, a line a fact."""
 
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bilinear_cli.errors import printable, shortened, some
+from bilinear_cli.photos.dataset import count_photos
 from bilinear_cli.report.made import typed
 from bilinear_cli.run import read_labels, read_metrics
 from bilinear_cli.store import FeatureFile, parameter_sha256
@@ -38,8 +37,8 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
         facts[name] = f"{' x '.join(map(str, array.shape))}, sha256 {parameter_sha256(array)}"
     photos = np.unique(file.photo, return_index=True)[1]
     names = np.array(file.class_names)
-    counts = _counts(names[file.labels[photos]], file.split[photos], names)
-    facts |= _counted(counts)
+    counts = count_photos(names[file.labels[photos]], file.split[photos], names)
+    facts |= _totals(counts)
     facts["size"] = f"{sum(path.stat().st_size for path in file.files):,} bytes"
     facts |= _attributes(file.attributes)
     if file.skipped:
@@ -58,56 +57,46 @@ def describe_run(run: Path, by_class: bool = False) -> str:
         BilinearError: it is no run.
     """
     metrics, labels = read_metrics(run), read_labels(run)
-    counts = _counts([row[1] for row in labels], [row[2] for row in labels])
+    counts = count_photos([row[1] for row in labels], [row[2] for row in labels])
     facts: dict[str, Any] = {"run": run}
     facts |= {name: metrics[name] for name in OF_A_RUN if metrics.get(name) is not None}
-    facts |= _counted(counts)
+    facts |= _totals(counts)
     facts["size"] = f"{sum(path.stat().st_size for path in run.iterdir()):,} bytes"
-    made = {f"features: {k}": v for k, v in _attributes(metrics["extraction"]).items()}
-    return _lines(_attributes(facts) | made | (_by_class(counts) if by_class else {}))
+    extraction = {f"features: {k}": v for k, v in _attributes(metrics["extraction"]).items()}
+    return _lines(_attributes(facts) | extraction | (_by_class(counts) if by_class else {}))
 
 
-def _counts(
-    labels: Iterable[str], split: Iterable[str], names: Iterable[str] = ()
-) -> dict[str, dict[str, int]]:
-    """Return class -> part of the split -> photos."""
-    found = Counter(zip(map(str, labels), map(str, split), strict=True))
-    classes = dict.fromkeys([*map(str, names), *(name for name, _ in found)])
-    return {name: {part: found[name, part] for part in ("train", "test")} for name in classes}
-
-
-def _counted(counts: dict[str, dict[str, int]]) -> dict[str, str]:
+def _totals(counts: dict[str, dict[str, int]]) -> dict[str, str]:
     facts = {}
-    for part in ("train", "test"):
-        of_classes = [n[part] for n in counts.values()]
-        span = f"{min(of_classes)} to {max(of_classes)} of a class"
-        facts[part] = f"{sum(of_classes)} photos, {span}"
+    for split in ("train", "test"):
+        n = [of_class[split] for of_class in counts.values()]
+        facts[split] = f"{sum(n)} photos, {min(n)} to {max(n)} of a class"
     return facts | {"classes": str(len(counts))}
 
 
 def _by_class(counts: dict[str, dict[str, int]]) -> dict[str, str]:
     return {
-        f"class {shortened(name)}": ", ".join(f"{n} {part}" for part, n in of.items())
-        for name, of in counts.items()
+        f"class {shortened(name)}": f"{n['train']} train, {n['test']} test"
+        for name, n in counts.items()
     }
 
 
 def _attributes(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return attributes that say something; a command as it is typed."""
-    said = {name: value for name, value in attributes.items() if value not in ("", None)}
-    if "command" in said:
-        said["command"] = typed(said["command"])
-    return said
+    return {
+        name: typed(value) if name == "command" else value
+        for name, value in attributes.items()
+        if value not in ("", None)
+    }
 
 
 def _lines(facts: dict[str, Any]) -> str:
     width = max(map(len, facts))
-    facts = {name: _said(value) for name, value in facts.items()}
-    return "\n".join(printable(f"{name.ljust(width)}  {value}") for name, value in facts.items())
+    return "\n".join(printable(f"{name:{width}}  {_text(x)}") for name, x in facts.items())
 
 
-def _said(value: Any) -> Any:
+def _text(value: Any) -> str:
     """Return a fraction, or a list of them, to four places or as few as it needs."""
     if isinstance(value, list):
-        return " to ".join(str(_said(one)) for one in value)
-    return f"{value:.4g}" if isinstance(value, float) else value
+        return " to ".join(map(_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

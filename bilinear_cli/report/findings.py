@@ -57,16 +57,16 @@ class Findings:
     @property
     def alike(self) -> bool:
         """Whether all runs' figures are of the same photos, out of as many folds."""
-        made = [
+        photos = {
             (metrics["extraction"].get("data_sha256"), metrics["n_train"], metrics.get("folds"))
             for _, metrics in self.runs
-        ]
-        return len(set(made)) == 1
+        }
+        return len(photos) == 1
 
     @property
     def on(self) -> str:
         """What the figures are of."""
-        tested = "test" in self.judged.part
+        tested = "test" in self.judged.split
         kind = "test photos" if tested else "training photos, each by a fit that had not seen it"
         return f"{len(self.judged.labels):,} {kind}"
 

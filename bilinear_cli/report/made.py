@@ -37,8 +37,8 @@ EXTRACTION = {
 
 def commands(metrics: dict[str, Any]) -> list[str]:
     """Return the commands that made a run, as they were typed: extraction, then training."""
-    made = [metrics["extraction"].get("command", ""), metrics.get("command", "")]
-    return [line for line in map(typed, made) if line]
+    recorded = [metrics["extraction"].get("command", ""), metrics.get("command", "")]
+    return [line for line in map(typed, recorded) if line]
 
 
 def typed(command: Any) -> str:
@@ -50,10 +50,9 @@ def typed(command: Any) -> str:
 
 def facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what is known of how a run was made, as (name, value)."""
-    found = [(said, metrics.get(name)) for name, said in FACTS.items()]
-    found += [(said, metrics["extraction"].get(name)) for name, said in EXTRACTION.items()]
     return [
-        (said, f"{value:g}" if isinstance(value, float) else str(value))
-        for said, value in found
-        if value is not None and value != ""
+        (title, f"{value:g}" if isinstance(value, float) else str(value))
+        for titles, values in ((FACTS, metrics), (EXTRACTION, metrics["extraction"]))
+        for name, title in titles.items()
+        if (value := values.get(name)) not in (None, "")
     ]

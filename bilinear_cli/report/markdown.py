@@ -15,7 +15,16 @@ MOST_PAIRS = 10
 
 def markdown(found: Findings) -> str:
     """Return the report."""
-    metrics = found.metrics
+    metrics, names = found.metrics, [plain(row["name"]) for row in found.classes]
+    pairs = [
+        (names[true], names[predicted], count)
+        for count, true, predicted in confused_pairs(found.matrix, MOST_PAIRS)
+    ]
+    classes = [
+        (plain(row["name"]), row["photos"], f"{row['accuracy']:.3f}")
+        for row in found.hardest
+        if row["photos"]
+    ]
     parts = [
         "# Report",
         table([result for _, result in found.runs]),
@@ -24,9 +33,9 @@ def markdown(found: Findings) -> str:
         if len(found.runs) > 1
         else f"On {found.on}.",
         "### Most confused",
-        _pairs(found),
+        _rows(["class", "taken for", "photos"], pairs, 2) if pairs else "None.",
         "### Accuracy by class",
-        _classes(found),
+        _rows(["class", "photos", "accuracy"], classes, 1),
         *_calibration(metrics.get("calibration")),
         "### How it was made",
         "\n".join("    " + " ".join(line.split()) for line in commands(metrics)),
@@ -45,32 +54,14 @@ def _rows(heads: Sequence[str], rows: Sequence[Sequence[Any]], words: int) -> st
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [heads, rule, *rows])
 
 
-def _pairs(found: Findings) -> str:
-    names = found.judged.class_names
-    rows = [
-        (plain(str(names[true])), plain(str(names[predicted])), count)
-        for count, true, predicted in confused_pairs(found.matrix, MOST_PAIRS)
-    ]
-    return _rows(["class", "taken for", "photos"], rows, 2) if rows else "None."
-
-
-def _classes(found: Findings) -> str:
-    rows = [
-        (plain(row["name"]), row["photos"], f"{row['accuracy']:.3f}")
-        for row in found.hardest
-        if row["photos"]
-    ]
-    return _rows(["class", "photos", "accuracy"], rows, 1)
-
-
-def _calibration(found: dict[str, Any] | None) -> list[str]:
-    if not found:
+def _calibration(figures: dict[str, Any] | None) -> list[str]:
+    if not figures:
         return []
     rows = [
         (
             when,
-            *(f"{found[when][name]:.4f}" for name in ("log_loss", "brier", "ece")),
-            "{:.3f}-{:.3f}".format(*found[when]["ece_ci95"]),
+            *(f"{figures[when][name]:.4f}" for name in ("log_loss", "brier", "ece")),
+            "{:.3f}-{:.3f}".format(*figures[when]["ece_ci95"]),
         )
         for when in ("before", "after")
     ]

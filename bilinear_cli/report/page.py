@@ -16,7 +16,7 @@ from bilinear_cli.photos.manifest import manifest
 from bilinear_cli.report import plots
 from bilinear_cli.report.findings import Findings, Metrics
 from bilinear_cli.report.made import commands, facts, typed
-from bilinear_cli.report.scored import Scored, confused_pairs, mistakes, surest
+from bilinear_cli.report.scored import Scored, confused_pairs
 from bilinear_cli.report.table import name_of, rows_of
 from bilinear_cli.report.thumbnails import data_uri, thumbnails
 
@@ -36,10 +36,10 @@ def html(found: Findings) -> str:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
-    own = {name: _own(name) for name in ("style.css", "sort.js")}
-    digest = b64encode(sha256(own["sort.js"].encode()).digest()).decode()
+    script = Path(__file__).with_name("sort.js").read_text("utf-8")
+    digest = b64encode(sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
-        style=own["style.css"], script=own["sort.js"], script_sha256=digest, **_contents(found)
+        script=script, script_sha256=digest, **_contents(found)
     )
 
 
@@ -48,18 +48,17 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(re.findall(r".+?[_/-]+|.+", text, re.S))
 
 
-def _own(name: str) -> Markup:
-    return Markup(Path(__file__).with_name(name).read_text("utf-8"))  # ours, not a stranger's
-
-
 def _contents(found: Findings) -> dict[str, Any]:
     root = Path(found.metrics["extraction"].get("data_root") or ".")
     mended = shlex.quote(str(root / "mended.csv"))
     runs = [_run(name, metrics) for name, metrics in found.runs]
     pairs = _pairs(found)
-    wrong = mistakes(found.scored, MOST_MISTAKES)
-    shown = [path for pair in pairs for side in (pair["left"], pair["right"]) for path in side]
-    pictures = thumbnails(root, [*shown, *map(str, wrong.paths)])
+    wrong = found.scored.surest(found.scored.predicted != found.scored.labels, MOST_MISTAKES)
+    shown = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
+    shown.update(wrong.paths.tolist())
+    pictures = thumbnails(root, shown)
+    matrix = found.matrix[np.ix_(found.order, found.order)]
+    is_large = len(matrix) > LARGE
     return {
         "table": _table(found),
         "runs": runs,
@@ -67,14 +66,17 @@ def _contents(found: Findings) -> dict[str, Any]:
         "found": found,
         "metrics": found.metrics,
         "pairs": pairs,
-        "mistakes": _mistakes(wrong),
+        "mistakes": wrong,
         "pictures": pictures,
         "root": str(root),
-        "gone": len({*shown, *map(str, wrong.paths)}) - len(pictures),
+        "gone": len(shown) - len(pictures),
         "mended": _mended(found.labels, wrong),
         "train_mended": f"{typed(found.metrics['command'])} --data {mended}",
-        "matrix": _matrix(found),
-        "matrix_plot": _large_matrix(found),
+        "matrix": None if is_large else matrix,
+        "shares": (
+            100 * np.sqrt(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1))
+        ).round(),
+        "matrix_plot": plots.matrix_plot(matrix) if is_large else None,
         "calibration": _calibration(found.metrics),
         "curve": _curve(found.metrics),
     }
@@ -104,32 +106,22 @@ def _run(name: str, metrics: Metrics) -> dict[str, Any]:
 
 def _pairs(found: Findings) -> list[dict[str, Any]]:
     """Return the pairs with paths: photos taken for another class, and photos of that class."""
-    names = found.judged.class_names
+    scored = found.judged
+
+    def surest(label: int, predicted: int) -> list[str]:
+        taken = (scored.labels == label) & (scored.predicted == predicted)
+        return scored.surest(taken, PHOTOS_A_SIDE).paths.tolist()
+
     return [
         {
             "count": count,
             "of": int(found.matrix[true].sum()),
-            "true": str(names[true]),
-            "predicted": str(names[predicted]),
-            "left": surest(found.judged, true, predicted, PHOTOS_A_SIDE),
-            "right": surest(found.judged, predicted, predicted, PHOTOS_A_SIDE),
+            "true": str(scored.class_names[true]),
+            "predicted": str(scored.class_names[predicted]),
+            "left": surest(true, predicted),
+            "right": surest(predicted, predicted),
         }
         for count, true, predicted in confused_pairs(found.matrix, MOST_PAIRS)
-    ]
-
-
-def _mistakes(wrong: Scored) -> list[dict[str, Any]]:
-    names, predicted, sure = wrong.class_names, wrong.predicted, wrong.sure
-    return [
-        {
-            "path": str(wrong.paths[i]),
-            "label": str(names[label]),
-            "predicted": str(names[predicted[i]]),
-            "probability": float(sure[i]),
-            "of_label": float(wrong.probabilities[i, label]),
-            "part": str(wrong.part[i]),
-        }
-        for i, label in enumerate(wrong.labels)
     ]
 
 
@@ -141,32 +133,11 @@ def _mended(labels: list[list[str]], wrong: Scored) -> str | None:
     return data_uri(data, "text/csv") if len(data) <= MOST_CSV_BYTES else None
 
 
-def _matrix(found: Findings) -> list[list[dict[str, Any]]] | None:
-    """Return the cells of a small matrix, in the order of the clusters; None for a large one."""
-    if len(found.matrix) > LARGE:
-        return None
-    ordered = found.matrix[np.ix_(found.order, found.order)]
-    share = np.sqrt(ordered / np.maximum(ordered.sum(axis=1, keepdims=True), 1))
-    return [
-        [
-            {"count": int(n), "share": round(100 * float(s)), "right": i == j}
-            for j, (n, s) in enumerate(zip(counts, shares, strict=True))
-        ]
-        for i, (counts, shares) in enumerate(zip(ordered, share, strict=True))
-    ]
-
-
-def _large_matrix(found: Findings) -> Markup | None:
-    if len(found.matrix) <= LARGE:
-        return None
-    return Markup(plots.matrix_plot(found.matrix[np.ix_(found.order, found.order)]))
-
-
 def _calibration(metrics: Metrics) -> dict[str, Any] | None:
-    found = metrics.get("calibration")
-    if not found:
+    figures = metrics.get("calibration")
+    if not figures:
         return None
-    return {**found, "plot": Markup(plots.calibration_plot(found["before"], found["after"]))}
+    return {**figures, "plot": plots.calibration_plot(figures["before"], figures["after"])}
 
 
 def _curve(metrics: Metrics) -> dict[str, Any] | None:
@@ -174,4 +145,4 @@ def _curve(metrics: Metrics) -> dict[str, Any] | None:
     if len({point.get("C") for point in points}) < 2:
         return None
     chosen = (metrics["C"], metrics["label_smoothing"])
-    return {"points": points, "plot": Markup(plots.curve_plot(points, chosen))}
+    return {"points": points, "plot": plots.curve_plot(points, chosen)}

