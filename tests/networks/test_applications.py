@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -12,13 +13,7 @@ from support.errors import assert_suggests, raises
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.networks import applications, backbone
-from bilinear_cli.networks.applications import (
-    NETWORKS,
-    build,
-    layer_of,
-    load_weights_of,
-    preprocess_of,
-)
+from bilinear_cli.networks.applications import NETWORKS, build, layer_of, load_weights_of
 from bilinear_cli.networks.backbone import load_backbone
 
 pytestmark = pytest.mark.slow
@@ -120,7 +115,8 @@ def test_every_family_has_the_layers_weights_and_maps_of_keras(
 
 def test_preprocessing_differs() -> None:
     names = ["mobilenetv2", "inceptionv3", "resnet50", "densenet121", "efficientnetv2b0"]
-    means = [float(preprocess_of(name)(PHOTOS.astype(np.float32)).mean()) for name in names]
+    photos = PHOTOS.astype(np.float32)
+    means = [float(applications.preprocess_of(x)(photos.copy()).mean()) for x in names]
     assert means[0] == means[1]
     assert len(set(means)) == 4
 
@@ -176,16 +172,15 @@ def test_weights_are_read_from_a_file_of_keras(tmp_path: Path) -> None:
     assert weights.sha256 != load_weights_of("tiny", "random").sha256
 
 
-@pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras", "x.npz"])
-def test_a_file_without_weights_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("no weights")
-    with raises(BilinearError, tmp_path / name, "tiny"):
-        load_weights_of("tiny", str(tmp_path / name))
-
-
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.weights.h5"
-    keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]).save_weights(path)
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras", "x.npz", None])
+def test_a_file_without_weights_or_with_another_networks_is_refused(
+    tmp_path: Path, name: str | None
+) -> None:
+    path = tmp_path / (name or "other.weights.h5")
+    if name:
+        path.write_text("no weights")
+    else:
+        keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]).save_weights(path)
     with raises(BilinearError, path, "tiny"):
         load_weights_of("tiny", str(path))
 
@@ -199,11 +194,9 @@ def test_unknown_sources_of_weights_are_refused() -> None:
 
 @pytest.mark.parametrize("source", ["auto", "keras"])
 def test_an_unreachable_host_is_one_line(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    def fail(weights: str | None = None, **_: object) -> keras.Model:
-        assert weights == "imagenet"
-        raise Exception("URL fetch failure on https://x: None\n-- unknown")
-
-    monkeypatch.setitem(NETWORKS, "tiny", fail)
+    fetch = Mock(side_effect=Exception("URL fetch failure on https://x: None\n-- unknown"))
+    monkeypatch.setitem(NETWORKS, "tiny", fetch)
     reason = "URL fetch failure on https://x: None -- unknown"
     with raises(BilinearError, "Keras", "tiny", reason, "--weights PATH"):
         load_weights_of("tiny", source)
+    assert fetch.call_args.kwargs["weights"] == "imagenet"

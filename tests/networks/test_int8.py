@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -41,11 +42,11 @@ def forward(tensors: Tensors, int8_network: Path) -> Iterator[Forward]:
     int8._interpreter.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def first() -> Tensors:
-    """Return random tensors of VGG16's first convolution."""
+def load_first() -> Forward:
+    """Load VGG16 up to its first convolution, with random tensors."""
     kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 64)).astype(np.float32)
-    return {"block1_conv1/kernel": kernel, "block1_conv1/bias": np.zeros(64, np.float32)}
+    tensors = {"block1_conv1/kernel": kernel, "block1_conv1/bias": np.zeros(64, np.float32)}
+    return load_backbone(tensors, "vgg16", "block1_conv1", "int8")
 
 
 def pattern(size: int, n: int = 1) -> np.ndarray:
@@ -57,6 +58,11 @@ def pattern(size: int, n: int = 1) -> np.ndarray:
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def in_float_and_int8(tensors: Tensors, layer: str, photos: np.ndarray) -> list[np.ndarray]:
+    forwards = [load_backbone(tensors, "vgg16", layer, name) for name in ("float32", "int8")]
+    return [forward(tf.constant(photos)).numpy() for forward in forwards]
 
 
 # The network ------------------------------------------------------------------------------
@@ -76,12 +82,9 @@ def test_features_are_near_those_in_float32(tensors: Tensors, forward: Forward) 
 @pytest.mark.weights
 @pytest.mark.parametrize("layer", ["block1_conv1", "block1_pool", "block3_conv2"])
 def test_a_layer_is_near_that_in_float32(tensors: Tensors, layer: str) -> None:
-    in_float, in_int8 = (
-        load_backbone(tensors, "vgg16", layer, name)(tf.constant(pattern(64)))
-        for name in ("float32", "int8")
-    )
+    in_float, in_int8 = in_float_and_int8(tensors, layer, pattern(64))
     assert in_float.shape == in_int8.shape
-    assert cosine(in_float.numpy(), in_int8.numpy()) > 0.99
+    assert cosine(in_float, in_int8) > 0.99
 
 
 def test_the_network_ends_with_any_layer_of_vgg16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,10 +109,7 @@ def test_an_unknown_layer_is_one_line() -> None:
 def test_the_first_convolution_pads_with_the_mean_colour(tensors: Tensors) -> None:
     """As in float32; zeros of pixels there would be black, and far off."""
     mean = np.broadcast_to(np.array([124, 117, 104], np.uint8), (1, 32, 32, 3))
-    in_float, in_int8 = (
-        load_backbone(tensors, "vgg16", "block1_conv1", name)(tf.constant(mean)).numpy()
-        for name in ("float32", "int8")
-    )
+    in_float, in_int8 = in_float_and_int8(tensors, "block1_conv1", mean)
     assert np.abs(in_float - in_int8).max() < 2 * int8_table()["ranges"]["block1_conv1"] / 255
 
 
@@ -133,9 +133,7 @@ def test_photos_may_have_any_size(forward: Forward, size: int) -> None:
 
 
 @pytest.mark.weights
-def test_all_between_input_and_output_is_in_8_bits_and_kernels_by_channel(
-    tensors: Tensors,
-) -> None:
+def test_all_between_input_and_output_is_in_8_bits_and_kernels_by_channel(tensors: Tensors) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     model = int8.build_int8(tensors, int8._layers("block2_conv1"), int8_table()["ranges"])
@@ -174,10 +172,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_built_once_and_again_if_damaged_or_another(
-    first: Tensors,
-    cached: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    cached: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, int8.__name__)
     calls = []
@@ -187,7 +182,7 @@ def test_it_is_built_once_and_again_if_damaged_or_another(
     def is_built() -> bool:
         calls.clear()
         caplog.clear()
-        load_backbone(first, "vgg16", "block1_conv1", "int8")
+        load_first()
         assert [*cache_folder().iterdir()] == [cached]
         lines = [x for x in caplog.records if x.name == int8.__name__]
         assert [x.levelno for x in lines] == [logging.INFO] * len(calls)
@@ -204,37 +199,28 @@ def test_it_is_built_once_and_again_if_damaged_or_another(
     monkeypatch.setattr(tf, "__version__", "1.0")
     assert is_built()
     table, digests = int8_table(), {int8_sha256()}
-    for name, value in (("weights_sha256", "0" * 64), ("ranges", table["ranges"] | {"x": 1.0})):
-        changed = table | {name: value}
-        monkeypatch.setattr(precision, "int8_table", lambda changed=changed: changed)
+    others = {"weights_sha256": "0" * 64}, {"ranges": table["ranges"] | {"x": 1.0}}
+    tables = [("int8_table", Mock(return_value=table | other)) for other in others]
+    for name, value in [*tables, ("BUILDER", 0)]:
+        monkeypatch.setattr(precision, name, value)
         assert int8_sha256() not in digests
         digests.add(int8_sha256())
         assert is_built()
-    monkeypatch.setattr(precision, "BUILDER", 0)
-    assert int8_sha256() not in digests
-    assert is_built()
 
 
 def test_it_writes_nothing_to_stderr_and_logs_nothing_twice(
-    first: Tensors,
-    cached: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    cached: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(logging.root, "handlers", [])  # as in a new process
-    forward = load_backbone(first, "vgg16", "block1_conv1", "int8")
-    forward(tf.constant(pattern(40)))
+    load_first()(tf.constant(pattern(40)))
     assert cached.exists()
     assert logging.root.handlers == []
     assert capfd.readouterr().err == ""
 
 
-def test_an_unwritable_cache_is_a_warning(
-    first: Tensors, cached: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unwritable_cache_is_a_warning(cached: Path, caplog: pytest.LogCaptureFixture) -> None:
     cached.parent.write_text("a file")
-    forward = load_backbone(first, "vgg16", "block1_conv1", "int8")
-    assert forward(tf.constant(pattern(40))).shape == (1, 40, 40, 64)
+    assert load_first()(tf.constant(pattern(40))).shape == (1, 40, 40, 64)
     (warning,) = [x for x in caplog.records if x.levelno == logging.WARNING]
     assert_names(warning.getMessage(), cached)
 
@@ -243,23 +229,18 @@ def test_an_unwritable_cache_is_a_warning(
 
 
 @pytest.mark.usefixtures("cached")
-def test_a_network_that_litert_refuses_is_one_line(
-    first: Tensors, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_that_litert_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "build_int8", lambda *_: b"TFL3 of another time")
     facts = ("ai-edge-litert", "pip install --upgrade '.[int8]'", "bfloat16", "float32")
     with raises(BilinearError, *facts):
-        load_backbone(first, "vgg16", "block1_conv1", "int8")
+        load_first()
 
 
 @pytest.mark.usefixtures("cached")
-def test_a_lack_of_memory_is_one_line(first: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("XNNPack delegate failed to reshape runtime")
-
-    forward = load_backbone(first, "vgg16", "block1_conv1", "int8")
-    monkeypatch.setattr(int8, "_interpreter", fail)
-    compute, _ = compile_pooling(forward, ("max",), 2, [View(40)])
+def test_a_lack_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = RuntimeError("XNNPack delegate failed to reshape runtime")
+    compute, _ = compile_pooling(load_first(), ("max",), 2, [View(40)])
+    monkeypatch.setattr(int8, "_interpreter", Mock(side_effect=fault))
     with raises(BilinearError, 2, "--batch-size 1"):
         compute({40: pattern(40, 2)})
 

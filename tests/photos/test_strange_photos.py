@@ -17,38 +17,30 @@ from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.photos.images import read_photo
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
-PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+GREY_16 = np.asarray(RGB)[..., 0].astype(np.uint16) * 257
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 77
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(kind: str, image: Image.Image = RGB, **options: object) -> bytes:
     data = io.BytesIO()
     image.save(data, kind, **options)
     return data.getvalue()
 
 
-def rgb() -> Image.Image:
-    return Image.fromarray(PIXELS)
-
-
-def broken_exif() -> bytes:
-    """Return a JPEG whose EXIF block is noise."""
-    noise = b"Exif\0\0II*\0" + bytes(range(200))
-    return encoded(rgb(), "JPEG", exif=noise)
-
-
-def rotated_by_nonsense() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 77
-    return encoded(rgb(), "JPEG", exif=exif)
-
-
-def with_profile(profile: bytes) -> bytes:
-    return encoded(rgb(), "JPEG", icc_profile=profile)
+def cut_off(kind: str) -> bytes:
+    data = encoded(kind)
+    return data[: len(data) // 2]
 
 
 def animation(kind: str) -> bytes:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
-    return encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    return encoded(kind, frames[0], save_all=True, append_images=frames[1:])
+
+
+def coloured(profile: bytes) -> bytes:
+    return encoded("JPEG", icc_profile=profile)
 
 
 def bomb() -> bytes:
@@ -61,40 +53,32 @@ def bomb() -> bytes:
     )
 
 
-def cut_off(data: bytes) -> bytes:
-    return data[: len(data) // 2]
-
-
 # In the order of the table.
 STRANGE: dict[str, Callable[[], bytes]] = {
-    "JPEG": lambda: encoded(rgb(), "JPEG"),
-    "progressive JPEG": lambda: encoded(rgb(), "JPEG", progressive=True),
-    "grey JPEG": lambda: encoded(rgb().convert("L"), "JPEG"),
-    "CMYK JPEG": lambda: encoded(rgb().convert("CMYK"), "JPEG"),
-    "JPEG of 12 megapixels": lambda: encoded(rgb().resize((4000, 3000)), "JPEG"),
-    "JPEG, EXIF that is noise": broken_exif,
-    "JPEG, rotated by 77": rotated_by_nonsense,
-    "JPEG, colour profile": lambda: with_profile(
+    "JPEG": lambda: encoded("JPEG"),
+    "progressive JPEG": lambda: encoded("JPEG", progressive=True),
+    "grey JPEG": lambda: encoded("JPEG", RGB.convert("L")),
+    "CMYK JPEG": lambda: encoded("JPEG", RGB.convert("CMYK")),
+    "JPEG of 12 megapixels": lambda: encoded("JPEG", RGB.resize((4000, 3000))),
+    "JPEG, EXIF that is noise": lambda: encoded("JPEG", exif=b"Exif\0\0II*\0" + bytes(range(200))),
+    "JPEG, rotated by 77": lambda: encoded("JPEG", exif=ROTATED),
+    "JPEG, colour profile": lambda: coloured(
         ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     ),
-    "JPEG, colour profile that is noise": lambda: with_profile(bytes(range(256))),
-    "JPEG, cut off": lambda: cut_off(encoded(rgb(), "JPEG")),
-    "PNG of 1 bit": lambda: encoded(rgb().convert("1"), "PNG"),
-    "PNG of 16 bits": lambda: encoded(
-        Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "PNG"
-    ),
-    "PNG with transparency": lambda: encoded(rgb().convert("RGBA"), "PNG"),
-    "PNG, cut off": lambda: cut_off(encoded(rgb(), "PNG")),
-    "PNG of 1 x 1 pixels": lambda: encoded(Image.new("RGB", (1, 1), "red"), "PNG"),
-    "PNG of 30,000 x 1 pixels": lambda: encoded(Image.new("RGB", (30_000, 1), "red"), "PNG"),
+    "JPEG, colour profile that is noise": lambda: coloured(bytes(range(256))),
+    "JPEG, cut off": lambda: cut_off("JPEG"),
+    "PNG of 1 bit": lambda: encoded("PNG", RGB.convert("1")),
+    "PNG of 16 bits": lambda: encoded("PNG", Image.fromarray(GREY_16)),
+    "PNG with transparency": lambda: encoded("PNG", RGB.convert("RGBA")),
+    "PNG, cut off": lambda: cut_off("PNG"),
+    "PNG of 1 x 1 pixels": lambda: encoded("PNG", Image.new("RGB", (1, 1), "red")),
+    "PNG of 30,000 x 1 pixels": lambda: encoded("PNG", Image.new("RGB", (30_000, 1), "red")),
     "PNG that says it has 40,000 x 40,000 pixels": bomb,
     "animated GIF": lambda: animation("GIF"),
     "animated WebP": lambda: animation("WEBP"),
-    "TIFF of floating-point numbers": lambda: encoded(
-        Image.fromarray(PIXELS[..., 0].astype(np.float32)), "TIFF"
-    ),
-    "PostScript": lambda: encoded(rgb(), "EPS"),
-    "MPO, as phones make it": lambda: encoded(rgb(), "MPO", save_all=True, append_images=[rgb()]),
+    "TIFF of floating-point numbers": lambda: encoded("TIFF", RGB.convert("L").convert("F")),
+    "PostScript": lambda: encoded("EPS"),
+    "MPO, as phones make it": lambda: encoded("MPO", save_all=True, append_images=[RGB]),
     "file of no bytes": lambda: b"",
     "text": lambda: b"this is no photo",
     "video": lambda: b"\0\0\0\x20ftypisom" + bytes(500),
@@ -115,9 +99,8 @@ REFUSED = [
 
 def test_the_table_lists_every_kind_in_this_order_with_what_happens() -> None:
     outcomes = re.findall(r"^\| [^|]+ \| (read|refused)\b[^|]*\|$", TABLE.read_text("utf-8"), re.M)
-    assert outcomes[: len(STRANGE)] == [
-        "refused" if name in REFUSED else "read" for name in STRANGE
-    ]
+    expected = ["refused" if name in REFUSED else "read" for name in STRANGE]
+    assert outcomes[: len(STRANGE)] == expected
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as a command ignores it
@@ -145,12 +128,12 @@ def test_strange_photos_are_read_or_refused_whatever_their_suffix(
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
     size: tuple[int, int], mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blurred = rgb().convert(mode).resize(size, Image.Resampling.BICUBIC)
-    (tmp_path / "x.jpg").write_bytes(encoded(blurred, "JPEG", quality=95))
-    (reduced,) = read_photo(tmp_path / "x.jpg", [64])
+    path = tmp_path / "x.jpg"
+    RGB.convert(mode).resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
+    (reduced,) = read_photo(path, [64])
     monkeypatch.setattr("bilinear_cli.photos.images.REDUCED", 10_000)
-    (full,) = read_photo(tmp_path / "x.jpg", [64])
-    with Image.open(tmp_path / "x.jpg") as image:
+    (full,) = read_photo(path, [64])
+    with Image.open(path) as image:
         filtered = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.HAMMING))
     changes = [np.sqrt(np.square(x.astype(float) - full).mean()) for x in (reduced, filtered)]
     assert 0 < changes[0] < changes[1] / 2
@@ -158,7 +141,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
 
 def test_a_photo_in_two_sizes_is_decoded_for_the_larger(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
-    path.write_bytes(encoded(rgb().resize((2000, 2000)), "JPEG"))
+    RGB.resize((2000, 2000)).save(path)
     large, small = read_photo(path, [448, 32])
     assert (large.shape, small.shape) == ((448, 448, 3), (32, 32, 3))
     (alone,) = read_photo(path, [448])

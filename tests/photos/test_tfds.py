@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -58,24 +59,28 @@ class TinyBirds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 @pytest.fixture(autouse=True)
-def _folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _folders_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = Mock(side_effect=OSError("the network was asked for"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError("the network was asked for")
-
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    """Return the folder that the set's photos are written to; it is not there yet."""
+    return tmp_path / "cache" / "tfds" / "tiny_birds-1.2.0"
+
+
 def prepare(tmp_path: Path, **changes: Any) -> None:
-    type("TinyBirds", (TinyBirds,), changes, skip_registration=True)(
-        data_dir=tmp_path / "tfds"
-    ).download_and_prepare()
+    kind = type("TinyBirds", (TinyBirds,), changes, skip_registration=True)
+    kind(data_dir=tmp_path / "tfds").download_and_prepare()
+
+
+def prepare_and_load(tmp_path: Path, **changes: Any) -> Dataset:
+    prepare(tmp_path, **changes)
+    return load_dataset("tfds:tiny_birds")
 
 
 def photos(dataset: Dataset) -> set[tuple[bytes, str, str]]:
@@ -85,12 +90,11 @@ def photos(dataset: Dataset) -> set[tuple[bytes, str, str]]:
     return set(zip(data, names, dataset.split.tolist(), strict=True))
 
 
-def test_labels_split_and_bytes_are_the_sets_own(tmp_path: Path) -> None:
-    prepare(tmp_path)
-    dataset = load_dataset("tfds:tiny_birds")
+def test_labels_split_and_bytes_are_the_sets_own(tmp_path: Path, unpacked: Path) -> None:
+    dataset = prepare_and_load(tmp_path)
     assert (dataset.kind, dataset.name) == ("tfds", "tiny_birds-1.2.0")
     assert dataset.spec == "tfds:tiny_birds"
-    assert dataset.root == (tmp_path / "cache" / "tfds" / "tiny_birds-1.2.0").resolve()
+    assert dataset.root == unpacked.resolve()
     assert dataset.class_names == ("snow-bunting", "wren")
     assert dataset.split_seed is None
     assert photos(dataset) == {
@@ -113,12 +117,10 @@ def test_the_photos_are_written_once(tmp_path: Path) -> None:
 
 
 def test_validation_photos_are_test_photos_where_there_are_none(tmp_path: Path) -> None:
-    prepare(tmp_path, photos_of={"train": range(4), "validation": range(4, 6)})
-    dataset = load_dataset("tfds:tiny_birds")
-    assert {data for data, _, split in photos(dataset) if split == "test"} == {
-        encoded(4),
-        encoded(5),
-    }
+    splits = {"train": range(4), "validation": range(4, 6)}
+    dataset = prepare_and_load(tmp_path, photos_of=splits)
+    tested = {data for data, _, split in photos(dataset) if split == "test"}
+    assert tested == {encoded(4), encoded(5)}
 
 
 def test_a_set_without_a_split_gets_one(tmp_path: Path) -> None:
@@ -131,8 +133,7 @@ def test_a_set_without_a_split_gets_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif", "jpeg", "png", "tiff", "webp"])
 def test_no_kind_of_photo_is_lost(tmp_path: Path, suffix: str) -> None:
-    prepare(tmp_path, photos=[encoded(i, suffix.upper()) for i in range(6)])
-    dataset = load_dataset("tfds:tiny_birds")
+    dataset = prepare_and_load(tmp_path, photos=[encoded(i, suffix.upper()) for i in range(6)])
     assert len(dataset) == 6
     assert read_photo(dataset.root / dataset.paths[0], [8])[0].shape == (8, 8, 3)
 
@@ -140,9 +141,8 @@ def test_no_kind_of_photo_is_lost(tmp_path: Path, suffix: str) -> None:
 def test_what_the_library_prints_goes_to_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(
-        tfds, "builder", lambda _, data_dir: TinyBirds(data_dir=data_dir)
-    )  # not prepared yet
+    # It is not prepared yet.
+    monkeypatch.setattr(tfds, "builder", lambda _, data_dir: TinyBirds(data_dir=data_dir))
     unpack("tiny_birds", tmp_path / "photos")
     out, err = capsys.readouterr()
     assert out == ""
@@ -152,14 +152,8 @@ def test_what_the_library_prints_goes_to_stderr(
 @pytest.mark.parametrize(
     "name",
     [
-        "no_such_set",
-        "tiny_birds:9.9.9",
-        "tiny_birds/no_such_config",
-        "mnist:0.0.9",
-        "mnist/colour=red",
-        "no such name",
-        "",
-        "huggingface:no_such_set",
+        *("no_such_set", "tiny_birds:9.9.9", "tiny_birds/no_such_config", "mnist:0.0.9"),
+        *("mnist/colour=red", "no such name", "", "huggingface:no_such_set"),
     ],
 )
 def test_an_unknown_set(tmp_path: Path, name: str) -> None:
@@ -178,11 +172,8 @@ def test_an_unknown_set(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_failed_download(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def fail(_: Any) -> None:
-        raise error
-
     monkeypatch.setattr(tfds, "builder", lambda _, data_dir: TinyBirds(data_dir=data_dir))
-    monkeypatch.setattr(TinyBirds, "download_and_prepare", fail)
+    monkeypatch.setattr(TinyBirds, "download_and_prepare", Mock(side_effect=error))
     reason = str(error).splitlines()[0]
     with raises(BilinearError, "tensorflow-datasets", "'tiny_birds'", reason):
         load_dataset("tfds:tiny_birds")
@@ -197,19 +188,19 @@ def test_a_set_without_an_image_and_a_class_is_refused(tmp_path: Path) -> None:
         for i in indices:
             yield i, {"image": "a wren", "label": i}
 
-    prepare(tmp_path, _info=text_only, _generate_examples=examples)
     with raises(BilinearError, "tfds:tiny_birds", "'image'", "'label'"):
-        load_dataset("tfds:tiny_birds")
+        prepare_and_load(tmp_path, _info=text_only, _generate_examples=examples)
 
 
-def test_photos_without_a_label_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
-    prepare(tmp_path, unlabelled=True)
+def test_photos_without_a_label_are_refused_and_nothing_is_left(
+    tmp_path: Path, unpacked: Path
+) -> None:
     with raises(BilinearError, "tiny_birds/1.2.0", "train"):
-        load_dataset("tfds:tiny_birds")
-    assert list((tmp_path / "cache" / "tfds").iterdir()) == []
+        prepare_and_load(tmp_path, unlabelled=True)
+    assert list(unpacked.parent.iterdir()) == []
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, unpacked: Path) -> None:
     def stop(done: int, _: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
@@ -217,32 +208,26 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     prepare(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         load_dataset("tfds:tiny_birds", progress=stop)
-    assert list((tmp_path / "cache" / "tfds").iterdir()) == []
+    assert list(unpacked.parent.iterdir()) == []
 
 
-def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
-    folder = tmp_path / "cache" / "tiny_birds-1.2.0"
-
+def test_of_two_runs_at_once_the_first_wins(tmp_path: Path, unpacked: Path) -> None:
     def overtake(done: int, total: int) -> None:
         if done == total:
-            folder.mkdir()
-            (folder / "winner").touch()
+            unpacked.mkdir()
+            (unpacked / "winner").touch()
 
     prepare(tmp_path)
-    assert unpack("tiny_birds", folder.parent, overtake) == (folder, "tiny_birds-1.2.0")
-    assert [path.name for path in folder.iterdir()] == ["winner"]
-    assert list(folder.parent.iterdir()) == [folder]
+    assert unpack("tiny_birds", unpacked.parent, overtake) == (unpacked, unpacked.name)
+    assert [path.name for path in unpacked.iterdir()] == ["winner"]
+    assert list(unpacked.parent.iterdir()) == [unpacked]
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = os.strerror(errno.ENOSPC)
-
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, reason)
-
+def test_a_full_disk(tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path)
-    monkeypatch.setattr(Path, "write_bytes", fail)
-    with raises(BilinearError, tmp_path / "cache" / "tfds" / "tiny_birds-1.2.0", reason):
+    fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=fault))
+    with raises(BilinearError, unpacked, fault.strerror):
         load_dataset("tfds:tiny_birds")
 
 

@@ -1,12 +1,16 @@
 """Shapes, rows and ways of reading that are special to the tests of `bilinear_cli.store`."""
 
 import json
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.commands import environment
 from support.feature_files import begin_features
 
 from bilinear_cli.poolings.specs import POOLINGS, row_dtype
@@ -30,18 +34,9 @@ LARGE = shapes_of(4096, 91 * 92 // 2, (4, 4, 256))  # stored as float16
 CLASS_NAMES = ["wren", "Haubenmeise é"]
 COMMAND = ["bilinear", "extract", "--data", "my birds", "-o", "x.h5"]
 ATTRIBUTES = {"backbone": "vgg16", "image_size": 224, "command": json.dumps(COMMAND)}
+REPLACE = "bilinear extract --overwrite"  # what repairs a damaged file
 both_sizes = pytest.mark.parametrize("shapes", [SMALL, LARGE], ids=["float32", "float16"])
 
-INDICES = {
-    "all": [0, 1, 2, 3, 4, 5],
-    "backwards": [5, 4, 3, 2, 1, 0],
-    "three": [4, 0, 3],
-    "repeated": [2, 2, 5, 2],
-    "none": [],
-}
-each_indices = pytest.mark.parametrize(
-    "indices", [np.array(values, int) for values in INDICES.values()], ids=INDICES
-)
 
 # How training reads.
 READS: dict[str, Read] = {
@@ -56,6 +51,18 @@ each_read = pytest.mark.parametrize(
     [(read, "conv5" if "maps" in name else "max") for name, read in READS.items()],
     ids=READS,
 )
+
+# What another process runs, after a line that begins with `with`.
+HOLD = """
+import sys
+from pathlib import Path
+from bilinear_cli.store import FeatureWriter
+from bilinear_cli.store.lock import locked
+path = Path(sys.argv[1])
+{}
+    print(flush=True)
+    sys.stdin.read()
+"""
 
 
 def parameters_of(shapes: Shapes) -> dict[str, np.ndarray]:
@@ -118,3 +125,14 @@ def write(
 
 def head(rows: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
     return {spec: values[start:stop] for spec, values in rows.items()}
+
+
+@contextmanager
+def holding(path: Path, code: str) -> Iterator[subprocess.Popen]:
+    """Hold `path` in another process, by `with` and what follows it, until its input ends."""
+    command = [sys.executable, "-c", HOLD.format(code), path]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process

@@ -4,21 +4,20 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from store.cases import SMALL, write
+from store.cases import REPLACE, SMALL, write
 from support.errors import assert_names, raises
 from support.feature_files import error_of_opening, flip_bit, replace_dataset
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
 from bilinear_cli.store.checks import FORMAT_VERSION
-
-REPLACE = "bilinear extract --overwrite"  # what repairs a damaged file
 
 # Damage ----------------------------------------------------------------------------------
 
@@ -30,9 +29,6 @@ def test_a_flipped_bit_is_reported_by_row_and_pooling(complete: Path, spec: str)
     with FeatureFile(complete) as file:
         with raises(FeatureFileError, complete, f"features/{spec}", 3, REPLACE):
             file.check(spec)
-        file.read(spec, np.array([5, 0, 1]))  # without row 3
-        with raises(FeatureFileError, complete, f"features/{spec}", 3):
-            file.read(spec, np.array([5, 3]))
         for other in SMALL.keys() - {spec}:
             file.check(other)
 
@@ -47,56 +43,70 @@ def test_only_the_rows_that_are_done_are_checked_in_an_unfinished_file(unfinishe
         writer.check("max")
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
-    assert_names(error_of_opening(tmp_path / "x.h5"), tmp_path / "x.h5", "bilinear extract")
-
-
 def test_a_folder(tmp_path: Path) -> None:
     assert_names(error_of_opening(tmp_path), tmp_path, os.strerror(errno.EISDIR))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no HDF5 at all" * 99])
-def test_a_file_that_is_not_hdf5(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "x.h5"
-    path.write_bytes(content)
-    assert_names(error_of_opening(path), path, "HDF5", "bilinear extract")
+def cut(path: Path, share: float) -> None:
+    os.truncate(path, int(path.stat().st_size * share))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
-def test_a_truncated_file(complete: Path, share: float) -> None:
-    os.truncate(complete, int(complete.stat().st_size * share))
-    assert_names(error_of_opening(complete), complete, REPLACE)
-
-
-@pytest.mark.parametrize("name", [None, "keras", 7])
-def test_an_hdf5_file_of_another_program(tmp_path: Path, name: Any) -> None:
-    path = tmp_path / "model.h5"
+def write_other(path: Path, **attributes: Any) -> None:
+    """Write the HDF5 file of another program."""
     with h5py.File(path, "w") as file:
         file["features/max"] = np.zeros((2, 3))
-        if name is not None:
-            file.attrs["format"] = name
-    assert_names(error_of_opening(path), path, "bilinear extract")
+        file.attrs.update(attributes)
 
 
-def test_a_later_version(complete: Path) -> None:
-    with h5py.File(complete, "r+") as file:
-        file.attrs["format_version"] = 37
-    assert_names(error_of_opening(complete), complete, 37, FORMAT_VERSION)
+def change(path: Path, changes: Callable[[h5py.File], Any]) -> None:
+    with h5py.File(path, "r+") as file:
+        changes(file)
 
 
-@pytest.mark.parametrize("name", ["format_version", "complete"])
-def test_an_absent_attribute(complete: Path, name: str) -> None:
-    with h5py.File(complete, "r+") as file:
-        del file.attrs[name]
-    assert_names(error_of_opening(complete), complete, name, REPLACE)
+DAMAGE: dict[str, tuple[Callable[[Path], Any], tuple[str | int, ...]]] = {
+    "no file": (Path.unlink, ("bilinear extract",)),
+    "no bytes": (lambda x: x.write_bytes(b""), ("HDF5", "bilinear extract")),
+    "no HDF5": (lambda x: x.write_bytes(b"PK\3\4 no HDF5" * 99), ("HDF5", "bilinear extract")),
+    "a tenth": (lambda x: cut(x, 0.1), (REPLACE,)),
+    "a half": (lambda x: cut(x, 0.5), (REPLACE,)),
+    "nearly all": (lambda x: cut(x, 0.999), (REPLACE,)),
+    "no format": (write_other, ("bilinear extract",)),
+    "another format": (lambda x: write_other(x, format="keras"), ("bilinear extract",)),
+    "a number for a format": (lambda x: write_other(x, format=7), ("bilinear extract",)),
+    "a later version": (
+        lambda x: change(x, lambda file: file.attrs.update(format_version=37)),
+        (37, FORMAT_VERSION),
+    ),
+    "no version": (
+        lambda x: change(x, lambda file: file.attrs.pop("format_version")),
+        ("format_version", REPLACE),
+    ),
+    "no `complete`": (
+        lambda x: change(x, lambda file: file.attrs.pop("complete")),
+        ("complete", REPLACE),
+    ),
+    "no features": (lambda x: change(x, lambda file: file.move("features", "other")), (REPLACE,)),
+    "a group for a dataset": (
+        lambda x: change(x, lambda file: (file.pop("photo"), file.create_group("photo"))),
+        (REPLACE,),
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "facts"), DAMAGE.values(), ids=DAMAGE)
+def test_what_is_no_whole_feature_file_is_refused(
+    complete: Path, damage: Callable[[Path], Any], facts: tuple[str | int, ...]
+) -> None:
+    damage(complete)
+    assert_names(error_of_opening(complete), complete, *facts)
 
 
 def test_the_error_of_an_incomplete_file_names_the_command_that_finishes_it(
     unfinished: Path,
 ) -> None:
     partial = partial_path(unfinished)
+    command = "bilinear extract --data 'my birds' -o x.h5"
     for path in (unfinished, partial):
-        command = "bilinear extract --data 'my birds' -o x.h5"
         assert_names(error_of_opening(path), partial, 2, 6, command)
         with FeatureFile(path, allow_partial=True) as opened:
             assert (opened.path, opened.rows_done) == (partial, 2)
@@ -120,6 +130,18 @@ WRONG_COLUMNS: list[tuple[str, np.ndarray, tuple[str | int, ...]]] = [
     ("rows_done", np.array([5]), ("rows_done", 5, 6)),
     ("rows_done", np.array([7]), ("rows_done", 7, 6)),
     ("rows_done", np.array([-1]), ("rows_done", -1, 6)),
+    ("rows_done", np.zeros(0, np.int64), ()),
+    ("rows_done", np.array([6 + 1j]), ()),
+    ("paths", np.array([b"\xff"] * 6), ()),
+    ("group", np.array([[b"a"] * 6]), ()),
+    ("group", np.array(["a"] * 6, h5py.string_dtype()), ()),  # of any length
+    ("labels", np.int64(1), ()),
+    ("features/bilinear", np.zeros((6, 37), np.float32), ()),  # no triangle
+    ("features/max", np.zeros((6, 0), np.float32), ()),
+    ("features/max", np.float32(1), ()),
+    ("features", np.zeros(6), ()),
+    ("crc32", np.zeros(6), ()),
+    ("skipped/paths", np.array([b"a"]), ()),  # without reasons
 ]
 
 
@@ -132,103 +154,46 @@ def test_wrong_columns(
     assert_names(error_of_opening(complete), complete, *facts, REPLACE)
 
 
-MALFORMED: dict[str, tuple[str, str, Any]] = {
-    "text that is not UTF-8": ("paths", "paths", np.array([b"\xff"] * 6)),
-    "a table for a column": ("group", "group", np.array([[b"a"] * 6])),
-    "one number for a column": ("labels", "labels", np.int64(1)),
-    "no count in rows_done": ("rows_done", "rows_done", np.zeros(0, np.int64)),
-    "a count that is complex": ("rows_done", "rows_done", np.array([6 + 1j])),
-    "rows of no triangle": ("features/bilinear", "features/bilinear", np.zeros((6, 37), "f4")),
-    "rows of no numbers": ("features/max", "features/max", np.zeros((6, 0), "f4")),
-    "text of any length": ("group", "group", np.array(["a"] * 6, h5py.string_dtype())),
-    "a dataset for a group": ("crc32", "crc32", np.zeros(6)),
-    "a group for a dataset": ("photo", "photo/x", np.zeros(6)),
-    "skipped without reasons": ("skipped/paths", "skipped/paths", np.array([b"a"])),
-    "one number for rows": ("features/max", "features/max", np.float32(1)),
-    "a dataset for all features": ("features", "features", np.zeros(6)),
-    "no features": ("features", "other", np.zeros(6)),
-}
-
-
-@pytest.mark.parametrize(("removed", "name", "values"), MALFORMED.values(), ids=MALFORMED)
-@pytest.mark.slow
-def test_malformed_files(complete: Path, removed: str, name: str, values: Any) -> None:
-    with h5py.File(complete, "r+") as file:
-        del file[removed]
-        file[name] = values
-    assert_names(error_of_opening(complete), complete, REPLACE)
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.int16, ">f4"])
-def test_features_of_another_dtype(complete: Path, dtype: Any) -> None:
-    replace_dataset(complete, "features/max", np.zeros((6, 8), dtype))
-    with (
-        FeatureFile(complete) as file,
-        raises(FeatureFileError, complete, "features/max", np.dtype(dtype), REPLACE),
-    ):
-        file.check("max")
-
-
 # A stranger's file is data, nothing more -------------------------------------------------
 
 OTHER = "other.h5"  # a good file, in the current folder
 
 
-def good(name: str) -> np.ndarray:
-    with h5py.File(OTHER) as file:
-        return file[name][()]
-
-
-def external_link(file: h5py.File, name: str) -> None:
-    del file[name]
+def external_link(file: h5py.File, name: str, _: Any) -> None:
     file[name] = h5py.ExternalLink(OTHER, f"/{name}")
 
 
-def soft_link(file: h5py.File, name: str) -> None:
-    file.move(name, "elsewhere")
+def soft_link(file: h5py.File, name: str, _: Any) -> None:
     file[name] = h5py.SoftLink("/elsewhere")
 
 
-def external_storage(file: h5py.File, name: str) -> None:
-    old = good(name)
-    del file[name]
+def external_storage(file: h5py.File, name: str, old: h5py.Dataset) -> None:
     file.create_dataset(name, old.shape, old.dtype, external=[(OTHER, 0, old.nbytes)])
 
 
-def virtual_dataset(file: h5py.File, name: str) -> None:
-    old = good(name)
+def virtual_dataset(file: h5py.File, name: str, old: h5py.Dataset) -> None:
     layout = h5py.VirtualLayout(old.shape, old.dtype)
     layout[...] = h5py.VirtualSource(OTHER, name, old.shape)
-    del file[name]
     file.create_virtual_dataset(name, layout)
 
 
-def chunks(file: h5py.File, name: str) -> None:
-    del file[name]
-    file.create_dataset(name, data=good(name), chunks=True)
+def chunks(file: h5py.File, name: str, old: h5py.Dataset) -> None:
+    file.create_dataset(name, data=old[()], chunks=True)
 
 
-def compressed(file: h5py.File, name: str) -> None:
-    del file[name]
-    file.create_dataset(name, data=good(name), compression="gzip")
+def compressed(file: h5py.File, name: str, old: h5py.Dataset) -> None:
+    file.create_dataset(name, data=old[()], compression="gzip")
 
 
-def never_written(file: h5py.File, name: str) -> None:
-    del file[name]
-    file.create_dataset(name, good(name).shape, good(name).dtype)
+def never_written(file: h5py.File, name: str, old: h5py.Dataset) -> None:
+    file.create_dataset(name, old.shape, old.dtype)
 
 
 DATASETS = ["features/max", "crc32/max", "paths", "class_names", "rows_done", "skipped/reasons"]
 GROUPS = ["features", "crc32", "skipped"]
 LINKS = [external_link, soft_link]
-DISGUISES = [
-    (disguise, name)
-    for disguise in (
-        *(external_storage, virtual_dataset, chunks, compressed, never_written),
-        *LINKS,
-    )
-    for name in [*DATASETS, *(GROUPS if disguise in LINKS else [])]
-]
+REPLACED = [external_storage, virtual_dataset, chunks, compressed, never_written]
+DISGUISES = [*product(REPLACED + LINKS, DATASETS), *product(LINKS, GROUPS)]
 
 
 @pytest.mark.parametrize(("disguise", "name"), DISGUISES)
@@ -236,12 +201,13 @@ DISGUISES = [
 def test_anything_but_one_run_of_bytes_in_the_file_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    disguise: Callable[[h5py.File, str], None],
+    disguise: Callable[[h5py.File, str, Any], None],
     name: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "x.h5", {"max": (8,)}, bad=[1])
     shutil.copy(path, OTHER)
     with h5py.File(path, "r+") as file:
-        disguise(file, name)
+        file.move(name, "elsewhere")
+        disguise(file, name, file["elsewhere"])
     assert_names(error_of_opening(path), path, name, REPLACE)

@@ -3,39 +3,22 @@
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import environment
+from store.cases import holding
 from support.errors import assert_names, raises
 
 from bilinear_cli.errors import FeatureFileError, InUseError
 from bilinear_cli.store.lock import lock_path, locked
 
-HOLDER = """
-import sys
-from pathlib import Path
-from bilinear_cli.store.lock import locked
-with locked(Path(sys.argv[1])):
-    print(flush=True)
-    sys.stdin.read()
-"""
-
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
     """Give a process that holds the lock of `x.h5` until its input ends."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, tmp_path / "x.h5"],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout
-        process.stdout.readline()
+    with holding(tmp_path / "x.h5", "with locked(path):") as process:
         yield process
 
 

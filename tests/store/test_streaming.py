@@ -1,19 +1,32 @@
 """Tests of rows as training reads them: in blocks, as float32, one block ahead, past HDF5."""
 
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
-from store.cases import SMALL, Shapes, both_sizes, each_indices, random_rows
+from store.cases import (
+    READS,
+    REPLACE,
+    SMALL,
+    Read,
+    Shapes,
+    both_sizes,
+    each_read,
+    random_rows,
+    write,
+)
 from support.errors import raises
-from support.feature_files import flip_bit
+from support.feature_files import all_rows, flip_bit, replace_dataset
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.store import FeatureFile, streaming
-from bilinear_cli.store.streaming import ahead
+from bilinear_cli.store.streaming import ahead, as_float32
 
 MIXED: Shapes = {"avg": (36,), "max": (4096,), "conv5": (4, 4, 256)}  # the first as float32
 SOME = np.array([5, 1, 2, 3, 0])
@@ -50,17 +63,19 @@ def joined(
 
 
 @both_sizes
-@each_indices
+@pytest.mark.parametrize("which", [range(6), range(5, -1, -1), [4, 0, 3], [2, 2, 5, 2], []])
 @pytest.mark.parametrize("spec", ["max", "bilinear", "conv5"])
 @pytest.mark.slow
 def test_rows_and_batches_and_columns_are_the_stored_rows(
-    stored: Callable[[Shapes], Path], shapes: Shapes, indices: np.ndarray, spec: str
+    stored: Callable[[Shapes], Path], shapes: Shapes, which: Sequence[int], spec: str
 ) -> None:
+    indices = np.array(which, int)
     expected = random_rows(shapes, 6)[spec][indices]
     with FeatureFile(stored(shapes)) as file:
         rows = file.read(spec, indices)
         assert (rows.dtype, rows.shape) == (np.float32, (len(indices), *shapes[spec]))
         np.testing.assert_array_equal(rows, expected)
+        np.testing.assert_array_equal(file.read_raw(spec, indices), expected, strict=True)
         for step in (1, 4, 6, 100):
             if len(indices):
                 rows = joined(file.batches(spec, indices, step), len(indices), step, 0)
@@ -101,22 +116,13 @@ def test_rows_are_converted_a_few_at_once(
         np.testing.assert_array_equal(file.read(spec, SOME), expected)
         file.check(spec)
         if spec != "conv5":
-            step = expected.shape[1] // 2
-            np.testing.assert_array_equal(
-                np.hstack([block for _, block in file.columns(spec, SOME, step)]), expected
-            )
+            blocks = [block for _, block in file.columns(spec, SOME, expected.shape[1] // 2)]
+            np.testing.assert_array_equal(np.hstack(blocks), expected)
 
 
 def test_maps_have_no_columns(mixed: Path) -> None:
     with FeatureFile(mixed) as file, raises(ValueError):
         list(file.columns("conv5", SOME, 4))
-
-
-def test_no_rows_can_be_read_of_a_file(mixed: Path) -> None:
-    with FeatureFile(mixed) as file:
-        none = np.arange(0)
-        assert file.read_raw("max", none).shape == (0, *file.shapes["max"][1:])
-        assert file.read("max", none).shape == (0, *file.shapes["max"][1:])
 
 
 # How it is read --------------------------------------------------------------------------
@@ -127,12 +133,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list of how many bytes each call of the system reads."""
     sizes: list[int] = []
     preadv = os.preadv
-
-    def count(*args: object) -> int:
-        sizes.append(preadv(*args))  # type: ignore[arg-type]
-        return sizes[-1]
-
-    monkeypatch.setattr(os, "preadv", count)
+    monkeypatch.setattr(os, "preadv", lambda *x: sizes.append(n := preadv(*x)) or n)
     return sizes
 
 
@@ -242,3 +243,199 @@ def test_a_reader_that_meets_damage_leaves_no_thread(
         with raises(FeatureFileError, complete, "features/max", 3):
             list(getattr(file, method)("max", np.arange(6), 1))
         assert not new_threads()
+
+
+# The conversion to float32 ---------------------------------------------------------------
+
+HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+FINITE = HALVES[np.isfinite(HALVES)]
+SINGLES = np.array(
+    [0, -0.0, 1, -1, 1e-45, -1e-45, 1.1754942e-38, 3.4028235e38, -3.4028235e38, 2**-149, 1 / 3],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 1 << 16])
+@pytest.mark.parametrize("shape", [(-1,), (31, -1), (2, 31, 4, -1)])
+def test_every_half_becomes_the_same_single_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(streaming, "CHUNK", chunk)
+    stored = (FINITE[:1984] if chunk == 1 else np.tile(FINITE, 3)).reshape(shape)
+    result = as_float32(stored)
+    assert result is not None
+    assert (result.dtype, result.shape) == (np.float32, stored.shape)
+    expected = stored.astype(np.float32).view(np.uint32)
+    np.testing.assert_array_equal(result.view(np.uint32), expected)
+
+
+def test_finite_singles_stay_as_they_are_bit_for_bit() -> None:
+    result = as_float32(SINGLES.reshape(11, 1, 1, 1))
+    assert result is not None
+    assert (result.dtype, result.shape) == (np.float32, (11, 1, 1, 1))
+    np.testing.assert_array_equal(result.ravel().view(np.uint32), SINGLES.view(np.uint32))
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    for bad in HALVES[~np.isfinite(HALVES)]:
+        assert as_float32(np.array([bad])) is None
+    many = np.zeros((3, streaming.CHUNK), np.float16)
+    for dtype in (np.float16, np.float32):
+        for bad in (np.nan, -np.nan, np.inf, -np.inf):
+            for position in (0, streaming.CHUNK - 1, streaming.CHUNK, 3 * streaming.CHUNK - 1):
+                stored = many.astype(dtype)
+                stored.flat[position] = bad
+                assert as_float32(stored) is None
+
+
+def test_halves_are_written_into_an_array_of_the_caller() -> None:
+    out = np.full(3, np.nan, np.float32)
+    assert as_float32(np.array([1, -2, 65504], np.float16), out) is out
+    assert list(out) == [1, -2, 65504]
+
+
+@pytest.mark.slow
+def test_halves_below_the_smallest_normal_single_survive_tensorflows_threads() -> None:
+    """TensorFlow's threads take operands that small for zero."""
+    import tensorflow as tf
+
+    halves = np.arange(1, 1024, dtype=np.int16).view(np.float16)
+    (singles,) = tf.data.Dataset.from_generator(
+        lambda: iter([as_float32(halves)]), output_signature=tf.TensorSpec((1023,), tf.float32)
+    )
+    np.testing.assert_array_equal(singles.numpy(), np.arange(1, 1024) * 2.0**-24)
+
+
+# Rows that are damaged, cut short, or not finite ------------------------------------------
+
+
+def write_value(
+    output: Path, shapes: Shapes, value: float, row: int = 4, bad: tuple[int, ...] = ()
+) -> Path:
+    """Write a file where `value` is the last number of a row, in every pooling."""
+    rows = random_rows(shapes, 6)
+    for values in rows.values():
+        values[row].flat[-1] = value
+    return write(output, shapes, rows=rows, bad=bad)
+
+
+@each_read
+@both_sizes
+def test_a_flipped_bit_is_reported_when_its_row_is_read_and_not_otherwise(
+    tmp_path: Path, shapes: Shapes, read: Read, spec: str
+) -> None:
+    path = write(tmp_path / "x.h5", {spec: shapes[spec]})
+    flip_bit(path, spec, 3)
+    with FeatureFile(path) as file:
+        read(file, np.array([5, 0, 4, 2, 1]))
+        with raises(FeatureFileError, path, f"features/{spec}", 3, REPLACE):
+            read(file, np.array([5, 0, 3, 1]))
+
+
+def test_columns_come_before_the_checksums_are_known_and_batches_after(complete: Path) -> None:
+    flip_bit(complete, "max", 3)
+    rows = np.arange(6)
+    with FeatureFile(complete) as file:
+        columns, batches = file.columns("max", rows, 3), file.batches("max", rows, 2)
+        for blocks, n_good in ((columns, 3), (batches, 1)):
+            assert len(list(itertools.islice(blocks, n_good))) == n_good
+            with raises(FeatureFileError, complete, "features/max", 3, REPLACE):
+                next(blocks)
+
+
+@each_read
+@both_sizes
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.slow
+def test_a_number_that_is_not_finite_is_reported_by_row_and_photo(
+    tmp_path: Path, shapes: Shapes, read: Read, spec: str, value: float
+) -> None:
+    """The checksum of the row is right: the row is not damaged."""
+    path = write_value(tmp_path / "x.h5", {spec: shapes[spec]}, value)
+    with FeatureFile(path) as file:
+        read(file, np.array([5, 0, 3, 1, 2]))
+        with raises(FeatureFileError, path, f"features/{spec}", 4, "é 4/4.jpg") as caught:
+            read(file, np.array([5, 4, 1]))
+    assert "--overwrite" not in str(caught.value)
+
+
+def test_check_accepts_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    path = write_value(tmp_path / "x.h5", SMALL, np.nan, bad=(0, 5))  # so rows are copied
+    with FeatureFile(path) as file:
+        assert file.rows_done == 4
+        for spec in SMALL:
+            file.check(spec)
+            with raises(FeatureFileError, path, f"features/{spec}", 3, "é 4/4.jpg"):
+                all_rows(file, spec)
+
+
+@each_read
+@both_sizes
+def test_a_number_that_damage_made_infinite_is_reported_as_damage(
+    tmp_path: Path, shapes: Shapes, read: Read, spec: str
+) -> None:
+    path = write(tmp_path / "x.h5", {spec: shapes[spec]})
+    with h5py.File(path, "r+") as file:
+        file[f"features/{spec}"][4] = np.inf
+    facts = (path, f"features/{spec}", 4, REPLACE)
+    with FeatureFile(path) as file, raises(FeatureFileError, *facts):
+        read(file, np.array([5, 4, 1]))
+
+
+@pytest.mark.parametrize("chunk", [10, 20, 1000])
+def test_the_bad_row_is_named_however_many_are_converted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(streaming, "CHUNK", chunk)
+    path, rows = write_value(tmp_path / "x.h5", SMALL, np.inf), np.array([5, 3, 4, 1])
+    flip_bit(path, "sum", 3)
+    with FeatureFile(path) as file:
+        with raises(FeatureFileError, path, "features/max", 4, "é 4/4.jpg"):
+            file.read("max", rows)
+        with raises(FeatureFileError, path, "features/sum", 3, REPLACE):
+            file.read("sum", rows[:2])
+
+
+@each_read
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+@pytest.mark.slow
+def test_a_file_that_is_cut_short_while_it_is_open(
+    complete: Path, read: Read, spec: str, share: float
+) -> None:
+    with h5py.File(complete) as raw:
+        data = raw[f"features/{spec}"]
+        end = data.id.get_offset() + data.nbytes
+    with FeatureFile(complete) as file:
+        os.truncate(complete, int(end * share))
+        with raises(FeatureFileError, complete, REPLACE):
+            read(file, np.array([0, 5, 1]))
+
+
+@each_iterator
+def test_a_file_that_is_cut_short_between_two_blocks(complete: Path, method: str) -> None:
+    with FeatureFile(complete) as file:
+        blocks = getattr(file, method)("max", np.arange(6), 1)
+        next(blocks)
+        os.truncate(complete, 0)
+        with raises(FeatureFileError, complete, REPLACE):
+            list(blocks)
+
+
+@each_iterator
+def test_a_file_too_short_for_its_rows_is_refused_before_memory_is_asked_for(
+    complete: Path, method: str
+) -> None:
+    with FeatureFile(complete) as file:
+        os.truncate(complete, 5000)
+        with raises(FeatureFileError, complete, REPLACE):
+            getattr(file, method)("max", np.arange(6), 4)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int16, ">f4"])
+@pytest.mark.parametrize("name", ["read", "columns", "batches", "check"])
+def test_features_of_another_dtype_are_refused(complete: Path, name: str, dtype: Any) -> None:
+    replace_dataset(complete, "features/max", np.zeros((6, 8), dtype))
+    use = READS.get(name, lambda file, _: file.check("max"))
+    facts = (complete, "features/max", np.dtype(dtype), REPLACE)
+    with FeatureFile(complete) as file, raises(FeatureFileError, *facts):
+        use(file, np.arange(6))

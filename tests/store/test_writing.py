@@ -1,28 +1,33 @@
-"""Tests of writing a feature file, with faults of the disk, and other runs."""
+"""Tests of writing a feature file, with bad rows, faults of the disk, and other runs."""
 
 import errno
 import os
 import resource
 import shutil
-import subprocess
-import sys
-from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
 import pytest
-from store.cases import LARGE, SMALL, Shapes, begin, head, random_rows, write
-from support.commands import environment
+from store.cases import (
+    LARGE,
+    SMALL,
+    Shapes,
+    begin,
+    columns_of,
+    head,
+    holding,
+    random_rows,
+    write,
+)
 from support.errors import raises
-from support.feature_files import all_rows
+from support.feature_files import all_rows, flip_bit
 
 from bilinear_cli.errors import FeatureFileError, InUseError
-from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
-
-Usage = namedtuple("Usage", "total used free")
+from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path, writing
 
 
 def test_features_are_contiguous_and_unfiltered_and_the_rest_is_plain_hdf5(complete: Path) -> None:
@@ -85,11 +90,98 @@ def test_rows_that_do_not_fit_overwrite_nothing(
     assert partial_path(unfinished).read_bytes() == before
 
 
+# Rows that stand for no readable photo: `finish` leaves them out ---------------------------
+
+
+def test_bad_rows_are_left_out_and_the_others_keep_bytes_order_and_checksums(
+    tmp_path: Path,
+) -> None:
+    keep = [0, 2, 3, 5]
+    paths = [write(tmp_path / "all.h5"), write(tmp_path / "x.h5", bad=[1, 4])]
+    assert sorted(tmp_path.iterdir()) == paths
+    with FeatureFile(paths[0]) as original, FeatureFile(paths[1]) as file:
+        for name, values in columns_of(6).items():
+            np.testing.assert_array_equal(getattr(file, name), values[keep])
+        assert file.skipped == {"é 1/1.jpg": "no photo", "é 4/4.jpg": "no photo"}
+        assert file.rows_done == 4
+        for spec in SMALL:
+            np.testing.assert_array_equal(all_rows(file, spec), all_rows(original, spec)[keep])
+        assert file.attributes == original.attributes | {"created": file.attributes["created"]}
+    with h5py.File(paths[0]) as original, h5py.File(paths[1]) as file:
+        for sums in (f"crc32/{spec}" for spec in SMALL):
+            np.testing.assert_array_equal(file[sums], original[sums][()][keep])
+
+
+def test_many_rows_are_left_out_over_several_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "BLOCK", 2)
+    with FeatureFile(write(tmp_path / "x.h5", n=11, bad=[0, 5])) as file:
+        assert list(file.photo) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+        expected = random_rows(SMALL, 11)["max"][file.photo]
+        np.testing.assert_array_equal(all_rows(file, "max"), expected)
+
+
+def test_all_rows_may_be_bad(tmp_path: Path) -> None:
+    with FeatureFile(write(tmp_path / "x.h5", n=2, bad=[0, 1])) as file:
+        assert all_rows(file, "max").shape == (0, 8)
+        assert len(file.skipped) == 2
+
+
+def test_bad_rows_of_an_interrupted_batch_may_be_good_the_next_time(
+    unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = head(random_rows(SMALL, 6), 2, 6)
+    with FeatureWriter(unfinished) as writer, monkeypatch.context() as patch:
+        # All is written but the count.
+        patch.setattr(os, "fsync", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            writer.append(rows, bad=[0, 3])
+    with FeatureWriter(unfinished) as writer:
+        assert (writer.rows_done, list(writer.photo)) == (2, [0, 1, ~2, 3, 4, ~5])
+        writer.append(rows, bad=[1])
+        writer.finish({"é 3/3.jpg": "no photo"})
+    with FeatureFile(unfinished) as file:
+        assert list(file.photo) == [0, 1, 2, 4, 5]
+
+
+def test_damaged_rows_are_not_copied_with_a_new_checksum(tmp_path: Path) -> None:
+    with begin(tmp_path / "x.h5") as writer:
+        writer.append(random_rows(SMALL, 6), bad=[1])
+        flip_bit(writer.path, "max", 3)
+        with raises(FeatureFileError, writer.path, "features/max", 3):
+            writer.finish({})
+    assert list(tmp_path.iterdir()) == [writer.path]
+
+
+def test_a_run_killed_between_copying_and_renaming_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "x.h5"
+    replace = os.replace
+
+    def kill(old: Path, new: Path) -> None:
+        if new == output:
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write(output, bad=[2])
+    with FeatureWriter(output) as writer:
+        assert writer.rows_done == len(writer.photo) == 5
+        writer.finish()
+    assert list(tmp_path.iterdir()) == [output]
+    with FeatureFile(output) as file:
+        assert list(file.skipped) == ["é 2/2.jpg"]
+
+
 # Faults of the disk, and other runs ------------------------------------------------------
 
 
 def test_a_disk_too_small_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 10**8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=10**8))
     output = tmp_path / "x.h5"
     with raises(FeatureFileError, output, "0.20 GB", "0.10 GB", "--output", "--pooling"):
         begin(output, {"max": (10**8,)}, 1)
@@ -101,7 +193,7 @@ def test_a_file_that_is_replaced_makes_room(
 ) -> None:
     output = tmp_path / "x.h5"
     begin(output).close()
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=1000))
     with begin(output) as writer:
         assert writer.rows_done == 0
 
@@ -114,10 +206,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def deny(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "a long message\nof HDF5")
-
-    monkeypatch.setattr(os, "replace", deny)
+    denied = PermissionError(errno.EACCES, "a long message\nof HDF5")
+    monkeypatch.setattr(os, "replace", Mock(side_effect=denied))
     with raises(FeatureFileError, tmp_path / "x.h5", os.strerror(errno.EACCES)):
         write(tmp_path / "x.h5")
     assert list(tmp_path.iterdir()) == []
@@ -179,27 +269,10 @@ def test_a_disk_that_is_full_while_bad_rows_are_left_out(
         assert len(all_rows(file, "max")) == 5
 
 
-HOLDER = """
-import sys
-from pathlib import Path
-from bilinear_cli.store import FeatureWriter
-with FeatureWriter(Path(sys.argv[1])) as writer:
-    writer.path.open("r+b").close()  # opens and closes the file once more
-    print(flush=True)
-    sys.stdin.read()
-"""
-
-
 @pytest.mark.slow
 def test_a_file_that_another_process_writes(unfinished: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, unfinished],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout
-        holder.stdout.readline()
+    opened_twice = "with FeatureWriter(path) as writer:\n    writer.path.open('r+b').close()"
+    with holding(unfinished, opened_twice) as holder:
         for use in (FeatureFile, FeatureWriter, write):
             with raises(InUseError, unfinished):
                 use(unfinished)
@@ -210,7 +283,6 @@ def test_a_file_that_another_process_writes(unfinished: Path) -> None:
 
 
 def test_a_damaged_partial_file_can_be_replaced(tmp_path: Path) -> None:
-    output = tmp_path / "x.h5"
-    partial_path(output).write_bytes(b"")
-    write(output)
+    partial_path(tmp_path / "x.h5").write_bytes(b"")
+    output = write(tmp_path / "x.h5")
     assert list(tmp_path.iterdir()) == [output]
