@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from distributed import LocalCluster
-from support.commands import run_command
+from support.commands import run_command, set_quick_options
 from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
@@ -63,12 +63,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """
     folder = tmp_path_factory.mktemp("prepared")
     with thin_networks(144) as patch:  # as many as --top-variance 20000 needs
-        for command in COMMANDS:
-            patch.setenv(f"BILINEAR_{command.upper()}_WEIGHTS", "random")
-        patch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
-        patch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "4")
-        patch.setenv("BILINEAR_TRAIN_C", "1")
-        patch.setenv("BILINEAR_TRAIN_LABEL_SMOOTHING", "0")
+        set_quick_options(patch, batch_size=4)
         patch.setenv("BILINEAR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(sample, "N_SPECIES", 2)
         patch.setattr(sample, "N_DRAWINGS", 2)

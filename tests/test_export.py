@@ -84,24 +84,12 @@ def features(
     forward: Forward,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Return the feature file of all poolings."""
-    path = tmp_path_factory.mktemp("features") / "x.h5"
-    extract_photos(load_dataset(str(photos[0].parents[1])), recipe, path, lambda: forward)
-    return path
-
-
-@pytest.fixture(scope="module")
-def features_with_flip(
-    photos: list[Path],
-    recipe: Recipe,
-    forward: Forward,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """Return the feature file of some poolings, with the mirrored views too."""
-    path = tmp_path_factory.mktemp("features") / "flip.h5"
-    recipe = replace(recipe, poolings=WITH_FLIP, views=("original", "flip"))
-    extract_photos(load_dataset(str(photos[0].parents[1])), recipe, path, lambda: forward)
-    return path
+    """Return a folder of x.h5, of all poolings, and of flip.h5, with the mirrored views too."""
+    folder, dataset = tmp_path_factory.mktemp("features"), load_dataset(str(photos[0].parents[1]))
+    with_flip = replace(recipe, poolings=WITH_FLIP, views=("original", "flip"))
+    extract_photos(dataset, recipe, folder / "x.h5", lambda: forward)
+    extract_photos(dataset, with_flip, folder / "flip.h5", lambda: forward)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +100,7 @@ def network(recipe: Recipe, weights: Weights) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def run(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_run(features, tmp_path_factory.mktemp("runs"), "max")
+    return train_run(features / "x.h5", tmp_path_factory.mktemp("runs"), "max")
 
 
 def train_run(features: Path, folder: Path, spec: str, **options: Any) -> Path:
@@ -145,12 +133,7 @@ def random_mlp(z: np.ndarray, targets: np.ndarray, *, hidden: int, **_: Any) -> 
 
 
 def random_conv1x1(
-    read: Callable[[np.ndarray], np.ndarray],
-    rows: np.ndarray,
-    targets: np.ndarray,
-    *,
-    channels: int,
-    **_: Any,
+    read: Any, rows: np.ndarray, targets: np.ndarray, *, channels: int, **_: Any
 ) -> Conv1x1:
     """Return an untrained network in place of `fit_conv1x1`, which takes seconds."""
     kernel = random_linear(read(rows[:1]).shape[-1], channels).weights
@@ -164,18 +147,18 @@ MLP: dict[str, Any] = {"classifier": "mlp", "hidden": 5}
 @pytest.mark.parametrize(
     ("spec", "options", "file"),
     [
-        *((spec, {}, "features") for spec in POOLINGS if spec != "conv5"),
-        ("bilinear", {"top_variance": 500}, "features"),
-        ("max", {"normalize": "none"}, "features"),
-        ("avg", {"normalize": "sqrt-l2"}, "features"),
-        ("bilinear-plain", {"normalize": "sqrt-l2", "top_variance": 501}, "features"),
-        ("sum", {"normalize": "standard", "top_variance": 40}, "features"),
-        ("max+bilinear+compact:64", {}, "features"),
-        ("max+bilinear", MLP, "features"),
-        ("max", {**MLP, "top_variance": 30}, "features_with_flip"),
-        ("bilinear", {"classifier": "ridge"}, "features_with_flip"),
-        ("covariance", {"classifier": "svm"}, "features"),
-        ("conv5", {"classifier": "conv1x1", "channels": 8}, "features"),
+        *((spec, {}, "x.h5") for spec in POOLINGS if spec != "conv5"),
+        ("bilinear", {"top_variance": 500}, "x.h5"),
+        ("max", {"normalize": "none"}, "x.h5"),
+        ("avg", {"normalize": "sqrt-l2"}, "x.h5"),
+        ("bilinear-plain", {"normalize": "sqrt-l2", "top_variance": 501}, "x.h5"),
+        ("sum", {"normalize": "standard", "top_variance": 40}, "x.h5"),
+        ("max+bilinear+compact:64", {}, "x.h5"),
+        ("max+bilinear", MLP, "x.h5"),
+        ("max", {**MLP, "top_variance": 30}, "flip.h5"),
+        ("bilinear", {"classifier": "ridge"}, "flip.h5"),
+        ("covariance", {"classifier": "svm"}, "x.h5"),
+        ("conv5", {"classifier": "conv1x1", "channels": 8}, "x.h5"),
     ],
 )
 def test_the_model_gives_the_probabilities_of_predict(
@@ -188,12 +171,12 @@ def test_the_model_gives_the_probabilities_of_predict(
     photos: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
+    features: Path,
 ) -> None:
     monkeypatch.setattr("bilinear_cli.training.classifiers.fit_mlp", random_mlp)
     monkeypatch.setattr("bilinear_cli.training.train.fit_conv1x1", random_conv1x1)
     monkeypatch.setattr(exporting, "_network", lambda *_: network)
-    run = train_run(request.getfixturevalue(file), tmp_path, spec, **options)
+    run = train_run(features / file, tmp_path, spec, **options)
     # with the temperature of so few photos all probabilities may be alike
     save_model(run / "model.npz", replace(load_model(run), temperature=0.7))
     model = build_model(load_model(run), run_recipe(run), weights.tensors)
@@ -215,12 +198,12 @@ for path in paths:
 
 
 def test_keras_loads_models_in_another_process(
-    features_with_flip: Path, weights: Weights, photos: list[Path], tmp_path: Path
+    features: Path, weights: Weights, photos: list[Path], tmp_path: Path
 ) -> None:
     pixels, paths, expected = tmp_path / "x.npy", [], []
     np.save(pixels, pixels_of(photos[:5]))
     for spec in ("matrix-sqrt:8", "compact:64", "avg"):
-        run = train_run(features_with_flip, tmp_path / "runs", spec, normalize="sqrt-l2")
+        run = train_run(features / "flip.h5", tmp_path / "runs", spec, normalize="sqrt-l2")
         paths.append(tmp_path / "new" / f"{spec}.keras")
         model = export(run, weights.tensors, paths[-1])
         expected.append(model.predict(np.load(pixels), verbose=0))

@@ -1,6 +1,5 @@
 """Tests of naming photos with a trained run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture(params=["max", "max+bilinear"])
-def run(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    photos: list[Path],
-) -> Path:
+def run(request: pytest.FixtureRequest, tmp_path: Path, photos: list[Path]) -> Path:
     """Return a run that was trained on the photos."""
     pixels = np.stack([read_photo(path, [SIZE])[0] for path in photos])
     maps = forward(pixels).numpy().reshape(len(photos), -1, 4)
@@ -52,13 +47,8 @@ def run(
     matrices = np.sqrt(np.einsum("nlc,nld->ncd", maps, maps))
     bilinear = matrices[:, i, j] * np.where(i == j, 1, np.sqrt(2))
     rows = {"max": maps.max(1), "bilinear": bilinear / np.linalg.norm(bilinear, axis=1)[:, None]}
-    path = write_features(
-        tmp_path / "x.h5",
-        rows,
-        np.repeat(np.arange(3), 6),
-        np.full(18, "train"),
-        class_names=list(COLOURS),
-    )
+    labels, split = np.repeat(np.arange(3), 6), np.full(18, "train")
+    path = write_features(tmp_path / "x.h5", rows, labels, split, class_names=list(COLOURS))
     with FeatureFile(path) as file:
         options = Options(C=10.0, label_smoothing=0.0)
         return Path(train(file, request.param, options, tmp_path / "runs")["run"])
@@ -88,13 +78,10 @@ def test_photos_get_their_class_and_a_bad_file_its_error(
 
 @pytest.mark.slow
 def test_top_limits_the_number_of_names(run: Path, photos: list[Path]) -> None:
-    (_, names), *rest = predict(run, photos[:1], forward, top=2)
-    assert not rest
-    assert isinstance(names, list)
-    assert len(names) == 2
-    (_, names), *_ = predict(run, photos[:1], forward, top=50)
-    assert isinstance(names, list)
-    assert len(names) == 3
+    for top, n_names in ((2, 2), (50, 3)):
+        ((_, names),) = predict(run, photos[:1], forward, top=top)
+        assert isinstance(names, list)
+        assert len(names) == n_names
 
 
 def test_settings_are_those_of_the_features(run: Path) -> None:
@@ -114,4 +101,3 @@ def test_a_run_without_a_model_is_one_line(run: Path, photos: list[Path]) -> Non
     (run / "model.npz").unlink()
     with raises(BilinearError, run, "bilinear train"):
         list(predict(run, photos[:1], forward))
-    assert json.loads((run / "metrics.json").read_text())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import ROOT, run_command
+from support.commands import ROOT, run_command, set_quick_options
 from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
@@ -50,13 +50,7 @@ def thin_commands(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
     """Run commands in an empty folder, with a thin network, and with little tuning."""
     with thin_networks(CHANNELS) as patch:
         patch.chdir(tmp_path)
-        for command in ("EXTRACT", "PREDICT", "EXPLAIN", "EXPORT", "WEIGHTS"):
-            patch.setenv(f"BILINEAR_{command}_WEIGHTS", "random")
-        patch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
-        patch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "4")
-        patch.setenv("BILINEAR_TRAIN_C", "1")
-        patch.setenv("BILINEAR_TRAIN_LABEL_SMOOTHING", "0")
-        patch.setenv("BILINEAR_TRAIN_FOLDS", "2")
+        set_quick_options(patch, batch_size=4)
         patch.setattr(conv1x1, "PATIENCE", 1)
         yield patch
 

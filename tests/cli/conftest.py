@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.commands import run_command
+from support.commands import run_command, set_quick_options
 from support.network import use_small_network
 from support.photos import class_folders
 
@@ -17,14 +17,9 @@ def _quick_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def _set_options(patch: pytest.MonkeyPatch) -> None:
-    for command in ("EXTRACT", "PREDICT", "EXPLAIN", "EXPORT"):
-        patch.setenv(f"BILINEAR_{command}_WEIGHTS", "random")
-    patch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
+    set_quick_options(patch, batch_size=8)
+    patch.delenv("BILINEAR_WEIGHTS_WEIGHTS")  # `bilinear weights` prints the published ones
     patch.setenv("BILINEAR_EXTRACT_PRECISION", "float32")
-    patch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", "8")
-    patch.setenv("BILINEAR_TRAIN_C", "1")
-    patch.setenv("BILINEAR_TRAIN_LABEL_SMOOTHING", "0")
-    patch.setenv("BILINEAR_TRAIN_FOLDS", "2")
 
 
 @pytest.fixture

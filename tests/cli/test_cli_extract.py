@@ -30,12 +30,7 @@ def test_extract_prints_the_path_and_the_next_command(birds: Path) -> None:
     assert Path(path).is_file()
 
 
-def test_quiet_leaves_only_the_result(birds: Path) -> None:
-    result = run_command("-q", "extract", "--data", birds, *MAX, "-o", "x.h5")
-    assert (result.stdout, result.stderr) == ("x.h5\n", "")
-
-
-def test_noise_in_exif_is_neither_an_error_nor_a_warning(birds: Path) -> None:
+def test_quiet_leaves_only_the_result_whatever_noise_is_in_exif(birds: Path) -> None:
     noise = b"Exif\0\0II*\0" + bytes(range(200))
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
     photo.save(birds / "wren" / "new.jpg", exif=noise)
@@ -90,8 +85,7 @@ def test_shards_of_views_are_merged_and_trained_together(
 def test_skip_bad_leaves_out_files_that_are_no_photos(birds: Path) -> None:
     (birds / "wren" / "2.png").write_text("no photo")
     extract = ["extract", "--data", birds, *MAX, "-o", "x.h5"]
-    line = error_line(run_command(*extract, code=1))
-    assert_names(line, "wren/2.png", "--skip-bad")
+    assert_names(error_line(run_command(*extract, code=1)), "wren/2.png", "--skip-bad")
     assert not Path("x.h5").exists()
     result = run_command(*extract, "--skip-bad")
     assert "wren/2.png" in result.stderr

@@ -52,10 +52,8 @@ def test_another_network_and_layer(few_birds: Path) -> None:
     with h5py.File(path) as file:
         assert (file.attrs["backbone"], file.attrs["layer"]) == ("mobilenet", "conv_pw_13_relu")
         assert file["features/max"].shape == (6, 1024)
-    early = ["--layer", "conv_pw_3_relu", "--pooling", "bilinear", "-o", "y.h5"]
-    run_command(*extract, *early)
-    stdout = run_command("train", "--features", "y.h5", "--json").stdout
-    (result,) = json.loads(stdout)["results"]
+    run_command(*extract, "--layer", "conv_pw_3_relu", "--pooling", "bilinear", "-o", "y.h5")
+    (result,) = json.loads(run_command("train", "--features", "y.h5", "--json").stdout)["results"]
     assert result["n_features"] == 128 * 129 // 2
     line = run_command("predict", result["run"], few_birds / "wren" / "0.png").stdout
     assert len(line.split("\t")) == 3

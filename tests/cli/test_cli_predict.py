@@ -97,24 +97,21 @@ def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "facts"),
+    ("code", "words", "facts"),
     [
-        (["-"], []),
-        (["empty"], ["empty"]),
-        (["gone.jpg"], ["gone.jpg"]),
-        (["-", "birds"], ["-"]),
+        (1, ["nowhere", "birds"], ["nowhere"]),
+        (2, ["runs/x-max-softmax", "-"], []),
+        (2, ["runs/x-max-softmax", "empty"], ["empty"]),
+        (2, ["runs/x-max-softmax", "gone.jpg"], ["gone.jpg"]),
+        (2, ["runs/x-max-softmax", "-", "birds"], ["-"]),
     ],
 )
-def test_no_photos_to_name(
-    words: list[str], facts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_run_or_photo_is_refused_before_the_network_is_loaded(
+    code: int, words: list[str], facts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("empty").mkdir()
     monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
-    assert_names(error_line(run_command("predict", run, *words, code=2)), *facts)
-
-
-def test_a_folder_that_is_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_names(error_line(run_command("predict", "nowhere", "a.jpg", code=1)), "nowhere")
+    assert_names(error_line(run_command("predict", *words, code=code)), *facts)
 
 
 def test_paths_are_read_while_photos_are_named(birds: Path, run: Path) -> None:

@@ -114,9 +114,7 @@ def test_maps_alone_are_for_conv1x1(birds: Path) -> None:
     assert_names(line, "maps.h5", "--classifier conv1x1")
 
 
-@pytest.mark.parametrize(
-    "pooling", ["compact:16", "bilinear:4", pytest.param("conv5", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("pooling", ["compact:16", "bilinear:4", "conv5"])
 @pytest.mark.slow
 def test_a_run_names_photos_without_its_feature_file(pooling: str, birds: Path) -> None:
     """The hashes, or the projection, of a pooling are in the run."""

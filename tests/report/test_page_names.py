@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.commands import run_command
-from support.pages import EXTERNAL, Element, parse
+from support.pages import EXTERNAL, Element, markdown_tables, parse
 from support.runs import HOSTILE_NAMES, make_run, report_html
 
 from bilinear_cli.photos.manifest import COLUMNS
@@ -20,19 +20,16 @@ from bilinear_cli.report.markdown import plain
 
 @pytest.fixture(scope="module")
 def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run with hostile names of classes."""
     return make_run(tmp_path_factory.mktemp("hostile") / "run", HOSTILE_NAMES)
 
 
 @pytest.fixture(scope="module")
 def hostile_html(hostile_run: Path) -> str:
-    """Return its page."""
     return report_html(hostile_run)
 
 
 @pytest.fixture(scope="module")
 def hostile(hostile_html: str) -> Element:
-    """Return the tree of its page."""
     return parse(hostile_html)
 
 
@@ -83,11 +80,10 @@ def test_paths_that_are_not_text(tmp_path: Path) -> None:
 
 def test_markdown_keeps_its_tables(hostile_run: Path) -> None:
     text = run_command("report", hostile_run, "--format", "md").stdout
-    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    tables = markdown_tables(text)
     assert len(tables) == 4
-    for table in tables:
-        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
-        assert len(set(bars)) == 1
+    for lines in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "<script>" not in text.replace("\\<", "")
     assert plain("a|b\n<c>*d*") == r"a\|b \<c\>\*d\*"
 
@@ -119,8 +115,7 @@ def test_the_page_holds_all_labels_to_correct(hostile: Element, hostile_run: Pat
     paths = [card.one("dd", class_="path").text for card in section.all("li", class_="card")]
     assert [row["path"] for row in rows[: len(paths)]] == paths
     corrected = hostile_run.parent / "photos" / link["download"]
-    command = f"bilinear train --features 'x y.h5' --data {corrected}"
-    assert section.one("pre").text == command
+    assert section.one("pre").text == f"bilinear train --features 'x y.h5' --data {corrected}"
 
 
 @pytest.mark.slow

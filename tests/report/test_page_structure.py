@@ -12,27 +12,21 @@ from support.runs import CLASSES, make_run, report_html
 
 from bilinear_cli.report.thumbnails import MOST_BYTES
 
-SECTIONS = [
-    *("comparison", "classes", "matrix", "pairs"),
-    *("mistakes", "calibration", "curve", "made"),
-]
+SECTIONS = ["comparison", "classes", "matrix", "pairs", "mistakes", "calibration", "curve", "made"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run."""
     return make_run(tmp_path_factory.mktemp("page") / "birds-max")
 
 
 @pytest.fixture(scope="module")
 def html(run: Path) -> str:
-    """Return the page of the run."""
     return report_html(run)
 
 
 @pytest.fixture(scope="module")
 def page(html: str) -> Element:
-    """Return the tree of the page."""
     return parse(html)
 
 
@@ -168,14 +162,11 @@ def test_the_largest_page_is_below_3_mb(tmp_path: Path, monkeypatch: pytest.Monk
 def several(tmp_path_factory: pytest.TempPathFactory) -> Element:
     """Return the page of three runs, of which run1 is the best by the folds and run0 by test."""
     folder = tmp_path_factory.mktemp("several")
-    return parse(
-        report_html(
-            *(
-                make_run(folder / f"run{i}", photos=False, oof_top1=oof, top1=1 - oof)
-                for i, oof in enumerate((0.5, 0.8, 0.6))
-            )
-        )
-    )
+    runs = [
+        make_run(folder / f"run{i}", photos=False, oof_top1=oof, top1=1 - oof)
+        for i, oof in enumerate((0.5, 0.8, 0.6))
+    ]
+    return parse(report_html(*runs))
 
 
 def test_the_best_by_the_folds_is_shown_in_detail(several: Element, page: Element) -> None:

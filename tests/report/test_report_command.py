@@ -16,7 +16,6 @@ from support.runs import make_run
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run without photos."""
     return make_run(tmp_path_factory.mktemp("command") / "run", photos=False)
 
 
@@ -95,8 +94,8 @@ def test_a_damaged_run_is_one_line(
 
 def test_a_run_of_an_earlier_version_is_one_line(run: Path, tmp_path: Path) -> None:
     (run / "labels.csv").unlink()
-    result = run_command("report", run, "-o", tmp_path / "x.html", code=1)
-    assert_names(error_line(result), run, "labels.csv")
+    line = error_line(run_command("report", run, "-o", tmp_path / "x.html", code=1))
+    assert_names(line, run, "labels.csv")
 
 
 @pytest.mark.parametrize("name", ["top5", "n_features", "label_smoothing"])

@@ -37,12 +37,12 @@ def test_the_share_of_a_class_makes_neighbours() -> None:
 def test_figures_by_class() -> None:
     matrix = np.array([[3, 1, 0], [2, 0, 2], [0, 0, 0]])
     rows = by_class(matrix, np.array(["a", "b", "c"]))
-    assert [(r["photos"], r["right"], r["accuracy"]) for r in rows] == [
-        (4, 3, 0.75),
-        (4, 0, 0.0),
-        (0, 0, None),
+    keys = ("photos", "right", "accuracy", "taken_for", "times")
+    assert [tuple(row[key] for key in keys) for row in rows] == [
+        (4, 3, 0.75, "b", 1),
+        (4, 0, 0.0, "a", 2),
+        (0, 0, None, "", 0),
     ]
-    assert [(r["taken_for"], r["times"]) for r in rows] == [("b", 1), ("a", 2), ("", 0)]
     assert confused_pairs(matrix, 20) == [(2, 1, 0), (2, 1, 2), (1, 0, 1)]
 
 
@@ -66,10 +66,7 @@ def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recorded", "typed"),
     [
-        (
-            '["bilinear", "train", "-C", "1", "--features", "x y.h5"]',
-            ["bilinear train -C 1 --features 'x y.h5'"],
-        ),
+        ('["bilinear", "train", "-o", "x y"]', ["bilinear train -o 'x y'"]),
         ("rm -rf *", ["rm -rf *"]),
         ("[1, 2]", ["[1, 2]"]),
         ("[]", []),

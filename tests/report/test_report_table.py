@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.errors import raises
+from support.errors import assert_names, raises
+from support.pages import markdown_cells
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.report import confused, name_of, table
@@ -43,9 +44,9 @@ RUNS = [
 POST = {"data_kind": "cub", "layer": "block5_pool", "image_size": 224}
 
 
-def cells(text: str) -> list[list[str]]:
+def cells(*runs: dict[str, Any]) -> list[list[str]]:
     """Return the cells of a table: its heads, its rule, its rows."""
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    return markdown_cells(table(runs).splitlines())
 
 
 def test_a_table_has_a_row_for_each_run() -> None:
@@ -58,9 +59,7 @@ def test_a_table_has_a_row_for_each_run() -> None:
 
 
 def test_the_posts_figures_stand_beside_its_own_recipe() -> None:
-    heads, _, *rows = cells(
-        table([metrics(extraction=POST), metrics(extraction=POST, pooling="avg")])
-    )
+    heads, _, *rows = cells(metrics(extraction=POST), metrics(extraction=POST, pooling="avg"))
     assert len(heads) == 9
     assert [row[8] for row in rows] == ["0.77", "-"]
 
@@ -76,7 +75,7 @@ def test_the_posts_figures_stand_beside_its_own_recipe() -> None:
     ],
 )
 def test_the_posts_figures_stand_beside_no_other_recipe(other: dict[str, Any]) -> None:
-    assert {len(row) for row in cells(table([metrics(extraction=POST), other]))} == {8}
+    assert {len(row) for row in cells(metrics(extraction=POST), other)} == {8}
 
 
 @pytest.mark.parametrize("n", range(1, len(RUNS) + 1))
@@ -87,13 +86,13 @@ def test_a_table_is_aligned_and_valid_markdown(n: int) -> None:
     bars = [[i for i, letter in enumerate(line) if letter == "|"] for line in lines]
     assert all(columns == bars[0] for columns in bars)
     assert len(bars[0]) == 9
-    rule = [cell.strip() for cell in lines[1].strip("|").split("|")]
+    _, rule, *_ = cells(*RUNS[:n])
     assert all(cell.rstrip(":").strip("-") == "" and len(cell) >= 3 for cell in rule)
     assert [cell.endswith(":") for cell in rule] == [False] * 2 + [True] * 6
 
 
 def test_a_run_without_test_photos_has_dashes() -> None:
-    assert cells(table([RUNS[3]]))[2][4:7] == ["-", "-", "-"]
+    assert cells(RUNS[3])[2][4:7] == ["-", "-", "-"]
 
 
 @pytest.mark.parametrize(
@@ -121,13 +120,11 @@ def test_the_defaults_are_not_in_a_name() -> None:
 def test_the_three_most_confused_pairs_are_named() -> None:
     pairs = [{"count": n, "true": f"auk {n}", "predicted": "crow"} for n in (9, 7, 3, 1)]
     line = confused(metrics(confused=pairs))
-    for fact in ("bilinear", "0.7000", "auk 9", "(9)", "auk 7", "(7)", "auk 3", "(3)"):
-        assert fact in line
+    counted = ["auk 9", "(9)", "auk 7", "(7)", "auk 3", "(3)"]
+    assert_names(line, "bilinear", "0.7000", *counted, "runs/x-bilinear-softmax")
     assert line.count("crow") == 3
     assert "auk 1" not in line
-    assert "runs/x-bilinear-softmax" in line
-    without = confused(metrics())
-    assert all(fact in without for fact in ("bilinear", "0.7000", "runs/x-bilinear-softmax"))
+    assert_names(confused(metrics()), "bilinear", "0.7000", "runs/x-bilinear-softmax")
 
 
 def test_metrics_are_read_as_written(tmp_path: Path) -> None:

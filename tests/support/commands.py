@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from bilinear_cli.cli import cli
@@ -19,6 +20,17 @@ def environment(**variables: str) -> dict[str, str]:
     """Return the environment of a process that imports the program and `support`."""
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
+
+
+def set_quick_options(patch: pytest.MonkeyPatch, batch_size: int) -> None:
+    """Let commands take random weights, small photos and little tuning where no option is given."""
+    for command in cli.commands:
+        patch.setenv(f"BILINEAR_{command.upper()}_WEIGHTS", "random")
+    patch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
+    patch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", str(batch_size))
+    patch.setenv("BILINEAR_TRAIN_C", "1")
+    patch.setenv("BILINEAR_TRAIN_LABEL_SMOOTHING", "0")
+    patch.setenv("BILINEAR_TRAIN_FOLDS", "2")
 
 
 def run_command(*words: Any, code: int = 0, **options: Any) -> Result:

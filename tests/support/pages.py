@@ -99,6 +99,16 @@ def cells(table: Element) -> list[list[str]]:
     return [[cell.text for cell in row if cell.tag in ("th", "td")] for row in rows]
 
 
+def markdown_tables(text: str) -> list[list[str]]:
+    """Return the lines of each Markdown table in a text."""
+    return [table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", text, re.M)]
+
+
+def markdown_cells(lines: list[str]) -> list[list[str]]:
+    """Return the cells of lines of a Markdown table."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
 def numbers(element: Element) -> list[float]:
     """Return the numbers in the text of an element, in order."""
     return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", element.text)]
