@@ -1,6 +1,6 @@
 """What can go wrong, as one clear line: what is wrong, where, and what to do next."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -28,13 +28,12 @@ class InUseError(FeatureFileError):
     """A feature file that another run is writing: waiting may help."""
 
 
-def one_of(kind: str, word: str, known: Iterable[str]) -> str:
+def one_of(kind: str, word: str, known: Collection[str]) -> str:
     """Return `word` if it is in `known`.
 
     Raises:
         UsageError: `word` is unknown; the message names the nearest known one.
     """
-    known = list(known)
     if word in known:
         return word
     near = nearest(word, known)

@@ -15,8 +15,9 @@ from PIL import Image
 
 from bilinear_cli.errors import BilinearError, one_of
 from bilinear_cli.photos.images import read_photo
+from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.poolings.specs import pooling
+from bilinear_cli.poolings.registry import POOLINGS, pooling
 from bilinear_cli.run import load_model, run_recipe
 from bilinear_cli.training.model import Model, probabilities_of
 
@@ -89,10 +90,12 @@ def explain(
 def _check_offered(model: Model) -> None:
     """Raise unless the model's score is a sum over locations."""
     (part, *others) = model.parts
-    bilinear = pooling(part.spec).method == "bilinear" or part.kernel is not None
-    if others or model.second or not bilinear or part.normalize != "none":
+    explainable = pooling(part.spec).explainable
+    if others or model.second or not explainable or part.normalize != "none":
+        vectors = [x for x in POOLINGS.values() if x.explainable and x.rank == 1]
+        names = [name for x in vectors for name in (x.method, f"{x.method}:K")]
         raise BilinearError(
-            "explain is offered for bilinear and bilinear:K with softmax, svm or ridge, and for "
+            f"explain is offered for {' and '.join(names)} with softmax, svm or ridge, and for "
             "conv1x1: of other poolings and of the mlp the score is no sum over places"
         )
 
@@ -110,7 +113,7 @@ def _pooled_channels(
     maps = np.asarray(forward(pixels[None]), np.float64)[0]
     check_channels(model.parameters, maps.shape[-1])
     part = model.parts[0]
-    names = pooling(part.spec).parameters
+    names = pooling(part.spec).arguments
     kernel = model.parameters[names[0]] if names else part.kernel
     x = maps.reshape(-1, maps.shape[-1])
     return x if kernel is None else x @ kernel, maps.shape[:2]
@@ -118,25 +121,19 @@ def _pooled_channels(
 
 def _scores(matrix: np.ndarray, model: Model) -> np.ndarray:
     """Return the scores (classes,) of the feature of a matrix B."""
-    rows, columns = np.triu_indices(len(matrix))
-    roots = np.sign(matrix) * np.sqrt(np.abs(matrix))
-    feature = roots[rows, columns] * np.where(rows == columns, 1, np.sqrt(2)) / _norm(matrix)
+    feature = triangle.pack(np.sign(matrix) * np.sqrt(np.abs(matrix))) / _norm(matrix)
     taken = model.parts[0].columns
     return model.first(feature if taken is None else feature[taken])
 
 
 def _form(matrix: np.ndarray, model: Model, number: int) -> np.ndarray:
     """Return A such that the share of a location x in a class's score is xᵀ A x."""
-    rows, columns = np.triu_indices(len(matrix))
-    triangle = np.zeros(len(rows))
+    weights = np.zeros(triangle.size_of(len(matrix)))
     taken = model.parts[0].columns
-    triangle[slice(None) if taken is None else taken] = model.first.weights[:, number]
-    triangle *= np.where(rows == columns, 1, np.sqrt(0.5))  # on both sides of the diagonal
-    weights = np.zeros_like(matrix)
-    weights[rows, columns] = weights[columns, rows] = triangle
+    weights[slice(None) if taken is None else taken] = model.first.weights[:, number]
     size = np.abs(matrix)
     inverse_root = np.divide(1, np.sqrt(size), out=np.zeros_like(size), where=size > 0)
-    return weights * inverse_root / _norm(matrix)
+    return triangle.unpack(weights) * inverse_root / _norm(matrix)
 
 
 def _norm(matrix: np.ndarray) -> float:
@@ -146,8 +143,8 @@ def _norm(matrix: np.ndarray) -> float:
 
 def _weightiest(entries: np.ndarray) -> list[tuple[int, int, float]]:
     """Return the pairs of channels that add or take most, both their entries together."""
-    rows, columns = np.triu_indices(len(entries))
-    both = entries[rows, columns] * np.where(rows == columns, 1, 2)
+    rows, columns = triangle.indices(len(entries))
+    both = entries[rows, columns] * triangle.counts(len(entries))
     first = np.argsort(-np.abs(both), kind="stable")[:N_PAIRS]
     return [(int(rows[i]), int(columns[i]), float(both[i])) for i in first]
 

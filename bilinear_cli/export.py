@@ -8,16 +8,9 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.files import whole
-from bilinear_cli.layers import (
-    BilinearPooling,
-    ClassProbabilities,
-    CompactPooling,
-    Preprocess,
-    SqrtL2,
-)
+from bilinear_cli.layers import ClassProbabilities, Preprocess, SqrtL2, pooling_layer
 from bilinear_cli.networks.applications import build, layer_of
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.poolings.specs import TRIANGLE, pooling
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, run_recipe
 from bilinear_cli.training.columns import Linear
@@ -95,7 +88,7 @@ def _scores(shape: Sequence[int | None], model: Model) -> keras.Model:
     outputs, start, intercept = [], 0, model.first.intercept
     for part in model.parts:
         stop = start + part.n_features
-        rows = _normalized(_pooled(maps, part, model.parameters), part)
+        rows = _normalized(_pooling(part, model.parameters)(maps), part)
         linear = _on_all_numbers(part, model.first.weights[start:stop], rows.shape[-1])
         outputs.append(_dense(Linear(linear.weights, linear.intercept + intercept), rows))
         start, intercept = stop, np.zeros_like(intercept)
@@ -105,47 +98,12 @@ def _scores(shape: Sequence[int | None], model: Model) -> keras.Model:
     return keras.Model(maps, scores, name="classifier")
 
 
-def _pooled(maps: keras.KerasTensor, part: Part, parameters: Tensors) -> keras.KerasTensor:
-    """Return rows (batch, d) as a feature file stores them, but for their rounding."""
-    kind = pooling(part.spec)
-    if kind.method == "compact":
-        assert kind.size
-        hashes, signs = (parameters[name] for name in kind.parameters)
-        return CompactPooling(kind.size, hashes, signs)(maps)
-    projection = part.kernel if kind.method == "conv5" else None
-    if kind.layout == TRIANGLE and kind.parameters:
-        projection = parameters[kind.parameters[0]]
-    if projection is not None:
-        layer = keras.layers.Conv2D(projection.shape[1], 1, use_bias=False, trainable=False)
-        maps = layer(maps)
-        layer.set_weights([projection[None, None]])
-    return _LAYERS[kind.method](maps)
-
-
-def _locations(maps: keras.KerasTensor) -> int:
-    return maps.shape[1] * maps.shape[2]
-
-
-def _sum_pool(maps: keras.KerasTensor) -> keras.KerasTensor:
-    mean = keras.layers.GlobalAveragePooling2D()(maps)
-    return keras.layers.Rescaling(_locations(maps))(mean)
-
-
-def _plain_pool(maps: keras.KerasTensor) -> keras.KerasTensor:
-    sums = BilinearPooling(normalize=False)(maps)
-    return keras.layers.Rescaling(1 / _locations(maps))(sums)
-
-
-_LAYERS = {
-    "max": lambda maps: keras.layers.GlobalMaxPooling2D()(maps),
-    "avg": lambda maps: keras.layers.GlobalAveragePooling2D()(maps),
-    "sum": _sum_pool,
-    "bilinear": lambda maps: BilinearPooling()(maps),
-    "bilinear-plain": _plain_pool,
-    "covariance": lambda maps: BilinearPooling("covariance")(maps),
-    "matrix-sqrt": lambda maps: BilinearPooling("matrix-sqrt")(maps),
-    "conv5": lambda maps: BilinearPooling()(maps),  # of a conv1x1, which has projected them
-}
+def _pooling(part: Part, parameters: Tensors) -> keras.layers.Layer:
+    """Return the layer from maps to rows; a conv1x1's is `bilinear:K` of a trained projection."""
+    if part.kernel is None:
+        return pooling_layer(part.spec, parameters)
+    channels = part.kernel.shape[1]
+    return pooling_layer(f"bilinear:{channels}", {f"projection-{channels}": part.kernel})
 
 
 def _normalized(rows: keras.KerasTensor, part: Part) -> keras.KerasTensor:

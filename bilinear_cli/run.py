@@ -16,9 +16,9 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, nearest
 from bilinear_cli.photos.manifest import manifest
-from bilinear_cli.poolings.specs import pooling
+from bilinear_cli.poolings.registry import check_parameter, pooling
 from bilinear_cli.recipe import Recipe, recipe_of
-from bilinear_cli.store import FeatureFile, check_parameter
+from bilinear_cli.store import FeatureFile
 
 if TYPE_CHECKING:  # what reads a run's metrics alone takes no library of training
     from bilinear_cli.photos.dataset import Dataset

@@ -18,7 +18,7 @@ from bench import ratio, seconds
 from keras.src.legacy import backend as K
 
 from bilinear_cli.layers import BilinearPooling
-from bilinear_cli.layers.bilinear import MATRICES
+from bilinear_cli.layers.bilinear import methods
 
 SIDE, CHANNELS = 14, 512
 N_TIMED = 9
@@ -124,7 +124,7 @@ def main() -> None:
         )
     print()
     print("| method | ms a map | with gradient |\n|---|---:|---:|")
-    for method in MATRICES:
+    for method in methods():
         pooling = BilinearPooling(method)
         timed = [milliseconds(work, x) for work in (pooling, with_gradient(pooling))]
         print("| {} | {:.1f} | {:.1f} |".format(method, *timed))

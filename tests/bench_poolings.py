@@ -17,7 +17,7 @@ from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, re
 from bilinear_cli.networks.weights import load_vgg16_weights
 from bilinear_cli.poolings.matrix_root import matrix_sqrt
 from bilinear_cli.poolings.parameters import make_parameters
-from bilinear_cli.poolings.specs import row_dtype
+from bilinear_cli.poolings.registry import row_dtype
 from bilinear_cli.recipe import Recipe
 
 POOLINGS = ("max", "avg", "bilinear", "covariance", "matrix-sqrt", "compact:8192", "bilinear:144")

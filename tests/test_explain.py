@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # TensorFlow extracts the features
 
 SIZE = 32
 CLASSES = ("jay", "tit", "wren")
-POOLINGS = ("bilinear", "bilinear:3", "max", "covariance", "conv5")
+POOLINGS = ("bilinear", "bilinear:3", "max", "covariance", "maps")
 OPTIONS = Options(C=100.0, label_smoothing=0.0)
 
 Network = Callable[[Any], Any]
@@ -92,7 +92,7 @@ def trained(features: Path) -> Trained:
         ("bilinear", replace(OPTIONS, classifier="ridge"), 21),
         ("bilinear", Options(classifier="svm", C=100.0), 21),
         ("bilinear:3", OPTIONS, 6),
-        ("conv5", Options(classifier="conv1x1", channels=4, label_smoothing=0.0), 10),
+        ("maps", Options(classifier="conv1x1", channels=4, label_smoothing=0.0), 10),
     ],
 )
 def test_shares_of_locations_and_of_pairs_add_up_to_the_score(

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 SIZE, LAYER = 48, "block2_conv2"  # of 128 channels, 24 x 24
 POOLINGS = (
-    *("max", "avg", "sum", "bilinear", "bilinear-plain", "covariance", "matrix-sqrt", "conv5"),
+    *("max", "avg", "sum", "bilinear", "bilinear-plain", "covariance", "matrix-sqrt", "maps"),
     *("bilinear:8", "matrix-sqrt:8", "compact:64"),
 )
 WITH_FLIP = ("max", "avg", "bilinear", "matrix-sqrt:8", "compact:64")
@@ -147,7 +147,7 @@ MLP: dict[str, Any] = {"classifier": "mlp", "hidden": 5}
 @pytest.mark.parametrize(
     ("spec", "options", "file"),
     [
-        *((spec, {}, "x.h5") for spec in POOLINGS if spec != "conv5"),
+        *((spec, {}, "x.h5") for spec in POOLINGS if spec != "maps"),
         ("bilinear", {"top_variance": 500}, "x.h5"),
         ("max", {"normalize": "none"}, "x.h5"),
         ("avg", {"normalize": "sqrt-l2"}, "x.h5"),
@@ -158,7 +158,7 @@ MLP: dict[str, Any] = {"classifier": "mlp", "hidden": 5}
         ("max", {**MLP, "top_variance": 30}, "flip.h5"),
         ("bilinear", {"classifier": "ridge"}, "flip.h5"),
         ("covariance", {"classifier": "svm"}, "x.h5"),
-        ("conv5", {"classifier": "conv1x1", "channels": 8}, "x.h5"),
+        ("maps", {"classifier": "conv1x1", "channels": 8}, "x.h5"),
     ],
 )
 def test_the_model_gives_the_probabilities_of_predict(

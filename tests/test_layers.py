@@ -10,10 +10,10 @@ from bench_layer import bili_pooling
 from support.errors import raises
 
 from bilinear_cli.layers import BilinearPooling
-from bilinear_cli.layers.bilinear import MATRICES, OUTPUTS
-from bilinear_cli.poolings.functions import FUNCTIONS
+from bilinear_cli.layers.bilinear import OUTPUTS, methods
+from bilinear_cli.poolings.functions import pool_function
 
-METHODS = sorted(MATRICES)
+METHODS = methods()
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_square_is_the_posts_procedure(maps: np.ndarray) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_layer_pools_as_extract_does(maps: np.ndarray, method: str) -> None:
-    np.testing.assert_array_equal(BilinearPooling(method)(maps), FUNCTIONS[method](maps))
+    np.testing.assert_array_equal(BilinearPooling(method)(maps), pool_function(method, {})(maps))
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -14,9 +14,9 @@ import tensorflow as tf
 from support.commands import environment
 
 from bilinear_cli.layers import BilinearPooling
-from bilinear_cli.layers.bilinear import MATRICES, OUTPUTS
+from bilinear_cli.layers.bilinear import OUTPUTS, methods
 
-METHODS = sorted(MATRICES)
+METHODS = methods()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from bilinear_cli.store import FeatureFile, open_features, partial_path
 from bilinear_cli.training import inputs
 
 N_PHOTOS, BATCH, SIZE, VIEWS = 40, 3, 32, ("original", "flip")
-SPECS = ("max", "bilinear", "conv5")
+SPECS = ("max", "bilinear", "maps")
 COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
 MAX_SECONDS = 20  # for one corrupt file
 BASE_MEMORY, MEMORY_PER_BYTE = 4 << 20, 40  # what reading a corrupt file may allocate
@@ -142,7 +142,7 @@ def kill(n_kills: int, seed: int) -> Counter:
 def write_valid_file(path: Path) -> dict[str, bytes]:
     """Write a small valid file, and return its features."""
     rng = np.random.default_rng(0)
-    n, shapes = 12, {"max": (8,), "bilinear": (36,), "conv5": (4, 4, 256)}
+    n, shapes = 12, {"max": (8,), "bilinear": (36,), "maps": (4, 4, 256)}
     rows = {spec: rng.normal(size=(n, *shape)) for spec, shape in shapes.items()}
     group = [f"nest {i // 2}" for i in range(n)]
     write_features(path, rows, np.arange(n) % 2, ["train", "test"] * (n // 2), group=group)

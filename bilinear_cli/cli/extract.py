@@ -38,16 +38,20 @@ class Sizes(click.ParamType):
         return sizes
 
 
+class PoolingOption(click.Option):
+    """The option whose help is made from the registry, which is read when help is asked for."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the names of the option and its help."""
+        from bilinear_cli.poolings.registry import poolings_help
+
+        self.help = poolings_help()
+        return super().get_help_record(ctx)
+
+
 @cli.command()
 @data_option
-@click.option(
-    "--pooling",
-    multiple=True,
-    default=DEFAULTS.pooling,
-    help="max, avg, sum, bilinear, bilinear-plain (not normalised), covariance, matrix-sqrt, "
-    "bilinear:144 (channels projected on so many first; likewise the other matrices), compact:8192 "
-    "(a sketch of so many numbers), or conv5 (the maps); repeatable.",
-)
+@click.option("--pooling", cls=PoolingOption, multiple=True, default=DEFAULTS.pooling)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
 @click.option(
     "--backbone",
@@ -91,7 +95,7 @@ class Sizes(click.ParamType):
     "--maps",
     type=click.Path(path_type=Path),
     metavar="X.h5",
-    help="Pool the conv5 maps of this feature file, instead of running the network over --data.",
+    help="Pool the maps of this feature file, instead of running the network over --data.",
 )
 @click.option(
     "--projection",

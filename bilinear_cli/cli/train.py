@@ -50,7 +50,7 @@ class Auto(click.ParamType):
     "--classifier",
     type=click.Choice(["softmax", "svm", "ridge", "mlp", "conv1x1"]),
     default="softmax",
-    help="conv1x1: of conv5 maps, their projection trained too.",
+    help="conv1x1: of maps, their projection trained too.",
 )
 @click.option(
     "--solver",
@@ -117,6 +117,7 @@ def train(
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
     from bilinear_cli.photos.dataset import load_dataset
+    from bilinear_cli.poolings.registry import MAPS
     from bilinear_cli.report import confused, table
     from bilinear_cli.run import train as run
     from bilinear_cli.store import open_features
@@ -131,9 +132,9 @@ def train(
     results, command = [], json.dumps(["bilinear", *sys.argv[1:]])
     with open_features(features) as file, _workers(scheduler, file) as workers:
         maps = chosen.classifier == "conv1x1"
-        specs = pooling or [name for name in file.shapes if (name == "conv5") == maps]
+        specs = pooling or [name for name in file.shapes if (name == MAPS) == maps]
         if not specs:
-            wanted = "no maps: extract --pooling conv5"
+            wanted = "no maps: extract --pooling maps"
             wanted = wanted if maps else "maps alone: train --classifier conv1x1 on them"
             raise UsageError(f"{file.path} holds {wanted}")
         for name in (name for spec in specs for name in spec.split("+")):

@@ -3,17 +3,15 @@
 from typing import Any
 
 from bilinear_cli.extraction.options import ExtractOptions
-from bilinear_cli.poolings.specs import TRIANGLE, pooling, row_dtype
+from bilinear_cli.poolings.registry import pooling, row_dtype
 
 CHANNELS = 512  # of VGG16's last block
 MS_AT_224 = 74.0  # a photo, VGG16 in bfloat16 on two cores, reading and writing beside it
 
 
 def row_bytes(spec: str) -> int:
-    """Return the bytes of a photo's row of VGG16's maps; not of conv5, which is the maps."""
-    kind = pooling(spec)
-    channels = kind.size or CHANNELS
-    numbers = channels * (channels + 1) // 2 if kind.layout == TRIANGLE else channels
+    """Return the bytes of a photo's row of VGG16's maps; not of the maps themselves."""
+    numbers = pooling(spec).row_length(CHANNELS)
     return numbers * row_dtype((numbers,)).itemsize
 
 

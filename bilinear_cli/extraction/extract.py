@@ -12,7 +12,7 @@ from bilinear_cli.extraction.resume import check_begun, open_begun, photos_done
 from bilinear_cli.extraction.reuse import EarlierRows, open_reused
 from bilinear_cli.extraction.settle import settle
 from bilinear_cli.poolings.parameters import Parameters, agreed, check_unseen
-from bilinear_cli.poolings.specs import FITTED_ON
+from bilinear_cli.poolings.sizes import FITTED_ON
 from bilinear_cli.recipe import WHOLE, Recipe
 from bilinear_cli.store import FeatureWriter, create, locked
 

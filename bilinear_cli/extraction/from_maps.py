@@ -15,12 +15,12 @@ from bilinear_cli.extraction.versions import versions
 from bilinear_cli.networks.quiet import load_tensorflow
 from bilinear_cli.poolings.parameters import Parameters, make_parameters
 from bilinear_cli.poolings.projection import sample_of, second_moment
+from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import ROW_COLUMNS, FeatureFile
 
 log = logging.getLogger(__name__)
 
-MAPS = "conv5"
 N_SAMPLED = 1000  # maps that a projection is fitted on; they cost nothing but reading
 
 

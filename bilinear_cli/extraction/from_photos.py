@@ -26,6 +26,7 @@ from bilinear_cli.photos.images import (
 )
 from bilinear_cli.poolings.parameters import Parameters, make_parameters
 from bilinear_cli.poolings.projection import sample_of, second_moment
+from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import Recipe, shard_photos
 from bilinear_cli.views import sizes_of
 
@@ -124,7 +125,7 @@ class PhotoSource:
         recipe, view = self._recipe, self._recipe.shown[:1]
         sample = sample_of(np.flatnonzero(self._all.split == "train"), N_SAMPLED, recipe.seed)
         log.info("fitting the projection of channels on %d training photos", len(sample))
-        compute, _ = compile_pooling(self._forward, ["conv5"], recipe.batch_size, view)
+        compute, _ = compile_pooling(self._forward, [MAPS], recipe.batch_size, view)
         pixels = empty_batch(sizes_of(view), recipe.batch_size)
 
         def read(path: str) -> list[np.ndarray]:
@@ -134,7 +135,7 @@ class PhotoSource:
             for batch in read_batches(self._all.paths[sample].tolist(), recipe.batch_size, read):
                 self._check_bad(batch)
                 bad = lay_in(pixels, batch)
-                yield compute(pixels)["conv5"][np.setdiff1d(np.arange(len(batch)), bad)]
+                yield compute(pixels)[MAPS][np.setdiff1d(np.arange(len(batch)), bad)]
 
         return second_moment(maps()), self._all.take(sample).sha256().tolist()
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.poolings.functions import pool_function
-from bilinear_cli.poolings.specs import row_dtype
+from bilinear_cli.poolings.registry import row_dtype
 from bilinear_cli.views import View, sizes_of
 
 NOT_FINITE = (

@@ -117,10 +117,13 @@ def photos_job(
     from bilinear_cli.extraction.from_photos import Photos
     from bilinear_cli.extraction.job import Job
     from bilinear_cli.photos.dataset import load_dataset
+    from bilinear_cli.poolings.registry import MAPS
 
     specs = _specs(options)
-    if "conv5" in specs and len(options.sizes) > 1:
-        raise UsageError("conv5 of several --scales has rows of several shapes: name one size")
+    if MAPS in specs and len(options.sizes) > 1:
+        raise UsageError(
+            "maps (conv5) of several --scales has rows of several shapes: name one size"
+        )
     dataset = load_dataset(options.data, split_seed=options.split_seed, progress=progress)
     if options.limit:
         dataset = dataset.limit(options.limit)
@@ -165,7 +168,7 @@ def _recipe(
 
 
 def _specs(options: ExtractOptions) -> tuple[str, ...]:
-    from bilinear_cli.poolings.specs import pooling
+    from bilinear_cli.poolings.registry import pooling
 
     return tuple(dict.fromkeys(pooling(spec).spec for spec in options.pooling))
 

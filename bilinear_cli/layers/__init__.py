@@ -3,5 +3,14 @@
 from bilinear_cli.layers.bilinear import BilinearPooling
 from bilinear_cli.layers.compact import CompactPooling
 from bilinear_cli.layers.ends import ClassProbabilities, Preprocess, SqrtL2
+from bilinear_cli.layers.pooling import MapPooling, pooling_layer
 
-__all__ = ["BilinearPooling", "ClassProbabilities", "CompactPooling", "Preprocess", "SqrtL2"]
+__all__ = [
+    "BilinearPooling",
+    "ClassProbabilities",
+    "CompactPooling",
+    "MapPooling",
+    "Preprocess",
+    "SqrtL2",
+    "pooling_layer",
+]

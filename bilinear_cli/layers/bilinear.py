@@ -8,20 +8,14 @@ import tensorflow as tf
 
 from bilinear_cli.poolings.functions import (
     l2_normalize,
-    less_mean,
-    location_matrix,
+    matrix_function,
     normalized_triangle,
-    outer_product_sum,
     signed_sqrt,
     upper_triangle,
 )
-from bilinear_cli.poolings.matrix_root import matrix_sqrt
+from bilinear_cli.poolings.registry import POOLINGS, pooling
+from bilinear_cli.poolings.triangle import size_of
 
-MATRICES = {
-    "bilinear": outer_product_sum,
-    "covariance": lambda maps: outer_product_sum(less_mean(maps)),
-    "matrix-sqrt": lambda maps: matrix_sqrt(location_matrix(maps)),
-}
 OUTPUTS = ("triangle", "square")
 
 
@@ -53,7 +47,7 @@ class BilinearPooling(keras.layers.Layer):
     ICCV 2015; Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017 (`matrix-sqrt`).
 
     Args:
-        method: `bilinear`, `covariance` or `matrix-sqrt`.
+        method: `bilinear`, `covariance` or `matrix-sqrt`; or another of `methods()`.
         channels: project to so many channels first, by a trained 1x1 convolution without bias, the
             sub-layer `projection`; None for none. The output grows as the square of it.
         output: `triangle`, the upper triangle row by row, off-diagonal numbers times the square
@@ -90,9 +84,9 @@ class BilinearPooling(keras.layers.Layer):
         self.channels = None if channels is None else int(channels)
         self.output_form = output  # `output` is a property of every layer
         self.normalize = normalize
-        self.projection = _projection(channels, self) if channels else None
+        self.projection = projection_layer(channels, self) if channels else None
         self.input_spec = keras.InputSpec(ndim=4)
-        self.supports_jit = method != "matrix-sqrt"
+        self.supports_jit = pooling(method).xla
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the projection's weights, and fix the number of channels."""
@@ -105,7 +99,7 @@ class BilinearPooling(keras.layers.Layer):
         """Return the pooled maps, see the class."""
         if self.projection is not None:
             maps = self.projection(maps)
-        matrices = MATRICES[self.method](tf.cast(maps, tf.float32))
+        matrices = matrix_function(self.method)(tf.cast(maps, tf.float32))
         if self.output_form == "triangle":
             return normalized_triangle(matrices) if self.normalize else upper_triangle(matrices)
         rows = tf.reshape(matrices, (-1, matrices.shape[1] * matrices.shape[2]))
@@ -114,7 +108,7 @@ class BilinearPooling(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
         """Return (batch, how many numbers a map is pooled to)."""
         n = self.channels or _n_channels(input_shape)
-        return input_shape[0], n * (n + 1) // 2 if self.output_form == "triangle" else n * n
+        return input_shape[0], size_of(n) if self.output_form == "triangle" else n * n
 
     def compute_output_spec(self, maps: keras.KerasTensor) -> keras.KerasTensor:
         """Return the shape and the dtype, which is float32 under any policy."""
@@ -131,13 +125,18 @@ class BilinearPooling(keras.layers.Layer):
         }
 
 
+def methods() -> list[str]:
+    """Return the poolings that the layer offers: of matrices, with the normalisation."""
+    return [kind.method for kind in POOLINGS.values() if kind.is_normalized_matrix]
+
+
 def _check_arguments(method: str, channels: int | None, output: str) -> None:
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "`BilinearPooling` needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow). "
             f"Received: backend={keras.backend.backend()}"
         )
-    for name, value, allowed in (("method", method, MATRICES), ("output", output, OUTPUTS)):
+    for name, value, allowed in (("method", method, methods()), ("output", output, OUTPUTS)):
         if value not in allowed:
             raise ValueError(
                 f"Invalid value for argument `{name}`. Expected one of {list(allowed)}. "
@@ -151,7 +150,8 @@ def _check_arguments(method: str, channels: int | None, output: str) -> None:
         )
 
 
-def _projection(channels: int, layer: keras.layers.Layer) -> keras.layers.Layer:
+def projection_layer(channels: int, layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return the convolution by which a layer projects its input's channels."""
     return keras.layers.Conv2D(
         channels,
         1,

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.poolings.functions import compact_pool
-from bilinear_cli.poolings.parameters import sketch_parameters
+from bilinear_cli.poolings.sizes import sketch_parameters
 
 
 @keras.saving.register_keras_serializable(package="bilinear")

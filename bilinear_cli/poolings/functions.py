@@ -1,4 +1,4 @@
-"""conv5 maps -> vectors: pure TensorFlow functions over (batch, height, width, channels).
+"""Maps -> vectors: pure TensorFlow functions over (batch, height, width, channels).
 
 All of them take float32 maps and return float32; `graph.py` puts them into one graph with the
 network, so that only what is stored leaves it.
@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.matrix_root import matrix_sqrt
-from bilinear_cli.poolings.specs import FITTED_ON, pooling
+from bilinear_cli.poolings.registry import TRIANGLE, pooling
 
 Pool = Callable[[tf.Tensor], tf.Tensor]
 SLOPE_FLOOR = 1e-3  # of the mean size of a map's numbers; the root of less is not steeper
@@ -33,14 +34,54 @@ def sum_pool(maps: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(maps, axis=(1, 2))
 
 
+def keep_maps(maps: tf.Tensor) -> tf.Tensor:
+    """Return the maps as they are."""
+    return tf.identity(maps)
+
+
+# Matrices, (batch, channels, channels) --------------------------------------------------------
+
+
 def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
-    """Return the sum over the locations of x xᵀ, (batch, channels, channels).
+    """Return the sum over the locations of x xᵀ, of which bilinear pooling takes the root.
 
     With a map as a matrix X, one row a location, this is the one product Xᵀ X; no outer product
     is ever formed.
+
+    Source: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition",
+    ICCV 2015, with one network in both roles.
     """
     x = location_matrix(maps)
     return tf.matmul(x, x, transpose_a=True)
+
+
+def outer_product_mean(maps: tf.Tensor) -> tf.Tensor:
+    """Return the mean outer product: stored as it is, the control for the normalisation."""
+    n_locations = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
+    return outer_product_sum(maps) / n_locations
+
+
+def centred_product_sum(maps: tf.Tensor) -> tf.Tensor:
+    """Return `outer_product_sum` of channels less their mean over the locations.
+
+    Source: Tuzel, Porikli, Meer, "Region Covariance: A Fast Descriptor for Detection and
+    Classification", ECCV 2006, for covariance as a descriptor; the normalisation is Lin's.
+    """
+    return outer_product_sum(less_mean(maps))
+
+
+def outer_product_root(maps: tf.Tensor) -> tf.Tensor:
+    """Return the square root of the matrix of `outer_product_sum`.
+
+    The matrix root evens out the directions that the channels have in common, which else outweigh
+    all others; the signed square root and the l2 norm follow as ever.
+
+    Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017. With B = Xᵀ X and the
+    smaller X Xᵀ = U Λ Uᵀ, its root is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X: one eigendecomposition of as many
+    rows as there are locations, where those are fewer than channels. It takes less
+    time than as many steps of Newton and Schulz as come near it (`make poolings`).
+    """
+    return matrix_sqrt(location_matrix(maps))
 
 
 def location_matrix(maps: tf.Tensor) -> tf.Tensor:
@@ -89,8 +130,7 @@ def upper_triangle(matrices: tf.Tensor) -> tf.Tensor:
         matrices: (batch, channels, channels).
 
     Returns:
-        (batch, channels * (channels + 1) / 2): the upper triangle row by row, as
-        `np.triu_indices` has it, the off-diagonal entries times the square root of two.
+        (batch, channels * (channels + 1) / 2), see `triangle.py`.
     """
     entries, scale = _upper_entries(matrices)
     return entries * scale
@@ -112,78 +152,15 @@ def normalized_triangle(matrices: tf.Tensor) -> tf.Tensor:
 def _upper_entries(matrices: tf.Tensor) -> tuple[tf.Tensor, np.ndarray]:
     """Return the upper triangle row by row, and what its numbers are to be multiplied by."""
     channels = matrices.shape[-1]
-    rows, columns = np.triu_indices(channels)
+    rows, columns = triangle.indices(channels)
     flat = tf.reshape(matrices, (-1, channels * channels))
-    scale = np.where(rows == columns, 1, np.sqrt(2)).astype(np.float32)
+    scale = triangle.scale(channels).astype(np.float32)
     return tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1), scale
 
 
 def l2_normalize(x: tf.Tensor) -> tf.Tensor:
     """Return the rows of (batch, d) divided by their l2 norm; a row of zeros stays one."""
     return tf.math.l2_normalize(x, axis=1, epsilon=EPSILON)
-
-
-def bilinear_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the bilinear feature: outer products summed, signed square root, l2 norm one.
-
-    Source: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition",
-    ICCV 2015, with one network in both roles.
-
-    Args:
-        maps: (batch, height, width, channels).
-
-    Returns:
-        (batch, channels * (channels + 1) / 2), see `upper_triangle`; 131,328 numbers for 512.
-    """
-    return normalized_triangle(outer_product_sum(maps))
-
-
-def bilinear_plain_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the mean outer product as it is: the control for what the normalisation brings.
-
-    Args:
-        maps: (batch, height, width, channels).
-
-    Returns:
-        (batch, channels * (channels + 1) / 2), see `upper_triangle`.
-    """
-    n_locations = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
-    return upper_triangle(outer_product_sum(maps) / n_locations)
-
-
-def covariance_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return `bilinear_pool` of channels less their mean over the locations.
-
-    Source: Tuzel, Porikli, Meer, "Region Covariance: A Fast Descriptor for Detection and
-    Classification", ECCV 2006, for covariance as a descriptor; the normalisation is Lin's.
-
-    Args:
-        maps: (batch, height, width, channels).
-
-    Returns:
-        (batch, channels * (channels + 1) / 2), see `upper_triangle`.
-    """
-    return bilinear_pool(less_mean(maps))
-
-
-def matrix_sqrt_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the square root of the matrix of `bilinear_pool`, then its normalisation.
-
-    The matrix root evens out the directions that the channels have in common, which else outweigh
-    all others; the signed square root and the l2 norm follow as ever.
-
-    Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017. With B = Xᵀ X and the
-    smaller X Xᵀ = U Λ Uᵀ, its root is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X: one eigendecomposition of as many
-    rows as there are locations, where those are fewer than channels. It takes less
-    time than as many steps of Newton and Schulz as come near it (`make poolings`).
-
-    Args:
-        maps: (batch, height, width, channels).
-
-    Returns:
-        (batch, channels * (channels + 1) / 2), see `upper_triangle`.
-    """
-    return normalized_triangle(matrix_sqrt(location_matrix(maps)))
 
 
 def tensor_sketch(
@@ -219,7 +196,7 @@ def tensor_sketch(
 
 
 def compact_pool(maps: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int) -> tf.Tensor:
-    """Return the sketch of the matrix of `bilinear_pool`, then its normalisation.
+    """Return the sketch of the matrix of `outer_product_sum`, its signed square root, l2 norm one.
 
     Source: Gao, Beijbom, Zhang, Darrell, "Compact Bilinear Pooling", CVPR 2016.
 
@@ -244,16 +221,9 @@ def project(maps: tf.Tensor, projection: np.ndarray) -> tf.Tensor:
     return tf.tensordot(maps, projection, 1)
 
 
-FUNCTIONS: dict[str, Pool] = {
-    "max": max_pool,
-    "avg": avg_pool,
-    "sum": sum_pool,
-    "bilinear": bilinear_pool,
-    "bilinear-plain": bilinear_plain_pool,
-    "covariance": covariance_pool,
-    "matrix-sqrt": matrix_sqrt_pool,
-    "conv5": tf.identity,
-}
+def matrix_function(method: str) -> Pool:
+    """Return the function of a pooling of matrices, maps -> (batch, channels, channels)."""
+    return globals()[pooling(method).function]
 
 
 def pool_function(spec: str, parameters: Mapping[str, np.ndarray]) -> Pool:
@@ -264,12 +234,15 @@ def pool_function(spec: str, parameters: Mapping[str, np.ndarray]) -> Pool:
         parameters: of `parameters.py`; those that it takes must be there.
     """
     kind = pooling(spec)
-    taken = [parameters[name] for name in kind.parameters if name != FITTED_ON]
-    if kind.method == "compact":
-        assert kind.size
-        hashes, signs, size = *taken, kind.size
-        return lambda maps: compact_pool(maps, hashes, signs, size)
-    function = FUNCTIONS[kind.method]
-    if taken:
-        return lambda maps: function(project(maps, taken[0]))
-    return function
+    function = globals()[kind.function]
+    arguments = [parameters[name] for name in kind.arguments]
+    pack = normalized_triangle if kind.is_normalized_matrix else upper_triangle
+
+    def pool(maps: tf.Tensor) -> tf.Tensor:
+        if kind.is_projected:
+            rows = function(project(maps, *arguments))
+        else:
+            rows = function(maps, *arguments, *([kind.size] if kind.size else []))
+        return pack(rows) if kind.layout == TRIANGLE else rows
+
+    return pool

@@ -13,7 +13,8 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.poolings.projection import principal_directions
-from bilinear_cli.poolings.specs import FITTED_ON, TRIANGLE, pooling
+from bilinear_cli.poolings.registry import map_channels, pooling
+from bilinear_cli.poolings.sizes import FITTED_ON, PROJECTION, SKETCH
 from bilinear_cli.recipe import Recipe
 
 Parameters = Mapping[str, np.ndarray]
@@ -44,11 +45,13 @@ def make_parameters(
     for spec in recipe.poolings:
         _check_size(spec, channels)
         kind = pooling(spec)
-        if kind.size is None or kind.parameters[0] in made:
+        if not (kind.sized and kind.size) or kind.parameters[0] in made:
             continue
         if have.keys() >= set(kind.parameters):
             new = {name: have[name] for name in kind.parameters}
-        elif kind.layout == TRIANGLE:
+        elif kind.sized.draw:
+            new = kind.sized.draw(channels, kind.size, recipe.seed)
+        else:
             if not recipe.shard.startswith("1/"):
                 raise UsageError(
                     f"all shards must have the same projection for {spec}: make the first one, "
@@ -58,8 +61,6 @@ def make_parameters(
                 moment, photos = sample()
             directions = principal_directions(moment, kind.size)
             new = {kind.parameters[0]: directions, FITTED_ON: np.array(photos, "S64")}
-        else:
-            new = sketch_parameters(channels, kind.size, recipe.seed)
         made = both(made, new)
     check_channels(made, channels)
     return made
@@ -67,32 +68,28 @@ def make_parameters(
 
 def lacks_projection(poolings: Sequence[str], have: Parameters) -> bool:
     """Say whether a projection that the poolings take has still to be fitted."""
-    taken = [pooling(spec).parameters for spec in poolings]
-    return any(names[-1:] == (FITTED_ON,) and not have.keys() >= set(names) for names in taken)
+    kinds = [pooling(spec) for spec in poolings]
+    return any(kind.is_projected and not have.keys() >= set(kind.parameters) for kind in kinds)
 
 
 def _check_size(spec: str, channels: int) -> None:
     """Raise a UsageError if a row would be too long, or a projection is none."""
     kind = pooling(spec)
-    if kind.layout == TRIANGLE:
-        if kind.size and kind.size > channels:
-            raise UsageError(f"{spec}: the maps have but {channels} channels")
-        pooled = kind.size or channels
-        numbers = pooled * (pooled + 1) // 2
-    else:
-        numbers = kind.size or 0
+    if kind.is_projected and kind.size and kind.size > channels:
+        raise UsageError(f"{spec}: the maps have but {channels} channels")
+    numbers = kind.row_length(channels)
     if numbers > MOST_NUMBERS:
-        less = "" if kind.method == "compact" else f"{kind.method}:144, which projects first, or "
+        projects = f"{kind.method}:{PROJECTION.example}, which projects first, or "
         raise UsageError(
             f"{spec} of {channels:,} channels would store {numbers:,} numbers a photo: take "
-            f"--pooling {less}compact:8192"
+            f"--pooling {projects if kind.sized is PROJECTION else ''}compact:{SKETCH.example}"
         )
 
 
 def check_channels(parameters: Parameters, channels: int) -> None:
     """Raise a BilinearError unless all are for maps of so many channels."""
     for name, array in parameters.items():
-        there = array.shape[0 if name.startswith("projection") else 1] if array.ndim == 2 else None
+        there = map_channels(name, array)
         if there not in (channels, None):
             raise BilinearError(
                 f"{name} is for maps of {there} channels, and these have {channels}"
@@ -113,15 +110,6 @@ def both(a: Parameters, b: Parameters) -> dict[str, np.ndarray]:
     """Return the parameters of both; of one name, those of `b`."""
     fitted_on = [x[FITTED_ON] for x in (a, b) if FITTED_ON in x]
     return {**a, **b} | ({FITTED_ON: np.unique(np.concatenate(fitted_on))} if fitted_on else {})
-
-
-def sketch_parameters(channels: int, size: int, seed: int) -> dict[str, np.ndarray]:
-    """Draw the hashes and signs of a Tensor Sketch, see `pooling.tensor_sketch`."""
-    rng = np.random.default_rng([seed, size])
-    return {
-        f"hash-{size}": rng.integers(0, size, (2, channels)),
-        f"sign-{size}": rng.choice(np.array([-1, 1]), (2, channels)),
-    }
 
 
 def agreed(a: Parameters, b: Parameters, path: Path) -> Parameters:

@@ -1,6 +1,6 @@
 """The feature file between the two stages (HDF5, version 1; see `docs/feature-file.md`)."""
 
-from bilinear_cli.store.checks import ROW_COLUMNS, check_parameter, damage, parameter_sha256
+from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, partial_path
 from bilinear_cli.store.shards import merge, open_features
@@ -10,7 +10,6 @@ __all__ = [
     "ROW_COLUMNS",
     "FeatureFile",
     "FeatureWriter",
-    "check_parameter",
     "create",
     "damage",
     "locked",

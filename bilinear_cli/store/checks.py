@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError
-from bilinear_cli.poolings.specs import FITTED_ON, POOLINGS, pooling
+from bilinear_cli.poolings.registry import check_parameter, is_known, pooling
 from bilinear_cli.store.lock import in_use
 
 PARTIAL = ".partial"  # of the name of an unfinished file
@@ -112,22 +112,6 @@ def parameters(file: h5py.File) -> dict[str, np.ndarray]:
     return found
 
 
-def check_parameter(name: str, array: np.ndarray) -> None:
-    """Raise a ValueError unless the array can be the parameter of that name."""
-    kind, _, size = name.partition("-")
-    if name == FITTED_ON:
-        fits = array.dtype == np.dtype("S64") and array.ndim == 1
-    elif kind == "projection":
-        fits = array.dtype == np.float32 and array.ndim == 2 and array.shape[1] == int(size)
-        fits = fits and bool(np.isfinite(array).all())
-    else:
-        fits = array.dtype == np.int64 and array.ndim == 2 and array.shape[0] == 2
-        allowed = np.isin(array, (-1, 1)) if kind == "sign" else (array >= 0) & (array < int(size))
-        fits = fits and bool(allowed.all())
-    if not (fits and array.size):
-        raise ValueError(f"{name} has values of the wrong kind")
-
-
 def parameter_sha256(array: np.ndarray) -> str:
     """Return the SHA-256 of an array's type, shape and bytes."""
     what = f"{array.dtype.newbyteorder('<').str} {array.shape} ".encode()
@@ -136,11 +120,11 @@ def parameter_sha256(array: np.ndarray) -> str:
 
 def _parameters_of(specs: Sequence[str]) -> list[str]:
     """Return the names of what these poolings take; of a pooling unknown here nothing."""
-    known = [spec for spec in specs if spec.partition(":")[0] in POOLINGS]
     try:
-        return list(dict.fromkeys(name for spec in known for name in pooling(spec).parameters))
+        kinds = [pooling(spec) for spec in specs if is_known(spec)]
     except UsageError as error:
         raise ValueError(str(error)) from error
+    return list(dict.fromkeys(name for kind in kinds for name in kind.parameters))
 
 
 def attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:

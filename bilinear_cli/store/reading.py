@@ -5,7 +5,6 @@ import operator
 import shlex
 from collections.abc import Iterator
 from functools import cached_property
-from math import isqrt, prod
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -13,7 +12,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, one_of
-from bilinear_cli.poolings.specs import POOLINGS, TRIANGLE, pooling
+from bilinear_cli.poolings.registry import BySpec, canonical, is_known, map_channels, pooling
 from bilinear_cli.recipe import Recipe, recipe_of
 from bilinear_cli.store.checks import (
     INTEGERS,
@@ -42,7 +41,8 @@ class FeatureFile:
         path: where it is.
         files: likewise; of several files that are read as one, all.
         attributes: the root attributes, name -> value.
-        shapes: spec -> shape of all its rows, (rows, ...).
+        shapes: spec -> shape of all its rows, (rows, ...). Aliases of a pooling open it too,
+            whatever its key in the file is.
         photo, view, labels, paths, sha256, split, group: one entry a row. In an unfinished file
             `photo` is `~number`, which is negative, where a row stands for no readable photo.
         class_names: str, what the labels stand for.
@@ -90,7 +90,10 @@ class FeatureFile:
 
     def _load(self) -> None:
         self.attributes = attributes(self._file)
-        self.shapes = {spec: data.shape for spec, data in self._file["features"].items()}
+        self._keys = BySpec({spec: spec for spec in self._file["features"]})
+        if len(self._keys) < len(self._file["features"]):
+            raise ValueError("features have one pooling under two names")
+        self.shapes = BySpec({s: self._of("features", s).shape for s in self._keys})
         for name in ROW_COLUMNS:
             setattr(self, name, column(self._file, name))
         self.class_names = column(self._file, "class_names")
@@ -109,7 +112,7 @@ class FeatureFile:
         n = len(self.labels)
         shapes = {name: getattr(self, name).shape for name in ROW_COLUMNS}
         shapes |= {f"features/{spec}": shape[:1] for spec, shape in self.shapes.items()}
-        shapes |= {f"crc32/{spec}": self._file[f"crc32/{spec}"].shape for spec in self.shapes}
+        shapes |= {f"crc32/{spec}": self._of("crc32", spec).shape for spec in self.shapes}
         for name, shape in shapes.items():
             if shape != (n,):
                 raise damaged(self.path, f"{name} should have {n} rows")
@@ -123,23 +126,14 @@ class FeatureFile:
         if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
             raise damaged(self.path, f"rows_done is {self.rows_done} of {n}")
         self._check_views()
+        maps = {map_channels(name, array) for name, array in self.parameters.items()}
         for spec, (_, *shape) in self.shapes.items():
-            channels = isqrt(2 * prod(shape))
-            known = spec.partition(":")[0] in POOLINGS
-            triangle = known and pooling(spec).layout == TRIANGLE
-            whole = bool(prod(shape)) and not (
-                triangle and [channels * (channels + 1) // 2] != shape
-            )
-            size = pooling(spec).size if known else None
-            if not whole or (size and size != (channels if triangle else shape[0])):
+            kind = pooling(spec) if is_known(spec) else None
+            if not (kind.fits(tuple(shape)) if kind else all(shape)):
                 raise damaged(self.path, f"features/{spec} has rows of {shape} numbers")
-        maps = {x.shape[0 if "projection" in n else 1] for n, x in self._tables()}
-        maps |= {self.shapes["conv5"][-1]} if "conv5" in self.shapes else set()
-        if len(maps) > 1:
-            raise damaged(self.path, f"its poolings are of maps of {sorted(maps)} channels")
-
-    def _tables(self) -> list[tuple[str, np.ndarray]]:
-        return [(name, x) for name, x in self.parameters.items() if x.ndim == 2]
+            maps |= {shape[-1]} if kind and kind.rank > 1 else set()
+        if len(several := sorted(n for n in maps if n)) > 1:
+            raise damaged(self.path, f"its poolings are of maps of {several} channels")
 
     def _check_views(self) -> None:
         names = self._view_names()
@@ -168,12 +162,12 @@ class FeatureFile:
     def layout(self, spec: str) -> dict[str, Any]:
         """Return of one pooling its pooling, layout, channels, normalization, and dtype."""
         with damage(self.path):
-            data = self._file[f"features/{spec}"]
-            return attributes(data) | {"dtype": str(data.dtype)}
+            data = self._of("features", spec)
+            return attributes(data) | {"pooling": canonical(spec), "dtype": str(data.dtype)}
 
     def row_dtype(self, spec: str) -> np.dtype:
         """Return how the numbers of a pooling are stored: float16 or float32."""
-        return self._file[f"features/{spec}"].dtype
+        return self._of("features", spec).dtype
 
     @property
     def n_views(self) -> int:
@@ -260,11 +254,15 @@ class FeatureFile:
     def _stored(self, spec: str) -> StoredRows:
         self._one_of(spec)
         with damage(self.path):
-            checksums = self._file[f"crc32/{spec}"][()]
+            checksums = self._of("crc32", spec)[()]
             return StoredRows([self._rows_of(spec)], checksums, self.paths)
 
     def _one_of(self, spec: str) -> None:
         one_of(f"pooling in {self.path}", spec, self.shapes)
 
     def _rows_of(self, spec: str) -> tuple[Path, BinaryIO, h5py.Dataset]:
-        return self.path, self._raw, self._file[f"features/{spec}"]
+        return self.path, self._raw, self._of("features", spec)
+
+    def _of(self, group: str, spec: str) -> h5py.Dataset:
+        """Return what a group of datasets has of a pooling."""
+        return self._file[f"{group}/{self._keys[spec]}"]

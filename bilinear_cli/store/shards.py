@@ -12,7 +12,8 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, some
 from bilinear_cli.networks.precision import measured_difference
-from bilinear_cli.poolings.specs import FITTED_ON
+from bilinear_cli.poolings.registry import BySpec
+from bilinear_cli.poolings.sizes import FITTED_ON
 from bilinear_cli.recipe import PRECISION, WHOLE, Difference, differences, mixed_with
 from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
@@ -80,9 +81,10 @@ class Shards(FeatureFile):
         for name in ROW_COLUMNS:
             setattr(self, name, np.concatenate([getattr(part, name) for part in self._parts]))
         self.rows_done = len(self.labels)
-        self.shapes = {s: (self.rows_done, *shape[1:]) for s, shape in first.shapes.items()}
+        shapes = {s: (self.rows_done, *shape[1:]) for s, shape in first.shapes.items()}
+        self.shapes = BySpec(shapes)
         self.skipped = {p: why for part in self._parts for p, why in part.skipped.items()}
-        self._file = first._file  # what it says of a pooling holds for all
+        self._file, self._keys = first._file, first._keys  # what it says of a pooling holds for all
 
     def close(self) -> None:
         """Close the files."""
@@ -94,7 +96,7 @@ class Shards(FeatureFile):
         checksums = []
         for part in self._parts:
             with damage(part.path):
-                checksums.append(part._file[f"crc32/{spec}"][()])
+                checksums.append(part._of("crc32", spec)[()])
         rows: list[tuple[Path, BinaryIO, h5py.Dataset]] = [p._rows_of(spec) for p in self._parts]
         return StoredRows(rows, np.concatenate(checksums), self.paths)
 

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.poolings.specs import pooling, row_dtype
+from bilinear_cli.poolings.registry import BySpec, pooling, row_dtype
 from bilinear_cli.store.checks import (
     FORMAT,
     FORMAT_VERSION,
@@ -69,7 +69,7 @@ class FeatureWriter(FeatureFile):
         Raises:
             FeatureFileError: the disk is full or fails; the earlier rows are kept.
         """
-        start, n = self.rows_done, len(next(iter(rows.values())))
+        rows, start, n = BySpec(rows), self.rows_done, len(next(iter(rows.values())))
         photo = self.photo[start : start + n]
         shapes = {spec: (len(photo), *shape[1:]) for spec, shape in self.shapes.items()}
         if {spec: values.shape for spec, values in rows.items()} != shapes:
@@ -78,14 +78,16 @@ class FeatureWriter(FeatureFile):
         photo[list(bad)] = ~photo[list(bad)]
         with self._in_place() as raw:
             for spec, values in rows.items():
-                values = self._put(raw, f"features/{spec}", start, values)
-                self._put(raw, f"crc32/{spec}", start, [zlib.crc32(row.data) for row in values])
-            self._put(raw, "photo", start, photo)
+                values = self._put(raw, self._of("features", spec), start, values)
+                checksums = [zlib.crc32(row.data) for row in values]
+                self._put(raw, self._of("crc32", spec), start, checksums)
+            self._put(raw, self._file["photo"], start, photo)
             if sha256 is not None:
-                self.sha256[start : start + n] = self._put(raw, "sha256", start, sha256).astype(str)
+                written = self._put(raw, self._file["sha256"], start, sha256)
+                self.sha256[start : start + n] = written.astype(str)
             raw.flush()
             os.fsync(raw.fileno())
-            self._put(raw, "rows_done", 0, [start + n])
+            self._put(raw, self._file["rows_done"], 0, [start + n])
         self.rows_done = start + n
 
     @contextmanager
@@ -94,9 +96,8 @@ class FeatureWriter(FeatureFile):
         with _writing(self.path, kept=True), self.path.open("r+b") as raw:
             yield raw
 
-    def _put(self, raw: BinaryIO, name: str, start: int, values: Any) -> np.ndarray:
+    def _put(self, raw: BinaryIO, data: h5py.Dataset, start: int, values: Any) -> np.ndarray:
         """Write `values` from row `start` of a dataset on; return them as written."""
-        data = self._file[name]
         values = np.ascontiguousarray(values, data.dtype)
         row_bytes = data.dtype.itemsize * int(np.prod(data.shape[1:]))
         raw.seek(data.id.get_offset() + start * row_bytes)
@@ -175,7 +176,7 @@ def create(
     Raises:
         FeatureFileError: no right to write there, no room, or another run is writing that file.
     """
-    path = partial_path(output)
+    path, shapes = partial_path(output), BySpec(shapes)
     new = path.with_name(path.name + ".new")
     with _writing(path):
         output.parent.mkdir(parents=True, exist_ok=True)

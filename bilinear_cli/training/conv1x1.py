@@ -1,4 +1,4 @@
-"""A 1x1 convolution of conv5 maps, bilinear pooling and a softmax, trained end to end.
+"""A 1x1 convolution of maps, bilinear pooling and a softmax, trained end to end.
 
 The network below stays as it is; its maps are read from the feature file batch by batch.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.projection import principal_directions, sample_of, second_moment
 from bilinear_cli.training.columns import Linear
 
@@ -122,17 +123,17 @@ def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """
     x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
     matrices = np.swapaxes(x, 1, 2) @ x
-    rows, columns = np.triu_indices(kernel.shape[1])
+    rows, columns = triangle.indices(kernel.shape[1])
     packed = matrices[:, rows, columns]
     packed = np.sign(packed) * np.sqrt(np.abs(packed))
-    packed *= np.where(rows == columns, 1, np.sqrt(2)).astype(np.float32)
+    packed *= triangle.scale(kernel.shape[1]).astype(np.float32)
     norms = np.linalg.norm(packed, axis=1, keepdims=True)
     return packed / np.maximum(norms, np.float32(LEAST_NORM))
 
 
 def _head_scale(channels: int) -> np.float32:
     """Return what makes the numbers of a feature of norm one about one, as Adam likes them."""
-    return np.float32(np.sqrt(channels * (channels + 1) / 2))
+    return np.float32(np.sqrt(triangle.size_of(channels)))
 
 
 def build_network(

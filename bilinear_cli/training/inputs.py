@@ -6,12 +6,13 @@ Rows are taken in blocks of columns or of rows, so that a file never lies in mem
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isqrt, prod
+from math import prod
 
 import numpy as np
 
 from bilinear_cli.errors import UsageError, one_of
-from bilinear_cli.poolings.specs import pooling
+from bilinear_cli.poolings import triangle
+from bilinear_cli.poolings.registry import TRIANGLE, pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.conv1x1 import pool_projected
 
@@ -106,10 +107,8 @@ def top_variance_columns(
         UsageError: the matrix has fewer entries, or two tie where one is to be kept.
     """
     d = file.shapes[spec][1]
-    entries = np.ones(d, np.int64)
-    if pooling(spec).layout == "upper-triangle":
-        first, second = np.triu_indices(isqrt(2 * d))
-        entries[first != second] = 2
+    paired = pooling(spec).layout == TRIANGLE
+    entries = triangle.counts(triangle.channels_of(d)) if paired else np.ones(d, np.int64)
     if n_entries > entries.sum():
         raise UsageError(f"--top-variance {n_entries} is more than the {entries.sum()} there are")
     variance = np.concatenate([_moments(x)[1] for _, x in _stored(file, spec, train)])

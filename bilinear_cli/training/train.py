@@ -11,7 +11,7 @@ import numpy as np
 from bilinear_cli.errors import BilinearError, UsageError, one_of
 from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.poolings.parameters import check_unseen
-from bilinear_cli.poolings.specs import pooling
+from bilinear_cli.poolings.registry import MAPS, canonical, pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import classifiers, inputs
 from bilinear_cli.training.calibration import fit_temperature
@@ -107,12 +107,12 @@ def _specs(file: FeatureFile, spec: str, options: Options) -> list[str]:
     specs = spec.split("+")
     for name in specs:
         one_of(f"pooling in {file.path}", name, file.shapes)
-    if len(set(specs)) < len(specs):
+    if len(set(map(canonical, specs))) < len(specs):
         raise UsageError(f"--pooling {spec} names one twice")
     if options.top_variance and len(specs) > 1:
         raise UsageError("--top-variance takes one pooling, not several side by side")
-    if (options.classifier == "conv1x1") != (specs == ["conv5"]):
-        raise UsageError("--classifier conv1x1 takes --pooling conv5, the maps, and only it does")
+    if (options.classifier == "conv1x1") != ([*map(canonical, specs)] == [MAPS]):
+        raise UsageError("--classifier conv1x1 takes --pooling maps, and only it does")
     return specs
 
 
@@ -140,7 +140,7 @@ def fit_model(
         The settings, and the model.
     """
     if options.classifier == "conv1x1":
-        return _learn_conv1x1(file, rows, options, choice, progress)
+        return _learn_conv1x1(file, specs[0], rows, options, choice, progress)
     parts = inputs.fit_parts(
         file, specs, rows.number, normalize=options.normalize, top_variance=options.top_variance
     )
@@ -168,29 +168,30 @@ def _parameters(file: FeatureFile, specs: Sequence[str]) -> dict[str, np.ndarray
 
 def _learn_conv1x1(
     file: FeatureFile,
+    spec: str,
     rows: Rows,
     options: Options,
     choice: Choice | None,
     progress: Progress | None,
 ) -> tuple[Choice, Model]:
     """Choose the smoothing and the epochs on one fold; then train on all rows for as long."""
-    widest = file.shapes["conv5"][-1]
+    widest = file.shapes[spec][-1]
     if options.channels > widest:
         raise UsageError(f"--channels {options.channels} is more than the maps' {widest}")
 
     def read(which: np.ndarray) -> np.ndarray:
-        return file.read("conv5", rows.number[which])
+        return file.read(spec, rows.number[which])
 
     def fit(which: np.ndarray, goal: np.ndarray, **rest: Any) -> Conv1x1:
         rest |= {"channels": options.channels, "frozen": options.frozen, "seed": options.seed}
         return fit_conv1x1(read, which, goal[which], progress=progress, **rest)
 
     def model(net: Conv1x1) -> Model:
-        part = Part("conv5", None, len(net.head.weights), "none", kernel=net.kernel)
+        part = Part(spec, None, len(net.head.weights), "none", kernel=net.kernel)
         return Model(net.head, None, [part], rows.class_names)
 
     every = np.arange(len(rows.number))
-    for _ in file.batches("conv5", rows.number, CHECKED_AT_ONCE):
+    for _ in file.batches(spec, rows.number, CHECKED_AT_ONCE):
         pass  # of what is wrong with a row TensorFlow would make a traceback of its own
     if choice is None:
         held_out = folds(rows, options.folds, options.seed)[0]

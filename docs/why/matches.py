@@ -17,11 +17,12 @@ N_PAIRS = 200
 SHARES = np.geomspace(1e-3, 1, 31)  # of all matches; every tenth is a decade
 ONE_PER_CENT = 10  # where that stands in `SHARES`
 QUARTILES = (25, 50, 75)
+BILINEAR = pooling.pool_function("bilinear", {})
 POOLS = {
     "sum": pooling.sum_pool,
     "bilinear": lambda maps: pooling.upper_triangle(pooling.outer_product_sum(maps)),
-    "bilinear, square root and l2": pooling.bilinear_pool,
-    "outer product of the means, square root and l2": lambda maps: pooling.bilinear_pool(
+    "bilinear, square root and l2": BILINEAR,
+    "outer product of the means, square root and l2": lambda maps: BILINEAR(
         pooling.avg_pool(maps)[:, None, None, :]
     ),
 }
@@ -116,12 +117,12 @@ def moved(file: FeatureFile, rng: np.random.Generator) -> dict[str, float]:
     far = {"max": 0.0, "sum": 0.0, "bilinear": 0.0, "bilinear, each channel": 0.0}
     for _, maps in file.batches("conv5", which, 32):
         alone, together = shuffled(maps, rng), shuffled_together(maps, rng)
-        before = pooling.bilinear_pool(maps)
+        before = BILINEAR(maps)
         apart = {
             "max": alone.max(axis=(1, 2)) - maps.max(axis=(1, 2)),
             "sum": alone.sum(axis=(1, 2), dtype=float) - maps.sum(axis=(1, 2), dtype=float),
-            "bilinear": pooling.bilinear_pool(together) - before,
-            "bilinear, each channel": pooling.bilinear_pool(alone) - before,
+            "bilinear": BILINEAR(together) - before,
+            "bilinear, each channel": BILINEAR(alone) - before,
         }
         far = {name: max(far[name], float(np.abs(x).max())) for name, x in apart.items()}
     return far

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from vectors import BASELINE, FULL, UNRELATED, VARIANTS, Variant
 
-from bilinear_cli.poolings.specs import row_dtype
+from bilinear_cli.poolings.registry import row_dtype
 from bilinear_cli.store import FeatureFile, create
 from bilinear_cli.store.checks import ROW_COLUMNS
 from bilinear_cli.training.metrics import by_photo

@@ -10,7 +10,7 @@ from support.errors import assert_names, assert_suggests
 from support.network import random_kernel, small_network
 from support.photos import class_folders
 
-from bilinear_cli.poolings.specs import POOLINGS
+from bilinear_cli.poolings.registry import POOLINGS
 
 pytestmark = pytest.mark.usefixtures("small_network")
 

@@ -24,7 +24,7 @@ from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, partial_path
 
 SIZE, BATCH = 32, 3
-POOLINGS = ("max", "avg", "sum", "bilinear", "conv5")
+POOLINGS = ("max", "avg", "sum", "bilinear", "maps")
 RECIPE = Recipe(POOLINGS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64)
 
 
@@ -64,7 +64,7 @@ def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
         "avg": x.mean(axis=0),
         "sum": x.sum(axis=0),
         "bilinear": upper[np.triu_indices(len(matrix))] / np.linalg.norm(matrix),
-        "conv5": maps,
+        "maps": maps,
     }
 
 
@@ -140,7 +140,7 @@ def sha256_of(dataset: Dataset, path: str) -> str:
 # What is in the file ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("channels", "large"), [(6, ()), (256, ("bilinear", "conv5"))])
+@pytest.mark.parametrize(("channels", "large"), [(6, ()), (256, ("bilinear", "maps"))])
 @pytest.mark.slow
 def test_rows_are_what_each_photo_alone_gives(
     birds: Dataset, output: Path, channels: int, large: tuple[str, ...]
@@ -563,7 +563,7 @@ def test_a_row_is_of_the_bytes_whose_digest_stands_beside_it(
 
 
 @pytest.mark.parametrize(
-    ("factor", "spec", "dtype"), [(1e4, "conv5", "float16"), (1e36, "max", "float32")]
+    ("factor", "spec", "dtype"), [(1e4, "maps", "float16"), (1e36, "max", "float32")]
 )
 def test_an_overflow_names_the_photo(
     birds: Dataset, output: Path, factor: float, spec: str, dtype: str
@@ -571,7 +571,7 @@ def test_an_overflow_names_the_photo(
     for path in birds.paths:
         make_photo(birds.root / path, colour="black")
     make_photo(birds.root / "wren/1.png", colour="white")  # the last of the second batch
-    kernel = np.abs(random_kernel(256 if spec == "conv5" else 8)) * np.float32(factor)
+    kernel = np.abs(random_kernel(256 if spec == "maps" else 8)) * np.float32(factor)
     with raises(BilinearError, spec, "wren/1.png", dtype, "--overwrite", "--precision float32"):
         run(birds, output, replace(RECIPE, poolings=(spec,)), network=Network(kernel))
     with FeatureFile(partial_path(output), allow_partial=True) as file:

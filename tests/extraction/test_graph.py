@@ -7,12 +7,13 @@ from support.errors import raises
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import channels_of, compile_maps, compile_pooling
-from bilinear_cli.poolings.functions import FUNCTIONS, pool_function
-from bilinear_cli.poolings.parameters import sketch_parameters
+from bilinear_cli.poolings.functions import pool_function
+from bilinear_cli.poolings.registry import POOLINGS
+from bilinear_cli.poolings.sizes import sketch_parameters
 from bilinear_cli.views import View
 
 PARAMETERS = sketch_parameters(6, 16, 0) | {"projection-3": np.eye(6, 3, dtype=np.float32)}
-SPECS = sorted([*FUNCTIONS, "compact:16", "bilinear:3", "matrix-sqrt:3"])
+SPECS = sorted([*(POOLINGS.keys() - {"compact"}), "compact:16", "bilinear:3", "matrix-sqrt:3"])
 
 
 class Network:
@@ -51,18 +52,18 @@ def test_the_compiled_poolings_are_the_eager_ones() -> None:
 
 def test_the_shapes_of_rows_are_known_before_they_are_computed() -> None:
     _, shapes = compile_pooling(
-        Network(512), ["max", "sum", "avg", "bilinear", "conv5"], 1, [View(28)]
+        Network(512), ["max", "sum", "avg", "bilinear", "maps"], 1, [View(28)]
     )
     vectors = dict.fromkeys(["max", "sum", "avg"], (512,))
-    assert shapes == {**vectors, "bilinear": (131_328,), "conv5": (14, 14, 512)}
+    assert shapes == {**vectors, "bilinear": (131_328,), "maps": (14, 14, 512)}
 
 
 @pytest.mark.parametrize(
     ("channels", "dtypes"),
     [
-        (90, {"max": np.float32, "bilinear": np.float32, "conv5": np.float32}),  # 4,095 and 1,440
-        (91, {"max": np.float32, "bilinear": np.float16, "conv5": np.float32}),
-        (256, {"max": np.float32, "bilinear": np.float16, "conv5": np.float16}),
+        (90, {"max": np.float32, "bilinear": np.float32, "maps": np.float32}),  # 4,095 and 1,440
+        (91, {"max": np.float32, "bilinear": np.float16, "maps": np.float32}),
+        (256, {"max": np.float32, "bilinear": np.float16, "maps": np.float16}),
     ],
 )
 def test_rows_come_as_they_are_stored(channels: int, dtypes: dict[str, type]) -> None:

@@ -25,7 +25,7 @@ from bilinear_cli.store import FeatureFile, merge, partial_path
 from bilinear_cli.store.checks import parameter_sha256
 from bilinear_cli.training.select import Options
 
-SPECS = ("compact:16", "bilinear:3", "matrix-sqrt:3", "conv5")
+SPECS = ("compact:16", "bilinear:3", "matrix-sqrt:3", "maps")
 RECIPE = Recipe(SPECS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
 
 
@@ -77,14 +77,14 @@ def test_rows_are_pooled_with_the_parameters_of_the_file(birds: Dataset, output:
     }
     assert sorted(arrays["fitted-on"].astype(str)) == sorted(birds.sha256()[is_train])
     for spec in SPECS:
-        wanted = pool_function(spec, arrays)(stored["conv5"]).numpy()
+        wanted = pool_function(spec, arrays)(stored["maps"]).numpy()
         np.testing.assert_allclose(stored[spec], wanted, atol=1e-3 if ":3" in spec else 1e-5)
         assert np.abs(stored[spec]).max() > 0.1
 
 
 @pytest.mark.slow
 def test_a_projection_is_fitted_on_training_photos_alone(birds: Dataset, output: Path) -> None:
-    maps = rows(run(birds, output))["conv5"]
+    maps = rows(run(birds, output))["maps"]
     wanted = principal_directions(second_moment([maps[birds.split == "train"]]), 3)
     np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
     with_test = principal_directions(second_moment([maps]), 3)
@@ -107,7 +107,7 @@ def test_a_bad_photo_in_the_sample(birds: Dataset, output: Path) -> None:
     with raises(BadPhotoError, bad, "--skip-bad"):
         run(birds, output)
     assert not output.exists()
-    maps = rows(run(birds, output, skip_bad=True))["conv5"]
+    maps = rows(run(birds, output, skip_bad=True))["maps"]
     assert len(maps) == 10
     with FeatureFile(output) as file:
         wanted = principal_directions(second_moment([maps[file.split == "train"]]), 3)
@@ -149,7 +149,7 @@ def test_parameters_of_other_maps_are_refused(name: str) -> None:
 
 
 def test_wide_maps_may_be_sketched_or_projected() -> None:
-    recipe = replace(RECIPE, poolings=("compact:16", "bilinear:3", "max", "conv5"))
+    recipe = replace(RECIPE, poolings=("compact:16", "bilinear:3", "max", "maps"))
     arrays = make_parameters(recipe, 1025, {}, sample_of(1025))
     assert arrays["hash-16"].shape == (2, 1025)
     assert arrays["projection-3"].shape == (1025, 3)
@@ -272,7 +272,7 @@ with_and_without_flip = pytest.mark.parametrize("maps", [("original",), BOTH], i
 
 @pytest.fixture
 def maps(request: pytest.FixtureRequest, birds: Dataset, tmp_path: Path) -> Path:
-    recipe = replace(RECIPE, poolings=("conv5",), views=getattr(request, "param", BOTH))
+    recipe = replace(RECIPE, poolings=("maps",), views=getattr(request, "param", BOTH))
     return run(birds, tmp_path / "maps.h5", recipe)
 
 
@@ -298,7 +298,7 @@ def test_stored_maps_are_pooled_as_photos_are(birds: Dataset, output: Path, maps
 def test_maps_of_training_photos_make_the_projection(maps: Path, output: Path) -> None:
     pool_maps(maps, ("bilinear:3",), output)
     with FeatureFile(maps) as file:
-        x = file.read("conv5", np.flatnonzero(file.split == "train"))
+        x = file.read("maps", np.flatnonzero(file.split == "train"))
     wanted = principal_directions(second_moment([x]), 3)
     np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
 
@@ -346,7 +346,7 @@ def test_rows_of_maps_and_of_photos_do_not_mix(birds: Dataset, maps: Path, outpu
 
 def test_a_file_without_maps_is_refused(maps: Path, output: Path) -> None:
     pool_maps(maps, ("max",), output)
-    with raises(UsageError, output, "max", "--pooling conv5"):
+    with raises(UsageError, output, "max", "--pooling maps"):
         pool_maps(output, ("sum",), output.with_name("y.h5"))
     with raises(UsageError, maps, "--output"):
         pool_maps(maps, ("sum",), maps)
@@ -356,8 +356,8 @@ def test_a_file_without_maps_is_refused(maps: Path, output: Path) -> None:
 
 def test_a_damaged_row_of_maps_is_found(maps: Path, output: Path) -> None:
     with h5py.File(maps, "r+") as file:
-        file["features/conv5"][4, 2, 1, 0] += 1
-    with raises(FeatureFileError, maps, 4, "features/conv5"):
+        file["features/maps"][4, 2, 1, 0] += 1
+    with raises(FeatureFileError, maps, 4, "features/maps"):
         pool_maps(maps, ("max",), output)
 
 

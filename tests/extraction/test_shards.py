@@ -23,7 +23,7 @@ from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge, open_features, partial_path
 from bilinear_cli.training.select import Options
 
-POOLINGS = ("max", "bilinear", "conv5")
+POOLINGS = ("max", "bilinear", "maps")
 RECIPE = Recipe(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
 COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
 
@@ -216,7 +216,7 @@ SECOND = replace(RECIPE, shard="2/2")
     ("spoil", "facts"),
     [
         (shard_of(replace(SECOND, image_size=40)), ("image_size", 32, 40)),
-        (shard_of(replace(SECOND, poolings=("max",))), ("pooling", "bilinear conv5 max")),
+        (shard_of(replace(SECOND, poolings=("max",))), ("pooling", "bilinear maps max")),
         (shard_of(SECOND, slice(10)), ("data_sha256",)),
         (other_layout, ("max", "normalization", "l2")),
         (shard_of(replace(RECIPE, shard="2/3")), (2, 3)),
@@ -336,7 +336,7 @@ def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
     run(birds, RECIPE, tmp_path / "old.h5")
     fewer = replace(RECIPE, poolings=("max",))
     assert run(birds, fewer, tmp_path / "new.h5", reuse=tmp_path / "old.h5") == 0
-    with raises(FeatureFileError, tmp_path / "new.h5", "bilinear", "conv5"):
+    with raises(FeatureFileError, tmp_path / "new.h5", "bilinear", "maps"):
         run(birds, RECIPE, tmp_path / "more.h5", reuse=tmp_path / "new.h5")
 
 

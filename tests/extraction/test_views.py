@@ -99,9 +99,9 @@ def test_other_views_are_another_file(birds: Path, tmp_path: Path) -> None:
 
 
 def test_maps_of_several_sizes_do_not_go_into_one_table() -> None:
-    with raises(UsageError, "conv5"):
-        compile_pooling(load_forward(), ["max", "conv5"], 2, [View(32), View(16)])
-    compile_pooling(load_forward(), ["max", "conv5"], 2, [View(32), View(32, True)])
+    with raises(UsageError, "maps"):
+        compile_pooling(load_forward(), ["max", "maps"], 2, [View(32), View(16)])
+    compile_pooling(load_forward(), ["max", "maps"], 2, [View(32), View(32, True)])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bilinear_cli.poolings.functions import (
-    FUNCTIONS,
-    bilinear_pool,
     compact_pool,
     l2_normalize,
     outer_product_sum,
@@ -21,7 +19,8 @@ from bilinear_cli.poolings.functions import (
     tensor_sketch,
     upper_triangle,
 )
-from bilinear_cli.poolings.parameters import sketch_parameters
+from bilinear_cli.poolings.registry import POOLINGS
+from bilinear_cli.poolings.sizes import sketch_parameters
 
 # Two maps of 2 x 2 locations and 2 channels. As matrices, one row a location:
 #   [1 0]   [0 2]
@@ -33,6 +32,8 @@ MAPS = np.array(
 )
 
 ROOT = np.sqrt(86)
+FUNCTIONS = {spec: pool_function(spec, {}) for spec in POOLINGS if spec != "compact"}
+bilinear_pool = FUNCTIONS["bilinear"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ ROOT = np.sqrt(86)
                 [0, 0, 1],
             ],
         ),
-        ("conv5", MAPS),
+        ("maps", MAPS),
     ],
 )
 def test_every_pooling_by_hand(spec: str, wanted: list) -> None:
@@ -239,7 +240,7 @@ def test_a_bilinear_feature_has_norm_one_or_is_zero(maps: np.ndarray) -> None:
     assert (feature >= 0).all()
 
 
-@pytest.mark.parametrize("spec", sorted(FUNCTIONS.keys() - {"conv5", *SENSITIVE}))
+@pytest.mark.parametrize("spec", sorted(FUNCTIONS.keys() - {"maps", *SENSITIVE}))
 @given(maps=some_maps, order=st.permutations(range(6)))
 @pytest.mark.slow
 def test_the_order_of_locations_does_not_count(
@@ -255,7 +256,7 @@ def test_brightness_does_not_count_for_bilinear(maps: np.ndarray, factor: float)
 
 
 @given(maps=some_maps, factor=st.floats(2**-3, 8, width=32))
-@pytest.mark.parametrize("spec", ["max", "avg", "sum", "conv5"])
+@pytest.mark.parametrize("spec", ["max", "avg", "sum", "maps"])
 @pytest.mark.slow
 def test_the_others_are_as_bright_as_the_maps(spec: str, maps: np.ndarray, factor: float) -> None:
     near(FUNCTIONS[spec](maps * np.float32(factor)), FUNCTIONS[spec](maps) * np.float32(factor))

@@ -13,7 +13,7 @@ import pytest
 from support.commands import environment
 from support.feature_files import begin_features
 
-from bilinear_cli.poolings.specs import POOLINGS, row_dtype
+from bilinear_cli.poolings.registry import POOLINGS, row_dtype
 from bilinear_cli.store import FeatureFile, FeatureWriter
 
 Shapes = dict[str, tuple[int, ...]]
@@ -26,7 +26,7 @@ def shapes_of(dense: int, triangle: int, maps: tuple[int, int, int]) -> Shapes:
     for spec in POOLINGS.keys() - {"compact"}:
         layout = POOLINGS[spec].layout
         shapes[spec] = (triangle,) if layout == "upper-triangle" else (dense,)
-    return dict(sorted(shapes.items())) | {"conv5": maps}
+    return dict(sorted(shapes.items())) | {"maps": maps}
 
 
 SMALL = shapes_of(8, 8 * 9 // 2, (2, 2, 8))  # stored as float32
@@ -43,12 +43,12 @@ READS: dict[str, Read] = {
     "read": lambda file, rows: file.read("max", rows),
     "batches": lambda file, rows: list(file.batches("max", rows, 2)),
     "columns": lambda file, rows: list(file.columns("max", rows, file.shapes["max"][1] // 3)),
-    "maps": lambda file, rows: file.read("conv5", rows),
-    "batches of maps": lambda file, rows: list(file.batches("conv5", rows, 2)),
+    "maps": lambda file, rows: file.read("maps", rows),
+    "batches of maps": lambda file, rows: list(file.batches("maps", rows, 2)),
 }
 each_read = pytest.mark.parametrize(
     ("read", "spec"),
-    [(read, "conv5" if "maps" in name else "max") for name, read in READS.items()],
+    [(read, "maps" if "maps" in name else "max") for name, read in READS.items()],
     ids=READS,
 )
 
@@ -71,7 +71,7 @@ def parameters_of(shapes: Shapes) -> dict[str, np.ndarray]:
     if not sizes:
         return {}
     (size,) = sizes
-    channels = shapes["conv5"][-1]
+    channels = shapes["maps"][-1]
     numbers = np.arange(2 * channels).reshape(2, channels)
     return {f"hash-{size}": numbers % int(size), f"sign-{size}": np.where(numbers % 3, 1, -1)}
 

@@ -63,13 +63,13 @@ def test_columns_and_attributes_are_read_back(complete: Path) -> None:
             "dtype": "float32",
         }
         dense = {"layout": "dense", "normalization": "", "channels": 8, "dtype": "float32"}
-        for spec in ("max", "avg", "sum", "conv5"):
+        for spec in ("max", "avg", "sum", "maps"):
             assert file.layout(spec) == {"pooling": spec} | dense
 
 
 def test_an_empty_file_can_be_read(tmp_path: Path) -> None:
     with FeatureFile(write(tmp_path / "x.h5", n=0)) as file:
-        assert all_rows(file, "conv5").shape == (0, 2, 2, 8)
+        assert all_rows(file, "maps").shape == (0, 2, 2, 8)
 
 
 @pytest.mark.parametrize("method", ["columns", "batches", "read", "check"])
@@ -105,10 +105,10 @@ def test_version_1_stays_readable() -> None:
 
 def version_1_rows() -> dict[str, np.ndarray]:
     """Return rows of simple numbers: (1000 * photo + position) / 8."""
-    shapes: Shapes = {"max": (8,), "bilinear": (36,), "conv5": (4, 4, 256)}
+    shapes: Shapes = {"max": (8,), "bilinear": (36,), "maps": (4, 4, 256)}
     positions = {spec: np.arange(np.prod(shape)).reshape(shape) for spec, shape in shapes.items()}
     rows = {spec: np.stack([1000 * i + x for i in range(3)]) / 8 for spec, x in positions.items()}
-    dtypes = {"max": np.float32, "bilinear": np.float32, "conv5": np.float16}
+    dtypes = {"max": np.float32, "bilinear": np.float32, "maps": np.float16}
     return {spec: values.astype(dtypes[spec]) for spec, values in rows.items()}
 
 
@@ -144,7 +144,7 @@ def test_a_complete_file_as_a_table(tmp_path: Path) -> None:
         "rows": (5,),
         "max": ("8 float32", "dense"),
         "bilinear": (36, "float32", 8, "upper-triangle", "signed-sqrt,l2"),
-        "conv5": ("2 x 2 x 8 float32", "dense"),
+        "maps": ("2 x 2 x 8 float32", "dense"),
         "train": (4, 2),  # photos, and photos of a class
         "test": (1, 0),
         "classes": (2,),

@@ -28,7 +28,7 @@ from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.store import FeatureFile, streaming
 from bilinear_cli.store.streaming import ahead, as_float32
 
-MIXED: Shapes = {"avg": (36,), "max": (4096,), "conv5": (4, 4, 256)}  # the first as float32
+MIXED: Shapes = {"avg": (36,), "max": (4096,), "maps": (4, 4, 256)}  # the first as float32
 SOME = np.array([5, 1, 2, 3, 0])
 each_iterator = pytest.mark.parametrize("method", ["columns", "batches"])
 
@@ -64,7 +64,7 @@ def joined(
 
 @both_sizes
 @pytest.mark.parametrize("which", [range(6), range(5, -1, -1), [4, 0, 3], [2, 2, 5, 2], []])
-@pytest.mark.parametrize("spec", ["max", "bilinear", "conv5"])
+@pytest.mark.parametrize("spec", ["max", "bilinear", "maps"])
 @pytest.mark.slow
 def test_rows_and_batches_and_columns_are_the_stored_rows(
     stored: Callable[[Shapes], Path], shapes: Shapes, which: Sequence[int], spec: str
@@ -82,7 +82,7 @@ def test_rows_and_batches_and_columns_are_the_stored_rows(
                 np.testing.assert_array_equal(rows, expected)
             else:
                 assert list(file.batches(spec, indices, step)) == []
-        for pieces in (0.5, 1, 2.5, 8) if spec != "conv5" else ():
+        for pieces in (0.5, 1, 2.5, 8) if spec != "maps" else ():
             (width,) = shapes[spec]
             step = int(width / pieces)
             rows = joined(file.columns(spec, indices, step), width, step, 1)
@@ -97,10 +97,10 @@ def test_a_reader_may_overwrite_what_it_gets(
     before = path.read_bytes()
     with FeatureFile(path) as file:
         for _ in range(2):
-            passes = [file.columns("max", rows, 1500), file.batches("conv5", rows, 2)]
+            passes = [file.columns("max", rows, 1500), file.batches("maps", rows, 2)]
             read = [[(x.copy(), x.fill(np.nan))[0] for _, x in blocks] for blocks in passes]
             np.testing.assert_array_equal(np.hstack(read[0]), file.read("max", rows))
-            np.testing.assert_array_equal(np.vstack(read[1]), file.read("conv5", rows))
+            np.testing.assert_array_equal(np.vstack(read[1]), file.read("maps", rows))
             file.read("max", rows).fill(np.nan)
     assert path.read_bytes() == before
 
@@ -115,14 +115,14 @@ def test_rows_are_converted_a_few_at_once(
     with FeatureFile(mixed) as file:
         np.testing.assert_array_equal(file.read(spec, SOME), expected)
         file.check(spec)
-        if spec != "conv5":
+        if spec != "maps":
             blocks = [block for _, block in file.columns(spec, SOME, expected.shape[1] // 2)]
             np.testing.assert_array_equal(np.hstack(blocks), expected)
 
 
 def test_maps_have_no_columns(mixed: Path) -> None:
     with FeatureFile(mixed) as file, raises(ValueError):
-        list(file.columns("conv5", SOME, 4))
+        list(file.columns("maps", SOME, 4))
 
 
 # How it is read --------------------------------------------------------------------------

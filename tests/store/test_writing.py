@@ -57,7 +57,7 @@ def test_a_writer_appends_after_the_rows_that_are_done(unfinished: Path) -> None
     rows = random_rows(SMALL, 6)
     with FeatureWriter(unfinished) as writer:
         assert writer.rows_done == 2
-        np.testing.assert_array_equal(all_rows(writer, "conv5"), rows["conv5"][:2])
+        np.testing.assert_array_equal(all_rows(writer, "maps"), rows["maps"][:2])
         writer.append(head(rows, 2, 6))
         writer.finish()
     with FeatureFile(unfinished) as file:
@@ -225,7 +225,7 @@ def file_size_limit() -> Iterator[Callable[..., None]]:
     limit()
 
 
-@pytest.mark.parametrize("spec", ["max", "conv5"])
+@pytest.mark.parametrize("spec", ["max", "maps"])
 def test_a_disk_that_fills_up_loses_no_row_and_the_run_can_be_resumed(
     tmp_path: Path, file_size_limit: Callable[..., None], spec: str
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.poolings.specs import row_dtype
+from bilinear_cli.poolings.registry import row_dtype
 from bilinear_cli.store import FeatureFile, FeatureWriter, create
 
 ATTRIBUTES = {

@@ -267,8 +267,8 @@ def test_more_entries_than_the_matrix_has_are_refused(
 
 
 def test_maps_and_unknown_normalisations_are_refused(stored: dict[str, np.ndarray]) -> None:
-    with raises(UsageError, "conv5", "--pooling", "--classifier conv1x1"):
-        fit_parts({"conv5": np.zeros((11, 2, 2, 3), np.float16)}, TRAIN)
+    with raises(UsageError, "maps", "--pooling", "--classifier conv1x1"):
+        fit_parts({"maps": np.zeros((11, 2, 2, 3), np.float16)}, TRAIN)
     with raises(UsageError, "'sqrt'", "sqrt-l2", "standard", "none", "auto"):
         fit_parts(stored, TRAIN, normalize="sqrt")
 

@@ -344,16 +344,16 @@ def test_an_mlp_is_trained_on_several_poolings_and_gives_the_scores_that_were_st
         ("max", Options(classifier="svc"), ("'svc'", "classifier", "svm")),
         ("max", Options(top_variance=9), ("--top-variance 9", 8)),
         ("max+max", QUICK, ("--pooling max+max",)),
-        ("conv5", QUICK, ("--classifier", "conv1x1", "--pooling", "conv5")),
-        ("max", CONV1X1, ("--classifier", "conv1x1", "--pooling", "conv5")),
-        ("conv5", replace(CONV1X1, channels=9), ("--channels 9", 8)),
+        ("maps", QUICK, ("--classifier", "conv1x1", "--pooling", "maps")),
+        ("max", CONV1X1, ("--classifier", "conv1x1", "--pooling", "maps")),
+        ("maps", replace(CONV1X1, channels=9), ("--channels 9", 8)),
     ],
 )
 def test_options_that_do_not_fit_the_file_are_refused(
     spec: str, options: Options, facts: tuple[str | int, ...], run: Run
 ) -> None:
     with raises(UsageError, *facts) as caught:
-        run(spec, options, {"conv5": random_maps(), **features()})
+        run(spec, options, {"maps": random_maps(), **features()})
     if spec == "maxx":
         assert_suggests(str(caught.value).replace("'maxx'", ""), "max", ("max", "sum", "bilinear"))
 
@@ -553,7 +553,7 @@ def test_a_conv1x1_is_trained_on_maps_and_gives_the_scores_that_were_stored(
     monkeypatch.setattr("bilinear_cli.training.conv1x1.LEARNING_RATE", 0.01)
     monkeypatch.setattr("bilinear_cli.training.conv1x1.PATIENCE", 4)
     maps = random_maps()
-    metrics = run("conv5", CONV1X1, {"conv5": maps, **features()})
+    metrics = run("conv5", CONV1X1, {"maps": maps, **features()})  # its older name
     assert Path(metrics["run"]).name == "x-conv5-conv1x1-4"
     assert (metrics["channels"], metrics["frozen"], metrics["n_features"]) == (4, False, 10)
     assert metrics["top1"] > 0.5
@@ -572,8 +572,8 @@ def test_a_frozen_conv1x1_is_named_and_recorded_so(
         return Conv1x1(np.eye(8, 4, dtype=np.float32), Linear(np.ones((10, K)), np.zeros(K)), 3)
 
     monkeypatch.setattr("bilinear_cli.training.train.fit_conv1x1", fit_conv1x1)
-    metrics = run("conv5", replace(CONV1X1, frozen=True), {"conv5": random_maps()})
-    assert Path(metrics["run"]).name == "x-conv5-conv1x1-4-frozen"
+    metrics = run("maps", replace(CONV1X1, frozen=True), {"maps": random_maps()})
+    assert Path(metrics["run"]).name == "x-maps-conv1x1-4-frozen"
     assert (metrics["channels"], metrics["frozen"], metrics["n_features"]) == (4, True, 10)
     assert [(call["channels"], call["frozen"]) for call in calls] == [(4, True)] * 2
 
@@ -620,8 +620,8 @@ def test_a_map_that_is_no_number_is_named_wherever_it_is(
     monkeypatch.setattr("bilinear_cli.training.conv1x1.N_SAMPLED", 4)  # of the principal directions
     maps = random_maps()
     maps[6, 1, 1, 2] = np.nan
-    with raises(FeatureFileError, tmp_path / "x.h5", 6, "features/conv5", "1/6.png"):
-        run("conv5", CONV1X1, {"conv5": maps})
+    with raises(FeatureFileError, tmp_path / "x.h5", 6, "features/maps", "1/6.png"):
+        run("maps", CONV1X1, {"maps": maps})
 
 
 def test_an_mlp_is_not_streamed(run: Run, monkeypatch: pytest.MonkeyPatch, quick_mlp: None) -> None:

@@ -9,11 +9,10 @@ import pytest
 from support.errors import assert_suggests, raises
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.poolings import specs
-from bilinear_cli.poolings.functions import FUNCTIONS
+from bilinear_cli.poolings import functions, registry
 
 SPECS = [
-    *sorted(specs.POOLINGS.keys() - {"compact"}),
+    *sorted(registry.POOLINGS.keys() - {"compact"}),
     "compact:8192",
     "bilinear:144",
     "bilinear-plain:1",
@@ -23,29 +22,37 @@ SPECS = [
 
 
 def test_every_name_has_a_function() -> None:
-    assert FUNCTIONS.keys() | {"compact"} == specs.POOLINGS.keys()
+    assert all(hasattr(functions, kind.function) for kind in registry.POOLINGS.values())
+
+
+def test_maps_has_its_older_name_too() -> None:
+    assert registry.pooling("conv5") == registry.pooling("maps") == registry.POOLINGS["maps"]
+    maps = registry.BySpec({"conv5": 1, "max": 2})
+    assert list(maps) == ["maps", "max"]
+    assert "conv5" in maps
+    assert (maps["conv5"], maps["maps"], maps.get("conv5")) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_pooling_is_found_by_its_name(spec: str) -> None:
-    assert specs.pooling(spec).spec == spec
+    assert registry.pooling(spec).spec == spec
 
 
 @pytest.mark.parametrize(
-    ("spec", "nearest"), [("bilinaer", "bilinear"), ("Max", "max"), ("conv", "conv5")]
+    ("spec", "nearest"), [("bilinaer", "bilinear"), ("Max", "max"), ("map", "maps")]
 )
 def test_an_unknown_name_is_answered_with_the_nearest(spec: str, nearest: str) -> None:
-    with raises(UsageError, repr(spec), *specs.POOLINGS) as caught:
-        specs.pooling(spec)
-    assert_suggests(str(caught.value), nearest, specs.POOLINGS)
+    with raises(UsageError, repr(spec), *registry.POOLINGS) as caught:
+        registry.pooling(spec)
+    assert_suggests(str(caught.value), nearest, registry.POOLINGS)
 
 
 @pytest.mark.parametrize("spec", ["xyz", ""])
 def test_a_name_unlike_all_others_is_answered_with_all_names(spec: str) -> None:
-    with raises(UsageError, repr(spec), *specs.POOLINGS) as caught:
-        specs.pooling(spec)
+    with raises(UsageError, repr(spec), *registry.POOLINGS) as caught:
+        registry.pooling(spec)
     words = re.findall(r"[\w-]+", str(caught.value))
-    assert {words.count(name) for name in specs.POOLINGS} == {1}  # none is suggested
+    assert {words.count(name) for name in registry.POOLINGS} == {1}  # none is suggested
 
 
 @pytest.mark.parametrize(
@@ -65,22 +72,22 @@ def test_a_name_unlike_all_others_is_answered_with_all_names(spec: str) -> None:
 )
 def test_a_size_that_cannot_be_is_refused(spec: str, facts: tuple[str, ...]) -> None:
     with raises(UsageError, *facts):
-        specs.pooling(spec)
+        registry.pooling(spec)
 
 
 def test_a_size_has_one_spelling() -> None:
-    assert specs.pooling("bilinear:0144").spec == "bilinear:144"
+    assert registry.pooling("bilinear:0144").spec == "bilinear:144"
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 90, 91, 512])
 def test_channels_follow_from_a_rows_shape(channels: int) -> None:
     triangle = (channels * (channels + 1) // 2,)
-    assert specs.pooling("bilinear").channels(triangle, {}) == channels
-    assert specs.pooling("bilinear:9").channels(triangle, {}) == channels
-    assert specs.pooling("max").channels((channels,), {}) == channels
-    assert specs.pooling("conv5").channels((14, 7, channels), {}) == channels
+    assert registry.pooling("bilinear").channels(triangle, {}) == channels
+    assert registry.pooling("bilinear:9").channels(triangle, {}) == channels
+    assert registry.pooling("max").channels((channels,), {}) == channels
+    assert registry.pooling("conv5").channels((14, 7, channels), {}) == channels
     hashes = {"hash-8": np.zeros((2, channels), np.int64)}
-    assert specs.pooling("compact:8").channels((8,), hashes) == channels
+    assert registry.pooling("compact:8").channels((8,), hashes) == channels
 
 
 @pytest.mark.parametrize(
@@ -95,10 +102,10 @@ def test_channels_follow_from_a_rows_shape(channels: int) -> None:
     ],
 )
 def test_small_rows_are_kept_in_float32(shape: tuple[int, ...], dtype: type) -> None:
-    assert specs.row_dtype(shape) == dtype
+    assert registry.row_dtype(shape) == dtype
 
 
 @pytest.mark.slow
 def test_names_are_known_without_loading_tensorflow() -> None:
-    code = "import sys, bilinear_cli.poolings.specs; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, bilinear_cli.poolings.registry; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
