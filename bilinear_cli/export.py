@@ -14,7 +14,7 @@ from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, run_recipe
 from bilinear_cli.training.columns import Linear
-from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.model import Model
 from bilinear_cli.views import View
 
@@ -98,7 +98,7 @@ def _scores(shape: Sequence[int | None], model: Model) -> keras.Model:
     return keras.Model(maps, scores, name="classifier")
 
 
-def _pooling(part: Part, parameters: Tensors) -> keras.layers.Layer:
+def _pooling(part: FeatureTransform, parameters: Tensors) -> keras.layers.Layer:
     """Return the layer from maps to rows; a conv1x1's is `bilinear:K` of a trained projection."""
     if part.kernel is None:
         return pooling_layer(part.spec, parameters)
@@ -106,7 +106,7 @@ def _pooling(part: Part, parameters: Tensors) -> keras.layers.Layer:
     return pooling_layer(f"bilinear:{channels}", {f"projection-{channels}": part.kernel})
 
 
-def _normalized(rows: keras.KerasTensor, part: Part) -> keras.KerasTensor:
+def _normalized(rows: keras.KerasTensor, part: FeatureTransform) -> keras.KerasTensor:
     """Normalise rows where that is not linear; what is, goes into the weights."""
     if part.normalize != "sqrt-l2":
         return rows
@@ -119,7 +119,7 @@ def _normalized(rows: keras.KerasTensor, part: Part) -> keras.KerasTensor:
     return rows
 
 
-def _on_all_numbers(part: Part, weights: np.ndarray, d: int) -> Linear:
+def _on_all_numbers(part: FeatureTransform, weights: np.ndarray, d: int) -> Linear:
     """Return what weights on selected, standardised numbers are on all of a row's numbers."""
     weights = weights * np.float32(part.factor)
     intercept = np.zeros(weights.shape[1], np.float32)

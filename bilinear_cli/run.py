@@ -19,6 +19,7 @@ from bilinear_cli.photos.manifest import manifest
 from bilinear_cli.poolings.registry import check_parameter, pooling
 from bilinear_cli.recipe import Recipe, recipe_of
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training import registry
 
 if TYPE_CHECKING:  # what reads a run's metrics alone takes no library of training
     from bilinear_cli.photos.dataset import Dataset
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 PARAMETER = "parameter-"  # before the name of one
 DAMAGE = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)  # of an npz file
-OPTIONAL = ("columns", "mean", "std", "kernel")  # arrays of a `Part`
+OPTIONAL = ("columns", "mean", "std", "kernel")  # arrays of a `FeatureTransform`
 NEEDED = (  # of a run's figures, by what shows them
     *("pooling", "classifier", "normalize", "top_variance", "label_smoothing", "n_features"),
     *("bytes", "seconds", "top1", "top5", "mean_per_class_accuracy", "confused", "extraction"),
@@ -84,9 +85,7 @@ def run_name(file: FeatureFile, spec: str, options: "Options") -> str:
     words = [(folder.with_suffix("") if kept else file.path).stem, spec.replace(":", "-")]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
-    words += [options.classifier]
-    if options.classifier == "conv1x1":
-        words += [str(options.channels), *(["frozen"] if options.frozen else [])]
+    words += [options.classifier, *registry.find(options.classifier).words(options)]
     return "-".join(words)
 
 
@@ -161,7 +160,7 @@ def load_model(run: Path) -> "Model":
         BilinearError: there is none, or it is damaged.
     """
     from bilinear_cli.training.columns import Linear
-    from bilinear_cli.training.inputs import Part
+    from bilinear_cli.training.inputs import FeatureTransform
     from bilinear_cli.training.model import Model
 
     path = run / "model.npz"
@@ -172,7 +171,7 @@ def load_model(run: Path) -> "Model":
             x = dict(arrays)
         second = Linear(x["weights2"], x["intercept2"]) if "weights2" in x else None
         parts = [
-            Part(
+            FeatureTransform(
                 str(spec),
                 x.get(f"columns{i}"),
                 int(x[f"n_features{i}"]),

@@ -26,7 +26,7 @@ from bilinear_cli.photos.images import read_photo
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import inputs
-from bilinear_cli.training.problem import pose
+from bilinear_cli.training.problem import reduce
 
 POOLINGS = ("max", "bilinear")
 PRECISIONS = ("float32", "bfloat16", "int8")  # the first is what the others are compared with
@@ -158,13 +158,13 @@ def time_large_photo(photo: Path, folder: Path, size: int, pairs: int) -> Times:
 def time_stage2(file: FeatureFile, pairs: int) -> Times:
     """Time the reduction against reading."""
     rows = np.arange(len(file.labels))
-    parts = inputs.fit_parts(file, ["bilinear"], rows)
+    transforms = inputs.fit_transforms(file, ["bilinear"], rows)
 
     def one_pass() -> None:
-        for _ in inputs.columns(parts, file, rows):
+        for _ in inputs.columns(transforms, file, rows):
             pass
 
-    return ratio(lambda: pose(file, parts, rows, "gram"), one_pass, pairs)
+    return ratio(lambda: reduce(file, transforms, rows, "gram"), one_pass, pairs)
 
 
 def ratio(slow: Callable[[], object], floor: Callable[[], object], pairs: int) -> Times:

@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import classifiers, inputs, losses
+from bilinear_cli.training import inputs, losses, registry
 from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.gram import RANK_TOLERANCE
-from bilinear_cli.training.problem import pose
+from bilinear_cli.training.problem import reduce
 from bilinear_cli.training.rows import Rows, choose_rows
-from bilinear_cli.training.select import Options, folds
+from bilinear_cli.training.select import Choice, Options, folds
 
 C = 100.0
 WITHIN = 0.01
-FOLDS_WITHIN = 0.001  # of the optimum; see `classifiers.FOLD_TOLERANCE`
+FOLDS_WITHIN = 0.001  # of the optimum; see `linear.FOLD_TOLERANCE`
 SPEC = "bilinear"
 
 
@@ -50,21 +51,21 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     smoothing = 0.0 if classifier == "softmax" else None
     options = Options(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
-    parts = inputs.fit_parts(file, [SPEC], rows.number)
-    problem = pose(file, parts, rows.number, "gram")
+    transforms = inputs.fit_transforms(file, [SPEC], rows.indices)
+    problem = reduce(file, transforms, rows.indices, "gram")
+    estimator = registry.find(classifier).load()
+    training = Training(problem, rows, options, transforms)
     reduced = time.perf_counter()
     if tuned:
-        choice = classifiers.tune(problem, rows, folds(rows, 5, 0), options)
+        choice = estimator.choose(training)
     else:
-        choice = classifiers.Choice(0.0, C, None, rows, np.empty((0, 0)), [])
+        choice = Choice(0.0, C, None, rows, np.empty((0, 0)), [])
     chosen = time.perf_counter()
-    fitted = classifiers.fit(problem, rows, options, choice)
-    weights = problem.weights(fitted.first.weights)
-    linear = Linear(weights, fitted.first.intercept - problem.mean @ weights)
+    linear = estimator.fit(training, choice).first
     if tuned:
         every = choose_rows(file, None, 2)
-        test = every.number[every.split == "test"]
-        named = [linear(x).argmax(axis=1) for _, x in inputs.batches(parts, file, test)]
+        test = every.indices[every.split == "test"]
+        named = [linear(x).argmax(axis=1) for _, x in inputs.batches(transforms, file, test)]
     ended = time.perf_counter()
     found = {
         "seconds": ended - began,
@@ -78,7 +79,7 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
         right = np.concatenate(named) == every.labels[every.split == "test"]
         found["top1"] = float(right.mean())
     elif classifier == "softmax":
-        found["objective"] = objective(linear, file.read(SPEC, rows.number), rows)
+        found["objective"] = objective(linear, file.read(SPEC, rows.indices), rows)
     return found
 
 
@@ -86,7 +87,7 @@ def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[st
     """Fit scikit-learn's logistic regression on rows in memory."""
     from sklearn.linear_model import LogisticRegression
 
-    x = file.read(SPEC, rows.number)
+    x = file.read(SPEC, rows.indices)
     if square:
         x = whole_matrices(x)
     for iterations in (10 * 2**i for i in range(10)):
@@ -115,7 +116,7 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
     began = time.perf_counter()
-    x = file.read(SPEC, rows.number)
+    x = file.read(SPEC, rows.indices)
     mean = x.mean(axis=0)
     x -= mean
     values, vectors = eigh(x @ x.T)
@@ -137,7 +138,7 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
             break
     else:
         sys.exit(f"scikit-learn has not come within {FOLDS_WITHIN} of the optimum")
-    cuts = [(np.setdiff1d(np.arange(len(rows.number)), cut), cut) for cut in folds(rows, 5, 0)]
+    cuts = [(np.setdiff1d(np.arange(len(rows.indices)), cut), cut) for cut in folds(rows, 5, 0)]
     began = time.perf_counter()
     fit = LogisticRegressionCV(
         Cs=Cs, cv=cuts, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False, **how
@@ -146,7 +147,7 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
     linear = on_features(fit)
     every = choose_rows(file, None, 2)
     test = every.take(every.split == "test")
-    scores = linear(file.read(SPEC, test.number))
+    scores = linear(file.read(SPEC, test.indices))
     ended = time.perf_counter()
     return {
         "seconds": reduction + ended - began,
@@ -192,7 +193,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         rows = training_rows(file, case["share"])
         how = {key: case[key] for key in case["with"]}
         found = KINDS[case["kind"]](file, rows, **how)
-    return {**found, "rows": len(rows.number), "classes": len(rows.class_names)}
+    return {**found, "rows": len(rows.indices), "classes": len(rows.class_names)}
 
 
 # The whole -------------------------------------------------------------------------------

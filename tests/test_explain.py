@@ -77,7 +77,7 @@ def trained(features: Path) -> Trained:
     @cache
     def run_of(spec: str, options: Options) -> Path:
         with FeatureFile(features) as file, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bilinear_cli.training.train.fit_conv1x1", random_conv1x1)
+            patch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", random_conv1x1)
             patch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 2)
             return Path(train(file, spec, options, features.parent / f"runs {options}")["run"])
 

@@ -173,8 +173,8 @@ def test_the_model_gives_the_probabilities_of_predict(
     monkeypatch: pytest.MonkeyPatch,
     features: Path,
 ) -> None:
-    monkeypatch.setattr("bilinear_cli.training.classifiers.fit_mlp", random_mlp)
-    monkeypatch.setattr("bilinear_cli.training.train.fit_conv1x1", random_conv1x1)
+    monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", random_mlp)
+    monkeypatch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", random_conv1x1)
     monkeypatch.setattr(exporting, "_network", lambda *_: network)
     run = train_run(features / file, tmp_path, spec, **options)
     # with the temperature of so few photos all probabilities may be alike

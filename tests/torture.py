@@ -157,7 +157,7 @@ def read_all(path: Path) -> dict[str, bytes]:
         recipe = file.recipe
         indices = np.arange(len(file.labels))
         if "bilinear" in file.shapes:
-            inputs.fit_parts(file, ["bilinear"], indices, top_variance=5)
+            inputs.fit_transforms(file, ["bilinear"], indices, top_variance=5)
         earlier, photos = EarlierRows(file, recipe), slice(None, None, file.n_views)
         earlier.find(file.paths[photos].tolist(), file.sha256[photos].tolist())
         list(earlier.batches([*earlier.sha256][:1]))

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bilinear_cli.cli.base import bar, cli
 from bilinear_cli.errors import UsageError, one_of
 from bilinear_cli.networks.quiet import load_tensorflow
+from bilinear_cli.training import registry
 
 if TYPE_CHECKING:
     from bilinear_cli.store import FeatureFile
@@ -48,7 +50,7 @@ class Auto(click.ParamType):
 )
 @click.option(
     "--classifier",
-    type=click.Choice(["softmax", "svm", "ridge", "mlp", "conv1x1"]),
+    type=click.Choice([*registry.CLASSIFIERS]),
     default="softmax",
     help="conv1x1: of maps, their projection trained too.",
 )
@@ -123,15 +125,18 @@ def train(
     from bilinear_cli.store import open_features
     from bilinear_cli.training.select import Options
 
+    classifier = registry.find(options["classifier"])
+    if "C" not in classifier.options and not _typed("C"):
+        options["C"] = None  # of a config or the environment, which other classifiers share
     chosen = Options(**options)
-    if scheduler and chosen.classifier == "conv1x1":
-        raise UsageError("--scheduler is not for --classifier conv1x1")
-    if chosen.classifier in ("mlp", "conv1x1"):
+    if scheduler and not classifier.distributed:
+        raise UsageError(f"--scheduler is not for --classifier {classifier.name}")
+    if classifier.tensorflow:
         load_tensorflow()
     dataset = load_dataset(data, split_seed=split_seed) if data else None
     results, command = [], json.dumps(["bilinear", *sys.argv[1:]])
     with open_features(features) as file, _workers(scheduler, file) as workers:
-        maps = chosen.classifier == "conv1x1"
+        maps = classifier.on_maps
         specs = pooling or [name for name in file.shapes if (name == MAPS) == maps]
         if not specs:
             wanted = "no maps: extract --pooling maps"
@@ -158,6 +163,12 @@ def train(
     click.echo(table(results))
     for result in results:
         click.echo(confused(result))
+
+
+def _typed(name: str) -> bool:
+    """Say whether an option is on the command line itself."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile, open_features
 from bilinear_cli.training import inputs
 from bilinear_cli.training.columns import Block, Linear, sums_of
-from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
 
@@ -66,21 +66,21 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Features:
     """What a classifier sees of files, less the mean of the training rows, if that is known."""
 
     source: Source
-    parts: Sequence[Part]
+    transforms: Sequence[FeatureTransform]
     mean: np.ndarray | None = None
 
     @property
     def d(self) -> int:
         """Numbers a row."""
-        return sum(part.n_features for part in self.parts)
+        return sum(transform.n_features for transform in self.transforms)
 
     def batches(self, rows: np.ndarray) -> Iterator[Block]:
         """Yield rows of these numbers, a few at a time."""
-        for places, x in inputs.batches(self.parts, self.source.open(), rows):
+        for places, x in inputs.batches(self.transforms, self.source.open(), rows):
             if self.mean is not None:
                 x -= self.mean
             yield places, x
@@ -123,16 +123,16 @@ def added(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
-def total(seen: Seen, rows: np.ndarray) -> tuple[np.ndarray, float]:
+def total(features: Features, rows: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the rows' sum, float64 (d,), and that of their squared norms."""
-    sums, squares = np.zeros(seen.d), 0.0
-    for _, x in seen.batches(rows):
+    sums, squares = np.zeros(features.d), 0.0
+    for _, x in features.batches(rows):
         sums += x.sum(axis=0, dtype=np.float64)
         squares += float(np.einsum("ij,ij->i", x, x).sum(dtype=np.float64))
     return sums, squares
 
 
-def products(seen: Seen, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def products(features: Features, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the inner products of rows and others, float32 (len(one), len(other)).
 
     They are read in blocks of columns, so that few of their numbers are in memory at a time.
@@ -140,79 +140,81 @@ def products(seen: Seen, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     n, same = len(one), np.array_equal(one, other)
     rows = one if same else np.concatenate([one, other])
     found = np.zeros((n, len(other)), np.float32)
-    for which, x in inputs.columns(seen.parts, seen.source.open(), rows):
-        if seen.mean is not None:
-            x -= seen.mean[which]
+    for columns, x in inputs.columns(features.transforms, features.source.open(), rows):
+        if features.mean is not None:
+            x -= features.mean[columns]
         found += x[:n] @ (x if same else x[n:]).T
     return found
 
 
-def weights(seen: Seen, rows: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray]:
+def weights(features: Features, rows: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray]:
     """Return the part of these rows in Xᵀ α, float32 (d, k)."""
-    found = np.zeros((seen.d, alpha.shape[1]), np.float32)
-    for places, x in seen.batches(rows):
+    found = np.zeros((features.d, alpha.shape[1]), np.float32)
+    for places, x in features.batches(rows):
         found += x.T @ alpha[places]
     return (found,)
 
 
-def scores(seen: Seen, rows: np.ndarray, model: Linear | Model) -> np.ndarray:
+def scores(features: Features, rows: np.ndarray, model: Linear | Model) -> np.ndarray:
     """Return scores (len(rows), k)."""
-    return np.concatenate([model(x) for _, x in seen.batches(rows)])
+    return np.concatenate([model(x) for _, x in features.batches(rows)])
 
 
 # Of blocks, which are rows that are kept, float32 (n, d); or, int64 (n,), numbers of rows to read
 
 
-def kept(seen: Seen, rows: np.ndarray) -> np.ndarray:
+def kept(features: Features, rows: np.ndarray) -> np.ndarray:
     """Return rows, to be kept."""
-    found = np.empty((len(rows), seen.d), np.float32)
-    for places, x in seen.batches(rows):
+    found = np.empty((len(rows), features.d), np.float32)
+    for places, x in features.batches(rows):
         found[places] = x
     return found
 
 
-def variance(seen: Seen, blocks: Sequence[np.ndarray]) -> tuple[np.ndarray]:
+def variance(features: Features, blocks: Sequence[np.ndarray]) -> tuple[np.ndarray]:
     """Return the columns' sums of squares, float64 (d,)."""
-    found = np.zeros(seen.d)
+    found = np.zeros(features.d)
     for block in blocks:
-        for _, x in _rows_of(seen, block, np.arange(len(block))):
+        for _, x in _rows_of(features, block, np.arange(len(block))):
             found += np.einsum("ij,ij->j", x, x)
     return (found,)
 
 
 def losses(
-    seen: Seen,
+    features: Features,
     blocks: Sequence[np.ndarray],
     chosen: Sequence[Chosen],
     model: Linear,
     make_loss: MakeLoss,
 ) -> tuple[Any, ...]:
     """Return the sums over the chosen rows of blocks, as `sums_of` takes them."""
-    targets = np.concatenate([goal for _, goal in chosen])
-    return sums_of(model, _chosen(seen, blocks, chosen), targets, make_loss)
+    targets = np.concatenate([targets for _, targets in chosen])
+    return sums_of(model, _chosen(features, blocks, chosen), targets, make_loss)
 
 
 def block_scores(
-    seen: Seen, blocks: Sequence[np.ndarray], chosen: Sequence[np.ndarray], model: Linear
+    features: Features, blocks: Sequence[np.ndarray], chosen: Sequence[np.ndarray], model: Linear
 ) -> np.ndarray:
     """Return scores (n, k) of the chosen rows of blocks."""
-    pairs = [(which, which) for which in chosen]
-    return np.concatenate([model(x) for _, x in _chosen(seen, blocks, pairs)])
+    pairs = [(indices, indices) for indices in chosen]
+    return np.concatenate([model(x) for _, x in _chosen(features, blocks, pairs)])
 
 
-def _chosen(seen: Seen, blocks: Sequence[np.ndarray], chosen: Sequence[Chosen]) -> Iterator[Block]:
+def _chosen(
+    features: Features, blocks: Sequence[np.ndarray], chosen: Sequence[Chosen]
+) -> Iterator[Block]:
     start = 0
-    for block, (which, _) in zip(blocks, chosen, strict=True):
-        for places, x in _rows_of(seen, block, which):
+    for block, (indices, _) in zip(blocks, chosen, strict=True):
+        for places, x in _rows_of(features, block, indices):
             yield slice(start + places.start, start + places.stop), x
-        start += len(which)
+        start += len(indices)
 
 
-def _rows_of(seen: Seen, block: np.ndarray, which: np.ndarray) -> Iterator[Block]:
+def _rows_of(features: Features, block: np.ndarray, indices: np.ndarray) -> Iterator[Block]:
     """Yield rows of a block, whether it is kept or to be read."""
     if block.ndim == 1:
-        yield from seen.batches(block[which])
-    elif np.array_equal(which, np.arange(len(block))):
+        yield from features.batches(block[indices])
+    elif np.array_equal(indices, np.arange(len(block))):
         yield slice(0, len(block)), block
     else:
-        yield slice(0, len(which)), block[which]
+        yield slice(0, len(indices)), block[indices]

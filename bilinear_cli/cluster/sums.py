@@ -21,11 +21,11 @@ from distributed import as_completed
 from bilinear_cli.cluster import rows as tasks
 from bilinear_cli.cluster.check import check_workers
 from bilinear_cli.cluster.futures import Futures, Tell
-from bilinear_cli.cluster.rows import Seen, Source
+from bilinear_cli.cluster.rows import Features, Source
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import gram, inputs
-from bilinear_cli.training.columns import Linear, Sums
-from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.columns import Linear, LossSums
+from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.sums import Progress, Stream, tell_pass
@@ -57,23 +57,25 @@ class Workers(Futures):
         self.n = len(self.client.nthreads())
         log.info("workers: %d, threads: %d", self.n, self.n_threads())
 
-    def over(self, parts: Sequence[Part], rows: np.ndarray) -> "There":
+    def over(self, transforms: Sequence[FeatureTransform], rows: np.ndarray) -> "DaskReducer":
         """Return sums over rows of these numbers."""
-        return There(self, Seen(self.source, parts), rows)
+        return DaskReducer(self, Features(self.source, transforms), rows)
 
     def scores(self, model: Model, rows: np.ndarray) -> np.ndarray:
         """Return scores (len(rows), classes) of rows of these numbers."""
-        seen, sent = self.put(Seen(self.source, model.parts)), self.put(model)
-        found = self.share_out(tasks.scores, [(seen, piece, sent) for piece in self.pieces(rows)])
+        features, sent = self.put(Features(self.source, model.parts)), self.put(model)
+        found = self.share_out(
+            tasks.scores, [(features, piece, sent) for piece in self.pieces(rows)]
+        )
         return np.concatenate(self.client.gather(found))
 
 
-class There:
-    """Sums over rows of files, taken by workers; see `classify.sums.Sums`."""
+class DaskReducer:
+    """Sums over rows of files, taken by workers; see `training.sums.Reducer`."""
 
-    def __init__(self, workers: Workers, seen: Seen, rows: np.ndarray) -> None:
+    def __init__(self, workers: Workers, features: Features, rows: np.ndarray) -> None:
         """Take rows of these numbers."""
-        self.workers, self.seen, self.rows = workers, seen, rows
+        self.workers, self.features, self.rows = workers, features, rows
 
     def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
         """Return X Xᵀ, the rows' mean and their mean square."""
@@ -81,8 +83,11 @@ class There:
         pairs = tiles(n, self.workers.n_threads())
         tell = counted(progress, len(pieces) + len(pairs))
         mean, squares = self._mean(pieces, tell)
-        seen, inner = self.workers.put(replace(self.seen, mean=mean)), np.empty((n, n), np.float32)
-        calls = [(seen, *(self.rows[place] for place in pair)) for pair in pairs]
+        features, inner = (
+            self.workers.put(replace(self.features, mean=mean)),
+            np.empty((n, n), np.float32),
+        )
+        calls = [(features, *(self.rows[place] for place in pair)) for pair in pairs]
         work = [1 if one is other else 2 for one, other in pairs]
         futures = self.workers.share_out(tasks.products, calls, work)
         coming = dict(zip(futures, pairs, strict=True))
@@ -97,22 +102,22 @@ class There:
 
     def _mean(self, pieces: Sequence[np.ndarray], tell: Tell) -> tuple[np.ndarray, float]:
         """Return the rows' mean, float32 (d,), and the sum of their squared norms."""
-        seen = self.workers.put(self.seen)
-        futures = self.workers.share_out(tasks.total, [(seen, piece) for piece in pieces])
+        features = self.workers.put(self.features)
+        futures = self.workers.share_out(tasks.total, [(features, piece) for piece in pieces])
         sums, squares = self.workers.total(futures, tell)
         return (sums / len(self.rows)).astype(np.float32), squares
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α."""
-        seen = self.workers.put(replace(self.seen, mean=mean))
+        features = self.workers.put(replace(self.features, mean=mean))
         pieces = self.workers.pieces(np.arange(len(self.rows)))
-        calls = [(seen, self.rows[piece], alpha[piece]) for piece in pieces]
+        calls = [(features, self.rows[piece], alpha[piece]) for piece in pieces]
         (found,) = self.workers.total(self.workers.share_out(tasks.weights, calls))
         return found
 
     def stream(self, progress: Progress | None) -> Stream:
         """Take means and variances; then workers keep the rows, or fits have them read again."""
-        n, d, workers = len(self.rows), self.seen.d, self.workers
+        n, d, workers = len(self.rows), self.features.d, self.workers
         pieces, needed, room = workers.pieces(self.rows), 4 * n * d, workers.room()
         blocks, keep = pieces, needed <= room
         if keep:
@@ -121,7 +126,7 @@ class There:
         log.info("the workers %s: %s", "keep the rows" if keep else "read the rows anew", sizes)
         tell = counted(progress, len(pieces) + len(blocks))
         mean, squares = self._mean(pieces, tell)
-        passes = Passes(workers, replace(self.seen, mean=mean), blocks, keep, tell)
+        passes = Passes(workers, replace(self.features, mean=mean), blocks, keep, tell)
         began = time.perf_counter()
         variance = passes.variance(None if keep else tell)
         tell_pass(time.perf_counter() - began)
@@ -129,25 +134,32 @@ class There:
 
 
 class Passes:
-    """Passes over blocks of rows by workers; see `classify.columns.Passes`."""
+    """Passes over blocks of rows by workers; see `training.columns.Passes`."""
 
     def __init__(
-        self, workers: Workers, seen: Seen, blocks: Sequence[np.ndarray], keep: bool, tell: Tell
+        self,
+        workers: Workers,
+        features: Features,
+        blocks: Sequence[np.ndarray],
+        keep: bool,
+        tell: Tell,
     ) -> None:
         """Take blocks of rows.
 
         Args:
             workers: who has, or reads, the blocks.
-            seen: what of the rows.
+            features: what of the rows.
             blocks: numbers of rows; together all, in order.
             keep: have workers keep them; otherwise they read them at each pass.
             tell: called when one is read to be kept.
         """
-        self.workers, self.seen, self.keep = workers, workers.put(seen), keep
+        self.workers, self.features, self.keep = workers, workers.put(features), keep
         self.starts = np.cumsum([0, *(len(block) for block in blocks)])
         self.blocks: Sequence[Any] = blocks
         if keep:
-            self.blocks = workers.share_out(tasks.kept, [(self.seen, block) for block in blocks])
+            self.blocks = workers.share_out(
+                tasks.kept, [(self.features, block) for block in blocks]
+            )
             workers.follow(self.blocks, tell)
 
     def variance(self, tell: Tell | None) -> np.ndarray:
@@ -157,16 +169,16 @@ class Passes:
         return found
 
     def losses(
-        self, which: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
-    ) -> Callable[[Linear], Sums]:
+        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+    ) -> Callable[[Linear], LossSums]:
         """Return model -> the sums over these rows."""
         chosen = {
-            block: self.workers.put((which[places] - self.starts[block], targets[places]))
-            for block, places in self._places(which)
+            block: self.workers.put((indices[places] - self.starts[block], targets[places]))
+            for block, places in self._places(indices)
         }
         return lambda model: self._losses(model, chosen, make_loss)
 
-    def _losses(self, model: Linear, chosen: "dict[int, Future]", make_loss: MakeLoss) -> Sums:
+    def _losses(self, model: Linear, chosen: "dict[int, Future]", make_loss: MakeLoss) -> LossSums:
         sent = self.workers.put(model)
         futures = [
             self._start(tasks.losses, holder, group, [chosen[b] for b in group], sent, make_loss)
@@ -174,23 +186,23 @@ class Passes:
         ]
         return self.workers.total(futures)
 
-    def scores(self, model: Linear, which: np.ndarray) -> np.ndarray:
-        """Return scores (len(which), k) of rows."""
-        sent, places = self.workers.put(model), dict(self._places(which))
+    def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
+        """Return scores (len(indices), k) of rows."""
+        sent, places = self.workers.put(model), dict(self._places(indices))
         groups = self._groups(places)
-        local = {block: which[there] - self.starts[block] for block, there in places.items()}
+        local = {block: indices[there] - self.starts[block] for block, there in places.items()}
         futures = [
             self._start(tasks.block_scores, holder, group, [local[b] for b in group], sent)
             for holder, group in groups
         ]
-        found = np.empty((len(which), len(model.intercept)), np.float32)
+        found = np.empty((len(indices), len(model.intercept)), np.float32)
         for (_, group), its in zip(groups, self.workers.client.gather(futures), strict=True):
             found[np.concatenate([places[b] for b in group])] = its
         return found
 
-    def _places(self, which: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the blocks that have any of these rows, and the rows' places in `which`."""
-        block = np.searchsorted(self.starts, which, side="right") - 1
+    def _places(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the blocks that have any of these rows, and the rows' places in `indices`."""
+        block = np.searchsorted(self.starts, indices, side="right") - 1
         order = np.argsort(block, kind="stable")
         blocks, firsts = np.unique(block[order], return_index=True)
         yield from zip(blocks.tolist(), np.split(order, firsts[1:]), strict=True)
@@ -219,7 +231,7 @@ class Passes:
         self, task: Callable[..., Any], by: str, group: Sequence[int], *args: Any
     ) -> "Future":
         blocks = [self.blocks[block] for block in group]
-        return self.workers.submit(task, self.seen, blocks, *args, by=by)
+        return self.workers.submit(task, self.features, blocks, *args, by=by)
 
 
 def tiles(n: int, n_threads: int) -> list[tuple[slice, slice]]:

@@ -81,10 +81,10 @@ def find(folders: Sequence[Path]) -> Findings:
     best = best_of([metrics for _, metrics in runs])
     labels = read_labels(folders[best])
     scored = read_scored(folders[best], runs[best][1]["temperature"])
-    seen = judged(scored)
-    matrix = matrix_of(seen)
+    photos = judged(scored)
+    matrix = matrix_of(photos)
     classes = by_class(matrix, scored.class_names)
-    return Findings(runs, best, labels, scored, seen, matrix, clustered(matrix), classes)
+    return Findings(runs, best, labels, scored, photos, matrix, clustered(matrix), classes)
 
 
 def best_of(results: Sequence[Metrics]) -> int:

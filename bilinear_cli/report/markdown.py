@@ -7,8 +7,8 @@ from typing import Any
 from bilinear_cli.errors import printable
 from bilinear_cli.report.findings import Findings
 from bilinear_cli.report.made import commands
-from bilinear_cli.report.scored import confused_pairs
 from bilinear_cli.report.table import name_of, table
+from bilinear_cli.training.metrics import confused_pairs
 
 MOST_PAIRS = 10
 

@@ -16,9 +16,10 @@ from bilinear_cli.photos.manifest import manifest
 from bilinear_cli.report import plots
 from bilinear_cli.report.findings import Findings, Metrics
 from bilinear_cli.report.made import commands, facts, typed
-from bilinear_cli.report.scored import Scored, confused_pairs
+from bilinear_cli.report.scored import Scored
 from bilinear_cli.report.table import name_of, rows_of
 from bilinear_cli.report.thumbnails import data_uri, thumbnails
+from bilinear_cli.training.metrics import confused_pairs
 
 MOST_PAIRS, MOST_MISTAKES = 20, 40
 PHOTOS_A_SIDE = 3

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
-from sklearn.metrics import confusion_matrix
 
 from bilinear_cli.run import read_class_names, read_scores
+from bilinear_cli.training.metrics import confusions
 from bilinear_cli.training.model import probabilities_of
 
 MOST_ORDERED_BEST = 300  # classes; the best order of the leaves takes their cube in time
@@ -80,8 +80,7 @@ def judged(scored: Scored) -> Scored:
 
 def matrix_of(scored: Scored) -> np.ndarray:
     """Return how many photos of a class (row) were taken for which (column), (k, k)."""
-    every = np.arange(len(scored.class_names))
-    return confusion_matrix(scored.labels, scored.predicted, labels=every)
+    return confusions(scored.labels, scored.predicted, len(scored.class_names))
 
 
 def clustered(matrix: np.ndarray) -> np.ndarray:
@@ -120,11 +119,3 @@ def by_class(matrix: np.ndarray, names: np.ndarray) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def confused_pairs(matrix: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """Return (count, true class, predicted class) of the pairs confused most, at most so many."""
-    wrong = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
-    return [(int(wrong[i, j]), int(i), int(j)) for i, j in pairs if wrong[i, j]]

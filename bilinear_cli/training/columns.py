@@ -22,7 +22,7 @@ LEAST_MEMORY, MOST_MEMORY = 3, 10
 
 Block = tuple[slice, np.ndarray]
 Batches = Callable[[], Iterable[Block]]
-Sums = tuple[float, float, np.ndarray, np.ndarray]
+LossSums = tuple[float, float, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Passes(Protocol):
     """Passes over rows, d numbers each, that are centred, wherever they are."""
 
     def losses(
-        self, which: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
-    ) -> Callable[[Linear], Sums]:
+        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+    ) -> Callable[[Linear], LossSums]:
         """Return model -> the sums over these rows, as `sums_of` takes them."""
 
-    def scores(self, model: Linear, which: np.ndarray) -> np.ndarray:
-        """Return scores (len(which), k) of rows."""
+    def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
+        """Return scores (len(indices), k) of rows."""
 
 
 def sums_of(
     model: Linear, blocks: Iterable[Block], targets: np.ndarray, make_loss: MakeLoss
-) -> Sums:
+) -> LossSums:
     """Return the losses of rows, their second derivative and their gradients, summed.
 
     Args:
@@ -76,32 +76,33 @@ def sums_of(
     return loss, curvature, by_weights, by_intercept
 
 
-class Blocks:
+class LocalPasses:
     """Passes over rows that this process holds or reads."""
 
     def __init__(self, batches: Callable[[np.ndarray], Batches]) -> None:
         """Take rows.
 
         Args:
-            batches: which rows -> a function that starts a pass over them: (slice of which,
-                float32 (its length, d)).
+            batches: indices -> a function that starts a pass over these rows: (slice of the
+                indices, float32 (its length, d)).
         """
         self.batches = batches
 
     def losses(
-        self, which: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
-    ) -> Callable[[Linear], Sums]:
+        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+    ) -> Callable[[Linear], LossSums]:
         """Return model -> the sums over these rows."""
-        batches = self.batches(which)
+        batches = self.batches(indices)
         return lambda model: sums_of(model, batches(), targets, make_loss)
 
-    def scores(self, model: Linear, which: np.ndarray) -> np.ndarray:
-        """Return scores (len(which), k) of rows."""
-        return np.concatenate([model(x) for _, x in self.batches(which)()])
+    def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
+        """Return scores (len(indices), k) of rows."""
+        return np.concatenate([model(x) for _, x in self.batches(indices)()])
 
 
+@dataclass(frozen=True)
 class Columns:
-    """The problem of fitting on rows, d numbers each, that are centred.
+    """Rows, d numbers each, that are centred, and fits on them.
 
     Attributes:
         passes: over the rows.
@@ -109,15 +110,13 @@ class Columns:
         variance: float64 (d,), the sum of squares of each column over all rows.
     """
 
-    def __init__(self, passes: Passes, n: int, variance: np.ndarray) -> None:
-        """Take rows."""
-        self.passes = passes
-        self.n = n
-        self.variance = variance
+    passes: Passes
+    n: int
+    variance: np.ndarray
 
-    def path(
+    def regularization_path(
         self,
-        rows: np.ndarray,
+        indices: np.ndarray,
         targets: np.ndarray,
         make_loss: MakeLoss,
         steps: Sequence[tuple[float, float]],
@@ -128,20 +127,20 @@ class Columns:
         on principal axes takes most of the spread of eigenvalues away.
 
         Args:
-            rows: int (n,), which to fit on.
+            indices: int (n,), of the rows to fit on.
             targets: float32 (n, k), theirs.
             make_loss: of `losses.py`.
             steps: pairs of C, the weight of the losses, ascending by decades, and the tolerance
                 of `minimize`.
         """
-        losses = self.passes.losses(rows, targets, make_loss)
+        losses = self.passes.losses(indices, targets, make_loss)
         (n, k), d = targets.shape, len(self.variance)
         variance = np.append(self.variance * n / self.n, n)
         penalised = np.append(np.ones(d), 0)
         room = VECTORS_BYTES // (2 * 4 * (d + 1) * k)
         done: list[Linear] = []
         for C, tolerance in steps:
-            starts = _starts(done, d, k)
+            starts = _warm_starts(done, d, k)
             values = [objective(fit, losses, n, C) for fit in starts]
             first = starts[int(np.argmin([value for value, *_ in values]))]
             curvature = values[0][3]
@@ -166,17 +165,13 @@ class Columns:
             done = [*done[-1:], Linear(u[:-1], u[-1])]
             yield done[-1]
 
-    def coefficients(self, fit: Linear) -> Linear:
-        """Return the weights (d, k) and the intercept (k,)."""
-        return fit
-
-    def scores(self, fit: Linear, rows: np.ndarray) -> np.ndarray:
-        """Return scores (len(rows), k) of rows."""
-        return self.passes.scores(fit, rows)
+    def scores(self, fit: Linear, indices: np.ndarray) -> np.ndarray:
+        """Return scores (len(indices), k) of rows."""
+        return self.passes.scores(fit, indices)
 
 
 def objective(
-    model: Linear, losses: Callable[[Linear], Sums], n: int, C: float
+    model: Linear, losses: Callable[[Linear], LossSums], n: int, C: float
 ) -> tuple[float, np.ndarray, np.ndarray, float]:
     """Return `C * losses + ||W||² / 2`, its gradients, and the losses' mean second derivative.
 
@@ -202,7 +197,7 @@ def objective(
     )
 
 
-def _starts(done: Sequence[Linear], d: int, k: int) -> list[Linear]:
+def _warm_starts(done: Sequence[Linear], d: int, k: int) -> list[Linear]:
     """Return where one may begin: at the last fit, or as far again as the last decade of C led.
 
     Weights of a softmax grow about with the logarithm of C where the classes can be separated;

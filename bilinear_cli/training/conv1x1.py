@@ -3,28 +3,35 @@
 The network below stays as it is; its maps are read from the feature file batch by batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from bilinear_cli.errors import UsageError
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.projection import principal_directions, sample_of, second_moment
+from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.estimator import Estimator, Training, Trials
+from bilinear_cli.training.inputs import FeatureTransform
+from bilinear_cli.training.model import Model
+from bilinear_cli.training.rows import Rows
+from bilinear_cli.training.select import Choice, Options
+from bilinear_cli.training.sums import Progress, Reading
 
 Read = Callable[[np.ndarray], np.ndarray]
-Held = tuple[np.ndarray, np.ndarray]
-Progress = Callable[[int, int], None]
+Validation = tuple[np.ndarray, np.ndarray]
 
 MAX_EPOCHS = 100
 PATIENCE = 6
 BATCH = 32
 LEARNING_RATE = 1e-4
 PROJECTION_SCALE = 1 / 3  # of the directions within the network; less: the projection moves faster
+CHECKED_AT_ONCE = 32  # maps
 N_SAMPLED = 500  # maps from which the principal directions are taken
-LEAST_NORM = 1e-6  # as in `pooling.l2_normalize`
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Conv1x1:
 
     Attributes:
         kernel: float32 (channels of the maps, channels).
-        head: the softmax, on `pool_projected`.
+        head: the softmax, on what `pool_projected` returns.
         epochs: how long it was trained.
     """
 
@@ -42,40 +49,122 @@ class Conv1x1:
     epochs: int
 
 
+@dataclass(frozen=True)
+class Maps:
+    """Maps of the training rows, which stay in the file.
+
+    Attributes:
+        file: where they are.
+        spec: the pooling that keeps them.
+        indices: of the training rows.
+        progress: told (epochs done, at most).
+    """
+
+    file: FeatureFile
+    spec: str
+    indices: np.ndarray
+    progress: Progress | None
+    solver: ClassVar[None] = None
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return the maps of these training rows, float16 or float32 (n, *map shape)."""
+        return self.file.read(self.spec, self.indices[indices])
+
+
+class Conv1x1Estimator(Estimator):
+    """A trained projection of maps, pooled, with a softmax; epochs are chosen on one fold."""
+
+    cross_validated = False
+
+    def reduce(
+        self,
+        file: FeatureFile,
+        transforms: Sequence[FeatureTransform],
+        rows: Rows,
+        options: Options,
+        reading: Reading,
+    ) -> Maps:
+        """Check the maps of all training rows; training reads them batch by batch.
+
+        Raises:
+            UsageError: the maps have fewer channels than the convolution.
+            FeatureFileError: a map is damaged, or holds what is no number.
+        """
+        (transform,) = transforms
+        widest = file.shapes[transform.spec][-1]
+        if options.channels > widest:
+            raise UsageError(f"--channels {options.channels} is more than the maps' {widest}")
+        for _ in file.batches(transform.spec, rows.indices, CHECKED_AT_ONCE):
+            pass  # TensorFlow would make a traceback of its own of what is wrong with a row
+        return Maps(file, transform.spec, rows.indices, reading.progress)
+
+    def trials(
+        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+    ) -> Trials:
+        """Train until the accuracy on the validation rows stops rising."""
+        (val_indices,) = val_folds
+        targets = training.targets(smoothing)
+        indices = np.setdiff1d(training.every, val_indices)
+        net = self._train(training, indices, targets, stop_on=(val_indices, targets[val_indices]))
+        maps, scores = training.reduced, np.zeros(targets.shape, np.float32)
+        model = self._model(training, net)
+        scores[val_indices] = model.score_rows(maps.file, maps.indices[val_indices])
+        yield {"epochs": net.epochs}, scores
+
+    def fit(self, training: Training, choice: Choice) -> Model:
+        """Train on all rows for as many epochs as were chosen."""
+        targets = training.targets(choice.label_smoothing)
+        net = self._train(training, training.every, targets, epochs=choice.epochs)
+        return self._model(training, net)
+
+    def _train(
+        self, training: Training, indices: np.ndarray, targets: np.ndarray, **rest: Any
+    ) -> Conv1x1:
+        maps, options = training.reduced, training.options
+        rest |= {"channels": options.channels, "frozen": options.frozen, "seed": options.seed}
+        rest |= {"progress": maps.progress}
+        return fit_conv1x1(maps.read, indices, targets[indices], **rest)
+
+    def _model(self, training: Training, net: Conv1x1) -> Model:
+        spec, n_features = training.reduced.spec, len(net.head.weights)
+        transform = FeatureTransform(spec, None, n_features, "none", kernel=net.kernel)
+        return Model(net.head, None, [transform], training.rows.class_names)
+
+
 def fit_conv1x1(
     read: Read,
-    rows: np.ndarray,
+    indices: np.ndarray,
     targets: np.ndarray,
     *,
     channels: int,
     frozen: bool,
     seed: int,
     epochs: int = MAX_EPOCHS,
-    stop_on: Held | None = None,
+    stop_on: Validation | None = None,
     progress: Progress | None = None,
 ) -> Conv1x1:
     """Train by Adam, from rotated principal directions of the maps and a softmax of zeros.
 
     Args:
         read: int rows (m,) -> their maps, float16 or float32 (m, height, width, maps' channels).
-        rows: which to train on.
-        targets: float32 (len(rows), k), rows of sum one.
+        indices: of the rows to train on.
+        targets: float32 (len(indices), k), rows of sum one.
         channels: of the convolution, at most as many as the maps have.
         frozen: leave the convolution as it was initialised.
         seed: of the sample, and of the order of the rows.
         epochs: how long; the most, where `stop_on` is given.
-        stop_on: rows and targets that are not trained on; training stops when their accuracy
+        stop_on: indices and targets of validation rows; training stops when their accuracy
             has not risen for `PATIENCE` epochs, and goes back to where it was best.
         progress: told (epochs done, at most).
     """
     import keras
 
     keras.utils.set_random_seed(seed)
-    initial = directions_of(read, rows, channels, seed)
+    initial = directions_of(read, indices, channels, seed)
     # Pooling is blind to the kernel's scale, but Adam's steps are not: within the network all
     # weights are of one size, whatever the unit of the maps, which are divided instead.
     unit = np.float32(PROJECTION_SCALE / (np.linalg.norm(initial, axis=0).mean() or 1))
-    shape = read(rows[:1]).shape[1:]
+    shape = read(indices[:1]).shape[1:]
     network = build_network(shape, initial * unit, float(1 / unit), targets.shape[1], frozen)
     network.compile(
         keras.optimizers.Adam(LEARNING_RATE),
@@ -83,7 +172,7 @@ def fit_conv1x1(
         metrics=["accuracy"],
     )
     history = network.fit(
-        _batches(read, rows, targets, seed),
+        _batches(read, indices, targets, seed),
         validation_data=_batches(read, *stop_on, None) if stop_on else None,
         epochs=epochs,
         callbacks=_callbacks(epochs, bool(stop_on), progress),
@@ -108,27 +197,6 @@ def directions_of(read: Read, rows: np.ndarray, channels: int, seed: int) -> np.
     sample = sample_of(rows, N_SAMPLED, seed)
     batches = (read(sample[start : start + BATCH]) for start in range(0, len(sample), BATCH))
     return principal_directions(second_moment(batches), channels)
-
-
-def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Return projected maps, bilinearly pooled and normalised, without TensorFlow.
-
-    Args:
-        maps: float (m, height, width, C).
-        kernel: float32 (C, channels).
-
-    Returns:
-        float32 (m, channels * (channels + 1) / 2): the upper triangle, row by row, off-diagonal
-        numbers times the square root of two.
-    """
-    x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
-    matrices = np.swapaxes(x, 1, 2) @ x
-    rows, columns = triangle.indices(kernel.shape[1])
-    packed = matrices[:, rows, columns]
-    packed = np.sign(packed) * np.sqrt(np.abs(packed))
-    packed *= triangle.scale(kernel.shape[1]).astype(np.float32)
-    norms = np.linalg.norm(packed, axis=1, keepdims=True)
-    return packed / np.maximum(norms, np.float32(LEAST_NORM))
 
 
 def _head_scale(channels: int) -> np.float32:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training import registry
 from bilinear_cli.training.calibration import calibration
 from bilinear_cli.training.metrics import by_photo, evaluate
 from bilinear_cli.training.model import Model, probabilities_of
@@ -16,12 +17,11 @@ from bilinear_cli.training.select import Options
 log = logging.getLogger(__name__)
 
 PACKAGES = ("bilinear-cli", "numpy", "scipy", "scikit-learn", "h5py")
-THEIRS = {"mlp": ("hidden", "dropout"), "conv1x1": ("channels", "frozen")}  # to be recorded
 
 
 def figures(test: Rows, scores: np.ndarray, temperature: float) -> dict[str, Any]:
     """Return the figures on the test photos; None for each if there are none."""
-    if not len(test.number):
+    if not len(test.indices):
         log.warning("no test photos: see the out-of-fold accuracy")
         nothing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
         return {**dict.fromkeys(nothing), "confused": [], "temperature": temperature}
@@ -39,20 +39,21 @@ def facts(
     file: FeatureFile, spec: str, options: Options, learn: Rows, test: Rows, model: Model
 ) -> dict[str, Any]:
     """Return what a run was trained on, with what, and what of it a photo takes in a file."""
+    recorded = registry.find(options.classifier).recorded
     numbers = [
         np.prod(file.shapes[p.spec][1:]) if p.kernel is not None else p.n_features
         for p in model.parts
     ]
     sizes = [file.row_dtype(part.spec).itemsize for part in model.parts]
     return {
-        **{name: getattr(options, name) for name in THEIRS.get(options.classifier, ())},
+        **{name: getattr(options, name) for name in recorded},
         "classifier": options.classifier,
         "pooling": spec,
         "normalize": options.normalize,
         "top_variance": options.top_variance,
         "n_train": len(np.unique(learn.photo)),
         "n_test": len(np.unique(test.photo)),
-        "n_rows": len(learn.number) + len(test.number),
+        "n_rows": len(learn.indices) + len(test.indices),
         "n_features": sum(part.n_features for part in model.parts),
         "bytes": int(np.dot(numbers, sizes)),  # of what is read
         "n_classes": len(learn.class_names),

@@ -13,8 +13,8 @@ from scipy.linalg import eigh
 from scipy.linalg.blas import ssyrk
 
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.training.columns import Block
 
-Blocks = Iterable[tuple[slice, np.ndarray]]
 Progress = Callable[[int, int], None]
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue; what is smaller is rounding
 SAME = "all training photos have the same features: there is nothing to learn"
@@ -39,7 +39,7 @@ class Coordinates:
 
 
 def gram(
-    columns: Blocks, n: int, d: int, progress: Progress | None = None
+    columns: Iterable[Block], n: int, d: int, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Sum up the Gram matrix of the centred rows, in one pass, each half once, in float32.
 
@@ -58,12 +58,12 @@ def gram(
     """
     mean = np.empty(d, np.float32)
     lower = np.zeros((n, n), np.float32, order="F")
-    for which, block in columns:
-        mean[which] = block.mean(axis=0)  # not to the last digit: the intercept takes up the rest
-        block -= mean[which]
+    for span, block in columns:
+        mean[span] = block.mean(axis=0)  # not to the last digit: the intercept takes up the rest
+        block -= mean[span]
         lower = ssyrk(1, block.T, beta=1, c=lower, trans=1, lower=1, overwrite_c=1)
         if progress:
-            progress(which.stop, d)
+            progress(span.stop, d)
     diagonal = np.einsum("ii->i", lower)
     spread = diagonal.mean(dtype=np.float64)
     mean_square = float(spread + np.square(mean, dtype=np.float64).sum())
@@ -91,7 +91,7 @@ def principal(gram: np.ndarray) -> Coordinates:
 
 
 def rotate(
-    batches: Callable[[], Blocks], n: int, d: int, progress: Progress | None = None
+    batches: Callable[[], Iterable[Block]], n: int, d: int, progress: Progress | None = None
 ) -> tuple[Coordinates, np.ndarray, np.ndarray, float]:
     """Put rows of few numbers on their principal axes, in three passes over them.
 
@@ -146,7 +146,7 @@ def _eigen(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values[keep], vectors[:, keep]
 
 
-def weights_of(columns: Blocks, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def weights_of(columns: Iterable[Block], mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Return `Xᵀ α` of the centred rows X, float32 (d, k), in one pass.
 
     Args:
@@ -155,7 +155,7 @@ def weights_of(columns: Blocks, mean: np.ndarray, alpha: np.ndarray) -> np.ndarr
         alpha: float32 (n, k).
     """
     weights = np.empty((len(mean), alpha.shape[1]), np.float32)
-    for which, block in columns:
-        block -= mean[which]
-        np.matmul(block.T, alpha, out=weights[which])
+    for span, block in columns:
+        block -= mean[span]
+        np.matmul(block.T, alpha, out=weights[span])
     return weights

@@ -1,4 +1,4 @@
-"""What a classifier sees of stored rows: a selection of columns, normalised.
+"""Features of stored rows: a selection of columns, normalised.
 
 Whatever is fitted here (ranks by variance, means, scales) is fitted on the training rows alone.
 Rows are taken in blocks of columns or of rows, so that a file never lies in memory as a whole.
@@ -14,15 +14,15 @@ from bilinear_cli.errors import UsageError, one_of
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, pooling
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.conv1x1 import pool_projected
+from bilinear_cli.training.pool_maps import pool_projected
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 BLOCK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
-class Part:
-    """One pooling, as a classifier sees it.
+class FeatureTransform:
+    """How the stored rows of one pooling become features.
 
     Attributes:
         spec: the pooling.
@@ -45,45 +45,100 @@ class Part:
     factor: float = 1.0
     kernel: np.ndarray | None = None
 
+    @classmethod
+    def fit(
+        cls,
+        file: FeatureFile,
+        spec: str,
+        train: np.ndarray,
+        normalize: str = "auto",
+        top_variance: int | None = None,
+    ) -> "FeatureTransform":
+        """Fit selection and normalisation on the training rows; maps stay as they are.
+
+        Args:
+            file: the features.
+            spec: the pooling.
+            train: indices of the training rows.
+            normalize: one of `NORMALIZE`; `auto` is `standard` for a pooling that is stored as
+                it is, `none` for one that is stored normalised.
+            top_variance: how many entries of highest variance to keep; see
+                `top_variance_columns`.
+
+        Raises:
+            UsageError: the pooling has fewer entries than are to be kept.
+        """
+        if len(file.shapes[spec]) != 2:
+            return cls(spec, None, file.shapes[spec][-1], "none")
+        columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
+        if normalize == "auto":
+            normalize = "none" if pooling(spec).normalization else "standard"
+        n_features = file.shapes[spec][1] if columns is None else len(columns)
+        if normalize != "standard":
+            return cls(spec, columns, n_features, normalize)
+        moments = [_moments(x) for _, x in _stored(file, spec, train, columns)]
+        mean, variance = (np.concatenate(values) for values in zip(*moments, strict=True))
+        std = np.sqrt(variance).astype(np.float32)
+        std[std == 0] = 1
+        return cls(spec, columns, n_features, normalize, mean.astype(np.float32), std)
+
+    def transform(self, x: np.ndarray) -> np.ndarray:
+        """Return features, float32 (n, n_features), of rows as they are stored.
+
+        Args:
+            x: (n, *row shape); may be overwritten.
+        """
+        x = x.astype(np.float32, copy=False)
+        x = x if self.kernel is None else pool_projected(x, self.kernel)
+        x = x if self.columns is None else x[:, self.columns]
+        norms = None
+        if self.normalize == "sqrt-l2":
+            norms = _nonzero(np.abs(x).sum(axis=1, dtype=np.float64))
+        return self.normalized(x, slice(0, self.n_features), norms)
+
+    def normalized(self, block: np.ndarray, columns: slice, norms: np.ndarray | None) -> np.ndarray:
+        """Return taken columns, normalised.
+
+        Args:
+            block: float32 (n, columns); may be overwritten.
+            columns: which of the taken columns.
+            norms: of the rows' square roots, for `sqrt-l2`.
+        """
+        if self.mean is not None and self.std is not None:
+            block -= self.mean[columns]
+            block /= self.std[columns]
+        if self.normalize == "sqrt-l2" and norms is not None:
+            block = np.sign(block) * np.sqrt(np.abs(block)) / norms[:, None]
+        if self.factor != 1:
+            block *= np.float32(self.factor)
+        return block
+
 
 # Fitting ---------------------------------------------------------------------------------
 
 
-def fit_parts(
+def fit_transforms(
     file: FeatureFile,
     specs: Sequence[str],
     train: np.ndarray,
     *,
     normalize: str = "auto",
     top_variance: int | None = None,
-) -> list[Part]:
-    """Fit selection and normalisation on the training rows.
+) -> list[FeatureTransform]:
+    """Fit selection and normalisation of poolings, to be taken side by side.
 
     Args:
         file: the features.
-        specs: the poolings to take side by side.
-        train: numbers of the training rows.
-        normalize: one of `NORMALIZE`; `auto` is `standard` for a pooling that is stored as
-            it is, `none` for one that is stored normalised.
-        top_variance: how many entries of highest variance to keep; see `top_variance_columns`.
-
-    Raises:
-        UsageError: a pooling cannot be trained on, or has fewer entries than are to be kept.
+        specs: the poolings.
+        train: indices of the training rows.
+        normalize: as of `FeatureTransform.fit`.
+        top_variance: likewise.
     """
     one_of("normalization", normalize, NORMALIZE)
-    parts = []
-    for spec in specs:
-        if len(file.shapes[spec]) != 2:
-            raise UsageError(
-                f"{spec} holds maps, not vectors: name another --pooling, or --classifier conv1x1"
-            )
-        columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
-        how = normalize
-        if how == "auto":
-            how = "none" if pooling(spec).normalization else "standard"
-        n_features = file.shapes[spec][1] if columns is None else len(columns)
-        parts.append(_fit_mean_std(file, train, Part(spec, columns, n_features, how)))
-    return [_equal_norm(file, train, part) for part in parts] if len(parts) > 1 else parts
+    transforms = [
+        FeatureTransform.fit(file, spec, train, normalize, top_variance) for spec in specs
+    ]
+    return [_equal_norm(file, train, x) for x in transforms] if len(specs) > 1 else transforms
 
 
 def top_variance_columns(
@@ -119,125 +174,99 @@ def top_variance_columns(
     return np.sort(kept)
 
 
-def _fit_mean_std(file: FeatureFile, train: np.ndarray, part: Part) -> Part:
-    if part.normalize != "standard":
-        return part
-    moments = [_moments(x) for _, x in _stored(file, part.spec, train, part.columns)]
-    mean, variance = (np.concatenate(values) for values in zip(*moments, strict=True))
-    std = np.sqrt(variance).astype(np.float32)
-    std[std == 0] = 1
-    return replace(part, mean=mean.astype(np.float32), std=std)
-
-
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the columns' float64 means and variances."""
     return x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
 
 
-def _equal_norm(file: FeatureFile, train: np.ndarray, part: Part) -> Part:
-    """Return the part scaled so that its training rows have a mean norm of one, if not zero."""
-    norms = [np.linalg.norm(x, axis=1) for _, x in batches([part], file, train)]
-    return replace(part, factor=1 / (float(np.concatenate(norms).mean()) or 1.0))
+def _equal_norm(
+    file: FeatureFile, train: np.ndarray, transform: FeatureTransform
+) -> FeatureTransform:
+    """Return it scaled so that its training rows have a mean norm of one, if not zero."""
+    norms = [np.linalg.norm(x, axis=1) for _, x in batches([transform], file, train)]
+    return replace(transform, factor=1 / (float(np.concatenate(norms).mean()) or 1.0))
 
 
 # Reading ---------------------------------------------------------------------------------
 
 
 def columns(
-    parts: Sequence[Part], file: FeatureFile, which: np.ndarray
+    transforms: Sequence[FeatureTransform], file: FeatureFile, indices: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield what the classifier sees, in blocks of columns.
+    """Yield features, in blocks of columns.
 
     Args:
-        parts: the fitted poolings, side by side.
+        transforms: the fitted poolings, side by side.
         file: where they are.
-        which: the numbers of the rows to take.
+        indices: of the rows to take.
 
     Yields:
-        (which columns, float32 (len(which), number of those)); the reader may overwrite it.
+        (which columns, float32 (len(indices), number of those)); the reader may overwrite it.
     """
     start = 0
-    for part in parts:
-        norms = _norms(file, which, part) if part.normalize == "sqrt-l2" else None
-        for places, block in _stored(file, part.spec, which, part.columns):
-            seen = _normalized(part, block, places, norms)
-            yield slice(start + places.start, start + places.stop), seen
-        start += part.n_features
+    for transform in transforms:
+        norms = _norms(file, indices, transform) if transform.normalize == "sqrt-l2" else None
+        for taken, block in _stored(file, transform.spec, indices, transform.columns):
+            features = transform.normalized(block, taken, norms)
+            yield slice(start + taken.start, start + taken.stop), features
+        start += transform.n_features
 
 
 def batches(
-    parts: Sequence[Part], file: FeatureFile, which: np.ndarray
+    transforms: Sequence[FeatureTransform], file: FeatureFile, indices: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield what the classifier sees, in blocks of rows.
+    """Yield features, in blocks of rows.
 
     Args:
-        parts: the fitted poolings, side by side.
+        transforms: the fitted poolings, side by side.
         file: where they are.
-        which: the numbers of the rows to take.
+        indices: of the rows to take.
 
     Yields:
         (which of them, float32 (their number, numbers a row)); the reader may overwrite it.
     """
-    widest = sum(prod(file.shapes[part.spec][1:]) for part in parts)
+    widest = sum(prod(file.shapes[transform.spec][1:]) for transform in transforms)
     step = max(1, BLOCK_BYTES // (4 * widest))
-    streams = [file.batches(part.spec, which, step) for part in parts]
+    streams = [file.batches(transform.spec, indices, step) for transform in transforms]
     for blocks in zip(*streams, strict=True):
-        rows = {part.spec: block for part, (_, block) in zip(parts, blocks, strict=True)}
-        yield blocks[0][0], see(parts, rows)
+        rows = {
+            transform.spec: block for transform, (_, block) in zip(transforms, blocks, strict=True)
+        }
+        yield blocks[0][0], transform_rows(transforms, rows)
 
 
-def see(parts: Sequence[Part], rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return what the classifier sees of whole rows, float32 (n, numbers a row).
+def transform_rows(
+    transforms: Sequence[FeatureTransform], rows: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Return the features of whole rows, float32 (n, numbers a row).
 
     Args:
-        parts: the fitted poolings, side by side.
+        transforms: the fitted poolings, side by side.
         rows: spec -> (n, *row shape) as stored; may be overwritten.
     """
-    seen = []
-    for part in parts:
-        x = rows[part.spec].astype(np.float32, copy=False)
-        x = x if part.kernel is None else pool_projected(x, part.kernel)
-        x = x if part.columns is None else x[:, part.columns]
-        norms = None
-        if part.normalize == "sqrt-l2":
-            norms = _nonzero(np.abs(x).sum(axis=1, dtype=np.float64))
-        seen.append(_normalized(part, x, slice(0, part.n_features), norms))
-    return seen[0] if len(seen) == 1 else np.hstack(seen)
-
-
-def _normalized(
-    part: Part, block: np.ndarray, places: slice, norms: np.ndarray | None
-) -> np.ndarray:
-    """Normalise taken columns; `norms` are those of the rows' square roots, for `sqrt-l2`."""
-    if part.mean is not None and part.std is not None:
-        block -= part.mean[places]
-        block /= part.std[places]
-    if part.normalize == "sqrt-l2" and norms is not None:
-        block = np.sign(block) * np.sqrt(np.abs(block)) / norms[:, None]
-    if part.factor != 1:
-        block *= np.float32(part.factor)
-    return block
+    features = [transform.transform(rows[transform.spec]) for transform in transforms]
+    return features[0] if len(features) == 1 else np.hstack(features)
 
 
 def _stored(
-    file: FeatureFile, spec: str, which: np.ndarray, taken: np.ndarray | None = None
+    file: FeatureFile, spec: str, indices: np.ndarray, taken: np.ndarray | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (slice of the taken columns, their stored values as float32)."""
-    step = max(1, BLOCK_BYTES // (4 * max(len(which), 1)))
-    for places, block in file.columns(spec, which, step):
+    step = max(1, BLOCK_BYTES // (4 * max(len(indices), 1)))
+    for stored, block in file.columns(spec, indices, step):
         if taken is None:
-            yield places, block
+            yield stored, block
         else:
-            first, last = np.searchsorted(taken, [places.start, places.stop])
+            first, last = np.searchsorted(taken, [stored.start, stored.stop])
             if first == last:
                 continue
-            yield slice(int(first), int(last)), block[:, taken[first:last] - places.start]
+            yield slice(int(first), int(last)), block[:, taken[first:last] - stored.start]
 
 
-def _norms(file: FeatureFile, which: np.ndarray, part: Part) -> np.ndarray:
+def _norms(file: FeatureFile, indices: np.ndarray, transform: FeatureTransform) -> np.ndarray:
     """Return the l2 norms of the rows' signed square roots, 1 for a row of zeros."""
-    squares = np.zeros(len(which))
-    for _, block in _stored(file, part.spec, which, part.columns):
+    squares = np.zeros(len(indices))
+    for _, block in _stored(file, transform.spec, indices, transform.columns):
         squares += np.abs(block).sum(axis=1, dtype=np.float64)
     return _nonzero(squares)
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 CONFIDENCE = 0.95
 N_CONFUSED = 10
@@ -30,7 +30,7 @@ def by_photo(photo: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def top1(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of rows whose highest score is at their label."""
-    return float(np.mean(scores.argmax(axis=1) == labels))
+    return float(accuracy_score(labels, scores.argmax(axis=1)))
 
 
 def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -50,34 +50,35 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) ->
         `top1`, `top1_ci95` (Wilson's interval), `top5`, `mean_per_class_accuracy`, all 0 to 1;
         `log_loss`; `confused`, the most confused pairs as (count, true, predicted).
     """
-    predicted = scores.argmax(axis=1)
-    hits = int(np.sum(predicted == labels))
-    interval = binomtest(hits, len(labels)).proportion_ci(CONFIDENCE, "wilson")
-    true_score = scores[np.arange(len(labels)), labels]
-    table = confusion_matrix(labels, predicted, labels=np.arange(len(class_names)))
-    present = table.sum(axis=1) > 0
+    n, predicted = len(labels), scores.argmax(axis=1)
+    accuracy, present = top1(scores, labels), np.unique(labels)
+    interval = binomtest(round(accuracy * n), n).proportion_ci(CONFIDENCE, "wilson")
+    true_score = scores[np.arange(n), labels]
+    matrix = confusions(labels, predicted, len(class_names))
     return {
-        "top1": hits / len(labels),
+        "top1": accuracy,
         "top1_ci95": [float(interval.low), float(interval.high)],
+        # Not top_k_accuracy_score: it breaks ties by the classes' order.
         "top5": float(np.mean((scores > true_score[:, None]).sum(axis=1) < 5)),
         "mean_per_class_accuracy": float(
-            np.mean(np.diag(table)[present] / table.sum(axis=1)[present])
+            recall_score(labels, predicted, labels=present, average="macro")
         ),
         "log_loss": log_loss(scores, labels),
-        "confused": _most_confused(table, class_names),
+        "confused": [
+            {"count": count, "true": str(class_names[i]), "predicted": str(class_names[j])}
+            for count, i, j in confused_pairs(matrix, N_CONFUSED)
+        ],
     }
 
 
-def _most_confused(table: np.ndarray, class_names: np.ndarray) -> list[dict[str, Any]]:
-    wrong = table - np.diag(np.diag(table))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:N_CONFUSED]
-    pairs = np.column_stack(np.unravel_index(order, wrong.shape))
-    return [
-        {
-            "count": int(wrong[true, predicted]),
-            "true": str(class_names[true]),
-            "predicted": str(class_names[predicted]),
-        }
-        for true, predicted in pairs
-        if wrong[true, predicted]
-    ]
+def confusions(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return how many photos of a class (row) were taken for which (column), (k, k)."""
+    return confusion_matrix(labels, predicted, labels=np.arange(n_classes))
+
+
+def confused_pairs(matrix: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """Return (count, true class, predicted class) of the pairs confused most, at most so many."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [(int(wrong[i, j]), int(i), int(j)) for i, j in pairs if wrong[i, j]]

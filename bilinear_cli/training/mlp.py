@@ -1,10 +1,15 @@
 """A multi-layer perceptron with one hidden layer, on rows in any orthonormal basis."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.estimator import Estimator, Training, Trials
+from bilinear_cli.training.model import Model
+from bilinear_cli.training.select import Choice
 
 MAX_EPOCHS = 300
 PATIENCE = 30
@@ -24,6 +29,41 @@ class Mlp:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return scores (n, k) of rows (n, d)."""
         return self.second(np.maximum(self.first(x), 0))
+
+
+class MlpEstimator(Estimator):
+    """An mlp on the principal axes of the rows; epochs are chosen on one fold."""
+
+    cross_validated = False
+
+    def trials(
+        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+    ) -> Trials:
+        """Train until the accuracy on the validation rows stops rising."""
+        (val_indices,) = val_folds
+        targets, z = training.targets(smoothing), self._rows(training)
+        indices = np.setdiff1d(training.every, val_indices)
+        stop_on = (z[val_indices], targets[val_indices])
+        mlp = self._train(training, z[indices], targets[indices], stop_on=stop_on)
+        scores = np.zeros(targets.shape, np.float32)
+        scores[val_indices] = mlp(z[val_indices])
+        yield {"epochs": mlp.epochs}, scores
+
+    def fit(self, training: Training, choice: Choice) -> Model:
+        """Train on all rows for as many epochs as were chosen."""
+        z, targets = self._rows(training), training.targets(choice.label_smoothing)
+        mlp = self._train(training, z, targets, epochs=choice.epochs)
+        first = training.reduced.from_axes(mlp.first)
+        return Model(first, mlp.second, training.transforms, training.rows.class_names)
+
+    def _rows(self, training: Training) -> np.ndarray:
+        coordinates = training.reduced.coordinates()
+        return coordinates.z.astype(np.float32)
+
+    def _train(self, training: Training, z: np.ndarray, targets: np.ndarray, **rest: Any) -> Mlp:
+        options = training.options
+        rest |= {"hidden": options.hidden, "dropout": options.dropout, "seed": options.seed}
+        return fit_mlp(z, targets, **rest)
 
 
 def fit_mlp(

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import softmax
 
+from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.columns import Linear
-from bilinear_cli.training.inputs import Part, see
+from bilinear_cli.training.inputs import FeatureTransform, batches, transform_rows
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Model:
 
     first: Linear
     second: Linear | None
-    parts: Sequence[Part]
+    parts: Sequence[FeatureTransform]
     class_names: np.ndarray
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
     temperature: float = 1.0
@@ -36,7 +37,13 @@ class Model:
         Args:
             stored: spec -> (n, *row shape).
         """
-        return self(see(self.parts, stored))
+        return self(transform_rows(self.parts, stored))
+
+    def score_rows(self, file: FeatureFile, indices: np.ndarray) -> np.ndarray:
+        """Return scores (len(indices), classes) of rows of a file, read in batches."""
+        scores = [np.empty((0, len(self.class_names)), np.float32)]
+        scores += [self(x) for _, x in batches(self.parts, file, indices)]
+        return np.concatenate(scores)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return scores (n, classes) of rows (n, d), selected and normalised."""

@@ -1,14 +1,15 @@
 """What is to be solved: the training rows, reduced to what fits the memory there is.
 
-Three forms, with the same optimum. `Kernel`: fewer rows than numbers, from inner products.
-`Columns` in memory: fewer numbers than rows. `Columns` from the file, pass by pass: whatever fits
-neither way.
+Three forms, with the same optimum. `GramProblem`: fewer rows than numbers, from inner products.
+`AxesProblem`: fewer numbers than rows, on their principal axes in memory. `StreamedProblem`: from
+the file, pass by pass, whatever fits neither way.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cached_property, partial
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -16,11 +17,13 @@ from bilinear_cli.errors import one_of
 from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import gram, inputs
-from bilinear_cli.training.columns import VECTORS_BYTES, Batches, Blocks, Columns
-from bilinear_cli.training.inputs import Part
-from bilinear_cli.training.kernel import Kernel
+from bilinear_cli.training.columns import VECTORS_BYTES, Batches, Columns, Linear, LocalPasses
+from bilinear_cli.training.dual import Dual, DualFit
+from bilinear_cli.training.gram import Coordinates
+from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.lbfgs import MEMORY
-from bilinear_cli.training.sums import Here, Progress, Sums, Workers
+from bilinear_cli.training.losses import MakeLoss
+from bilinear_cli.training.sums import LOCAL, LocalReducer, Reading, Reducer
 
 log = logging.getLogger(__name__)
 
@@ -28,30 +31,134 @@ SOLVERS = ("auto", "gram", "stream")
 SHARE_OF_MEMORY = 0.7
 
 
-@dataclass(frozen=True)
-class Problem:
-    """The training rows, as something to fit on.
-
-    A fit's coefficients are (n, k) of the rows, or (r, k) on principal axes, or (d, k) of the
-    features, as the form has it.
+class Problem(Protocol):
+    """The training rows less their mean, as something to fit on. A fit is of the form's own type.
 
     Attributes:
-        form: fits, and scores rows.
-        n: rows.
-        mean: float32 (d,), theirs, which is taken off.
-        mean_square: the mean squared norm of the rows, the natural unit of 1 / C.
-        weights: coefficients -> weights (d, k) on the features.
-        coordinates: gives the rows on their principal axes; None where they are not to be had.
-        of_axes: weights (r, k) on the principal axes -> coefficients.
+        solver: `gram` or `stream`.
     """
 
-    form: Kernel | Columns
-    n: int
+    solver: ClassVar[str]
+
+    @property
+    def mean_square(self) -> float:
+        """The mean squared norm of the rows before centring, the natural unit of 1 / C."""
+
+    def regularization_path(
+        self,
+        indices: np.ndarray,
+        targets: np.ndarray,
+        make_loss: MakeLoss,
+        steps: Sequence[tuple[float, float]],
+    ) -> Iterator[Any]:
+        """Fit on rows along ascending C; `steps` are pairs of C and the tolerance."""
+
+    def scores(self, fit: Any, indices: np.ndarray) -> np.ndarray:
+        """Return scores (len(indices), k) of rows."""
+
+    def linear(self, fit: Any) -> Linear:
+        """Return a fit on all rows as a model of the features, not centred."""
+
+    def coordinates(self) -> Coordinates | None:
+        """Return the rows on their principal axes, or None where they are streamed."""
+
+    def from_axes(self, on_axes: Linear) -> Linear:
+        """Return a model of the rows on their principal axes as one of the features."""
+
+
+@dataclass(frozen=True)
+class GramProblem(Dual):
+    """Rows by their inner products; see `Problem`.
+
+    Attributes:
+        mean: float32 (d,), of the rows.
+        mean_square: see `Problem`.
+        reducer: makes weights.
+    """
+
     mean: np.ndarray
     mean_square: float
-    weights: Callable[[np.ndarray], np.ndarray]
-    coordinates: Callable[[], gram.Coordinates] | None = None
-    of_axes: Callable[[np.ndarray], np.ndarray] | None = None
+    reducer: Reducer
+    solver: ClassVar[str] = "gram"
+
+    def linear(self, fit: DualFit) -> Linear:
+        """Return the model, in one more pass over the features."""
+        return self._linear(fit.alpha, fit.intercept)
+
+    def coordinates(self) -> Coordinates:
+        """Return the rows on their principal axes, from one factorisation."""
+        return self._coordinates
+
+    def from_axes(self, on_axes: Linear) -> Linear:
+        """Return the model, in one more pass over the features."""
+        return self._linear(self._coordinates.on_rows(on_axes.weights), on_axes.intercept)
+
+    @cached_property
+    def _coordinates(self) -> Coordinates:
+        return gram.principal(self.gram)
+
+    def _linear(self, alpha: np.ndarray, intercept: np.ndarray) -> Linear:
+        return uncentred(self.reducer.weights(self.mean, alpha), intercept, self.mean)
+
+
+@dataclass(frozen=True)
+class AxesProblem(Columns):
+    """Rows on their principal axes, in memory; see `Problem`.
+
+    Attributes:
+        mean: float32 (d,), of the rows.
+        mean_square: see `Problem`.
+        axes: float32 (d, r).
+        on_axes: the rows.
+    """
+
+    mean: np.ndarray
+    mean_square: float
+    axes: np.ndarray
+    on_axes: Coordinates
+    solver: ClassVar[str] = "gram"
+
+    def linear(self, fit: Linear) -> Linear:
+        """Return the model."""
+        return uncentred(self.axes @ fit.weights, fit.intercept, self.mean)
+
+    def coordinates(self) -> Coordinates:
+        """Return the rows."""
+        return self.on_axes
+
+    def from_axes(self, on_axes: Linear) -> Linear:
+        """Return the model."""
+        return self.linear(on_axes)
+
+
+@dataclass(frozen=True)
+class StreamedProblem(Columns):
+    """Rows that each step of a fit reads anew; see `Problem`.
+
+    Attributes:
+        mean: float32 (d,), of the rows.
+        mean_square: see `Problem`.
+    """
+
+    mean: np.ndarray
+    mean_square: float
+    solver: ClassVar[str] = "stream"
+
+    def linear(self, fit: Linear) -> Linear:
+        """Return the model."""
+        return uncentred(fit.weights, fit.intercept, self.mean)
+
+    def coordinates(self) -> None:
+        """Return None: the rows are not in memory."""
+
+    def from_axes(self, on_axes: Linear) -> Linear:
+        """Raise AssertionError: there are no axes."""
+        raise AssertionError("streamed rows are not on principal axes")
+
+
+def uncentred(weights: np.ndarray, intercept: np.ndarray, mean: np.ndarray) -> Linear:
+    """Return a model of centred features as one of the features as they are."""
+    return Linear(weights, intercept - mean @ weights)
 
 
 def choose_solver(solver: str, n: int, d: int, k: int) -> str:
@@ -90,64 +197,50 @@ def bytes_needed(n: int, d: int, k: int) -> int:
     return blocks + max(eigenvectors, 4 * n * d + VECTORS_BYTES + 4 * scores)
 
 
-def pose(
+def reduce(
     file: FeatureFile,
-    parts: Sequence[Part],
-    rows: np.ndarray,
+    transforms: Sequence[FeatureTransform],
+    indices: np.ndarray,
     solver: str,
-    progress: Progress | None = None,
-    workers: Workers | None = None,
+    reading: Reading = LOCAL,
 ) -> Problem:
     """Read the training rows and reduce them.
 
     Args:
         file: the features.
-        parts: what of them, normalised how.
-        rows: numbers of the training rows.
+        transforms: what of them, normalised how.
+        indices: of the training rows.
         solver: `gram` or `stream`.
-        progress: told (done, in all) of what is read.
-        workers: who takes the sums over rows, if not this process. Rows of fewer numbers than
-            there are of them are reduced here all the same: they are few numbers.
+        reading: how they are read. Rows of fewer numbers than there are of them are reduced here
+            even if there are workers: they are few numbers.
 
     Raises:
         BilinearError: all rows are the same.
         FeatureFileError: the file is damaged, or holds what is no number.
     """
-    n, d = len(rows), sum(part.n_features for part in parts)
-    sums = workers.over(parts, rows) if workers else Here(file, parts, rows)
+    n, d = len(indices), sum(transform.n_features for transform in transforms)
+    workers, progress = reading.workers, reading.progress
+    here = LocalReducer(file, transforms, indices)
+    reducer: Reducer = workers.over(transforms, indices) if workers else here
     if solver == "stream":
-        return _streamed(sums, n, progress)
+        stream = reducer.stream(progress)
+        return StreamedProblem(stream.passes, n, stream.variance, stream.mean, stream.mean_square)
     if n <= d:
-        return _of_products(sums, n, progress)
+        return GramProblem(*reducer.gram(progress), reducer)
     if workers:
         log.info("%d numbers a row are few: they are reduced here, not by the workers", d)
-    batches = partial(inputs.batches, parts, file, rows)
-    reduced, axes, mean, square = gram.rotate(batches, n, d, progress)
-    form = Columns(Blocks(partial(_in_memory, reduced.z)), n, reduced.variance)
-    return Problem(form, n, mean, square, axes.__matmul__, lambda: reduced, lambda w: w)
+    batches = partial(inputs.batches, transforms, file, indices)
+    z, axes, mean, square = gram.rotate(batches, n, d, progress)
+    passes = LocalPasses(partial(_in_memory, z.z))
+    return AxesProblem(passes, n, z.variance, mean, square, axes, z)
 
 
-def _of_products(sums: Sums, n: int, progress: Progress | None) -> Problem:
-    inner, mean, square = sums.gram(progress)
-    coordinates = cache(partial(gram.principal, inner))
-
-    def of_axes(on_axes: np.ndarray) -> np.ndarray:
-        return coordinates().on_rows(on_axes)
-
-    weights = partial(sums.weights, mean)
-    return Problem(Kernel(inner), n, mean, square, weights, coordinates, of_axes)
-
-
-def _streamed(sums: Sums, n: int, progress: Progress | None) -> Problem:
-    stream = sums.stream(progress)
-    form = Columns(stream.passes, n, stream.variance)
-    return Problem(form, n, stream.mean, stream.mean_square, lambda w: w)
-
-
-def _in_memory(z: np.ndarray, rows: np.ndarray) -> Batches:
+def _in_memory(z: np.ndarray, indices: np.ndarray) -> Batches:
     """Return passes over rows that are in memory; of some of them, a few are copied at a time."""
-    if len(rows) == len(z):
+    if len(indices) == len(z):
         return lambda: [(slice(0, len(z)), z)]
     step = max(1, inputs.BLOCK_BYTES // (4 * z.shape[1]))
-    starts = range(0, len(rows), step)
-    return lambda: ((slice(i, min(i + step, len(rows))), z[rows[i : i + step]]) for i in starts)
+    starts = range(0, len(indices), step)
+    return lambda: (
+        (slice(i, min(i + step, len(indices))), z[indices[i : i + step]]) for i in starts
+    )

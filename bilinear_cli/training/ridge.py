@@ -9,8 +9,43 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.linalg import LinAlgError, lstsq, solve
 
+from bilinear_cli.training import losses
 from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.estimator import Training, Trials
 from bilinear_cli.training.gram import Coordinates
+from bilinear_cli.training.linear import Cs_to_try, LinearEstimator
+from bilinear_cli.training.model import Model
+from bilinear_cli.training.select import Choice
+
+
+class Ridge(LinearEstimator):
+    """Ridge regression on signs: in closed form, or along a path where the rows are streamed."""
+
+    def __init__(self) -> None:
+        """Take the loss, for the path."""
+        super().__init__(losses.squares)
+
+    def trials(
+        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+    ) -> Trials:
+        """Score the validation rows at one C after another."""
+        coordinates = training.reduced.coordinates()
+        if coordinates is None:
+            yield from super().trials(training, val_folds, smoothing)
+            return
+        scores = out_of_fold(coordinates, training.targets(smoothing), val_folds)
+        for C in Cs_to_try(training):
+            yield {"C": C}, scores(C)
+
+    def fit(self, training: Training, choice: Choice) -> Model:
+        """Fit on all rows."""
+        coordinates = training.reduced.coordinates()
+        if coordinates is None:
+            return super().fit(training, choice)
+        assert choice.C
+        on_axes = fit_ridge(coordinates, training.targets(choice.label_smoothing), choice.C)
+        linear = training.reduced.from_axes(on_axes)
+        return Model(linear, None, training.transforms, training.rows.class_names)
 
 
 def fit_ridge(reduced: Coordinates, targets: np.ndarray, C: float) -> Linear:
@@ -28,7 +63,7 @@ def fit_ridge(reduced: Coordinates, targets: np.ndarray, C: float) -> Linear:
 
 
 def out_of_fold(
-    reduced: Coordinates, targets: np.ndarray, held_out: Sequence[np.ndarray]
+    reduced: Coordinates, targets: np.ndarray, val_folds: Sequence[np.ndarray]
 ) -> Callable[[float], np.ndarray]:
     """Make C -> each row's scores by the fit on the other folds, float32 (n, k); no fit is made.
 
@@ -40,7 +75,7 @@ def out_of_fold(
     Args:
         reduced: the rows, on their principal axes.
         targets: float32 (n, k).
-        held_out: the folds: row numbers.
+        val_folds: indices of the validation rows of each fold.
     """
     n, dtype = len(targets), reduced.z.dtype
     u = reduced.z / np.sqrt(reduced.variance).astype(dtype)
@@ -48,7 +83,7 @@ def out_of_fold(
     along = u.T @ centred
     spans_all = len(reduced.variance) == n - 1
     rest = centred - u @ along  # what no axis has a part in, and no fit touches
-    folds = [(fold, u[fold]) for fold in held_out]
+    folds = [(fold, u[fold]) for fold in val_folds]
 
     def scores(C: float) -> np.ndarray:
         left = (1 / (1 + C * reduced.variance)).astype(dtype)

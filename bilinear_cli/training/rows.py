@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that take part: their numbers in the file, and what is known of them."""
+    """The rows that take part: their indices in the file, and what is known of them."""
 
-    number: np.ndarray
+    indices: np.ndarray
     photo: np.ndarray
     labels: np.ndarray
     paths: np.ndarray
@@ -26,7 +26,7 @@ class Rows:
 
     def take(self, keep: np.ndarray) -> "Rows":
         """Return the rows where `keep` is True."""
-        columns = ("number", "photo", "labels", "paths", "split", "group")
+        columns = ("indices", "photo", "labels", "paths", "split", "group")
         return replace(self, **{name: getattr(self, name)[keep] for name in columns})
 
 

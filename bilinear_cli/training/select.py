@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from bilinear_cli.errors import BilinearError, UsageError, some
+from bilinear_cli.training import registry
 from bilinear_cli.training.metrics import by_photo, log_loss, top1
 from bilinear_cli.training.rows import Rows
 
@@ -26,7 +27,7 @@ class Options:
     """How to train.
 
     Attributes:
-        classifier: `softmax`, `svm`, `ridge`, `mlp` or `conv1x1`.
+        classifier: one of `registry.CLASSIFIERS`.
         normalize: one of `inputs.NORMALIZE`.
         top_variance: how many entries of highest variance to keep; None for all.
         C: weight of the losses; None: chosen by cross-validation.
@@ -63,23 +64,13 @@ class Options:
             raise UsageError(f"-C {self.C} is not above zero, or not a number")
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not from 0 to below 1")
-        not_theirs = {
-            "-C": self.C is not None and self.classifier in ("mlp", "conv1x1"),
-            "--label-smoothing": self.label_smoothing and self.classifier in ("svm", "ridge"),
-            f"--solver {self.solver}": self.classifier == "conv1x1" and self.solver != "auto",
-            "--solver stream": self.classifier == "mlp" and self.solver == "stream",
-            "--frozen": self.frozen and self.classifier != "conv1x1",
-            "--normalize": self.normalize != "auto" and self.classifier == "conv1x1",
-            "--top-variance": self.top_variance and self.classifier == "conv1x1",
-        }
-        for option, given in not_theirs.items():
-            if given:
-                raise UsageError(f"{option} is not for --classifier {self.classifier}")
+        if option := registry.find(self.classifier).refused(self):
+            raise UsageError(f"{option} is not for --classifier {self.classifier}")
 
     @property
     def smoothings(self) -> Sequence[float]:
         """The label smoothings to try."""
-        if self.classifier in ("svm", "ridge"):
+        if not registry.find(self.classifier).one_hot:
             return (0.0,)
         return SMOOTHING if self.label_smoothing is None else (self.label_smoothing,)
 
@@ -124,7 +115,7 @@ class Choice:
 
 
 def folds(rows: Rows, n_folds: int, seed: int) -> list[np.ndarray]:
-    """Return the held-out rows of each fold: stratified by class, groups whole.
+    """Return the indices of the validation rows of each fold: stratified by class, groups whole.
 
     Args:
         rows: the training rows.
@@ -154,12 +145,12 @@ def folds(rows: Rows, n_folds: int, seed: int) -> list[np.ndarray]:
     with warnings.catch_warnings():  # of what has just been said
         warnings.simplefilter("ignore", UserWarning)
         split = splitter.split(labels, labels, None if alone else group)
-        return [held_out for _, held_out in split]
+        return [val_indices for _, val_indices in split]
 
 
 def choose(
     rows: Rows,
-    held_out: Sequence[np.ndarray],
+    val_folds: Sequence[np.ndarray],
     smoothings: Sequence[float],
     trials: Callable[[float], Iterator[tuple[dict[str, Any], np.ndarray]]],
 ) -> Choice:
@@ -167,12 +158,12 @@ def choose(
 
     Args:
         rows: the training rows.
-        held_out: the folds, of which the scores are.
+        val_folds: indices of the validation rows of each fold, of which the scores are.
         smoothings: of the labels, each tried.
-        trials: smoothing -> (settings, scores (rows, classes) of the held-out rows), one by one;
+        trials: smoothing -> (settings, scores (rows, classes) of the validation rows), one by one;
             they are ended when an ascending C brings hardly more.
     """
-    scored = np.sort(np.concatenate(held_out))
+    scored = np.sort(np.concatenate(val_folds))
     theirs = rows.take(scored)
     first = by_photo(theirs.photo, np.zeros((len(scored), 1)))[0]
     curve, kept = [], {}
@@ -191,7 +182,7 @@ def choose(
         curve += points
     best = max(curve, key=_merit)
     chosen = (best["label_smoothing"], best.get("C"), best.get("epochs"))
-    return Choice(*chosen, theirs, kept[best["label_smoothing"]], curve, len(held_out))
+    return Choice(*chosen, theirs, kept[best["label_smoothing"]], curve, len(val_folds))
 
 
 def _said(point: dict[str, Any]) -> str:
@@ -223,6 +214,6 @@ def grid(mean_square: float) -> list[float]:
     return [float(f"{10.0**decade / mean_square:.3g}") for decade in DECADES]
 
 
-def by_way_of(C: float) -> list[float]:
+def warm_start(C: float) -> list[float]:
     """Return smaller C, each quickly fitted from the ones before, and C."""
     return [C / 10.0**decades for decades in (4, 3, 2, 1, 0)]

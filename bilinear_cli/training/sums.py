@@ -1,6 +1,6 @@
 """Sums over the training rows: here, in passes over the file, or by workers.
 
-What is to be solved is posed with a few sums, and they may be taken anywhere: `Here` takes them in
+A problem is reduced with a few sums, and they may be taken anywhere: `LocalReducer` takes them in
 this process; `cluster/sums.py` lets workers take those of their rows, and adds them up.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import gram, inputs
-from bilinear_cli.training.columns import Batches, Blocks, Passes
-from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.columns import Batches, LocalPasses, Passes
+from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.model import Model
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-class Sums(Protocol):
+class Reducer(Protocol):
     """Sums over the training rows, as a classifier sees them; X is those less their mean."""
 
     def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
@@ -71,11 +71,27 @@ class Workers(Protocol):
 
     n: int
 
-    def over(self, parts: Sequence[Part], rows: np.ndarray) -> Sums:
-        """Return sums over rows of these numbers."""
+    def over(self, transforms: Sequence[FeatureTransform], indices: np.ndarray) -> Reducer:
+        """Return sums over rows of these indices."""
 
-    def scores(self, model: Model, rows: np.ndarray) -> np.ndarray:
-        """Return scores (len(rows), classes) of rows of these numbers."""
+    def scores(self, model: Model, indices: np.ndarray) -> np.ndarray:
+        """Return scores (len(indices), classes) of rows of these indices."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the training rows are read.
+
+    Attributes:
+        progress: told (done, in all) of what is read.
+        workers: who takes the sums over rows, if not this process.
+    """
+
+    progress: Progress | None = None
+    workers: Workers | None = None
+
+
+LOCAL = Reading()
 
 
 def tell_pass(seconds: float) -> None:
@@ -87,50 +103,52 @@ def tell_pass(seconds: float) -> None:
 
 
 @dataclass(frozen=True)
-class Here:
-    """Sums over rows of a file, taken in this process; see `Sums`.
+class LocalReducer:
+    """Sums over rows of a file, taken in this process; see `Reducer`.
 
     Attributes:
         file: the features.
-        parts: what of them, normalised how.
-        rows: the rows' numbers.
+        transforms: what of them, normalised how.
+        indices: the rows' indices.
     """
 
     file: FeatureFile
-    parts: Sequence[Part]
-    rows: np.ndarray
+    transforms: Sequence[FeatureTransform]
+    indices: np.ndarray
 
     def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
         """Return X Xᵀ, the rows' mean and their mean square."""
-        d = sum(part.n_features for part in self.parts)
-        columns = inputs.columns(self.parts, self.file, self.rows)
-        return gram.gram(columns, len(self.rows), d, progress)
+        d = sum(transform.n_features for transform in self.transforms)
+        columns = inputs.columns(self.transforms, self.file, self.indices)
+        return gram.gram(columns, len(self.indices), d, progress)
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α."""
-        return gram.weights_of(inputs.columns(self.parts, self.file, self.rows), mean, alpha)
+        return gram.weights_of(
+            inputs.columns(self.transforms, self.file, self.indices), mean, alpha
+        )
 
     def stream(self, progress: Progress | None) -> Stream:
         """Take means and variances in two passes; fits read the file again and again."""
-        n, d = len(self.rows), sum(part.n_features for part in self.parts)
+        n, d = len(self.indices), sum(transform.n_features for transform in self.transforms)
         mean, variance, squares = np.zeros(d), np.zeros(d), 0.0
-        for which, block in inputs.batches(self.parts, self.file, self.rows):
+        for span, block in inputs.batches(self.transforms, self.file, self.indices):
             mean += block.sum(axis=0, dtype=np.float64) / n
             squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
             if progress:
-                progress(which.stop, 2 * n)
+                progress(span.stop, 2 * n)
         middle, began = mean.astype(np.float32), time.perf_counter()
         batches = partial(self._centred, middle)
-        for which, block in batches(np.arange(n))():
+        for span, block in batches(np.arange(n))():
             variance += np.einsum("ij,ij->j", block, block)
             if progress:
-                progress(n + which.stop, 2 * n)
+                progress(n + span.stop, 2 * n)
         tell_pass(time.perf_counter() - began)
-        return Stream.of_sums(Blocks(batches), middle, variance, squares, n)
+        return Stream.of_sums(LocalPasses(batches), middle, variance, squares, n)
 
-    def _centred(self, mean: np.ndarray, which: np.ndarray) -> Batches:
+    def _centred(self, mean: np.ndarray, indices: np.ndarray) -> Batches:
         def batches() -> Iterator[tuple[slice, np.ndarray]]:
-            for places, block in inputs.batches(self.parts, self.file, self.rows[which]):
+            for places, block in inputs.batches(self.transforms, self.file, self.indices[indices]):
                 block -= mean
                 yield places, block
 

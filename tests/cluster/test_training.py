@@ -25,18 +25,21 @@ from support.dask_processes import (
 )
 from support.errors import assert_names, raises
 from support.feature_files import flip_bit, write_features
+from support.rows import LOSSES
 
 from bilinear_cli.cluster import futures
 from bilinear_cli.cluster import rows as tasks
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.sums import There, Workers
+from bilinear_cli.cluster.sums import DaskReducer, Workers
 from bilinear_cli.errors import BilinearError, FeatureFileError
 from bilinear_cli.run import load_model, train
 from bilinear_cli.store import FeatureFile, open_features
-from bilinear_cli.training import classifiers, gram, inputs
+from bilinear_cli.training import gram, inputs
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.rows import choose_rows
 from bilinear_cli.training.select import Options
-from bilinear_cli.training.sums import Here
+from bilinear_cli.training.sums import LocalReducer
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -145,10 +148,11 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
     with open_features(paths) as file:
         rows = choose_rows(file, None, 1)
         learn = rows if run["fitted_on"] != "train" else rows.take(rows.split == "train")
-        x = np.concatenate([x for _, x in inputs.batches(model.parts, file, learn.number)])
+        x = np.concatenate([x for _, x in inputs.batches(model.parts, file, learn.indices)])
     weights = model.first.weights.astype(float)
-    targets = classifiers.targets(learn, run["classifier"], run["label_smoothing"])
-    loss = classifiers.LOSSES[run["classifier"]](targets.astype(float))
+    training = Training(None, learn, Options(run["classifier"]))
+    targets = training.targets(run["label_smoothing"])
+    loss = LOSSES[run["classifier"]](targets.astype(float))
     value = loss(x.astype(float) @ weights + model.first.intercept)[0]
     return run["C"] * value + 0.5 * np.square(weights).sum()
 
@@ -239,12 +243,15 @@ def test_workers_are_asked_by_their_client_whichever_is_the_default(
 
 
 @contextmanager
-def both_sums(client: Client, path: Path, spec: str) -> Iterator[tuple[Here, There]]:
+def both_sums(client: Client, path: Path, spec: str) -> Iterator[tuple[LocalReducer, DaskReducer]]:
     """Give the sums over the training rows, in a random order, as taken here and by workers."""
     numbers = np.random.default_rng(0).permutation(np.flatnonzero(SPLIT == "train"))
     with FeatureFile(path) as file:
-        parts = inputs.fit_parts(file, [spec], numbers, normalize="none")
-        yield Here(file, parts, numbers), Workers(client, file).over(parts, numbers)
+        transforms = inputs.fit_transforms(file, [spec], numbers, normalize="none")
+        yield (
+            LocalReducer(file, transforms, numbers),
+            Workers(client, file).over(transforms, numbers),
+        )
 
 
 def test_sums_of_a_gram_matrix_are_those_taken_here(client: Client, whole: Path) -> None:
@@ -270,7 +277,7 @@ def test_passes_over_rows_in_any_order_are_those_taken_here(
     keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with both_sums(client, whole, "bilinear") as (here, there):
-        size = 4 * 60 * there.seen.d
+        size = 4 * 60 * there.features.d
         monkeypatch.setattr(there.workers, "room", lambda: size if keep else size - 1)
         steps: list[tuple[int, int]] = []
         one, other = here.stream(None), there.stream(lambda *done: steps.append(done))
@@ -279,7 +286,7 @@ def test_passes_over_rows_in_any_order_are_those_taken_here(
         assert other.mean_square == pytest.approx(one.mean_square, rel=1e-6)
         assert steps == [(i, len(steps)) for i in range(1, 1 + (11 if keep else 4))]
         rng = np.random.default_rng(2)
-        model = classifiers.Linear(
+        model = Linear(
             rng.normal(size=(len(one.mean), K)).astype(np.float32), np.ones(K, np.float32)
         )
         for indices in (
@@ -291,7 +298,7 @@ def test_passes_over_rows_in_any_order_are_those_taken_here(
             scores = one.passes.scores(model, indices)
             np.testing.assert_allclose(other.passes.scores(model, indices), scores, atol=1e-5)
             targets = rng.normal(size=(len(indices), K)).astype(np.float32)
-            make_loss = classifiers.LOSSES["ridge"]
+            make_loss = LOSSES["ridge"]
             pair = [
                 stream.passes.losses(indices, targets, make_loss)(model) for stream in (one, other)
             ]

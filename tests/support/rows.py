@@ -2,14 +2,27 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from bilinear_cli.training import gram
-from bilinear_cli.training.columns import Batches, Blocks, Columns
-from bilinear_cli.training.kernel import Kernel
-from bilinear_cli.training.problem import Problem
+from bilinear_cli.training import gram, losses
+from bilinear_cli.training.columns import Batches, LocalPasses
+from bilinear_cli.training.problem import AxesProblem, GramProblem, Problem, StreamedProblem
 from bilinear_cli.training.rows import Rows
+
+LOSSES = {"softmax": losses.cross_entropy, "svm": losses.squared_hinge, "ridge": losses.squares}
+
+
+@dataclass(frozen=True)
+class RowsInMemory:
+    """As much of a `Reducer` as makes weights."""
+
+    x: np.ndarray
+
+    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        return (self.x - mean).T @ alpha
 
 
 def make_rows(
@@ -33,24 +46,21 @@ def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
 
     Args:
         x: the features of all rows.
-        form: `kernel`, `columns` or `stream`; by default what `problem.pose` takes in memory.
+        form: `kernel`, `columns` or `stream`; by default what `problem.reduce` takes in memory.
     """
     n, d = x.shape
     x = x.astype(np.float32)
     if (form or ("kernel" if n <= d else "columns")) == "kernel":
         inner, mean, square = gram.gram([(slice(0, d), x.copy())], n, d)
-        axes = gram.principal(inner)
-        centred = x - mean
-        return Problem(
-            Kernel(inner), n, mean, square, lambda a: centred.T @ a, lambda: axes, axes.on_rows
-        )
+        reducer: Any = RowsInMemory(x)
+        return GramProblem(inner, mean, square, reducer)
     reduced, axes, mean, square = gram.rotate(lambda: [(slice(0, n), x.copy())], n, d)
     if form == "stream":
         z = x - mean
-        memory = Columns(Blocks(_in_batches(z, 2)), n, np.square(z).sum(axis=0, dtype=np.float64))
-        return Problem(memory, n, mean, square, lambda w: w)
-    memory = Columns(Blocks(_in_batches(reduced.z, 1)), n, reduced.variance)
-    return Problem(memory, n, mean, square, axes.__matmul__, lambda: reduced, lambda w: w)
+        variance = np.square(z).sum(axis=0, dtype=np.float64)
+        return StreamedProblem(LocalPasses(_in_batches(z, 2)), n, variance, mean, square)
+    passes = LocalPasses(_in_batches(reduced.z, 1))
+    return AxesProblem(passes, n, reduced.variance, mean, square, axes, reduced)
 
 
 def _in_batches(z: np.ndarray, n_batches: int) -> Callable[[np.ndarray], Batches]:

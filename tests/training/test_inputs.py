@@ -10,7 +10,7 @@ from support.errors import raises
 from bilinear_cli.errors import UsageError
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import inputs
-from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.inputs import FeatureTransform
 
 N_CHANNELS = 5
 D = N_CHANNELS * (N_CHANNELS + 1) // 2
@@ -55,8 +55,10 @@ def in_memory(stored: Mapping[str, np.ndarray]) -> FeatureFile:
     return cast(FeatureFile, Memory(stored))
 
 
-def fit_parts(stored: Mapping[str, np.ndarray], train: np.ndarray, **options: Any) -> list[Part]:
-    return inputs.fit_parts(in_memory(stored), list(stored), train, **options)
+def fit_transforms(
+    stored: Mapping[str, np.ndarray], train: np.ndarray, **options: Any
+) -> list[FeatureTransform]:
+    return inputs.fit_transforms(in_memory(stored), list(stored), train, **options)
 
 
 def top_variance_columns(
@@ -66,7 +68,9 @@ def top_variance_columns(
     return inputs.top_variance_columns(in_memory({spec: rows}), spec, train, n_entries)
 
 
-def dense(parts: Sequence[Part], stored: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:
+def dense(
+    parts: Sequence[FeatureTransform], stored: dict[str, np.ndarray], indices: np.ndarray
+) -> np.ndarray:
     """Return the features of a classifier in one array, the same by columns and by rows."""
     file = in_memory(stored)
     blocks = list(inputs.columns(parts, file, indices))
@@ -103,7 +107,7 @@ def test_blocks_are_a_direct_computation_whatever_their_size(
 ) -> None:
     monkeypatch.setattr(inputs, "BLOCK_BYTES", block_bytes)
     one = {spec: stored[spec]}
-    parts = fit_parts(one, TRAIN, normalize=normalize)
+    parts = fit_transforms(one, TRAIN, normalize=normalize)
     n_blocks = len(list(inputs.columns(parts, in_memory(one), TRAIN)))
     assert n_blocks == {1: stored[spec].shape[1], 1 << 28: 1}.get(
         block_bytes, -(-stored[spec].shape[1] // 3)
@@ -127,7 +131,7 @@ def test_test_rows_change_nothing_that_is_fitted(
     after = {spec: x.copy() for spec, x in before.items()}
     for x in after.values():
         x[TEST] = 100 * x[TEST] + 7
-    fitted = [fit_parts(x, TRAIN, normalize=normalize, top_variance=top_variance) for x in
+    fitted = [fit_transforms(x, TRAIN, normalize=normalize, top_variance=top_variance) for x in
               (before, after)]  # fmt: skip
     for a, b in zip(*fitted, strict=True):
         np.testing.assert_array_equal(a.columns, b.columns)
@@ -140,16 +144,16 @@ def test_test_rows_change_nothing_that_is_fitted(
 def test_auto_is_standard_for_plain_poolings_and_none_for_normalised_ones(
     stored: dict[str, np.ndarray],
 ) -> None:
-    how = {part.spec: part.normalize for part in fit_parts(stored, TRAIN)}
+    how = {part.spec: part.normalize for part in fit_transforms(stored, TRAIN)}
     assert how == {"max": "standard", "sum": "standard", "bilinear": "none"}
-    assert {p.normalize for p in fit_parts(stored, TRAIN, normalize="sqrt-l2")} == {"sqrt-l2"}
+    assert {p.normalize for p in fit_transforms(stored, TRAIN, normalize="sqrt-l2")} == {"sqrt-l2"}
 
 
 def test_a_constant_column_becomes_zero_not_infinite(stored: dict[str, np.ndarray]) -> None:
     x = {"max": stored["max"]}
     x["max"][TRAIN, 2] = 3.3
     x["max"][TEST, 2] = 5.3
-    x_normalised = dense(fit_parts(x, TRAIN), x, EVERY)
+    x_normalised = dense(fit_transforms(x, TRAIN), x, EVERY)
     np.testing.assert_array_equal(x_normalised[TRAIN, 2], 0)
     np.testing.assert_allclose(x_normalised[TEST, 2], 2, rtol=1e-6)
 
@@ -159,7 +163,7 @@ def test_a_row_of_zeros_stays_finite(stored: dict[str, np.ndarray], normalize: s
     x = {"max": stored["max"], "sum": stored["sum"]}
     for values in x.values():
         values[4] = values[9] = 0
-    x_normalised = dense(fit_parts(x, TRAIN, normalize=normalize), x, EVERY)
+    x_normalised = dense(fit_transforms(x, TRAIN, normalize=normalize), x, EVERY)
     assert np.isfinite(x_normalised).all()
     if normalize != "standard":
         assert not x_normalised[[4, 9]].any()
@@ -167,7 +171,7 @@ def test_a_row_of_zeros_stays_finite(stored: dict[str, np.ndarray], normalize: s
 
 @pytest.mark.parametrize("normalize", ["auto", "none", "sqrt-l2"])
 def test_poolings_side_by_side_weigh_alike(stored: dict[str, np.ndarray], normalize: str) -> None:
-    x_normalised = dense(fit_parts(stored, TRAIN, normalize=normalize), stored, TRAIN)
+    x_normalised = dense(fit_transforms(stored, TRAIN, normalize=normalize), stored, TRAIN)
     assert x_normalised.shape == (len(TRAIN), 6 + 4 + D)
     norms = [np.linalg.norm(x, axis=1).mean() for x in np.split(x_normalised, [6, 10], axis=1)]
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
@@ -177,12 +181,12 @@ def test_a_pooling_of_zeros_beside_another_is_left_as_it_is(
     stored: dict[str, np.ndarray],
 ) -> None:
     stored["sum"][TRAIN] = 0
-    parts = fit_parts(stored, TRAIN, normalize="none")
+    parts = fit_transforms(stored, TRAIN, normalize="none")
     assert [part.factor for part in parts if part.spec == "sum"] == [1.0]
 
 
 def test_one_pooling_alone_keeps_its_scale(stored: dict[str, np.ndarray]) -> None:
-    assert fit_parts({"sum": stored["sum"]}, TRAIN)[0].factor == 1
+    assert fit_transforms({"sum": stored["sum"]}, TRAIN)[0].factor == 1
 
 
 # Selection by variance --------------------------------------------------------------------
@@ -248,7 +252,7 @@ def test_20000_entries_of_512_channels_are_about_10000_numbers() -> None:
 
 def test_columns_are_selected_before_they_are_normalised(stored: dict[str, np.ndarray]) -> None:
     one = {"bilinear": stored["bilinear"]}
-    parts = fit_parts(one, TRAIN, normalize="sqrt-l2", top_variance=12)
+    parts = fit_transforms(one, TRAIN, normalize="sqrt-l2", top_variance=12)
     columns = parts[0].columns
     assert columns is not None
     assert parts[0].n_features == len(columns) < D
@@ -261,23 +265,25 @@ def test_more_entries_than_the_matrix_has_are_refused(
     stored: dict[str, np.ndarray], spec: str, n_entries: int
 ) -> None:
     one = {spec: stored[spec]}
-    assert fit_parts(one, TRAIN, top_variance=n_entries)[0].n_features == stored[spec].shape[1]
+    assert fit_transforms(one, TRAIN, top_variance=n_entries)[0].n_features == stored[spec].shape[1]
     with raises(UsageError, f"--top-variance {n_entries + 1}", n_entries):
-        fit_parts(one, TRAIN, top_variance=n_entries + 1)
+        fit_transforms(one, TRAIN, top_variance=n_entries + 1)
 
 
-def test_maps_and_unknown_normalisations_are_refused(stored: dict[str, np.ndarray]) -> None:
-    with raises(UsageError, "maps", "--pooling", "--classifier conv1x1"):
-        fit_parts({"maps": np.zeros((11, 2, 2, 3), np.float16)}, TRAIN)
+def test_maps_stay_as_they_are_and_unknown_normalisations_are_refused(
+    stored: dict[str, np.ndarray],
+) -> None:
+    (transform,) = fit_transforms({"maps": np.zeros((11, 2, 2, 3), np.float16)}, TRAIN)
+    assert (transform.normalize, transform.columns, transform.n_features) == ("none", None, 3)
     with raises(UsageError, "'sqrt'", "sqrt-l2", "standard", "none", "auto"):
-        fit_parts(stored, TRAIN, normalize="sqrt")
+        fit_transforms(stored, TRAIN, normalize="sqrt")
 
 
 def test_blocks_without_a_selected_column_are_left_out(
     stored: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
-    part = Part("bilinear", np.array([0, 6, 7, 11]), 4, "none")
+    part = FeatureTransform("bilinear", np.array([0, 6, 7, 11]), 4, "none")
     blocks = list(inputs.columns([part], in_memory(stored), EVERY))
     assert [columns_of_block for columns_of_block, _ in blocks] == [
         slice(0, 1),

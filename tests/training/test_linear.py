@@ -8,10 +8,9 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
-from support.rows import make_problem
+from support.rows import LOSSES, make_problem
 
-from bilinear_cli.training import kernel, ridge
-from bilinear_cli.training.classifiers import LOSSES
+from bilinear_cli.training import dual, ridge
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.losses import dot, one_hot, signs
 from bilinear_cli.training.problem import Problem
@@ -34,14 +33,9 @@ def targets_of(name: str, labels: np.ndarray, smoothing: float = 0.0) -> np.ndar
 
 def fit_path(problem: Problem, name: str, targets: np.ndarray, Cs: list[float]) -> Linear:
     """Return the last fit of a path, on the features as they are."""
-    every = np.arange(problem.n)
-    *_, last = problem.form.path(every, targets, LOSSES[name], [(C, 1e-9) for C in Cs])
-    return on_features(problem, problem.form.coefficients(last))  # type: ignore[arg-type]
-
-
-def on_features(problem: Problem, fit: Linear) -> Linear:
-    weights = problem.weights(fit.weights)
-    return Linear(weights, fit.intercept - problem.mean @ weights)
+    every = np.arange(len(targets))
+    *_, last = problem.regularization_path(every, targets, LOSSES[name], [(C, 1e-9) for C in Cs])
+    return problem.linear(last)
 
 
 def objective(name: str, model: Linear, x: np.ndarray, targets: np.ndarray, C: float) -> float:
@@ -132,8 +126,8 @@ def test_a_fit_on_some_rows_does_not_depend_on_the_others(
     models = []
     for rows in (x, changed):
         problem = make_problem(rows, form)
-        (fit,) = problem.form.path(train_indices, targets, LOSSES[name], [(10.0, 1e-9)])
-        scores = problem.form.scores(fit, val_indices)  # type: ignore[arg-type]
+        (fit,) = problem.regularization_path(train_indices, targets, LOSSES[name], [(10.0, 1e-9)])
+        scores = problem.scores(fit, val_indices)
         models.append((scores, rows[val_indices]))
     reference = scikit_learn_model(name, x[train_indices], labels[train_indices], 10.0)
     for scores, rows in models:
@@ -166,7 +160,7 @@ def test_a_metric_of_another_curvature_leads_to_the_same_optimum(
     x, labels = make(40, 90)
     targets, Cs = targets_of("softmax", labels), [0.01, 0.1, 1.0, 10.0]
     often = fit_path(make_problem(x), "softmax", targets, Cs)
-    monkeypatch.setattr(kernel, "REBUILD", 1e9)
+    monkeypatch.setattr(dual, "REBUILD", 1e9)
     once = fit_path(make_problem(x), "softmax", targets, Cs)
     values = [objective("softmax", model, x, targets, 10.0) for model in (often, once)]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
@@ -190,10 +184,9 @@ def test_rows_of_zeros_and_equal_rows_leave_the_weights_finite(form: str, C: flo
 def test_ridge_is_scikit_learns(n: int, d: int, C: float) -> None:
     x, labels = make(n, d)
     problem, targets = make_problem(x), signs(labels, K)
-    assert problem.coordinates
-    assert problem.of_axes
-    on_axes = ridge.fit_ridge(problem.coordinates(), targets, C)
-    ours = on_features(problem, Linear(problem.of_axes(on_axes.weights), on_axes.intercept))
+    coordinates = problem.coordinates()
+    assert coordinates
+    ours = problem.from_axes(ridge.fit_ridge(coordinates, targets, C))
     reference = scikit_learn_model("ridge", x, labels, C)
     np.testing.assert_allclose(
         ours.weights, reference.weights, atol=2e-3 * np.abs(reference.weights).max()
@@ -212,8 +205,9 @@ def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
     x[:3] = x[3:6]  # fewer axes than rows less one
     problem, targets = make_problem(x), signs(labels, K)
     val_indices = np.array_split(np.random.default_rng(0).permutation(n), 4)
-    assert problem.coordinates
-    scores = ridge.out_of_fold(problem.coordinates(), targets, val_indices)(C)
+    coordinates = problem.coordinates()
+    assert coordinates
+    scores = ridge.out_of_fold(coordinates, targets, val_indices)(C)
     for fold in val_indices:
         train_indices = np.setdiff1d(np.arange(n), fold)
         alone = Ridge(alpha=1 / C).fit(x[train_indices].astype(np.float64), targets[train_indices])
@@ -225,8 +219,9 @@ def test_ridge_scores_are_finite_at_any_C() -> None:
     x[:6] = x[6:12]
     x[12:14] = 0
     problem = make_problem(x)
-    assert problem.coordinates
+    coordinates = problem.coordinates()
+    assert coordinates
     val_indices = np.array_split(np.random.default_rng(0).permutation(60), 4)
-    scores = ridge.out_of_fold(problem.coordinates(), signs(labels, K), val_indices)
+    scores = ridge.out_of_fold(coordinates, signs(labels, K), val_indices)
     for C in 10.0 ** np.arange(3, 12):
         assert np.isfinite(scores(C)).all()

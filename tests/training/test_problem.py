@@ -8,22 +8,30 @@ import numpy as np
 import pytest
 from support.errors import assert_names, raises
 from support.feature_files import write_features
+from support.rows import LOSSES
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import inputs, problem
-from bilinear_cli.training.classifiers import LOSSES
-from bilinear_cli.training.columns import Columns
-from bilinear_cli.training.kernel import Kernel
+from bilinear_cli.training import inputs
+from bilinear_cli.training import problem as problems
 from bilinear_cli.training.losses import one_hot
-from bilinear_cli.training.problem import _in_memory, bytes_needed, choose_solver, pose
+from bilinear_cli.training.problem import (
+    AxesProblem,
+    GramProblem,
+    StreamedProblem,
+    _in_memory,
+    bytes_needed,
+    choose_solver,
+    reduce,
+)
+from bilinear_cli.training.sums import Reading
 
 N = 24
 LABELS = np.arange(N) % 3
 
 
 def with_memory(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problem, "free_memory", lambda: free)
+    monkeypatch.setattr(problems, "free_memory", lambda: free)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +64,7 @@ def test_memory_grows_with_the_smaller_side() -> None:
     assert bytes_needed(3000, 131_328, 1000) > bytes_needed(3000, 131_328, 100)
 
 
-@pytest.mark.parametrize(("d", "form"), [(6, Columns), (40, Kernel)])
+@pytest.mark.parametrize(("d", "form"), [(6, AxesProblem), (40, GramProblem)])
 def test_both_solvers_find_the_same_optimum_of_a_file(
     d: int,
     form: type,
@@ -71,16 +79,19 @@ def test_both_solvers_find_the_same_optimum_of_a_file(
     calls: list[Any] = []
     models = []
     with FeatureFile(path) as file:
-        parts = inputs.fit_parts(file, ["max"], rows, normalize="none")
+        transforms = inputs.fit_transforms(file, ["max"], rows, normalize="none")
         for solver in ("gram", "stream"):
             calls.clear()
-            posed = pose(file, parts, rows, solver, lambda *done: calls.append(done))
+            reading = Reading(lambda *done: calls.append(done))
+            problem: Any = reduce(file, transforms, rows, solver, reading)
             assert calls[-1][0] == calls[-1][1]
-            assert isinstance(posed.form, form if solver == "gram" else Columns)
+            assert isinstance(problem, form if solver == "gram" else StreamedProblem)
             steps = [(0.01, 1e-6), (0.1, 1e-9)]
-            *_, fit = posed.form.path(np.arange(N), targets, LOSSES["softmax"], steps)
-            linear = posed.form.coefficients(fit)  # type: ignore[arg-type]
-            models.append((posed.weights(linear.weights), linear.intercept, posed))
+            *_, fit = problem.regularization_path(np.arange(N), targets, LOSSES["softmax"], steps)
+            linear = problem.linear(fit)
+            models.append(
+                (linear.weights, linear.intercept + problem.mean @ linear.weights, problem)
+            )
     for one, other in zip(models[0][:2], models[1][:2], strict=True):
         np.testing.assert_allclose(one, other, atol=5e-3 * np.abs(one).max())
     assert models[0][2].mean_square == pytest.approx(models[1][2].mean_square, rel=1e-5)
@@ -100,9 +111,9 @@ def test_bad_features_are_one_line(d: int, solver: str, tmp_path: Path) -> None:
             ("max", FeatureFileError, (path, 5, "features/max", "f.png")),
             ("sum", BilinearError, ()),
         ):
-            parts = [inputs.Part(spec, None, d, "none")]
+            transforms = [inputs.FeatureTransform(spec, None, d, "none")]
             with raises(error, *facts):
-                pose(file, parts, np.arange(N), solver)
+                reduce(file, transforms, np.arange(N), solver)
 
 
 def test_rows_in_memory_are_copied_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,13 +77,13 @@ def digests(*contents: str) -> list[str]:
 
 def test_all_rows_are_used_as_the_file_has_them(choose: Choose) -> None:
     rows = choose([0, 1, 0, 1], "rree", class_names=["wren", "robin"], group=list("abcd"))
-    assert rows.number.tolist() == [0, 1, 2, 3]
+    assert rows.indices.tolist() == [0, 1, 2, 3]
     assert rows.labels.tolist() == [0, 1, 0, 1]
     assert rows.split.tolist() == ["train", "train", "test", "test"]
     assert rows.group.tolist() == list("abcd")
     assert rows.class_names.tolist() == ["wren", "robin"]
     test = rows.take(rows.split == "test")
-    assert test.number.tolist() == [2, 3]
+    assert test.indices.tolist() == [2, 3]
     assert test.class_names.tolist() == ["wren", "robin"]
 
 
@@ -94,7 +94,7 @@ def test_small_classes_and_classes_without_a_training_photo_are_left_out(
     with caplog.at_level(logging.WARNING):
         rows = choose([0, 0, 1, 2, 2, 3, 3, 3, 4, 4], "rerrreeerr", class_names=names)
     assert rows.class_names.tolist() == ["auk", "kite", "wren"]
-    assert rows.number.tolist() == [0, 1, 3, 4, 8, 9]
+    assert rows.indices.tolist() == [0, 1, 3, 4, 8, 9]
     assert rows.labels.tolist() == [0, 0, 1, 1, 2, 2]
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -134,7 +134,7 @@ def test_labels_split_and_groups_come_by_the_photos_bytes(
     relabelled = photo_set(["d", "new", "a", "c"], [1, 1, 0, 0], "rrre", group=list("vwxy"))
     with caplog.at_level(logging.WARNING):
         rows = choose([0, 1, 1, 0], "eerr", relabelled, 1, sha256=digests("a", "b", "c", "d"))
-    assert rows.number.tolist() == [0, 2, 3]
+    assert rows.indices.tolist() == [0, 2, 3]
     assert rows.labels.tolist() == [0, 0, 1]
     assert rows.split.tolist() == ["train", "test", "train"]
     assert rows.group.tolist() == ["x", "y", "v"]

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.errors import assert_names, raises
-from support.rows import make_problem, make_rows
+from support.rows import LOSSES, make_problem, make_rows
 
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.training import classifiers, select
+from bilinear_cli.training import mlp, registry, select
 from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.metrics import top1
 from bilinear_cli.training.mlp import Mlp
+from bilinear_cli.training.model import Model
 from bilinear_cli.training.problem import Problem
 from bilinear_cli.training.rows import Rows
 from bilinear_cli.training.select import Choice, Options, choose
@@ -33,8 +35,11 @@ def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
 
 
 def tune(problem: Problem, rows: Rows, options: Options) -> Choice:
-    val_indices = select.folds(rows, options.folds, options.seed)
-    return classifiers.tune(problem, rows, val_indices, options)
+    return registry.find(options.classifier).load().choose(Training(problem, rows, options))
+
+
+def fit(problem: Problem, rows: Rows, options: Options, choice: Choice) -> Model:
+    return registry.find(options.classifier).load().fit(Training(problem, rows, options), choice)
 
 
 # Folds ------------------------------------------------------------------------------------
@@ -127,9 +132,8 @@ def test_validation_rows_are_never_in_the_fit_of_their_fold(name: str, d: int) -
     x, labels = np.random.default_rng(0).normal(size=(120, d)), np.repeat([0, 1], 60)
     problem, rows = make_problem(x), make_rows(labels)
     choice = tune(problem, rows, options_with(name, 100.0))
-    fitted = classifiers.fit(problem, rows, options_with(name, 100.0), choice)
-    weights = problem.weights(fitted.first.weights)
-    assert top1(x @ weights, labels) > (0.6 if d == 20 else 0.95)
+    fitted = fit(problem, rows, options_with(name, 100.0), choice)
+    assert top1(x @ fitted.first.weights, labels) > (0.6 if d == 20 else 0.95)
     report = choice.report()
     assert 0.3 < report["oof_top1"] < 0.65
     assert report["oof_top1"] == top1(choice.scores, labels)
@@ -155,17 +159,18 @@ def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form
     x, labels = gaussian(60, 60, 3, 2.0)
     rows = make_rows(labels)
     choice = tune(make_problem(x, form), rows, options_with(name, 0.01, seed=2))
-    for fold in folds(labels, rows.group, 2):
+    assert choice.folds == (1 if form == "stream" else 5)
+    for fold in folds(labels, rows.group, 2)[: choice.folds]:
         train_indices = np.setdiff1d(np.arange(60), fold)
         alone = make_problem(x[train_indices], "kernel")
-        targets = classifiers.targets(rows.take(train_indices), name, 0.0)
+        training = Training(alone, rows.take(train_indices), Options(name))
         steps = [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
-        *_, fit = alone.form.path(
-            np.arange(len(train_indices)), targets, classifiers.LOSSES[name], steps
+        *_, last = alone.regularization_path(
+            training.every, training.targets(0.0), LOSSES[name], steps
         )
-        linear = alone.form.coefficients(fit)  # type: ignore[arg-type]
-        expected = (x[fold] - alone.mean) @ alone.weights(linear.weights) + linear.intercept
-        np.testing.assert_allclose(choice.scores[fold], expected, atol=0.03)
+        expected = alone.linear(last)(x[fold])
+        scores = choice.scores[np.isin(choice.rows.indices, fold)]
+        np.testing.assert_allclose(scores, expected, atol=0.03)
 
 
 def test_options_that_are_set_are_used() -> None:
@@ -332,14 +337,15 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
         second = Linear(np.zeros((4, k), np.float32), targets[0].astype(np.float32))
         return Mlp(first, second, 7)
 
-    monkeypatch.setattr(classifiers, "fit_mlp", fit_mlp)
+    monkeypatch.setattr(mlp, "fit_mlp", fit_mlp)
     x, labels = gaussian(40, 6, 2, 2.0)
     problem, rows = make_problem(x), make_rows(labels)
-    assert problem.coordinates
-    z = problem.coordinates().z
+    coordinates = problem.coordinates()
+    assert coordinates
+    z = coordinates.z
     options = Options(classifier="mlp", hidden=4, dropout=0.25, seed=3)
     choice = tune(problem, rows, options)
-    fitted = classifiers.fit(problem, rows, options, choice)
+    fitted = fit(problem, rows, options, choice)
     val_indices = folds(labels, rows.group, 3)[0]
     train_indices = np.setdiff1d(np.arange(40), val_indices)
     *trials, last = calls
@@ -352,7 +358,7 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
     assert "stop_on" not in last
     assert last["epochs"] == choice.report()["epochs"] == 7
     assert {(call["hidden"], call["dropout"], call["seed"]) for call in calls} == {(4, 0.25, 3)}
-    np.testing.assert_array_equal(choice.rows.number, val_indices)
+    np.testing.assert_array_equal(choice.rows.indices, val_indices)
     assert choice.scores.shape == (len(val_indices), 2)
     assert choice.C is None
     assert fitted.second is not None

@@ -20,7 +20,7 @@ from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.calibration import calibration, fit_temperature
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.conv1x1 import Conv1x1
-from bilinear_cli.training.inputs import Part
+from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model, probabilities_of
 from bilinear_cli.training.select import Options
@@ -68,7 +68,7 @@ def random_mlp(
 
 @pytest.fixture
 def quick_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilinear_cli.training.classifiers.fit_mlp", random_mlp)
+    monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", random_mlp)
 
 
 def features(channels: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
@@ -341,7 +341,6 @@ def test_an_mlp_is_trained_on_several_poolings_and_gives_the_scores_that_were_st
     [
         ("maxx", QUICK, ("x.h5", "'maxx'", "'max'")),
         ("max+", QUICK, ("x.h5", "''")),
-        ("max", Options(classifier="svc"), ("'svc'", "classifier", "svm")),
         ("max", Options(top_variance=9), ("--top-variance 9", 8)),
         ("max+max", QUICK, ("--pooling max+max",)),
         ("maps", QUICK, ("--classifier", "conv1x1", "--pooling", "maps")),
@@ -419,7 +418,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(run: Run, tmp_path: Path) -> N
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a run folder with a small model."""
-    part = Part("max", np.arange(2), 2, "standard", np.zeros(2, np.float32), np.ones(2), 0.5)
+    part = FeatureTransform(
+        "max", np.arange(2), 2, "standard", np.zeros(2, np.float32), np.ones(2), 0.5
+    )
     layers = Linear(np.eye(2, dtype=np.float32), np.ones(2, np.float32))
     save_model(tmp_path / "model.npz", Model(layers, layers, [part], np.array(["auk", "crow"])))
     return tmp_path
@@ -571,7 +572,7 @@ def test_a_frozen_conv1x1_is_named_and_recorded_so(
         calls.append(options)
         return Conv1x1(np.eye(8, 4, dtype=np.float32), Linear(np.ones((10, K)), np.zeros(K)), 3)
 
-    monkeypatch.setattr("bilinear_cli.training.train.fit_conv1x1", fit_conv1x1)
+    monkeypatch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", fit_conv1x1)
     metrics = run("maps", replace(CONV1X1, frozen=True), {"maps": random_maps()})
     assert Path(metrics["run"]).name == "x-maps-conv1x1-4-frozen"
     assert (metrics["channels"], metrics["frozen"], metrics["n_features"]) == (4, True, 10)

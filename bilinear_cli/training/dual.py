@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.lapack import spotrf, spotri
 
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.lbfgs import minimize
 from bilinear_cli.training.losses import Loss, MakeLoss, dot
 
@@ -23,40 +22,39 @@ ROUNDING = 10  # tolerances by which the objective may be off before another rou
 
 
 @dataclass(frozen=True)
-class Dual:
+class DualFit:
     """A linear classifier on the rows that it was fitted on.
 
     Attributes:
-        rows: int (n,), which of the Gram matrix those are.
+        indices: int (n,), of those rows in the Gram matrix.
         alpha: float32 (n, k), columns of sum zero; the weights are `Xᵀ alpha`.
         scores: float32 (n, k) of the rows.
         intercept: float32 (k,), for rows centred as those of the Gram matrix.
     """
 
-    rows: np.ndarray
+    indices: np.ndarray
     alpha: np.ndarray
     scores: np.ndarray
     intercept: np.ndarray
 
 
-class Kernel:
-    """The problem of fitting on rows of a Gram matrix.
+@dataclass(frozen=True)
+class Dual:
+    """A Gram matrix, and fits on its rows.
 
     Attributes:
         gram: float32 (n, n), of rows that are centred.
     """
 
-    def __init__(self, gram: np.ndarray) -> None:
-        """Take a Gram matrix."""
-        self.gram = gram
+    gram: np.ndarray
 
-    def path(
+    def regularization_path(
         self,
-        rows: np.ndarray,
+        indices: np.ndarray,
         targets: np.ndarray,
         make_loss: MakeLoss,
         steps: Sequence[tuple[float, float]],
-    ) -> Iterator[Dual]:
+    ) -> Iterator[DualFit]:
         """Fit along ascending C, each from where the last two point to.
 
         It is L-BFGS in the metric M = I + c XᵀX of the weights, c being the loss's curvature:
@@ -68,37 +66,33 @@ class Kernel:
         1 / c: α has nothing along it, and so it goes without penalty.
 
         Args:
-            rows: int (n,), which to fit on.
+            indices: int (n,), of the rows to fit on.
             targets: float32 (n, k), theirs.
             make_loss: of `losses.py`.
             steps: pairs of C, the weight of the losses, ascending by decades, and the tolerance
                 of `minimize`.
         """
         loss = make_loss(targets)
-        inner = self.gram[np.ix_(rows, rows)]
+        inner = self.gram[np.ix_(indices, indices)]
         means = inner.mean(axis=0, dtype=np.float64).astype(np.float32)
         inner = _centred(inner, means)
         largest = _largest_eigenvalue(inner)
-        done: list[Dual] = []
+        done: list[DualFit] = []
         c, metric = 0.0, inner
         for C, tolerance in steps:
-            start = _start(done, loss, C, targets)
+            start = _warm_start(done, loss, C, targets)
             curvature = C * loss(done[-1].scores if done else start[1])[2]
             wanted = float(np.clip(curvature, SMALLEST / largest, LARGEST / largest))
             if not c / REBUILD <= wanted <= c * REBUILD:
                 c, metric = wanted, _metric(inner, wanted)
             alpha, scores = _fit(inner, metric, c, loss, C, start, tolerance)
             intercept = scores.mean(axis=0) - means @ alpha
-            done = [*done[-1:], Dual(rows, alpha, scores, intercept)]
+            done = [*done[-1:], DualFit(indices, alpha, scores, intercept)]
             yield done[-1]
 
-    def scores(self, fit: Dual, rows: np.ndarray) -> np.ndarray:
-        """Return scores (len(rows), k) of rows."""
-        return self.gram[np.ix_(rows, fit.rows)] @ fit.alpha + fit.intercept
-
-    def coefficients(self, fit: Dual) -> Linear:
-        """Return α (n, k) and the intercept (k,) of a fit on all rows."""
-        return Linear(fit.alpha, fit.intercept)
+    def scores(self, fit: DualFit, indices: np.ndarray) -> np.ndarray:
+        """Return scores (len(indices), k) of rows."""
+        return self.gram[np.ix_(indices, fit.indices)] @ fit.alpha + fit.intercept
 
 
 def _centred(gram: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -108,7 +102,7 @@ def _centred(gram: np.ndarray, means: np.ndarray) -> np.ndarray:
     return gram
 
 
-def _start(done: Sequence[Dual], loss: Loss, C: float, targets: np.ndarray) -> np.ndarray:
+def _warm_start(done: Sequence[DualFit], loss: Loss, C: float, targets: np.ndarray) -> np.ndarray:
     """Return the pair of α and scores where to begin: at the last fit, or beyond it.
 
     Beyond it is as far again as the last decade of C led. Weights of a softmax grow about with

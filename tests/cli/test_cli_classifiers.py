@@ -1,0 +1,163 @@
+"""One registry entry is a classifier; `-C` from elsewhere is for the classifiers that have it."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from support.commands import environment, error_line, run_command
+from support.errors import assert_names
+from support.feature_files import write_features
+
+from bilinear_cli.cli import cli
+from bilinear_cli.errors import UsageError
+from bilinear_cli.run import load_model, read_metrics
+from bilinear_cli.training import registry
+from bilinear_cli.training.columns import Linear
+from bilinear_cli.training.conv1x1 import Conv1x1
+from bilinear_cli.training.estimator import Estimator, Training, Trials
+from bilinear_cli.training.mlp import Mlp
+from bilinear_cli.training.model import Model
+from bilinear_cli.training.registry import CLASSIFIERS, Classifier
+from bilinear_cli.training.select import Choice, Options
+
+N, K = 24, 3
+LABELS = np.arange(N) % K
+SPLIT = np.where(np.arange(N) < 15, "train", "test")
+
+
+class NearestMean(Estimator):
+    """Names the class whose mean is nearest."""
+
+    cross_validated = False
+
+    def trials(
+        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+    ) -> Trials:
+        z = training.reduced.coordinates().z
+        indices = np.setdiff1d(training.every, val_folds[0])
+        yield {"epochs": 1}, self._means(training, indices)(z)
+
+    def fit(self, training: Training, choice: Choice) -> Model:
+        on_axes = self._means(training, training.every)
+        linear = training.reduced.from_axes(on_axes)
+        return Model(linear, None, training.transforms, training.rows.class_names)
+
+    def _means(self, training: Training, indices: np.ndarray) -> Linear:
+        z, labels = training.reduced.coordinates().z, training.rows.labels
+        means = np.stack([z[indices][labels[indices] == k].mean(axis=0) for k in range(K)])
+        return Linear(means.T, -np.square(means).sum(axis=1) / 2)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, 6)) + 4 * np.eye(K, 6)[LABELS]
+    maps = np.abs(rng.normal(size=(N, 2, 2, 4)))
+    return write_features(tmp_path / "x.h5", {"max": x, "conv5": maps}, LABELS, SPLIT)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Return untrained networks in place of those that take Keras seconds."""
+
+    def fit_mlp(z: np.ndarray, targets: np.ndarray, **options: Any) -> Mlp:
+        first = Linear(np.ones((z.shape[1], 2), np.float32), np.zeros(2, np.float32))
+        return Mlp(first, Linear(np.ones((2, K), np.float32), np.zeros(K, np.float32)), 3)
+
+    def fit_conv1x1(read: Any, indices: Any, targets: Any, **options: Any) -> Conv1x1:
+        return Conv1x1(np.eye(4, 2, dtype=np.float32), Linear(np.ones((3, K)), np.zeros(K)), 3)
+
+    monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", fit_mlp)
+    monkeypatch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", fit_conv1x1)
+    monkeypatch.setattr("bilinear_cli.cli.train.load_tensorflow", lambda: None)
+
+
+def test_an_entry_is_all_that_a_new_classifier_needs(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Classifier(
+        "nearest-mean",
+        f"{__name__}:NearestMean",
+        (*registry.OF_VECTORS, "hidden"),
+        recorded=("hidden",),
+        in_folder_name=("hidden",),
+        streamed=False,
+        distributed=False,
+    )
+    monkeypatch.setitem(registry.CLASSIFIERS, entry.name, entry)
+    (option,) = [param for param in cli.commands["train"].params if param.name == "classifier"]
+    monkeypatch.setattr(option, "type", click.Choice([*registry.CLASSIFIERS]))  # as at its import
+    words = ["train", "--features", file, "--pooling", "max", "--classifier", entry.name]
+    run_command(*words, "--hidden", "7")
+    run = Path("runs/x-max-nearest-mean-7")
+    metrics = read_metrics(run)
+    facts = {name: metrics[name] for name in ("classifier", "hidden", "C", "epochs", "folds")}
+    assert facts == {"classifier": entry.name, "hidden": 7, "C": None, "epochs": 1, "folds": 1}
+    assert metrics["top1"] > 0.8
+    assert load_model(run).class_names.tolist() == [f"class {k}" for k in range(K)]
+    assert entry.name in run_command("train", "--help").stdout
+    for option, value in (("-C", 1), ("--scheduler", "local"), ("--solver", "stream")):
+        line = error_line(run_command(*words, option, value, code=2))
+        assert_names(line, option, f"--classifier {entry.name}")
+
+
+def test_an_unknown_classifier_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"'svc'.*'svm'"):
+        Options(classifier="svc")
+
+
+def test_maps_are_not_taken_beside_vectors(file: Path) -> None:
+    for classifier in ("softmax", "conv1x1"):
+        words = ["--pooling", "max+conv5", "--classifier", classifier, "-C", "auto"]
+        line = error_line(run_command("train", "--features", file, *words, code=2))
+        assert_names(line, "--pooling", "conv5", "--classifier", "conv1x1")
+
+
+@pytest.mark.parametrize(("classifier", "spec"), [("mlp", "max"), ("conv1x1", "conv5")])
+@pytest.mark.parametrize("source", ["config", "environment"])
+def test_C_from_elsewhere_is_for_classifiers_that_have_it(
+    source: str,
+    classifier: str,
+    spec: str,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: None,
+) -> None:
+    monkeypatch.delenv("BILINEAR_TRAIN_C")
+    before = []
+    if source == "config":
+        Path("c.toml").write_text("[train]\nC = 0.5\n")
+        before = ["--config", "c.toml"]
+    else:
+        monkeypatch.setenv("BILINEAR_TRAIN_C", "0.5")
+    words = ["train", "--features", file, "--channels", 2, "--pooling"]
+    run_command(*before, *words, spec, "--classifier", classifier)
+    (run,) = Path("runs").iterdir()
+    assert read_metrics(run)["C"] is None
+    line = error_line(run_command(*words, spec, "--classifier", classifier, "-C", 1, code=2))
+    assert_names(line, "-C", f"--classifier {classifier}")
+    run_command(*before, *words, "max", "--classifier", "svm")
+    assert read_metrics(Path("runs/x-max-svm"))["C"] == 0.5
+
+
+def test_every_entry_names_an_estimator() -> None:
+    for name, entry in CLASSIFIERS.items():
+        assert entry.name == name
+        assert isinstance(entry.load(), Estimator)
+        assert {*entry.recorded, *entry.in_folder_name} <= {*entry.options}
+
+
+@pytest.mark.slow
+def test_the_registry_is_light() -> None:
+    code = (
+        "import sys; import bilinear_cli.training.registry; "
+        "print({'numpy', 'scipy', 'sklearn', 'tensorflow', 'keras'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert process.stdout.strip() == "set()"
