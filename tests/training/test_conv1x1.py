@@ -148,11 +148,7 @@ def test_it_goes_back_to_the_epoch_that_was_best(
     wrong = one_hot((LABELS[VAL] + 1) % 3, 3)
     calls: list[tuple[int, int]] = []
     model = fit(
-        maps,
-        TRAIN,
-        epochs=40,
-        stop_on=(VAL, wrong),
-        progress=lambda *done: calls.append(done),
+        maps, TRAIN, epochs=40, stop_on=(VAL, wrong), progress=lambda *done: calls.append(done)
     )
     assert 1 <= model.epochs < 40
     assert calls == [(i + 1, 40) for i in range(model.epochs + 3)] + [(40, 40)]

@@ -177,9 +177,7 @@ def test_poolings_side_by_side_weigh_alike(stored: dict[str, np.ndarray], normal
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
 
 
-def test_a_pooling_of_zeros_beside_another_is_left_as_it_is(
-    stored: dict[str, np.ndarray],
-) -> None:
+def test_a_pooling_of_zeros_beside_another_is_left_as_it_is(stored: dict[str, np.ndarray]) -> None:
     stored["sum"][TRAIN] = 0
     parts = fit_transforms(stored, TRAIN, normalize="none")
     assert [part.factor for part in parts if part.spec == "sum"] == [1.0]
@@ -213,10 +211,7 @@ def brute_force(rows: np.ndarray, n_entries: int) -> list[int]:
 @pytest.mark.parametrize("block_bytes", [1, 1 << 28])
 @pytest.mark.parametrize("n_entries", [2, 3, 10, 16, 24, 25])
 def test_top_variance_ranks_the_entries_of_the_whole_matrix(
-    stored: dict[str, np.ndarray],
-    n_entries: int,
-    block_bytes: int,
-    monkeypatch: pytest.MonkeyPatch,
+    stored: dict[str, np.ndarray], n_entries: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "BLOCK_BYTES", block_bytes)
     rows = stored["bilinear"]

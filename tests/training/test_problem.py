@@ -66,10 +66,7 @@ def test_memory_grows_with_the_smaller_side() -> None:
 
 @pytest.mark.parametrize(("d", "form"), [(6, AxesProblem), (40, GramProblem)])
 def test_both_solvers_find_the_same_optimum_of_a_file(
-    d: int,
-    form: type,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    d: int, form: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * N * 5)  # several blocks
     x = np.random.default_rng(0).normal(1, 1, (N, d)) + 2 * np.eye(3, d)[LABELS]
