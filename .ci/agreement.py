@@ -20,7 +20,7 @@ import numpy as np
 
 from bilinear_cli.run import load_model, read_metrics, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.select import Options
+from bilinear_cli.training.options import Options
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("exact", type=Path)

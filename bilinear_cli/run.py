@@ -24,8 +24,8 @@ from bilinear_cli.training import registry
 if TYPE_CHECKING:  # what reads a run's metrics alone takes no library of training
     from bilinear_cli.photos.dataset import Dataset
     from bilinear_cli.training.model import Model
+    from bilinear_cli.training.options import Options
     from bilinear_cli.training.rows import Rows
-    from bilinear_cli.training.select import Options
     from bilinear_cli.training.sums import Progress, Workers
 
 log = logging.getLogger(__name__)

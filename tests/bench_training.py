@@ -25,9 +25,10 @@ from bilinear_cli.training import inputs, losses, registry
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.gram import RANK_TOLERANCE
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.problem import reduce
 from bilinear_cli.training.rows import Rows, choose_rows
-from bilinear_cli.training.select import Choice, Options, folds
+from bilinear_cli.training.select import Choice, folds
 
 C = 100.0
 WITHIN = 0.01

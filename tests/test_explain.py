@@ -22,7 +22,7 @@ from bilinear_cli.run import load_model, save_model, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.conv1x1 import Conv1x1
-from bilinear_cli.training.select import Options
+from bilinear_cli.training.options import Options
 
 pytestmark = pytest.mark.slow  # TensorFlow extracts the features
 
@@ -62,9 +62,10 @@ def photo(features: Path) -> Path:
     return features.parent / "birds" / "tit" / "2.png"
 
 
-def random_conv1x1(read: Any, rows: Any, targets: np.ndarray, **options: Any) -> Conv1x1:
+def random_conv1x1(read: Any, train: Any, options: Options, **_: Any) -> Conv1x1:
     """Stand in for a conv1x1 that Keras trains."""
-    rng, channels = np.random.default_rng(0), options["channels"]
+    (_, targets), channels = train, options.channels
+    rng = np.random.default_rng(0)
     kernel = rng.normal(size=(CHANNELS, channels)).astype(np.float32)
     weights = rng.normal(size=(channels * (channels + 1) // 2, targets.shape[1]))
     return Conv1x1(kernel, Linear(weights.astype(np.float32), np.ones(targets.shape[1])), 1)

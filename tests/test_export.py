@@ -31,7 +31,7 @@ from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.conv1x1 import Conv1x1
 from bilinear_cli.training.mlp import Mlp
-from bilinear_cli.training.select import Options
+from bilinear_cli.training.options import Options
 
 pytestmark = pytest.mark.slow
 
@@ -126,17 +126,17 @@ def random_linear(n_inputs: int, n_outputs: int) -> Linear:
     return Linear(weights.astype(np.float32), intercept.astype(np.float32))
 
 
-def random_mlp(z: np.ndarray, targets: np.ndarray, *, hidden: int, **_: Any) -> Mlp:
+def random_mlp(z: np.ndarray, targets: np.ndarray, options: Options, **_: Any) -> Mlp:
     """Return an untrained network in place of `fit_mlp`, which takes seconds."""
-    first, second = random_linear(z.shape[1], hidden), random_linear(hidden, targets.shape[1])
+    first = random_linear(z.shape[1], options.hidden)
+    second = random_linear(options.hidden, targets.shape[1])
     return Mlp(first, second, epochs=1)
 
 
-def random_conv1x1(
-    read: Any, rows: np.ndarray, targets: np.ndarray, *, channels: int, **_: Any
-) -> Conv1x1:
+def random_conv1x1(read: Any, train: Any, options: Options, **_: Any) -> Conv1x1:
     """Return an untrained network in place of `fit_conv1x1`, which takes seconds."""
-    kernel = random_linear(read(rows[:1]).shape[-1], channels).weights
+    (indices, targets), channels = train, options.channels
+    kernel = random_linear(read(indices[:1]).shape[-1], channels).weights
     head = random_linear(channels * (channels + 1) // 2, targets.shape[1])
     return Conv1x1(kernel, head, epochs=1)
 

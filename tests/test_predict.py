@@ -14,7 +14,7 @@ from bilinear_cli.photos.images import read_photo
 from bilinear_cli.predict import predict
 from bilinear_cli.run import run_recipe, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.select import Options
+from bilinear_cli.training.options import Options
 
 COLOURS = {"red": (230, 30, 30), "green": (30, 230, 30), "blue": (30, 30, 230)}
 SIZE = 16

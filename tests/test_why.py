@@ -19,8 +19,8 @@ from support.feature_files import write_features
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.rows import choose_rows
-from bilinear_cli.training.select import Options
 
 bilinear_pool = pool_function("bilinear", {})
 N_CLASSES, N_PHOTOS, CHANNELS = 3, 8, 16  # five of eight photos for training

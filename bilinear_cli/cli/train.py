@@ -15,12 +15,15 @@ from bilinear_cli.cli.base import bar, cli
 from bilinear_cli.errors import UsageError, one_of
 from bilinear_cli.networks.quiet import load_tensorflow
 from bilinear_cli.training import registry
+from bilinear_cli.training.options import Options
 
 if TYPE_CHECKING:
     from bilinear_cli.store import FeatureFile
     from bilinear_cli.training.sums import Workers
 
 log = logging.getLogger(__name__)
+
+DEFAULTS = Options()
 
 
 class Auto(click.ParamType):
@@ -51,7 +54,7 @@ class Auto(click.ParamType):
 @click.option(
     "--classifier",
     type=click.Choice([*registry.CLASSIFIERS]),
-    default="softmax",
+    default=DEFAULTS.classifier,
     help="conv1x1: of maps, their projection trained too.",
 )
 @click.option(
@@ -84,17 +87,28 @@ class Auto(click.ParamType):
 @click.option(
     "--label-smoothing", type=Auto(), default="auto", help="auto: 0 or 0.1, by the same folds."
 )
-@click.option("--folds", type=click.IntRange(2), default=5, help="Of the cross-validation.")
-@click.option("--hidden", type=click.IntRange(1), default=256, help="Units of the mlp.")
-@click.option("--dropout", type=click.FloatRange(0, 0.99), default=0.5, help="Of the mlp.")
-@click.option("--channels", type=click.IntRange(1), default=144, help="Of the conv1x1.")
+@click.option(
+    "--folds", type=click.IntRange(2), default=DEFAULTS.folds, help="Of the cross-validation."
+)
+@click.option("--hidden", type=click.IntRange(1), default=DEFAULTS.hidden, help="Units of the mlp.")
+@click.option(
+    "--dropout", type=click.FloatRange(0, 0.99), default=DEFAULTS.dropout, help="Of the mlp."
+)
+@click.option(
+    "--channels", type=click.IntRange(1), default=DEFAULTS.channels, help="Of the conv1x1."
+)
 @click.option("--frozen", is_flag=True, help="Leave the conv1x1's projection untrained.")
 @click.option(
     "--refit-all", is_flag=True, help="After the test, fit the final model on the test photos too."
 )
 @click.option("--data", metavar="SPEC", help="Take labels, split and groups from there.")
 @click.option("--split-seed", type=int, default=0, help="For a --data that has no split.")
-@click.option("--min-photos", type=click.IntRange(1), default=2, help="Smaller classes stay out.")
+@click.option(
+    "--min-photos",
+    type=click.IntRange(1),
+    default=DEFAULTS.min_photos,
+    help="Smaller classes stay out.",
+)
 @click.option("--seed", type=int, default=0, help="Of the folds, mlp and conv1x1.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("runs"), help="Run folders."
@@ -123,7 +137,6 @@ def train(
     from bilinear_cli.report import confused, table
     from bilinear_cli.run import train as run
     from bilinear_cli.store import open_features
-    from bilinear_cli.training.select import Options
 
     classifier = registry.find(options["classifier"])
     if "C" not in classifier.options and not _typed("C"):

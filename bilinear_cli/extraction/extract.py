@@ -14,7 +14,7 @@ from bilinear_cli.extraction.settle import settle
 from bilinear_cli.poolings.parameters import Parameters, agreed, check_unseen
 from bilinear_cli.poolings.sizes import FITTED_ON
 from bilinear_cli.recipe import WHOLE, Recipe
-from bilinear_cli.store import FeatureWriter, create, locked
+from bilinear_cli.store import FeatureWriter, Header, create, locked
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +64,9 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
 def _create(
     job: Job[Origin], source: Source, shapes: Shapes, parameters: Parameters
 ) -> FeatureWriter:
-    return create(
-        job.output,
-        shapes,
-        source.columns(),
-        source.class_names,
-        {**source.record(), **job.attributes},
-        skipped=source.skipped,
-        parameters=parameters,
-    )
+    record = {**source.record(), **job.attributes}
+    header = Header(source.columns(), source.class_names, record, source.skipped, parameters)
+    return create(job.output, shapes, header)
 
 
 def _finish(writer: FeatureWriter, source: Source, recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
-from bilinear_cli.store.reading import FeatureFile, partial_path
+from bilinear_cli.store.reading import FeatureFile, Header, partial_path
 from bilinear_cli.store.shards import merge, open_features
 from bilinear_cli.store.writing import FeatureWriter, create
 
@@ -10,6 +10,7 @@ __all__ = [
     "ROW_COLUMNS",
     "FeatureFile",
     "FeatureWriter",
+    "Header",
     "create",
     "damage",
     "locked",

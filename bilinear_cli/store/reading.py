@@ -3,7 +3,8 @@
 import json
 import operator
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -32,6 +33,25 @@ from bilinear_cli.store.streaming import StoredRows, ahead
 def partial_path(path: Path) -> Path:
     """Return where an unfinished `path` is kept."""
     return path.with_name(path.name + PARTIAL)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a feature file says beside its features.
+
+    Attributes:
+        columns: for each of `ROW_COLUMNS` an array with an entry a row.
+        class_names: what the labels stand for.
+        attributes: root attributes; format, version, time and `complete` are set by `create`.
+        skipped: path -> reason, of photos that have no rows.
+        parameters: what the poolings took beside the maps, name -> array.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    class_names: Sequence[str] | np.ndarray
+    attributes: Mapping[str, Any]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class FeatureFile:
@@ -183,6 +203,11 @@ class FeatureFile:
         """
         with damage(self.path):
             return recipe_of(self.attributes, tuple(self.shapes))
+
+    def header(self) -> Header:
+        """Return what the file says beside its features."""
+        columns = {name: getattr(self, name) for name in ROW_COLUMNS}
+        return Header(columns, self.class_names, self.attributes, self.skipped, self.parameters)
 
     def facts(self) -> dict[str, Any]:
         """Return the root attributes and the poolings, for `recipe.differences`."""

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -130,18 +131,10 @@ def merge(
         for there in (output, partial_path(output)):
             if there.exists() and not overwrite:
                 raise FeatureFileError(f"{there} is there already: name another, or --overwrite")
-        columns = {name: getattr(parts, name) for name in ROW_COLUMNS}
+        header = parts.header()
+        header = replace(header, attributes={**header.attributes, **(attributes or {})})
         shapes = {spec: shape[1:] for spec, shape in parts.shapes.items()}
-        record = parts.attributes | (attributes or {})
-        writer = create(
-            output,
-            shapes,
-            columns,
-            parts.class_names,
-            record,
-            skipped=parts.skipped,
-            parameters=parts.parameters,
-        )
+        writer = create(output, shapes, header)
         try:
             with writer:
                 for start in range(0, parts.rows_done, BLOCK):

@@ -11,6 +11,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +30,7 @@ from bilinear_cli.store.checks import (
     reason,
 )
 from bilinear_cli.store.lock import in_use
-from bilinear_cli.store.reading import FeatureFile, partial_path
+from bilinear_cli.store.reading import FeatureFile, Header, partial_path
 
 SHA256_DIGITS = 64
 BLOCK = 64  # rows that are copied at a time
@@ -131,19 +132,13 @@ class FeatureWriter(FeatureFile):
 
     def _replace_by_copy(self, keep: np.ndarray, reasons: Mapping[str, str]) -> None:
         """Put a complete file with the rows to keep under the partial name."""
-        columns = {name: getattr(self, name)[keep] for name in ROW_COLUMNS}
+        header = self.header()
+        kept = {name: values[keep] for name, values in header.columns.items()}
+        header = replace(header, columns=kept, skipped=reasons)
         shapes = {spec: shape[1:] for spec, shape in self.shapes.items()}
         rows = {spec: self._stored(spec) for spec in self.shapes}
         try:
-            with create(
-                self.path,
-                shapes,
-                columns,
-                self.class_names,
-                self.attributes,
-                skipped=reasons,
-                parameters=self.parameters,
-            ) as copy:
+            with create(self.path, shapes, header) as copy:
                 for start in range(0, len(keep), BLOCK):
                     block = keep[start : start + BLOCK]
                     copy.append({spec: stored.read_raw(block) for spec, stored in rows.items()})
@@ -152,26 +147,13 @@ class FeatureWriter(FeatureFile):
             partial_path(self.path).unlink(missing_ok=True)
 
 
-def create(
-    output: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    columns: Mapping[str, np.ndarray],
-    class_names: Sequence[str] | np.ndarray,
-    attributes: Mapping[str, Any],
-    *,
-    skipped: Mapping[str, str] | None = None,
-    parameters: Mapping[str, np.ndarray] | None = None,
-) -> FeatureWriter:
+def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) -> FeatureWriter:
     """Begin a feature file, in place of an unfinished one: everything but the features.
 
     Args:
         output: the final name; its folder is made.
         shapes: spec -> shape of a row.
-        columns: for each of `ROW_COLUMNS` an array with an entry a row.
-        class_names: what the labels stand for.
-        attributes: root attributes beside format, version, time and `complete`.
-        skipped: path -> reason, of photos that have no rows.
-        parameters: what the poolings took beside the maps, name -> array.
+        header: what the file says beside its features.
 
     Raises:
         FeatureFileError: no right to write there, no room, or another run is writing that file.
@@ -181,13 +163,13 @@ def create(
     with _writing(path):
         output.parent.mkdir(parents=True, exist_ok=True)
         _check_free(output)
-        _check_space(path, shapes, columns)
+        _check_space(path, shapes, header.columns)
         try:
             with h5py.File(new, "w") as file:
                 file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-                file.attrs.update(attributes)
+                file.attrs.update(header.attributes)
                 file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, complete=False)
-                _lay_out(file, shapes, columns, class_names, skipped or {}, parameters or {})
+                _lay_out(file, shapes, header)
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)
@@ -218,21 +200,15 @@ def _check_space(
         )
 
 
-def _lay_out(
-    file: h5py.File,
-    shapes: Mapping[str, tuple[int, ...]],
-    columns: Mapping[str, np.ndarray],
-    class_names: Sequence[str] | np.ndarray,
-    skipped: Mapping[str, str],
-    parameters: Mapping[str, np.ndarray],
-) -> None:
+def _lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
+    columns, parameters = header.columns, header.parameters
     n_rows = len(columns["labels"])
     small = {name: np.asarray(columns[name], np.int64) for name in INTEGERS}
     small |= {name: _strings(columns[name]) for name in ROW_COLUMNS if name not in INTEGERS}
     small["sha256"] = _strings(columns["sha256"], SHA256_DIGITS)
-    small["class_names"] = _strings(class_names)
-    small["skipped/paths"] = _strings(list(skipped))
-    small["skipped/reasons"] = _strings(list(skipped.values()))
+    small["class_names"] = _strings(header.class_names)
+    small["skipped/paths"] = _strings(list(header.skipped))
+    small["skipped/reasons"] = _strings(list(header.skipped.values()))
     small["rows_done"] = np.zeros(1, np.int64)
     small |= {f"crc32/{spec}": np.zeros(n_rows, np.uint32) for spec in shapes}
     small |= {f"parameters/{name}": array for name, array in parameters.items()}

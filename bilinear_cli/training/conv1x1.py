@@ -18,12 +18,13 @@ from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.estimator import Estimator, Training, Trials
 from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.select import Choice, Options
+from bilinear_cli.training.select import Choice
 from bilinear_cli.training.sums import Progress, Reading
 
 Read = Callable[[np.ndarray], np.ndarray]
-Validation = tuple[np.ndarray, np.ndarray]
+Targeted = tuple[np.ndarray, np.ndarray]  # indices of rows, and their targets
 
 MAX_EPOCHS = 100
 PATIENCE = 6
@@ -120,10 +121,9 @@ class Conv1x1Estimator(Estimator):
     def _train(
         self, training: Training, indices: np.ndarray, targets: np.ndarray, **rest: Any
     ) -> Conv1x1:
-        maps, options = training.reduced, training.options
-        rest |= {"channels": options.channels, "frozen": options.frozen, "seed": options.seed}
+        maps = training.reduced
         rest |= {"progress": maps.progress}
-        return fit_conv1x1(maps.read, indices, targets[indices], **rest)
+        return fit_conv1x1(maps.read, (indices, targets[indices]), training.options, **rest)
 
     def _model(self, training: Training, net: Conv1x1) -> Model:
         spec, n_features = training.reduced.spec, len(net.head.weights)
@@ -133,32 +133,30 @@ class Conv1x1Estimator(Estimator):
 
 def fit_conv1x1(
     read: Read,
-    indices: np.ndarray,
-    targets: np.ndarray,
+    train: Targeted,
+    options: Options,
     *,
-    channels: int,
-    frozen: bool,
-    seed: int,
     epochs: int = MAX_EPOCHS,
-    stop_on: Validation | None = None,
+    stop_on: Targeted | None = None,
     progress: Progress | None = None,
 ) -> Conv1x1:
     """Train by Adam, from rotated principal directions of the maps and a softmax of zeros.
 
     Args:
         read: int rows (m,) -> their maps, float16 or float32 (m, height, width, maps' channels).
-        indices: of the rows to train on.
-        targets: float32 (len(indices), k), rows of sum one.
-        channels: of the convolution, at most as many as the maps have.
-        frozen: leave the convolution as it was initialised.
-        seed: of the sample, and of the order of the rows.
+        train: indices (n,) of the rows to train on, and their targets, float32 (n, k), rows of
+            sum one.
+        options: `channels`, of the convolution, at most as many as the maps have; `frozen`, leave
+            the convolution as it was initialised; `seed`, of the sample and the order of the rows.
         epochs: how long; the most, where `stop_on` is given.
-        stop_on: indices and targets of validation rows; training stops when their accuracy
+        stop_on: likewise of validation rows; training stops when their accuracy
             has not risen for `PATIENCE` epochs, and goes back to where it was best.
         progress: told (epochs done, at most).
     """
     import keras
 
+    indices, targets = train
+    channels, frozen, seed = options.channels, options.frozen, options.seed
     keras.utils.set_random_seed(seed)
     initial = directions_of(read, indices, channels, seed)
     # Pooling is blind to the kernel's scale, but Adam's steps are not: within the network all

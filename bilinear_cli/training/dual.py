@@ -6,6 +6,7 @@ know of W are α and the scores on the rows, S = K α + b. Nothing of the featur
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg.lapack import spotrf, spotri
@@ -36,6 +37,13 @@ class DualFit:
     alpha: np.ndarray
     scores: np.ndarray
     intercept: np.ndarray
+
+
+class Metric(NamedTuple):
+    """c, and K (I + c K)⁻¹, see `Dual.regularization_path`."""
+
+    c: float
+    matrix: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,14 @@ class Dual:
         inner = _centred(inner, means)
         largest = _largest_eigenvalue(inner)
         done: list[DualFit] = []
-        c, metric = 0.0, inner
+        metric = Metric(0.0, inner)
         for C, tolerance in steps:
             start = _warm_start(done, loss, C, targets)
             curvature = C * loss(done[-1].scores if done else start[1])[2]
             wanted = float(np.clip(curvature, SMALLEST / largest, LARGEST / largest))
-            if not c / REBUILD <= wanted <= c * REBUILD:
-                c, metric = wanted, _metric(inner, wanted)
-            alpha, scores = _fit(inner, metric, c, loss, C, start, tolerance)
+            if not metric.c / REBUILD <= wanted <= metric.c * REBUILD:
+                metric = _metric(inner, wanted)
+            alpha, scores = _fit(inner, metric, loss, C, start, tolerance)
             intercept = scores.mean(axis=0) - means @ alpha
             done = [*done[-1:], DualFit(indices, alpha, scores, intercept)]
             yield done[-1]
@@ -117,8 +125,7 @@ def _warm_start(done: Sequence[DualFit], loss: Loss, C: float, targets: np.ndarr
 
 def _fit(
     inner: np.ndarray,
-    metric: np.ndarray,
-    c: float,
+    metric: Metric,
     loss: Loss,
     C: float,
     point: np.ndarray,
@@ -130,11 +137,13 @@ def _fit(
     α, and the rest of the way is gone too, as long as that lowers the objective.
     """
 
+    c = metric.c
+
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         value, error, _ = loss(point[1])
         gradient = np.empty_like(point)
         beta = np.add(point[0], np.float32(C) * error)
-        np.matmul(metric, beta, out=gradient[1])
+        np.matmul(metric.matrix, beta, out=gradient[1])
         np.subtract(beta, np.float32(c) * gradient[1], out=gradient[0])
         return value_of(point, value), gradient
 
@@ -173,7 +182,7 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
     return float(np.linalg.norm(vector)) or 1.0
 
 
-def _metric(gram: np.ndarray, c: float) -> np.ndarray:
+def _metric(gram: np.ndarray, c: float) -> Metric:
     """Return K (I + c K)⁻¹, and 1 / c along the axis of ones, which K has nothing of."""
     n = len(gram)
     system = gram.T * np.float32(c)  # in Fortran's order, as LAPACK wants it
@@ -188,4 +197,4 @@ def _metric(gram: np.ndarray, c: float) -> np.ndarray:
     diagonal *= 0.5
     diagonal += np.float32((1 + JITTER) / c)
     inverse += np.float32((1 - JITTER) / (c * n))
-    return inverse.T
+    return Metric(c, inverse.T)

@@ -15,8 +15,9 @@ from bilinear_cli.training import problem, registry
 from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.losses import one_hot, signs
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.select import Choice, Options, choose, folds
+from bilinear_cli.training.select import Choice, choose, folds
 from bilinear_cli.training.sums import Reading
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from bilinear_cli.training import registry
 from bilinear_cli.training.calibration import calibration
 from bilinear_cli.training.metrics import by_photo, evaluate
 from bilinear_cli.training.model import Model, probabilities_of
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.select import Options
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import numpy as np
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.estimator import Estimator, Training, Trials
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.select import Choice
 
 MAX_EPOCHS = 300
@@ -61,18 +62,14 @@ class MlpEstimator(Estimator):
         return coordinates.z.astype(np.float32)
 
     def _train(self, training: Training, z: np.ndarray, targets: np.ndarray, **rest: Any) -> Mlp:
-        options = training.options
-        rest |= {"hidden": options.hidden, "dropout": options.dropout, "seed": options.seed}
-        return fit_mlp(z, targets, **rest)
+        return fit_mlp(z, targets, training.options, **rest)
 
 
 def fit_mlp(
     z: np.ndarray,
     targets: np.ndarray,
+    options: Options,
     *,
-    hidden: int,
-    dropout: float,
-    seed: int,
     epochs: int = MAX_EPOCHS,
     stop_on: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Mlp:
@@ -81,23 +78,22 @@ def fit_mlp(
     Args:
         z: float32 (n, r), rows in any orthonormal basis.
         targets: float32 (n, k), rows of sum one.
-        hidden: units.
-        dropout: share of them that is left out at a time.
-        seed: of the initial weights, the order of the rows and the dropout.
+        options: `hidden`, units; `dropout`, the share of them that is left out at a time; `seed`,
+            of the initial weights, the order of the rows and the dropout.
         epochs: how long; the most, where `stop_on` is given.
         stop_on: rows and targets that are not trained on; training stops when their accuracy
             has not risen for `PATIENCE` epochs, and goes back to where it was best.
     """
     import keras
 
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(options.seed)
     unit = np.float32(np.sqrt(z.shape[1] / np.square(z).sum(axis=1).mean()))  # mean square one
     network = keras.Sequential(
         [
             keras.layers.Dense(
-                hidden, "relu", kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY)
+                options.hidden, "relu", kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY)
             ),
-            keras.layers.Dropout(dropout),
+            keras.layers.Dropout(options.dropout),
             keras.layers.Dense(targets.shape[1]),
         ]
     )

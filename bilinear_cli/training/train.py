@@ -20,8 +20,9 @@ from bilinear_cli.training.facts import facts, figures
 from bilinear_cli.training.inputs import fit_transforms
 from bilinear_cli.training.metrics import by_photo
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.rows import Rows, choose_rows
-from bilinear_cli.training.select import Choice, Options
+from bilinear_cli.training.select import Choice
 from bilinear_cli.training.sums import LOCAL, Progress, Reading, Workers
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from bilinear_cli.poolings.registry import row_dtype
 from bilinear_cli.store import FeatureFile, create
 from bilinear_cli.store.checks import ROW_COLUMNS
 from bilinear_cli.training.metrics import by_photo
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.rows import Rows, choose_rows
-from bilinear_cli.training.select import Options
 from bilinear_cli.training.train import fit_model, score_rows
 
 AT_ONCE = 64  # maps

@@ -22,8 +22,9 @@ from bilinear_cli.training.conv1x1 import Conv1x1
 from bilinear_cli.training.estimator import Estimator, Training, Trials
 from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.registry import CLASSIFIERS, Classifier
-from bilinear_cli.training.select import Choice, Options
+from bilinear_cli.training.select import Choice
 
 N, K = 24, 3
 LABELS = np.arange(N) % K
@@ -65,11 +66,11 @@ def file(tmp_path: Path) -> Path:
 def trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Return untrained networks in place of those that take Keras seconds."""
 
-    def fit_mlp(z: np.ndarray, targets: np.ndarray, **options: Any) -> Mlp:
+    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: Options, **_: Any) -> Mlp:
         first = Linear(np.ones((z.shape[1], 2), np.float32), np.zeros(2, np.float32))
         return Mlp(first, Linear(np.ones((2, K), np.float32), np.zeros(K, np.float32)), 3)
 
-    def fit_conv1x1(read: Any, indices: Any, targets: Any, **options: Any) -> Conv1x1:
+    def fit_conv1x1(read: Any, train: Any, options: Options, **_: Any) -> Conv1x1:
         return Conv1x1(np.eye(4, 2, dtype=np.float32), Linear(np.ones((3, K)), np.zeros(K)), 3)
 
     monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", fit_mlp)

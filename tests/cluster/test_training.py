@@ -37,8 +37,8 @@ from bilinear_cli.store import FeatureFile, open_features
 from bilinear_cli.training import gram, inputs
 from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.estimator import Training
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.rows import choose_rows
-from bilinear_cli.training.select import Options
 from bilinear_cli.training.sums import LocalReducer
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

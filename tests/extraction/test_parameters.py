@@ -23,7 +23,7 @@ from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge, partial_path
 from bilinear_cli.store.checks import parameter_sha256
-from bilinear_cli.training.select import Options
+from bilinear_cli.training.options import Options
 
 SPECS = ("compact:16", "bilinear:3", "matrix-sqrt:3", "maps")
 RECIPE = Recipe(SPECS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)

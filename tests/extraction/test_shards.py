@@ -21,7 +21,7 @@ from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.recipe import Recipe, shard_photos
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge, open_features, partial_path
-from bilinear_cli.training.select import Options
+from bilinear_cli.training.options import Options
 
 POOLINGS = ("max", "bilinear", "maps")
 RECIPE = Recipe(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)

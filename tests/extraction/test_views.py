@@ -17,7 +17,7 @@ from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.select import Options
+from bilinear_cli.training.options import Options
 from bilinear_cli.views import View, sizes_of, view_names, views
 
 RECIPE = Recipe(("max", "sum"), "block5_conv3", 32, "squash", "float32", 3, "0" * 64)

@@ -20,7 +20,7 @@ from support.feature_files import all_rows
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.report import describe
-from bilinear_cli.store import FeatureFile, create
+from bilinear_cli.store import FeatureFile, Header, create
 
 VERSION_1 = Path(__file__).parents[1] / "data_files" / "features-v1.h5"
 
@@ -120,7 +120,7 @@ def make_version_1() -> None:
     rows = version_1_rows()
     shapes = {spec: values.shape[1:] for spec, values in rows.items()}
     columns = columns_of(3) | {"labels": np.array([0, 0, 1])}
-    with create(VERSION_1, shapes, columns, CLASS_NAMES, ATTRIBUTES) as writer:
+    with create(VERSION_1, shapes, Header(columns, CLASS_NAMES, ATTRIBUTES)) as writer:
         writer.append(rows, bad=[1])
         writer.finish({"é 1/1.jpg": "no photo"})
 

@@ -11,7 +11,7 @@ import pytest
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.poolings.registry import row_dtype
-from bilinear_cli.store import FeatureFile, FeatureWriter, create
+from bilinear_cli.store import FeatureFile, FeatureWriter, Header, create
 
 ATTRIBUTES = {
     "layer": "block5_conv3",
@@ -65,15 +65,8 @@ def begin_features(
     described |= {name: np.asarray(values) for name, values in columns.items()}
     names = class_names or [f"class {i}" for i in range(int(labels.max()) + 1)]
     views = {"views": " ".join(dict.fromkeys(described["view"]))}
-    return create(
-        path,
-        shapes,
-        described,
-        names,
-        ATTRIBUTES | views | (attributes or {}),
-        skipped=skipped,
-        parameters=parameters,
-    )
+    record = ATTRIBUTES | views | (attributes or {})
+    return create(path, shapes, Header(described, names, record, skipped or {}, parameters or {}))
 
 
 def write_features(

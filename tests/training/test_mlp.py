@@ -8,10 +8,15 @@ from bilinear_cli.training import mlp as mlp_module
 from bilinear_cli.training.gram import gram, principal
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.mlp import Mlp, fit_mlp
+from bilinear_cli.training.options import Options
 
 pytestmark = pytest.mark.slow  # Keras trains
 
 SCALE = 2.0**13  # a power of two: floating-point numbers are scaled without rounding
+
+
+def options(hidden: int, dropout: float, seed: int = 0) -> Options:
+    return Options(classifier="mlp", hidden=hidden, dropout=dropout, seed=seed)
 
 
 def exclusive_or(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +36,7 @@ def test_an_mlp_learns_what_no_linear_model_can_and_a_seed_reproduces_it_in_any_
 
     def fit(scale: float, seed: int) -> Mlp:
         targets = one_hot(labels, 2)
-        return fit_mlp(x * np.float32(scale), targets, hidden=32, dropout=0.2, seed=seed, epochs=15)
+        return fit_mlp(x * np.float32(scale), targets, options(32, 0.2, seed), epochs=15)
 
     small, large, other = fit(1 / SCALE, 5), fit(SCALE, 5), fit(SCALE, 6)
     assert (small(test / np.float32(SCALE)).argmax(1) == test_labels).mean() > 0.95
@@ -54,7 +59,7 @@ def test_an_mlp_goes_back_to_the_epoch_that_was_best(monkeypatch: pytest.MonkeyP
 
     def fit(epochs: int, stop_on: tuple[np.ndarray, np.ndarray] | None = None) -> Mlp:
         targets = one_hot(labels, 2)
-        return fit_mlp(x, targets, hidden=16, dropout=0.0, seed=0, epochs=epochs, stop_on=stop_on)
+        return fit_mlp(x, targets, options(16, 0.0), epochs=epochs, stop_on=stop_on)
 
     mlp = fit(60, (val, one_hot(wrong, 2)))
     assert 1 <= mlp.epochs < 60
@@ -81,7 +86,7 @@ def test_on_principal_axes_it_names_nearly_as_many_as_on_the_features(
     accuracy = []
     for rows in (x, z):
         targets = one_hot(labels[train], 3)
-        mlp = fit_mlp(rows[train], targets, hidden=16, dropout=0.2, seed=0, epochs=15)
+        mlp = fit_mlp(rows[train], targets, options(16, 0.2), epochs=15)
         accuracy.append((mlp(rows[test]).argmax(1) == labels[test]).mean())
     assert min(accuracy) > 0.8
     assert abs(accuracy[0] - accuracy[1]) < 0.1

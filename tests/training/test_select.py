@@ -17,9 +17,10 @@ from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.metrics import top1
 from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.options import Options
 from bilinear_cli.training.problem import Problem
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.select import Choice, Options, choose
+from bilinear_cli.training.select import Choice, choose
 
 
 def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -294,7 +295,7 @@ def test_the_better_smoothing_of_two_is_chosen(better: float) -> None:
         scores = scores_with_errors(labels, 0 if smoothing == better else 3)
         yield {"C": 1 + smoothing}, scores + smoothing
 
-    choice = choose(make_rows(labels), [np.arange(40)], select.SMOOTHING, trials)
+    choice = choose(make_rows(labels), [np.arange(40)], Options().smoothings, trials)
     assert (choice.label_smoothing, choice.C) == (better, 1 + better)
     assert {point["label_smoothing"] for point in choice.curve} == {0.0, 0.1}
     np.testing.assert_array_equal(choice.scores, np.eye(2)[labels] + better)
@@ -308,8 +309,9 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
 ) -> None:
     calls: list[dict[str, Any]] = []
 
-    def fit_mlp(z: np.ndarray, targets: np.ndarray, **options: Any) -> Mlp:
-        calls.append({"z": z, "targets": targets, **options})
+    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: Options, **rest: Any) -> Mlp:
+        asked = {name: getattr(options, name) for name in ("hidden", "dropout", "seed")}
+        calls.append({"z": z, "targets": targets, **asked, **rest})
         first = Linear(np.zeros((z.shape[1], 4), np.float32), np.zeros(4, np.float32))
         return Mlp(first, Linear(np.zeros((4, 2), np.float32), targets[0]), 7)
 

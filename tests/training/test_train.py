@@ -25,7 +25,7 @@ from bilinear_cli.training.conv1x1 import Conv1x1
 from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model, probabilities_of
-from bilinear_cli.training.select import Options
+from bilinear_cli.training.options import Options
 
 Run = Callable[..., dict[str, Any]]
 N, K = 48, 3
@@ -56,9 +56,10 @@ def quick_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace an mlp that Keras trains by random units, and least squares on them."""
 
     def random_mlp(
-        z: np.ndarray, targets: np.ndarray, *, hidden: int, seed: int, epochs: int = 7, **_: Any
+        z: np.ndarray, targets: np.ndarray, options: Options, *, epochs: int = 7, **_: Any
     ) -> Mlp:
-        weights = np.random.default_rng(seed).normal(size=(z.shape[1], hidden)).astype(np.float32)
+        rng, hidden = np.random.default_rng(options.seed), options.hidden
+        weights = rng.normal(size=(z.shape[1], hidden)).astype(np.float32)
         first = Linear(weights, np.zeros(hidden, np.float32))
         output = np.linalg.lstsq(np.maximum(first(z), 0), targets, rcond=None)[0]
         return Mlp(first, Linear(output, np.zeros(targets.shape[1], np.float32)), epochs)
@@ -549,8 +550,8 @@ def test_a_frozen_conv1x1_is_named_and_recorded_so(
     metrics = run("maps", replace(CONV1X1, frozen=True), {"maps": random_maps()})
     assert Path(metrics["run"]).name == "x-maps-conv1x1-4-frozen"
     assert (metrics["channels"], metrics["frozen"], metrics["n_features"]) == (4, True, 10)
-    calls = [call.kwargs for call in fit_conv1x1.call_args_list]
-    assert [(call["channels"], call["frozen"]) for call in calls] == [(4, True)] * 2
+    options = [call.args[2] for call in fit_conv1x1.call_args_list]
+    assert [(x.channels, x.frozen) for x in options] == [(4, True)] * 2
 
 
 def test_one_training_photo_a_class_is_enough_where_all_is_given(
