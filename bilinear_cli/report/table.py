@@ -14,7 +14,8 @@ POSTS_TOP1 = {
     "max+sum": "0.71",
     "bilinear": "0.77",
     "bilinear, top 20,000 by variance": "0.75",
-    "conv5, to 144 channels": "0.75",
+    "maps, to 144 channels": "0.75",
+    "conv5, to 144 channels": "0.75",  # as runs of older files and commands name them
 }
 
 

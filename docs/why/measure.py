@@ -18,7 +18,7 @@ import numpy as np
 from vectors import BASELINE, FULL, UNRELATED, VARIANTS, Variant
 
 from bilinear_cli.poolings.registry import row_dtype
-from bilinear_cli.store import FeatureFile, create
+from bilinear_cli.store import FeatureFile, Header, create
 from bilinear_cli.store.checks import ROW_COLUMNS
 from bilinear_cli.training.metrics import by_photo
 from bilinear_cli.training.options import Options
@@ -116,7 +116,8 @@ def write_vectors(file: FeatureFile, variant: Variant, seed: int, path: Path) ->
         if writer is None:
             columns = {name: getattr(file, name) for name in ROW_COLUMNS}
             views = {"views": file.attributes.get("views", "original")}
-            writer = create(path, {variant.spec: shape}, columns, file.class_names, views)
+            header = Header(columns, file.class_names, views)
+            writer = create(path, {variant.spec: shape}, header)
         writer.append({variant.spec: rows.astype(row_dtype(shape))})
     assert writer, "a feature file has rows"
     with writer:

@@ -324,6 +324,20 @@ def test_pooling_of_maps_resumes(maps: Path, output: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_maps_in_another_order_keep_the_rows_of_their_photos(
+    birds: Dataset, maps: Path, output: Path, tmp_path: Path
+) -> None:
+    pool_maps(maps, ("max",), tmp_path / "whole.h5")
+    with pytest.raises(KeyboardInterrupt):
+        pool_maps(maps, ("max",), output, progress=stop)
+    columns = ("paths", "labels", "split", "group")
+    turned = replace(birds, **{name: getattr(birds, name)[::-1] for name in columns})
+    run(turned, maps, replace(RECIPE, poolings=("maps",), views=BOTH), overwrite=True)
+    pool_maps(maps, ("max",), output)
+    assert same(rows(output), rows(tmp_path / "whole.h5"))
+
+
+@pytest.mark.slow
 def test_pooling_of_maps_resumes_with_its_own_projection(
     birds: Dataset, maps: Path, output: Path, tmp_path: Path
 ) -> None:
