@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -14,7 +15,7 @@ from bilinear_cli.extraction.settle import settle
 from bilinear_cli.poolings.parameters import Parameters, agreed, check_unseen
 from bilinear_cli.poolings.sizes import FITTED_ON
 from bilinear_cli.recipe import WHOLE, Recipe
-from bilinear_cli.store import FeatureWriter, Header, create, locked
+from bilinear_cli.store import FeatureWriter, create, locked
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
 def _create(
     job: Job[Origin], source: Source, shapes: Shapes, parameters: Parameters
 ) -> FeatureWriter:
-    record = {**source.record(), **job.attributes}
-    header = Header(source.columns(), source.class_names, record, source.skipped, parameters)
-    return create(job.output, shapes, header)
+    header = source.header()
+    record = {**header.attributes, **job.attributes}
+    return create(job.output, shapes, replace(header, attributes=record, parameters=parameters))
 
 
 def _finish(writer: FeatureWriter, source: Source, recipe: Recipe) -> None:

@@ -1,11 +1,10 @@
 """Stored maps -> poolings: a source of rows that needs no network."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from bilinear_cli.poolings.parameters import Parameters, make_parameters
 from bilinear_cli.poolings.projection import sample_of, second_moment
 from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.store import ROW_COLUMNS, FeatureFile
+from bilinear_cli.store import FeatureFile, Header
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +60,6 @@ class MapsSource:
     def __init__(self, file: FeatureFile, recipe: Recipe) -> None:
         self._file, self._recipe = file, recipe
         self.paths = file.paths[:: file.n_views]
-        self.class_names: Sequence[str] | np.ndarray = file.class_names
-        self.skipped: Mapping[str, str] = file.skipped
         self._index = {path: i for i, path in enumerate(self.paths.tolist())}
 
     def sha256(self, paths: Sequence[str]) -> list[str]:
@@ -73,15 +70,12 @@ class MapsSource:
         """Return the SHA-256 of the test photos."""
         return self._file.sha256[self._file.split == "test"]
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return what the file says of its rows."""
-        return {name: getattr(self._file, name) for name in ROW_COLUMNS}
-
-    def record(self) -> dict[str, Any]:
-        """Return what the file of the maps says of itself, with what is different now."""
-        record = {name: x for name, x in self._file.attributes.items() if name != "created"}
-        recipe = self._recipe
-        return record | recipe.attributes() | {"versions": versions(recipe.precision)}
+    def header(self) -> Header:
+        """Return what the file of the maps says, with what is different now."""
+        header, recipe = self._file.header(), self._recipe
+        record = {name: x for name, x in header.attributes.items() if name != "created"}
+        record |= {**recipe.attributes(), "versions": versions(recipe.precision)}
+        return replace(header, attributes=record)
 
     def parameters(self, have: Parameters) -> dict[str, np.ndarray]:
         """Fit on training maps what the poolings need and is not there."""

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from bilinear_cli.poolings.parameters import Parameters, make_parameters
 from bilinear_cli.poolings.projection import sample_of, second_moment
 from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import Recipe, shard_photos
+from bilinear_cli.store import Header
 from bilinear_cli.views import sizes_of
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,6 @@ class PhotoSource:
         self._index = {path: i for i, path in enumerate(self._dataset.paths.tolist())}
         self._sha256: dict[str, str] = {}
         self.paths = self._dataset.paths
-        self.class_names: Sequence[str] | np.ndarray = self._all.class_names
-        self.skipped: Mapping[str, str] = {}
 
     def sha256(self, paths: Sequence[str]) -> list[str]:
         """Return the SHA-256 of photos, each of which is read for it once."""
@@ -88,19 +87,16 @@ class PhotoSource:
         """Return the SHA-256 of the shard's test photos."""
         return np.array(self.sha256(self.paths[self._dataset.split == "test"].tolist()), str)
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return what a feature file says of its rows, photo by photo and of each its views."""
+    def header(self) -> Header:
+        """Return what a feature file says beside its features."""
         known = [self._sha256.get(path, "") for path in self.paths.tolist()]
         names = ("labels", "paths", "split", "group")
         photos = {name: getattr(self._dataset, name) for name in names}
         photos |= {"photo": self._photo, "sha256": np.array(known, str)}
         views = self._recipe.views
         rows = {name: np.repeat(values, len(views)) for name, values in photos.items()}
-        return rows | {"view": np.tile(views, len(self.paths))}
-
-    def record(self) -> dict[str, Any]:
-        """Return the root attributes that say how a feature file is made."""
-        return record_of(self._all, self._recipe)
+        rows["view"] = np.tile(views, len(self.paths))
+        return Header(rows, self._all.class_names, record_of(self._all, self._recipe))
 
     def parameters(self, have: Parameters) -> dict[str, np.ndarray]:
         """Load the network, and fit on photos what the poolings need and is not there.

@@ -11,6 +11,7 @@ import numpy as np
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.poolings.parameters import Parameters
 from bilinear_cli.recipe import Recipe
+from bilinear_cli.store import Header
 
 Rows = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -50,13 +51,9 @@ class Source(Protocol):
 
     Attributes:
         paths: str (photos,).
-        class_names: what labels stand for.
-        skipped: path -> reason, of photos that were left out before.
     """
 
     paths: np.ndarray
-    class_names: Sequence[str] | np.ndarray
-    skipped: Mapping[str, str]
 
     def sha256(self, paths: Sequence[str]) -> Sequence[str]:
         """Return the SHA-256 of the photos' files, hexadecimal; empty for an unreadable one."""
@@ -64,11 +61,8 @@ class Source(Protocol):
     def test_sha256(self) -> np.ndarray:
         """Return the SHA-256 of the test photos, str."""
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return what a feature file says of its rows; SHA-256 that are unknown are empty."""
-
-    def record(self) -> dict[str, Any]:
-        """Return the root attributes that say how a feature file is made."""
+    def header(self) -> Header:
+        """Return what a feature file says beside its features; SHA-256 to come are empty."""
 
     def parameters(self, have: Parameters) -> dict[str, np.ndarray]:
         """Return the parameters of the poolings: those that there are, and what is fitted now."""

@@ -66,7 +66,7 @@ def name_of(file: FeatureFile) -> str:
 def measured(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
     """Return the results of a file, those made before included."""
     if "conv5" not in file.shapes:
-        raise BilinearError(f"{file.path} has no maps: extract them with --pooling conv5")
+        raise BilinearError(f"{file.path} has no maps: extract them with --pooling maps")
     if set(file.split) != {"train", "test"}:
         raise BilinearError(f"{file.path} has no photos to train on, or none to test")
     kept_in = work / f"{name}.json"
