@@ -216,7 +216,12 @@ def test_tasks_of_a_killed_client_stop_and_no_batch_is_computed_twice(
     assert [*folder.glob("*.h5.partial")]
     steps: list[int] = []
     extract_on_workers(
-        address, flock, ONE_BY_ONE, output, network, progress=lambda done, _: steps.append(done)
+        address,
+        flock,
+        ONE_BY_ONE,
+        output,
+        network,
+        progress=lambda done, _: steps.append(done),
     )
     assert steps[0] >= 7
     assert len(network.batches()) == len(set(network.batches())) == 32

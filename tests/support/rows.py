@@ -25,6 +25,11 @@ class RowsInMemory:
         return (self.x - mean).T @ alpha
 
 
+def slices(n: int, size: int) -> list[slice]:
+    """Cut n rows or columns into blocks of this size; the last may be smaller."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
 def make_rows(
     labels: Sequence[int] | np.ndarray,
     *,

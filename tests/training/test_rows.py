@@ -41,14 +41,13 @@ def choose(tmp_path: Path) -> Choose:
 
 @pytest.fixture
 def photo_set(tmp_path: Path) -> Callable[..., Dataset]:
-    """Return make(contents, labels, split, group, names) -> Dataset; None is no file."""
+    """Return make(contents, labels, split, group) -> Dataset; None is no file."""
 
     def make(
         contents: Sequence[str | None],
         labels: Sequence[int],
         split: str,
         group: Sequence[str] | None = None,
-        names: tuple[str, ...] = ("wren", "robin"),
     ) -> Dataset:
         paths = [f"new{i}.jpg" for i in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):
@@ -64,7 +63,7 @@ def photo_set(tmp_path: Path) -> Callable[..., Dataset]:
             np.array(labels),
             splits,
             np.array(group or paths),
-            names,
+            ("wren", "robin"),
             None,
         )
 

@@ -187,7 +187,9 @@ def test_options_that_are_set_are_used() -> None:
         ("label_smoothing", "--label-smoothing", (1.0, -0.1, float("nan"))),
     ],
 )
-def test_options_out_of_range_are_refused(option: str, name: str, values: list[float]) -> None:
+def test_options_out_of_range_are_refused(
+    option: str, name: str, values: tuple[float, ...]
+) -> None:
     for value in values:
         with raises(UsageError, f"{name} {value}"):
             Options(**{option: value})
