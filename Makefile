@@ -62,7 +62,7 @@ extraction: install  # always asked for: it says quickly whether anything is to 
 
 $(FEATURES): | extraction
 
-$(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/training/*.py)
+$(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wildcard bilinear_cli/training/*.py)
 	$(TRAIN) --pooling max --pooling sum --pooling max+sum --pooling bilinear
 	$(TRAIN) --pooling bilinear --top-variance 20000
 	$(TRAIN) --pooling avg --pooling bilinear-plain --normalize none
@@ -84,7 +84,7 @@ poolings: extraction $(RUNS)/poolings.txt  ## Compare second-order poolings, the
 	@cat $(RUNS)/poolings.txt
 	$(BIN)/python tests/bench_poolings.py
 
-$(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/training/*.py)
+$(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wildcard bilinear_cli/training/*.py)
 	$(EXTRACT_MAPS) --output features/$(NAME)-poolings.h5 $(addprefix --pooling ,$(POOLINGS))
 	$(TRAIN_POOLINGS)
 	$(TRAIN_POOLINGS) --classifier ridge

@@ -93,7 +93,7 @@ def recipe_of(attributes: Mapping[str, Any], poolings: tuple[str, ...]) -> Recip
         **{name: attributes[name] for name in LATER if name in attributes},
     )
     for field in fields(Recipe):
-        value, least = getattr(recipe, field.name), field.name != "seed"
+        value, least = getattr(recipe, field.name), 0 if field.name == "seed" else 1
         number = type(value) is int and value >= least
         known = value in CHOICES.get(field.name, (value,))
         if not (number if field.type in ("int", int) else known and isinstance(value, str | tuple)):

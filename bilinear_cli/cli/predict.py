@@ -8,15 +8,12 @@ import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bilinear_cli.cli.base import bar, cli, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -139,8 +139,9 @@ def train(
     from bilinear_cli.store import open_features
 
     classifier = registry.find(options["classifier"])
-    if "C" not in classifier.options and not _typed("C"):
-        options["C"] = None  # of a config or the environment, which other classifiers share
+    for name in {*registry.SPECIFIC} - {*classifier.options}:
+        if not _typed(name):  # but in a config or the environment, which all classifiers share
+            options[name] = getattr(DEFAULTS, name)
     chosen = Options(**options)
     if scheduler and not classifier.distributed:
         raise UsageError(f"--scheduler is not for --classifier {classifier.name}")

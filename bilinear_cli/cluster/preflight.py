@@ -43,7 +43,7 @@ def is_complete(job: Job[Origin]) -> bool:
     # younger shards are to replace the file, as --overwrite has begun
     if not output.exists() or written > output.stat().st_mtime_ns:
         return False
-    with open_reused(job) as old, FeatureFile(output) as file:
+    with open_reused(job, complete=True) as old, FeatureFile(output) as file:
         recipe = settle(job, file.recipe, old.recipe if old else None)
         with job.origin.open(recipe, job.skip_bad) as source:
             check_begun(file, source, recipe)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bilinear_cli.cluster.check import differing
 from bilinear_cli.errors import BilinearError, InUseError
-from bilinear_cli.extraction.from_photos import Network
+from bilinear_cli.extraction.from_photos import MapNetwork
 from bilinear_cli.extraction.versions import versions
 from bilinear_cli.networks.quiet import load_tensorflow
 from bilinear_cli.store import locked
@@ -34,7 +34,7 @@ class ExtractRequirements:
     root: Path
     photo: tuple[Path, int] | None
     versions: str
-    network: Network
+    network: MapNetwork
     weights_sha256: str
     precision: str = "float32"
 

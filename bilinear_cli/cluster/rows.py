@@ -49,7 +49,7 @@ class Source:
         return cls(files, tuple(map(_described, files)), _versions())
 
     def fault(self) -> str | None:
-        """Return what this process lacks, or None; see `check.Premises`."""
+        """Return what this process lacks, or None; see `check.Requirements`."""
         for path, here in zip(self.files, self.described, strict=True):
             there = _described(path)
             if there != here:

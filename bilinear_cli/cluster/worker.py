@@ -21,7 +21,7 @@ from bilinear_cli.cluster.check import check
 from bilinear_cli.cluster.requirements import ExtractRequirements
 from bilinear_cli.errors import InUseError
 from bilinear_cli.extraction.extract import extract
-from bilinear_cli.extraction.from_photos import Network, Photos
+from bilinear_cli.extraction.from_photos import MapNetwork, Photos
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.networks.load import Forward
 from bilinear_cli.recipe import Recipe
@@ -208,7 +208,7 @@ def _telling(worker: Worker, topic: str) -> Iterator[None]:
 class _KeptNetwork:
     """A network that is loaded once in a process for all shards."""
 
-    network: Network
+    network: MapNetwork
 
     def sha256(self) -> str:
         """Return the SHA-256 of its weights."""
@@ -223,5 +223,5 @@ class _KeptNetwork:
 
 
 @lru_cache(maxsize=1)
-def _loaded(network: Network, recipe: Recipe) -> Forward:
+def _loaded(network: MapNetwork, recipe: Recipe) -> Forward:
     return network.load(recipe)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import groupby
 
@@ -10,7 +11,7 @@ import numpy as np
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Job, Origin, Progress, Shapes, Source
 from bilinear_cli.extraction.resume import check_begun, open_begun, photos_done
-from bilinear_cli.extraction.reuse import EarlierRows, open_reused
+from bilinear_cli.extraction.reuse import EarlierRows, check_not_itself, open_reused
 from bilinear_cli.extraction.settle import settle
 from bilinear_cli.poolings.parameters import Parameters, agreed, check_unseen
 from bilinear_cli.poolings.sizes import FITTED_ON
@@ -37,19 +38,20 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
         InUseError: another run is writing it.
         UsageError: a pooling does not suit the maps, or there is nothing to fit its projection on.
     """
-    with (
-        locked(job.output),
-        open_reused(job) as old,
-        open_begun(job.output, job.overwrite) as begun,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(locked(job.output))
+        check_not_itself(job)
+        begun = stack.enter_context(open_begun(job.output, job.overwrite))
+        complete = begun is not None and not isinstance(begun, FeatureWriter)
+        old = stack.enter_context(open_reused(job, complete))
         recipe = settle(job, begun.recipe if begun else None, old.recipe if old else None)
         with job.origin.open(recipe, job.skip_bad) as source:
             if begun:
                 check_begun(begun, source, recipe)
             parameters = job.parameters
-            for file in filter(None, (begun, old)):
+            for file in filter(None, (begun, None if complete else old)):
                 parameters = agreed(parameters, file.parameters, file.path)
-            if begun and not isinstance(begun, FeatureWriter):
+            if complete:
                 return
             earlier = EarlierRows(old, recipe) if old else None
             parameters = source.parameters(parameters)
@@ -115,7 +117,7 @@ def _fill(writer: FeatureWriter, batches: Iterator[Batch], progress: Progress | 
         for batch in batches:
             for error in filter(None, batch.errors):
                 log.warning("skipped: %s", error)
-            check_finite(batch, n_views)
+            _check_finite(batch, n_views)
             bad = np.repeat([error is not None for error in batch.errors], n_views)
             sha256 = np.repeat(batch.sha256, n_views)
             writer.append(batch.rows, np.flatnonzero(bad).tolist(), sha256)
@@ -125,7 +127,7 @@ def _fill(writer: FeatureWriter, batches: Iterator[Batch], progress: Progress | 
         raise BadPhotoError(f"{error} ({done})") from error
 
 
-def check_finite(batch: Batch, n_views: int) -> None:
+def _check_finite(batch: Batch, n_views: int) -> None:
     """Raise a BilinearError that names the first photo whose row is not finite."""
     for spec, values in batch.rows.items():
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)

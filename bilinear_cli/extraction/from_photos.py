@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 N_SAMPLED = 256  # photos that a projection is fitted on
 
 
-class Network(Protocol):
+class MapNetwork(Protocol):
     """What makes maps of photos, see `networks.load.Network`."""
 
     def load(self, recipe: Recipe) -> Forward:
@@ -54,7 +54,7 @@ class Photos:
     """A photo set, and the network that it is shown to."""
 
     dataset: Dataset
-    network: Network
+    network: MapNetwork
 
     @contextmanager
     def open(self, recipe: Recipe, skip_bad: bool) -> Iterator["PhotoSource"]:
@@ -75,6 +75,8 @@ class PhotoSource:
         self._index = {path: i for i, path in enumerate(self._dataset.paths.tolist())}
         self._sha256: dict[str, str] = {}
         self.paths = self._dataset.paths
+        # what --skip-bad must not leave out: photos that go bad while the run goes on
+        self._before = {path: self._state(path) for path in self._index} if skip_bad else {}
 
     def sha256(self, paths: Sequence[str]) -> list[str]:
         """Return the SHA-256 of photos, each of which is read for it once."""
@@ -106,9 +108,9 @@ class PhotoSource:
             BilinearError: parameters that are there are for another number of channels.
             UsageError: a pooling does not suit the network's maps, or there is nothing to fit on.
         """
+        self._forward = self._network.load(self._recipe)  # which imports TensorFlow quietly
         from bilinear_cli.extraction.graph import channels_of
 
-        self._forward = self._network.load(self._recipe)
         (channels,) = {channels_of(self._forward, size) for size in self._sizes}
         # one thread: the last digits depend on how many, and a worker of Dask's has one by default
         with threadpool_limits(1, user_api="blas"):
@@ -158,25 +160,25 @@ class PhotoSource:
 
         Raises:
             BadPhotoError: a photo cannot be read, and bad ones are not left out.
-            BilinearError: a photo cannot be opened that could be before the first was read: then
-                the drive is at fault, and photos must not be left out for it.
+            BilinearError: a photo cannot be read that has changed, or could be opened, when the
+                first was read: a drive or another program is at fault, and no photo is left out
+                for it.
         """
         n_views, n = len(self._recipe.views), self._recipe.batch_size
-        readable = {p for p in paths if self._skip_bad and os.access(self._all.root / p, os.R_OK)}
         pixels = empty_batch(self._sizes, n)
 
         def read(path: str) -> tuple[str, list[np.ndarray]]:
             file = self._all.root / path
             try:
                 content = photo_bytes(file)
+                digest = hashlib.sha256(content).hexdigest()
+                return digest, decode_photo(content, file, self._sizes, self._recipe.resize)
             except BadPhotoError as error:
-                if path in readable:
-                    raise BilinearError(
-                        f"{error}; it could be read when this run began: run again"
-                    ) from error
+                before = self._before.get(path)
+                failed = isinstance(error.__cause__, OSError) and before
+                if failed or (before and before != self._state(path)):
+                    raise BilinearError(f"{error}; it was another when this run began") from error
                 raise
-            digest = hashlib.sha256(content).hexdigest()
-            return digest, decode_photo(content, file, self._sizes, self._recipe.resize)
 
         for i, photos in enumerate(read_batches(paths, n, read)):
             self._check_bad(photos)
@@ -185,6 +187,15 @@ class PhotoSource:
             lay_in(pixels, [p if isinstance(p, BadPhotoError) else p[1] for p in photos])
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
             yield Batch(paths[i * n : (i + 1) * n], sha256, errors, rows)
+
+    def _state(self, path: str) -> tuple[int, int] | None:
+        """Return size and time of a file; None if it cannot be opened."""
+        file = self._all.root / path
+        try:
+            state = file.stat()
+        except OSError:
+            return None
+        return (state.st_size, state.st_mtime_ns) if os.access(file, os.R_OK) else None
 
     def reason(self, path: str) -> str:
         """Return why a photo has no row."""

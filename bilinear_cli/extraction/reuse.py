@@ -21,20 +21,29 @@ ADVICE = "its rows cannot be reused"
 NETWORK = ("backbone", "layer", "weights_sha256")  # what of a recipe decides what a channel is
 
 
-@contextmanager
-def open_reused(job: Job[Origin]) -> Iterator[FeatureFile | None]:
-    """Open the feature file, finished or not, whose rows are to be copied; None if there is none.
-
-    Raises:
-        FeatureFileError: it cannot be read.
-        UsageError: it is the unfinished file that is to be written.
-    """
+def check_not_itself(job: Job[Origin]) -> None:
+    """Raise a UsageError if rows are to be copied from the file that is to be written."""
     if not job.reuse:
-        yield None
         return
     path = job.reuse if job.reuse.exists() else partial_path(job.reuse)
     if path.resolve() == partial_path(job.output).resolve():
         raise UsageError(f"--reuse {path} is what is to be written: name another --output")
+
+
+@contextmanager
+def open_reused(job: Job[Origin], complete: bool = False) -> Iterator[FeatureFile | None]:
+    """Open the feature file, finished or not, whose rows are to be copied; None if there is none.
+
+    Args:
+        job: what is to be extracted.
+        complete: the output is there. Then its recipe alone can matter, for what is mixed.
+
+    Raises:
+        FeatureFileError: it cannot be read.
+    """
+    if not job.reuse or (complete and not job.allow_mix):
+        yield None
+        return
     with FeatureFile(job.reuse, allow_partial=True) as file:
         yield file
 

@@ -43,10 +43,11 @@ def settle(
         mixed = mixed_with(recipe.attributes(), [old.attributes()])
         recipe = replace(recipe, mixed_with=mixed)
         if mixed:
-            difference = measured_difference(*mixed.split())
+            difference = measured_difference(recipe.precision, *mixed.split())
             log.warning("rows of %s are in %s; %s", job.reuse, mixed, difference)
-    recipe = resolve(recipe)
-    if recipe.shard != WHOLE and recipe != job.recipe:
+    recipe, left_open = resolve(recipe), job.recipe
+    settled = (recipe.precision, recipe.batch_size)
+    if recipe.shard != WHOLE and settled != (left_open.precision, left_open.batch_size):
         same = f"--batch-size {recipe.batch_size} --precision {recipe.precision}"
         log.info("all shards must have the same, on whatever machine: %s", same)
     return recipe

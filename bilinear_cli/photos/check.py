@@ -106,7 +106,7 @@ def look(path: Path) -> Look:
     """
     data = photo_bytes(path)
     (photo,) = decode_photo(data, path, [SIZE])
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
         width, height = image.size
     spread = float(photo.std(axis=(0, 1)).max())
     return Look(hashlib.sha256(data).hexdigest(), width, height, spread, hashes_of(photo))

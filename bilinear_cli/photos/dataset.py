@@ -18,12 +18,13 @@ import numpy as np
 
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError, UsageError, one_of, some
+from bilinear_cli.photos.images import FORMATS
 from bilinear_cli.photos.manifest import read_manifest
 from bilinear_cli.photos.sample import write_sample
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 COLUMNS = ("paths", "labels", "split", "group")
 TRAIN_FRACTION = 2 / 3
 Progress = Callable[[int, int], None]

@@ -19,7 +19,14 @@ P = TypeVar("P")
 
 BATCHES_AHEAD = 2
 # Others of Pillow's are no photos, and some of those start programs.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = {  # Pillow's name -> suffixes of files that count as photos in a folder
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpeg", ".jpg"),
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
 RESIZE: dict[str, Callable[..., Image.Image]] = {
     "squash": Image.Image.resize,
     "crop": ImageOps.fit,
@@ -66,7 +73,7 @@ def decode_photo(
 ) -> list[np.ndarray]:
     """Return what `read_photo` does of a file with these bytes; `path` is for messages."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
             image.draft(image.mode, (REDUCED * max(sizes),) * 2)  # of others than JPEG nothing
             rgb = _rgb(ImageOps.exif_transpose(image))
             resized = RESIZE[resize]

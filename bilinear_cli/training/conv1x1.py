@@ -51,7 +51,7 @@ class Conv1x1:
 
 
 @dataclass(frozen=True)
-class Maps:
+class StoredMaps:
     """Maps of the training rows, which stay in the file.
 
     Attributes:
@@ -84,7 +84,7 @@ class Conv1x1Estimator(Estimator):
         rows: Rows,
         options: Options,
         reading: Reading,
-    ) -> Maps:
+    ) -> StoredMaps:
         """Check the maps of all training rows; training reads them batch by batch.
 
         Raises:
@@ -97,7 +97,7 @@ class Conv1x1Estimator(Estimator):
             raise UsageError(f"--channels {options.channels} is more than the maps' {widest}")
         for _ in file.batches(transform.spec, rows.indices, CHECKED_AT_ONCE):
             pass  # TensorFlow would make a traceback of its own of what is wrong with a row
-        return Maps(file, transform.spec, rows.indices, reading.progress)
+        return StoredMaps(file, transform.spec, rows.indices, reading.progress)
 
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float

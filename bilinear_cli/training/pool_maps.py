@@ -4,7 +4,7 @@ import numpy as np
 
 from bilinear_cli.poolings import triangle
 
-LEAST_NORM = 1e-6  # as in `pooling.l2_normalize`
+LEAST_NORM = 1e-6  # as in `functions.l2_normalize`
 
 
 def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:

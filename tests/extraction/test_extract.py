@@ -562,6 +562,20 @@ def test_a_row_is_of_the_bytes_whose_digest_stands_beside_it(
         assert file.sha256[7] == sha256_of(birds, "wren/3.png")
 
 
+def test_a_photo_that_is_damaged_during_the_run_is_not_left_out(
+    birds: Dataset, output: Path
+) -> None:
+    def progress(done: int, _: int) -> None:
+        if done == 0:
+            (birds.root / "wren/3.png").write_bytes(b"no photo")
+
+    with raises(BilinearError, birds.root / "wren/3.png"):
+        run(birds, output, progress=progress, skip_bad=True)
+    run(birds, output, skip_bad=True)  # it was so when this run began
+    with FeatureFile(output) as file:
+        assert len(file.paths) == 7
+
+
 @pytest.mark.parametrize(
     ("factor", "spec", "dtype"), [(1e4, "maps", "float16"), (1e36, "max", "float32")]
 )

@@ -358,6 +358,13 @@ def test_a_file_does_not_reuse_itself(birds: Dataset, tmp_path: Path) -> None:
     assert run(birds, RECIPE, tmp_path / "x.h5") == 5
 
 
+def test_a_complete_file_needs_no_file_to_reuse(birds: Dataset, tmp_path: Path) -> None:
+    run(birds, RECIPE, tmp_path / "old.h5")
+    run(birds, RECIPE, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
+    (tmp_path / "old.h5").unlink()
+    assert run(birds, RECIPE, tmp_path / "new.h5", reuse=tmp_path / "old.h5") == 0
+
+
 def test_attributes_that_cannot_be_are_damage(birds: Dataset, tmp_path: Path) -> None:
     old = tmp_path / "old.h5"
     run(birds, RECIPE, old)
