@@ -15,6 +15,7 @@ from bilinear_cli.cli.base import bar, cli, data_option, mix_option, weights_opt
 from bilinear_cli.cluster.load import load_dask
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
+from bilinear_cli.recipe import CHOICES
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +70,11 @@ class PoolingOption(click.Option):
 )
 @click.option("--scales", type=Sizes(), help="Several sizes, instead of --image-size: 224,320.")
 @click.option("--flip", is_flag=True, help="Mirrored too: rows for it, and scores are averaged.")
-@click.option("--resize", type=click.Choice(["squash", "crop", "pad"]), default=DEFAULTS.resize)
+@click.option("--resize", type=click.Choice(CHOICES["resize"]), default=DEFAULTS.resize)
 @click.option("--batch-size", type=click.IntRange(1), help="[default: by image size and memory]")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
+    type=click.Choice(["auto", *CHOICES["precision"]]),
     default=DEFAULTS.precision,
     help="What the network multiplies in; auto: bfloat16 where the device has it, else float32. "
     "int8: VGG16 on a CPU, see docs/int8.md.",

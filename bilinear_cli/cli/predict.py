@@ -14,6 +14,7 @@ import click
 
 from bilinear_cli.cli.base import bar, cli, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
+from bilinear_cli.recipe import CHOICES
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ UNKNOWN = "unknown"
 @click.option("--csv", "form", flag_value="csv", help="A table with a row for each name.")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
+    type=click.Choice(CHOICES["precision"]),
     help="What the network multiplies in.  [default: as for the run's features]",
 )
 @mix_option

@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.extraction.job import Rows, Shapes
+from bilinear_cli.networks.load import Forward
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import row_dtype
 from bilinear_cli.views import View, sizes_of
@@ -15,10 +17,7 @@ NOT_FINITE = (
     "a photo's maps are not finite, so that they have no matrix-sqrt: after --precision float16, "
     "begin again (--overwrite) with --precision float32"
 )
-Forward = Callable[[tf.Tensor], tf.Tensor]
-Rows = dict[str, np.ndarray]
 Compute = Callable[[Mapping[int, np.ndarray]], Rows]
-Shapes = dict[str, tuple[int, ...]]
 
 
 def channels_of(forward: Forward, size: int) -> int:
