@@ -133,18 +133,18 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
     """
-    asked = ExtractOptions(**options)
+    extract_options = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
-    with _how_to_resume(asked.overwrite):
-        if asked.maps:
+    with _how_to_resume(extract_options.overwrite):
+        if extract_options.maps:
             _check_alone(context)
-            written = _extract_maps(asked, command)
+            written = _extract_maps(extract_options, command)
         elif scheduler is not None:
-            written = _extract_on_workers(asked, command, scheduler, no_merge)
+            written = _extract_on_workers(extract_options, command, scheduler, no_merge)
         elif no_merge:
             raise UsageError("--no-merge is for --scheduler, whose shards it keeps")
         else:
-            written = _extract(asked, command)
+            written = _extract(extract_options, command)
     click.echo(written)
     log.info("next: bilinear train --features %s", shlex.quote(str(written)))
 

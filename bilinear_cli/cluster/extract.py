@@ -28,7 +28,7 @@ from bilinear_cli.cluster.worker import ShardedJob, fit
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.extraction.from_photos import Photos, record_of
 from bilinear_cli.extraction.job import Job, Progress
-from bilinear_cli.extraction.reuse import EarlierRows, open_reused
+from bilinear_cli.extraction.reuse import check_reusable, open_reused
 from bilinear_cli.extraction.settle import settle
 from bilinear_cli.extraction.versions import versions
 from bilinear_cli.poolings.parameters import Parameters, agreed, lacks_projection
@@ -117,7 +117,7 @@ def _agreed_parameters(
         check_shards(begun, {**job.recipe.facts(), **record})
         parameters = agreed(parameters, begun.parameters, begun.path)
     if old:
-        EarlierRows(old, job.recipe)
+        check_reusable(old, job.recipe)
         parameters = agreed(parameters, old.parameters, old.path)
     return parameters
 

@@ -30,18 +30,18 @@ def channels_of(forward: Forward, size: int) -> int:
     try:
         maps = tf.function(forward).get_concrete_function(signature).structured_outputs
     except ValueError as error:  # a layer's
-        said = " ".join(str(error).split())[:200]
-        raise UsageError(f"the network does not take photos of {size} pixels: {said}") from error
+        message = " ".join(str(error).split())[:200]
+        raise UsageError(f"the network does not take photos of {size} pixels: {message}") from error
     if not all(maps.shape):
         raise UsageError(f"nothing is left of photos of {size} pixels: give a larger --image-size")
     return maps.shape[-1]
 
 
 def _out_of_memory(batch_size: int) -> str:
-    said = f"the device has not the memory for {batch_size} photos at a time"
+    message = f"the device has not the memory for {batch_size} photos at a time"
     if batch_size == 1:
-        return f"{said}: take a smaller --image-size"
-    return f"{said}: end what else runs, or begin again with --batch-size {batch_size // 2}"
+        return f"{message}: take a smaller --image-size"
+    return f"{message}: end what else runs, or begin again with --batch-size {batch_size // 2}"
 
 
 def compile_pooling(
@@ -94,7 +94,7 @@ def compile_pooling(
             raise BilinearError(NOT_FINITE) from error
         if len(views) == 1:
             return {spec: x.numpy() for spec, x in shown[0].items()}
-        rows = {spec: np.stack([found[spec] for found in shown], axis=1) for spec in specs}
+        rows = {spec: np.stack([view[spec] for view in shown], axis=1) for spec in specs}
         return {spec: x.reshape(-1, *shapes[spec]) for spec, x in rows.items()}
 
     return compute, shapes
@@ -131,7 +131,7 @@ def _pool_all(
     functions = {spec: pool_function(spec, parameters) for spec in specs}
 
     def pool(maps: tf.Tensor) -> dict[str, tf.Tensor]:
-        found = {spec: function(maps) for spec, function in functions.items()}
-        return {spec: tf.cast(x, row_dtype(x.shape[1:])) for spec, x in found.items()}
+        rows = {spec: function(maps) for spec, function in functions.items()}
+        return {spec: tf.cast(x, row_dtype(x.shape[1:])) for spec, x in rows.items()}
 
     return pool

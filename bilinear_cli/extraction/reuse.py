@@ -48,6 +48,18 @@ def open_reused(job: Job[Origin], complete: bool = False) -> Iterator[FeatureFil
         yield file
 
 
+def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
+    """Raise a FeatureFileError unless the rows of a file can be copied to a file of this recipe."""
+    stored, wanted = file.recipe.facts(), recipe.facts()
+    check_same(differences(stored, wanted, "reuse", allow_mix=True), file.path, ADVICE)
+    if not recipe.mixed_with:
+        advice = f"{ADVICE} without --allow-precision-mix"
+        check_same(differences(stored, wanted, "reuse"), file.path, advice)
+    missing = set(recipe.poolings) - file.shapes.keys()
+    if missing:
+        raise FeatureFileError(f"{file.path} has no {', '.join(sorted(missing))} to reuse")
+
+
 class EarlierRows:
     """Rows of a feature file, finished or not, for photos of the same bytes.
 
@@ -61,14 +73,7 @@ class EarlierRows:
         Raises:
             FeatureFileError: it was made by another recipe, or lacks a pooling.
         """
-        stored, asked = file.recipe.facts(), recipe.facts()
-        check_same(differences(stored, asked, "reuse", allow_mix=True), file.path, ADVICE)
-        if not recipe.mixed_with:
-            advice = f"{ADVICE} without --allow-precision-mix"
-            check_same(differences(stored, asked, "reuse"), file.path, advice)
-        lacking = set(recipe.poolings) - file.shapes.keys()
-        if lacking:
-            raise FeatureFileError(f"{file.path} has no {', '.join(sorted(lacking))} to reuse")
+        check_reusable(file, recipe)
         warn_of_versions(file.path, file.attributes.get("versions"), file.recipe.precision)
         self._file, self._specs, self._batch_size = file, recipe.poolings, recipe.batch_size
         self.sha256: dict[str, str] = {}
@@ -111,18 +116,18 @@ def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
         FeatureFileError: it cannot be read, lacks those that the poolings need, or is of another
             network.
     """
-    taken = [pooling(spec).parameters for spec in recipe.poolings]
-    wanted = {name for names in taken for name in names if names[-1] == FITTED_ON}
+    projected = [kind for kind in map(pooling, recipe.poolings) if kind.is_projected]
+    wanted = {name for kind in projected for name in kind.parameters}
     with FeatureFile(path, allow_partial=True) as file:
         for name in NETWORK:
-            stored, asked = getattr(file.recipe, name), getattr(recipe, name)
-            if stored != asked:
+            stored, expected = getattr(file.recipe, name), getattr(recipe, name)
+            if stored != expected:
                 raise FeatureFileError(
                     f"the projection of {path} is of another network: its {name} is {stored}, and "
-                    f"here it is {asked}"
+                    f"here it is {expected}"
                 )
-        lacking = sorted(wanted - file.parameters.keys() - {FITTED_ON})
-        if lacking or not wanted:
-            what = ", ".join(lacking) or "projection to be used: no --pooling takes one"
+        missing = sorted(wanted - file.parameters.keys() - {FITTED_ON})
+        if missing or not wanted:
+            what = ", ".join(missing) or "projection to be used: no --pooling takes one"
             raise FeatureFileError(f"{path} has no {what}")
         return {name: file.parameters[name] for name in wanted}

@@ -40,12 +40,12 @@ def make_parameters(
         UsageError: a pooling does not suit so many channels; or a shard other than the first has
             no projection, which must be the same in all.
     """
-    made: dict[str, np.ndarray] = {}
+    parameters: dict[str, np.ndarray] = {}
     moment = None
     for spec in recipe.poolings:
         _check_size(spec, channels)
         kind = pooling(spec)
-        if not (kind.sized and kind.size) or kind.parameters[0] in made:
+        if not (kind.sized and kind.size) or kind.parameters[0] in parameters:
             continue
         if have.keys() >= set(kind.parameters):
             new = {name: have[name] for name in kind.parameters}
@@ -61,9 +61,9 @@ def make_parameters(
                 moment, photos = sample()
             directions = principal_directions(moment, kind.size)
             new = {kind.parameters[0]: directions, FITTED_ON: np.array(photos, "S64")}
-        made = both(made, new)
-    check_channels(made, channels)
-    return made
+        parameters = both(parameters, new)
+    check_channels(parameters, channels)
+    return parameters
 
 
 def lacks_projection(poolings: Sequence[str], have: Parameters) -> bool:
@@ -98,10 +98,12 @@ def check_channels(parameters: Parameters, channels: int) -> None:
 
 def check_unseen(parameters: Parameters, test_sha256: np.ndarray, advice: str) -> None:
     """Raise a BilinearError if projections were fitted on photos that are now to be tested on."""
-    seen = np.intersect1d(parameters.get(FITTED_ON, np.array([], "S64")), test_sha256.astype("S64"))
-    if len(seen):
+    leaked = np.intersect1d(
+        parameters.get(FITTED_ON, np.array([], "S64")), test_sha256.astype("S64")
+    )
+    if len(leaked):
         raise BilinearError(
-            f"a projection of channels was fitted on {len(seen)} of the photos that are now test "
+            f"a projection of channels was fitted on {len(leaked)} of the photos that are now test "
             f"photos: {advice}"
         )
 
