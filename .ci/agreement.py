@@ -20,7 +20,7 @@ import numpy as np
 
 from bilinear_cli.run import load_model, read_metrics, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("exact", type=Path)
@@ -59,7 +59,7 @@ with FeatureFile(asked.exact) as exact, FeatureFile(asked.near) as near:
     for run in sorted(asked.runs.glob(f"{exact.path.stem}-*")):
         made, photos = read_metrics(run), near.photo[test]
         spec, like = made["pooling"], run.name.replace(exact.path.stem, near.path.stem, 1)
-        how = Options(
+        how = TrainOptions(
             classifier=made["classifier"], C=made["C"], label_smoothing=made["label_smoothing"]
         )
         with tempfile.TemporaryDirectory() as folder:

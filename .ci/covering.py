@@ -13,7 +13,7 @@ import tensorflow as tf
 from bilinear_cli.explain import explain, scores_of
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import load_vgg16_weights
-from bilinear_cli.run import load_model, run_recipe
+from bilinear_cli.run import load_model, read_recipe
 
 N_PHOTOS = 60
 
@@ -28,7 +28,7 @@ def covered(pixels: np.ndarray, places: np.ndarray, shape: tuple[int, int]) -> n
 
 
 run, photos = map(Path, sys.argv[1:])
-model, recipe = load_model(run), run_recipe(run)
+model, recipe = load_model(run), read_recipe(run)
 weights = load_vgg16_weights()
 network = load_backbone(weights.tensors, recipe.backbone, recipe.layer, recipe.precision)
 forward = tf.function(network, reduce_retracing=True)

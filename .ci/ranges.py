@@ -16,11 +16,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.networks.applications import build, preprocess_of
+from bilinear_cli.networks.applications import build, preprocess_function
 from bilinear_cli.networks.int8 import build_int8, run_int8
 from bilinear_cli.networks.weights import load_vgg16_weights
-from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.poolings.functions import pool_function
 
 TABLE = Path(__file__).parent.parent / "bilinear_cli" / "networks" / "int8.json"
@@ -49,7 +49,7 @@ def main() -> None:
     names = [layer.name for layer in network.layers[1:]]
     convolutions = [name for name in names if "conv" in name]
     outputs = [network.get_layer(name).output for name in convolutions]
-    preprocess = preprocess_of("vgg16")
+    preprocess = preprocess_function("vgg16")
     whole = tf.function(keras.Model(network.input, outputs))
 
     def activations(photo: np.ndarray) -> list[np.ndarray]:
@@ -89,9 +89,9 @@ def main() -> None:
 
 def photos(data: str, n: int, size: int) -> np.ndarray:
     """Return some training photos of a set, uint8 (n, size, size, 3)."""
-    dataset = load_dataset(data)
-    train = np.random.default_rng(0).permutation(np.flatnonzero(dataset.split == "train"))[:n]
-    return np.stack([read_photo(dataset.root / dataset.paths[i], [size])[0] for i in train])
+    photo_set = load_photo_set(data)
+    train = np.random.default_rng(0).permutation(np.flatnonzero(photo_set.split == "train"))[:n]
+    return np.stack([read_photo(photo_set.root / photo_set.paths[i], [size])[0] for i in train])
 
 
 def rows(maps: np.ndarray) -> list[np.ndarray]:

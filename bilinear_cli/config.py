@@ -15,7 +15,7 @@ from typing import Any
 
 import platformdirs
 
-from bilinear_cli.errors import BilinearError, one_of
+from bilinear_cli.errors import BilinearError, validate_choice
 
 
 def cache_folder() -> Path:
@@ -57,6 +57,6 @@ def read_config(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[st
 
 def _known(path: Path, kind: str, word: str, known: Iterable[str]) -> None:
     try:
-        one_of(kind, word, sorted(known))
+        validate_choice(kind, word, sorted(known))
     except BilinearError as error:
         raise BilinearError(f"{path}: {error}") from error

@@ -28,7 +28,7 @@ class InUseError(FeatureFileError):
     """A feature file that another run is writing: waiting may help."""
 
 
-def one_of(kind: str, word: str, known: Collection[str]) -> str:
+def validate_choice(kind: str, word: str, known: Collection[str]) -> str:
     """Return `word` if it is in `known`.
 
     Raises:
@@ -46,14 +46,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
 
 
-def some(names: Iterable[str], most: int = 5) -> str:
+def abbreviate(names: Iterable[str], most: int = 5) -> str:
     """Return the first few of `names`, and how many more there are, for a message."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
-def shortened(text: str, most: int = 60) -> str:
+def truncate(text: str, most: int = 60) -> str:
     """Return text of strangers cut to so many characters, for a table."""
     return text if len(text) <= most else text[: most - 1] + "…"
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bilinear_cli.errors import BilinearError, one_of
+from bilinear_cli.errors import BilinearError, validate_choice
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.poolings.registry import POOLINGS, pooling
-from bilinear_cli.run import load_model, run_recipe
-from bilinear_cli.training.model import Model, probabilities_of
+from bilinear_cli.poolings.registry import POOLINGS, get_pooling
+from bilinear_cli.run import load_model, read_recipe
+from bilinear_cli.training.model import Model, to_probabilities
 
 N_PAIRS = 10
 STRONGEST = 0.7  # opacity of the most telling place
@@ -64,10 +64,10 @@ def explain(
         BilinearError: the run is of another kind, or the photo cannot be read.
         UsageError: there is no such class.
     """
-    model, recipe = load_model(run), run_recipe(run)
+    model, recipe = load_model(run), read_recipe(run)
     _check_offered(model)
     names = [str(x) for x in model.class_names]
-    number = names.index(one_of("class", name, names)) if name else None
+    number = names.index(validate_choice("class", name, names)) if name else None
     (pixels,) = read_photo(photo, [recipe.image_size], recipe.resize)
     x, shape = _pooled_channels(pixels, model, forward)
     matrix = x.T @ x
@@ -78,7 +78,7 @@ def explain(
     heat = np.einsum("li,ij,lj->l", x, form, x, optimize=True)
     return Explanation(
         names[number],
-        float(probabilities_of(scores[None], model.temperature)[0, number]),
+        float(to_probabilities(scores[None], model.temperature)[0, number]),
         float(scores[number]),
         float(model.first.intercept[number]),
         heat.reshape(shape),
@@ -89,8 +89,8 @@ def explain(
 
 def _check_offered(model: Model) -> None:
     """Raise unless the model's score is a sum over locations."""
-    (part, *others) = model.parts
-    explainable = pooling(part.spec).explainable
+    (part, *others) = model.transforms
+    explainable = get_pooling(part.spec).explainable
     if others or model.second or not explainable or part.normalize != "none":
         vectors = [x for x in POOLINGS.values() if x.explainable and x.rank == 1]
         names = [name for x in vectors for name in (x.method, f"{x.method}:K")]
@@ -112,8 +112,8 @@ def _pooled_channels(
     """Return the channels that are pooled, float64 (locations, channels), and height and width."""
     maps = np.asarray(forward(pixels[None]), np.float64)[0]
     check_channels(model.parameters, maps.shape[-1])
-    part = model.parts[0]
-    names = pooling(part.spec).arguments
+    part = model.transforms[0]
+    names = get_pooling(part.spec).arguments
     kernel = model.parameters[names[0]] if names else part.kernel
     x = maps.reshape(-1, maps.shape[-1])
     return x if kernel is None else x @ kernel, maps.shape[:2]
@@ -122,14 +122,14 @@ def _pooled_channels(
 def _scores(matrix: np.ndarray, model: Model) -> np.ndarray:
     """Return the scores (classes,) of the feature of a matrix B."""
     feature = triangle.pack(np.sign(matrix) * np.sqrt(np.abs(matrix))) / _norm(matrix)
-    taken = model.parts[0].columns
+    taken = model.transforms[0].columns
     return model.first(feature if taken is None else feature[taken])
 
 
 def _form(matrix: np.ndarray, model: Model, number: int) -> np.ndarray:
     """Return A such that the share of a location x in a class's score is xᵀ A x."""
-    weights = np.zeros(triangle.size_of(len(matrix)))
-    taken = model.parts[0].columns
+    weights = np.zeros(triangle.n_entries(len(matrix)))
+    taken = model.transforms[0].columns
     weights[slice(None) if taken is None else taken] = model.first.weights[:, number]
     size = np.abs(matrix)
     inverse_root = np.divide(1, np.sqrt(size), out=np.zeros_like(size), where=size > 0)
@@ -144,7 +144,7 @@ def _norm(matrix: np.ndarray) -> float:
 def _weightiest(entries: np.ndarray) -> list[tuple[int, int, float]]:
     """Return the pairs of channels that add or take most, both their entries together."""
     rows, columns = triangle.indices(len(entries))
-    both = entries[rows, columns] * triangle.counts(len(entries))
+    both = entries[rows, columns] * triangle.multiplicity(len(entries))
     first = np.argsort(-np.abs(both), kind="stable")[:N_PAIRS]
     return [(int(rows[i]), int(columns[i]), float(both[i])) for i in first]
 

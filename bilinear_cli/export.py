@@ -7,15 +7,15 @@ import keras
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.files import whole
+from bilinear_cli.files import atomic_write
 from bilinear_cli.layers import ClassProbabilities, Preprocess, SqrtL2, pooling_layer
-from bilinear_cli.networks.applications import build, layer_of
+from bilinear_cli.networks.applications import build, resolve_layer
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.run import load_model, run_recipe
-from bilinear_cli.training.columns import Linear
-from bilinear_cli.training.inputs import FeatureTransform
+from bilinear_cli.run import load_model, read_recipe
+from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.primal import Linear
 from bilinear_cli.views import View
 
 Tensors = Mapping[str, np.ndarray]
@@ -42,15 +42,15 @@ def export(run: Path, weights: Tensors, output: Path, *, overwrite: bool = False
         raise UsageError(f"the name of a Keras model ends in .keras: {output} does not")
     if output.exists() and not overwrite:
         raise BilinearError(f"{output} is there already: name another, or --overwrite")
-    model = build_model(load_model(run), run_recipe(run), weights)
-    with whole(output) as new:
+    model = build_model(load_model(run), read_recipe(run), weights)
+    with atomic_write(output) as new:
         model.save(new)
     return model
 
 
 def build_model(model: Model, recipe: Recipe, weights: Tensors) -> keras.Model:
     """Return the Keras model of a trained model and the recipe of its features."""
-    if len({view.size for view in recipe.shown}) > 1:
+    if len({view.size for view in recipe.parsed_views}) > 1:
         raise UsageError(
             "a run on several --scales cannot be exported: its photos are brought to each size "
             "before the network, which one input cannot do"
@@ -60,7 +60,7 @@ def build_model(model: Model, recipe: Recipe, weights: Tensors) -> keras.Model:
     network = _network(recipe, weights)
     check_channels(model.parameters, network.output.shape[-1])
     scores = _scores(network.output.shape, model)
-    seen = [scores(network(_shown(pixels, view, recipe.backbone))) for view in recipe.shown]
+    seen = [scores(network(_shown(pixels, view, recipe.backbone))) for view in recipe.parsed_views]
     mean = keras.layers.Average(name="views")(seen) if len(seen) > 1 else seen[0]
     names = [str(name) for name in model.class_names]
     calibrated = keras.layers.Rescaling(1 / model.temperature, name="temperature")(mean)
@@ -76,7 +76,7 @@ def _network(recipe: Recipe, weights: Tensors) -> keras.Model:
     """Return the network from preprocessed photos of one size to maps."""
     network = build(recipe.backbone)
     network.set_weights(list(weights.values()))
-    layer = layer_of(recipe.backbone, recipe.layer)
+    layer = resolve_layer(recipe.backbone, recipe.layer)
     inner = keras.Model(network.input, network.get_layer(layer).output)
     photos = keras.Input((recipe.image_size, recipe.image_size, 3))
     return keras.Model(photos, inner(photos), name=recipe.backbone)
@@ -86,7 +86,7 @@ def _scores(shape: Sequence[int | None], model: Model) -> keras.Model:
     """Return the network from maps to scores."""
     maps = keras.Input(shape[1:], name="maps")
     outputs, start, intercept = [], 0, model.first.intercept
-    for part in model.parts:
+    for part in model.transforms:
         stop = start + part.n_features
         rows = _normalized(_pooling(part, model.parameters)(maps), part)
         linear = _on_all_numbers(part, model.first.weights[start:stop], rows.shape[-1])

@@ -10,7 +10,7 @@ from bilinear_cli.errors import BilinearError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a place beside `path` to write a file of its name to; in the end it takes its place.
 
     Folders that are missing are made. If writing ends early, what was at `path` before stays.

@@ -3,19 +3,29 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from bilinear_cli.errors import FeatureFileError, UsageError
-from bilinear_cli.views import View, views
+from bilinear_cli.views import View, parse_views
 
 CHOICES = {
     "resize": ("squash", "crop", "pad"),
     "precision": ("float32", "bfloat16", "float16", "int8"),
 }
-WHOLE = "1/1"  # the shard of a file that has all photos
-LATER = ("shard", "seed", "pooled_from", "int8_sha256", "mixed_with")  # not in every file
-PRECISION = ("precision", "int8_sha256", "mixed_with")  # what --allow-precision-mix lets differ
-ONLY_INT8 = ("ai-edge-litert",)  # packages that decide the numbers in 8 bits alone
+UNSHARDED = "1/1"  # the shard of a file that has all photos
+OPTIONAL_ATTRIBUTES = (
+    "shard",
+    "seed",
+    "pooled_from",
+    "int8_sha256",
+    "mixed_with",
+)  # not in every file
+PRECISION_ATTRIBUTES = (
+    "precision",
+    "int8_sha256",
+    "mixed_with",
+)  # what --allow-precision-mix lets differ
+INT8_PACKAGES = ("ai-edge-litert",)  # packages that decide the numbers in 8 bits alone
 # For each use of two files, or of a file and a recipe: attributes in which they may differ.
 MAY_DIFFER: dict[str, tuple[str, ...]] = {
     "resume": (),
@@ -56,16 +66,42 @@ class Recipe:
     weights_sha256: str
     backbone: str = "vgg16"
     views: tuple[str, ...] = ("original",)
-    shard: str = WHOLE
+    shard: str = UNSHARDED
     seed: int = 0
     pooled_from: str = "photos"
     int8_sha256: str = ""
     mixed_with: str = ""
 
     @property
-    def shown(self) -> list[View]:
+    def parsed_views(self) -> list[View]:
         """The views."""
-        return views(self.views, self.image_size)
+        return parse_views(self.views, self.image_size)
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], poolings: tuple[str, ...]) -> Self:
+        """Return the recipe of a feature file with these root attributes.
+
+        Raises:
+            KeyError: an attribute is missing.
+            ValueError: a value is invalid.
+        """
+        names = {field.name for field in fields(cls)} - {"poolings", "views", *OPTIONAL_ATTRIBUTES}
+        recipe = cls(
+            poolings=poolings,
+            views=tuple(attributes["views"].split()),
+            **{name: attributes[name] for name in names},
+            **{name: attributes[name] for name in OPTIONAL_ATTRIBUTES if name in attributes},
+        )
+        for field in fields(cls):
+            value, least = getattr(recipe, field.name), 0 if field.name == "seed" else 1
+            number = type(value) is int and value >= least
+            known = value in CHOICES.get(field.name, (value,))
+            if not (
+                number if field.type in ("int", int) else known and isinstance(value, str | tuple)
+            ):
+                raise ValueError(f"{field.name} is {value!r}")
+        parse_views(recipe.views, recipe.image_size)  # raises for an unknown name
+        return recipe
 
     def attributes(self) -> dict[str, Any]:
         """Return root attributes of a feature file; the names of its features are the poolings."""
@@ -73,33 +109,9 @@ class Recipe:
         del values["poolings"]
         return {name: value for name, value in values.items() if value != ""}
 
-    def facts(self) -> dict[str, Any]:
+    def comparable_attributes(self) -> dict[str, Any]:
         """Return all of it for `differences`."""
         return {"poolings": " ".join(sorted(self.poolings)), **self.attributes()}
-
-
-def recipe_of(attributes: Mapping[str, Any], poolings: tuple[str, ...]) -> Recipe:
-    """Return the recipe of a feature file with these root attributes.
-
-    Raises:
-        KeyError: an attribute is missing.
-        ValueError: a value is invalid.
-    """
-    names = {field.name for field in fields(Recipe)} - {"poolings", "views", *LATER}
-    recipe = Recipe(
-        poolings=poolings,
-        views=tuple(attributes["views"].split()),
-        **{name: attributes[name] for name in names},
-        **{name: attributes[name] for name in LATER if name in attributes},
-    )
-    for field in fields(Recipe):
-        value, least = getattr(recipe, field.name), 0 if field.name == "seed" else 1
-        number = type(value) is int and value >= least
-        known = value in CHOICES.get(field.name, (value,))
-        if not (number if field.type in ("int", int) else known and isinstance(value, str | tuple)):
-            raise ValueError(f"{field.name} is {value!r}")
-    views(recipe.views, recipe.image_size)  # raises for an unknown name
-    return recipe
 
 
 class Difference(NamedTuple):
@@ -120,7 +132,7 @@ def differences(
         use: `resume`, `reuse`, `merge` or `predict`, see `MAY_DIFFER`.
         allow_mix: precisions may differ, and so may versions of what runs 8 bits alone.
     """
-    allowed = {*MAY_DIFFER[use], *(PRECISION if allow_mix else ())}
+    allowed = {*MAY_DIFFER[use], *(PRECISION_ATTRIBUTES if allow_mix else ())}
     names = dict.fromkeys(["precision", *first, *second])
     pairs = [Difference(n, first.get(n, ""), second.get(n, "")) for n in names if n not in allowed]
     differing = [pair for pair in pairs if pair.first != pair.second]
@@ -132,7 +144,7 @@ def differences(
 def _same_but_int8(versions: Difference) -> bool:
     """Say whether versions `name version, ...` are the same but for what runs 8 bits."""
     changed = {*str(versions.first).split(", ")} ^ {*str(versions.second).split(", ")}
-    return all(one.startswith(tuple(f"{name} " for name in ONLY_INT8)) for one in changed)
+    return all(one.startswith(tuple(f"{name} " for name in INT8_PACKAGES)) for one in changed)
 
 
 def check_same(differing: Iterable[Difference], path: Path, advice: str) -> None:
@@ -160,7 +172,7 @@ def mixed_with(made: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> 
     return " ".join(sorted(precisions))
 
 
-def shard_photos(shard: str, n_photos: int, batch_size: int) -> slice:
+def shard_slice(shard: str, n_photos: int, batch_size: int) -> slice:
     """Return which photos a shard has: whole batches, except for the last.
 
     Args:

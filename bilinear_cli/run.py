@@ -15,18 +15,18 @@ from zipfile import BadZipFile
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, nearest
-from bilinear_cli.photos.manifest import manifest
-from bilinear_cli.poolings.registry import check_parameter, pooling
-from bilinear_cli.recipe import Recipe, recipe_of
+from bilinear_cli.photos.manifest import manifest_csv
+from bilinear_cli.poolings.registry import check_parameter, get_pooling
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 
 if TYPE_CHECKING:  # what reads a run's metrics alone takes no library of training
-    from bilinear_cli.photos.dataset import Dataset
+    from bilinear_cli.photos.photo_set import PhotoSet
     from bilinear_cli.training.model import Model
-    from bilinear_cli.training.options import Options
+    from bilinear_cli.training.options import TrainOptions
+    from bilinear_cli.training.reducers import Progress, Workers
     from bilinear_cli.training.rows import Rows
-    from bilinear_cli.training.sums import Progress, Workers
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ NEEDED = (  # of a run's figures, by what shows them
 def train(
     file: FeatureFile,
     spec: str,
-    options: "Options",
+    options: "TrainOptions",
     runs: Path,
     *,
-    dataset: "Dataset | None" = None,
+    photo_set: "PhotoSet | None" = None,
     command: str = "[]",
     progress: "Progress | None" = None,
     workers: "Workers | None" = None,
@@ -54,7 +54,7 @@ def train(
     """Fit a classifier on a pooling, score the test photos once, and write the run folder.
 
     Args:
-        file, spec, options, dataset, progress, workers: see `training.train.fit_and_score`.
+        file, spec, options, photo_set, progress, workers: see `training.train.fit_and_score`.
         runs: where run folders are.
         command: to be recorded, a JSON list of words.
 
@@ -68,7 +68,7 @@ def train(
     from bilinear_cli.training.train import fit_and_score
 
     trained = fit_and_score(
-        file, spec, options, dataset=dataset, progress=progress, workers=workers
+        file, spec, options, photo_set=photo_set, progress=progress, workers=workers
     )
     folder = runs / run_name(file, spec, options)
     metrics = trained.metrics | {"run": str(folder), "command": command}
@@ -78,14 +78,14 @@ def train(
     return metrics
 
 
-def run_name(file: FeatureFile, spec: str, options: "Options") -> str:
+def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
     """Return the name of a run's folder, from what sets runs apart."""
     folder = file.path.parent
     kept = folder.name.endswith(".h5.shards")  # a cluster's, whose own names are all alike
     words = [(folder.with_suffix("") if kept else file.path).stem, spec.replace(":", "-")]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
-    words += [options.classifier, *registry.find(options.classifier).words(options)]
+    words += [options.classifier, *registry.get_classifier(options.classifier).words(options)]
     return "-".join(words)
 
 
@@ -94,7 +94,7 @@ def labels_of(rows: "Rows") -> str:
     first = np.unique(rows.photo, return_index=True)[1]
     names = rows.class_names[rows.labels]
     columns = (rows.paths, names, rows.split, rows.group)
-    return manifest(zip(*(column[first] for column in columns), strict=True))
+    return manifest_csv(zip(*(column[first] for column in columns), strict=True))
 
 
 def write_run(
@@ -138,11 +138,11 @@ def save_model(path: Path, model: "Model") -> None:
         "intercept": model.first.intercept,
         "class_names": model.class_names,
         "temperature": np.array(model.temperature),
-        "poolings": np.array([part.spec for part in model.parts]),
+        "poolings": np.array([part.spec for part in model.transforms]),
     }
     if model.second:
         arrays |= {"weights2": model.second.weights, "intercept2": model.second.intercept}
-    for i, part in enumerate(model.parts):
+    for i, part in enumerate(model.transforms):
         optional = {name: getattr(part, name) for name in OPTIONAL}
         arrays |= {f"{name}{i}": x for name, x in optional.items() if x is not None}
         arrays[f"n_features{i}"] = np.array(part.n_features)
@@ -159,9 +159,9 @@ def load_model(run: Path) -> "Model":
     Raises:
         BilinearError: there is none, or it is damaged.
     """
-    from bilinear_cli.training.columns import Linear
-    from bilinear_cli.training.inputs import FeatureTransform
+    from bilinear_cli.training.feature_transform import FeatureTransform
     from bilinear_cli.training.model import Model
+    from bilinear_cli.training.primal import Linear
 
     path = run / "model.npz"
     if not path.is_file():
@@ -183,7 +183,7 @@ def load_model(run: Path) -> "Model":
             )
             for i, spec in enumerate(x["poolings"])
         ]
-        names = [name for part in parts for name in pooling(part.spec).parameters]
+        names = [name for part in parts for name in get_pooling(part.spec).parameters]
         parameters = {name: x[f"{PARAMETER}{name}"] for name in names}
         for name in names:
             check_parameter(name, parameters[name])
@@ -244,10 +244,10 @@ def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
     Raises:
         BilinearError: the file is missing or damaged.
     """
-    from bilinear_cli.training.metrics import by_photo
+    from bilinear_cli.training.metrics import average_views
 
     with _open_arrays(run / f"{name}.npz") as arrays:
-        first, scores = by_photo(arrays["photo"], arrays["scores"])
+        first, scores = average_views(arrays["photo"], arrays["scores"])
         columns = {column: arrays[column][first] for column in ("labels", "paths")}
         return {"scores": scores, **columns}
 
@@ -269,7 +269,7 @@ def _open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         raise BilinearError(f"{path.parent} is no whole run: {why}") from error
 
 
-def run_recipe(run: Path) -> Recipe:
+def read_recipe(run: Path) -> Recipe:
     """Return how the features of a run were made, of the poolings that its model takes.
 
     Raises:
@@ -277,6 +277,6 @@ def run_recipe(run: Path) -> Recipe:
     """
     metrics = read_metrics(run)
     try:
-        return recipe_of(metrics["extraction"], tuple(metrics["pooling"].split("+")))
+        return Recipe.from_attributes(metrics["extraction"], tuple(metrics["pooling"].split("+")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BilinearError(f"{run} does not say how its features were made: {error}") from error

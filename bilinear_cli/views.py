@@ -21,7 +21,7 @@ class View:
     size: int
     flip: bool = False
 
-    def of(self, photos: "np.ndarray") -> "np.ndarray":
+    def apply(self, photos: "np.ndarray") -> "np.ndarray":
         """Return photos (n, size, size, 3) as they are shown."""
         return photos[:, :, ::-1] if self.flip else photos
 
@@ -43,7 +43,7 @@ def view_names(sizes: Sequence[int], flip: bool) -> tuple[str, ...]:
     return tuple(names)
 
 
-def views(names: Sequence[str], image_size: int) -> list[View]:
+def parse_views(names: Sequence[str], image_size: int) -> list[View]:
     """Return the views that go by these names; `image_size` is the first size.
 
     Raises:
@@ -58,6 +58,6 @@ def views(names: Sequence[str], image_size: int) -> list[View]:
     return found
 
 
-def sizes_of(every: Sequence[View]) -> list[int]:
+def distinct_sizes(every: Sequence[View]) -> list[int]:
     """Return the different sizes of views."""
     return list(dict.fromkeys(view.size for view in every))

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from bilinear_cli.layers import BilinearPooling
-from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.photo_set import load_photo_set
 
 SIZE = 96
 LAYER = "conv_pw_3_relu"  # 24 x 24 x 128; later ones see too much at once to tell what is where
@@ -42,9 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--epochs", type=int, default=20)
     options.add_argument("--weights", choices=("imagenet", "random"), default="imagenet")
     asked = options.parse_args(arguments)
-    dataset = load_dataset(asked.data)
-    photos = np.stack([read_photo(dataset.root / path, [SIZE])[0] for path in dataset.paths])
-    is_train, n_classes = dataset.split == "train", len(dataset.class_names)
+    photo_set = load_photo_set(asked.data)
+    photos = np.stack([read_photo(photo_set.root / path, [SIZE])[0] for path in photo_set.paths])
+    is_train, n_classes = photo_set.split == "train", len(photo_set.class_names)
     weights = weights_at_hand(asked.weights)
     print(
         f"{is_train.sum()} photos of {n_classes} classes to train on, {(~is_train).sum()} to "
@@ -56,13 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
         began = time.perf_counter()
         network.fit(
             photos[is_train],
-            dataset.labels[is_train],
+            photo_set.labels[is_train],
             batch_size=16,
             epochs=asked.epochs,
             verbose=0,
         )
         seconds = time.perf_counter() - began
-        accuracy = network.evaluate(photos[~is_train], dataset.labels[~is_train], verbose=0)[1]
+        accuracy = network.evaluate(photos[~is_train], photo_set.labels[~is_train], verbose=0)[1]
         print(f"{name:<30} {accuracy:.3f}   ({seconds:.0f} s)")
 
 

@@ -21,11 +21,11 @@ from support.network import extract_photos
 from bilinear_cli.extraction.graph import compile_pooling
 from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
 from bilinear_cli.networks.weights import Tensors, load_vgg16_weights
-from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import inputs
+from bilinear_cli.training import feature_transform
 from bilinear_cli.training.problem import reduce
 
 POOLINGS = ("max", "bilinear")
@@ -40,7 +40,7 @@ def main() -> None:
     options.add_argument("--limit", type=int, default=160)
     options.add_argument("--pairs", type=int, default=5)
     asked = options.parse_args()
-    dataset = load_dataset(asked.data).limit(asked.limit)
+    photo_set = load_photo_set(asked.data).limit(asked.limit)
     weights, precision = load_vgg16_weights(), resolve_precision("auto")
     recipe = Recipe(
         POOLINGS,
@@ -54,15 +54,15 @@ def main() -> None:
     forward = load_backbone(weights.tensors, recipe.backbone, recipe.layer, precision)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "x.h5"
-        stage1 = time_stage1(dataset, recipe, forward, output, asked.pairs)
+        stage1 = time_stage1(photo_set, recipe, forward, output, asked.pairs)
         with FeatureFile(output) as file:
             stage2 = time_stage2(file, asked.pairs)
-        precisions = time_precisions(dataset, recipe, weights.tensors, output, asked.pairs)
+        precisions = time_precisions(photo_set, recipe, weights.tensors, output, asked.pairs)
         large = time_large_photo(
-            dataset.root / dataset.paths[0], Path(folder), asked.image_size, asked.pairs
+            photo_set.root / photo_set.paths[0], Path(folder), asked.image_size, asked.pairs
         )
     print(
-        f"{len(dataset)} photos at {asked.image_size} pixels, {precision}, batch "
+        f"{len(photo_set)} photos at {asked.image_size} pixels, {precision}, batch "
         f"{recipe.batch_size}; medians of {asked.pairs} pairs"
     )
     print(
@@ -93,18 +93,18 @@ Times = tuple[float, float, float]
 
 
 def time_stage1(
-    dataset: Dataset, recipe: Recipe, forward: Callable, output: Path, pairs: int
+    photo_set: PhotoSet, recipe: Recipe, forward: Callable, output: Path, pairs: int
 ) -> tuple[Times, Times]:
     """Time extraction, photos on disk to features on disk, against what it cannot do without."""
-    pooled, _ = compile_pooling(forward, POOLINGS, recipe.batch_size, recipe.shown)
+    pooled, _ = compile_pooling(forward, POOLINGS, recipe.batch_size, recipe.parsed_views)
     shape = (recipe.batch_size, recipe.image_size, recipe.image_size, 3)
     signature = [tf.TensorSpec(shape, tf.uint8)]
     network = tf.function(forward, input_signature=signature).get_concrete_function()
     batch = np.zeros(shape, np.uint8)
-    n_batches = -(-len(dataset) // recipe.batch_size)
+    n_batches = -(-len(photo_set) // recipe.batch_size)
 
     def extraction() -> None:
-        extract_photos(dataset, recipe, output, lambda: forward, overwrite=True)
+        extract_photos(photo_set, recipe, output, lambda: forward, overwrite=True)
 
     def graph() -> None:
         for _ in range(n_batches):
@@ -118,7 +118,7 @@ def time_stage1(
 
 
 def time_precisions(
-    dataset: Dataset, recipe: Recipe, tensors: Tensors, output: Path, pairs: int
+    photo_set: PhotoSet, recipe: Recipe, tensors: Tensors, output: Path, pairs: int
 ) -> list[tuple[str, float, float]]:
     """Time extraction, photos on disk to features on disk, in each precision.
 
@@ -129,12 +129,12 @@ def time_precisions(
     def timed(precision: str) -> Callable[[], object]:
         forward = load_backbone(tensors, "vgg16", recipe.layer, precision)
         made = replace(recipe, precision=precision)
-        return lambda: extract_photos(dataset, made, output, lambda: forward, overwrite=True)
+        return lambda: extract_photos(photo_set, made, output, lambda: forward, overwrite=True)
 
     runs = [timed(name) for name in PRECISIONS]
     rounds = np.array([[seconds(run) for run in runs] for _ in range(pairs + 1)][1:])
     return [
-        (name, 1000 * median(taken) / len(dataset), median(taken / rounds[:, 0]))
+        (name, 1000 * median(taken) / len(photo_set), median(taken / rounds[:, 0]))
         for name, taken in zip(PRECISIONS, rounds.T, strict=True)
     ]
 
@@ -148,20 +148,20 @@ def time_large_photo(photo: Path, folder: Path, size: int, pairs: int) -> Times:
     path = folder / "large.jpg"
     Image.fromarray(noisy).save(path, quality=92)
 
-    def whole() -> None:
+    def decode_whole() -> None:
         with Image.open(path) as image:
             image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
 
-    return ratio(whole, lambda: read_photo(path, [size]), pairs)
+    return ratio(decode_whole, lambda: read_photo(path, [size]), pairs)
 
 
 def time_stage2(file: FeatureFile, pairs: int) -> Times:
     """Time the reduction against reading."""
     rows = np.arange(len(file.labels))
-    transforms = inputs.fit_transforms(file, ["bilinear"], rows)
+    transforms = feature_transform.fit_transforms(file, ["bilinear"], rows)
 
     def one_pass() -> None:
-        for _ in inputs.columns(transforms, file, rows):
+        for _ in feature_transform.column_blocks(transforms, file, rows):
             pass
 
     return ratio(lambda: reduce(file, transforms, rows, "gram"), one_pass, pairs)

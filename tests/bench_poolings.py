@@ -17,7 +17,7 @@ from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, re
 from bilinear_cli.networks.weights import load_vgg16_weights
 from bilinear_cli.poolings.matrix_root import matrix_sqrt
 from bilinear_cli.poolings.parameters import make_parameters
-from bilinear_cli.poolings.registry import row_dtype
+from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.recipe import Recipe
 
 POOLINGS = ("max", "avg", "bilinear", "covariance", "matrix-sqrt", "compact:8192", "bilinear:144")
@@ -54,7 +54,7 @@ def main() -> None:
     print(f"| the network | | | {1000 * floor / batch:.1f} | |")
     for spec, (_, shapes) in compiled.items():
         found, n = median(times[spec][1:]), int(np.prod(shapes[spec]))
-        size = n * row_dtype(shapes[spec]).itemsize
+        size = n * storage_dtype(shapes[spec]).itemsize
         print(f"| {spec} | {n:,} | {size:,} | {1000 * found / batch:.2f} | {found / floor:.3f} |")
     compare_roots(maps, rounds)
 

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import inputs, losses, registry
-from bilinear_cli.training.columns import Linear
+from bilinear_cli.training import feature_transform, losses, registry
 from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.gram import RANK_TOLERANCE
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.problem import reduce
-from bilinear_cli.training.rows import Rows, choose_rows
-from bilinear_cli.training.select import Choice, folds
+from bilinear_cli.training.rows import Rows, select_rows
+from bilinear_cli.training.tuning import Tuning, folds
 
 C = 100.0
 WITHIN = 0.01
@@ -41,7 +41,7 @@ SPEC = "bilinear"
 
 def training_rows(file: FeatureFile, share: float) -> Rows:
     """Return the first share of each class's training rows."""
-    rows = choose_rows(file, None, 2)
+    rows = select_rows(file, None, 2)
     rows = rows.take(rows.split == "train")
     rank = np.array([np.sum(rows.labels[:i] == rows.labels[i]) for i in range(len(rows.labels))])
     return rows.take(rank < share * np.bincount(rows.labels)[rows.labels])
@@ -50,23 +50,26 @@ def training_rows(file: FeatureFile, share: float) -> Rows:
 def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[str, Any]:
     """Train from the file: read, reduce, fit, weights; where tuned, the folds and the test too."""
     smoothing = 0.0 if classifier == "softmax" else None
-    options = Options(classifier, C=None if tuned else C, label_smoothing=smoothing)
+    options = TrainOptions(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
-    transforms = inputs.fit_transforms(file, [SPEC], rows.indices)
+    transforms = feature_transform.fit_transforms(file, [SPEC], rows.indices)
     problem = reduce(file, transforms, rows.indices, "gram")
-    estimator = registry.find(classifier).load()
+    estimator = registry.get_classifier(classifier).load()
     training = Training(problem, rows, options, transforms)
     reduced = time.perf_counter()
     if tuned:
         choice = estimator.choose(training)
     else:
-        choice = Choice(0.0, C, None, rows, np.empty((0, 0)), [])
+        choice = Tuning(0.0, C, None, rows, np.empty((0, 0)), [])
     chosen = time.perf_counter()
     linear = estimator.fit(training, choice).first
     if tuned:
-        every = choose_rows(file, None, 2)
+        every = select_rows(file, None, 2)
         test = every.indices[every.split == "test"]
-        named = [linear(x).argmax(axis=1) for _, x in inputs.batches(transforms, file, test)]
+        named = [
+            linear(x).argmax(axis=1)
+            for _, x in feature_transform.row_blocks(transforms, file, test)
+        ]
     ended = time.perf_counter()
     found = {
         "seconds": ended - began,
@@ -146,7 +149,7 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
     ).fit(z, rows.labels)
     tuning = time.perf_counter() - began
     linear = on_features(fit)
-    every = choose_rows(file, None, 2)
+    every = select_rows(file, None, 2)
     test = every.take(every.split == "test")
     scores = linear(file.read(SPEC, test.indices))
     ended = time.perf_counter()

@@ -78,8 +78,8 @@ def int8_network(
 def _make_int8_network(real_weights: Weights, folder: Path) -> None:
     code = (
         "import sys\n"
-        "from bilinear_cli.networks.load import load_tensorflow\n"
-        "load_tensorflow()\n"
+        "from bilinear_cli.networks.load import import_tensorflow\n"
+        "import_tensorflow()\n"
         "from bilinear_cli.networks.backbone import load_backbone\n"
         "from bilinear_cli.networks.weights import load_vgg16_weights\n"
         "load_backbone(load_vgg16_weights(sys.argv[1]).tensors, 'vgg16', 'block5_conv3', 'int8')\n"

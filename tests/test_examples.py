@@ -16,7 +16,7 @@ from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
 from bilinear_cli.cli import cli
-from bilinear_cli.cluster import rows
+from bilinear_cli.cluster import tasks
 from bilinear_cli.photos import sample
 
 pytestmark = pytest.mark.slow
@@ -100,11 +100,11 @@ def scheduler() -> Iterator[str]:
     """
     options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
     with ExitStack() as files, pytest.MonkeyPatch.context() as patch:
-        open_features = rows.open_features
-        patch.setattr(rows, "open_features", lambda x: files.enter_context(open_features(x)))
+        open_features = tasks.open_features
+        patch.setattr(tasks, "open_features", lambda x: files.enter_context(open_features(x)))
         with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
             yield cluster.scheduler_address
-        rows._opened.cache_clear()
+        tasks._opened.cache_clear()
 
 
 @pytest.mark.parametrize(

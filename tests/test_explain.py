@@ -16,23 +16,23 @@ from support.photos import make_photo
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay
-from bilinear_cli.photos.dataset import load_dataset
+from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, save_model, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.conv1x1 import Conv1x1
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 
 pytestmark = pytest.mark.slow  # TensorFlow extracts the features
 
 SIZE = 32
 CLASSES = ("jay", "tit", "wren")
 POOLINGS = ("bilinear", "bilinear:3", "max", "covariance", "maps")
-OPTIONS = Options(C=100.0, label_smoothing=0.0)
+OPTIONS = TrainOptions(C=100.0, label_smoothing=0.0)
 
 Network = Callable[[Any], Any]
-Trained = Callable[[str, Options], Path]
+TrainingResult = Callable[[str, TrainOptions], Path]
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def features(tmp_path_factory: pytest.TempPathFactory, forward: Network) -> Path
             image = Image.fromarray(blocks).resize((SIZE, SIZE), Image.Resampling.NEAREST)
             image.save(folder / "birds" / name / f"{i}.png")
     recipe = Recipe(POOLINGS, "x", SIZE, "squash", "float32", 4, "0" * 64)
-    dataset = load_dataset(str(folder / "birds"))
-    extract_photos(dataset, recipe, folder / "x.h5", lambda: forward)
+    photo_set = load_photo_set(str(folder / "birds"))
+    extract_photos(photo_set, recipe, folder / "x.h5", lambda: forward)
     return folder / "x.h5"
 
 
@@ -62,7 +62,7 @@ def photo(features: Path) -> Path:
     return features.parent / "birds" / "tit" / "2.png"
 
 
-def random_conv1x1(read: Any, train: Any, options: Options, **_: Any) -> Conv1x1:
+def random_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
     """Stand in for a conv1x1 that Keras trains."""
     (_, targets), channels = train, options.channels
     rng = np.random.default_rng(0)
@@ -72,11 +72,11 @@ def random_conv1x1(read: Any, train: Any, options: Options, **_: Any) -> Conv1x1
 
 
 @pytest.fixture(scope="module")
-def trained(features: Path) -> Trained:
+def trained(features: Path) -> TrainingResult:
     """Return trained(spec, options) -> a run folder, trained once and not to be changed."""
 
     @cache
-    def run_of(spec: str, options: Options) -> Path:
+    def run_of(spec: str, options: TrainOptions) -> Path:
         with FeatureFile(features) as file, pytest.MonkeyPatch.context() as patch:
             patch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", random_conv1x1)
             patch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 2)
@@ -91,16 +91,16 @@ def trained(features: Path) -> Trained:
         ("bilinear", OPTIONS, 21),
         ("bilinear", replace(OPTIONS, top_variance=20), 21),
         ("bilinear", replace(OPTIONS, classifier="ridge"), 21),
-        ("bilinear", Options(classifier="svm", C=100.0), 21),
+        ("bilinear", TrainOptions(classifier="svm", C=100.0), 21),
         ("bilinear:3", OPTIONS, 6),
-        ("maps", Options(classifier="conv1x1", channels=4, label_smoothing=0.0), 10),
+        ("maps", TrainOptions(classifier="conv1x1", channels=4, label_smoothing=0.0), 10),
     ],
 )
 def test_shares_of_locations_and_of_pairs_add_up_to_the_score(
     spec: str,
-    options: Options,
+    options: TrainOptions,
     n_pairs: int,
-    trained: Trained,
+    trained: TrainingResult,
     photo: Path,
     features: Path,
     forward: Network,
@@ -126,7 +126,7 @@ def test_shares_of_locations_and_of_pairs_add_up_to_the_score(
 
 
 def test_the_ten_pairs_with_the_largest_shares_come_in_order(
-    trained: Trained, photo: Path, forward: Network
+    trained: TrainingResult, photo: Path, forward: Network
 ) -> None:
     pairs = explain(trained("bilinear", OPTIONS), photo, forward).pairs
     shares = [abs(share) for *_, share in pairs]
@@ -135,7 +135,7 @@ def test_the_ten_pairs_with_the_largest_shares_come_in_order(
 
 
 def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
-    trained: Trained, photo: Path, forward: Network, tmp_path: Path
+    trained: TrainingResult, photo: Path, forward: Network, tmp_path: Path
 ) -> None:
     run = shutil.copytree(trained("bilinear", OPTIONS), tmp_path / "run")
     model = load_model(run)
@@ -164,13 +164,15 @@ def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
     ],
 )
 def test_a_pooling_whose_score_is_no_sum_over_locations_is_refused(
-    spec: str, options: Options, trained: Trained, photo: Path, forward: Network
+    spec: str, options: TrainOptions, trained: TrainingResult, photo: Path, forward: Network
 ) -> None:
     with raises(BilinearError, "bilinear", "bilinear:K"):
         explain(trained(spec, options), photo, forward)
 
 
-def test_an_mlp_is_refused(trained: Trained, photo: Path, forward: Network, tmp_path: Path) -> None:
+def test_an_mlp_is_refused(
+    trained: TrainingResult, photo: Path, forward: Network, tmp_path: Path
+) -> None:
     run = shutil.copytree(trained("bilinear", OPTIONS), tmp_path / "run")
     second = Linear(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
     save_model(run / "model.npz", replace(load_model(run), second=second))
@@ -179,14 +181,16 @@ def test_an_mlp_is_refused(trained: Trained, photo: Path, forward: Network, tmp_
 
 
 def test_an_unknown_class_is_refused_and_the_nearest_is_suggested(
-    trained: Trained, photo: Path, forward: Network
+    trained: TrainingResult, photo: Path, forward: Network
 ) -> None:
     with raises(UsageError, "'tti'", "'tit'") as caught:
         explain(trained("bilinear", OPTIONS), photo, forward, "tti")
     assert_suggests(str(caught.value), "tit", CLASSES)
 
 
-def test_a_black_photo_has_no_heat(trained: Trained, tmp_path: Path, forward: Network) -> None:
+def test_a_black_photo_has_no_heat(
+    trained: TrainingResult, tmp_path: Path, forward: Network
+) -> None:
     black = make_photo(tmp_path / "black.png", colour="black")
     explanation = explain(trained("bilinear", OPTIONS), black, forward)
     assert explanation.score == explanation.intercept
@@ -195,7 +199,7 @@ def test_a_black_photo_has_no_heat(trained: Trained, tmp_path: Path, forward: Ne
 
 
 def test_the_overlay_is_orange_for_the_class_and_blue_against_it(
-    trained: Trained, photo: Path, forward: Network
+    trained: TrainingResult, photo: Path, forward: Network
 ) -> None:
     explanation = explain(trained("bilinear", OPTIONS), photo, forward)
     heat = np.zeros((4, 4))

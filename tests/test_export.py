@@ -22,16 +22,16 @@ from bilinear_cli.export import build_model, export
 from bilinear_cli.layers import CompactPooling
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import Weights, load_vgg16_weights
-from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.run import load_model, run_recipe, save_model, train
+from bilinear_cli.run import load_model, read_recipe, save_model, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.conv1x1 import Conv1x1
 from bilinear_cli.training.mlp import Mlp
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 
 pytestmark = pytest.mark.slow
 
@@ -85,10 +85,13 @@ def features(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Return a folder of x.h5, of all poolings, and of flip.h5, with the mirrored views too."""
-    folder, dataset = tmp_path_factory.mktemp("features"), load_dataset(str(photos[0].parents[1]))
+    folder, photo_set = (
+        tmp_path_factory.mktemp("features"),
+        load_photo_set(str(photos[0].parents[1])),
+    )
     with_flip = replace(recipe, poolings=WITH_FLIP, views=("original", "flip"))
-    extract_photos(dataset, recipe, folder / "x.h5", lambda: forward)
-    extract_photos(dataset, with_flip, folder / "flip.h5", lambda: forward)
+    extract_photos(photo_set, recipe, folder / "x.h5", lambda: forward)
+    extract_photos(photo_set, with_flip, folder / "flip.h5", lambda: forward)
     return folder
 
 
@@ -107,7 +110,7 @@ def train_run(features: Path, folder: Path, spec: str, **options: Any) -> Path:
     network = options.get("classifier") in ("mlp", "conv1x1")
     options = {"folds": 2, "label_smoothing": 0.0} | ({} if network else {"C": 10.0}) | options
     with FeatureFile(features) as file:
-        return Path(train(file, spec, Options(**options), folder)["run"])
+        return Path(train(file, spec, TrainOptions(**options), folder)["run"])
 
 
 def pixels_of(photos: list[Path]) -> np.ndarray:
@@ -126,14 +129,14 @@ def random_linear(n_inputs: int, n_outputs: int) -> Linear:
     return Linear(weights.astype(np.float32), intercept.astype(np.float32))
 
 
-def random_mlp(z: np.ndarray, targets: np.ndarray, options: Options, **_: Any) -> Mlp:
+def random_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Mlp:
     """Return an untrained network in place of `fit_mlp`, which takes seconds."""
     first = random_linear(z.shape[1], options.hidden)
     second = random_linear(options.hidden, targets.shape[1])
     return Mlp(first, second, epochs=1)
 
 
-def random_conv1x1(read: Any, train: Any, options: Options, **_: Any) -> Conv1x1:
+def random_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
     """Return an untrained network in place of `fit_conv1x1`, which takes seconds."""
     (indices, targets), channels = train, options.channels
     kernel = random_linear(read(indices[:1]).shape[-1], channels).weights
@@ -179,7 +182,7 @@ def test_the_model_gives_the_probabilities_of_predict(
     run = train_run(features / file, tmp_path, spec, **options)
     # with the temperature of so few photos all probabilities may be alike
     save_model(run / "model.npz", replace(load_model(run), temperature=0.7))
-    model = build_model(load_model(run), run_recipe(run), weights.tensors)
+    model = build_model(load_model(run), read_recipe(run), weights.tensors)
     expected = predicted(run, photos, forward)
     assert expected.std() > 0.01
     np.testing.assert_allclose(model.predict(pixels_of(photos), verbose=0), expected, atol=1e-3)

@@ -12,9 +12,9 @@ from support.photos import make_photo
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.predict import predict
-from bilinear_cli.run import run_recipe, train
+from bilinear_cli.run import read_recipe, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
 
 COLOURS = {"red": (230, 30, 30), "green": (30, 230, 30), "blue": (30, 30, 230)}
 SIZE = 16
@@ -50,7 +50,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, photos: list[Path]) -> P
     labels, split = np.repeat(np.arange(3), 6), np.full(18, "train")
     path = write_features(tmp_path / "x.h5", rows, labels, split, class_names=list(COLOURS))
     with FeatureFile(path) as file:
-        options = Options(C=10.0, label_smoothing=0.0)
+        options = TrainOptions(C=10.0, label_smoothing=0.0)
         return Path(train(file, request.param, options, tmp_path / "runs")["run"])
 
 
@@ -85,7 +85,7 @@ def test_top_limits_the_number_of_names(run: Path, photos: list[Path]) -> None:
 
 
 def test_settings_are_those_of_the_features(run: Path) -> None:
-    recipe = run_recipe(run)
+    recipe = read_recipe(run)
     assert (recipe.image_size, recipe.resize, recipe.batch_size) == (SIZE, "squash", 4)
     assert recipe.poolings in (("max",), ("max", "bilinear"))
 
@@ -94,7 +94,7 @@ def test_settings_are_those_of_the_features(run: Path) -> None:
 def test_a_folder_that_is_no_run_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(text)
     with raises(BilinearError, tmp_path):
-        run_recipe(tmp_path)
+        read_recipe(tmp_path)
 
 
 def test_a_run_without_a_model_is_one_line(run: Path, photos: list[Path]) -> None:

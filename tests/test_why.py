@@ -19,8 +19,8 @@ from support.feature_files import write_features
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.options import Options
-from bilinear_cli.training.rows import choose_rows
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.rows import select_rows
 
 bilinear_pool = pool_function("bilinear", {})
 N_CLASSES, N_PHOTOS, CHANNELS = 3, 8, 16  # five of eight photos for training
@@ -176,7 +176,7 @@ def test_hits_are_those_of_train(features: Path, tmp_path: Path) -> None:
     with FeatureFile(path) as file:
         trial = Trial(vectors.FULL)
         result = measure.run(file, trial)
-        metrics = train(file, "bilinear", Options(normalize="none"), tmp_path / "runs")
+        metrics = train(file, "bilinear", TrainOptions(normalize="none"), tmp_path / "runs")
     with np.load(Path(metrics["run"]) / "test.npz") as scored:
         expected = scored["scores"].argmax(axis=1) == scored["labels"]
     results = {"made": {"n_test": len(expected)}, "trials": {trial.key: result}}
@@ -192,7 +192,7 @@ def test_seeds_are_in_order() -> None:
 
 def test_draws_hold_smaller_ones(features: Path) -> None:
     with FeatureFile(features) as file:
-        rows = choose_rows(file, None, 2)
+        rows = select_rows(file, None, 2)
     two, four = (measure.draw(rows, n, seed=1) for n in (2, 4))
     assert np.bincount(two.labels).tolist() == [2, 2, 2]
     assert set(two.photo) < set(four.photo)

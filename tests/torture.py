@@ -30,11 +30,11 @@ from support.network import extract_photos, small_network
 from support.photos import class_folders
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction.reuse import EarlierRows
+from bilinear_cli.extraction.reuse import ReusedRows
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.report import describe
 from bilinear_cli.store import FeatureFile, open_features, partial_path
-from bilinear_cli.training import inputs
+from bilinear_cli.training import feature_transform
 
 N_PHOTOS, BATCH, SIZE, VIEWS = 40, 3, 32, ("original", "flip")
 SPECS = ("max", "bilinear", "maps")
@@ -69,7 +69,7 @@ def make_photos(folder: Path) -> None:
 
 def run(photos: Path, output: Path, batch_log: Path) -> None:
     """Extract with a small network, which logs each batch as one byte."""
-    from bilinear_cli.photos.dataset import load_dataset
+    from bilinear_cli.photos.photo_set import load_photo_set
 
     log = os.open(batch_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -79,8 +79,8 @@ def run(photos: Path, output: Path, batch_log: Path) -> None:
 
     recipe = Recipe(SPECS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64, views=VIEWS)
     logging.disable()
-    dataset = load_dataset(str(photos))
-    extract_photos(dataset, recipe, output, lambda: small_network(watch), skip_bad=True)
+    photo_set = load_photo_set(str(photos))
+    extract_photos(photo_set, recipe, output, lambda: small_network(watch), skip_bad=True)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -157,8 +157,8 @@ def read_all(path: Path) -> dict[str, bytes]:
         recipe = file.recipe
         indices = np.arange(len(file.labels))
         if "bilinear" in file.shapes:
-            inputs.fit_transforms(file, ["bilinear"], indices, top_variance=5)
-        earlier, photos = EarlierRows(file, recipe), slice(None, None, file.n_views)
+            feature_transform.fit_transforms(file, ["bilinear"], indices, top_variance=5)
+        earlier, photos = ReusedRows(file, recipe), slice(None, None, file.n_views)
         earlier.find(file.paths[photos].tolist(), file.sha256[photos].tolist())
         list(earlier.batches([*earlier.sha256][:1]))
         for spec, shape in file.shapes.items():
@@ -175,13 +175,13 @@ def truncate(path: Path, rng: np.random.Generator) -> None:
 
 
 def delete(path: Path, rng: np.random.Generator) -> None:
-    """Delete a dataset or a group."""
+    """Delete a photo_set or a group."""
     with h5py.File(path, "r+") as file:
         del file[random_name(file, rng)]
 
 
 def replace(path: Path, rng: np.random.Generator, kind: int) -> None:
-    """Replace a dataset or a group by another type, shape, layout or size, or by a link."""
+    """Replace a photo_set or a group by another type, shape, layout or size, or by a link."""
     with h5py.File(path, "r+") as file:
         name = random_name(file, rng)
         old = file[name]
@@ -261,7 +261,7 @@ MUTATIONS = {
 
 
 def random_name(file: h5py.File, rng: np.random.Generator) -> str:
-    """Return the name of a dataset or a group in the file."""
+    """Return the name of a photo_set or a group in the file."""
     names: list[str] = []
     file.visit(names.append)
     return names[rng.integers(0, len(names))]

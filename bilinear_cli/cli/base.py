@@ -13,7 +13,7 @@ import click
 
 from bilinear_cli import __version__
 from bilinear_cli.config import read_config
-from bilinear_cli.errors import BilinearError, one_of, printable
+from bilinear_cli.errors import BilinearError, printable, validate_choice
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find a command; of one that is not there name the nearest."""
         if args and not args[0].startswith("-"):
-            one_of("command", args[0], self.list_commands(ctx))
+            validate_choice("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:

@@ -42,32 +42,32 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     bilinear check --data photos
     bilinear check --data photos --groups grouped.csv
     """
-    from bilinear_cli.extraction.cost import cost
-    from bilinear_cli.photos.check import check_new, survey, write_groups
-    from bilinear_cli.photos.dataset import load_dataset
-    from bilinear_cli.photos.findings import as_text, facts
+    from bilinear_cli.extraction.cost import estimate_cost
+    from bilinear_cli.photos.audit import audit_photos, check_new, write_groups
+    from bilinear_cli.photos.audit_report import as_text, facts
+    from bilinear_cli.photos.photo_set import load_photo_set
 
     if groups:
         check_new(groups)
     with bar("preparing photos", "photo") as progress:
-        dataset = load_dataset(data, split_seed=split_seed, progress=progress)
+        photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
     with bar("reading", "photo") as progress:
-        found = survey(dataset, image_size, progress)
-    said = facts(dataset, found) | {"extract": cost(len(dataset), image_size)}
+        found = audit_photos(photo_set, image_size, progress)
+    said = facts(photo_set, found) | {"extract": estimate_cost(len(photo_set), image_size)}
     if as_json:
         click.echo(json.dumps(said, ensure_ascii=False))
     else:
         click.echo(as_text(said))
         click.echo(_cost_line(said["extract"], said["reading_seconds"]))
     if found.unreadable:
-        bad = f"{len(found.unreadable)} of {len(dataset)} photos cannot be read"
+        bad = f"{len(found.unreadable)} of {len(photo_set)} photos cannot be read"
         unwritten = f" ({groups} is not written)" if groups else ""
         raise BilinearError(f"{bad}: mend or remove them, or extract with --skip-bad{unwritten}")
     if groups:
-        write_groups(dataset, found, groups)
+        write_groups(photo_set, found, groups)
         sets = [*said["exact_duplicates"], *said["near_duplicates"]]
         torn = sum(same["across_splits"] for same in sets)
-        if torn and dataset.split_seed is None:
+        if torn and photo_set.split_seed is None:
             log.warning(
                 "%s keeps the set's own split, across which there are duplicates (sets: %d); "
                 "without its column split a new one is made that keeps them together",

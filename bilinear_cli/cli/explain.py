@@ -7,7 +7,7 @@ import click
 
 from bilinear_cli.cli.base import cli, weights_option
 from bilinear_cli.errors import UsageError, printable
-from bilinear_cli.files import whole
+from bilinear_cli.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +35,17 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     """
     from bilinear_cli.explain import explain as shares
     from bilinear_cli.explain import overlay
-    from bilinear_cli.predict import network_of
-    from bilinear_cli.run import run_recipe
+    from bilinear_cli.predict import load_run_network
+    from bilinear_cli.run import read_recipe
 
-    recipe = run_recipe(run)
-    network = network_of(run, recipe, weights)
+    recipe = read_recipe(run)
+    network = load_run_network(run, recipe, weights)
     why = shares(run, photo, lambda pixels: network.load(recipe)(pixels), name)
     if len(recipe.views) > 1:
         log.info("of the photo as it is: predict takes the mean over %s", ", ".join(recipe.views))
     output = output or Path(f"{photo.stem}-explained.png")
     try:
-        with whole(output) as new:
+        with atomic_write(output) as new:
             overlay(why).save(new)
     except ValueError as error:  # no suffix of a picture
         raise UsageError(f"cannot write {output}: {error}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from bilinear_cli.cli.base import cli, weights_option
-from bilinear_cli.networks.quiet import load_tensorflow
+from bilinear_cli.networks.quiet import import_tensorflow
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +25,12 @@ def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
     \b
     bilinear export runs/birds-bilinear-softmax birds.keras
     """
-    from bilinear_cli.predict import network_of
-    from bilinear_cli.run import run_recipe
+    from bilinear_cli.predict import load_run_network
+    from bilinear_cli.run import read_recipe
 
-    recipe = run_recipe(run)
-    tensors = network_of(run, recipe, weights).weights().tensors
-    load_tensorflow()
+    recipe = read_recipe(run)
+    tensors = load_run_network(run, recipe, weights).weights().tensors
+    import_tensorflow()
     from bilinear_cli.export import export as write
 
     write(run, tensors, model, overwrite=overwrite)

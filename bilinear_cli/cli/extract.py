@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from bilinear_cli.cli.base import bar, cli, data_option, mix_option, weights_option
-from bilinear_cli.cluster.load import load_dask
+from bilinear_cli.cluster.load import import_dask
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
 from bilinear_cli.recipe import CHOICES
@@ -193,9 +193,9 @@ def _extract_on_workers(
     """Return the feature file, or with `no_merge` the folder of its shards."""
     if options.shard != DEFAULTS.shard:
         raise UsageError("--scheduler cuts the set into shards by itself: leave out --shard")
-    load_dask()
+    import_dask()
     from bilinear_cli.cluster.extract import extract_shards, merge_shards
-    from bilinear_cli.cluster.folder import shards_folder
+    from bilinear_cli.cluster.shards_folder import shards_folder
 
     with bar("preparing photos", "photo") as progress:
         job = photos_job(options, command, progress)

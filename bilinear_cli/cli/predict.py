@@ -63,12 +63,12 @@ def predict(
     bilinear predict runs/birds-bilinear-softmax photos --csv > names.csv
     find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --min-probability 0.5
     """
-    from bilinear_cli.predict import network_of, recipe_for_predict
+    from bilinear_cli.predict import load_run_network, prediction_recipe
     from bilinear_cli.predict import predict as name_photos
 
-    recipe = recipe_for_predict(run, precision, allow_precision_mix)
+    recipe = prediction_recipe(run, precision, allow_precision_mix)
     paths, n_paths = _paths(photos)
-    forward = network_of(run, recipe, weights).load(recipe)
+    forward = load_run_network(run, recipe, weights).load(recipe)
     write, done, bad = WRITERS[form], 0, 0
     with bar("naming", "photo") as progress:
         for path, names in name_photos(run, paths, forward, top=top):
@@ -89,7 +89,7 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     Raises:
         UsageError: there is nothing to name.
     """
-    from bilinear_cli.photos.dataset import photos_in
+    from bilinear_cli.photos.photo_set import list_photos
 
     if "-" in photos:
         if len(photos) > 1:
@@ -97,7 +97,7 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
         return _listed(), 0
     found = []
     for word in map(Path, photos):
-        inside = photos_in(word) if word.is_dir() else [word]
+        inside = list_photos(word) if word.is_dir() else [word]
         if not inside:
             raise UsageError(f"there are no photos in {word}")
         if not word.exists():

@@ -6,7 +6,7 @@ import click
 
 from bilinear_cli.cli.base import cli
 from bilinear_cli.errors import UsageError
-from bilinear_cli.files import whole
+from bilinear_cli.files import atomic_write
 
 
 @cli.command()
@@ -46,6 +46,6 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     if not output:
         click.echo(text.encode("utf-8", "replace"), nl=False)
         return
-    with whole(output) as new:
+    with atomic_write(output) as new:
         new.write_text(text, encoding="utf-8", errors="replace")
     click.echo(output)

@@ -12,18 +12,18 @@ import click
 from click.core import ParameterSource
 
 from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.errors import UsageError, one_of
-from bilinear_cli.networks.quiet import load_tensorflow
+from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.networks.quiet import import_tensorflow
 from bilinear_cli.training import registry
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from bilinear_cli.store import FeatureFile
-    from bilinear_cli.training.sums import Workers
+    from bilinear_cli.training.reducers import Workers
 
 log = logging.getLogger(__name__)
 
-DEFAULTS = Options()
+DEFAULTS = TrainOptions()
 
 
 class Auto(click.ParamType):
@@ -132,22 +132,22 @@ def train(
     bilinear train --features a.h5 --features b.h5
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
-    from bilinear_cli.photos.dataset import load_dataset
+    from bilinear_cli.photos.photo_set import load_photo_set
     from bilinear_cli.poolings.registry import MAPS
     from bilinear_cli.report import confused, table
     from bilinear_cli.run import train as run
     from bilinear_cli.store import open_features
 
-    classifier = registry.find(options["classifier"])
+    classifier = registry.get_classifier(options["classifier"])
     for name in {*registry.SPECIFIC} - {*classifier.options}:
         if not _typed(name):  # but in a config or the environment, which all classifiers share
             options[name] = getattr(DEFAULTS, name)
-    chosen = Options(**options)
+    chosen = TrainOptions(**options)
     if scheduler and not classifier.distributed:
         raise UsageError(f"--scheduler is not for --classifier {classifier.name}")
     if classifier.tensorflow:
-        load_tensorflow()
-    dataset = load_dataset(data, split_seed=split_seed) if data else None
+        import_tensorflow()
+    photo_set = load_photo_set(data, split_seed=split_seed) if data else None
     results, command = [], json.dumps(["bilinear", *sys.argv[1:]])
     with open_features(features) as file, _workers(scheduler, file) as workers:
         maps = classifier.on_maps
@@ -157,7 +157,7 @@ def train(
             wanted = wanted if maps else "maps alone: train --classifier conv1x1 on them"
             raise UsageError(f"{file.path} holds {wanted}")
         for name in (name for spec in specs for name in spec.split("+")):
-            one_of(f"pooling in {file.path}", name, file.shapes)  # before the first fit
+            validate_choice(f"pooling in {file.path}", name, file.shapes)  # before the first fit
         for spec in specs:
             with bar(spec, "step") as progress:
                 result = run(
@@ -165,7 +165,7 @@ def train(
                     spec,
                     chosen,
                     output,
-                    dataset=dataset,
+                    photo_set=photo_set,
                     command=command,
                     progress=progress,
                     workers=workers,
@@ -194,6 +194,6 @@ def _workers(scheduler: str | None, file: "FeatureFile") -> "Iterator[Workers | 
     from bilinear_cli.cluster.connect import connect
 
     with connect(scheduler) as client:  # says so if Dask is not installed
-        from bilinear_cli.cluster.sums import Workers
+        from bilinear_cli.cluster.reducer import Workers
 
         yield Workers(client, file)

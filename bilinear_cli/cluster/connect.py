@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bilinear_cli.cluster.load import load_dask
+from bilinear_cli.cluster.load import import_dask
 from bilinear_cli.errors import BilinearError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def connect(address: str) -> "Iterator[Client]":
             scheduler has gone, or workers died over a task.
         UsageError: the address is of no kind that is known.
     """
-    load_dask()
+    import_dask()
     import dask
     from distributed import Client, LocalCluster
 

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from distributed import Client
 
-from bilinear_cli.cluster.check import check_workers
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.folder import Begun, begun_in, clear, shards_folder, shared_folder
 from bilinear_cli.cluster.preflight import (
     a_photo,
     check_shards,
@@ -24,14 +22,22 @@ from bilinear_cli.cluster.preflight import (
 )
 from bilinear_cli.cluster.progress import run
 from bilinear_cli.cluster.requirements import ExtractRequirements
+from bilinear_cli.cluster.shards_folder import (
+    ExistingShards,
+    clear,
+    find_existing_shards,
+    shards_folder,
+    shared_folder,
+)
 from bilinear_cli.cluster.worker import ShardedJob, fit
+from bilinear_cli.cluster.worker_check import check_workers
 from bilinear_cli.errors import BadPhotoError
-from bilinear_cli.extraction.from_photos import Photos, record_of
+from bilinear_cli.extraction.from_photos import Photos, photo_set_attributes
 from bilinear_cli.extraction.job import Job, Progress
+from bilinear_cli.extraction.resolve import resolve_recipe
 from bilinear_cli.extraction.reuse import check_reusable, open_reused
-from bilinear_cli.extraction.settle import settle
-from bilinear_cli.extraction.versions import versions
-from bilinear_cli.poolings.parameters import Parameters, agreed, lacks_projection
+from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.poolings.parameters import Parameters, merge_parameters, needs_projection_fit
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, locked, merge
 
@@ -68,9 +74,9 @@ def extract_shards(
         connect(address) as client,
         open_reused(job) as old,
     ):
-        begun = None if job.overwrite else begun_in(folder)
+        begun = None if job.overwrite else find_existing_shards(folder)
         of_begun, of_old = (file.recipe if file else None for file in (begun, old))
-        open_recipe = settle(job, of_begun, of_old, resolve=lambda recipe: recipe)
+        open_recipe = resolve_recipe(job, of_begun, of_old, resolve=lambda recipe: recipe)
         requirements = _requirements(job, open_recipe, token_file, token)
         check_workers(client, requirements)
         if job.overwrite:
@@ -94,13 +100,13 @@ def _requirements(
     job: Job[Photos], recipe: Recipe, token_file: Path, token: str
 ) -> ExtractRequirements:
     """Return what every worker must have; `recipe` may have no batch size yet."""
-    dataset = job.origin.dataset
+    photo_set = job.origin.photo_set
     return ExtractRequirements(
         token_file,
         token,
-        dataset.root,
-        a_photo(dataset),
-        versions(recipe.precision),
+        photo_set.root,
+        a_photo(photo_set),
+        installed_versions(recipe.precision),
         job.origin.network,
         recipe.weights_sha256,
         recipe.precision,
@@ -108,17 +114,17 @@ def _requirements(
 
 
 def _agreed_parameters(
-    job: Job[Photos], begun: Begun | None, old: FeatureFile | None
+    job: Job[Photos], begun: ExistingShards | None, old: FeatureFile | None
 ) -> Parameters:
     """Return the parameters that there are; check that earlier shards and rows can be used."""
     parameters = job.parameters
     if begun:
-        record = {**record_of(job.origin.dataset, job.recipe), **job.attributes}
-        check_shards(begun, {**job.recipe.facts(), **record})
-        parameters = agreed(parameters, begun.parameters, begun.path)
+        record = {**photo_set_attributes(job.origin.photo_set, job.recipe), **job.attributes}
+        check_shards(begun, {**job.recipe.comparable_attributes(), **record})
+        parameters = merge_parameters(parameters, begun.parameters, begun.path)
     if old:
         check_reusable(old, job.recipe)
-        parameters = agreed(parameters, old.parameters, old.path)
+        parameters = merge_parameters(parameters, old.parameters, old.path)
     return parameters
 
 
@@ -154,7 +160,7 @@ def _n_rows(shard: Path) -> int:
 
 
 def _n_shards(client: Client, job: Job[Photos]) -> int:
-    n_photos, n_workers = len(job.origin.dataset), len(client.nthreads())
+    n_photos, n_workers = len(job.origin.photo_set), len(client.nthreads())
     n_batches = -(-n_photos // job.recipe.batch_size)
     n_shards = max(SHARDS_PER_WORKER * n_workers, -(-n_photos // MOST_IN_SHARD), 1)
     return min(n_shards, n_batches)
@@ -166,7 +172,7 @@ def _with_projection(client: Client, sharded: ShardedJob) -> ShardedJob:
     It is fitted on one worker, once, and from then on it is data: Dask may run a task again.
     """
     job = sharded.job
-    if not lacks_projection(job.recipe.poolings, job.parameters):
+    if not needs_projection_fit(job.recipe.poolings, job.parameters):
         return sharded
     log.info("fitting the projection of channels on a worker")
     fitted = client.submit(fit, sharded, key=sharded.key("fit")).result()

@@ -10,7 +10,7 @@ import numpy as np
 from distributed import as_completed
 from distributed.comm import get_address_host
 
-from bilinear_cli.cluster.rows import added, itself
+from bilinear_cli.cluster.tasks import added, itself
 from bilinear_cli.memory import free_memory
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Futures:
         """Start a task; its arguments go with it, and so it can be done again.
 
         Args:
-            task: a function of `cluster/rows.py`.
+            task: a function of `cluster/tasks.py`.
             args: its arguments; futures among them are what they stand for.
             by: address of the worker that is to do it as long as it is there, or nothing.
         """

@@ -7,7 +7,7 @@ import warnings
 from bilinear_cli.errors import BilinearError
 
 
-def load_dask() -> None:
+def import_dask() -> None:
     """Import Dask, and silence its scheduler, workers and client, here and in processes begun here.
 
     Even their errors: a worker that dies, a connection that breaks, a task that raises are what

@@ -9,18 +9,18 @@ from typing import Any
 
 from distributed import Client
 
-from bilinear_cli.cluster.folder import Begun, shards_folder
 from bilinear_cli.cluster.requirements import resolve_on_worker
+from bilinear_cli.cluster.shards_folder import ExistingShards, shards_folder
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.extraction.job import Job, Origin
-from bilinear_cli.extraction.resume import ADVICE, check_begun
+from bilinear_cli.extraction.resolve import resolve_recipe
+from bilinear_cli.extraction.resume import ADVICE, check_resumable
 from bilinear_cli.extraction.reuse import open_reused
-from bilinear_cli.extraction.settle import settle
-from bilinear_cli.photos.dataset import Dataset
-from bilinear_cli.poolings.parameters import agreed
-from bilinear_cli.recipe import PRECISION, Recipe, check_same, differences
+from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.poolings.parameters import merge_parameters
+from bilinear_cli.recipe import PRECISION_ATTRIBUTES, Recipe, check_same, differences
 from bilinear_cli.store import FeatureFile, partial_path
-from bilinear_cli.views import sizes_of
+from bilinear_cli.views import distinct_sizes
 
 log = logging.getLogger(__name__)
 
@@ -44,20 +44,20 @@ def is_complete(job: Job[Origin]) -> bool:
     if not output.exists() or written > output.stat().st_mtime_ns:
         return False
     with open_reused(job, complete=True) as old, FeatureFile(output) as file:
-        recipe = settle(job, file.recipe, old.recipe if old else None)
+        recipe = resolve_recipe(job, file.recipe, old.recipe if old else None)
         with job.origin.open(recipe, job.skip_bad) as source:
-            check_begun(file, source, recipe)
-        agreed(job.parameters, file.parameters, output)
+            check_resumable(file, source, recipe)
+        merge_parameters(job.parameters, file.parameters, output)
     if shards:
         log.info("%s is older than %s: it can be removed", shards_folder(output), output)
     return True
 
 
-def a_photo(dataset: Dataset) -> tuple[Path, int] | None:
+def a_photo(photo_set: PhotoSet) -> tuple[Path, int] | None:
     """Return a photo that can be seen from here, and its size."""
-    for path in dataset.paths:
+    for path in photo_set.paths:
         with contextlib.suppress(OSError):
-            return dataset.root / path, (dataset.root / path).stat().st_size
+            return photo_set.root / path, (photo_set.root / path).stat().st_size
     return None
 
 
@@ -65,7 +65,7 @@ def on_workers(client: Client, recipe: Recipe) -> Recipe:
     """Return the recipe with precision and batch size as suits all workers."""
     if recipe.precision != "auto" and recipe.batch_size:
         return recipe
-    size = max(sizes_of(recipe.shown))
+    size = max(distinct_sizes(recipe.parsed_views))
     found = [*client.run(resolve_on_worker, recipe.precision, size).values()]
     precisions = {precision for precision, _ in found}
     precision = precisions.pop() if len(precisions) == 1 else "float32"
@@ -73,14 +73,14 @@ def on_workers(client: Client, recipe: Recipe) -> Recipe:
     return replace(recipe, precision=precision, batch_size=batch_size)
 
 
-def check_shards(begun: Begun, record: Mapping[str, Any]) -> None:
+def check_shards(begun: ExistingShards, record: Mapping[str, Any]) -> None:
     """Raise a FeatureFileError if shards made now would not belong together with earlier ones.
 
     Args:
         begun: the earlier ones.
         record: the root attributes, and the poolings, of new ones.
     """
-    stored = {name: begun.facts.get(name, "") for name in (*record, *PRECISION)}
+    stored = {name: begun.facts.get(name, "") for name in (*record, *PRECISION_ATTRIBUTES)}
     differing = differences(stored, record, "merge")
     if any(name == "data_sha256" for name, *_ in differing[:1]):
         raise FeatureFileError(

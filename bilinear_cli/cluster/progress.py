@@ -8,7 +8,7 @@ from distributed import Client, Future
 
 from bilinear_cli.cluster.worker import ShardedJob, make_shard, same
 from bilinear_cli.extraction.job import Progress
-from bilinear_cli.recipe import shard_photos
+from bilinear_cli.recipe import shard_slice
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +17,9 @@ def run(
     client: Client, sharded: ShardedJob, begun: dict[int, int | None], progress: Progress | None
 ) -> None:
     """Let the workers make all shards; tell how far they are."""
-    n_photos, of = len(sharded.job.origin.dataset), sharded.n_shards
+    n_photos, of = len(sharded.job.origin.photo_set), sharded.n_shards
     cuts = [
-        shard_photos(f"{i}/{of}", n_photos, sharded.job.recipe.batch_size) for i in range(1, of + 1)
+        shard_slice(f"{i}/{of}", n_photos, sharded.job.recipe.batch_size) for i in range(1, of + 1)
     ]
     sizes = [cut.stop - cut.start for cut in cuts]
     done = {i: sizes[i - 1] if n is None else n for i, n in begun.items()}

@@ -6,11 +6,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bilinear_cli.cluster.check import differing
+from bilinear_cli.cluster.worker_check import differing
 from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.extraction.from_photos import MapNetwork
-from bilinear_cli.extraction.versions import versions
-from bilinear_cli.networks.quiet import load_tensorflow
+from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.networks.quiet import import_tensorflow
 from bilinear_cli.store import locked
 
 
@@ -62,7 +62,7 @@ class ExtractRequirements:
             path, size = self.photo
             if not path.is_file() or path.stat().st_size != size:
                 return f"does not see the photo {path} as it is here: put it where all see it"
-        if fault := differing(versions(self.precision), self.versions):
+        if fault := differing(installed_versions(self.precision), self.versions):
             return fault
         try:
             sha256 = self.network.sha256()
@@ -79,7 +79,7 @@ async def resolve_on_worker(precision: str, size: int) -> tuple[str, int]:
 
 
 def _resolve(precision: str, size: int) -> tuple[str, int]:
-    load_tensorflow()
+    import_tensorflow()
     from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
 
     return resolve_precision(precision), resolve_batch_size(size)

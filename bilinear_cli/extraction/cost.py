@@ -3,7 +3,7 @@
 from typing import Any
 
 from bilinear_cli.extraction.options import ExtractOptions
-from bilinear_cli.poolings.registry import pooling, row_dtype
+from bilinear_cli.poolings.registry import get_pooling, storage_dtype
 
 CHANNELS = 512  # of VGG16's last block
 MS_AT_224 = 74.0  # a photo, VGG16 in bfloat16 on two cores, reading and writing beside it
@@ -11,11 +11,11 @@ MS_AT_224 = 74.0  # a photo, VGG16 in bfloat16 on two cores, reading and writing
 
 def row_bytes(spec: str) -> int:
     """Return the bytes of a photo's row of VGG16's maps; not of the maps themselves."""
-    numbers = pooling(spec).row_length(CHANNELS)
-    return numbers * row_dtype((numbers,)).itemsize
+    numbers = get_pooling(spec).row_length(CHANNELS)
+    return numbers * storage_dtype((numbers,)).itemsize
 
 
-def cost(n_photos: int, image_size: int) -> dict[str, Any]:
+def estimate_cost(n_photos: int, image_size: int) -> dict[str, Any]:
     """Return bytes and seconds of `extract` on so many photos.
 
     Args:

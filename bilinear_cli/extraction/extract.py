@@ -10,12 +10,12 @@ import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Job, Origin, Progress, Shapes, Source
-from bilinear_cli.extraction.resume import check_begun, open_begun, photos_done
-from bilinear_cli.extraction.reuse import EarlierRows, check_not_itself, open_reused
-from bilinear_cli.extraction.settle import settle
-from bilinear_cli.poolings.parameters import Parameters, agreed, check_unseen
+from bilinear_cli.extraction.resolve import resolve_recipe
+from bilinear_cli.extraction.resume import check_resumable, open_existing, photos_done
+from bilinear_cli.extraction.reuse import ReusedRows, check_not_output, open_reused
+from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.sizes import FITTED_ON
-from bilinear_cli.recipe import WHOLE, Recipe
+from bilinear_cli.recipe import UNSHARDED, Recipe
 from bilinear_cli.store import FeatureWriter, create, locked
 
 log = logging.getLogger(__name__)
@@ -40,23 +40,23 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
     """
     with ExitStack() as stack:
         stack.enter_context(locked(job.output))
-        check_not_itself(job)
-        begun = stack.enter_context(open_begun(job.output, job.overwrite))
+        check_not_output(job)
+        begun = stack.enter_context(open_existing(job.output, job.overwrite))
         complete = begun is not None and not isinstance(begun, FeatureWriter)
         old = stack.enter_context(open_reused(job, complete))
-        recipe = settle(job, begun.recipe if begun else None, old.recipe if old else None)
+        recipe = resolve_recipe(job, begun.recipe if begun else None, old.recipe if old else None)
         with job.origin.open(recipe, job.skip_bad) as source:
             if begun:
-                check_begun(begun, source, recipe)
+                check_resumable(begun, source, recipe)
             parameters = job.parameters
             for file in filter(None, (begun, None if complete else old)):
-                parameters = agreed(parameters, file.parameters, file.path)
+                parameters = merge_parameters(parameters, file.parameters, file.path)
             if complete:
                 return
-            earlier = EarlierRows(old, recipe) if old else None
+            earlier = ReusedRows(old, recipe) if old else None
             parameters = source.parameters(parameters)
             if FITTED_ON in parameters:
-                check_unseen(parameters, source.test_sha256(), UNSEEN)
+                check_not_fitted_on_test(parameters, source.test_sha256(), UNSEEN)
             shapes = source.compile(parameters)
             resumed = begun if isinstance(begun, FeatureWriter) else None
             with resumed or _create(job, source, shapes, parameters) as writer:
@@ -75,15 +75,13 @@ def _create(
 def _finish(writer: FeatureWriter, source: Source, recipe: Recipe) -> None:
     """Give the file its final name, without the rows of bad photos."""
     bad = dict.fromkeys(writer.paths[writer.photo < 0].tolist())
-    if recipe.shard == WHOLE and (writer.photo < 0).all():
+    if recipe.shard == UNSHARDED and (writer.photo < 0).all():
         data = writer.attributes["data"]
         raise BadPhotoError(f"not one file of {data} can be read as a photo")
     writer.finish({path: source.reason(path) for path in bad})
 
 
-def _in_order(
-    writer: FeatureWriter, source: Source, earlier: EarlierRows | None
-) -> Iterator[Batch]:
+def _in_order(writer: FeatureWriter, source: Source, earlier: ReusedRows | None) -> Iterator[Batch]:
     """Yield the rows that are missing in the file's order of photos.
 
     Those that the earlier file has stand among those that the source computes, whole batches at a

@@ -10,10 +10,10 @@ import numpy as np
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.job import Batch, Shapes
-from bilinear_cli.extraction.versions import versions
-from bilinear_cli.networks.quiet import load_tensorflow
+from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.networks.quiet import import_tensorflow
 from bilinear_cli.poolings.parameters import Parameters, make_parameters
-from bilinear_cli.poolings.projection import sample_of, second_moment
+from bilinear_cli.poolings.projection import sample_indices, second_moment
 from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, Header
@@ -74,7 +74,7 @@ class MapsSource:
         """Return what the file of the maps says, with what is different now."""
         header, recipe = self._file.header(), self._recipe
         record = {name: x for name, x in header.attributes.items() if name != "created"}
-        record |= {**recipe.attributes(), "versions": versions(recipe.precision)}
+        record |= {**recipe.attributes(), "versions": installed_versions(recipe.precision)}
         return replace(header, attributes=record)
 
     def parameters(self, have: Parameters) -> dict[str, np.ndarray]:
@@ -85,14 +85,14 @@ class MapsSource:
     def _sample(self) -> tuple[np.ndarray, list[str]]:
         """Return the second moment of some training maps, and the SHA-256 of their photos."""
         file, train = self._file, np.flatnonzero(self._file.split == "train")
-        sample = sample_of(train, N_SAMPLED, self._recipe.seed)
+        sample = sample_indices(train, N_SAMPLED, self._recipe.seed)
         log.info("fitting the projection of channels on %d training maps", len(sample))
         batches = file.batches(MAPS, sample, self._recipe.batch_size)
         return second_moment(x for _, x in batches), file.sha256[sample].tolist()
 
     def compile(self, parameters: Parameters) -> Shapes:
         """Compile the poolings; return spec -> shape of a row."""
-        load_tensorflow()
+        import_tensorflow()
         from bilinear_cli.extraction.graph import compile_maps
 
         shape = self._file.shapes[MAPS][1:]

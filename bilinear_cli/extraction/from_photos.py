@@ -13,23 +13,23 @@ from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Shapes
-from bilinear_cli.extraction.versions import versions
+from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.networks.load import Forward
-from bilinear_cli.photos.dataset import Dataset
 from bilinear_cli.photos.images import (
     decode_photo,
     empty_batch,
-    lay_in,
-    photo_bytes,
+    fill_batch,
     read_batches,
+    read_bytes,
     read_photo,
 )
+from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import Parameters, make_parameters
-from bilinear_cli.poolings.projection import sample_of, second_moment
+from bilinear_cli.poolings.projection import sample_indices, second_moment
 from bilinear_cli.poolings.registry import MAPS
-from bilinear_cli.recipe import Recipe, shard_photos
+from bilinear_cli.recipe import Recipe, shard_slice
 from bilinear_cli.store import Header
-from bilinear_cli.views import sizes_of
+from bilinear_cli.views import distinct_sizes
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class MapNetwork(Protocol):
 class Photos:
     """A photo set, and the network that it is shown to."""
 
-    dataset: Dataset
+    photo_set: PhotoSet
     network: MapNetwork
 
     @contextmanager
@@ -66,39 +66,39 @@ class PhotoSource:
     """The photos of one shard, see `job.Source`. A photo is read once, and hashed as it is read."""
 
     def __init__(self, photos: Photos, recipe: Recipe, skip_bad: bool) -> None:
-        self._all, self._network = photos.dataset, photos.network
+        self._all, self._network = photos.photo_set, photos.network
         self._recipe, self._skip_bad = recipe, skip_bad
-        self._sizes = sizes_of(recipe.shown)
-        shard = shard_photos(recipe.shard, len(self._all), recipe.batch_size)
+        self._sizes = distinct_sizes(recipe.parsed_views)
+        shard = shard_slice(recipe.shard, len(self._all), recipe.batch_size)
         self._photo = np.arange(shard.start, shard.stop)
-        self._dataset = self._all.take(self._photo)
-        self._index = {path: i for i, path in enumerate(self._dataset.paths.tolist())}
+        self._photo_set = self._all.take(self._photo)
+        self._index = {path: i for i, path in enumerate(self._photo_set.paths.tolist())}
         self._sha256: dict[str, str] = {}
-        self.paths = self._dataset.paths
+        self.paths = self._photo_set.paths
         # what --skip-bad must not leave out: photos that go bad while the run goes on
         self._before = {path: self._state(path) for path in self._index} if skip_bad else {}
 
     def sha256(self, paths: Sequence[str]) -> list[str]:
         """Return the SHA-256 of photos, each of which is read for it once."""
         unknown = [path for path in paths if path not in self._sha256]
-        of_these = self._dataset.take(np.array([self._index[path] for path in unknown], int))
+        of_these = self._photo_set.take(np.array([self._index[path] for path in unknown], int))
         self._sha256 |= zip(unknown, of_these.sha256().tolist(), strict=True)
         return [self._sha256[path] for path in paths]
 
     def test_sha256(self) -> np.ndarray:
         """Return the SHA-256 of the shard's test photos."""
-        return np.array(self.sha256(self.paths[self._dataset.split == "test"].tolist()), str)
+        return np.array(self.sha256(self.paths[self._photo_set.split == "test"].tolist()), str)
 
     def header(self) -> Header:
         """Return what a feature file says beside its features."""
         known = [self._sha256.get(path, "") for path in self.paths.tolist()]
         names = ("labels", "paths", "split", "group")
-        photos = {name: getattr(self._dataset, name) for name in names}
+        photos = {name: getattr(self._photo_set, name) for name in names}
         photos |= {"photo": self._photo, "sha256": np.array(known, str)}
         views = self._recipe.views
         rows = {name: np.repeat(values, len(views)) for name, values in photos.items()}
         rows["view"] = np.tile(views, len(self.paths))
-        return Header(rows, self._all.class_names, record_of(self._all, self._recipe))
+        return Header(rows, self._all.class_names, photo_set_attributes(self._all, self._recipe))
 
     def parameters(self, have: Parameters) -> dict[str, np.ndarray]:
         """Load the network, and fit on photos what the poolings need and is not there.
@@ -109,9 +109,9 @@ class PhotoSource:
             UsageError: a pooling does not suit the network's maps, or there is nothing to fit on.
         """
         self._forward = self._network.load(self._recipe)  # which imports TensorFlow quietly
-        from bilinear_cli.extraction.graph import channels_of
+        from bilinear_cli.extraction.graph import count_channels
 
-        (channels,) = {channels_of(self._forward, size) for size in self._sizes}
+        (channels,) = {count_channels(self._forward, size) for size in self._sizes}
         # one thread: the last digits depend on how many, and a worker of Dask's has one by default
         with threadpool_limits(1, user_api="blas"):
             return make_parameters(self._recipe, channels, have, self._sample)
@@ -120,19 +120,19 @@ class PhotoSource:
         """Return the second moment of maps of some training photos, and the photos' SHA-256."""
         from bilinear_cli.extraction.graph import compile_pooling
 
-        recipe, view = self._recipe, self._recipe.shown[:1]
-        sample = sample_of(np.flatnonzero(self._all.split == "train"), N_SAMPLED, recipe.seed)
+        recipe, view = self._recipe, self._recipe.parsed_views[:1]
+        sample = sample_indices(np.flatnonzero(self._all.split == "train"), N_SAMPLED, recipe.seed)
         log.info("fitting the projection of channels on %d training photos", len(sample))
         compute, _ = compile_pooling(self._forward, [MAPS], recipe.batch_size, view)
-        pixels = empty_batch(sizes_of(view), recipe.batch_size)
+        pixels = empty_batch(distinct_sizes(view), recipe.batch_size)
 
         def read(path: str) -> list[np.ndarray]:
-            return read_photo(self._all.root / path, sizes_of(view), recipe.resize)
+            return read_photo(self._all.root / path, distinct_sizes(view), recipe.resize)
 
         def maps() -> Iterator[np.ndarray]:
             for batch in read_batches(self._all.paths[sample].tolist(), recipe.batch_size, read):
                 self._check_bad(batch)
-                bad = lay_in(pixels, batch)
+                bad = fill_batch(pixels, batch)
                 yield compute(pixels)[MAPS][np.setdiff1d(np.arange(len(batch)), bad)]
 
         return second_moment(maps()), self._all.take(sample).sha256().tolist()
@@ -151,7 +151,7 @@ class PhotoSource:
 
         recipe = self._recipe
         self._compute, shapes = compile_pooling(
-            self._forward, recipe.poolings, recipe.batch_size, recipe.shown, parameters
+            self._forward, recipe.poolings, recipe.batch_size, recipe.parsed_views, parameters
         )
         return shapes
 
@@ -170,7 +170,7 @@ class PhotoSource:
         def read(path: str) -> tuple[str, list[np.ndarray]]:
             file = self._all.root / path
             try:
-                content = photo_bytes(file)
+                content = read_bytes(file)
                 digest = hashlib.sha256(content).hexdigest()
                 return digest, decode_photo(content, file, self._sizes, self._recipe.resize)
             except BadPhotoError as error:
@@ -184,7 +184,7 @@ class PhotoSource:
             self._check_bad(photos)
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             sha256 = ["" if isinstance(photo, BadPhotoError) else photo[0] for photo in photos]
-            lay_in(pixels, [p if isinstance(p, BadPhotoError) else p[1] for p in photos])
+            fill_batch(pixels, [p if isinstance(p, BadPhotoError) else p[1] for p in photos])
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
             yield Batch(paths[i * n : (i + 1) * n], sha256, errors, rows)
 
@@ -206,14 +206,14 @@ class PhotoSource:
         return "could not be read when its turn came"
 
 
-def record_of(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
+def photo_set_attributes(photo_set: PhotoSet, recipe: Recipe) -> dict[str, Any]:
     """Return the root attributes that say how a feature file is made."""
     return {
         **recipe.attributes(),
-        "versions": versions(recipe.precision),
-        "data": dataset.spec,
-        "data_kind": dataset.kind,
-        "data_root": str(dataset.root),
-        "data_sha256": dataset.fingerprint(),
-        "split_seed": -1 if dataset.split_seed is None else dataset.split_seed,
+        "versions": installed_versions(recipe.precision),
+        "data": photo_set.spec,
+        "data_kind": photo_set.kind,
+        "data_root": str(photo_set.root),
+        "data_sha256": photo_set.fingerprint(),
+        "split_seed": -1 if photo_set.split_seed is None else photo_set.split_seed,
     }

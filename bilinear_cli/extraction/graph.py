@@ -10,8 +10,8 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.job import Rows, Shapes
 from bilinear_cli.networks.load import Forward
 from bilinear_cli.poolings.functions import pool_function
-from bilinear_cli.poolings.registry import row_dtype
-from bilinear_cli.views import View, sizes_of
+from bilinear_cli.poolings.registry import storage_dtype
+from bilinear_cli.views import View, distinct_sizes
 
 NOT_FINITE = (
     "a photo's maps are not finite, so that they have no matrix-sqrt: after --precision float16, "
@@ -20,7 +20,7 @@ NOT_FINITE = (
 Compute = Callable[[Mapping[int, np.ndarray]], Rows]
 
 
-def channels_of(forward: Forward, size: int) -> int:
+def count_channels(forward: Forward, size: int) -> int:
     """Return how many channels the network's maps of photos of this size have.
 
     Raises:
@@ -75,7 +75,7 @@ def compile_pooling(
 
     graphs: dict[int, Callable[..., Any]] = {}
     shapes: Shapes = {}
-    for size in sizes_of(views):
+    for size in distinct_sizes(views):
         signature = [tf.TensorSpec((batch_size, size, size, 3), tf.uint8)]
         graph = tf.function(pooled, input_signature=signature).get_concrete_function()
         graphs[size] = graph
@@ -85,7 +85,9 @@ def compile_pooling(
 
     def compute(photos: Mapping[int, np.ndarray]) -> Rows:
         try:
-            shown = [graphs[view.size](tf.constant(view.of(photos[view.size]))) for view in views]
+            shown = [
+                graphs[view.size](tf.constant(view.apply(photos[view.size]))) for view in views
+            ]
         except tf.errors.ResourceExhaustedError as error:
             raise BilinearError(_out_of_memory(batch_size)) from error
         except tf.errors.InvalidArgumentError as error:
@@ -132,6 +134,6 @@ def _pool_all(
 
     def pool(maps: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = {spec: function(maps) for spec, function in functions.items()}
-        return {spec: tf.cast(x, row_dtype(x.shape[1:])) for spec, x in rows.items()}
+        return {spec: tf.cast(x, storage_dtype(x.shape[1:])) for spec, x in rows.items()}
 
     return pool

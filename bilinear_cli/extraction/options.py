@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bilinear_cli.errors import UsageError
 from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.precision import check_int8, with_precision
-from bilinear_cli.recipe import WHOLE, Recipe
+from bilinear_cli.recipe import UNSHARDED, Recipe
 from bilinear_cli.views import view_names
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class ExtractOptions:
     """How to extract; see the help of `bilinear extract` for each.
 
     Attributes:
-        data: spec of a photo set, see `load_dataset`.
+        data: spec of a photo set, see `load_photo_set`.
         pooling: specs.
         output: the feature file; None: named by the photos and the recipe, in `features`.
         backbone, layer, image_size, resize, precision, shard, seed: see `Recipe`; no layer is the
@@ -56,7 +56,7 @@ class ExtractOptions:
     weights: str = "auto"
     limit: int | None = None
     split_seed: int = 0
-    shard: str = WHOLE
+    shard: str = UNSHARDED
     reuse: Path | None = None
     allow_precision_mix: bool = False
     maps: Path | None = None
@@ -116,7 +116,7 @@ def photos_job(
     """
     from bilinear_cli.extraction.from_photos import Photos
     from bilinear_cli.extraction.job import Job
-    from bilinear_cli.photos.dataset import load_dataset
+    from bilinear_cli.photos.photo_set import load_photo_set
     from bilinear_cli.poolings.registry import MAPS
 
     specs = _specs(options)
@@ -124,19 +124,19 @@ def photos_job(
         raise UsageError(
             "maps (conv5) of several --scales has rows of several shapes: name one size"
         )
-    dataset = load_dataset(options.data, split_seed=options.split_seed, progress=progress)
+    photo_set = load_photo_set(options.data, split_seed=options.split_seed, progress=progress)
     if options.limit:
-        dataset = dataset.limit(options.limit)
+        photo_set = photo_set.limit(options.limit)
     backbone = options.backbone.lower()
     if options.precision == "int8":
         check_int8(backbone)  # before anything is fetched
     network = Network(backbone, _resolved(options.weights))
     recipe = _recipe(options, specs, backbone, network.sha256())
-    output = options.output or FOLDER / _file_name(dataset.name, recipe, options)
+    output = options.output or FOLDER / _file_name(photo_set.name, recipe, options)
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder: give --output a file name")
     return Job(
-        Photos(dataset, network),
+        Photos(photo_set, network),
         recipe,
         output,
         parameters=_projection(options, recipe),
@@ -168,9 +168,9 @@ def _recipe(
 
 
 def _specs(options: ExtractOptions) -> tuple[str, ...]:
-    from bilinear_cli.poolings.registry import pooling
+    from bilinear_cli.poolings.registry import get_pooling
 
-    return tuple(dict.fromkeys(pooling(spec).spec for spec in options.pooling))
+    return tuple(dict.fromkeys(get_pooling(spec).spec for spec in options.pooling))
 
 
 def _resolved(source: str) -> str:
@@ -195,15 +195,15 @@ def _projection(options: ExtractOptions, recipe: Recipe) -> "Parameters":
 def _default_layer(backbone: str) -> str:
     if backbone == "vgg16":
         return "block5_conv3"
-    from bilinear_cli.networks.applications import layer_of
+    from bilinear_cli.networks.applications import resolve_layer
 
-    return layer_of(backbone, None)
+    return resolve_layer(backbone, None)
 
 
 def _file_name(name: str, recipe: Recipe, options: ExtractOptions) -> str:
     network = [] if recipe.backbone == "vgg16" else [recipe.backbone]
     flip = ["flip"] if options.flip else []
     words = [name, *network, recipe.layer, *map(str, options.sizes), *flip]
-    if recipe.shard != WHOLE:
+    if recipe.shard != UNSHARDED:
         words.append("shard" + recipe.shard.replace("/", "of"))
     return "-".join(words) + ".h5"

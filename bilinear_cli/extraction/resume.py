@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, some
+from bilinear_cli.errors import FeatureFileError, abbreviate
 from bilinear_cli.extraction.job import Source
-from bilinear_cli.extraction.versions import warn_of_versions
+from bilinear_cli.extraction.versions import warn_if_versions_differ
 from bilinear_cli.recipe import Recipe, check_same, differences
 from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
 
@@ -19,7 +19,7 @@ ADVICE = "give another --output, or --overwrite"
 
 
 @contextmanager
-def open_begun(output: Path, overwrite: bool) -> Iterator[FeatureFile | None]:
+def open_existing(output: Path, overwrite: bool) -> Iterator[FeatureFile | None]:
     """Open what is there of a feature file.
 
     Args:
@@ -45,21 +45,25 @@ def open_begun(output: Path, overwrite: bool) -> Iterator[FeatureFile | None]:
             yield file
 
 
-def check_begun(begun: FeatureFile, source: Source, recipe: Recipe) -> None:
+def check_resumable(begun: FeatureFile, source: Source, recipe: Recipe) -> None:
     """Check that a run may resume a file, or that a complete file is what is asked for.
 
     Raises:
         FeatureFileError: the recipe or the photos differ, or a row is damaged.
     """
-    check_same(differences(begun.recipe.facts(), recipe.facts(), "resume"), begun.path, ADVICE)
+    check_same(
+        differences(begun.recipe.comparable_attributes(), recipe.comparable_attributes(), "resume"),
+        begun.path,
+        ADVICE,
+    )
     _check_photos(begun, source)
     if isinstance(begun, FeatureWriter):
-        warn_of_versions(begun.path, begun.attributes.get("versions"), recipe.precision)
+        warn_if_versions_differ(begun.path, begun.attributes.get("versions"), recipe.precision)
         for spec in begun.shapes:
             begun.check(spec)
         log.info("going on after %d of %d photos", photos_done(begun), len(source.paths))
     else:
-        without = f", without {some(begun.skipped)}" if begun.skipped else ""
+        without = f", without {abbreviate(begun.skipped)}" if begun.skipped else ""
         log.info("%s is complete%s: nothing to do (--overwrite begins again)", begun.path, without)
 
 
@@ -79,7 +83,7 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
     for what, names in (("gone", gone), ("new", new), ("changed", changed)):
         if names:
             raise FeatureFileError(
-                f"photos are {what} since {file.path} was begun: {some(sorted(names))}; "
+                f"photos are {what} since {file.path} was begun: {abbreviate(sorted(names))}; "
                 f"give another --output, with --reuse {file.path} for the other rows, or "
                 "--overwrite"
             )

@@ -9,8 +9,8 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError
 from bilinear_cli.extraction.job import Batch, Job, Origin
-from bilinear_cli.extraction.versions import warn_of_versions
-from bilinear_cli.poolings.registry import pooling
+from bilinear_cli.extraction.versions import warn_if_versions_differ
+from bilinear_cli.poolings.registry import get_pooling
 from bilinear_cli.poolings.sizes import FITTED_ON
 from bilinear_cli.recipe import Recipe, check_same, differences
 from bilinear_cli.store import FeatureFile, partial_path
@@ -21,7 +21,7 @@ ADVICE = "its rows cannot be reused"
 NETWORK = ("backbone", "layer", "weights_sha256")  # what of a recipe decides what a channel is
 
 
-def check_not_itself(job: Job[Origin]) -> None:
+def check_not_output(job: Job[Origin]) -> None:
     """Raise a UsageError if rows are to be copied from the file that is to be written."""
     if not job.reuse:
         return
@@ -50,7 +50,7 @@ def open_reused(job: Job[Origin], complete: bool = False) -> Iterator[FeatureFil
 
 def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
     """Raise a FeatureFileError unless the rows of a file can be copied to a file of this recipe."""
-    stored, wanted = file.recipe.facts(), recipe.facts()
+    stored, wanted = file.recipe.comparable_attributes(), recipe.comparable_attributes()
     check_same(differences(stored, wanted, "reuse", allow_mix=True), file.path, ADVICE)
     if not recipe.mixed_with:
         advice = f"{ADVICE} without --allow-precision-mix"
@@ -60,7 +60,7 @@ def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
         raise FeatureFileError(f"{file.path} has no {', '.join(sorted(missing))} to reuse")
 
 
-class EarlierRows:
+class ReusedRows:
     """Rows of a feature file, finished or not, for photos of the same bytes.
 
     Attributes:
@@ -74,7 +74,7 @@ class EarlierRows:
             FeatureFileError: it was made by another recipe, or lacks a pooling.
         """
         check_reusable(file, recipe)
-        warn_of_versions(file.path, file.attributes.get("versions"), file.recipe.precision)
+        warn_if_versions_differ(file.path, file.attributes.get("versions"), file.recipe.precision)
         self._file, self._specs, self._batch_size = file, recipe.poolings, recipe.batch_size
         self.sha256: dict[str, str] = {}
 
@@ -88,7 +88,7 @@ class EarlierRows:
                 )
 
     def find(self, paths: Sequence[str], sha256: Sequence[str]) -> None:
-        """Look which of these photos the file has, by their SHA-256."""
+        """Look up which of these photos the file has, by their SHA-256."""
         n_views = self._file.n_views
         photo = self._file.photo[: self._file.rows_done : n_views]
         stored = self._file.sha256[::n_views]
@@ -116,7 +116,7 @@ def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
         FeatureFileError: it cannot be read, lacks those that the poolings need, or is of another
             network.
     """
-    projected = [kind for kind in map(pooling, recipe.poolings) if kind.is_projected]
+    projected = [kind for kind in map(get_pooling, recipe.poolings) if kind.is_projected]
     wanted = {name for kind in projected for name in kind.parameters}
     with FeatureFile(path, allow_partial=True) as file:
         for name in NETWORK:

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from PIL import features as pillow_features
 
-from bilinear_cli.recipe import ONLY_INT8
+from bilinear_cli.recipe import INT8_PACKAGES
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 
-def versions(precision: str = "float32") -> str:
+def installed_versions(precision: str = "float32") -> str:
     """Return the versions that are installed here, as `name version, ...`."""
-    names = PACKAGES + (ONLY_INT8 if precision == "int8" else ())
+    names = PACKAGES + (INT8_PACKAGES if precision == "int8" else ())
     packages = [f"{name} {_version(name)}" for name in names]
     jpeg = pillow_features.version_codec("jpg")
     return ", ".join([f"python {platform.python_version()}", *packages, f"libjpeg {jpeg}"])
@@ -29,9 +29,9 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def warn_of_versions(path: Path, made_with: str | None, precision: str) -> None:
+def warn_if_versions_differ(path: Path, made_with: str | None, precision: str) -> None:
     """Warn if rows in this precision were made with other versions than those here."""
-    if made_with != versions(precision):
+    if made_with != installed_versions(precision):
         log.warning(
             "the rows of %s were made with other versions (%s): new ones may differ in digits",
             path,

@@ -13,8 +13,8 @@ from bilinear_cli.poolings.functions import (
     signed_sqrt,
     upper_triangle,
 )
-from bilinear_cli.poolings.registry import POOLINGS, pooling
-from bilinear_cli.poolings.triangle import size_of
+from bilinear_cli.poolings.registry import POOLINGS, get_pooling
+from bilinear_cli.poolings.triangle import n_entries
 
 OUTPUTS = ("triangle", "square")
 
@@ -86,7 +86,7 @@ class BilinearPooling(keras.layers.Layer):
         self.normalize = normalize
         self.projection = projection_layer(channels, self) if channels else None
         self.input_spec = keras.InputSpec(ndim=4)
-        self.supports_jit = pooling(method).xla
+        self.supports_jit = get_pooling(method).xla
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the projection's weights, and fix the number of channels."""
@@ -108,7 +108,7 @@ class BilinearPooling(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
         """Return (batch, how many numbers a map is pooled to)."""
         n = self.channels or _n_channels(input_shape)
-        return input_shape[0], size_of(n) if self.output_form == "triangle" else n * n
+        return input_shape[0], n_entries(n) if self.output_form == "triangle" else n * n
 
     def compute_output_spec(self, maps: keras.KerasTensor) -> keras.KerasTensor:
         """Return the shape and the dtype, which is float32 under any policy."""

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bilinear_cli.networks.applications import preprocess_of
+from bilinear_cli.networks.applications import preprocess_function
 from bilinear_cli.poolings.functions import l2_normalize, signed_sqrt
 
 
@@ -26,7 +26,7 @@ class Preprocess(keras.layers.Layer):
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
         """Return the preprocessed pixels."""
         shown = pixels[:, :, ::-1] if self.mirrored else pixels
-        return preprocess_of(self.backbone)(shown)
+        return preprocess_function(self.backbone)(shown)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape, which stays as it is."""

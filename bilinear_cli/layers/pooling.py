@@ -10,7 +10,7 @@ import tensorflow as tf
 from bilinear_cli.layers.bilinear import BilinearPooling, projection_layer
 from bilinear_cli.layers.compact import CompactPooling
 from bilinear_cli.poolings.functions import pool_function
-from bilinear_cli.poolings.registry import pooling
+from bilinear_cli.poolings.registry import get_pooling
 from bilinear_cli.poolings.sizes import SKETCH
 
 
@@ -31,7 +31,7 @@ class MapPooling(keras.layers.Layer):
 
     def __init__(self, spec: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.spec, kind = spec, pooling(spec)
+        self.spec, kind = spec, get_pooling(spec)
         self.supports_jit = kind.xla
         self.projection = projection_layer(kind.size, self) if kind.size else None
         self._pool = pool_function(kind.method, {})
@@ -58,7 +58,7 @@ def pooling_layer(spec: str, parameters: Mapping[str, np.ndarray]) -> keras.laye
         spec: the pooling.
         parameters: what the poolings take beside the maps, see `poolings/parameters.py`.
     """
-    kind = pooling(spec)
+    kind = get_pooling(spec)
     arrays = [parameters[name] for name in kind.arguments]
     if kind.sized is SKETCH and kind.size:
         hashes, signs = arrays

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, UsageError, one_of, some
+from bilinear_cli.errors import BilinearError, UsageError, abbreviate, validate_choice
 from bilinear_cli.networks.weights import Weights
 
 # The names of Keras's functions, in small letters. Two families are left out. The first
@@ -24,7 +24,7 @@ NETWORKS: dict[str, Callable[..., keras.Model]] = {
 }
 
 
-def preprocess_of(backbone: str) -> Callable[[Any], Any]:
+def preprocess_function(backbone: str) -> Callable[[Any], Any]:
     """Return what a network wants done to float32 RGB photos, 0 to 255; it may overwrite them."""
     return inspect.getmodule(_function(backbone)).preprocess_input  # type: ignore[union-attr]
 
@@ -75,10 +75,10 @@ def _names(network: keras.Model) -> dict[str, str]:
 
 
 def _function(backbone: str) -> Callable[..., keras.Model]:
-    return NETWORKS[one_of("backbone", backbone, NETWORKS)]
+    return NETWORKS[validate_choice("backbone", backbone, NETWORKS)]
 
 
-def layer_of(backbone: str, layer: str | None) -> str:
+def resolve_layer(backbone: str, layer: str | None) -> str:
     """Return the name of a layer whose output are maps; without a name, the network's last.
 
     Raises:
@@ -91,7 +91,7 @@ def layer_of(backbone: str, layer: str | None) -> str:
         return list(rank)[-1]
     if layer not in rank:
         near = [name for name in rank if layer in name] or list(rank)[-5:]
-        raise UsageError(f"{backbone} has no layer {layer!r}: there are {some(near)}")
+        raise UsageError(f"{backbone} has no layer {layer!r}: there are {abbreviate(near)}")
     if rank[layer] != 4:
         raise UsageError(
             f"layer {layer} of {backbone} gives no maps, (photos, height, width, channels), but "
@@ -100,7 +100,7 @@ def layer_of(backbone: str, layer: str | None) -> str:
     return layer
 
 
-def load_weights_of(backbone: str, source: str) -> Weights:
+def load_keras_weights(backbone: str, source: str) -> Weights:
     """Return the weights of a network; nobody vouches for them here.
 
     Args:

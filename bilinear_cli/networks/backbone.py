@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.memory import free_memory
-from bilinear_cli.networks.applications import build, layer_of, preprocess_of
+from bilinear_cli.networks.applications import build, preprocess_function, resolve_layer
 from bilinear_cli.networks.int8 import load_int8
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,10 @@ def load_backbone(
     """
     if precision == "int8":
         return load_int8(weights, layer)
-    preprocess = preprocess_of(backbone)
+    preprocess = preprocess_function(backbone)
     network = build(backbone, precision)
     network.set_weights(list(weights.values()))
-    network = keras.Model(network.input, network.get_layer(layer_of(backbone, layer)).output)
+    network = keras.Model(network.input, network.get_layer(resolve_layer(backbone, layer)).output)
 
     def forward(photos: tf.Tensor) -> tf.Tensor:
         x = preprocess(tf.cast(photos, tf.float32))

@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import whole
-from bilinear_cli.networks.applications import layer_of, preprocess_of
+from bilinear_cli.files import atomic_write
+from bilinear_cli.networks.applications import preprocess_function, resolve_layer
 from bilinear_cli.networks.precision import ELSE, int8_sha256, int8_table
 from bilinear_cli.networks.quiet import silent_stderr
 from bilinear_cli.networks.weights import BLOCKS
@@ -102,7 +102,7 @@ def build_int8(
 
 def mean_colour() -> np.ndarray:
     """Return what VGG16 takes off the RGB pixels of its photos, float32 (3,)."""
-    return -preprocess_of("vgg16")(np.zeros(3, np.float32))[::-1]
+    return -preprocess_function("vgg16")(np.zeros(3, np.float32))[::-1]
 
 
 def framed(photos: np.ndarray) -> np.ndarray:
@@ -124,7 +124,7 @@ def _layers(last: str) -> list[str]:
         for block, (n_convolutions, _) in enumerate(BLOCKS, 1)
         for kind in (*(f"conv{i + 1}" for i in range(n_convolutions)), "pool")
     ]
-    return names[: names.index(layer_of("vgg16", last)) + 1]
+    return names[: names.index(resolve_layer("vgg16", last)) + 1]
 
 
 def _cached(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
@@ -140,7 +140,7 @@ def _cached(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
     log.info("quantising VGG16, once: it is kept in %s", path)
     model = build_int8(tensors, names, int8_table()["ranges"])
     try:
-        with whole(path) as new:
+        with atomic_write(path) as new:
             new.write_bytes(_line(what, model).encode() + b"\n" + model)
     except BilinearError as error:
         log.warning("%s: it will be quantised each time", error)

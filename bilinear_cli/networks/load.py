@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bilinear_cli.networks.precision import check_int8
-from bilinear_cli.networks.quiet import load_tensorflow
+from bilinear_cli.networks.quiet import import_tensorflow
 from bilinear_cli.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Network:
             A function of uint8 photos (batch, size, size, 3) -> float32 maps (batch, height,
             width, channels), in TensorFlow.
         """
-        load_tensorflow()
+        import_tensorflow()
         from bilinear_cli.networks.backbone import load_backbone, use_devices
 
         devices = use_devices()
@@ -63,7 +63,7 @@ def _weights(backbone: str, source: str) -> "Weights":
 
     if backbone == "vgg16":
         return weights.load_vgg16_weights(source)
-    load_tensorflow()
-    from bilinear_cli.networks.applications import load_weights_of
+    import_tensorflow()
+    from bilinear_cli.networks.applications import load_keras_weights
 
-    return load_weights_of(backbone, source)
+    return load_keras_weights(backbone, source)

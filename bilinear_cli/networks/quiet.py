@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def load_tensorflow() -> None:
+def import_tensorflow() -> None:
     """Import TensorFlow without the greeting that its C++ part writes to stderr.
 
     It does so before its own setting of a log level counts.

@@ -23,7 +23,7 @@ import numpy as np
 
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import whole
+from bilinear_cli.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def _fetch(source: str, cached: Path) -> Weights:
         return weights
     _refuse_differing(weights)
     try:
-        with whole(cached) as new:
+        with atomic_write(cached) as new:
             np.savez(new, **weights.tensors)  # type: ignore[arg-type]
     except BilinearError as error:
         raise BilinearError(f"{error}; set BILINEAR_CACHE to another folder") from error

@@ -46,7 +46,7 @@ def hashes_of(photo: np.ndarray) -> np.ndarray:
     return np.packbits(bits).view(np.uint64)
 
 
-def near_sets(hashes: np.ndarray) -> np.ndarray:
+def near_duplicate_sets(hashes: np.ndarray) -> np.ndarray:
     """Return for each photo the number of its set: what is near something in it is in it.
 
     Every pair is compared, in tiles: 100,000 photos take 15 seconds.
@@ -90,7 +90,7 @@ def members(sets: Sequence | np.ndarray) -> list[np.ndarray]:
     return sorted((several for several in photos if len(several) > 1), key=lambda x: x[0])
 
 
-def groups_with(group: np.ndarray, sets: Sequence[np.ndarray]) -> np.ndarray:
+def merge_groups(group: np.ndarray, sets: Sequence[np.ndarray]) -> np.ndarray:
     """Return groups that keep together those that are given, and the photos of each set.
 
     Args:

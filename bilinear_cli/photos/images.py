@@ -57,10 +57,10 @@ def read_photo(path: Path, sizes: Sequence[int], resize: str = "squash") -> list
         BadPhotoError: it is no photo, or is cut off.
         BilinearError: there is not the memory to decode it.
     """
-    return decode_photo(photo_bytes(path), path, sizes, resize)
+    return decode_photo(read_bytes(path), path, sizes, resize)
 
 
-def photo_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """Return the bytes of a file, or raise a BadPhotoError."""
     try:
         return path.read_bytes()
@@ -103,7 +103,7 @@ def empty_batch(sizes: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:
     return {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
 
 
-def lay_in(
+def fill_batch(
     room: dict[int, np.ndarray], batch: Sequence[list[np.ndarray] | BadPhotoError]
 ) -> list[int]:
     """Put photos into `empty_batch`'s arrays, black for a bad one; return which are bad."""

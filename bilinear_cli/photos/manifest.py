@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bilinear_cli.errors import BilinearError, some
+from bilinear_cli.errors import BilinearError, abbreviate
 
 COLUMNS = ("path", "label", "split", "group")
 
 
-def manifest(rows: Iterable[Sequence[str]]) -> str:
+def manifest_csv(rows: Iterable[Sequence[str]]) -> str:
     """Return rows of path, label, split and group as the text of a manifest."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -42,8 +42,8 @@ def read_manifest(path: Path, spec: str) -> tuple[list[str], list[dict[str, str]
     missing = {"path", "label"} - {*columns}
     if missing:
         raise BilinearError(
-            f"{spec} lacks the column {some(sorted(missing, reverse=True))}: its first line should "
-            f"be path,label[,split][,group], and is {','.join(columns)}"
+            f"{spec} lacks the column {abbreviate(sorted(missing, reverse=True))}: its first line "
+            f"should be path,label[,split][,group], and is {','.join(columns)}"
         )
     row_of: dict[str, int] = {}
     rows = []

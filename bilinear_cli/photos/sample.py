@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import whole
+from bilinear_cli.files import atomic_write
 
 Floats = NDArray[np.floating]
 
@@ -95,7 +95,7 @@ def write_sample(
     if folder.exists():
         return folder
     try:
-        with whole(folder) as draft:
+        with atomic_write(folder) as draft:
             for done in range(N_SPECIES * N_DRAWINGS):
                 species, index = divmod(done, N_DRAWINGS)
                 home = draft / ("test" if index % 2 else "train") / SPECIES[species]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import whole
+from bilinear_cli.files import atomic_write
 
 KINDS = {b"\x89P": ".png", b"GI": ".gif", b"BM": ".bmp", b"RI": ".webp"}  # anything else: .jpg
 
@@ -39,7 +39,7 @@ def unpack(
     folder = cache / builder.info.full_name.replace("/", "-")
     try:
         if not folder.exists():
-            with whole(folder) as draft:
+            with atomic_write(folder) as draft:
                 draft.mkdir()
                 _write(builder, draft, progress)
     except BilinearError:

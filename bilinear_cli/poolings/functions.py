@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.matrix_root import matrix_sqrt
-from bilinear_cli.poolings.registry import TRIANGLE, pooling
+from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 
 Pool = Callable[[tf.Tensor], tf.Tensor]
 SLOPE_FLOOR = 1e-3  # of the mean size of a map's numbers; the root of less is not steeper
@@ -67,7 +67,7 @@ def centred_product_sum(maps: tf.Tensor) -> tf.Tensor:
     Source: Tuzel, Porikli, Meer, "Region Covariance: A Fast Descriptor for Detection and
     Classification", ECCV 2006, for covariance as a descriptor; the normalisation is Lin's.
     """
-    return outer_product_sum(less_mean(maps))
+    return outer_product_sum(centre_channels(maps))
 
 
 def outer_product_root(maps: tf.Tensor) -> tf.Tensor:
@@ -92,7 +92,7 @@ def location_matrix(maps: tf.Tensor) -> tf.Tensor:
     return tf.reshape(maps, (tf.shape(maps)[0], -1, channels))
 
 
-def less_mean(maps: tf.Tensor) -> tf.Tensor:
+def centre_channels(maps: tf.Tensor) -> tf.Tensor:
     """Return maps less the mean of each channel over the locations; what is rounding, as zero."""
     mean = tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
     centred = maps - mean
@@ -223,7 +223,7 @@ def project(maps: tf.Tensor, projection: np.ndarray) -> tf.Tensor:
 
 def matrix_function(method: str) -> Pool:
     """Return the function of a pooling of matrices, maps -> (batch, channels, channels)."""
-    return globals()[pooling(method).function]
+    return globals()[get_pooling(method).function]
 
 
 def pool_function(spec: str, parameters: Mapping[str, np.ndarray]) -> Pool:
@@ -233,7 +233,7 @@ def pool_function(spec: str, parameters: Mapping[str, np.ndarray]) -> Pool:
         spec: the pooling.
         parameters: of `parameters.py`; those that it takes must be there.
     """
-    kind = pooling(spec)
+    kind = get_pooling(spec)
     function = globals()[kind.function]
     arguments = [parameters[name] for name in kind.arguments]
     pack = normalized_triangle if kind.is_normalized_matrix else upper_triangle

@@ -13,7 +13,7 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.poolings.projection import principal_directions
-from bilinear_cli.poolings.registry import map_channels, pooling
+from bilinear_cli.poolings.registry import get_pooling, parameter_channels
 from bilinear_cli.poolings.sizes import FITTED_ON, PROJECTION, SKETCH
 from bilinear_cli.recipe import Recipe
 
@@ -44,7 +44,7 @@ def make_parameters(
     moment = None
     for spec in recipe.poolings:
         _check_size(spec, channels)
-        kind = pooling(spec)
+        kind = get_pooling(spec)
         if not (kind.sized and kind.size) or kind.parameters[0] in parameters:
             continue
         if have.keys() >= set(kind.parameters):
@@ -61,20 +61,20 @@ def make_parameters(
                 moment, photos = sample()
             directions = principal_directions(moment, kind.size)
             new = {kind.parameters[0]: directions, FITTED_ON: np.array(photos, "S64")}
-        parameters = both(parameters, new)
+        parameters = union_parameters(parameters, new)
     check_channels(parameters, channels)
     return parameters
 
 
-def lacks_projection(poolings: Sequence[str], have: Parameters) -> bool:
+def needs_projection_fit(poolings: Sequence[str], have: Parameters) -> bool:
     """Say whether a projection that the poolings take has still to be fitted."""
-    kinds = [pooling(spec) for spec in poolings]
+    kinds = [get_pooling(spec) for spec in poolings]
     return any(kind.is_projected and not have.keys() >= set(kind.parameters) for kind in kinds)
 
 
 def _check_size(spec: str, channels: int) -> None:
     """Raise a UsageError if a row would be too long, or a projection is none."""
-    kind = pooling(spec)
+    kind = get_pooling(spec)
     if kind.is_projected and kind.size and kind.size > channels:
         raise UsageError(f"{spec}: the maps have but {channels} channels")
     numbers = kind.row_length(channels)
@@ -89,14 +89,14 @@ def _check_size(spec: str, channels: int) -> None:
 def check_channels(parameters: Parameters, channels: int) -> None:
     """Raise a BilinearError unless all are for maps of so many channels."""
     for name, array in parameters.items():
-        there = map_channels(name, array)
+        there = parameter_channels(name, array)
         if there not in (channels, None):
             raise BilinearError(
                 f"{name} is for maps of {there} channels, and these have {channels}"
             )
 
 
-def check_unseen(parameters: Parameters, test_sha256: np.ndarray, advice: str) -> None:
+def check_not_fitted_on_test(parameters: Parameters, test_sha256: np.ndarray, advice: str) -> None:
     """Raise a BilinearError if projections were fitted on photos that are now to be tested on."""
     leaked = np.intersect1d(
         parameters.get(FITTED_ON, np.array([], "S64")), test_sha256.astype("S64")
@@ -108,13 +108,13 @@ def check_unseen(parameters: Parameters, test_sha256: np.ndarray, advice: str) -
         )
 
 
-def both(a: Parameters, b: Parameters) -> dict[str, np.ndarray]:
+def union_parameters(a: Parameters, b: Parameters) -> dict[str, np.ndarray]:
     """Return the parameters of both; of one name, those of `b`."""
     fitted_on = [x[FITTED_ON] for x in (a, b) if FITTED_ON in x]
     return {**a, **b} | ({FITTED_ON: np.unique(np.concatenate(fitted_on))} if fitted_on else {})
 
 
-def agreed(a: Parameters, b: Parameters, path: Path) -> Parameters:
+def merge_parameters(a: Parameters, b: Parameters, path: Path) -> Parameters:
     """Return both together.
 
     Args:
@@ -129,4 +129,4 @@ def agreed(a: Parameters, b: Parameters, path: Path) -> Parameters:
             raise FeatureFileError(
                 f"{name} of {path} is not that of the other file that is to be used with it"
             )
-    return both(a, b)
+    return union_parameters(a, b)

@@ -9,7 +9,7 @@ from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 ROTATIONS = 60  # steps of varimax, at most
 
 
-def sample_of(train: np.ndarray, n: int, seed: int) -> np.ndarray:
+def sample_indices(train: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Return n of the training photos, or rows, by their numbers: drawn at random, ascending.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError, one_of
+from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.sizes import FITTED_ON, PROJECTION, SKETCH, Parameter, Size
 
@@ -91,20 +91,20 @@ class Pooling:
     def row_length(self, channels: int) -> int:
         """Return the numbers in a row, of maps at one location, where the maps have channels."""
         pooled = self.size or channels
-        return triangle.size_of(pooled) if self.layout == TRIANGLE else pooled
+        return triangle.n_entries(pooled) if self.layout == TRIANGLE else pooled
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Say whether a row can have this shape."""
         if len(shape) != self.rank or not all(shape):
             return False
-        channels = triangle.channels_of(shape[0]) if self.layout == TRIANGLE else shape[-1]
+        channels = triangle.n_channels(shape[0]) if self.layout == TRIANGLE else shape[-1]
         return shape[-1] == self.row_length(channels)
 
     def channels(self, shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]) -> int:
         """Return how many channels are pooled where a row has this shape."""
         if self.layout == TRIANGLE:
-            return triangle.channels_of(shape[0])
-        counted = (map_channels(name, parameters[name]) for name in self.parameters)
+            return triangle.n_channels(shape[0])
+        counted = (parameter_channels(name, parameters[name]) for name in self.parameters)
         return next((n for n in counted if n), shape[-1])
 
 
@@ -133,14 +133,14 @@ ENTRIES = (
 POOLINGS = {pooling.method: pooling for pooling in ENTRIES}
 
 
-def pooling(spec: str) -> Pooling:
+def get_pooling(spec: str) -> Pooling:
     """Return the pooling of that name.
 
     Raises:
         UsageError: there is none, and the message names the nearest; or its size cannot be.
     """
-    method, colon, size = canonical(spec).partition(":")
-    kind = POOLINGS[one_of("pooling", method, POOLINGS)]
+    method, colon, size = canonical_spec(spec).partition(":")
+    kind = POOLINGS[validate_choice("pooling", method, POOLINGS)]
     if colon and not kind.sized:
         raise UsageError(f"{method} takes no size: write {method}, not {spec}")
     if not colon and kind.sized and kind.sized.required:
@@ -152,32 +152,32 @@ def pooling(spec: str) -> Pooling:
     return replace(kind, size=int(size))
 
 
-def is_known(spec: str) -> bool:
+def is_known_pooling(spec: str) -> bool:
     """Say whether a spec, perhaps of a later version's file, names a method that is known here."""
-    return canonical(spec).partition(":")[0] in POOLINGS
+    return canonical_spec(spec).partition(":")[0] in POOLINGS
 
 
-def canonical(spec: str) -> str:
+def canonical_spec(spec: str) -> str:
     """Return the spec with the method's own name in place of an alias."""
     method, colon, size = spec.partition(":")
     own = (kind.method for kind in POOLINGS.values() if method in kind.aliases)
     return next(own, method) + colon + size
 
 
-class BySpec(UserDict[str, T]):
+class SpecDict(UserDict[str, T]):
     """A dictionary by specs, which may be given by aliases."""
 
     def __getitem__(self, spec: str) -> T:
         """Return what a pooling has."""
-        return super().__getitem__(canonical(spec))
+        return super().__getitem__(canonical_spec(spec))
 
     def __setitem__(self, spec: str, value: T) -> None:
         """Set what a pooling has, under its own name."""
-        super().__setitem__(canonical(spec), value)
+        super().__setitem__(canonical_spec(spec), value)
 
     def __contains__(self, spec: object) -> bool:
         """Say whether the pooling is there."""
-        return isinstance(spec, str) and super().__contains__(canonical(spec))
+        return isinstance(spec, str) and super().__contains__(canonical_spec(spec))
 
 
 def usage(kind: Pooling) -> str:
@@ -213,12 +213,12 @@ def check_parameter(name: str, array: np.ndarray) -> None:
         raise ValueError(f"{name} has values of the wrong kind")
 
 
-def map_channels(name: str, array: np.ndarray) -> int | None:
+def parameter_channels(name: str, array: np.ndarray) -> int | None:
     """Return how many channels maps have that a parameter is for; None if it is for any."""
     axis = parameter(name)[0].axis
     return None if axis is None else array.shape[axis]
 
 
-def row_dtype(shape: tuple[int, ...]) -> np.dtype:
+def storage_dtype(shape: tuple[int, ...]) -> np.dtype:
     """Return how a row of this shape is stored: float32 if it is small, else float16."""
     return np.dtype(np.float32 if np.prod(shape) < HALF_PRECISION_FROM else np.float16)

@@ -9,12 +9,12 @@ from math import isqrt
 import numpy as np
 
 
-def size_of(channels: int) -> int:
+def n_entries(channels: int) -> int:
     """Return how many numbers the triangle of channels x channels has."""
     return channels * (channels + 1) // 2
 
 
-def channels_of(size: int) -> int:
+def n_channels(size: int) -> int:
     """Return how many channels a triangle of so many numbers has."""
     return isqrt(2 * size)
 
@@ -24,7 +24,7 @@ def indices(channels: int) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(channels)
 
 
-def counts(channels: int) -> np.ndarray:
+def multiplicity(channels: int) -> np.ndarray:
     """Return int64: how many entries of the matrix each number stands for, 1 or 2."""
     rows, columns = indices(channels)
     return np.where(rows == columns, 1, 2)
@@ -32,7 +32,7 @@ def counts(channels: int) -> np.ndarray:
 
 def scale(channels: int) -> np.ndarray:
     """Return what the entries of a matrix are multiplied by, 1 or the square root of two."""
-    return np.sqrt(counts(channels))
+    return np.sqrt(multiplicity(channels))
 
 
 def pack(matrix: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def pack(matrix: np.ndarray) -> np.ndarray:
 
 def unpack(numbers: np.ndarray) -> np.ndarray:
     """Return the symmetric matrix of a triangle."""
-    channels = channels_of(len(numbers))
+    channels = n_channels(len(numbers))
     rows, columns = indices(channels)
     matrix = np.empty((channels, channels), numbers.dtype)
     matrix[rows, columns] = matrix[columns, rows] = numbers / scale(channels)

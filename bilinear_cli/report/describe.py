@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import printable, shortened, some
-from bilinear_cli.photos.dataset import count_photos
-from bilinear_cli.report.made import typed
+from bilinear_cli.errors import abbreviate, printable, truncate
+from bilinear_cli.photos.photo_set import count_photos
+from bilinear_cli.report.provenance import typed
 from bilinear_cli.run import read_labels, read_metrics
 from bilinear_cli.store import FeatureFile, parameter_sha256
 
@@ -42,7 +42,7 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
     facts["size"] = f"{sum(path.stat().st_size for path in file.files):,} bytes"
     facts |= _attributes(file.attributes)
     if file.skipped:
-        facts["skipped"] = some(f"{path} ({why})" for path, why in file.skipped.items())
+        facts["skipped"] = abbreviate(f"{path} ({why})" for path, why in file.skipped.items())
     return _lines(facts | _by_class(counts) if by_class else facts)
 
 
@@ -76,7 +76,7 @@ def _totals(counts: dict[str, dict[str, int]]) -> dict[str, str]:
 
 def _by_class(counts: dict[str, dict[str, int]]) -> dict[str, str]:
     return {
-        f"class {shortened(name)}": f"{n['train']} train, {n['test']} test"
+        f"class {truncate(name)}": f"{n['train']} train, {n['test']} test"
         for name, n in counts.items()
     }
 

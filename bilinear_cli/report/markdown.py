@@ -1,19 +1,19 @@
-"""Findings -> Markdown for a README: what can be said without pictures."""
+"""ReportData -> Markdown for a README: what can be said without pictures."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from bilinear_cli.errors import printable
-from bilinear_cli.report.findings import Findings
-from bilinear_cli.report.made import commands
+from bilinear_cli.report.collect import ReportData
+from bilinear_cli.report.provenance import commands
 from bilinear_cli.report.table import name_of, table
 from bilinear_cli.training.metrics import confused_pairs
 
 MOST_PAIRS = 10
 
 
-def markdown(found: Findings) -> str:
+def markdown(found: ReportData) -> str:
     """Return the report."""
     metrics, names = found.metrics, [plain(row["name"]) for row in found.classes]
     pairs = [

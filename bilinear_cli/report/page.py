@@ -1,4 +1,4 @@
-"""Findings -> one page of HTML that needs nothing else: no network, no other file."""
+"""ReportData -> one page of HTML that needs nothing else: no network, no other file."""
 
 import re
 import shlex
@@ -12,11 +12,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bilinear_cli.photos.manifest import manifest
+from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.report import plots
-from bilinear_cli.report.findings import Findings, Metrics
-from bilinear_cli.report.made import commands, facts, typed
-from bilinear_cli.report.scored import Scored
+from bilinear_cli.report.collect import Metrics, ReportData
+from bilinear_cli.report.provenance import commands, facts, typed
+from bilinear_cli.report.scores import PhotoScores
 from bilinear_cli.report.table import name_of, rows_of
 from bilinear_cli.report.thumbnails import data_uri, thumbnails
 from bilinear_cli.training.metrics import confused_pairs
@@ -27,7 +27,7 @@ LARGE = 30  # classes; the matrix of more is a picture
 MOST_CSV_BYTES = 400_000  # of the set's labels
 
 
-def html(found: Findings) -> str:
+def html(found: ReportData) -> str:
     """Return the page, below 3 MB."""
     environment = Environment(
         loader=PackageLoader("bilinear_cli", "report"),
@@ -49,7 +49,7 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(re.findall(r".+?[_/-]+|.+", text, re.S))
 
 
-def _contents(found: Findings) -> dict[str, Any]:
+def _contents(found: ReportData) -> dict[str, Any]:
     root = Path(found.metrics["extraction"].get("data_root") or ".")
     mended = shlex.quote(str(root / "mended.csv"))
     runs = [_run(name, metrics) for name, metrics in found.runs]
@@ -83,7 +83,7 @@ def _contents(found: Findings) -> dict[str, Any]:
     }
 
 
-def _table(found: Findings) -> list[list[str]]:
+def _table(found: ReportData) -> list[list[str]]:
     """Return the rows of the table of all runs, what a narrow screen is to show first."""
     heads, *rows = rows_of([metrics for _, metrics in found.runs])
     words, figures = slice(0, 4), slice(4, None)
@@ -105,7 +105,7 @@ def _run(name: str, metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _pairs(found: Findings) -> list[dict[str, Any]]:
+def _pairs(found: ReportData) -> list[dict[str, Any]]:
     """Return the pairs with paths: photos taken for another class, and photos of that class."""
     scored = found.judged
 
@@ -126,11 +126,11 @@ def _pairs(found: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def _mended(labels: list[list[str]], wrong: Scored) -> str | None:
+def _mended(labels: list[list[str]], wrong: PhotoScores) -> str | None:
     """Return a manifest of all photos as an address, those in doubt first; None for a long one."""
     doubt = {path: i for i, path in enumerate(wrong.paths)}
     rows = sorted(labels, key=lambda row: doubt.get(row[0], len(doubt)))
-    data = manifest(rows).encode()
+    data = manifest_csv(rows).encode()
     return data_uri(data, "text/csv") if len(data) <= MOST_CSV_BYTES else None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.report.findings import find
+from bilinear_cli.report.collect import find
 from bilinear_cli.report.markdown import markdown
 
 FORMATS = {".html": "html", ".md": "md"}  # suffix -> format

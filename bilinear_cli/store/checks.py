@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError
-from bilinear_cli.poolings.registry import check_parameter, is_known, pooling
+from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
 from bilinear_cli.store.lock import in_use
 
 PARTIAL = ".partial"  # of the name of an unfinished file
@@ -121,7 +121,7 @@ def parameter_sha256(array: np.ndarray) -> str:
 def _parameters_of(specs: Sequence[str]) -> list[str]:
     """Return the names of what these poolings take; of a pooling unknown here nothing."""
     try:
-        kinds = [pooling(spec) for spec in specs if is_known(spec)]
+        kinds = [get_pooling(spec) for spec in specs if is_known_pooling(spec)]
     except UsageError as error:
         raise ValueError(str(error)) from error
     return list(dict.fromkeys(name for kind in kinds for name in kind.parameters))

@@ -12,9 +12,15 @@ from typing import Any, BinaryIO, Self
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, one_of
-from bilinear_cli.poolings.registry import BySpec, canonical, is_known, map_channels, pooling
-from bilinear_cli.recipe import Recipe, recipe_of
+from bilinear_cli.errors import FeatureFileError, validate_choice
+from bilinear_cli.poolings.registry import (
+    SpecDict,
+    canonical_spec,
+    get_pooling,
+    is_known_pooling,
+    parameter_channels,
+)
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store.checks import (
     INTEGERS,
     PARTIAL,
@@ -27,7 +33,7 @@ from bilinear_cli.store.checks import (
     open_hdf5,
     parameters,
 )
-from bilinear_cli.store.streaming import StoredRows, ahead
+from bilinear_cli.store.streaming import StoredRows, prefetch
 
 
 def partial_path(path: Path) -> Path:
@@ -110,10 +116,10 @@ class FeatureFile:
 
     def _load(self) -> None:
         self.attributes = attributes(self._file)
-        self._keys = BySpec({spec: spec for spec in self._file["features"]})
+        self._keys = SpecDict({spec: spec for spec in self._file["features"]})
         if len(self._keys) < len(self._file["features"]):
             raise ValueError("features have one pooling under two names")
-        self.shapes = BySpec({s: self._of("features", s).shape for s in self._keys})
+        self.shapes = SpecDict({s: self._of("features", s).shape for s in self._keys})
         for name in ROW_COLUMNS:
             setattr(self, name, column(self._file, name))
         self.class_names = column(self._file, "class_names")
@@ -146,9 +152,9 @@ class FeatureFile:
         if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
             raise damaged(self.path, f"rows_done is {self.rows_done} of {n}")
         self._check_views()
-        maps = {map_channels(name, array) for name, array in self.parameters.items()}
+        maps = {parameter_channels(name, array) for name, array in self.parameters.items()}
         for spec, (_, *shape) in self.shapes.items():
-            kind = pooling(spec) if is_known(spec) else None
+            kind = get_pooling(spec) if is_known_pooling(spec) else None
             if not (kind.fits(tuple(shape)) if kind else all(shape)):
                 raise damaged(self.path, f"features/{spec} has rows of {shape} numbers")
             maps |= {shape[-1]} if kind and kind.rank > 1 else set()
@@ -183,7 +189,7 @@ class FeatureFile:
         """Return of one pooling its pooling, layout, channels, normalization, and dtype."""
         with damage(self.path):
             data = self._of("features", spec)
-            return attributes(data) | {"pooling": canonical(spec), "dtype": str(data.dtype)}
+            return attributes(data) | {"pooling": canonical_spec(spec), "dtype": str(data.dtype)}
 
     def row_dtype(self, spec: str) -> np.dtype:
         """Return how the numbers of a pooling are stored: float16 or float32."""
@@ -202,14 +208,14 @@ class FeatureFile:
             FeatureFileError: the file does not say it.
         """
         with damage(self.path):
-            return recipe_of(self.attributes, tuple(self.shapes))
+            return Recipe.from_attributes(self.attributes, tuple(self.shapes))
 
     def header(self) -> Header:
         """Return what the file says beside its features."""
         columns = {name: getattr(self, name) for name in ROW_COLUMNS}
         return Header(columns, self.class_names, self.attributes, self.skipped, self.parameters)
 
-    def facts(self) -> dict[str, Any]:
+    def comparable_attributes(self) -> dict[str, Any]:
         """Return the root attributes and the poolings, for `recipe.differences`."""
         return {**self.attributes, "poolings": " ".join(sorted(self.shapes))}
 
@@ -233,7 +239,7 @@ class FeatureFile:
                 holds NaN or infinity, which shows at once.
             UsageError: the file has no such pooling.
         """
-        return ahead(self._stored(spec).columns(which, step))
+        return prefetch(self._stored(spec).columns(which, step))
 
     def batches(
         self, spec: str, which: np.ndarray, step: int
@@ -252,7 +258,7 @@ class FeatureFile:
             FeatureFileError: a row is not what was written, or holds NaN or infinity.
             UsageError: the file has no such pooling.
         """
-        return ahead(self._stored(spec).batches(which, step))
+        return prefetch(self._stored(spec).batches(which, step))
 
     def read(self, spec: str, which: np.ndarray) -> np.ndarray:
         """Return whole rows, float32 (len(which), *row shape); raise as `batches` does."""
@@ -277,13 +283,13 @@ class FeatureFile:
         self._stored(spec).check(np.arange(self.rows_done))
 
     def _stored(self, spec: str) -> StoredRows:
-        self._one_of(spec)
+        self._validate_spec(spec)
         with damage(self.path):
             checksums = self._of("crc32", spec)[()]
             return StoredRows([self._rows_of(spec)], checksums, self.paths)
 
-    def _one_of(self, spec: str) -> None:
-        one_of(f"pooling in {self.path}", spec, self.shapes)
+    def _validate_spec(self, spec: str) -> None:
+        validate_choice(f"pooling in {self.path}", spec, self.shapes)
 
     def _rows_of(self, spec: str) -> tuple[Path, BinaryIO, h5py.Dataset]:
         return self.path, self._raw, self._of("features", spec)

@@ -11,11 +11,11 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, some
+from bilinear_cli.errors import FeatureFileError, abbreviate
 from bilinear_cli.networks.precision import measured_difference
-from bilinear_cli.poolings.registry import BySpec
+from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.poolings.sizes import FITTED_ON
-from bilinear_cli.recipe import PRECISION, WHOLE, Difference, differences, mixed_with
+from bilinear_cli.recipe import PRECISION_ATTRIBUTES, UNSHARDED, Difference, differences, mixed_with
 from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, partial_path
@@ -75,7 +75,7 @@ class Shards(FeatureFile):
         first, self.files = self._parts[0], [part.path for part in self._parts]
         self.path, self.class_names = first.path, first.class_names
         self.parameters = first.parameters
-        self.attributes = first.attributes | {"shard": WHOLE}
+        self.attributes = first.attributes | {"shard": UNSHARDED}
         mixed = mixed_with(self.attributes, [part.attributes for part in self._parts])
         if mixed:
             self.attributes["mixed_with"] = mixed
@@ -83,7 +83,7 @@ class Shards(FeatureFile):
             setattr(self, name, np.concatenate([getattr(part, name) for part in self._parts]))
         self.rows_done = len(self.labels)
         shapes = {s: (self.rows_done, *shape[1:]) for s, shape in first.shapes.items()}
-        self.shapes = BySpec(shapes)
+        self.shapes = SpecDict(shapes)
         self.skipped = {p: why for part in self._parts for p, why in part.skipped.items()}
         self._file, self._keys = first._file, first._keys  # what it says of a pooling holds for all
 
@@ -93,7 +93,7 @@ class Shards(FeatureFile):
             part.close()
 
     def _stored(self, spec: str) -> StoredRows:
-        self._one_of(spec)
+        self._validate_spec(spec)
         checksums = []
         for part in self._parts:
             with damage(part.path):
@@ -150,7 +150,7 @@ def merge(
 def _number(part: FeatureFile) -> tuple[int, int]:
     """Return which shard a file is, and of how many."""
     with damage(part.path):
-        number, of = map(int, str(part.attributes.get("shard", WHOLE)).split("/"))
+        number, of = map(int, str(part.attributes.get("shard", UNSHARDED)).split("/"))
         if not 1 <= number <= of:
             raise ValueError(f"shard is {number}/{of}")
         return number, of
@@ -160,14 +160,16 @@ def _check_together(parts: Sequence[FeatureFile], allow_mix: bool) -> None:
     """Raise a FeatureFileError unless the files are all shards of one photo set."""
     first = parts[0]
     for part in parts[1:]:
-        by_attribute = differences(first.facts(), part.facts(), "merge", allow_mix)
+        by_attribute = differences(
+            first.comparable_attributes(), part.comparable_attributes(), "merge", allow_mix
+        )
         for name, was, there in [*by_attribute, *_other_differences(first, part)]:
-            mix = "; merge takes --allow-precision-mix" if name in PRECISION else ""
+            mix = "; merge takes --allow-precision-mix" if name in PRECISION_ATTRIBUTES else ""
             raise FeatureFileError(
                 f"{first.path} and {part.path} do not belong together: {name} is {was} in the "
                 f"first and {there} in the second{mix}"
             )
-        if differences(first.facts(), part.facts(), "merge"):
+        if differences(first.comparable_attributes(), part.comparable_attributes(), "merge"):
             precisions = [str(file.attributes.get("precision")) for file in (first, part)]
             log.warning(
                 "%s is in %s and %s in %s: %s",
@@ -180,8 +182,8 @@ def _check_together(parts: Sequence[FeatureFile], allow_mix: bool) -> None:
     numbers, of = Counter(_number(part)[0] for part in parts), _number(first)[1]
     twice = [f"{k}/{of}" for k, times in numbers.items() if times > 1]
     if twice:
-        names = some(str(part.path) for part in parts if numbers[_number(part)[0]] > 1)
-        raise FeatureFileError(f"shard {some(twice)} is there more than once: {names}")
+        names = abbreviate(str(part.path) for part in parts if numbers[_number(part)[0]] > 1)
+        raise FeatureFileError(f"shard {abbreviate(twice)} is there more than once: {names}")
     if len(numbers) < of:
         lacking = next(k for k in range(1, of + 1) if k not in numbers)
         raise FeatureFileError(
@@ -202,6 +204,6 @@ def _other_differences(a: FeatureFile, b: FeatureFile) -> list[Difference]:
         pairs.append(Difference(name, *digests))
     differing = [pair for pair in pairs if pair.first != pair.second]
     if a.class_names.tolist() != b.class_names.tolist():
-        names = (some(file.class_names) for file in (a, b))
+        names = (abbreviate(file.class_names) for file in (a, b))
         differing.append(Difference("the list of classes", *names))
     return differing

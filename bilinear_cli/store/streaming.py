@@ -209,7 +209,7 @@ def _move_bits(single: np.ndarray, half: np.ndarray) -> None:
     single *= SCALE
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def prefetch(items: Iterator[T]) -> Iterator[T]:
     """Yield what an iterator does, while a thread prepares the next item, and only that one."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.poolings.registry import BySpec, pooling, row_dtype
+from bilinear_cli.poolings.registry import SpecDict, get_pooling, storage_dtype
 from bilinear_cli.store.checks import (
     FORMAT,
     FORMAT_VERSION,
@@ -70,7 +70,7 @@ class FeatureWriter(FeatureFile):
         Raises:
             FeatureFileError: the disk is full or fails; the earlier rows are kept.
         """
-        rows, start, n = BySpec(rows), self.rows_done, len(next(iter(rows.values())))
+        rows, start, n = SpecDict(rows), self.rows_done, len(next(iter(rows.values())))
         photo = self.photo[start : start + n]
         shapes = {spec: (len(photo), *shape[1:]) for spec, shape in self.shapes.items()}
         if {spec: values.shape for spec, values in rows.items()} != shapes:
@@ -158,7 +158,7 @@ def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) 
     Raises:
         FeatureFileError: no right to write there, no room, or another run is writing that file.
     """
-    path, shapes = partial_path(output), BySpec(shapes)
+    path, shapes = partial_path(output), SpecDict(shapes)
     new = path.with_name(path.name + ".new")
     with _writing(path):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def _check_free(output: Path) -> None:
 def _check_space(
     path: Path, shapes: Mapping[str, tuple[int, ...]], columns: Mapping[str, np.ndarray]
 ) -> None:
-    row_bytes = sum(row_dtype(s).itemsize * int(np.prod(s)) for s in shapes.values())
+    row_bytes = sum(storage_dtype(s).itemsize * int(np.prod(s)) for s in shapes.values())
     wanted = len(columns["labels"]) * row_bytes + sum(c.nbytes for c in columns.values())
     replaced = path.stat().st_blocks * 512 if path.exists() else 0  # what it really takes
     free = shutil.disk_usage(path.parent).free + replaced
@@ -215,7 +215,7 @@ def _lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Hea
     # all stay open until the flush: of a dataset that h5py closes itself, it passes over errors
     data = [file.create_dataset(name, data=values) for name, values in small.items()]
     for spec, shape in shapes.items():
-        kind = pooling(spec)
+        kind = get_pooling(spec)
         data.append(_set_aside(file, f"features/{spec}", (n_rows, *shape)))
         data[-1].attrs.update(
             pooling=spec,
@@ -240,7 +240,7 @@ def _set_aside(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Datas
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    return file.create_dataset(name, shape, row_dtype(shape[1:]), dcpl=plist)
+    return file.create_dataset(name, shape, storage_dtype(shape[1:]), dcpl=plist)
 
 
 @contextmanager

@@ -12,16 +12,16 @@ import numpy as np
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.poolings import triangle
-from bilinear_cli.poolings.projection import principal_directions, sample_of, second_moment
+from bilinear_cli.poolings.projection import principal_directions, sample_indices, second_moment
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.estimator import Estimator, Training, Trials
-from bilinear_cli.training.inputs import FeatureTransform
+from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
+from bilinear_cli.training.reducers import Progress, Reading
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.select import Choice
-from bilinear_cli.training.sums import Progress, Reading
+from bilinear_cli.training.tuning import Tuning
 
 Read = Callable[[np.ndarray], np.ndarray]
 Targeted = tuple[np.ndarray, np.ndarray]  # indices of rows, and their targets
@@ -82,7 +82,7 @@ class Conv1x1Estimator(Estimator):
         file: FeatureFile,
         transforms: Sequence[FeatureTransform],
         rows: Rows,
-        options: Options,
+        options: TrainOptions,
         reading: Reading,
     ) -> StoredMaps:
         """Check the maps of all training rows; training reads them batch by batch.
@@ -112,7 +112,7 @@ class Conv1x1Estimator(Estimator):
         scores[val_indices] = model.score_rows(maps.file, maps.indices[val_indices])
         yield {"epochs": net.epochs}, scores
 
-    def fit(self, training: Training, choice: Choice) -> Model:
+    def fit(self, training: Training, choice: Tuning) -> Model:
         """Train on all rows for as many epochs as were chosen."""
         targets = training.targets(choice.label_smoothing)
         net = self._train(training, training.every, targets, epochs=choice.epochs)
@@ -134,7 +134,7 @@ class Conv1x1Estimator(Estimator):
 def fit_conv1x1(
     read: Read,
     train: Targeted,
-    options: Options,
+    options: TrainOptions,
     *,
     epochs: int = MAX_EPOCHS,
     stop_on: Targeted | None = None,
@@ -192,14 +192,14 @@ def directions_of(read: Read, rows: np.ndarray, channels: int, seed: int) -> np.
         channels: how many directions.
         seed: of the sample.
     """
-    sample = sample_of(rows, N_SAMPLED, seed)
+    sample = sample_indices(rows, N_SAMPLED, seed)
     batches = (read(sample[start : start + BATCH]) for start in range(0, len(sample), BATCH))
     return principal_directions(second_moment(batches), channels)
 
 
 def _head_scale(channels: int) -> np.float32:
     """Return what makes the numbers of a feature of norm one about one, as Adam likes them."""
-    return np.float32(np.sqrt(triangle.size_of(channels)))
+    return np.float32(np.sqrt(triangle.n_entries(channels)))
 
 
 def build_network(

@@ -12,13 +12,13 @@ import numpy as np
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import problem, registry
-from bilinear_cli.training.inputs import FeatureTransform
-from bilinear_cli.training.losses import one_hot, signs
+from bilinear_cli.training.feature_transform import FeatureTransform
+from bilinear_cli.training.losses import one_hot, plus_minus_one
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.reducers import Reading
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.select import Choice, choose, folds
-from bilinear_cli.training.sums import Reading
+from bilinear_cli.training.tuning import Tuning, choose, folds
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Training:
 
     reduced: Any
     rows: Rows
-    options: Options
+    options: TrainOptions
     transforms: Sequence[FeatureTransform] = ()
 
     @property
@@ -49,8 +49,8 @@ class Training:
     def targets(self, smoothing: float) -> np.ndarray:
         """Return what the scores of all rows should be, float32 (n, classes)."""
         labels, k = self.rows.labels, len(self.rows.class_names)
-        smoothed = registry.find(self.options.classifier).one_hot
-        return one_hot(labels, k, smoothing) if smoothed else signs(labels, k)
+        smoothed = registry.get_classifier(self.options.classifier).one_hot
+        return one_hot(labels, k, smoothing) if smoothed else plus_minus_one(labels, k)
 
 
 class Estimator(ABC):
@@ -67,7 +67,7 @@ class Estimator(ABC):
         file: FeatureFile,
         transforms: Sequence[FeatureTransform],
         rows: Rows,
-        options: Options,
+        options: TrainOptions,
         reading: Reading,
     ) -> Any:
         """Read the training rows; here, reduce them to a `Problem`.
@@ -78,7 +78,7 @@ class Estimator(ABC):
         d = sum(transform.n_features for transform in transforms)
         k = len(rows.class_names)
         solver = problem.choose_solver(options.solver, len(rows.indices), d, k)
-        if solver == "stream" and not registry.find(options.classifier).streamed:
+        if solver == "stream" and not registry.get_classifier(options.classifier).streamed:
             raise BilinearError(
                 f"--classifier {options.classifier} is fitted on the reduced rows, which do not "
                 "fit the free memory: take --top-variance, another --classifier, or --solver gram "
@@ -86,7 +86,7 @@ class Estimator(ABC):
             )
         return problem.reduce(file, transforms, rows.indices, solver, reading)
 
-    def choose(self, training: Training) -> Choice:
+    def choose(self, training: Training) -> Tuning:
         """Choose what the options leave open, on folds; on none if nothing is open.
 
         Where each step is a pass over the file, the first fold alone is held out.
@@ -103,7 +103,7 @@ class Estimator(ABC):
                 raise
             log.warning("no class has two training photos, or groups: nothing is held out")
             nothing = rows.take(np.arange(0))
-            return Choice(smoothing, C, None, nothing, np.empty((0, 0)), [], solver=solver)
+            return Tuning(smoothing, C, None, nothing, np.empty((0, 0)), [], solver=solver)
         if solver == "stream" or not self.cross_validated:
             val_folds = val_folds[:1]
         trials = partial(self.trials, training, val_folds)
@@ -122,5 +122,5 @@ class Estimator(ABC):
         """
 
     @abstractmethod
-    def fit(self, training: Training, choice: Choice) -> Model:
+    def fit(self, training: Training, choice: Tuning) -> Model:
         """Fit on all training rows with the settings that were chosen."""

@@ -13,7 +13,7 @@ from scipy.linalg import eigh
 from scipy.linalg.blas import ssyrk
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.training.columns import Block
+from bilinear_cli.training.primal import Block
 
 Progress = Callable[[int, int], None]
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue; what is smaller is rounding
@@ -67,13 +67,13 @@ def gram(
     diagonal = np.einsum("ii->i", lower)
     spread = diagonal.mean(dtype=np.float64)
     mean_square = float(spread + np.square(mean, dtype=np.float64).sum())
-    refuse_same(spread, mean_square)
+    check_not_constant(spread, mean_square)
     lower += lower.T
     diagonal *= 0.5
     return lower.T, mean, mean_square
 
 
-def refuse_same(spread: float, squares: float) -> None:
+def check_not_constant(spread: float, squares: float) -> None:
     """Raise BilinearError if rows that are centred have nothing left of their squared norms."""
     if spread <= RANK_TOLERANCE * squares:
         raise BilinearError(SAME)
@@ -126,7 +126,7 @@ def rotate(
         block -= mean
         covariance += block.T @ block
         tell(block)
-    refuse_same(np.trace(covariance), squares)
+    check_not_constant(np.trace(covariance), squares)
     variance, axes = _eigen(covariance)
     axes = axes.astype(np.float32)
     z = np.empty((n, len(variance)), np.float32)
@@ -146,7 +146,7 @@ def _eigen(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values[keep], vectors[:, keep]
 
 
-def weights_of(columns: Iterable[Block], mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def primal_weights(columns: Iterable[Block], mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Return `Xᵀ α` of the centred rows X, float32 (d, k), in one pass.
 
     Args:

@@ -11,7 +11,7 @@ from bilinear_cli.training.estimator import Estimator, Training, Trials
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.problem import Problem
-from bilinear_cli.training.select import Choice, grid, warm_start
+from bilinear_cli.training.tuning import Tuning, grid, warm_start
 
 FOLD_TOLERANCE = 1e-4  # leaves the objective within about a thousandth of its optimum
 TOLERANCE = 1e-7
@@ -43,7 +43,7 @@ class LinearEstimator(Estimator):
                 scores[fold] = problem.scores(fold_fit, fold)
             yield {"C": C}, scores
 
-    def fit(self, training: Training, choice: Choice) -> Model:
+    def fit(self, training: Training, choice: Tuning) -> Model:
         """Fit on all rows, from smaller C on."""
         assert choice.C
         *way, C = warm_start(choice.C)

@@ -24,7 +24,7 @@ def one_hot(labels: np.ndarray, n_classes: int, smoothing: float = 0.0) -> np.nd
     return targets
 
 
-def signs(labels: np.ndarray, n_classes: int) -> np.ndarray:
+def plus_minus_one(labels: np.ndarray, n_classes: int) -> np.ndarray:
     """Return float32 targets (n, n_classes): 1 for the label, -1 elsewhere."""
     return 2 * one_hot(labels, n_classes) - 1
 
@@ -66,7 +66,7 @@ def squared_hinge(targets: np.ndarray) -> Loss:
     return loss
 
 
-def squares(targets: np.ndarray) -> Loss:
+def squared_error(targets: np.ndarray) -> Loss:
     """Make the loss of ridge regression: `(score - target)² / 2`.
 
     Args:

@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 N_CONFUSED = 10
 
 
-def by_photo(photo: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def average_views(photo: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Average scores over the views of a photo.
 
     Args:

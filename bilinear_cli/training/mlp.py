@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.estimator import Estimator, Training, Trials
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.options import Options
-from bilinear_cli.training.select import Choice
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
+from bilinear_cli.training.tuning import Tuning
 
 MAX_EPOCHS = 300
 PATIENCE = 30
@@ -50,7 +50,7 @@ class MlpEstimator(Estimator):
         scores[val_indices] = mlp(z[val_indices])
         yield {"epochs": mlp.epochs}, scores
 
-    def fit(self, training: Training, choice: Choice) -> Model:
+    def fit(self, training: Training, choice: Tuning) -> Model:
         """Train on all rows for as many epochs as were chosen."""
         z, targets = self._rows(training), training.targets(choice.label_smoothing)
         mlp = self._train(training, z, targets, epochs=choice.epochs)
@@ -68,7 +68,7 @@ class MlpEstimator(Estimator):
 def fit_mlp(
     z: np.ndarray,
     targets: np.ndarray,
-    options: Options,
+    options: TrainOptions,
     *,
     epochs: int = MAX_EPOCHS,
     stop_on: tuple[np.ndarray, np.ndarray] | None = None,

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.special import softmax
 
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.columns import Linear
-from bilinear_cli.training.inputs import FeatureTransform, batches, transform_rows
+from bilinear_cli.training.feature_transform import FeatureTransform, row_blocks, transform_rows
+from bilinear_cli.training.primal import Linear
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Model:
     Attributes:
         first: weights (d, k) on the selected, normalised features.
         second: what follows after a ReLU, in an mlp; else None.
-        parts: selection and normalisation of each pooling.
+        transforms: selection and normalisation of each pooling.
         class_names: what the scores stand for.
         parameters: what the poolings take beside the maps, see `poolings/parameters.py`.
         temperature: what scores, averaged over views, are divided by to be probabilities.
@@ -26,7 +26,7 @@ class Model:
 
     first: Linear
     second: Linear | None
-    parts: Sequence[FeatureTransform]
+    transforms: Sequence[FeatureTransform]
     class_names: np.ndarray
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
     temperature: float = 1.0
@@ -37,12 +37,12 @@ class Model:
         Args:
             stored: spec -> (n, *row shape).
         """
-        return self(transform_rows(self.parts, stored))
+        return self(transform_rows(self.transforms, stored))
 
     def score_rows(self, file: FeatureFile, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), classes) of rows of a file, read in batches."""
         scores = [np.empty((0, len(self.class_names)), np.float32)]
-        scores += [self(x) for _, x in batches(self.parts, file, indices)]
+        scores += [self(x) for _, x in row_blocks(self.transforms, file, indices)]
         return np.concatenate(scores)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -51,6 +51,6 @@ class Model:
         return self.second(np.maximum(output, 0)) if self.second else output
 
 
-def probabilities_of(scores: np.ndarray, temperature: float) -> np.ndarray:
+def to_probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
     """Return softmax(scores / temperature), (n, k)."""
     return softmax(scores / temperature, axis=1)

@@ -11,7 +11,7 @@ SMOOTHING = (0.0, 0.1)  # what is tried
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainOptions:
     """How to train.
 
     Attributes:
@@ -52,12 +52,12 @@ class Options:
             raise UsageError(f"-C {self.C} is not above zero, or not a number")
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not from 0 to below 1")
-        if option := registry.find(self.classifier).refused(self):
+        if option := registry.get_classifier(self.classifier).refused(self):
             raise UsageError(f"{option} is not for --classifier {self.classifier}")
 
     @property
     def smoothings(self) -> Sequence[float]:
         """The label smoothings to try."""
-        if not registry.find(self.classifier).one_hot:
+        if not registry.get_classifier(self.classifier).one_hot:
             return (0.0,)
         return SMOOTHING if self.label_smoothing is None else (self.label_smoothing,)

@@ -13,17 +13,17 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from bilinear_cli.errors import one_of
+from bilinear_cli.errors import validate_choice
 from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import gram, inputs
-from bilinear_cli.training.columns import VECTORS_BYTES, Batches, Columns, Linear, LocalPasses
+from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.dual import Dual, DualFit
+from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.gram import Coordinates
-from bilinear_cli.training.inputs import FeatureTransform
 from bilinear_cli.training.lbfgs import MEMORY
 from bilinear_cli.training.losses import MakeLoss
-from bilinear_cli.training.sums import LOCAL, LocalReducer, Reading, Reducer
+from bilinear_cli.training.primal import VECTORS_BYTES, Batches, Linear, LocalPasses, Primal
+from bilinear_cli.training.reducers import LOCAL, LocalReducer, Reading, Reducer
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class GramProblem(Dual):
 
 
 @dataclass(frozen=True)
-class AxesProblem(Columns):
+class AxesProblem(Primal):
     """Rows on their principal axes, in memory; see `Problem`.
 
     Attributes:
@@ -132,7 +132,7 @@ class AxesProblem(Columns):
 
 
 @dataclass(frozen=True)
-class StreamedProblem(Columns):
+class StreamedProblem(Primal):
     """Rows that each step of a fit reads anew; see `Problem`.
 
     Attributes:
@@ -173,7 +173,7 @@ def choose_solver(solver: str, n: int, d: int, k: int) -> str:
     Raises:
         UsageError: there is no such solver.
     """
-    one_of("solver", solver, SOLVERS)
+    validate_choice("solver", solver, SOLVERS)
     needed, free = bytes_needed(n, d, k), free_memory()
     chosen = solver
     if solver == "auto":
@@ -190,7 +190,7 @@ def choose_solver(solver: str, n: int, d: int, k: int) -> str:
 
 def bytes_needed(n: int, d: int, k: int) -> int:
     """Return about how many bytes the reduced problem takes at its most, folds included."""
-    blocks, scores = 4 * inputs.BLOCK_BYTES, 4 * n * k
+    blocks, scores = 4 * feature_transform.BLOCK_BYTES, 4 * n * k
     if n <= d:  # a Gram matrix, two matrices for each of five folds; points are pairs of scores
         return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2 + 2 * 2 * MEMORY * scores
     eigenvectors = 3 * 8 * d * d
@@ -229,7 +229,7 @@ def reduce(
         return GramProblem(*reducer.gram(progress), reducer)
     if workers:
         log.info("%d numbers a row are few: they are reduced here, not by the workers", d)
-    batches = partial(inputs.batches, transforms, file, indices)
+    batches = partial(feature_transform.row_blocks, transforms, file, indices)
     z, axes, mean, square = gram.rotate(batches, n, d, progress)
     passes = LocalPasses(partial(_in_memory, z.z))
     return AxesProblem(passes, n, z.variance, mean, square, axes, z)
@@ -239,7 +239,7 @@ def _in_memory(z: np.ndarray, indices: np.ndarray) -> Batches:
     """Return passes over rows that are in memory; of some of them, a few are copied at a time."""
     if len(indices) == len(z):
         return lambda: [(slice(0, len(z)), z)]
-    step = max(1, inputs.BLOCK_BYTES // (4 * z.shape[1]))
+    step = max(1, feature_transform.BLOCK_BYTES // (4 * z.shape[1]))
     starts = range(0, len(indices), step)
     return lambda: (
         (slice(i, min(i + step, len(indices))), z[indices[i : i + step]]) for i in starts

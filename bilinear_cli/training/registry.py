@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from bilinear_cli.errors import one_of
+from bilinear_cli.errors import validate_choice
 
 if TYPE_CHECKING:
     from bilinear_cli.training.estimator import Estimator
@@ -101,10 +101,10 @@ CLASSIFIERS = {
 }
 
 
-def find(name: str) -> Classifier:
+def get_classifier(name: str) -> Classifier:
     """Return the classifier of this name.
 
     Raises:
         UsageError: there is none.
     """
-    return CLASSIFIERS[one_of("classifier", name, CLASSIFIERS)]
+    return CLASSIFIERS[validate_choice("classifier", name, CLASSIFIERS)]

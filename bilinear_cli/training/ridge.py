@@ -10,12 +10,12 @@ import numpy as np
 from scipy.linalg import LinAlgError, lstsq, solve
 
 from bilinear_cli.training import losses
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.estimator import Training, Trials
 from bilinear_cli.training.gram import Coordinates
 from bilinear_cli.training.linear import Cs_to_try, LinearEstimator
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.select import Choice
+from bilinear_cli.training.primal import Linear
+from bilinear_cli.training.tuning import Tuning
 
 
 class Ridge(LinearEstimator):
@@ -23,7 +23,7 @@ class Ridge(LinearEstimator):
 
     def __init__(self) -> None:
         """Take the loss, for the path."""
-        super().__init__(losses.squares)
+        super().__init__(losses.squared_error)
 
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
@@ -37,7 +37,7 @@ class Ridge(LinearEstimator):
         for C in Cs_to_try(training):
             yield {"C": C}, scores(C)
 
-    def fit(self, training: Training, choice: Choice) -> Model:
+    def fit(self, training: Training, choice: Tuning) -> Model:
         """Fit on all rows."""
         coordinates = training.reduced.coordinates()
         if coordinates is None:

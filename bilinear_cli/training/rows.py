@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, some
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ class Rows:
         return replace(self, **{name: getattr(self, name)[keep] for name in columns})
 
 
-def choose_rows(file: FeatureFile, dataset: Dataset | None, min_photos: int) -> Rows:
+def select_rows(file: FeatureFile, photo_set: PhotoSet | None, min_photos: int) -> Rows:
     """Choose the rows that take part: labelled, of a class with enough photos.
 
     Args:
         file: the features.
-        dataset: labels, split and groups to take instead of the file's, by the photos' SHA-256.
+        photo_set: labels, split and groups to take instead of the file's, by the photos' SHA-256.
         min_photos: a class needs so many, and one of them for training; others are left out.
 
     Raises:
@@ -50,14 +50,14 @@ def choose_rows(file: FeatureFile, dataset: Dataset | None, min_photos: int) -> 
         file.group,
         file.class_names,
     )
-    if dataset:
-        rows = _relabelled(rows, file.sha256, dataset)
+    if photo_set:
+        rows = _relabelled(rows, file.sha256, photo_set)
     first = np.unique(rows.photo, return_index=True)[1]
     count = np.bincount(rows.labels[first], minlength=len(rows.class_names))
     trained = np.isin(np.arange(len(count)), rows.labels[rows.split == "train"])
     enough = (count >= min_photos) & trained
     if not enough.all():
-        names = some(rows.class_names[(count > 0) & ~enough], 20)
+        names = abbreviate(rows.class_names[(count > 0) & ~enough], 20)
         if names:
             log.warning("left out, fewer than %d photos or none to train on: %s", min_photos, names)
         rows = rows.take(enough[rows.labels])
@@ -70,32 +70,32 @@ def choose_rows(file: FeatureFile, dataset: Dataset | None, min_photos: int) -> 
     return rows
 
 
-def _relabelled(rows: Rows, sha256: np.ndarray, dataset: Dataset) -> Rows:
+def _relabelled(rows: Rows, sha256: np.ndarray, photo_set: PhotoSet) -> Rows:
     """Give the rows labels, split and groups of a data set, and leave out what it has not."""
     known: dict[str, int] = {}
-    for i, digest in enumerate(dataset.sha256()):
+    for i, digest in enumerate(photo_set.sha256()):
         if not digest:  # a file that cannot be read
             continue
         before = known.setdefault(digest, i)
-        if dataset.labels[before] != dataset.labels[i]:
+        if photo_set.labels[before] != photo_set.labels[i]:
             raise BilinearError(
-                f"{dataset.spec}: {dataset.paths[before]} and {dataset.paths[i]} are the same "
-                "photo with two labels: mend one"
+                f"{photo_set.spec}: {photo_set.paths[before]} and {photo_set.paths[i]} are "
+                "the same photo with two labels: mend one"
             )
     place = np.array([known.get(digest, -1) for digest in sha256])
     found = place >= 0
     if not found.any():
-        raise BilinearError(f"{dataset.spec} and the features have no photo in common")
+        raise BilinearError(f"{photo_set.spec} and the features have no photo in common")
     if not found.all():
-        log.warning("left out, not in %s: %s", dataset.spec, some(rows.paths[~found]))
+        log.warning("left out, not in %s: %s", photo_set.spec, abbreviate(rows.paths[~found]))
     absent = np.setdiff1d(np.array(list(known.values())), place)
     if absent.size:
-        log.warning("not in the features: %s", some(dataset.paths[absent]))
+        log.warning("not in the features: %s", abbreviate(photo_set.paths[absent]))
     rows, place = rows.take(found), place[found]
     return replace(
         rows,
-        labels=dataset.labels[place],
-        split=dataset.split[place],
-        group=dataset.group[place],
-        class_names=np.array(dataset.class_names),
+        labels=photo_set.labels[place],
+        split=photo_set.split[place],
+        group=photo_set.group[place],
+        class_names=np.array(photo_set.class_names),
     )

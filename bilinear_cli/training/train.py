@@ -8,28 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError, one_of
-from bilinear_cli.photos.dataset import Dataset
-from bilinear_cli.poolings.parameters import check_unseen
-from bilinear_cli.poolings.registry import canonical, pooling
+from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.poolings.parameters import check_not_fitted_on_test
+from bilinear_cli.poolings.registry import canonical_spec, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.calibration import fit_temperature
 from bilinear_cli.training.estimator import Training
-from bilinear_cli.training.facts import facts, figures
-from bilinear_cli.training.inputs import fit_transforms
-from bilinear_cli.training.metrics import by_photo
+from bilinear_cli.training.feature_transform import fit_transforms
+from bilinear_cli.training.metrics import average_views
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.options import Options
-from bilinear_cli.training.rows import Rows, choose_rows
-from bilinear_cli.training.select import Choice
-from bilinear_cli.training.sums import LOCAL, Progress, Reading, Workers
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.reducers import LOCAL, Progress, Reading, Workers
+from bilinear_cli.training.results import facts, figures
+from bilinear_cli.training.rows import Rows, select_rows
+from bilinear_cli.training.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What training gives.
 
     Attributes:
@@ -48,19 +48,19 @@ class Trained:
 def fit_and_score(
     file: FeatureFile,
     spec: str,
-    options: Options,
+    options: TrainOptions,
     *,
-    dataset: Dataset | None = None,
+    photo_set: PhotoSet | None = None,
     progress: Progress | None = None,
     workers: Workers | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Fit a classifier on a pooling, and score the test photos once.
 
     Args:
         file: the features.
         spec: a pooling of the file, or several joined by `+`.
         options: how.
-        dataset: labels, split and groups to take instead of the file's, by the photos' SHA-256.
+        photo_set: labels, split and groups to take instead of the file's, by the photos' SHA-256.
         progress: told (done, total) while the features are read.
         workers: who takes the sums over rows, and scores them, if not this process; what selects
             and normalises columns is fitted here.
@@ -71,10 +71,12 @@ def fit_and_score(
     """
     began, reading = time.perf_counter(), Reading(progress, workers)
     specs = _specs(file, spec, options)
-    rows = choose_rows(file, dataset, options.min_photos)
+    rows = select_rows(file, photo_set, options.min_photos)
     is_train = rows.split == "train"
     learn, test = rows.take(is_train), rows.take(~is_train)
-    check_unseen(_parameters(file, specs), file.sha256[test.indices], "extract again, with --data")
+    check_not_fitted_on_test(
+        _parameters(file, specs), file.sha256[test.indices], "extract again, with --data"
+    )
     choice, model = fit_model(file, specs, learn, options, reading=reading)
     scores = score_rows(file, model, test, workers)
     temperature = _temperature(choice)
@@ -92,17 +94,17 @@ def fit_and_score(
     metrics["fitted_on"] = "train and test" if refit else "train"
     metrics["seconds"] = round(time.perf_counter() - began, 2)
     scored = {"oof": (choice.rows, choice.scores), "test": (test, scores)}
-    return Trained(metrics, replace(model, temperature=temperature), scored, rows)
+    return TrainingResult(metrics, replace(model, temperature=temperature), scored, rows)
 
 
 def fit_model(
     file: FeatureFile,
     specs: Sequence[str],
     rows: Rows,
-    options: Options,
-    choice: Choice | None = None,
+    options: TrainOptions,
+    choice: Tuning | None = None,
     reading: Reading = LOCAL,
-) -> tuple[Choice, Model]:
+) -> tuple[Tuning, Model]:
     """Fit on rows, with the settings of `choice`, or such as are chosen on folds of them.
 
     Args:
@@ -116,7 +118,7 @@ def fit_model(
     Returns:
         The settings, and the model.
     """
-    estimator = registry.find(options.classifier).load()
+    estimator = registry.get_classifier(options.classifier).load()
     transforms = fit_transforms(
         file,
         specs,
@@ -139,16 +141,16 @@ def score_rows(
     return model.score_rows(file, rows.indices)
 
 
-def _specs(file: FeatureFile, spec: str, options: Options) -> list[str]:
+def _specs(file: FeatureFile, spec: str, options: TrainOptions) -> list[str]:
     specs = spec.split("+")
     for name in specs:
-        one_of(f"pooling in {file.path}", name, file.shapes)
-    if len(set(map(canonical, specs))) < len(specs):
+        validate_choice(f"pooling in {file.path}", name, file.shapes)
+    if len(set(map(canonical_spec, specs))) < len(specs):
         raise UsageError(f"--pooling {spec} names one twice")
     if options.top_variance and len(specs) > 1:
         raise UsageError("--top-variance takes one pooling, not several side by side")
     maps = [name for name in specs if len(file.shapes[name]) != 2]
-    wanted = specs[:1] if registry.find(options.classifier).on_maps else []
+    wanted = specs[:1] if registry.get_classifier(options.classifier).on_maps else []
     if maps != wanted or (wanted and len(specs) > 1):
         on_maps = [x.name for x in registry.CLASSIFIERS.values() if x.on_maps]
         raise UsageError(
@@ -159,11 +161,11 @@ def _specs(file: FeatureFile, spec: str, options: Options) -> list[str]:
 
 
 def _parameters(file: FeatureFile, specs: Sequence[str]) -> dict[str, np.ndarray]:
-    names = [name for spec in specs for name in pooling(spec).parameters]
+    names = [name for spec in specs for name in get_pooling(spec).parameters]
     return {name: file.parameters[name] for name in names}
 
 
-def _temperature(choice: Choice) -> float:
+def _temperature(choice: Tuning) -> float:
     """Return that of the scores of photos that fits had not seen, their views averaged."""
-    first, mean = by_photo(choice.rows.photo, choice.scores)
+    first, mean = average_views(choice.rows.photo, choice.scores)
     return fit_temperature(mean, choice.rows.labels[first])

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from vectors import BASELINE, FULL, UNRELATED, VARIANTS, Variant
 
-from bilinear_cli.poolings.registry import row_dtype
+from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.store import FeatureFile, Header, create
 from bilinear_cli.store.checks import ROW_COLUMNS
-from bilinear_cli.training.metrics import by_photo
-from bilinear_cli.training.options import Options
-from bilinear_cli.training.rows import Rows, choose_rows
+from bilinear_cli.training.metrics import average_views
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.train import fit_model, score_rows
 
 AT_ONCE = 64  # maps
@@ -118,7 +118,7 @@ def write_vectors(file: FeatureFile, variant: Variant, seed: int, path: Path) ->
             views = {"views": file.attributes.get("views", "original")}
             header = Header(columns, file.class_names, views)
             writer = create(path, {variant.spec: shape}, header)
-        writer.append({variant.spec: rows.astype(row_dtype(shape))})
+        writer.append({variant.spec: rows.astype(storage_dtype(shape))})
     assert writer, "a feature file has rows"
     with writer:
         writer.finish()
@@ -132,17 +132,17 @@ def run(vectors: FeatureFile, trial: Trial) -> dict[str, Any]:
     """
     began = time.perf_counter()
     variant = VARIANTS[trial.variant]
-    rows = choose_rows(vectors, None, 2)
+    rows = select_rows(vectors, None, 2)
     to_learn, test = rows.take(rows.split == "train"), rows.take(rows.split == "test")
     if trial.photos:
         to_learn = draw(to_learn, trial.photos, trial.seed)
-    options = Options(normalize=variant.normalize, top_variance=trial.top)
+    options = TrainOptions(normalize=variant.normalize, top_variance=trial.top)
     choice, model = fit_model(vectors, [variant.spec], to_learn, options)
-    first, scores = by_photo(test.photo, score_rows(vectors, model, test))
+    first, scores = average_views(test.photo, score_rows(vectors, model, test))
     hits = scores.argmax(axis=1) == test.labels[first]
     return {
         "top1": float(hits.mean()),
-        "numbers": sum(part.n_features for part in model.parts),
+        "numbers": sum(part.n_features for part in model.transforms),
         **{name: choice.report()[name] for name in ("C", "label_smoothing", "oof_top1")},
         "seconds": round(time.perf_counter() - began, 2),
         "hits": np.packbits(hits).tobytes().hex(),

@@ -14,7 +14,7 @@ from measure import DRAWN, DRAWS
 from tables import Results
 from vectors import FULL, VARIANTS
 
-from bilinear_cli.errors import BilinearError, some
+from bilinear_cli.errors import BilinearError, abbreviate
 
 TEMPLATE = Path(__file__).with_name("template.md")
 NOTE = "<!-- Written by `make why`; the text is in docs/why/template.md. -->\n\n"
@@ -55,7 +55,7 @@ def whole(path: Path) -> Results:
     wanted += [f"{key}{amount}" for key in DRAWN for amount in drawn]
     if lacking := [key for key in wanted if key not in found["trials"]]:
         raise BilinearError(
-            f"{path} lacks {some(lacking)}: run make why on those photos again, or remove it"
+            f"{path} lacks {abbreviate(lacking)}: run make why on those photos again, or remove it"
         )
     return found
 

@@ -17,14 +17,14 @@ from bilinear_cli.cli import cli
 from bilinear_cli.errors import UsageError
 from bilinear_cli.run import load_model, read_metrics
 from bilinear_cli.training import registry
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.conv1x1 import Conv1x1
 from bilinear_cli.training.estimator import Estimator, Training, Trials
 from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.registry import CLASSIFIERS, Classifier
-from bilinear_cli.training.select import Choice
+from bilinear_cli.training.tuning import Tuning
 
 N, K = 24, 3
 LABELS = np.arange(N) % K
@@ -43,7 +43,7 @@ class NearestMean(Estimator):
         indices = np.setdiff1d(training.every, val_folds[0])
         yield {"epochs": 1}, self._means(training, indices)(z)
 
-    def fit(self, training: Training, choice: Choice) -> Model:
+    def fit(self, training: Training, choice: Tuning) -> Model:
         on_axes = self._means(training, training.every)
         linear = training.reduced.from_axes(on_axes)
         return Model(linear, None, training.transforms, training.rows.class_names)
@@ -66,16 +66,16 @@ def file(tmp_path: Path) -> Path:
 def trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Return untrained networks in place of those that take Keras seconds."""
 
-    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: Options, **_: Any) -> Mlp:
+    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Mlp:
         first = Linear(np.ones((z.shape[1], 2), np.float32), np.zeros(2, np.float32))
         return Mlp(first, Linear(np.ones((2, K), np.float32), np.zeros(K, np.float32)), 3)
 
-    def fit_conv1x1(read: Any, train: Any, options: Options, **_: Any) -> Conv1x1:
+    def fit_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
         return Conv1x1(np.eye(4, 2, dtype=np.float32), Linear(np.ones((3, K)), np.zeros(K)), 3)
 
     monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", fit_mlp)
     monkeypatch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", fit_conv1x1)
-    monkeypatch.setattr("bilinear_cli.cli.train.load_tensorflow", lambda: None)
+    monkeypatch.setattr("bilinear_cli.cli.train.import_tensorflow", lambda: None)
 
 
 def test_an_entry_is_all_that_a_new_classifier_needs(
@@ -109,7 +109,7 @@ def test_an_entry_is_all_that_a_new_classifier_needs(
 
 def test_an_unknown_classifier_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"'svc'.*'svm'"):
-        Options(classifier="svc")
+        TrainOptions(classifier="svc")
 
 
 def test_maps_are_not_taken_beside_vectors(file: Path) -> None:

@@ -18,7 +18,7 @@ from support.errors import assert_names
 from support.network import small_network as load_small_network
 
 from bilinear_cli.predict import predict
-from bilinear_cli.run import run_recipe
+from bilinear_cli.run import read_recipe
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -122,7 +122,7 @@ def test_paths_are_read_while_photos_are_named(birds: Path, run: Path) -> None:
             read.append(photo)
             yield photo
 
-    assert run_recipe(run).batch_size == 8
+    assert read_recipe(run).batch_size == 8
     next(predict(run, paths(), load_small_network()))
     assert len(read) <= 4 * 8  # what is read ahead
 

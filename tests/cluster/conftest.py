@@ -12,8 +12,8 @@ from support.shards import ONE_BY_ONE, extract_here, photo_set
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster.connect import LOCAL, connect
-from bilinear_cli.cluster.load import load_dask
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.cluster.load import import_dask
+from bilinear_cli.photos.photo_set import PhotoSet
 
 POLL_OFTEN = """
 from bilinear_cli.cluster import worker
@@ -45,7 +45,7 @@ def client(local_client: Client) -> Client:
 @pytest.fixture(scope="package")
 def address() -> Iterator[str]:
     """Return the scheduler of two workers, `odd` and `even`, of two threads and with TensorFlow."""
-    load_dask()
+    import_dask()
     scheduler = {"host": "127.0.0.1", "dashboard": False}
     worker = {"cls": Nanny, "options": {"nthreads": 2, "preload": [POLL_OFTEN]}}
     with (
@@ -59,19 +59,19 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="package")
-def birds(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def birds(tmp_path_factory: pytest.TempPathFactory) -> PhotoSet:
     """Return a set of 11 photos, which are three batches of 3 and one of 2."""
     return photo_set(tmp_path_factory.mktemp("birds"), 6, 5)
 
 
 @pytest.fixture(scope="package")
-def flock(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def flock(tmp_path_factory: pytest.TempPathFactory) -> PhotoSet:
     """Return a set of 32 photos."""
     return photo_set(tmp_path_factory.mktemp("flock"), 16, 16)
 
 
 @pytest.fixture(scope="package")
-def flock_rows(flock: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def flock_rows(flock: PhotoSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return what one process makes of the 32 photos, one by one."""
     return extract_here(flock, ONE_BY_ONE, tmp_path_factory.mktemp("rows") / "x.h5")
 

@@ -18,9 +18,9 @@ from support.shards import ONE_BY_ONE, TINY, assert_same, extract_shards
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
-from bilinear_cli.cluster.folder import shards_folder
+from bilinear_cli.cluster.shards_folder import shards_folder
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.photos.photo_set import PhotoSet
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -48,7 +48,7 @@ def test_the_command_prints_the_folder_of_shards_or_the_file(
 @pytest.mark.parametrize("moment", ["check", "shard"])
 def test_a_scheduler_that_is_killed_is_one_line(
     moment: str,
-    birds: Dataset,
+    birds: PhotoSet,
     output: Path,
     network: WorkerNetwork,
     tmp_path: Path,
@@ -58,7 +58,7 @@ def test_a_scheduler_that_is_killed_is_one_line(
     network = replace(network, load_fault="wait")
     file = tmp_path / "scheduler.json"
 
-    def kill(*_: Dataset) -> None:
+    def kill(*_: PhotoSet) -> None:
         end_scheduler(process, distributed.default_client())
 
     def kill_in_shard() -> None:
@@ -92,7 +92,7 @@ with pytest.MonkeyPatch.context() as patch:
 """
 
 
-def test_ctrl_c_is_one_line(birds: Dataset, output: Path, network: WorkerNetwork) -> None:
+def test_ctrl_c_is_one_line(birds: PhotoSet, output: Path, network: WorkerNetwork) -> None:
     network.gate.touch()
     words = [network.notes, network.gate, "extract", "--data", birds.root, *TINY]
     words += ["--pooling", "max", "--scheduler", "local:1", "-o", output]

@@ -31,12 +31,12 @@ from support.shards import (
 from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE, WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
-from bilinear_cli.cluster.folder import shards_folder
 from bilinear_cli.cluster.preflight import is_complete
+from bilinear_cli.cluster.shards_folder import shards_folder
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import Job
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -99,7 +99,7 @@ def test_rows_are_those_of_a_single_run(
 
 
 def test_auto_precision_and_batch_size_are_those_that_suit_the_workers(
-    address: str, birds: Dataset, output: Path, network: WorkerNetwork
+    address: str, birds: PhotoSet, output: Path, network: WorkerNetwork
 ) -> None:
     from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
 
@@ -112,7 +112,7 @@ def test_auto_precision_and_batch_size_are_those_that_suit_the_workers(
 
 
 def test_rows_of_an_earlier_file_are_reused_with_their_projection(
-    address: str, birds: Dataset, output: Path, network: WorkerNetwork, tmp_path: Path
+    address: str, birds: PhotoSet, output: Path, network: WorkerNetwork, tmp_path: Path
 ) -> None:
     old = extract_here(birds.limit(8), RECIPE, tmp_path / "one" / "old.h5")
     extract_on_workers(address, birds, RECIPE, output, network, reuse=old)
@@ -133,7 +133,7 @@ def test_a_set_without_a_readable_photo_is_refused(
 
 def test_large_sets_have_shards_for_workers_that_come_later(
     address: str,
-    birds: Dataset,
+    birds: PhotoSet,
     output: Path,
     network: WorkerNetwork,
     monkeypatch: pytest.MonkeyPatch,
@@ -149,7 +149,7 @@ def test_large_sets_have_shards_for_workers_that_come_later(
 
 def test_a_killed_worker_loses_its_batch_alone(
     address: str,
-    flock: Dataset,
+    flock: PhotoSet,
     flock_rows: Path,
     output: Path,
     network: WorkerNetwork,
@@ -179,13 +179,13 @@ CLIENT = """
 import sys
 from pathlib import Path
 from bilinear_cli.cluster import extract
-from bilinear_cli.photos.dataset import load_dataset
+from bilinear_cli.photos.photo_set import load_photo_set
 from support.shards import ONE_BY_ONE, extract_shards
 from support.worker_network import WorkerNetwork
 extract.SHARDS_PER_WORKER = 5
 address, photos, output, notes, gate = sys.argv[1:]
 network = WorkerNetwork("small", "random", Path(notes), Path(gate))
-extract_shards(address, load_dataset(photos), ONE_BY_ONE, Path(output), network)
+extract_shards(address, load_photo_set(photos), ONE_BY_ONE, Path(output), network)
 """
 
 
@@ -198,7 +198,7 @@ def tasks_of_worker(dask_worker: Worker) -> int:
 
 
 def test_tasks_of_a_killed_client_stop_and_no_batch_is_computed_twice(
-    address: str, flock: Dataset, flock_rows: Path, output: Path, network: WorkerNetwork
+    address: str, flock: PhotoSet, flock_rows: Path, output: Path, network: WorkerNetwork
 ) -> None:
     network.gate.write_text("5")
     words = [address, flock.spec, output, network.notes, network.gate]
@@ -229,7 +229,7 @@ def test_tasks_of_a_killed_client_stop_and_no_batch_is_computed_twice(
 
 
 def test_a_bad_photo_ends_the_run_and_rows_are_kept(
-    address: str, flock: Dataset, flock_rows: Path, output: Path, network: WorkerNetwork
+    address: str, flock: PhotoSet, flock_rows: Path, output: Path, network: WorkerNetwork
 ) -> None:
     bad = flock.root / flock.paths[14]
     photo = bad.read_bytes()
@@ -246,7 +246,7 @@ def test_a_bad_photo_ends_the_run_and_rows_are_kept(
 
 
 def test_a_complete_file_needs_no_workers(
-    birds: Dataset, output: Path, network: WorkerNetwork, caplog: pytest.LogCaptureFixture
+    birds: PhotoSet, output: Path, network: WorkerNetwork, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     extract_here(birds, MAX, output)
@@ -263,7 +263,7 @@ def test_a_complete_file_needs_no_workers(
 
 def test_earlier_shards_decide(
     address: str,
-    birds: Dataset,
+    birds: PhotoSet,
     output: Path,
     network: WorkerNetwork,
     monkeypatch: pytest.MonkeyPatch,
@@ -299,7 +299,7 @@ def test_earlier_shards_decide(
 
 def test_shards_older_than_the_output_do_not_replace_it(
     address: str,
-    birds: Dataset,
+    birds: PhotoSet,
     output: Path,
     network: WorkerNetwork,
     caplog: pytest.LogCaptureFixture,
@@ -336,7 +336,7 @@ merge_shards(shards, output, lambda *_: os.kill(os.getpid(), 9))
 
 
 def test_a_client_that_is_killed_while_it_merges_merges_again(
-    address: str, birds: Dataset, output: Path, network: WorkerNetwork, tmp_path: Path
+    address: str, birds: PhotoSet, output: Path, network: WorkerNetwork, tmp_path: Path
 ) -> None:
     shards = extract_shards(address, birds, MAX, output, network)
     assert shards
@@ -351,7 +351,7 @@ def test_a_client_that_is_killed_while_it_merges_merges_again(
 
 def test_overwriting_keeps_shards_until_the_workers_are_checked(
     address: str,
-    birds: Dataset,
+    birds: PhotoSet,
     output: Path,
     network: WorkerNetwork,
     monkeypatch: pytest.MonkeyPatch,
@@ -366,7 +366,7 @@ def test_overwriting_keeps_shards_until_the_workers_are_checked(
 
 
 def test_workers_ignore_warnings_of_pillow(
-    address: str, birds: Dataset, output: Path, network: WorkerNetwork
+    address: str, birds: PhotoSet, output: Path, network: WorkerNetwork
 ) -> None:
     def warns(module: str) -> bool:
         with warnings.catch_warnings(record=True) as caught:
@@ -381,7 +381,7 @@ def test_workers_ignore_warnings_of_pillow(
 
 def test_a_shard_in_use_is_waited_for(
     address: str,
-    birds: Dataset,
+    birds: PhotoSet,
     output: Path,
     network: WorkerNetwork,
     caplog: pytest.LogCaptureFixture,
@@ -407,7 +407,7 @@ def test_a_shard_in_use_is_waited_for(
 
 def test_a_worker_with_several_threads_makes_one_shard_at_a_time(
     address: str,
-    flock: Dataset,
+    flock: PhotoSet,
     flock_rows: Path,
     output: Path,
     network: WorkerNetwork,

@@ -43,14 +43,14 @@ def test_a_worker_that_is_not_there_is_waited_for(
     looks: list[int] = []  # how many workers there were, each time
     nthreads = Client.nthreads
 
-    def look(client: Client) -> dict[str, int]:
+    def inspect_photo(client: Client) -> dict[str, int]:
         workers = nthreads(client)
         if client.scheduler.address in file.read_text():  # and not that of another test's cluster
             looks.append(len(workers))
         return workers
 
     monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(Client, "nthreads", look)
+    monkeypatch.setattr(Client, "nthreads", inspect_photo)
     workers: list[subprocess.Popen] = []
 
     def come() -> None:

@@ -17,7 +17,7 @@ from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import versions
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.photos.photo_set import PhotoSet
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -35,7 +35,7 @@ def test_a_worker_unlike_the_client_is_refused_by_name(
     change: Callable[[], None],
     facts: tuple[str, ...],
     address: str,
-    birds: Dataset,
+    birds: PhotoSet,
     output: Path,
     network: WorkerNetwork,
 ) -> None:
@@ -54,7 +54,7 @@ def test_a_worker_unlike_the_client_is_refused_by_name(
 
 def test_a_worker_that_comes_later_is_checked_too(
     address: str,
-    flock: Dataset,
+    flock: PhotoSet,
     output: Path,
     network: WorkerNetwork,
     monkeypatch: pytest.MonkeyPatch,
@@ -79,7 +79,7 @@ def test_a_worker_that_comes_later_is_checked_too(
 
 
 def test_workers_that_die_of_a_shard_are_one_line(
-    birds: Dataset, output: Path, network: WorkerNetwork
+    birds: PhotoSet, output: Path, network: WorkerNetwork
 ) -> None:
     network = replace(network, load_fault="kill")
     facts = ("2", "bilinear-shard-", "tcp://127.0.0.1:", "--overwrite", "--batch-size")

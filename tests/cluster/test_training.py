@@ -27,19 +27,18 @@ from support.errors import assert_names, raises
 from support.feature_files import flip_bit, write_features
 from support.rows import LOSSES
 
-from bilinear_cli.cluster import futures
-from bilinear_cli.cluster import rows as tasks
+from bilinear_cli.cluster import futures, tasks
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.sums import DaskReducer, Workers
+from bilinear_cli.cluster.reducer import DaskReducer, Workers
 from bilinear_cli.errors import BilinearError, FeatureFileError
 from bilinear_cli.run import load_model, train
 from bilinear_cli.store import FeatureFile, open_features
-from bilinear_cli.training import gram, inputs
-from bilinear_cli.training.columns import Linear
+from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.estimator import Training
-from bilinear_cli.training.options import Options
-from bilinear_cli.training.rows import choose_rows
-from bilinear_cli.training.sums import LocalReducer
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
+from bilinear_cli.training.reducers import LocalReducer
+from bilinear_cli.training.rows import select_rows
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -49,7 +48,7 @@ PHOTO = np.repeat(np.arange(N), len(VIEWS))
 LABELS = PHOTO // 4 % K
 SPLIT = np.where(PHOTO % 4 != 3, "train", "test")
 CUT = 34  # a row, where the second shard begins
-QUICK = Options(C=1.0, label_smoothing=0.0)
+QUICK = TrainOptions(C=1.0, label_smoothing=0.0)
 STREAM = replace(QUICK, solver="stream")
 Task = Callable[..., Any]
 ROUNDING = 1e-5  # of an optimum: that of a hundred float32 sums, and where the solver stops
@@ -114,11 +113,11 @@ def lone_client() -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", SMALL_BLOCK)
+    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", SMALL_BLOCK)
 
 
-def both(
-    client: Client, paths: list[Path], spec: str, options: Options
+def union_parameters(
+    client: Client, paths: list[Path], spec: str, options: TrainOptions
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metrics of training alone and with workers, from one set of files."""
     folder = paths[0].parent
@@ -146,11 +145,13 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
     """Return the value of what was minimised, in float64."""
     model = load_model(Path(run["run"]))
     with open_features(paths) as file:
-        rows = choose_rows(file, None, 1)
+        rows = select_rows(file, None, 1)
         learn = rows if run["fitted_on"] != "train" else rows.take(rows.split == "train")
-        x = np.concatenate([x for _, x in inputs.batches(model.parts, file, learn.indices)])
+        x = np.concatenate(
+            [x for _, x in feature_transform.row_blocks(model.transforms, file, learn.indices)]
+        )
     weights = model.first.weights.astype(float)
-    training = Training(None, learn, Options(run["classifier"]))
+    training = Training(None, learn, TrainOptions(run["classifier"]))
     targets = training.targets(run["label_smoothing"])
     loss = LOSSES[run["classifier"]](targets.astype(float))
     value = loss(x.astype(float) @ weights + model.first.intercept)[0]
@@ -163,9 +164,9 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
 @pytest.mark.parametrize(
     ("spec", "options"),
     [
-        ("bilinear", Options(label_smoothing=0.0)),
-        ("bilinear", Options("svm")),
-        ("bilinear", Options("ridge", refit_all=True)),
+        ("bilinear", TrainOptions(label_smoothing=0.0)),
+        ("bilinear", TrainOptions("svm")),
+        ("bilinear", TrainOptions("ridge", refit_all=True)),
         ("max+bilinear", QUICK),
         ("sum+bilinear", replace(QUICK, normalize="sqrt-l2")),
         ("bilinear", replace(QUICK, top_variance=200, refit_all=True)),
@@ -174,9 +175,9 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
     ids=["softmax", "svm", "ridge", "side by side", "sqrt-l2", "top-variance", "few numbers"],
 )
 def test_workers_come_to_the_same_optimum(
-    spec: str, options: Options, client: Client, shards: list[Path]
+    spec: str, options: TrainOptions, client: Client, shards: list[Path]
 ) -> None:
-    assert_same_fit(*both(client, shards, spec, options), shards)
+    assert_same_fit(*union_parameters(client, shards, spec, options), shards)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_workers_come_to_the_same_optimum(
 )
 def test_passes_by_workers_come_to_the_same_optimum(
     spec: str,
-    options: Options,
+    options: TrainOptions,
     keep: bool,
     client: Client,
     shards: list[Path],
@@ -201,7 +202,7 @@ def test_passes_by_workers_come_to_the_same_optimum(
     submitted = submissions(monkeypatch)
     if not keep:
         monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
-    assert_same_fit(*both(client, shards, spec, options), shards)
+    assert_same_fit(*union_parameters(client, shards, spec, options), shards)
     assert (tasks.kept in submitted) == keep
     assert any("0.0 GB" in record.getMessage() for record in caplog.records)
 
@@ -247,7 +248,7 @@ def both_sums(client: Client, path: Path, spec: str) -> Iterator[tuple[LocalRedu
     """Give the sums over the training rows, in a random order, as taken here and by workers."""
     numbers = np.random.default_rng(0).permutation(np.flatnonzero(SPLIT == "train"))
     with FeatureFile(path) as file:
-        transforms = inputs.fit_transforms(file, [spec], numbers, normalize="none")
+        transforms = feature_transform.fit_transforms(file, [spec], numbers, normalize="none")
         yield (
             LocalReducer(file, transforms, numbers),
             Workers(client, file).over(transforms, numbers),
@@ -366,7 +367,7 @@ def doer(_: np.ndarray, i: int) -> tuple[str, int]:
 )
 def test_a_worker_that_is_killed_changes_nothing(
     n_workers: int,
-    options: Options,
+    options: TrainOptions,
     keep: bool,
     task: Task,
     times: set[int],
@@ -385,7 +386,7 @@ def test_a_worker_that_is_killed_changes_nothing(
     # A worker that is killed while it starts is not replaced, so only these are killed.
     workers = [*client.run(os.getpid).values()]
     submissions(monkeypatch, kill)
-    alone, distributed = both(client, [whole], "bilinear", options)
+    alone, distributed = union_parameters(client, [whole], "bilinear", options)
     assert len(workers) == n_workers - len(times)
     assert_same_fit(alone, distributed | {"workers": 2}, [whole])
 

@@ -20,18 +20,18 @@ from support.feature_files import write_features
 from support.shards import RECIPE, TINY
 from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_network
 
-from bilinear_cli.cluster import check, sums, worker
 from bilinear_cli.cluster import connect as connect_module
+from bilinear_cli.cluster import reducer, worker, worker_check
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.folder import shards_folder
 from bilinear_cli.cluster.preflight import on_workers
+from bilinear_cli.cluster.reducer import tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements
-from bilinear_cli.cluster.sums import tiles
+from bilinear_cli.cluster.shards_folder import shards_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import versions as versions_module
-from bilinear_cli.extraction.versions import versions
+from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.networks.load import Network
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import locked
 
 
@@ -77,7 +77,7 @@ def test_frames_are_taken_without_garbage_collection_before_python_3_12(
 
 
 @pytest.fixture
-def requirements(birds: Dataset, network: WorkerNetwork, output: Path) -> ExtractRequirements:
+def requirements(birds: PhotoSet, network: WorkerNetwork, output: Path) -> ExtractRequirements:
     """Return what this process has."""
     folder = shards_folder(output)
     folder.mkdir(parents=True)
@@ -85,7 +85,7 @@ def requirements(birds: Dataset, network: WorkerNetwork, output: Path) -> Extrac
     photo = birds.root / birds.paths[0]
     size = photo.stat().st_size
     return ExtractRequirements(
-        folder / "token", "abc", birds.root, (photo, size), versions(), network, SHA256
+        folder / "token", "abc", birds.root, (photo, size), installed_versions(), network, SHA256
     )
 
 
@@ -111,12 +111,12 @@ def test_a_worker_looks_at_all_that_it_needs(
         ({"weights_sha256": OTHER_SHA256}, (SHA256, OTHER_SHA256, "--weights")),
         ({"network": Network("vgg16", str(none))}, (none,)),
     ]
-    in_int8 = replace(requirements, precision="int8", versions=versions("int8"))
+    in_int8 = replace(requirements, precision="int8", versions=installed_versions("int8"))
     with locked(folder):
         for change, facts in changes:
             assert_names(str(replace(requirements, **change).fault()), *facts)
         assert in_int8.fault() is None
-        monkeypatch.setattr(versions_module, "ONLY_INT8", ("no-such-package",))
+        monkeypatch.setattr(versions_module, "INT8_PACKAGES", ("no-such-package",))
         assert_names(str(in_int8.fault()), "no-such-package")
 
 
@@ -140,7 +140,7 @@ def test_a_worker_without_the_program_is_named() -> None:
             return {"tcp://a:1": ModuleNotFoundError("No module named 'bilinear_cli'")}
 
     with raises(BilinearError, "tcp://a:1", "bilinear_cli"):
-        check.check_workers(Strange(), ANY)
+        worker_check.check_workers(Strange(), ANY)
 
 
 # Addresses and options that are refused ----------------------------------------------------
@@ -183,7 +183,7 @@ def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
 
 @pytest.fixture
 def refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, birds: Dataset, network: WorkerNetwork
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, birds: PhotoSet, network: WorkerNetwork
 ) -> Callable[..., None]:
     """Return what runs a command that is refused in one line, which names these facts."""
     monkeypatch.chdir(tmp_path)
@@ -250,7 +250,7 @@ def test_tiles_are_the_lower_half_and_share_the_work(n: int, n_threads: int) -> 
     area = sum((a.stop - a.start) * (b.stop - b.start) * (1 if a is b else 2) for a, b in pairs)
     assert area == n * n
     assert all(b.stop <= a.start or a is b for a, b in pairs)
-    assert all(0 < a.stop - a.start <= sums.MOST_ROWS for pair in pairs for a in pair)
+    assert all(0 < a.stop - a.start <= reducer.MOST_ROWS for pair in pairs for a in pair)
     largest = max((a.stop - a.start) * (b.stop - b.start) for a, b in pairs)
     if n > 1000:
         assert largest <= 1.01 * n * n / n_threads

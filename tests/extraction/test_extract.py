@@ -18,8 +18,8 @@ from support.network import extract_photos, random_kernel, small_maps, small_net
 from support.photos import class_folders, make_photo
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
-from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, partial_path
 
@@ -69,9 +69,9 @@ def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def birds(tmp_path: Path) -> Dataset:
+def birds(tmp_path: Path) -> PhotoSet:
     """Return a set of 8 photos, which are two batches of 3 and one of 2."""
-    return load_dataset(str(class_folders(tmp_path / "birds", {"tit": 4, "wren": 4})))
+    return load_photo_set(str(class_folders(tmp_path / "birds", {"tit": 4, "wren": 4})))
 
 
 @pytest.fixture
@@ -79,10 +79,10 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "features" / "birds.h5"
 
 
-def run(dataset: Dataset, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Network:
+def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Network:
     """Extract with a new network and return it."""
     network = options.pop("network", None) or Network()
-    extract_photos(dataset, recipe, output, network.load, **options)
+    extract_photos(photo_set, recipe, output, network.load, **options)
     return network
 
 
@@ -96,9 +96,9 @@ def stopping_at(done: int) -> Callable[[int, int], None]:
     return progress
 
 
-def interrupt(dataset: Dataset, output: Path, done: int, **options: Any) -> None:
+def interrupt(photo_set: PhotoSet, output: Path, done: int, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(dataset, output, progress=stopping_at(done), **options)
+        run(photo_set, output, progress=stopping_at(done), **options)
     with FeatureFile(partial_path(output), allow_partial=True) as file:
         assert file.rows_done == done
 
@@ -118,12 +118,12 @@ def contents(path: Path) -> dict[str, Any]:
 
 
 def refused(
-    dataset: Dataset, output: Path, *facts: Any, recipe: Recipe = RECIPE, **options: Any
+    photo_set: PhotoSet, output: Path, *facts: Any, recipe: Recipe = RECIPE, **options: Any
 ) -> None:
     """Check that a run ends with one line that has these facts before it loads the network."""
     network = Network()
     with raises(FeatureFileError, *facts):
-        run(dataset, output, recipe, network=network, **options)
+        run(photo_set, output, recipe, network=network, **options)
     assert network.loaded == 0
 
 
@@ -133,8 +133,8 @@ def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     return [x.getMessage() for x in records if x.levelno == level]
 
 
-def sha256_of(dataset: Dataset, path: str) -> str:
-    return hashlib.sha256((dataset.root / path).read_bytes()).hexdigest()
+def sha256_of(photo_set: PhotoSet, path: str) -> str:
+    return hashlib.sha256((photo_set.root / path).read_bytes()).hexdigest()
 
 
 # What is in the file ---------------------------------------------------------------------
@@ -143,7 +143,7 @@ def sha256_of(dataset: Dataset, path: str) -> str:
 @pytest.mark.parametrize(("channels", "large"), [(6, ()), (256, ("bilinear", "maps"))])
 @pytest.mark.slow
 def test_rows_are_what_each_photo_alone_gives(
-    birds: Dataset, output: Path, channels: int, large: tuple[str, ...]
+    birds: PhotoSet, output: Path, channels: int, large: tuple[str, ...]
 ) -> None:
     network = run(birds, output, network=Network(random_kernel(channels)))
     assert (network.loaded, network.batches) == (1, 3)
@@ -158,7 +158,7 @@ def test_rows_are_what_each_photo_alone_gives(
                 assert np.abs(expected).sum() > 0
 
 
-def test_columns_say_which_photo_a_row_shows(birds: Dataset, output: Path) -> None:
+def test_columns_say_which_photo_a_row_shows(birds: PhotoSet, output: Path) -> None:
     birds = replace(birds, group=np.array([f"nest {i // 2}" for i in range(8)]))
     run(birds, output)
     with FeatureFile(output) as file:
@@ -172,7 +172,7 @@ def test_columns_say_which_photo_a_row_shows(birds: Dataset, output: Path) -> No
         assert file.skipped == {}
 
 
-def test_attributes_say_how_the_file_was_made(birds: Dataset, output: Path) -> None:
+def test_attributes_say_how_the_file_was_made(birds: PhotoSet, output: Path) -> None:
     run(birds, output, attributes={"limit": 7})
     with FeatureFile(output) as file:
         expected = {
@@ -196,7 +196,7 @@ def test_attributes_say_how_the_file_was_made(birds: Dataset, output: Path) -> N
         assert file.recipe == replace(RECIPE, poolings=tuple(sorted(POOLINGS)))
 
 
-def test_a_split_that_the_set_brought_has_no_seed(birds: Dataset, output: Path) -> None:
+def test_a_split_that_the_set_brought_has_no_seed(birds: PhotoSet, output: Path) -> None:
     run(replace(birds, split_seed=None), output)
     with FeatureFile(output) as file:
         assert file.attributes["split_seed"] == -1
@@ -205,7 +205,7 @@ def test_a_split_that_the_set_brought_has_no_seed(birds: Dataset, output: Path) 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 @pytest.mark.slow
 def test_batches_of_any_size_give_the_same(
-    birds: Dataset, output: Path, tmp_path: Path, batch_size: int
+    birds: PhotoSet, output: Path, tmp_path: Path, batch_size: int
 ) -> None:
     run(birds, output)
     run(birds, tmp_path / "other.h5", replace(RECIPE, batch_size=batch_size))
@@ -214,7 +214,7 @@ def test_batches_of_any_size_give_the_same(
             np.testing.assert_allclose(all_rows(other, spec), all_rows(file, spec), rtol=1e-4)
 
 
-def test_progress_counts_photos(birds: Dataset, output: Path) -> None:
+def test_progress_counts_photos(birds: PhotoSet, output: Path) -> None:
     steps: list[tuple[int, int]] = []
     run(birds, output, progress=lambda *step: steps.append(step))
     assert steps == [(0, 8), (3, 8), (6, 8), (8, 8)]
@@ -226,7 +226,7 @@ def test_progress_counts_photos(birds: Dataset, output: Path) -> None:
 @pytest.mark.parametrize("done", [0, 3, 6, 8])
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    birds: Dataset, output: Path, tmp_path: Path, done: int
+    birds: PhotoSet, output: Path, tmp_path: Path, done: int
 ) -> None:
     run(birds, tmp_path / "whole.h5")
     interrupt(birds, output, done)
@@ -242,7 +242,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 
 @pytest.mark.slow
 def test_a_network_that_fails_loses_only_its_batch(
-    birds: Dataset, output: Path, tmp_path: Path
+    birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     def fail() -> None:
         raise RuntimeError("the network fails")
@@ -258,7 +258,7 @@ def test_a_network_that_fails_loses_only_its_batch(
 @pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(
-    birds: Dataset, output: Path, tmp_path: Path, batch: int
+    birds: PhotoSet, output: Path, tmp_path: Path, batch: int
 ) -> None:
     """A copy of the file in the middle of a run is what SIGKILL leaves of it."""
     killed = tmp_path / "killed.h5"
@@ -276,7 +276,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
 @pytest.mark.slow
 def test_photos_in_another_order_keep_their_rows(
-    birds: Dataset, output: Path, tmp_path: Path
+    birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     columns = ("paths", "labels", "split", "group")
     turned = replace(birds, **{name: getattr(birds, name)[::-1] for name in columns})
@@ -287,7 +287,7 @@ def test_photos_in_another_order_keep_their_rows(
     assert run(turned, output).loaded == 0
 
 
-def test_a_damaged_row_is_found_before_resuming(birds: Dataset, output: Path) -> None:
+def test_a_damaged_row_is_found_before_resuming(birds: PhotoSet, output: Path) -> None:
     interrupt(birds, output, 6)
     with h5py.File(partial_path(output), "r+") as file:
         file["features/avg"][4, 2] += 1
@@ -298,7 +298,7 @@ def test_a_damaged_row_is_found_before_resuming(birds: Dataset, output: Path) ->
 
 
 def test_a_second_identical_run_does_nothing(
-    birds: Dataset, output: Path, caplog: pytest.LogCaptureFixture
+    birds: PhotoSet, output: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(birds, output)
     before = output.read_bytes()
@@ -309,7 +309,7 @@ def test_a_second_identical_run_does_nothing(
     assert_names(line, output, "--overwrite")
 
 
-def test_poolings_may_stand_in_another_order(birds: Dataset, output: Path) -> None:
+def test_poolings_may_stand_in_another_order(birds: PhotoSet, output: Path) -> None:
     run(birds, output)
     assert run(birds, output, replace(RECIPE, poolings=POOLINGS[::-1])).loaded == 0
 
@@ -330,7 +330,7 @@ CHANGES = [
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.slow
 def test_settings_that_differ_are_refused_with_both_values(
-    birds: Dataset, output: Path, finished: bool
+    birds: PhotoSet, output: Path, finished: bool
 ) -> None:
     path = begin(birds, output, finished)
     before = path.read_bytes()
@@ -340,12 +340,12 @@ def test_settings_that_differ_are_refused_with_both_values(
         assert path.read_bytes() == before
 
 
-def begin(dataset: Dataset, output: Path, finished: bool) -> Path:
+def begin(photo_set: PhotoSet, output: Path, finished: bool) -> Path:
     """Extract all photos, or two batches of them, and return the path of what is there."""
     if finished:
-        run(dataset, output)
+        run(photo_set, output)
         return output
-    interrupt(dataset, output, 6)
+    interrupt(photo_set, output, 6)
     return partial_path(output)
 
 
@@ -353,7 +353,7 @@ def begin(dataset: Dataset, output: Path, finished: bool) -> Path:
 @pytest.mark.parametrize("change", ["gone", "new", "changed"])
 @pytest.mark.slow
 def test_other_photos_are_refused_by_name(
-    birds: Dataset, output: Path, change: str, finished: bool
+    birds: PhotoSet, output: Path, change: str, finished: bool
 ) -> None:
     path = begin(birds, output, finished)
     name = {"gone": "tit/1.png", "new": "tit/new.png", "changed": "tit/3.png"}[change]
@@ -362,12 +362,12 @@ def test_other_photos_are_refused_by_name(
     else:
         make_photo(birds.root / name, seed=99)
     facts = (path, name, "--output", f"--reuse {path}", "--overwrite")
-    refused(load_dataset(birds.spec), output, *facts)
+    refused(load_photo_set(birds.spec), output, *facts)
 
 
 @pytest.mark.slow
 def test_photos_whose_rows_are_to_come_may_change(
-    birds: Dataset, output: Path, tmp_path: Path
+    birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     interrupt(birds, output, 6)
     make_photo(birds.root / birds.paths[6], seed=99)
@@ -380,7 +380,7 @@ def test_photos_whose_rows_are_to_come_may_change(
 
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.slow
-def test_overwrite_begins_again(birds: Dataset, output: Path, finished: bool) -> None:
+def test_overwrite_begins_again(birds: PhotoSet, output: Path, finished: bool) -> None:
     begin(birds, output, finished)
     make_photo(birds.root / "tit" / "1.png", seed=99)
     network = run(birds, output, replace(RECIPE, poolings=("max",)), overwrite=True)
@@ -391,7 +391,7 @@ def test_overwrite_begins_again(birds: Dataset, output: Path, finished: bool) ->
         assert file.sha256[1] == sha256_of(birds, "tit/1.png")
 
 
-def test_an_overwriting_run_that_stops_leaves_the_old_file(birds: Dataset, output: Path) -> None:
+def test_an_overwriting_run_that_stops_leaves_the_old_file(birds: PhotoSet, output: Path) -> None:
     run(birds, output)
     before = output.read_bytes()
     interrupt(birds, output, 3, overwrite=True)
@@ -400,7 +400,7 @@ def test_an_overwriting_run_that_stops_leaves_the_old_file(birds: Dataset, outpu
 
 @pytest.mark.slow
 def test_an_overwriting_run_that_stops_resumes_without_overwrite(
-    birds: Dataset, output: Path
+    birds: PhotoSet, output: Path
 ) -> None:
     run(birds, output)
     interrupt(birds, output, 3, overwrite=True, recipe=replace(RECIPE, resize="crop"))
@@ -412,13 +412,13 @@ def test_an_overwriting_run_that_stops_resumes_without_overwrite(
     assert not partial_path(output).exists()
 
 
-def test_a_folder_is_no_output(birds: Dataset, output: Path) -> None:
+def test_a_folder_is_no_output(birds: PhotoSet, output: Path) -> None:
     output.mkdir(parents=True)
     for overwrite in (True, False):
         refused(birds, output, output, "--output", overwrite=overwrite)
 
 
-def test_an_output_that_is_no_feature_file_is_left_alone(birds: Dataset, output: Path) -> None:
+def test_an_output_that_is_no_feature_file_is_left_alone(birds: PhotoSet, output: Path) -> None:
     output.parent.mkdir()
     output.write_text("notes")
     refused(birds, output, output, "HDF5")
@@ -429,23 +429,23 @@ def test_an_output_that_is_no_feature_file_is_left_alone(birds: Dataset, output:
 
 
 @pytest.fixture
-def spoilt(birds: Dataset) -> Dataset:
+def spoilt(birds: PhotoSet) -> PhotoSet:
     """Return the set with two files, in the second and third batch, that are no photos."""
     for path in (birds.paths[4], birds.paths[7]):
         (birds.root / path).write_bytes(b"no photo")
     return birds
 
 
-def stop_at_bad(dataset: Dataset, output: Path, *facts: str) -> None:
+def stop_at_bad(photo_set: PhotoSet, output: Path, *facts: str) -> None:
     """Run without --skip-bad, and check that the run ends with the second batch."""
-    with raises(BadPhotoError, dataset.root / "wren/0.png", 3, 8, "--skip-bad", *facts):
-        run(dataset, output)
+    with raises(BadPhotoError, photo_set.root / "wren/0.png", 3, 8, "--skip-bad", *facts):
+        run(photo_set, output)
     with FeatureFile(partial_path(output), allow_partial=True) as file:
         assert file.rows_done == 3
 
 
 def test_a_bad_photo_stops_the_run_and_keeps_the_rows_of_earlier_batches(
-    spoilt: Dataset, output: Path
+    spoilt: PhotoSet, output: Path
 ) -> None:
     for _ in range(2):
         stop_at_bad(spoilt, output)
@@ -453,7 +453,7 @@ def test_a_bad_photo_stops_the_run_and_keeps_the_rows_of_earlier_batches(
 
 @pytest.mark.slow
 def test_a_run_resumes_when_the_photos_are_mended(
-    spoilt: Dataset, output: Path, tmp_path: Path
+    spoilt: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     stop_at_bad(spoilt, output)
     for seed, path in enumerate((spoilt.paths[4], spoilt.paths[7])):
@@ -463,7 +463,7 @@ def test_a_run_resumes_when_the_photos_are_mended(
     assert contents(output) == contents(tmp_path / "whole.h5")
 
 
-def check_skipped(spoilt: Dataset, output: Path, whole: Path) -> None:
+def check_skipped(spoilt: PhotoSet, output: Path, whole: Path) -> None:
     """Compare a file without the bad photos with one of a set that never had them."""
     keep = [0, 1, 2, 3, 5, 6]
     columns = ("paths", "labels", "split", "group")
@@ -479,7 +479,7 @@ def check_skipped(spoilt: Dataset, output: Path, whole: Path) -> None:
 
 
 def test_bad_photos_are_left_out_and_named(
-    spoilt: Dataset, output: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    spoilt: PhotoSet, output: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(spoilt, output, skip_bad=True)
     warnings = lines(caplog, logging.WARNING)
@@ -490,7 +490,7 @@ def test_bad_photos_are_left_out_and_named(
 
 @pytest.mark.slow
 def test_a_run_that_stopped_at_a_bad_photo_resumes_without_it(
-    spoilt: Dataset, output: Path, tmp_path: Path
+    spoilt: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     stop_at_bad(spoilt, output)
     assert run(spoilt, output, skip_bad=True).batches == 2
@@ -499,7 +499,7 @@ def test_a_run_that_stopped_at_a_bad_photo_resumes_without_it(
 
 @pytest.mark.slow
 def test_bad_photos_of_an_interrupted_run_are_remembered(
-    spoilt: Dataset, output: Path, tmp_path: Path
+    spoilt: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     interrupt(spoilt, output, 6, skip_bad=True)
     assert run(spoilt, output, skip_bad=True).batches == 1
@@ -509,7 +509,7 @@ def test_bad_photos_of_an_interrupted_run_are_remembered(
 @pytest.mark.parametrize("skip_bad", [True, False])
 @pytest.mark.slow
 def test_a_file_without_its_bad_photos_is_complete(
-    spoilt: Dataset, output: Path, caplog: pytest.LogCaptureFixture, skip_bad: bool
+    spoilt: PhotoSet, output: Path, caplog: pytest.LogCaptureFixture, skip_bad: bool
 ) -> None:
     run(spoilt, output, skip_bad=True)
     caplog.set_level(logging.INFO)
@@ -519,7 +519,7 @@ def test_a_file_without_its_bad_photos_is_complete(
     assert_names(line, output, "wren/0.png", "wren/3.png", "--overwrite")
 
 
-def test_a_photo_mended_after_it_was_skipped_stays_out(spoilt: Dataset, output: Path) -> None:
+def test_a_photo_mended_after_it_was_skipped_stays_out(spoilt: PhotoSet, output: Path) -> None:
     interrupt(spoilt, output, 6, skip_bad=True)
     make_photo(spoilt.root / "wren/0.png", seed=99)
     run(spoilt, output, skip_bad=True)
@@ -529,13 +529,13 @@ def test_a_photo_mended_after_it_was_skipped_stays_out(spoilt: Dataset, output: 
         assert file.skipped["wren/0.png"]  # a reason, though the photo can be read now
 
 
-def test_a_photo_that_cannot_be_opened(birds: Dataset, output: Path) -> None:
+def test_a_photo_that_cannot_be_opened(birds: PhotoSet, output: Path) -> None:
     (birds.root / "wren/0.png").unlink()  # after the set was listed
     stop_at_bad(birds, output, "No such file or directory")
 
 
 def test_photos_that_all_could_not_be_opened_may_come_back(
-    birds: Dataset, output: Path, tmp_path: Path
+    birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     away = birds.root.rename(tmp_path / "away")  # as of a drive that is not there
     with raises(BadPhotoError, birds.root / birds.paths[0], 0, 8):
@@ -549,7 +549,7 @@ def test_photos_that_all_could_not_be_opened_may_come_back(
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.slow
 def test_a_row_is_of_the_bytes_whose_digest_stands_beside_it(
-    birds: Dataset, output: Path, skip_bad: bool
+    birds: PhotoSet, output: Path, skip_bad: bool
 ) -> None:
     def progress(done: int, _: int) -> None:
         if done == 0:
@@ -563,7 +563,7 @@ def test_a_row_is_of_the_bytes_whose_digest_stands_beside_it(
 
 
 def test_a_photo_that_is_damaged_during_the_run_is_not_left_out(
-    birds: Dataset, output: Path
+    birds: PhotoSet, output: Path
 ) -> None:
     def progress(done: int, _: int) -> None:
         if done == 0:
@@ -580,7 +580,7 @@ def test_a_photo_that_is_damaged_during_the_run_is_not_left_out(
     ("factor", "spec", "dtype"), [(1e4, "maps", "float16"), (1e36, "max", "float32")]
 )
 def test_an_overflow_names_the_photo(
-    birds: Dataset, output: Path, factor: float, spec: str, dtype: str
+    birds: PhotoSet, output: Path, factor: float, spec: str, dtype: str
 ) -> None:
     for path in birds.paths:
         make_photo(birds.root / path, colour="black")
@@ -592,7 +592,7 @@ def test_an_overflow_names_the_photo(
         assert file.rows_done == 3
 
 
-def test_a_row_that_is_not_a_number_names_the_photo(birds: Dataset, output: Path) -> None:
+def test_a_row_that_is_not_a_number_names_the_photo(birds: PhotoSet, output: Path) -> None:
     kernel = random_kernel()
     kernel[0, 0, 0, 3] = np.nan
     with raises(BilinearError, "max", "tit/0.png"):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from support.errors import raises
 
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.extraction.graph import channels_of, compile_maps, compile_pooling
+from bilinear_cli.extraction.graph import compile_maps, compile_pooling, count_channels
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import POOLINGS
 from bilinear_cli.poolings.sizes import sketch_parameters
@@ -99,8 +99,8 @@ def test_stored_maps_are_pooled_as_those_of_the_network() -> None:
 
 def test_the_channels_of_a_network_are_counted() -> None:
     network = Network(7)
-    assert channels_of(network, 8) == 7
-    assert channels_of(lambda photos: tf.zeros((1, 2, 2, 5)), 8) == 5
+    assert count_channels(network, 8) == 7
+    assert count_channels(lambda photos: tf.zeros((1, 2, 2, 5)), 8) == 5
 
 
 def test_photos_that_are_too_small_are_refused() -> None:
@@ -108,9 +108,9 @@ def test_photos_that_are_too_small_are_refused() -> None:
         raise ValueError("a layer's\nmany lines")
 
     with raises(UsageError, 8, "a layer's many lines"):
-        channels_of(refuse, 8)
+        count_channels(refuse, 8)
     with raises(UsageError, 8, "--image-size"):
-        channels_of(lambda photos: tf.zeros((1, 0, 2, 5)), 8)
+        count_channels(lambda photos: tf.zeros((1, 0, 2, 5)), 8)
 
 
 def test_maps_that_are_not_finite_are_one_line() -> None:

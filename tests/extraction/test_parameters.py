@@ -15,7 +15,7 @@ from support.photos import class_folders
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.extraction.reuse import read_projection
-from bilinear_cli.photos.dataset import Dataset, load_dataset
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.projection import principal_directions, second_moment
@@ -23,16 +23,16 @@ from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge, partial_path
 from bilinear_cli.store.checks import parameter_sha256
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
 
 SPECS = ("compact:16", "bilinear:3", "matrix-sqrt:3", "maps")
 RECIPE = Recipe(SPECS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
 
 
 @pytest.fixture
-def birds(tmp_path: Path) -> Dataset:
+def birds(tmp_path: Path) -> PhotoSet:
     """Return a set of 11 photos, which are three batches of 3 and one of 2."""
-    return load_dataset(str(class_folders(tmp_path / "birds", {"tit": 6, "wren": 5})))
+    return load_photo_set(str(class_folders(tmp_path / "birds", {"tit": 6, "wren": 5})))
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "x.h5"
 
 
-def run(dataset: Dataset, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Path:
+def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Path:
     projection = options.pop("projection", None)
     known = read_projection(projection, recipe) if projection else {}
-    extract_photos(dataset, recipe, output, parameters=known, **options)
+    extract_photos(photo_set, recipe, output, parameters=known, **options)
     return output
 
 
@@ -65,7 +65,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.slow
-def test_rows_are_pooled_with_the_parameters_of_the_file(birds: Dataset, output: Path) -> None:
+def test_rows_are_pooled_with_the_parameters_of_the_file(birds: PhotoSet, output: Path) -> None:
     run(birds, output)
     arrays, stored = parameters(output), rows(output)
     is_train = birds.split == "train"
@@ -83,7 +83,7 @@ def test_rows_are_pooled_with_the_parameters_of_the_file(birds: Dataset, output:
 
 
 @pytest.mark.slow
-def test_a_projection_is_fitted_on_training_photos_alone(birds: Dataset, output: Path) -> None:
+def test_a_projection_is_fitted_on_training_photos_alone(birds: PhotoSet, output: Path) -> None:
     maps = rows(run(birds, output))["maps"]
     wanted = principal_directions(second_moment([maps[birds.split == "train"]]), 3)
     np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
@@ -92,7 +92,7 @@ def test_a_projection_is_fitted_on_training_photos_alone(birds: Dataset, output:
 
 
 @pytest.mark.slow
-def test_hashes_follow_from_the_seed(birds: Dataset, output: Path, tmp_path: Path) -> None:
+def test_hashes_follow_from_the_seed(birds: PhotoSet, output: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, poolings=("compact:16",))
     first = parameters(run(birds, output, recipe))
     assert same(first, parameters(run(birds, tmp_path / "again.h5", recipe)))
@@ -101,7 +101,7 @@ def test_hashes_follow_from_the_seed(birds: Dataset, output: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_bad_photo_in_the_sample(birds: Dataset, output: Path) -> None:
+def test_a_bad_photo_in_the_sample(birds: PhotoSet, output: Path) -> None:
     bad = birds.root / birds.paths[np.flatnonzero(birds.split == "train")[0]]
     bad.write_text("no photo")
     with raises(BadPhotoError, bad, "--skip-bad"):
@@ -114,7 +114,7 @@ def test_a_bad_photo_in_the_sample(birds: Dataset, output: Path) -> None:
         np.testing.assert_allclose(file.parameters["projection-3"], wanted, atol=1e-4)
 
 
-def sample_of(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
+def sample_indices(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
     return lambda: (np.eye(channels), ["0" * 64])
 
 
@@ -136,21 +136,21 @@ def test_a_pooling_that_does_not_suit_the_maps(
 ) -> None:
     recipe = replace(RECIPE, poolings=(spec,))
     with raises(UsageError, spec, *facts):
-        make_parameters(recipe, channels, {}, sample_of(channels))
+        make_parameters(recipe, channels, {}, sample_indices(channels))
 
 
 @pytest.mark.parametrize("name", ["projection-3", "hash-16"])
 def test_parameters_of_other_maps_are_refused(name: str) -> None:
     spec = "bilinear:3" if name == "projection-3" else "compact:16"
     recipe = replace(RECIPE, poolings=(spec,))
-    have = make_parameters(recipe, 5, {}, sample_of(5))
+    have = make_parameters(recipe, 5, {}, sample_indices(5))
     with raises(BilinearError, name, 5, 6):
-        make_parameters(recipe, 6, have, sample_of(6))
+        make_parameters(recipe, 6, have, sample_indices(6))
 
 
 def test_wide_maps_may_be_sketched_or_projected() -> None:
     recipe = replace(RECIPE, poolings=("compact:16", "bilinear:3", "max", "maps"))
-    arrays = make_parameters(recipe, 1025, {}, sample_of(1025))
+    arrays = make_parameters(recipe, 1025, {}, sample_indices(1025))
     assert arrays["hash-16"].shape == (2, 1025)
     assert arrays["projection-3"].shape == (1025, 3)
 
@@ -164,7 +164,7 @@ def stop(done: int, _: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_parameters(birds: Dataset, output: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_parameters(birds: PhotoSet, output: Path, tmp_path: Path) -> None:
     whole = run(birds, tmp_path / "whole.h5")
     with pytest.raises(KeyboardInterrupt):
         run(birds, output, progress=stop)
@@ -179,7 +179,7 @@ def test_a_resumed_run_keeps_its_parameters(birds: Dataset, output: Path, tmp_pa
 
 @pytest.mark.slow
 def test_shards_share_the_projection_of_the_first(
-    birds: Dataset, output: Path, tmp_path: Path
+    birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     whole = run(birds, output)
     one, two = (replace(RECIPE, shard=f"{i}/2") for i in (1, 2))
@@ -194,7 +194,7 @@ def test_shards_share_the_projection_of_the_first(
 
 @pytest.mark.slow
 def test_shards_of_different_projections_do_not_belong_together(
-    birds: Dataset, tmp_path: Path
+    birds: PhotoSet, tmp_path: Path
 ) -> None:
     one, two = (replace(RECIPE, shard=f"{i}/2") for i in (1, 2))
     first = run(birds, tmp_path / "1.h5", one)
@@ -205,7 +205,7 @@ def test_shards_of_different_projections_do_not_belong_together(
 
 
 @pytest.mark.slow
-def test_reused_rows_bring_their_projection(birds: Dataset, tmp_path: Path) -> None:
+def test_reused_rows_bring_their_projection(birds: PhotoSet, tmp_path: Path) -> None:
     old = run(birds.limit(6), tmp_path / "old.h5")
     new = run(birds, tmp_path / "new.h5", reuse=old)
     assert same(parameters(new), parameters(old))
@@ -221,7 +221,7 @@ def test_reused_rows_bring_their_projection(birds: Dataset, tmp_path: Path) -> N
 
 
 def test_a_projection_of_something_else_is_refused(
-    birds: Dataset, output: Path, tmp_path: Path
+    birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     run(birds, output)
     for change, facts in (
@@ -239,13 +239,13 @@ def test_a_projection_of_something_else_is_refused(
 # Test photos ----------------------------------------------------------------------------------
 
 
-def swapped(dataset: Dataset) -> Dataset:
-    return replace(dataset, split=np.where(dataset.split == "train", "test", "train"))
+def swapped(photo_set: PhotoSet) -> PhotoSet:
+    return replace(photo_set, split=np.where(photo_set.split == "train", "test", "train"))
 
 
 @pytest.mark.slow
 def test_a_projection_is_not_used_where_it_was_fitted_on_test_photos(
-    birds: Dataset, output: Path, tmp_path: Path
+    birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
     run(birds, output)
     n = int((birds.split == "train").sum())
@@ -253,12 +253,12 @@ def test_a_projection_is_not_used_where_it_was_fitted_on_test_photos(
         with raises(BilinearError, n, "--reuse", "--projection"):
             run(swapped(birds), tmp_path / "y.h5", **options)
     assert not [*tmp_path.glob("y.h5*")]
-    options = Options(C=1.0, label_smoothing=0)
+    options = TrainOptions(C=1.0, label_smoothing=0)
     with FeatureFile(output) as file:
         for spec in ("bilinear:3", "bilinear:3+compact:16"):
             with raises(BilinearError, n):
-                train(file, spec, options, tmp_path, dataset=swapped(birds))
-        train(file, "compact:16", options, tmp_path, dataset=swapped(birds))
+                train(file, spec, options, tmp_path, photo_set=swapped(birds))
+        train(file, "compact:16", options, tmp_path, photo_set=swapped(birds))
 
 
 # Stored maps ----------------------------------------------------------------------------------
@@ -271,14 +271,14 @@ with_and_without_flip = pytest.mark.parametrize("maps", [("original",), BOTH], i
 
 
 @pytest.fixture
-def maps(request: pytest.FixtureRequest, birds: Dataset, tmp_path: Path) -> Path:
+def maps(request: pytest.FixtureRequest, birds: PhotoSet, tmp_path: Path) -> Path:
     recipe = replace(RECIPE, poolings=("maps",), views=getattr(request, "param", BOTH))
     return run(birds, tmp_path / "maps.h5", recipe)
 
 
 @with_and_without_flip
 @pytest.mark.slow
-def test_stored_maps_are_pooled_as_photos_are(birds: Dataset, output: Path, maps: Path) -> None:
+def test_stored_maps_are_pooled_as_photos_are(birds: PhotoSet, output: Path, maps: Path) -> None:
     with FeatureFile(maps) as file:
         views = tuple(dict.fromkeys(file.view))
     direct = run(birds, output, replace(RECIPE, poolings=OTHERS, views=views))
@@ -325,7 +325,7 @@ def test_pooling_of_maps_resumes(maps: Path, output: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_maps_in_another_order_keep_the_rows_of_their_photos(
-    birds: Dataset, maps: Path, output: Path, tmp_path: Path
+    birds: PhotoSet, maps: Path, output: Path, tmp_path: Path
 ) -> None:
     pool_maps(maps, ("max",), tmp_path / "whole.h5")
     with pytest.raises(KeyboardInterrupt):
@@ -339,7 +339,7 @@ def test_maps_in_another_order_keep_the_rows_of_their_photos(
 
 @pytest.mark.slow
 def test_pooling_of_maps_resumes_with_its_own_projection(
-    birds: Dataset, maps: Path, output: Path, tmp_path: Path
+    birds: PhotoSet, maps: Path, output: Path, tmp_path: Path
 ) -> None:
     other = run(birds.limit(6), tmp_path / "other.h5")
     with pytest.raises(KeyboardInterrupt):
@@ -350,7 +350,7 @@ def test_pooling_of_maps_resumes_with_its_own_projection(
     assert same(rows(output), rows(tmp_path / "whole.h5"))
 
 
-def test_rows_of_maps_and_of_photos_do_not_mix(birds: Dataset, maps: Path, output: Path) -> None:
+def test_rows_of_maps_and_of_photos_do_not_mix(birds: PhotoSet, maps: Path, output: Path) -> None:
     pool_maps(maps, ("max",), output)
     with FeatureFile(maps) as file:
         views = tuple(dict.fromkeys(file.view))
@@ -382,8 +382,8 @@ def test_a_damaged_row_of_maps_is_found(maps: Path, output: Path) -> None:
 def features(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Return what a feature file holds."""
     folder = tmp_path_factory.mktemp("parameters")
-    dataset = load_dataset(str(class_folders(folder / "birds", {"tit": 6, "wren": 5})))
-    return run(dataset, folder / "x.h5").read_bytes()
+    photo_set = load_photo_set(str(class_folders(folder / "birds", {"tit": 6, "wren": 5})))
+    return run(photo_set, folder / "x.h5").read_bytes()
 
 
 def replace_parameter(path: Path, name: str, array: np.ndarray) -> None:

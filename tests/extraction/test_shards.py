@@ -17,11 +17,11 @@ from support.network import extract_photos, small_network
 from support.photos import class_folders, make_photo
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
-from bilinear_cli.photos.dataset import Dataset, load_dataset
-from bilinear_cli.recipe import Recipe, shard_photos
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
+from bilinear_cli.recipe import Recipe, shard_slice
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge, open_features, partial_path
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
 
 POOLINGS = ("max", "bilinear", "maps")
 RECIPE = Recipe(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
@@ -29,9 +29,9 @@ COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
 
 
 @pytest.fixture
-def birds(tmp_path: Path) -> Dataset:
+def birds(tmp_path: Path) -> PhotoSet:
     """Return a set of 11 photos, which are three batches of 3 and one of 2."""
-    return load_dataset(str(class_folders(tmp_path / "birds", {"tit": 6, "wren": 5})))
+    return load_photo_set(str(class_folders(tmp_path / "birds", {"tit": 6, "wren": 5})))
 
 
 @pytest.fixture(params=[("original",), ("original", "flip")], ids=["plain", "flip"])
@@ -39,14 +39,14 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
     return replace(RECIPE, views=request.param)
 
 
-def run(dataset: Dataset, recipe: Recipe, output: Path, **options: Any) -> int:
+def run(photo_set: PhotoSet, recipe: Recipe, output: Path, **options: Any) -> int:
     """Extract, and return how many photos the network computed."""
     photos: set[bytes] = set()
 
     def watch(batch: np.ndarray) -> None:
         photos.update(photo.tobytes() for photo in batch if photo.any())
 
-    extract_photos(dataset, recipe, output, lambda: small_network(watch), **options)
+    extract_photos(photo_set, recipe, output, lambda: small_network(watch), **options)
     return len(photos)
 
 
@@ -60,15 +60,15 @@ def stop(n_photos: int) -> Callable[[int, int], None]:
     return progress
 
 
-def interrupt(dataset: Dataset, recipe: Recipe, output: Path, n: int, **options: Any) -> None:
+def interrupt(photo_set: PhotoSet, recipe: Recipe, output: Path, n: int, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(dataset, recipe, output, progress=stop(n), **options)
+        run(photo_set, recipe, output, progress=stop(n), **options)
 
 
-def parts_of(dataset: Dataset, recipe: Recipe, folder: Path, n: int) -> list[Path]:
+def parts_of(photo_set: PhotoSet, recipe: Recipe, folder: Path, n: int) -> list[Path]:
     paths = [folder / f"part{i}.h5" for i in range(1, n + 1)]
     for i, path in enumerate(paths, 1):
-        run(dataset, replace(recipe, shard=f"{i}/{n}"), path)
+        run(photo_set, replace(recipe, shard=f"{i}/{n}"), path)
     return paths
 
 
@@ -90,7 +90,7 @@ def same(a: FeatureFile, b: FeatureFile) -> Iterator[bool]:
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_shards_are_whole_batches_and_leave_nothing_out(n_photos: int, batch_size: int) -> None:
     for n in range(1, -(-n_photos // batch_size) + 1):
-        cuts = [shard_photos(f"{i}/{n}", n_photos, batch_size) for i in range(1, n + 1)]
+        cuts = [shard_slice(f"{i}/{n}", n_photos, batch_size) for i in range(1, n + 1)]
         assert [cut.start for cut in cuts] == [0, *(cut.stop for cut in cuts[:-1])]
         assert cuts[-1].stop == n_photos
         assert all(cut.start % batch_size == 0 and cut.start < cut.stop for cut in cuts)
@@ -99,18 +99,18 @@ def test_shards_are_whole_batches_and_leave_nothing_out(n_photos: int, batch_siz
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "-1/2", "1/", "", "1/2/3"])
 def test_other_shards_are_refused(shard: str) -> None:
     with raises(UsageError, repr(shard)):
-        shard_photos(shard, 48, 4)
+        shard_slice(shard, 48, 4)
 
 
 def test_more_shards_than_batches_are_refused() -> None:
     with raises(UsageError, 48, 12, 4, 13):
-        shard_photos("1/13", 48, 4)
+        shard_slice("1/13", 48, 4)
 
 
 @pytest.mark.parametrize("n", [2, 4])
 @pytest.mark.slow
 def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
-    n: int, birds: Dataset, recipe: Recipe, tmp_path: Path
+    n: int, birds: PhotoSet, recipe: Recipe, tmp_path: Path
 ) -> None:
     run(birds, recipe, tmp_path / "whole.h5")
     parts = parts_of(birds, recipe, tmp_path, n)[::-1]  # in any order
@@ -138,7 +138,7 @@ def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
         ):
             assert slice_1 == slice_2
             np.testing.assert_array_equal(columns_1, columns_2)
-        options = Options(C=1.0, label_smoothing=0.0)
+        options = TrainOptions(C=1.0, label_smoothing=0.0)
         metrics = [train(file, "max", options, tmp_path / "runs") for file in (whole, several)]
         assert metrics[0]["top1"] == metrics[1]["top1"]
         assert metrics[1]["features_file"] == " ".join(map(str, parts[::-1]))
@@ -149,7 +149,7 @@ def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
 
 @pytest.mark.slow
 def test_a_folder_stands_for_the_files_in_it(
-    birds: Dataset, recipe: Recipe, tmp_path: Path
+    birds: PhotoSet, recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = tmp_path / "x.h5.shards"
     folder.mkdir()
@@ -165,7 +165,7 @@ def test_a_folder_stands_for_the_files_in_it(
         open_features([folder])
 
 
-def test_an_interrupted_shard_resumes(birds: Dataset, tmp_path: Path) -> None:
+def test_an_interrupted_shard_resumes(birds: PhotoSet, tmp_path: Path) -> None:
     recipe = replace(RECIPE, shard="2/2")
     interrupt(birds, recipe, tmp_path / "b.h5", 3)
     assert run(birds, recipe, tmp_path / "b.h5") == 2
@@ -176,7 +176,7 @@ def test_an_interrupted_shard_resumes(birds: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: Dataset, tmp_path: Path) -> None:
+def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: PhotoSet, tmp_path: Path) -> None:
     for i in (1, 7):
         (birds.root / birds.paths[i]).write_text("no photo")
     for i in (1, 2):
@@ -191,20 +191,20 @@ def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: Dataset, tmp_path
         assert set(a.skipped) == set(birds.paths[[1, 7]])
 
 
-Spoil = Callable[[Dataset, list[Path]], None]
+Spoil = Callable[[PhotoSet, list[Path]], None]
 
 
 def shard_of(recipe: Recipe, take: slice = slice(None)) -> Spoil:
     """Return what puts another second shard, of these photos, in the place of the right one."""
 
-    def spoil(birds: Dataset, parts: list[Path]) -> None:
+    def spoil(birds: PhotoSet, parts: list[Path]) -> None:
         photos = birds.take(np.arange(len(birds))[take])
         run(photos, recipe, parts[1], overwrite=True)
 
     return spoil
 
 
-def other_layout(_: Dataset, parts: list[Path]) -> None:
+def other_layout(_: PhotoSet, parts: list[Path]) -> None:
     with h5py.File(parts[1], "r+") as file:
         file["features/max"].attrs["normalization"] = "l2"
 
@@ -224,7 +224,7 @@ SECOND = replace(RECIPE, shard="2/2")
 )
 @pytest.mark.slow
 def test_shards_that_do_not_belong_together_are_refused_by_their_difference(
-    spoil: Spoil, facts: tuple[Any, ...], birds: Dataset, tmp_path: Path
+    spoil: Spoil, facts: tuple[Any, ...], birds: PhotoSet, tmp_path: Path
 ) -> None:
     parts = parts_of(birds, RECIPE, tmp_path, 2)
     spoil(birds, parts)
@@ -236,7 +236,7 @@ def test_shards_that_do_not_belong_together_are_refused_by_their_difference(
 
 
 @pytest.mark.slow
-def test_missing_and_repeated_shards_are_refused(birds: Dataset, tmp_path: Path) -> None:
+def test_missing_and_repeated_shards_are_refused(birds: PhotoSet, tmp_path: Path) -> None:
     one, two = parts_of(birds, RECIPE, tmp_path, 2)
     for parts, facts in (
         ([two], ("1/2", 1, 2)),
@@ -251,14 +251,14 @@ def test_missing_and_repeated_shards_are_refused(birds: Dataset, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_last_of_three_shards_is_compared_too(birds: Dataset, tmp_path: Path) -> None:
+def test_the_last_of_three_shards_is_compared_too(birds: PhotoSet, tmp_path: Path) -> None:
     parts = parts_of(birds, RECIPE, tmp_path, 3)
     run(birds, replace(RECIPE, shard="3/3", image_size=40), parts[2], overwrite=True)
     with raises(FeatureFileError, parts[0], parts[2], "image_size", 32, 40):
         open_features(parts)
 
 
-def test_a_damaged_shard_leaves_nothing_and_is_named(birds: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_shard_leaves_nothing_and_is_named(birds: PhotoSet, tmp_path: Path) -> None:
     parts = parts_of(birds, RECIPE, tmp_path, 2)
     flip_bit(parts[1], "max", 0)
     with raises(FeatureFileError, parts[1], "features/max", 0):
@@ -267,7 +267,7 @@ def test_a_damaged_shard_leaves_nothing_and_is_named(birds: Dataset, tmp_path: P
 
 
 @pytest.mark.slow
-def test_files_are_replaced_only_with_overwrite(birds: Dataset, tmp_path: Path) -> None:
+def test_files_are_replaced_only_with_overwrite(birds: PhotoSet, tmp_path: Path) -> None:
     parts = parts_of(birds, RECIPE, tmp_path, 2)
     before = parts[0].read_bytes()
     with raises(FeatureFileError, parts[0]):
@@ -289,7 +289,7 @@ def test_files_are_replaced_only_with_overwrite(birds: Dataset, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_only_what_is_new_is_computed(
-    birds: Dataset, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    birds: PhotoSet, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     run(birds, recipe, tmp_path / "old.h5")
@@ -299,7 +299,7 @@ def test_only_what_is_new_is_computed(
     make_photo(root / "wren" / "2.png", seed=102)  # changed
     (root / "tit" / "3.png").rename(root / "wren" / "moved.png")  # moved, and relabelled
     (root / "tit" / "4.png").unlink()
-    new = load_dataset(str(root))
+    new = load_photo_set(str(root))
     run(new, recipe, tmp_path / "whole.h5")
     caplog.clear()
     computed = run(new, recipe, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
@@ -312,11 +312,11 @@ def test_only_what_is_new_is_computed(
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_that_reuses_resumes(birds: Dataset, tmp_path: Path) -> None:
+def test_an_interrupted_run_that_reuses_resumes(birds: PhotoSet, tmp_path: Path) -> None:
     run(birds, RECIPE, tmp_path / "old.h5")
     for i in range(5):
         make_photo(birds.root / "tit" / f"{i}b.png", seed=50 + i)
-    new = load_dataset(str(birds.root))
+    new = load_photo_set(str(birds.root))
     interrupt(new, RECIPE, tmp_path / "new.h5", 6, reuse=tmp_path / "old.h5")
     run(new, RECIPE, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
     run(new, RECIPE, tmp_path / "whole.h5")
@@ -324,14 +324,14 @@ def test_an_interrupted_run_that_reuses_resumes(birds: Dataset, tmp_path: Path) 
         assert all(same(whole, reused))
 
 
-def test_the_rows_of_an_unfinished_file_are_reused(birds: Dataset, tmp_path: Path) -> None:
+def test_the_rows_of_an_unfinished_file_are_reused(birds: PhotoSet, tmp_path: Path) -> None:
     interrupt(birds, RECIPE, tmp_path / "old.h5", 6)
     old = partial_path(tmp_path / "old.h5")
     assert run(birds, RECIPE, tmp_path / "new.h5", reuse=old) == 5
 
 
 def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
-    birds: Dataset, tmp_path: Path
+    birds: PhotoSet, tmp_path: Path
 ) -> None:
     run(birds, RECIPE, tmp_path / "old.h5")
     fewer = replace(RECIPE, poolings=("max",))
@@ -340,7 +340,7 @@ def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
         run(birds, RECIPE, tmp_path / "more.h5", reuse=tmp_path / "new.h5")
 
 
-def test_rows_made_otherwise_are_not_reused(birds: Dataset, tmp_path: Path) -> None:
+def test_rows_made_otherwise_are_not_reused(birds: PhotoSet, tmp_path: Path) -> None:
     run(birds, RECIPE, tmp_path / "old.h5")
     for mixed in ("", "int8"):
         other = replace(RECIPE, resize="crop", mixed_with=mixed)
@@ -351,21 +351,21 @@ def test_rows_made_otherwise_are_not_reused(birds: Dataset, tmp_path: Path) -> N
     assert not [*tmp_path.glob("new*")]
 
 
-def test_a_file_does_not_reuse_itself(birds: Dataset, tmp_path: Path) -> None:
+def test_a_file_does_not_reuse_itself(birds: PhotoSet, tmp_path: Path) -> None:
     interrupt(birds, RECIPE, tmp_path / "x.h5", 6)
     with raises(UsageError, "--reuse", partial_path(tmp_path / "x.h5"), "--output"):
         run(birds, RECIPE, tmp_path / "x.h5", reuse=tmp_path / "x.h5")
     assert run(birds, RECIPE, tmp_path / "x.h5") == 5
 
 
-def test_a_complete_file_needs_no_file_to_reuse(birds: Dataset, tmp_path: Path) -> None:
+def test_a_complete_file_needs_no_file_to_reuse(birds: PhotoSet, tmp_path: Path) -> None:
     run(birds, RECIPE, tmp_path / "old.h5")
     run(birds, RECIPE, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
     (tmp_path / "old.h5").unlink()
     assert run(birds, RECIPE, tmp_path / "new.h5", reuse=tmp_path / "old.h5") == 0
 
 
-def test_attributes_that_cannot_be_are_damage(birds: Dataset, tmp_path: Path) -> None:
+def test_attributes_that_cannot_be_are_damage(birds: PhotoSet, tmp_path: Path) -> None:
     old = tmp_path / "old.h5"
     run(birds, RECIPE, old)
     good = old.read_bytes()
@@ -387,7 +387,7 @@ def test_attributes_that_cannot_be_are_damage(birds: Dataset, tmp_path: Path) ->
             open_features([copy])
 
 
-def test_one_of_very_many_shards_costs_nothing(birds: Dataset, tmp_path: Path) -> None:
+def test_one_of_very_many_shards_costs_nothing(birds: PhotoSet, tmp_path: Path) -> None:
     run(birds, RECIPE, tmp_path / "x.h5")
     with h5py.File(tmp_path / "x.h5", "r+") as file:
         file.attrs["shard"] = "1/1000000000000"
@@ -396,7 +396,9 @@ def test_one_of_very_many_shards_costs_nothing(birds: Dataset, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_rows_of_another_shape_or_no_numbers_are_not_reused(birds: Dataset, tmp_path: Path) -> None:
+def test_rows_of_another_shape_or_no_numbers_are_not_reused(
+    birds: PhotoSet, tmp_path: Path
+) -> None:
     for name, values, facts in (
         ("wide", np.zeros((11, 7), np.float32), ("max", 7, "wide.h5", 6)),
         ("nan", np.full((11, 6), np.nan, np.float32), ("max", birds.paths[0], "float32")),
@@ -412,7 +414,7 @@ def test_rows_of_another_shape_or_no_numbers_are_not_reused(birds: Dataset, tmp_
             run(birds, replace(RECIPE, poolings=("max",)), new, reuse=old, overwrite=True)
 
 
-def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: Dataset, tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, tmp_path: Path) -> None:
     def progress(done: int, _: int) -> None:
         if done == 3:
             birds.root.rename(tmp_path / "away")
@@ -427,7 +429,7 @@ def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: Dataset, tmp_pa
 
 @pytest.mark.slow
 def test_rows_of_other_versions_are_a_warning(
-    birds: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    birds: PhotoSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def change_versions(path: Path, versions: str) -> None:
         with h5py.File(path, "r+") as file:

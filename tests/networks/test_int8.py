@@ -15,7 +15,7 @@ from support.errors import assert_names, raises
 
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.extraction.graph import Forward, channels_of, compile_pooling
+from bilinear_cli.extraction.graph import Forward, compile_pooling, count_channels
 from bilinear_cli.networks import int8, precision
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.load import Network
@@ -129,7 +129,7 @@ def test_photos_may_have_any_size(forward: Forward, size: int) -> None:
     maps = tf.function(forward)(tf.constant(pattern(size)))
     assert maps.shape == (1, size // 16, size // 16, 512)
     assert maps.dtype == tf.float32
-    assert channels_of(forward, size) == 512
+    assert count_channels(forward, size) == 512
 
 
 @pytest.mark.weights

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.photos import duplicates
-from bilinear_cli.photos.duplicates import NEAR, groups_with, members, near_sets
+from bilinear_cli.photos.duplicates import NEAR, members, merge_groups, near_duplicate_sets
 
 
 def flipped(hashes: np.ndarray, bits: list[int]) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_sets_are_those_of_a_loop_over_pairs(
     reached = np.bitwise_count(hashes[:, None] ^ hashes[None]).max(axis=-1) <= NEAR
     for _ in range(9):
         reached = reached @ reached
-    sets = near_sets(hashes)
+    sets = near_duplicate_sets(hashes)
     assert ((sets[:, None] == sets[None]) == reached).all()
     assert 200 < len(np.unique(sets)) < 260
 
@@ -38,7 +38,7 @@ def test_both_hashes_have_to_be_near(
 ) -> None:
     hashes[7] = hashes[250]
     hashes[7, column] = flipped(hashes[7, column], [*range(distance)])
-    sets = near_sets(hashes)
+    sets = near_duplicate_sets(hashes)
     assert (sets[7] == sets[250]) == near
 
 
@@ -51,5 +51,5 @@ def test_members() -> None:
 def test_groups_join_the_groups_of_the_set() -> None:
     group = np.array(["nest", "p1", "nest", "p3", "p4", "p5"])
     sets = [np.array([2, 3]), np.array([3, 4])]
-    assert groups_with(group, sets).tolist() == ["nest", "p1", "nest", "nest", "nest", "p5"]
-    assert groups_with(group, []).tolist() == group.tolist()
+    assert merge_groups(group, sets).tolist() == ["nest", "p1", "nest", "nest", "nest", "p5"]
+    assert merge_groups(group, []).tolist() == group.tolist()

@@ -17,8 +17,8 @@ from PIL import Image
 from support.errors import raises
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.photos.dataset import Dataset, load_dataset
 from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.photos.tfds import unpack
 
 pytestmark = pytest.mark.slow  # TensorFlow and its datasets take seconds to import
@@ -78,12 +78,12 @@ def prepare(tmp_path: Path, **changes: Any) -> None:
     kind(data_dir=tmp_path / "tfds").download_and_prepare()
 
 
-def prepare_and_load(tmp_path: Path, **changes: Any) -> Dataset:
+def prepare_and_load(tmp_path: Path, **changes: Any) -> PhotoSet:
     prepare(tmp_path, **changes)
-    return load_dataset("tfds:tiny_birds")
+    return load_photo_set("tfds:tiny_birds")
 
 
-def photos(dataset: Dataset) -> set[tuple[bytes, str, str]]:
+def photos(dataset: PhotoSet) -> set[tuple[bytes, str, str]]:
     """Return (bytes, class, split) of each photo."""
     names = [dataset.class_names[label] for label in dataset.labels]
     data = [(dataset.root / path).read_bytes() for path in dataset.paths]
@@ -106,11 +106,11 @@ def test_labels_split_and_bytes_are_the_sets_own(tmp_path: Path, unpacked: Path)
 def test_the_photos_are_written_once(tmp_path: Path) -> None:
     prepare(tmp_path)
     steps: list[tuple[int, int]] = []
-    first = load_dataset("tfds:tiny_birds", progress=lambda *step: steps.append(step))
+    first = load_photo_set("tfds:tiny_birds", progress=lambda *step: steps.append(step))
     assert steps == [(done, 6) for done in range(1, 7)]
     (first.root / first.paths[0]).write_bytes(b"a mark")
 
-    again = load_dataset("tfds:tiny_birds:1.2.0", progress=lambda *step: steps.append(step))
+    again = load_photo_set("tfds:tiny_birds:1.2.0", progress=lambda *step: steps.append(step))
     assert len(steps) == 6
     assert (again.root / again.paths[0]).read_bytes() == b"a mark"
     assert (again.paths == first.paths).all()
@@ -125,7 +125,7 @@ def test_validation_photos_are_test_photos_where_there_are_none(tmp_path: Path) 
 
 def test_a_set_without_a_split_gets_one(tmp_path: Path) -> None:
     prepare(tmp_path, photos_of={"train": range(6)})
-    dataset = load_dataset("tfds:tiny_birds", split_seed=3)
+    dataset = load_photo_set("tfds:tiny_birds", split_seed=3)
     assert dataset.split_seed == 3
     assert sorted(dataset.split) == ["test"] * 2 + ["train"] * 4
     assert {data for data, _, _ in photos(dataset)} == {encoded(i) for i in range(6)}
@@ -159,7 +159,7 @@ def test_what_the_library_prints_goes_to_stderr(
 def test_an_unknown_set(tmp_path: Path, name: str) -> None:
     prepare(tmp_path)
     with raises(BilinearError, "tensorflow-datasets", repr(name)):
-        load_dataset(f"tfds:{name}")
+        load_photo_set(f"tfds:{name}")
     assert not (tmp_path / "cache").exists()
 
 
@@ -176,7 +176,7 @@ def test_a_failed_download(monkeypatch: pytest.MonkeyPatch, error: Exception) ->
     monkeypatch.setattr(TinyBirds, "download_and_prepare", Mock(side_effect=error))
     reason = str(error).splitlines()[0]
     with raises(BilinearError, "tensorflow-datasets", "'tiny_birds'", reason):
-        load_dataset("tfds:tiny_birds")
+        load_photo_set("tfds:tiny_birds")
 
 
 def test_a_set_without_an_image_and_a_class_is_refused(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, unpacked: Path) -> No
 
     prepare(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        load_dataset("tfds:tiny_birds", progress=stop)
+        load_photo_set("tfds:tiny_birds", progress=stop)
     assert list(unpacked.parent.iterdir()) == []
 
 
@@ -228,10 +228,10 @@ def test_a_full_disk(tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyP
     fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=fault))
     with raises(BilinearError, unpacked, fault.strerror):
-        load_dataset("tfds:tiny_birds")
+        load_photo_set("tfds:tiny_birds")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with raises(BilinearError, ".[tfds]"):
-        load_dataset("tfds:tiny_birds")
+        load_photo_set("tfds:tiny_birds")

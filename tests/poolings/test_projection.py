@@ -6,7 +6,7 @@ from support.errors import raises
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.poolings.projection import (
     principal_directions,
-    sample_of,
+    sample_indices,
     second_moment,
     varimax,
 )
@@ -28,14 +28,14 @@ def test_maps_that_are_missing_or_not_finite_are_refused() -> None:
 
 def test_a_sample_is_drawn_by_its_seed() -> None:
     train = np.arange(100, 200)
-    first, again, other = (sample_of(train, 10, seed) for seed in (0, 0, 1))
+    first, again, other = (sample_indices(train, 10, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(other)
     assert set(first) <= set(train)
     assert (np.diff(first) > 0).all()
-    np.testing.assert_array_equal(sample_of(train, 500, 0), train)
+    np.testing.assert_array_equal(sample_indices(train, 500, 0), train)
     with raises(UsageError, "--projection"):
-        sample_of(train[:0], 10, 0)
+        sample_indices(train[:0], 10, 0)
 
 
 def test_varimax_finds_the_sparse_basis_of_a_span() -> None:

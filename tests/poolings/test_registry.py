@@ -26,8 +26,10 @@ def test_every_name_has_a_function() -> None:
 
 
 def test_maps_has_its_older_name_too() -> None:
-    assert registry.pooling("conv5") == registry.pooling("maps") == registry.POOLINGS["maps"]
-    maps = registry.BySpec({"conv5": 1, "max": 2})
+    assert (
+        registry.get_pooling("conv5") == registry.get_pooling("maps") == registry.POOLINGS["maps"]
+    )
+    maps = registry.SpecDict({"conv5": 1, "max": 2})
     assert list(maps) == ["maps", "max"]
     assert "conv5" in maps
     assert (maps["conv5"], maps["maps"], maps.get("conv5")) == (1, 1, 1)
@@ -35,7 +37,7 @@ def test_maps_has_its_older_name_too() -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_pooling_is_found_by_its_name(spec: str) -> None:
-    assert registry.pooling(spec).spec == spec
+    assert registry.get_pooling(spec).spec == spec
 
 
 @pytest.mark.parametrize(
@@ -43,14 +45,14 @@ def test_a_pooling_is_found_by_its_name(spec: str) -> None:
 )
 def test_an_unknown_name_is_answered_with_the_nearest(spec: str, nearest: str) -> None:
     with raises(UsageError, repr(spec), *registry.POOLINGS) as caught:
-        registry.pooling(spec)
+        registry.get_pooling(spec)
     assert_suggests(str(caught.value), nearest, registry.POOLINGS)
 
 
 @pytest.mark.parametrize("spec", ["xyz", ""])
 def test_a_name_unlike_all_others_is_answered_with_all_names(spec: str) -> None:
     with raises(UsageError, repr(spec), *registry.POOLINGS) as caught:
-        registry.pooling(spec)
+        registry.get_pooling(spec)
     words = re.findall(r"[\w-]+", str(caught.value))
     assert {words.count(name) for name in registry.POOLINGS} == {1}  # none is suggested
 
@@ -72,22 +74,22 @@ def test_a_name_unlike_all_others_is_answered_with_all_names(spec: str) -> None:
 )
 def test_a_size_that_cannot_be_is_refused(spec: str, facts: tuple[str, ...]) -> None:
     with raises(UsageError, *facts):
-        registry.pooling(spec)
+        registry.get_pooling(spec)
 
 
 def test_a_size_has_one_spelling() -> None:
-    assert registry.pooling("bilinear:0144").spec == "bilinear:144"
+    assert registry.get_pooling("bilinear:0144").spec == "bilinear:144"
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 90, 91, 512])
 def test_channels_follow_from_a_rows_shape(channels: int) -> None:
     triangle = (channels * (channels + 1) // 2,)
-    assert registry.pooling("bilinear").channels(triangle, {}) == channels
-    assert registry.pooling("bilinear:9").channels(triangle, {}) == channels
-    assert registry.pooling("max").channels((channels,), {}) == channels
-    assert registry.pooling("conv5").channels((14, 7, channels), {}) == channels
+    assert registry.get_pooling("bilinear").channels(triangle, {}) == channels
+    assert registry.get_pooling("bilinear:9").channels(triangle, {}) == channels
+    assert registry.get_pooling("max").channels((channels,), {}) == channels
+    assert registry.get_pooling("conv5").channels((14, 7, channels), {}) == channels
     hashes = {"hash-8": np.zeros((2, channels), np.int64)}
-    assert registry.pooling("compact:8").channels((8,), hashes) == channels
+    assert registry.get_pooling("compact:8").channels((8,), hashes) == channels
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_channels_follow_from_a_rows_shape(channels: int) -> None:
     ],
 )
 def test_small_rows_are_kept_in_float32(shape: tuple[int, ...], dtype: type) -> None:
-    assert registry.row_dtype(shape) == dtype
+    assert registry.storage_dtype(shape) == dtype
 
 
 @pytest.mark.slow

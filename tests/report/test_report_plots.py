@@ -11,7 +11,7 @@ from support.pages import parse
 from support.runs import make_run, report_html
 
 from bilinear_cli.report import plots
-from bilinear_cli.report.scored import judged, matrix_of, read_scored
+from bilinear_cli.report.scores import judged, matrix_of, read_scored
 
 
 @pytest.fixture

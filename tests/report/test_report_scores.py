@@ -12,8 +12,8 @@ from PIL import Image
 from support.photos import make_photo
 from support.runs import make_run
 
-from bilinear_cli.report.made import commands
-from bilinear_cli.report.scored import by_class, clustered, judged, read_scored
+from bilinear_cli.report.provenance import commands
+from bilinear_cli.report.scores import by_class, clustered, judged, read_scored
 from bilinear_cli.report.thumbnails import MOST_BYTES, thumbnails
 from bilinear_cli.training.metrics import confused_pairs
 

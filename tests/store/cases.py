@@ -13,7 +13,7 @@ import pytest
 from support.commands import environment
 from support.feature_files import begin_features
 
-from bilinear_cli.poolings.registry import POOLINGS, row_dtype
+from bilinear_cli.poolings.registry import POOLINGS, storage_dtype
 from bilinear_cli.store import FeatureFile, FeatureWriter
 
 Shapes = dict[str, tuple[int, ...]]
@@ -92,7 +92,7 @@ def columns_of(n: int) -> dict[str, np.ndarray]:
 def random_rows(shapes: Shapes, n: int) -> dict[str, np.ndarray]:
     """Return n rows of each pooling, in the stored dtype."""
     rng = np.random.default_rng(n)
-    return {spec: rng.normal(size=(n, *s)).astype(row_dtype(s)) for spec, s in shapes.items()}
+    return {spec: rng.normal(size=(n, *s)).astype(storage_dtype(s)) for spec, s in shapes.items()}
 
 
 def begin(output: Path, shapes: Shapes = SMALL, n: int = 6) -> FeatureWriter:

@@ -26,7 +26,7 @@ from support.feature_files import all_rows, flip_bit, replace_dataset
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.store import FeatureFile, streaming
-from bilinear_cli.store.streaming import ahead, as_float32
+from bilinear_cli.store.streaming import as_float32, prefetch
 
 MIXED: Shapes = {"avg": (36,), "max": (4096,), "maps": (4, 4, 256)}  # the first as float32
 SOME = np.array([5, 1, 2, 3, 0])
@@ -187,14 +187,14 @@ def test_the_next_block_and_no_other_is_prepared_meanwhile(new_threads: Callable
                 ready.set()
             yield i
 
-    blocks = ahead(items())
+    blocks = prefetch(items())
     assert not prepared
     assert next(blocks) == 0
     assert ready.wait(100)  # the reader does nothing, and yet it is prepared
     assert new_threads() == 1
     blocks.close()  # waits for all that the thread was asked for
     assert prepared == [0, 1]
-    assert list(ahead(items())) == [0, 1, 2, 3]
+    assert list(prefetch(items())) == [0, 1, 2, 3]
     assert not new_threads()
 
 
@@ -207,7 +207,7 @@ def test_an_error_in_the_thread_reaches_the_reader_in_its_turn(
 
     blocks: list[int] = []
     with raises(FeatureFileError, "torn"):
-        blocks.extend(ahead(items()))
+        blocks.extend(prefetch(items()))
     assert blocks == [0]
     assert not new_threads()
 

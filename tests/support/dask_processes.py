@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client, Worker, WorkerPlugin
 
-from bilinear_cli.training import inputs
+from bilinear_cli.training import feature_transform
 from support.commands import environment
 
 CHANNELS = 16  # of the maps whose bilinear features are trained on
@@ -32,7 +32,7 @@ class SmallBlocks(WorkerPlugin):
     """What makes workers read few rows at a time, those included that replace others."""
 
     def setup(self, worker: Worker) -> None:
-        inputs.BLOCK_BYTES = SMALL_BLOCK
+        feature_transform.BLOCK_BYTES = SMALL_BLOCK
 
 
 def start(*arguments: str | Path, **variables: str) -> subprocess.Popen:

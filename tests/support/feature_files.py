@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.poolings.registry import row_dtype
+from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.store import FeatureFile, FeatureWriter, Header, create
 
 ATTRIBUTES = {
@@ -87,7 +87,7 @@ def write_features(
     """
     shapes = {spec: x.shape[1:] for spec, x in rows.items()}
     with begin_features(path, shapes, labels, split, **options) as writer:
-        writer.append({spec: x.astype(row_dtype(x.shape[1:])) for spec, x in rows.items()})
+        writer.append({spec: x.astype(storage_dtype(x.shape[1:])) for spec, x in rows.items()})
         writer.finish({})
     return path
 
@@ -105,7 +105,7 @@ def flip_bit(path: Path, spec: str, row: int) -> None:
 
 
 def replace_dataset(path: Path, name: str, values: Any) -> None:
-    """Put other values in the place of a dataset."""
+    """Put other values in the place of a photo_set."""
     with h5py.File(path, "r+") as file:
         del file[name]
         file[name] = values

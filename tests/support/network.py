@@ -13,7 +13,7 @@ from bilinear_cli.extraction.job import Job, Progress
 from bilinear_cli.extraction.options import ExtractOptions, maps_job
 from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.weights import Weights
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe
 
 PATCH = 8  # pixels, the size and the stride of the convolution
@@ -77,7 +77,7 @@ class LoadedBy:
 
 
 def extract_photos(
-    dataset: Dataset,
+    photo_set: PhotoSet,
     recipe: Recipe,
     output: Path,
     load: Callable[[], Any] = small_network,
@@ -85,7 +85,7 @@ def extract_photos(
     **options: Any,
 ) -> None:
     """Extract from photos; `load` returns the network, `options` are those of a `Job`."""
-    extract(Job(Photos(dataset, LoadedBy(load)), recipe, output, **options), progress)
+    extract(Job(Photos(photo_set, LoadedBy(load)), recipe, output, **options), progress)
 
 
 def pool_maps(

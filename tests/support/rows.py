@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.training import gram, losses
-from bilinear_cli.training.columns import Batches, LocalPasses
+from bilinear_cli.training.primal import Batches, LocalPasses
 from bilinear_cli.training.problem import AxesProblem, GramProblem, Problem, StreamedProblem
 from bilinear_cli.training.rows import Rows
 
-LOSSES = {"softmax": losses.cross_entropy, "svm": losses.squared_hinge, "ridge": losses.squares}
+LOSSES = {
+    "softmax": losses.cross_entropy,
+    "svm": losses.squared_hinge,
+    "ridge": losses.squared_error,
+}
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.photos.manifest import manifest
+from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.run import save_model
 from bilinear_cli.training.calibration import calibration
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.metrics import evaluate
-from bilinear_cli.training.model import Model, probabilities_of
+from bilinear_cli.training.model import Model, to_probabilities
+from bilinear_cli.training.primal import Linear
 from support.commands import run_command
 from support.photos import make_photo
 
@@ -64,7 +64,7 @@ def make_run(
             if photos:
                 make_photo(root / path, seed=i)
     rows.append(("in no fold.png", classes[0], "train", "alone"))
-    (folder / "labels.csv").write_text(manifest(rows), encoding="utf-8")
+    (folder / "labels.csv").write_text(manifest_csv(rows), encoding="utf-8")
     identity = Linear(np.eye(len(classes)), np.zeros(len(classes)))
     save_model(folder / "model.npz", Model(identity, None, [], np.array(classes)))
     text = json.dumps(metrics_of(scored, np.array(classes), root) | metrics)
@@ -102,7 +102,7 @@ def metrics_of(
     missing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
     accuracy: dict[str, Any] = {**dict.fromkeys(missing), "confused": []}
     if len(labels):
-        before, after = (calibration(probabilities_of(scores, t), labels) for t in (1, TEMPERATURE))
+        before, after = (calibration(to_probabilities(scores, t), labels) for t in (1, TEMPERATURE))
         accuracy = evaluate(scores, labels, names)
         accuracy["calibration"] = {"before": before, "after": after}
     curve = [(0.0, 1.0, 0.5), (0.0, 10.0, 0.7), (0.1, 1.0, 0.6), (0.1, 10.0, 0.65)]

@@ -10,7 +10,7 @@ from bilinear_cli.cluster import extract
 from bilinear_cli.cluster.extract import merge_shards
 from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import Job, Progress
-from bilinear_cli.photos.dataset import Dataset, load_dataset
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from support.network import extract_photos
@@ -28,21 +28,21 @@ COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
 OWN = ("created", "command")  # attributes
 
 
-def photo_set(folder: Path, tits: int, wrens: int) -> Dataset:
+def photo_set(folder: Path, tits: int, wrens: int) -> PhotoSet:
     """Return a set of photos made on the spot."""
-    return load_dataset(str(class_folders(folder, {"tit": tits, "wren": wrens})))
+    return load_photo_set(str(class_folders(folder, {"tit": tits, "wren": wrens})))
 
 
-def extract_here(dataset: Dataset, recipe: Recipe, output: Path, **options: Any) -> Path:
+def extract_here(photo_set: PhotoSet, recipe: Recipe, output: Path, **options: Any) -> Path:
     """Extract in this process, and return the file."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    extract_photos(dataset, recipe, output, **options)
+    extract_photos(photo_set, recipe, output, **options)
     return output
 
 
 def extract_shards(
     address: str,
-    dataset: Dataset,
+    photo_set: PhotoSet,
     recipe: Recipe,
     output: Path,
     network: WorkerNetwork,
@@ -50,20 +50,20 @@ def extract_shards(
     **options: Any,
 ) -> list[Path] | None:
     """Extract on workers; `options` are those of a `Job`."""
-    job = Job(Photos(dataset, network), recipe, output, **options)
+    job = Job(Photos(photo_set, network), recipe, output, **options)
     return extract.extract_shards(job, address, progress)
 
 
 def extract_on_workers(
     address: str,
-    dataset: Dataset,
+    photo_set: PhotoSet,
     recipe: Recipe,
     output: Path,
     network: WorkerNetwork,
     **options: Any,
 ) -> None:
     """Extract on workers, and merge."""
-    shards = extract_shards(address, dataset, recipe, output, network, **options)
+    shards = extract_shards(address, photo_set, recipe, output, network, **options)
     assert shards
     merge_shards(shards, output)
 

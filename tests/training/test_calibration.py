@@ -6,7 +6,7 @@ from scipy.special import softmax
 
 from bilinear_cli.training.calibration import bins, calibration, fit_temperature
 from bilinear_cli.training.metrics import log_loss
-from bilinear_cli.training.model import probabilities_of
+from bilinear_cli.training.model import to_probabilities
 
 
 def random_scores(n: int, factor: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,13 +28,13 @@ def test_the_temperature_is_that_by_which_labels_were_drawn(factor: float) -> No
 
 def test_without_photos_the_temperature_is_one() -> None:
     assert fit_temperature(np.empty((0, 4)), np.empty(0, int)) == 1
-    np.testing.assert_allclose(probabilities_of(np.array([[0.0, np.log(3)]]), 1), [[0.25, 0.75]])
+    np.testing.assert_allclose(to_probabilities(np.array([[0.0, np.log(3)]]), 1), [[0.25, 0.75]])
 
 
 def test_the_temperature_changes_no_predicted_class() -> None:
     scores, _ = random_scores(50, 1)
     for temperature in (0.01, 1, 100):
-        result = probabilities_of(scores, temperature)
+        result = to_probabilities(scores, temperature)
         np.testing.assert_array_equal(result.argmax(axis=1), scores.argmax(axis=1))
         np.testing.assert_allclose(result.sum(axis=1), 1)
 
@@ -54,7 +54,7 @@ def test_metrics_are_those_computed_by_hand() -> None:
 
 def test_the_interval_holds_a_small_error() -> None:
     scores, labels = random_scores(585, 1, seed=8)
-    result = calibration(probabilities_of(scores, 1), labels)
+    result = calibration(to_probabilities(scores, 1), labels)
     low, high = result["ece_ci95"]
     assert 0 <= low < result["ece"] < high < 0.1
 
@@ -80,12 +80,12 @@ def test_bins_have_equal_mass() -> None:
 @pytest.mark.slow
 def test_calibrated_scores_have_a_small_error() -> None:
     scores, labels = random_scores(4000, 5)
-    before = calibration(probabilities_of(scores, 1), labels)
-    after = calibration(probabilities_of(scores, fit_temperature(scores, labels)), labels)
+    before = calibration(to_probabilities(scores, 1), labels)
+    after = calibration(to_probabilities(scores, fit_temperature(scores, labels)), labels)
     assert after["ece"] < 0.03 < before["ece"]
     assert after["log_loss"] < before["log_loss"]
     assert after["brier"] < before["brier"]
-    assert calibration(probabilities_of(scores, 1), labels) == before  # a seeded bootstrap
+    assert calibration(to_probabilities(scores, 1), labels) == before  # a seeded bootstrap
 
 
 def test_a_fuller_bin_weighs_more() -> None:
@@ -110,7 +110,7 @@ def test_a_certain_and_wrong_prediction_has_a_finite_loss() -> None:
 @pytest.mark.slow
 def test_the_interval_is_as_wide_as_samples_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [random_scores(400, 1, seed) for seed in range(60)]
-    low, high = calibration(probabilities_of(samples[0][0], 0.5), samples[0][1])["ece_ci95"]
+    low, high = calibration(to_probabilities(samples[0][0], 0.5), samples[0][1])["ece_ci95"]
     monkeypatch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 1)
-    errors = [calibration(probabilities_of(x, 0.5), labels)["ece"] for x, labels in samples]
+    errors = [calibration(to_probabilities(x, 0.5), labels)["ece"] for x, labels in samples]
     assert high - low == pytest.approx(2 * 1.96 * np.std(errors), rel=0.3)

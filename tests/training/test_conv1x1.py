@@ -9,7 +9,7 @@ import pytest
 from bilinear_cli.training import conv1x1
 from bilinear_cli.training.conv1x1 import Conv1x1, directions_of, fit_conv1x1
 from bilinear_cli.training.losses import one_hot
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.pool_maps import pool_projected
 
 pytestmark = pytest.mark.slow  # Keras trains
@@ -48,7 +48,7 @@ def fit(maps: np.ndarray, rows: np.ndarray | None = None, **options: Any) -> Con
     rows = np.arange(N) if rows is None else rows
     rest = {name: options.pop(name) for name in ("stop_on", "progress") if name in options}
     epochs = options.pop("epochs", 10)
-    asked = Options(classifier="conv1x1", **{"channels": 4, **options})
+    asked = TrainOptions(classifier="conv1x1", **{"channels": 4, **options})
     read = maps.__getitem__
     return fit_conv1x1(read, (rows, TARGETS[rows]), asked, epochs=epochs, **rest)
 
@@ -189,7 +189,7 @@ def test_maps_are_read_in_batches_and_the_projection_ignores_validation_rows(
         calls.append(indices)
         return changed[indices]
 
-    options = Options(classifier="conv1x1", channels=4, frozen=True)
+    options = TrainOptions(classifier="conv1x1", channels=4, frozen=True)
     val = (VAL, TARGETS[VAL])
     model = fit_conv1x1(read, (TRAIN, TARGETS[TRAIN]), options, epochs=2, stop_on=val)
     np.testing.assert_array_equal(model.kernel, directions(maps, TRAIN))

@@ -102,7 +102,7 @@ def test_weights_on_axes_are_weights_on_features(n: int, d: int, method: str) ->
     reduced = axes_of(x, method)
     w = np.random.default_rng(1).normal(size=(reduced.z.shape[1], 3)).astype(np.float32)
     mean = x.mean(0)
-    on_features = gram.weights_of(in_columns(x, 7), mean, reduced.on_rows(w))
+    on_features = gram.primal_weights(in_columns(x, 7), mean, reduced.on_rows(w))
     assert on_features.dtype == np.float32
     scores = reduced.z @ w
     np.testing.assert_allclose(centred(x) @ on_features, scores, atol=5e-3 * np.abs(scores).max())

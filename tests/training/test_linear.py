@@ -11,8 +11,8 @@ from sklearn.svm import LinearSVC
 from support.rows import LOSSES, make_problem
 
 from bilinear_cli.training import dual, ridge
-from bilinear_cli.training.columns import Linear
-from bilinear_cli.training.losses import dot, one_hot, signs
+from bilinear_cli.training.losses import dot, one_hot, plus_minus_one
+from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.problem import Problem
 
 FORMS = [(60, 12, "columns"), (60, 12, "stream"), (40, 90, "kernel"), (40, 90, "stream")]
@@ -28,7 +28,7 @@ def make(n: int, d: int, k: int = K, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def targets_of(name: str, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
-    return one_hot(labels, K, smoothing) if name == "softmax" else signs(labels, K)
+    return one_hot(labels, K, smoothing) if name == "softmax" else plus_minus_one(labels, K)
 
 
 def fit_path(problem: Problem, name: str, targets: np.ndarray, Cs: list[float]) -> Linear:
@@ -53,7 +53,7 @@ def scikit_learn_model(name: str, x: np.ndarray, labels: np.ndarray, C: float) -
         if name == "softmax":
             model = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(x, labels)
         elif name == "ridge":
-            model = Ridge(alpha=1 / C).fit(x, signs(labels, K))
+            model = Ridge(alpha=1 / C).fit(x, plus_minus_one(labels, K))
         else:
             model = LinearSVC(
                 C=C, tol=1e-9, max_iter=1_000_000, dual=False, intercept_scaling=1000
@@ -86,7 +86,7 @@ def test_an_svm_without_intercept_is_linear_svcs(n: int, d: int, form: str, C: f
     """On rows and their negatives, with contrary targets, the free intercept is zero."""
     x, labels = make(n // 2, d)
     both = np.vstack([x, -x])
-    targets = np.vstack([signs(labels, K), -signs(labels, K)])
+    targets = np.vstack([plus_minus_one(labels, K), -plus_minus_one(labels, K)])
     ours = fit_path(make_problem(both, form), "svm", targets, [C / 100, C / 10, C])
     svc = LinearSVC(C=2 * C, tol=1e-9, max_iter=1_000_000, fit_intercept=False, dual=False)
     reference = Linear(svc.fit(x.astype(np.float64), labels).coef_.T, np.zeros(K))
@@ -183,7 +183,7 @@ def test_rows_of_zeros_and_equal_rows_leave_the_weights_finite(form: str, C: flo
 @pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])
 def test_ridge_is_scikit_learns(n: int, d: int, C: float) -> None:
     x, labels = make(n, d)
-    problem, targets = make_problem(x), signs(labels, K)
+    problem, targets = make_problem(x), plus_minus_one(labels, K)
     coordinates = problem.coordinates()
     assert coordinates
     ours = problem.from_axes(ridge.fit_ridge(coordinates, targets, C))
@@ -203,7 +203,7 @@ def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
 ) -> None:
     x, labels = make(n, d)
     x[:3] = x[3:6]  # fewer axes than rows less one
-    problem, targets = make_problem(x), signs(labels, K)
+    problem, targets = make_problem(x), plus_minus_one(labels, K)
     val_indices = np.array_split(np.random.default_rng(0).permutation(n), 4)
     coordinates = problem.coordinates()
     assert coordinates
@@ -222,6 +222,6 @@ def test_ridge_scores_are_finite_at_any_C() -> None:
     coordinates = problem.coordinates()
     assert coordinates
     val_indices = np.array_split(np.random.default_rng(0).permutation(60), 4)
-    scores = ridge.out_of_fold(coordinates, signs(labels, K), val_indices)
+    scores = ridge.out_of_fold(coordinates, plus_minus_one(labels, K), val_indices)
     for C in 10.0 ** np.arange(3, 12):
         assert np.isfinite(scores(C)).all()

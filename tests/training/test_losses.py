@@ -7,17 +7,17 @@ from bilinear_cli.training.losses import (
     MakeLoss,
     cross_entropy,
     one_hot,
-    signs,
+    plus_minus_one,
+    squared_error,
     squared_hinge,
-    squares,
 )
 
 LABELS = np.array([0, 2, 1, 1, 0])
 LOSSES = [
     (cross_entropy, one_hot(LABELS, 3)),
     (cross_entropy, one_hot(LABELS, 3, 0.1)),
-    (squared_hinge, signs(LABELS, 3)),
-    (squares, signs(LABELS, 3)),
+    (squared_hinge, plus_minus_one(LABELS, 3)),
+    (squared_error, plus_minus_one(LABELS, 3)),
 ]
 
 
@@ -26,7 +26,7 @@ def test_one_hot_and_signs() -> None:
     smooth = one_hot(np.array([1, 0]), 4, 0.2)
     np.testing.assert_allclose(smooth, [[0.05, 0.85, 0.05, 0.05], [0.85, 0.05, 0.05, 0.05]])
     assert smooth.dtype == np.float32
-    np.testing.assert_array_equal(signs(np.array([1, 0]), 3), [[-1, 1, -1], [1, -1, -1]])
+    np.testing.assert_array_equal(plus_minus_one(np.array([1, 0]), 3), [[-1, 1, -1], [1, -1, -1]])
 
 
 @pytest.mark.parametrize(("make_loss", "targets"), LOSSES)
@@ -77,7 +77,7 @@ def test_cross_entropy_of_scores_beyond_the_exponentials_range() -> None:
 
 
 def test_a_hinge_is_zero_beyond_the_margin() -> None:
-    targets = signs(LABELS, 3)
+    targets = plus_minus_one(LABELS, 3)
     value, error, second = squared_hinge(targets)(targets * np.float32(1.5))
     assert (value, second) == (0, 0)
     assert not error.any()

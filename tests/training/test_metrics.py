@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bilinear_cli.training.metrics import by_photo, evaluate, log_loss, top1
+from bilinear_cli.training.metrics import average_views, evaluate, log_loss, top1
 
 NAMES = np.array(["auk", "crow", "kite", "tern"])
 
@@ -23,7 +23,7 @@ def test_scores_are_averaged_over_the_views_of_a_photo_before_one_wins() -> None
     """Of photo 9, one view is narrowly right and the other widely wrong."""
     photo = np.array([9, 4, 9, 4, 2])
     scores = np.array([[1.0, 0.9], [3, 1], [0, 2], [1, 1], [5, 0]])
-    first, mean = by_photo(photo, scores)
+    first, mean = average_views(photo, scores)
     np.testing.assert_array_equal(first, [0, 1, 4])  # as the photos come, not sorted
     np.testing.assert_allclose(mean, [[0.5, 1.45], [2.0, 1.0], [5.0, 0.0]])
     assert top1(mean, np.array([1, 0, 0])) == 1

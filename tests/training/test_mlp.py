@@ -8,15 +8,15 @@ from bilinear_cli.training import mlp as mlp_module
 from bilinear_cli.training.gram import gram, principal
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.mlp import Mlp, fit_mlp
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
 
 pytestmark = pytest.mark.slow  # Keras trains
 
 SCALE = 2.0**13  # a power of two: floating-point numbers are scaled without rounding
 
 
-def options(hidden: int, dropout: float, seed: int = 0) -> Options:
-    return Options(classifier="mlp", hidden=hidden, dropout=dropout, seed=seed)
+def options(hidden: int, dropout: float, seed: int = 0) -> TrainOptions:
+    return TrainOptions(classifier="mlp", hidden=hidden, dropout=dropout, seed=seed)
 
 
 def exclusive_or(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from support.rows import LOSSES
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import inputs
+from bilinear_cli.training import feature_transform
 from bilinear_cli.training import problem as problems
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.problem import (
@@ -24,7 +24,7 @@ from bilinear_cli.training.problem import (
     choose_solver,
     reduce,
 )
-from bilinear_cli.training.sums import Reading
+from bilinear_cli.training.reducers import Reading
 
 N = 24
 LABELS = np.arange(N) % 3
@@ -68,7 +68,7 @@ def test_memory_grows_with_the_smaller_side() -> None:
 def test_both_solvers_find_the_same_optimum_of_a_file(
     d: int, form: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * N * 5)  # several blocks
+    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * N * 5)  # several blocks
     x = np.random.default_rng(0).normal(1, 1, (N, d)) + 2 * np.eye(3, d)[LABELS]
     path = write_features(tmp_path / "x.h5", {"max": x}, LABELS, np.full(N, "train"))
     rows = np.arange(N)[::-1].copy()
@@ -76,7 +76,7 @@ def test_both_solvers_find_the_same_optimum_of_a_file(
     calls: list[Any] = []
     models = []
     with FeatureFile(path) as file:
-        transforms = inputs.fit_transforms(file, ["max"], rows, normalize="none")
+        transforms = feature_transform.fit_transforms(file, ["max"], rows, normalize="none")
         for solver in ("gram", "stream"):
             calls.clear()
             reading = Reading(lambda *done: calls.append(done))
@@ -108,13 +108,13 @@ def test_bad_features_are_one_line(d: int, solver: str, tmp_path: Path) -> None:
             ("max", FeatureFileError, (path, 5, "features/max", "f.png")),
             ("sum", BilinearError, ()),
         ):
-            transforms = [inputs.FeatureTransform(spec, None, d, "none")]
+            transforms = [feature_transform.FeatureTransform(spec, None, d, "none")]
             with raises(error, *facts):
                 reduce(file, transforms, np.arange(N), solver)
 
 
 def test_rows_in_memory_are_copied_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * 6 * 5)
+    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * 6 * 5)
     z = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
     rows = np.random.default_rng(1).permutation(N)[:17]
     passes = _in_memory(z, rows)

@@ -12,21 +12,21 @@ from support.errors import assert_names, raises
 from support.feature_files import write_features
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.photos.dataset import Dataset
+from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.rows import Rows, choose_rows
+from bilinear_cli.training.rows import Rows, select_rows
 
 Choose = Callable[..., Rows]
 
 
 @pytest.fixture
 def choose(tmp_path: Path) -> Choose:
-    """Return choose(labels, split, dataset=None, min_photos=2, **columns) -> Rows."""
+    """Return choose(labels, split, photo_set=None, min_photos=2, **columns) -> Rows."""
 
     def call(
         labels: Sequence[int],
         split: str,
-        dataset: Dataset | None = None,
+        photo_set: PhotoSet | None = None,
         min_photos: int = 2,
         **columns: Any,
     ) -> Rows:
@@ -34,27 +34,27 @@ def choose(tmp_path: Path) -> Choose:
         values = np.ones((len(labels), 3), np.float32)
         path = write_features(tmp_path / "x.h5", {"max": values}, labels, splits, **columns)
         with FeatureFile(path) as file:
-            return choose_rows(file, dataset, min_photos)
+            return select_rows(file, photo_set, min_photos)
 
     return call
 
 
 @pytest.fixture
-def photo_set(tmp_path: Path) -> Callable[..., Dataset]:
-    """Return make(contents, labels, split, group) -> Dataset; None is no file."""
+def photo_set(tmp_path: Path) -> Callable[..., PhotoSet]:
+    """Return make(contents, labels, split, group) -> PhotoSet; None is no file."""
 
     def make(
         contents: Sequence[str | None],
         labels: Sequence[int],
         split: str,
         group: Sequence[str] | None = None,
-    ) -> Dataset:
+    ) -> PhotoSet:
         paths = [f"new{i}.jpg" for i in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):
             if content is not None:
                 (tmp_path / path).write_text(content)
         splits = np.array([{"r": "train", "e": "test"}[letter] for letter in split])
-        return Dataset(
+        return PhotoSet(
             "new",
             "manifest",
             "new.csv",
@@ -127,7 +127,7 @@ def test_fewer_than_two_classes_are_refused(choose: Choose, tmp_path: Path) -> N
 
 
 def test_labels_split_and_groups_come_by_the_photos_bytes(
-    choose: Choose, photo_set: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
+    choose: Choose, photo_set: Callable[..., PhotoSet], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Under other names, in another order; b is not there any more, and new is not here yet."""
     relabelled = photo_set(["d", "new", "a", "c"], [1, 1, 0, 0], "rrre", group=list("vwxy"))
@@ -145,7 +145,7 @@ def test_labels_split_and_groups_come_by_the_photos_bytes(
 
 
 def test_views_of_a_photo_are_all_relabelled(
-    choose: Choose, photo_set: Callable[..., Dataset]
+    choose: Choose, photo_set: Callable[..., PhotoSet]
 ) -> None:
     relabelled = photo_set(["a", "b"], [1, 0], "rr")
     rows = choose(
@@ -155,28 +155,28 @@ def test_views_of_a_photo_are_all_relabelled(
 
 
 def test_the_same_photo_with_two_labels_is_refused(
-    choose: Choose, photo_set: Callable[..., Dataset]
+    choose: Choose, photo_set: Callable[..., PhotoSet]
 ) -> None:
     with raises(BilinearError, "new.csv", "new0.jpg", "new2.jpg"):
         choose([0, 1], "rr", photo_set(["a", "b", "a"], [0, 1, 1], "rrr"), sha256=digests("a", "b"))
 
 
 def test_the_same_photo_twice_with_one_label_is_accepted(
-    choose: Choose, photo_set: Callable[..., Dataset]
+    choose: Choose, photo_set: Callable[..., PhotoSet]
 ) -> None:
     twice = photo_set(["a", "b", "a"], [0, 1, 0], "rrr")
     assert choose([1, 0], "rr", twice, 1, sha256=digests("a", "b")).labels.tolist() == [0, 1]
 
 
 def test_unreadable_files_are_not_one_photo(
-    choose: Choose, photo_set: Callable[..., Dataset]
+    choose: Choose, photo_set: Callable[..., PhotoSet]
 ) -> None:
     gone = photo_set(["a", "b", None, None], [0, 1, 0, 1], "rrrr")
     assert choose([1, 0], "rr", gone, 1, sha256=digests("a", "b")).labels.tolist() == [0, 1]
 
 
 def test_a_photo_set_of_other_photos_is_refused(
-    choose: Choose, photo_set: Callable[..., Dataset]
+    choose: Choose, photo_set: Callable[..., PhotoSet]
 ) -> None:
     with raises(BilinearError, "new.csv"):
         choose([0, 1], "rr", photo_set(["y", "z"], [0, 1], "rr"), sha256=digests("a", "b"))

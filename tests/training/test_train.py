@@ -20,12 +20,12 @@ from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.run import load_model, read_metrics, save_model, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.calibration import calibration, fit_temperature
-from bilinear_cli.training.columns import Linear
 from bilinear_cli.training.conv1x1 import Conv1x1
-from bilinear_cli.training.inputs import FeatureTransform
+from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.mlp import Mlp
-from bilinear_cli.training.model import Model, probabilities_of
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.model import Model, to_probabilities
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 
 Run = Callable[..., dict[str, Any]]
 N, K = 48, 3
@@ -38,9 +38,9 @@ KEYS = {
     *("n_train", "n_test", "n_rows", "n_features", "n_classes", "seed", "seconds", "versions"),
     *("features_file", "run", "label_smoothing", "oof_top1", "confused", "extraction"),
 }
-QUICK = Options(C=1.0, label_smoothing=0.0)
-MLP = Options(classifier="mlp", label_smoothing=0.0, hidden=8)
-CONV1X1 = Options("conv1x1", channels=4, label_smoothing=0.0)
+QUICK = TrainOptions(C=1.0, label_smoothing=0.0)
+MLP = TrainOptions(classifier="mlp", label_smoothing=0.0, hidden=8)
+CONV1X1 = TrainOptions("conv1x1", channels=4, label_smoothing=0.0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,7 +56,7 @@ def quick_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace an mlp that Keras trains by random units, and least squares on them."""
 
     def random_mlp(
-        z: np.ndarray, targets: np.ndarray, options: Options, *, epochs: int = 7, **_: Any
+        z: np.ndarray, targets: np.ndarray, options: TrainOptions, *, epochs: int = 7, **_: Any
     ) -> Mlp:
         rng, hidden = np.random.default_rng(options.seed), options.hidden
         weights = rng.normal(size=(z.shape[1], hidden)).astype(np.float32)
@@ -85,7 +85,7 @@ def run(tmp_path: Path) -> Run:
 
     def call(
         spec: str,
-        options: Options = QUICK,
+        options: TrainOptions = QUICK,
         rows: dict[str, np.ndarray] | None = None,
         labels: np.ndarray = LABELS,
         split: np.ndarray = SPLIT,
@@ -129,7 +129,7 @@ def assert_gives_stored_scores(
 
 @pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
 def test_metrics_and_the_run_folder_are_complete(channels: int, run: Run, tmp_path: Path) -> None:
-    metrics = run("bilinear", Options(), features(channels))
+    metrics = run("bilinear", TrainOptions(), features(channels))
     assert metrics.keys() >= KEYS
     folder = tmp_path / "runs" / "x-bilinear-softmax"
     assert metrics["run"] == str(folder)
@@ -173,9 +173,11 @@ def test_accuracies_are_those_of_the_stored_scores(run: Run) -> None:
 )
 @pytest.mark.slow
 def test_the_model_gives_the_scores_that_were_stored(
-    spec: str, options: Options, run: Run, monkeypatch: pytest.MonkeyPatch
+    spec: str, options: TrainOptions, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilinear_cli.training.inputs.BLOCK_BYTES", 4 * N * 10)  # several blocks
+    monkeypatch.setattr(
+        "bilinear_cli.training.feature_transform.BLOCK_BYTES", 4 * N * 10
+    )  # several blocks
     metrics = run(spec, options, features(12))
     assert_gives_stored_scores(metrics, features(12))
     assert model_of(metrics).class_names.tolist() == ["class 0", "class 1", "class 2"]
@@ -195,15 +197,15 @@ def test_the_model_is_the_fit_it_reports(run: Run) -> None:
 @pytest.mark.parametrize(
     ("spec", "options"),
     [
-        ("bilinear", Options()),
-        ("max+sum", Options()),
-        ("bilinear", Options(top_variance=20)),
-        ("max", Options(C=1.0, normalize="sqrt-l2")),
+        ("bilinear", TrainOptions()),
+        ("max+sum", TrainOptions()),
+        ("bilinear", TrainOptions(top_variance=20)),
+        ("max", TrainOptions(C=1.0, normalize="sqrt-l2")),
     ],
 )
 @pytest.mark.slow
 def test_test_rows_influence_nothing_but_their_own_scores(
-    spec: str, options: Options, run: Run
+    spec: str, options: TrainOptions, run: Run
 ) -> None:
     altered = features()
     for x in altered.values():
@@ -219,9 +221,9 @@ def test_test_rows_influence_nothing_but_their_own_scores(
     assert np.abs(one - other).max() > 0.01
 
 
-@pytest.mark.parametrize("options", [Options(seed=3), MLP], ids=["softmax", "mlp"])
+@pytest.mark.parametrize("options", [TrainOptions(seed=3), MLP], ids=["softmax", "mlp"])
 @pytest.mark.slow
-def test_a_seed_reproduces_a_run(options: Options, run: Run, quick_mlp: None) -> None:
+def test_a_seed_reproduces_a_run(options: TrainOptions, run: Run, quick_mlp: None) -> None:
     one, two = (run("max", options, out=out) for out in ("one", "two"))
     differ = {name for name in one if one[name] != two[name]}
     assert differ - {"extraction"} <= {"run", "seconds"}  # the file was written twice
@@ -278,7 +280,7 @@ def test_one_temperature_of_views_that_are_averaged(run: Run) -> None:
     assert temperature == pytest.approx(fit_temperature(mean[0], labels[0]), rel=1e-3)
     assert abs(np.log(temperature / fit_temperature(oof["scores"], oof["labels"]))) > 0.01
     for when, t in (("before", 1), ("after", temperature)):
-        expected = calibration(probabilities_of(mean[1], t), labels[1])
+        expected = calibration(to_probabilities(mean[1], t), labels[1])
         for name in ("log_loss", "brier", "ece"):
             assert metrics["calibration"][when][name] == pytest.approx(expected[name], rel=1e-3)
 
@@ -319,8 +321,8 @@ def test_an_mlp_is_trained_on_several_poolings_and_gives_the_scores_that_were_st
     [
         ("maxx", QUICK, ("x.h5", "'maxx'", "'max'")),
         ("max+", QUICK, ("x.h5", "''")),
-        ("max+sum", Options(top_variance=4), ("--top-variance",)),
-        ("max", Options(top_variance=9), ("--top-variance 9", 8)),
+        ("max+sum", TrainOptions(top_variance=4), ("--top-variance",)),
+        ("max", TrainOptions(top_variance=9), ("--top-variance 9", 8)),
         ("max+max", QUICK, ("--pooling max+max",)),
         ("maps", QUICK, ("--classifier", "conv1x1", "--pooling", "maps")),
         ("max", CONV1X1, ("--classifier", "conv1x1", "--pooling", "maps")),
@@ -328,7 +330,7 @@ def test_an_mlp_is_trained_on_several_poolings_and_gives_the_scores_that_were_st
     ],
 )
 def test_options_that_do_not_fit_the_file_are_refused(
-    spec: str, options: Options, facts: tuple[str | int, ...], run: Run
+    spec: str, options: TrainOptions, facts: tuple[str | int, ...], run: Run
 ) -> None:
     with raises(UsageError, *facts) as caught:
         run(spec, options, {"maps": random_maps(), **features()})
@@ -481,7 +483,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", ["max", "bilinear"])
 @pytest.mark.slow
 def test_linear_classifiers_are_tuned_and_kept(spec: str, classifier: str, run: Run) -> None:
-    metrics = run(spec, Options(classifier), features(12))
+    metrics = run(spec, TrainOptions(classifier), features(12))
     assert Path(metrics["run"]).name == f"x-{spec}-{classifier}"
     assert metrics["top1"] > 0.5
     assert metrics["C"] in [point["C"] for point in metrics["curve"]]
@@ -493,7 +495,7 @@ def test_linear_classifiers_are_tuned_and_kept(spec: str, classifier: str, run: 
 @pytest.mark.slow
 def test_streaming_comes_to_the_same_model(spec: str, classifier: str, run: Run) -> None:
     smoothing = 0.0 if classifier == "softmax" else None
-    options = Options(classifier, C=1.0, label_smoothing=smoothing)
+    options = TrainOptions(classifier, C=1.0, label_smoothing=smoothing)
     models = [
         model_of(run(spec, replace(options, solver=solver), features(12)))
         for solver in ("gram", "stream")
@@ -504,17 +506,17 @@ def test_streaming_comes_to_the_same_model(spec: str, classifier: str, run: Run)
 
 
 def test_streaming_holds_one_fifth_out(run: Run) -> None:
-    metrics = run("max", Options(solver="stream", label_smoothing=0.0))
+    metrics = run("max", TrainOptions(solver="stream", label_smoothing=0.0))
     assert len(arrays_of(metrics, "oof")["photo"]) == 8  # of 36
     assert len(metrics["curve"]) > 4
 
 
 @pytest.mark.parametrize(
-    "options", [QUICK, Options("ridge", C=1.0), MLP], ids=lambda o: o.classifier
+    "options", [QUICK, TrainOptions("ridge", C=1.0), MLP], ids=lambda o: o.classifier
 )
 @pytest.mark.slow
 def test_refit_all_learns_from_the_test_photos_after_they_have_been_scored(
-    options: Options, run: Run, quick_mlp: None
+    options: TrainOptions, run: Run, quick_mlp: None
 ) -> None:
     honest = run("bilinear", options, out="honest")
     refitted = run("bilinear", replace(options, refit_all=True), out="refitted")
@@ -564,7 +566,7 @@ def test_one_training_photo_a_class_is_enough_where_all_is_given(
     assert 0 <= metrics["top1"] <= 1
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     with raises(BilinearError, "-C", "--label-smoothing"):
-        run("max", Options(), split=split)
+        run("max", TrainOptions(), split=split)
 
 
 def test_two_rows_can_be_told_apart(run: Run) -> None:

@@ -6,46 +6,46 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.errors import printable
-from bilinear_cli.photos.check import Survey
-from bilinear_cli.photos.dataset import Dataset, count_photos
-from bilinear_cli.photos.names import alike
+from bilinear_cli.photos.audit import Audit
+from bilinear_cli.photos.photo_set import PhotoSet, count_photos
+from bilinear_cli.photos.similar_names import alike
 
 FEW = 5  # training photos: fewer than the folds of `train`
 SHOWN = 10  # lines of a list
 ENDS = 3  # classes shown at either end of the table
 
 
-def facts(dataset: Dataset, found: Survey) -> dict[str, Any]:
+def facts(photo_set: PhotoSet, found: Audit) -> dict[str, Any]:
     """Return what was found as lists and dictionaries, fit for JSON."""
-    names = np.array(dataset.class_names)
-    counts = count_photos(names[dataset.labels], dataset.split, names)
+    names = np.array(photo_set.class_names)
+    counts = count_photos(names[photo_set.labels], photo_set.split, names)
     return {
-        "data": dataset.spec,
-        "photos": len(dataset),
-        "split": "its own" if dataset.split_seed is None else f"seed {dataset.split_seed}",
+        "data": photo_set.spec,
+        "photos": len(photo_set),
+        "split": "its own" if photo_set.split_seed is None else f"seed {photo_set.split_seed}",
         "classes": counts,
         "small_classes": [name for name, n in counts.items() if n["train"] < FEW],
         "untested_classes": [name for name, n in counts.items() if not n["test"]],
-        "alike_classes": alike(dataset.class_names),
-        "unreadable": _reasons(dataset, found.unreadable),
-        "exact_duplicates": [_set(dataset, part) for part in found.exact],
-        "near_duplicates": [_set(dataset, part) for part in found.near],
-        "odd": _reasons(dataset, found.odd),
+        "alike_classes": alike(photo_set.class_names),
+        "unreadable": _reasons(photo_set, found.unreadable),
+        "exact_duplicates": [_set(photo_set, part) for part in found.exact],
+        "near_duplicates": [_set(photo_set, part) for part in found.near],
+        "odd": _reasons(photo_set, found.odd),
         "reading_seconds": round(found.seconds, 1),
     }
 
 
-def _reasons(dataset: Dataset, reasons: dict[int, str]) -> list[dict[str, str]]:
-    return [{"path": str(dataset.paths[i]), "reason": why} for i, why in reasons.items()]
+def _reasons(photo_set: PhotoSet, reasons: dict[int, str]) -> list[dict[str, str]]:
+    return [{"path": str(photo_set.paths[i]), "reason": why} for i, why in reasons.items()]
 
 
-def _set(dataset: Dataset, part: np.ndarray) -> dict[str, Any]:
+def _set(photo_set: PhotoSet, part: np.ndarray) -> dict[str, Any]:
     """Describe a set of duplicates; across splits it is a leak, across classes a wrong label."""
     photos = [
         {
-            "path": str(dataset.paths[i]),
-            "label": dataset.class_names[dataset.labels[i]],
-            "split": str(dataset.split[i]),
+            "path": str(photo_set.paths[i]),
+            "label": photo_set.class_names[photo_set.labels[i]],
+            "split": str(photo_set.split[i]),
         }
         for i in part
     ]

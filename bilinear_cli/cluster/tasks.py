@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.cluster.check import check, differing
+from bilinear_cli.cluster.worker_check import check, differing
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile, open_features
-from bilinear_cli.training import inputs
-from bilinear_cli.training.columns import Block, Linear, sums_of
-from bilinear_cli.training.inputs import FeatureTransform
+from bilinear_cli.training import feature_transform
+from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.primal import Block, Linear, loss_sums
 
 PACKAGES = ("bilinear-cli", "numpy", "scipy")
 Chosen = tuple[np.ndarray, np.ndarray]  # which rows of a block, ascending, and their targets
@@ -80,7 +80,7 @@ class Features:
 
     def batches(self, rows: np.ndarray) -> Iterator[Block]:
         """Yield rows of these numbers, a few at a time."""
-        for places, x in inputs.batches(self.transforms, self.source.open(), rows):
+        for places, x in feature_transform.row_blocks(self.transforms, self.source.open(), rows):
             if self.mean is not None:
                 x -= self.mean
             yield places, x
@@ -140,7 +140,9 @@ def products(features: Features, one: np.ndarray, other: np.ndarray) -> np.ndarr
     n, same = len(one), np.array_equal(one, other)
     rows = one if same else np.concatenate([one, other])
     found = np.zeros((n, len(other)), np.float32)
-    for columns, x in inputs.columns(features.transforms, features.source.open(), rows):
+    for columns, x in feature_transform.column_blocks(
+        features.transforms, features.source.open(), rows
+    ):
         if features.mean is not None:
             x -= features.mean[columns]
         found += x[:n] @ (x if same else x[n:]).T
@@ -187,9 +189,9 @@ def losses(
     model: Linear,
     make_loss: MakeLoss,
 ) -> tuple[Any, ...]:
-    """Return the sums over the chosen rows of blocks, as `sums_of` takes them."""
+    """Return the sums over the chosen rows of blocks, as `loss_sums` takes them."""
     targets = np.concatenate([targets for _, targets in chosen])
-    return sums_of(model, _chosen(features, blocks, chosen), targets, make_loss)
+    return loss_sums(model, _chosen(features, blocks, chosen), targets, make_loss)
 
 
 def block_scores(

@@ -9,9 +9,9 @@ import numpy as np
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.calibration import calibration
-from bilinear_cli.training.metrics import by_photo, evaluate
-from bilinear_cli.training.model import Model, probabilities_of
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.metrics import average_views, evaluate
+from bilinear_cli.training.model import Model, to_probabilities
+from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ def figures(test: Rows, scores: np.ndarray, temperature: float) -> dict[str, Any
         log.warning("no test photos: see the out-of-fold accuracy")
         nothing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
         return {**dict.fromkeys(nothing), "confused": [], "temperature": temperature}
-    first, mean = by_photo(test.photo, scores)
+    first, mean = average_views(test.photo, scores)
     labels = test.labels[first]
-    before, after = (calibration(probabilities_of(mean, t), labels) for t in (1, temperature))
+    before, after = (calibration(to_probabilities(mean, t), labels) for t in (1, temperature))
     return {
         **evaluate(mean, labels, test.class_names),
         "temperature": temperature,
@@ -36,15 +36,15 @@ def figures(test: Rows, scores: np.ndarray, temperature: float) -> dict[str, Any
 
 
 def facts(
-    file: FeatureFile, spec: str, options: Options, learn: Rows, test: Rows, model: Model
+    file: FeatureFile, spec: str, options: TrainOptions, learn: Rows, test: Rows, model: Model
 ) -> dict[str, Any]:
     """Return what a run was trained on, with what, and what of it a photo takes in a file."""
-    recorded = registry.find(options.classifier).recorded
+    recorded = registry.get_classifier(options.classifier).recorded
     numbers = [
         np.prod(file.shapes[p.spec][1:]) if p.kernel is not None else p.n_features
-        for p in model.parts
+        for p in model.transforms
     ]
-    sizes = [file.row_dtype(part.spec).itemsize for part in model.parts]
+    sizes = [file.row_dtype(part.spec).itemsize for part in model.transforms]
     return {
         **{name: getattr(options, name) for name in recorded},
         "classifier": options.classifier,
@@ -54,7 +54,7 @@ def facts(
         "n_train": len(np.unique(learn.photo)),
         "n_test": len(np.unique(test.photo)),
         "n_rows": len(learn.indices) + len(test.indices),
-        "n_features": sum(part.n_features for part in model.parts),
+        "n_features": sum(part.n_features for part in model.transforms),
         "bytes": int(np.dot(numbers, sizes)),  # of what is read
         "n_classes": len(learn.class_names),
         "seed": options.seed,

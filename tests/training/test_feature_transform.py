@@ -9,8 +9,8 @@ from support.errors import raises
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import inputs
-from bilinear_cli.training.inputs import FeatureTransform
+from bilinear_cli.training import feature_transform
+from bilinear_cli.training.feature_transform import FeatureTransform
 
 N_CHANNELS = 5
 D = N_CHANNELS * (N_CHANNELS + 1) // 2
@@ -58,26 +58,26 @@ def in_memory(stored: Mapping[str, np.ndarray]) -> FeatureFile:
 def fit_transforms(
     stored: Mapping[str, np.ndarray], train: np.ndarray, **options: Any
 ) -> list[FeatureTransform]:
-    return inputs.fit_transforms(in_memory(stored), list(stored), train, **options)
+    return feature_transform.fit_transforms(in_memory(stored), list(stored), train, **options)
 
 
 def top_variance_columns(
     rows: np.ndarray, train: np.ndarray, layout: str, n_entries: int
 ) -> np.ndarray:
     spec = {"upper-triangle": "bilinear", "dense": "max"}[layout]
-    return inputs.top_variance_columns(in_memory({spec: rows}), spec, train, n_entries)
+    return feature_transform.top_variance_columns(in_memory({spec: rows}), spec, train, n_entries)
 
 
 def dense(
-    parts: Sequence[FeatureTransform], stored: dict[str, np.ndarray], indices: np.ndarray
+    transforms: Sequence[FeatureTransform], stored: dict[str, np.ndarray], indices: np.ndarray
 ) -> np.ndarray:
     """Return the features of a classifier in one array, the same by columns and by rows."""
     file = in_memory(stored)
-    blocks = list(inputs.columns(parts, file, indices))
+    blocks = list(feature_transform.column_blocks(transforms, file, indices))
     assert [columns.start for columns, _ in blocks[1:]] == [c.stop for c, _ in blocks[:-1]]
     assert all(block.dtype == np.float32 for _, block in blocks)
     whole = np.hstack([block for _, block in blocks])
-    by_rows = list(inputs.batches(parts, file, indices))
+    by_rows = list(feature_transform.row_blocks(transforms, file, indices))
     assert [rows.start for rows, _ in by_rows[1:]] == [r.stop for r, _ in by_rows[:-1]]
     assert all(block.dtype == np.float32 for _, block in by_rows)
     np.testing.assert_allclose(np.vstack([x for _, x in by_rows]), whole, rtol=1e-5, atol=1e-6)
@@ -105,10 +105,10 @@ def test_blocks_are_a_direct_computation_whatever_their_size(
     block_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", block_bytes)
     one = {spec: stored[spec]}
     parts = fit_transforms(one, TRAIN, normalize=normalize)
-    n_blocks = len(list(inputs.columns(parts, in_memory(one), TRAIN)))
+    n_blocks = len(list(feature_transform.column_blocks(parts, in_memory(one), TRAIN)))
     assert n_blocks == {1: stored[spec].shape[1], 1 << 28: 1}.get(
         block_bytes, -(-stored[spec].shape[1] // 3)
     )
@@ -213,7 +213,7 @@ def brute_force(rows: np.ndarray, n_entries: int) -> list[int]:
 def test_top_variance_ranks_the_entries_of_the_whole_matrix(
     stored: dict[str, np.ndarray], n_entries: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", block_bytes)
     rows = stored["bilinear"]
     columns = top_variance_columns(rows, TRAIN, "upper-triangle", n_entries)
     assert columns.tolist() == brute_force(rows[TRAIN], n_entries)
@@ -277,9 +277,9 @@ def test_maps_stay_as_they_are_and_unknown_normalisations_are_refused(
 def test_blocks_without_a_selected_column_are_left_out(
     stored: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
+    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
     part = FeatureTransform("bilinear", np.array([0, 6, 7, 11]), 4, "none")
-    blocks = list(inputs.columns([part], in_memory(stored), EVERY))
+    blocks = list(feature_transform.column_blocks([part], in_memory(stored), EVERY))
     assert [columns_of_block for columns_of_block, _ in blocks] == [
         slice(0, 1),
         slice(1, 3),

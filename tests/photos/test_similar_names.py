@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from bilinear_cli.photos import names as module
-from bilinear_cli.photos.names import alike
+from bilinear_cli.photos import similar_names as module
+from bilinear_cli.photos.similar_names import alike
 
 
 @pytest.mark.parametrize(

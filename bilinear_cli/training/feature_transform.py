@@ -10,9 +10,9 @@ from math import prod
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError, one_of
+from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
-from bilinear_cli.poolings.registry import TRIANGLE, pooling
+from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.pool_maps import pool_projected
 
@@ -72,7 +72,7 @@ class FeatureTransform:
             return cls(spec, None, file.shapes[spec][-1], "none")
         columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
         if normalize == "auto":
-            normalize = "none" if pooling(spec).normalization else "standard"
+            normalize = "none" if get_pooling(spec).normalization else "standard"
         n_features = file.shapes[spec][1] if columns is None else len(columns)
         if normalize != "standard":
             return cls(spec, columns, n_features, normalize)
@@ -134,7 +134,7 @@ def fit_transforms(
         normalize: as of `FeatureTransform.fit`.
         top_variance: likewise.
     """
-    one_of("normalization", normalize, NORMALIZE)
+    validate_choice("normalization", normalize, NORMALIZE)
     transforms = [
         FeatureTransform.fit(file, spec, train, normalize, top_variance) for spec in specs
     ]
@@ -162,8 +162,8 @@ def top_variance_columns(
         UsageError: the matrix has fewer entries, or two tie where one is to be kept.
     """
     d = file.shapes[spec][1]
-    paired = pooling(spec).layout == TRIANGLE
-    entries = triangle.counts(triangle.channels_of(d)) if paired else np.ones(d, np.int64)
+    paired = get_pooling(spec).layout == TRIANGLE
+    entries = triangle.multiplicity(triangle.n_channels(d)) if paired else np.ones(d, np.int64)
     if n_entries > entries.sum():
         raise UsageError(f"--top-variance {n_entries} is more than the {entries.sum()} there are")
     variance = np.concatenate([_moments(x)[1] for _, x in _stored(file, spec, train)])
@@ -183,14 +183,14 @@ def _equal_norm(
     file: FeatureFile, train: np.ndarray, transform: FeatureTransform
 ) -> FeatureTransform:
     """Return it scaled so that its training rows have a mean norm of one, if not zero."""
-    norms = [np.linalg.norm(x, axis=1) for _, x in batches([transform], file, train)]
+    norms = [np.linalg.norm(x, axis=1) for _, x in row_blocks([transform], file, train)]
     return replace(transform, factor=1 / (float(np.concatenate(norms).mean()) or 1.0))
 
 
 # Reading ---------------------------------------------------------------------------------
 
 
-def columns(
+def column_blocks(
     transforms: Sequence[FeatureTransform], file: FeatureFile, indices: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield features, in blocks of columns.
@@ -212,7 +212,7 @@ def columns(
         start += transform.n_features
 
 
-def batches(
+def row_blocks(
     transforms: Sequence[FeatureTransform], file: FeatureFile, indices: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield features, in blocks of rows.

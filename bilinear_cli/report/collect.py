@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.report.scored import (
-    Scored,
+from bilinear_cli.report.scores import (
+    PhotoScores,
     by_class,
     clustered,
     judged,
@@ -21,7 +21,7 @@ Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportData:
     """Several runs, one of them looked at closely.
 
     Attributes:
@@ -38,8 +38,8 @@ class Findings:
     runs: list[tuple[str, Metrics]]
     best: int
     labels: list[list[str]]
-    scored: Scored
-    judged: Scored
+    scored: PhotoScores
+    judged: PhotoScores
     matrix: np.ndarray
     order: np.ndarray
     classes: list[dict[str, Any]]
@@ -71,7 +71,7 @@ class Findings:
         return f"{len(self.judged.labels):,} {kind}"
 
 
-def find(folders: Sequence[Path]) -> Findings:
+def find(folders: Sequence[Path]) -> ReportData:
     """Read runs, and look closely at the best by out-of-fold accuracy.
 
     Raises:
@@ -84,7 +84,7 @@ def find(folders: Sequence[Path]) -> Findings:
     photos = judged(scored)
     matrix = matrix_of(photos)
     classes = by_class(matrix, scored.class_names)
-    return Findings(runs, best, labels, scored, photos, matrix, clustered(matrix), classes)
+    return ReportData(runs, best, labels, scored, photos, matrix, clustered(matrix), classes)
 
 
 def best_of(results: Sequence[Metrics]) -> int:

@@ -10,13 +10,13 @@ from scipy.spatial.distance import squareform
 
 from bilinear_cli.run import read_class_names, read_scores
 from bilinear_cli.training.metrics import confusions
-from bilinear_cli.training.model import probabilities_of
+from bilinear_cli.training.model import to_probabilities
 
 MOST_ORDERED_BEST = 300  # classes; the best order of the leaves takes their cube in time
 
 
 @dataclass(frozen=True)
-class Scored:
+class PhotoScores:
     """Photos that were scored by a fit that had not seen them, each once.
 
     Attributes:
@@ -43,18 +43,18 @@ class Scored:
         """The probability of the likeliest class."""
         return self.probabilities.max(axis=1)
 
-    def take(self, keep: np.ndarray) -> "Scored":
+    def take(self, keep: np.ndarray) -> "PhotoScores":
         """Return the photos where `keep` is True, or of these numbers, in their order."""
         columns = ("paths", "labels", "split", "probabilities")
         return replace(self, **{name: getattr(self, name)[keep] for name in columns})
 
-    def surest(self, keep: np.ndarray, most: int) -> "Scored":
+    def surest(self, keep: np.ndarray, most: int) -> "PhotoScores":
         """Return the photos where `keep` is True, surest first, at most so many."""
         kept = self.take(keep)
         return kept.take(np.argsort(-kept.sure, kind="stable")[:most])
 
 
-def read_scored(run: Path, temperature: float) -> Scored:
+def read_scored(run: Path, temperature: float) -> PhotoScores:
     """Read the photos of a run: the test photos, then those of training by their folds.
 
     Args:
@@ -69,16 +69,16 @@ def read_scored(run: Path, temperature: float) -> Scored:
     paths, labels = (np.concatenate([test[key], train[key]]) for key in ("paths", "labels"))
     split = np.repeat(["test", "train"], [len(test["labels"]), len(train["labels"])])
     scores = np.concatenate([x["scores"].reshape(-1, len(names)) for x in (test, train)])
-    return Scored(paths, labels, split, probabilities_of(scores, temperature), names)
+    return PhotoScores(paths, labels, split, to_probabilities(scores, temperature), names)
 
 
-def judged(scored: Scored) -> Scored:
+def judged(scored: PhotoScores) -> PhotoScores:
     """Return the photos that figures are of: the test photos, or else those of training."""
     test = scored.split == "test"
     return scored.take(test) if test.any() else scored
 
 
-def matrix_of(scored: Scored) -> np.ndarray:
+def matrix_of(scored: PhotoScores) -> np.ndarray:
     """Return how many photos of a class (row) were taken for which (column), (k, k)."""
     return confusions(scored.labels, scored.predicted, len(scored.class_names))
 

@@ -11,16 +11,16 @@ from support.errors import assert_names, raises
 from support.rows import LOSSES, make_problem, make_rows
 
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.training import mlp, registry, select
-from bilinear_cli.training.columns import Linear
+from bilinear_cli.training import mlp, registry, tuning
 from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.metrics import top1
 from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.options import Options
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.problem import Problem
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.select import Choice, choose
+from bilinear_cli.training.tuning import Tuning, choose
 
 
 def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,15 +32,21 @@ def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.nd
 
 
 def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
-    return select.folds(make_rows(labels, group=group), 5, seed)
+    return tuning.folds(make_rows(labels, group=group), 5, seed)
 
 
-def tune(problem: Problem, rows: Rows, options: Options) -> Choice:
-    return registry.find(options.classifier).load().choose(Training(problem, rows, options))
+def tune(problem: Problem, rows: Rows, options: TrainOptions) -> Tuning:
+    return (
+        registry.get_classifier(options.classifier).load().choose(Training(problem, rows, options))
+    )
 
 
-def fit(problem: Problem, rows: Rows, options: Options, choice: Choice) -> Model:
-    return registry.find(options.classifier).load().fit(Training(problem, rows, options), choice)
+def fit(problem: Problem, rows: Rows, options: TrainOptions, choice: Tuning) -> Model:
+    return (
+        registry.get_classifier(options.classifier)
+        .load()
+        .fit(Training(problem, rows, options), choice)
+    )
 
 
 # Folds ------------------------------------------------------------------------------------
@@ -105,7 +111,7 @@ def test_a_class_of_few_photos_lowers_the_number_of_folds_or_is_named(
 ) -> None:
     caplog.set_level("INFO")
     labels = np.repeat([0, 1], sizes)
-    assert len(select.folds(make_rows(labels), n_folds, 0)) == n_used
+    assert len(tuning.folds(make_rows(labels), n_folds, 0)) == n_used
     assert [record.levelname for record in caplog.records] == ["INFO"] * bool(facts)
     for record in caplog.records:
         assert_names(record.getMessage(), *facts)
@@ -116,8 +122,8 @@ def test_a_class_of_few_photos_lowers_the_number_of_folds_or_is_named(
 CLASSIFIERS = pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
 
 
-def unsmoothed(name: str, **options: Any) -> Options:
-    return Options(name, label_smoothing=0.0 if name == "softmax" else None, **options)
+def unsmoothed(name: str, **options: Any) -> TrainOptions:
+    return TrainOptions(name, label_smoothing=0.0 if name == "softmax" else None, **options)
 
 
 @CLASSIFIERS
@@ -157,7 +163,7 @@ def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form
     for fold in folds(labels, rows.group, 2)[: choice.folds]:
         train_indices = np.setdiff1d(np.arange(60), fold)
         alone = make_problem(x[train_indices], "kernel")
-        training = Training(alone, rows.take(train_indices), Options(name))
+        training = Training(alone, rows.take(train_indices), TrainOptions(name))
         steps = [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
         *_, last = alone.regularization_path(
             training.every, training.targets(0.0), LOSSES[name], steps
@@ -170,13 +176,13 @@ def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form
 def test_options_that_are_set_are_used() -> None:
     x, labels = gaussian(40, 6, 2, 2.0)
     problem, rows = make_problem(x), make_rows(labels)
-    report = tune(problem, rows, Options(C=0.37, label_smoothing=0.05)).report()
+    report = tune(problem, rows, TrainOptions(C=0.37, label_smoothing=0.05)).report()
     assert (report["C"], report["label_smoothing"]) == (0.37, 0.05)
     assert len(report["curve"]) == 1
-    report = tune(problem, rows, Options(C=0.37)).report()
+    report = tune(problem, rows, TrainOptions(C=0.37)).report()
     assert [(p["C"], p["label_smoothing"]) for p in report["curve"]] == [(0.37, 0.0), (0.37, 0.1)]
     for name in ("svm", "ridge"):
-        (point,) = tune(problem, rows, Options(name, C=0.37)).report()["curve"]
+        (point,) = tune(problem, rows, TrainOptions(name, C=0.37)).report()["curve"]
         assert (point["C"], point["label_smoothing"]) == (0.37, 0.0)
 
 
@@ -192,7 +198,7 @@ def test_options_out_of_range_are_refused(
 ) -> None:
     for value in values:
         with raises(UsageError, f"{name} {value}"):
-            Options(**{option: value})
+            TrainOptions(**{option: value})
 
 
 @pytest.mark.parametrize(
@@ -213,7 +219,7 @@ def test_options_of_other_classifiers_are_refused(
     classifier: str, option: str, value: Any, name: str
 ) -> None:
     with raises(UsageError, name, f"--classifier {classifier}"):
-        Options(classifier, **{option: value})
+        TrainOptions(classifier, **{option: value})
 
 
 # The climb --------------------------------------------------------------------------------
@@ -297,7 +303,7 @@ def test_the_better_smoothing_of_two_is_chosen(better: float) -> None:
         scores = scores_with_errors(labels, 0 if smoothing == better else 3)
         yield {"C": 1 + smoothing}, scores + smoothing
 
-    choice = choose(make_rows(labels), [np.arange(40)], Options().smoothings, trials)
+    choice = choose(make_rows(labels), [np.arange(40)], TrainOptions().smoothings, trials)
     assert (choice.label_smoothing, choice.C) == (better, 1 + better)
     assert {point["label_smoothing"] for point in choice.curve} == {0.0, 0.1}
     np.testing.assert_array_equal(choice.scores, np.eye(2)[labels] + better)
@@ -311,7 +317,7 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
 ) -> None:
     calls: list[dict[str, Any]] = []
 
-    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: Options, **rest: Any) -> Mlp:
+    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **rest: Any) -> Mlp:
         asked = {name: getattr(options, name) for name in ("hidden", "dropout", "seed")}
         calls.append({"z": z, "targets": targets, **asked, **rest})
         first = Linear(np.zeros((z.shape[1], 4), np.float32), np.zeros(4, np.float32))
@@ -323,7 +329,7 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
     coordinates = problem.coordinates()
     assert coordinates
     z = coordinates.z
-    options = Options(classifier="mlp", hidden=4, dropout=0.25, seed=3)
+    options = TrainOptions(classifier="mlp", hidden=4, dropout=0.25, seed=3)
     choice = tune(problem, rows, options)
     fitted = fit(problem, rows, options, choice)
     val_indices = folds(labels, rows.group, 3)[0]

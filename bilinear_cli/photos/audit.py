@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, some
-from bilinear_cli.photos.dataset import Dataset, stratified_split
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, abbreviate
 from bilinear_cli.photos.duplicates import (
-    groups_with,
     hashes_of,
     load_hashing,
     members,
-    near_sets,
+    merge_groups,
+    near_duplicate_sets,
 )
-from bilinear_cli.photos.images import FORMATS, decode_photo, photo_bytes, read_batches
-from bilinear_cli.photos.manifest import manifest
+from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
+from bilinear_cli.photos.manifest import manifest_csv
+from bilinear_cli.photos.photo_set import PhotoSet, stratified_split
 
 SIZE = 224  # pixels, that hashes are taken at
 BATCH = 64
@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Look:
+class PhotoInfo:
     """What one reading tells of a photo.
 
     Attributes:
@@ -50,7 +50,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Audit:
     """What was found. Photos are given by their numbers in the set.
 
     Attributes:
@@ -68,11 +68,11 @@ class Survey:
     seconds: float
 
 
-def survey(dataset: Dataset, image_size: int, progress: Progress | None = None) -> Survey:
+def audit_photos(photo_set: PhotoSet, image_size: int, progress: Progress | None = None) -> Audit:
     """Read every photo of a set once, in threads.
 
     Args:
-        dataset: the photos.
+        photo_set: the photos.
         image_size: that `extract` will bring them to; smaller ones are odd.
         progress: told (done, total).
 
@@ -82,14 +82,16 @@ def survey(dataset: Dataset, image_size: int, progress: Progress | None = None) 
     """
     load_hashing()
     start = time.perf_counter()
-    looks: list[Look | BadPhotoError] = []
-    for batch in read_batches([dataset.root / path for path in dataset.paths], BATCH, look):
+    looks: list[PhotoInfo | BadPhotoError] = []
+    for batch in read_batches(
+        [photo_set.root / path for path in photo_set.paths], BATCH, inspect_photo
+    ):
         looks += batch
         if progress:
-            progress(len(looks), len(dataset))
+            progress(len(looks), len(photo_set))
     seconds = time.perf_counter() - start
-    good = {i: found for i, found in enumerate(looks) if isinstance(found, Look)}
-    return Survey(
+    good = {i: found for i, found in enumerate(looks) if isinstance(found, PhotoInfo)}
+    return Audit(
         unreadable={i: str(why) for i, why in enumerate(looks) if isinstance(why, BadPhotoError)},
         exact=_same(good, [found.sha256 for found in good.values()]),
         near=_near(good),
@@ -98,21 +100,21 @@ def survey(dataset: Dataset, image_size: int, progress: Progress | None = None) 
     )
 
 
-def look(path: Path) -> Look:
+def inspect_photo(path: Path) -> PhotoInfo:
     """Read a photo.
 
     Raises:
         BadPhotoError: `extract` could not read it either.
     """
-    data = photo_bytes(path)
+    data = read_bytes(path)
     (photo,) = decode_photo(data, path, [SIZE])
     with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
         width, height = image.size
     spread = float(photo.std(axis=(0, 1)).max())
-    return Look(hashlib.sha256(data).hexdigest(), width, height, spread, hashes_of(photo))
+    return PhotoInfo(hashlib.sha256(data).hexdigest(), width, height, spread, hashes_of(photo))
 
 
-def oddity(found: Look, image_size: int) -> str:
+def oddity(found: PhotoInfo, image_size: int) -> str:
     """Return what is odd about a photo; empty for nothing."""
     sides = sorted([found.width, found.height])
     said = f"{found.width} x {found.height} pixels"
@@ -124,19 +126,19 @@ def oddity(found: Look, image_size: int) -> str:
     return "; ".join(reason for holds, reason in reasons if holds)
 
 
-def _same(good: dict[int, Look], keys: Sequence | np.ndarray) -> list[np.ndarray]:
+def _same(good: dict[int, PhotoInfo], keys: Sequence | np.ndarray) -> list[np.ndarray]:
     numbers = np.array([*good], np.int64)
     return [numbers[part] for part in members(keys)]
 
 
-def _near(good: dict[int, Look]) -> list[np.ndarray]:
+def _near(good: dict[int, PhotoInfo]) -> list[np.ndarray]:
     """Return the sets of near duplicates; photos of one colour have nothing to compare."""
     good = {i: found for i, found in good.items() if found.spread >= FLAT}
-    sets = _same(good, near_sets(np.array([found.hashes for found in good.values()])))
+    sets = _same(good, near_duplicate_sets(np.array([found.hashes for found in good.values()])))
     return [part for part in sets if len({good[i].sha256 for i in part.tolist()}) > 1]
 
 
-def write_groups(dataset: Dataset, found: Survey, path: Path) -> np.ndarray:
+def write_groups(photo_set: PhotoSet, found: Audit, path: Path) -> np.ndarray:
     """Write a manifest whose groups keep duplicates together; return the groups, one a photo.
 
     A split that was made here is made again, so that it tears no group; one that the set brought
@@ -145,17 +147,19 @@ def write_groups(dataset: Dataset, found: Survey, path: Path) -> np.ndarray:
     Raises:
         BilinearError: a name would not be read back as it is.
     """
-    group = groups_with(dataset.group, [*found.exact, *found.near])
-    split, seed = dataset.split, dataset.split_seed
+    group = merge_groups(photo_set.group, [*found.exact, *found.near])
+    split, seed = photo_set.split, photo_set.split_seed
     if seed is not None:
-        split = stratified_split(dataset.labels, group, seed)
-    labels = [dataset.class_names[i] for i in dataset.labels]
-    paths = [os.path.relpath(dataset.root / p, path.parent.resolve()) for p in dataset.paths]
+        split = stratified_split(photo_set.labels, group, seed)
+    labels = [photo_set.class_names[i] for i in photo_set.labels]
+    paths = [os.path.relpath(photo_set.root / p, path.parent.resolve()) for p in photo_set.paths]
     blank = {text for text in [*paths, *labels, *group.tolist()] if text != text.strip()}
     if blank:  # which reading a manifest takes off
-        raise BilinearError(f"--groups: rename what begins or ends with a blank: {some(blank)}")
+        raise BilinearError(
+            f"--groups: rename what begins or ends with a blank: {abbreviate(blank)}"
+        )
     with path.open("x", encoding="utf-8", newline="") as file:
-        file.write(manifest(zip(paths, labels, split, group, strict=True)))
+        file.write(manifest_csv(zip(paths, labels, split, group, strict=True)))
     return group
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from bilinear_cli.errors import BilinearError, some
-from bilinear_cli.training.metrics import by_photo, log_loss, top1
+from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.training.metrics import average_views, log_loss, top1
 from bilinear_cli.training.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ GAIN = 0.5  # of a standard error of the accuracy
 
 
 @dataclass(frozen=True)
-class Choice:
+class Tuning:
     """What was chosen, and on what grounds.
 
     Attributes:
@@ -81,7 +81,7 @@ def folds(rows: Rows, n_folds: int, seed: int) -> list[np.ndarray]:
         n_folds = int(groups_of.max())
         log.info("%d folds: no class has more training photos, or groups", n_folds)
     elif groups_of.min() < n_folds:
-        few = some(rows.class_names[np.unique(labels)[groups_of < n_folds]])
+        few = abbreviate(rows.class_names[np.unique(labels)[groups_of < n_folds]])
         log.info("held out in some of the %d folds alone, as they have fewer: %s", n_folds, few)
     alone = len(np.unique(group)) == len(group)
     splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(
@@ -98,7 +98,7 @@ def choose(
     val_folds: Sequence[np.ndarray],
     smoothings: Sequence[float],
     trials: Callable[[float], Iterator[tuple[dict[str, Any], np.ndarray]]],
-) -> Choice:
+) -> Tuning:
     """Try settings, and choose by accuracy, then by log loss.
 
     Args:
@@ -110,12 +110,12 @@ def choose(
     """
     scored = np.sort(np.concatenate(val_folds))
     theirs = rows.take(scored)
-    first = by_photo(theirs.photo, np.zeros((len(scored), 1)))[0]
+    first = average_views(theirs.photo, np.zeros((len(scored), 1)))[0]
     curve, kept = [], {}
     for smoothing in smoothings:
         points: list[dict[str, Any]] = []
         for settings, scores in trials(smoothing):
-            mean = by_photo(theirs.photo, scores[scored])[1]
+            mean = average_views(theirs.photo, scores[scored])[1]
             labels = theirs.labels[first]
             figures = {"top1": top1(mean, labels), "log_loss": log_loss(mean, labels)}
             points.append({"label_smoothing": smoothing, **settings, **figures})
@@ -127,7 +127,7 @@ def choose(
         curve += points
     best = max(curve, key=_merit)
     chosen = (best["label_smoothing"], best.get("C"), best.get("epochs"))
-    return Choice(*chosen, theirs, kept[best["label_smoothing"]], curve, len(val_folds))
+    return Tuning(*chosen, theirs, kept[best["label_smoothing"]], curve, len(val_folds))
 
 
 def _said(point: dict[str, Any]) -> str:

@@ -14,22 +14,22 @@ from support.errors import assert_names, raises
 from support.photos import class_folders, make_photo
 
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.photos import dataset as module
+from bilinear_cli.photos import photo_set as module
 from bilinear_cli.photos import sample
-from bilinear_cli.photos.dataset import Dataset, load_dataset, stratified_split
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set, stratified_split
 
 
-def rows(dataset: Dataset) -> dict[str, tuple[str, str]]:
+def rows(photo_set: PhotoSet) -> dict[str, tuple[str, str]]:
     """Return path -> (class, split)."""
-    names = [dataset.class_names[label] for label in dataset.labels]
-    columns = zip(dataset.paths.tolist(), names, dataset.split.tolist(), strict=True)
+    names = [photo_set.class_names[label] for label in photo_set.labels]
+    columns = zip(photo_set.paths.tolist(), names, photo_set.split.tolist(), strict=True)
     return {path: (name, split) for path, name, split in columns}
 
 
 def assert_refused(spec: object, *facts: Any) -> None:
     """Check that loading a set ends in an error that names these facts."""
     with raises(BilinearError, *facts):
-        load_dataset(str(spec))
+        load_photo_set(str(spec))
 
 
 def assert_warns(caplog: pytest.LogCaptureFixture, *facts: Any) -> None:
@@ -46,8 +46,8 @@ def test_train_and_test_folders_are_the_split(tmp_path: Path) -> None:
     folder = class_folders(
         tmp_path / "birds", {"train/wren": 2, "train/dunnock": 1, "test/dunnock": 2, "test/wren": 1}
     )
-    dataset = load_dataset(str(folder), split_seed=4)
-    assert rows(dataset) == {
+    photo_set = load_photo_set(str(folder), split_seed=4)
+    assert rows(photo_set) == {
         "train/dunnock/0.png": ("dunnock", "train"),
         "train/wren/0.png": ("wren", "train"),
         "train/wren/1.png": ("wren", "train"),
@@ -55,25 +55,25 @@ def test_train_and_test_folders_are_the_split(tmp_path: Path) -> None:
         "test/dunnock/1.png": ("dunnock", "test"),
         "test/wren/0.png": ("wren", "test"),
     }
-    assert (dataset.name, dataset.kind, dataset.spec) == ("birds", "folders", str(folder))
-    assert dataset.root == folder.resolve()
-    assert dataset.class_names == ("dunnock", "wren")
-    assert dataset.labels.dtype == np.int64
-    assert (dataset.group == dataset.paths).all()
-    assert dataset.split_seed is None
-    assert len(dataset) == 6
+    assert (photo_set.name, photo_set.kind, photo_set.spec) == ("birds", "folders", str(folder))
+    assert photo_set.root == folder.resolve()
+    assert photo_set.class_names == ("dunnock", "wren")
+    assert photo_set.labels.dtype == np.int64
+    assert (photo_set.group == photo_set.paths).all()
+    assert photo_set.split_seed is None
+    assert len(photo_set) == 6
 
 
 @pytest.mark.parametrize("above", ["", "train/"])
 def test_without_two_folders_a_split_is_made(tmp_path: Path, above: str) -> None:
     folder = class_folders(tmp_path, {f"{above}wren": 6, f"{above}dunnock": 3})
-    dataset = load_dataset(str(folder), split_seed=4)
-    assert dataset.split_seed == 4
-    assert Counter(rows(dataset).values()) == {
+    photo_set = load_photo_set(str(folder), split_seed=4)
+    assert photo_set.split_seed == 4
+    assert Counter(rows(photo_set).values()) == {
         **{("wren", "train"): 4, ("wren", "test"): 2},
         **{("dunnock", "train"): 2, ("dunnock", "test"): 1},
     }
-    assert len({tuple(load_dataset(str(folder), split_seed=seed).split) for seed in range(5)}) > 1
+    assert len({tuple(load_photo_set(str(folder), split_seed=seed).split) for seed in range(5)}) > 1
 
 
 def test_what_counts_as_a_photo(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_what_counts_as_a_photo(tmp_path: Path) -> None:
     (folder / "wren" / "n.png").mkdir()
     (folder / "nothing").mkdir()
     (folder / "o.jpg").write_bytes(b"beside the folders")
-    dataset = load_dataset(str(folder))
-    assert {*dataset.paths} == {f"wren/{name}" for name in wrens[:-2]} | {"owl/0.png"}
-    assert dataset.class_names == ("owl", "wren")
+    photo_set = load_photo_set(str(folder))
+    assert {*photo_set.paths} == {f"wren/{name}" for name in wrens[:-2]} | {"owl/0.png"}
+    assert photo_set.class_names == ("owl", "wren")
 
 
 def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
@@ -94,14 +94,14 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
         tmp_path / "mes oiseaux",
         {"Zaunkönig, brütend": ["Bild 1 (2).png"], "ミソサザイ": ["写真.png"], "Ёж": ["a'b\".png"]},
     )
-    dataset = load_dataset(str(folder))
-    assert dataset.name == "mes oiseaux"
-    assert rows(dataset) == {
+    photo_set = load_photo_set(str(folder))
+    assert photo_set.name == "mes oiseaux"
+    assert rows(photo_set) == {
         "Zaunkönig, brütend/Bild 1 (2).png": ("Zaunkönig, brütend", "train"),
         "Ёж/a'b\".png": ("Ёж", "train"),
         "ミソサザイ/写真.png": ("ミソサザイ", "train"),
     }
-    assert all(dataset.sha256())
+    assert all(photo_set.sha256())
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_files_that_are_not_read_are_named(
     folder = class_folders(tmp_path, classes)
     for name in files:
         (folder / name).touch()
-    assert not {*load_dataset(str(folder)).paths} & {*named}
+    assert not {*load_photo_set(str(folder)).paths} & {*named}
     assert_warns(caplog, folder, len(named), *named)
 
 
@@ -225,18 +225,18 @@ def cub(tmp_path: Path) -> Path:
 
 
 def test_cub_layout(cub: Path) -> None:
-    dataset = load_dataset(str(cub))
-    assert (dataset.kind, dataset.name, dataset.split_seed) == ("cub", "cub", None)
-    assert dataset.root == cub.resolve() / "images"
-    assert dataset.class_names == ("004.Wren", "001.Owl")
-    assert dataset.labels.tolist() == [0, 0, 1, 1]
-    assert rows(dataset) == {
+    photo_set = load_photo_set(str(cub))
+    assert (photo_set.kind, photo_set.name, photo_set.split_seed) == ("cub", "cub", None)
+    assert photo_set.root == cub.resolve() / "images"
+    assert photo_set.class_names == ("004.Wren", "001.Owl")
+    assert photo_set.labels.tolist() == [0, 0, 1, 1]
+    assert rows(photo_set) == {
         "004.Wren/a b.jpg": ("004.Wren", "train"),
         "004.Wren/b.jpg": ("004.Wren", "test"),
         "001.Owl/a.jpg": ("001.Owl", "train"),
         "001.Owl/c.jpg": ("001.Owl", "test"),
     }
-    assert all(dataset.sha256())
+    assert all(photo_set.sha256())
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_cub_folder_without_photos(cub: Path) -> None:
 # CSV manifests ------------------------------------------------------------------------------
 
 
-def manifest(folder: Path, table: Sequence[Sequence[str]], encoding: str = "utf-8") -> Path:
+def manifest_csv(folder: Path, table: Sequence[Sequence[str]], encoding: str = "utf-8") -> Path:
     """Write birds.csv, and the photos a.png to f.png and sub/g h.png beside it."""
     for i, name in enumerate([*"abcdef", "sub/g h"]):
         make_photo(folder / f"{name}.png", seed=i)
@@ -280,27 +280,27 @@ def test_manifest(tmp_path: Path, encoding: str) -> None:
         ["sub/g h.png", "owl, barn", "train", "", "x"],
         ["b.png", "Zaunkönig", "test", "", ""],
     ]
-    path = manifest(tmp_path, table, encoding)
-    dataset = load_dataset(str(path))
-    assert (dataset.kind, dataset.name, dataset.split_seed) == ("manifest", "birds", None)
-    assert dataset.root == path.parent.resolve()
-    assert rows(dataset) == {
+    path = manifest_csv(tmp_path, table, encoding)
+    photo_set = load_photo_set(str(path))
+    assert (photo_set.kind, photo_set.name, photo_set.split_seed) == ("manifest", "birds", None)
+    assert photo_set.root == path.parent.resolve()
+    assert rows(photo_set) == {
         "a.png": ("Zaunkönig", "train"),
         "sub/g h.png": ("owl, barn", "train"),
         "b.png": ("Zaunkönig", "test"),
     }
-    assert dataset.class_names == ("Zaunkönig", "owl, barn")
-    assert dataset.group.tolist() == ["nest", "sub/g h.png", "b.png"]
+    assert photo_set.class_names == ("Zaunkönig", "owl, barn")
+    assert photo_set.group.tolist() == ["nest", "sub/g h.png", "b.png"]
 
 
 def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: Path) -> None:
     nest = [[f"{name}.png", "wren", "nest"] for name in "ab"]
     others = [[f"{name}.png", "owl", ""] for name in "cdef"]
     table = [["path", "label", "group"], *nest, *others]
-    dataset = load_dataset(str(manifest(tmp_path, table)), split_seed=1)
-    assert dataset.split_seed == 1
-    assert dataset.split[:2].tolist() == ["train", "train"]
-    assert Counter(dataset.split[2:]) == {"train": 3, "test": 1}
+    photo_set = load_photo_set(str(manifest_csv(tmp_path, table)), split_seed=1)
+    assert photo_set.split_seed == 1
+    assert photo_set.split[:2].tolist() == ["train", "train"]
+    assert Counter(photo_set.split[2:]) == {"train": 3, "test": 1}
 
 
 def test_paths_of_a_manifest_are_made_relative(tmp_path: Path) -> None:
@@ -308,9 +308,9 @@ def test_paths_of_a_manifest_are_made_relative(tmp_path: Path) -> None:
     make_photo(tmp_path / "real" / "lists" / "b.png")
     (tmp_path / "lists").symlink_to(tmp_path / "real" / "lists")
     (tmp_path / "lists" / "birds.csv").write_text(f"path,label\n{photo},wren\n./b.png,owl\n")
-    dataset = load_dataset(str(tmp_path / "lists" / "birds.csv"))
-    assert dataset.paths.tolist() == ["../../photos/a.png", "b.png"]
-    assert all(dataset.sha256())
+    photo_set = load_photo_set(str(tmp_path / "lists" / "birds.csv"))
+    assert photo_set.paths.tolist() == ["../../photos/a.png", "b.png"]
+    assert all(photo_set.sha256())
 
 
 WITH_SPLIT = ["path,label,split", "a.png,wren,train"]
@@ -341,10 +341,10 @@ WRONG_MANIFESTS: dict[str, tuple[list[str], list[str | int]]] = {
     ("header", "absent"), [("file,label", ["path"]), ("a.png;wren", ["path", "label"])]
 )
 def test_an_absent_column_is_named(tmp_path: Path, header: str, absent: list[str]) -> None:
-    path, columns = manifest(tmp_path, []), "path,label[,split][,group]"
+    path, columns = manifest_csv(tmp_path, []), "path,label[,split][,group]"
     path.write_text(header)
     with raises(BilinearError, path, columns, header) as caught:
-        load_dataset(str(path))
+        load_photo_set(str(path))
     message = str(caught.value)
     for text in (str(path), columns, header):
         message = message.replace(text, "")
@@ -353,7 +353,7 @@ def test_an_absent_column_is_named(tmp_path: Path, header: str, absent: list[str
 
 @pytest.mark.parametrize(("lines", "facts"), WRONG_MANIFESTS.values(), ids=WRONG_MANIFESTS)
 def test_wrong_manifests(tmp_path: Path, lines: list[str], facts: list[str | int]) -> None:
-    path = manifest(tmp_path, [])
+    path = manifest_csv(tmp_path, [])
     path.write_text("".join(f"{line}\n" for line in lines))
     root = tmp_path.resolve()
     facts = [fact.format(root=root) if isinstance(fact, str) else fact for fact in facts]
@@ -374,8 +374,8 @@ def test_a_group_in_both_splits_is_warned_of(
         ["b.png", "wren", "test", "nest"],
         ["c.png", "owl", "train", ""],
     ]
-    path = manifest(tmp_path, table)
-    load_dataset(str(path))
+    path = manifest_csv(tmp_path, table)
+    load_photo_set(str(path))
     assert_warns(caplog, path, "nest")
 
 
@@ -383,9 +383,9 @@ def test_a_spreadsheets_csv(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "set", {"wren": 2, "jay": 2})
     table = "Path, Label ,SPLIT\nwren/0.png,wren ,Train\n,,\njay/0.png, jay,train\n"
     (folder / "a.csv").write_text(table + "\njay/1.png,jay,TEST\n")
-    dataset = load_dataset(str(folder / "a.csv"))
-    assert dataset.class_names == ("jay", "wren")
-    assert dataset.split.tolist() == ["train", "train", "test"]
+    photo_set = load_photo_set(str(folder / "a.csv"))
+    assert photo_set.class_names == ("jay", "wren")
+    assert photo_set.split.tolist() == ["train", "train", "test"]
     (folder / "b.csv").write_text(table + "\njay/9.png,jay,test\n")
     assert_refused(folder / "b.csv", folder / "b.csv", 6, folder.resolve() / "jay/9.png")
 
@@ -395,27 +395,27 @@ def test_a_spreadsheets_csv(tmp_path: Path) -> None:
 
 def test_a_limit_spreads_over_classes_and_splits(tmp_path: Path) -> None:
     cells = ("train/owl", "train/wren", "test/owl", "test/wren")
-    dataset = load_dataset(str(class_folders(tmp_path, dict.fromkeys(cells, 5))))
-    few = dataset.limit(8)
+    photo_set = load_photo_set(str(class_folders(tmp_path, dict.fromkeys(cells, 5))))
+    few = photo_set.limit(8)
     assert few.paths.tolist() == [f"{cell}/{i}.png" for cell in cells for i in (0, 1)]
-    assert rows(few).items() <= rows(dataset).items()
+    assert rows(few).items() <= rows(photo_set).items()
     assert few.group.tolist() == few.paths.tolist()
-    assert few.class_names == dataset.class_names
-    assert len(dataset) == 20
+    assert few.class_names == photo_set.class_names
+    assert len(photo_set) == 20
 
 
 def test_a_limit_takes_more_where_there_is_more(tmp_path: Path) -> None:
     classes = {"train/owl": 1, "train/wren": 6, "test/owl": 1, "test/wren": 1}
-    dataset = load_dataset(str(class_folders(tmp_path, classes)))
-    assert Counter(rows(dataset.limit(6)).values())["wren", "train"] == 3
-    assert rows(dataset.limit(100)) == rows(dataset)
+    photo_set = load_photo_set(str(class_folders(tmp_path, classes)))
+    assert Counter(rows(photo_set.limit(6)).values())["wren", "train"] == 3
+    assert rows(photo_set.limit(100)) == rows(photo_set)
 
 
 def test_sha256_of_each_file(tmp_path: Path) -> None:
-    dataset = load_dataset(str(class_folders(tmp_path, {"owl": 2, "wren": 2})))
+    photo_set = load_photo_set(str(class_folders(tmp_path, {"owl": 2, "wren": 2})))
     (tmp_path / "owl" / "1.png").unlink()
-    digests = dataset.sha256()
-    contents = [(tmp_path / path).read_bytes() for path in dataset.paths[[0, 2, 3]]]
+    digests = photo_set.sha256()
+    contents = [(tmp_path / path).read_bytes() for path in photo_set.paths[[0, 2, 3]]]
     first, *others = [hashlib.sha256(content).hexdigest() for content in contents]
     assert digests.tolist() == [first, "", *others]
 
@@ -448,22 +448,22 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 )
 def test_options_of_the_sample(drawn: list[dict], tmp_path: Path, spec: str, options: dict) -> None:
     steps: list[tuple[int, int]] = []
-    dataset = load_dataset(spec, progress=lambda *step: steps.append(step))
+    photo_set = load_photo_set(spec, progress=lambda *step: steps.append(step))
     assert [{key: call[key] for key in options} for call in drawn] == [options]
     assert steps[-1] == (4, 4)
-    assert (dataset.kind, dataset.spec) == ("sample", spec)
-    assert dataset.name == spec.replace(":", "-")
-    assert dataset.root.is_relative_to(tmp_path.resolve() / "sample")
-    assert Counter(dataset.split) == {"train": 2, "test": 2}
-    assert dataset.class_names == sample.SPECIES[:2]
-    assert dataset.split_seed is None
+    assert (photo_set.kind, photo_set.spec) == ("sample", spec)
+    assert photo_set.name == spec.replace(":", "-")
+    assert photo_set.root.is_relative_to(tmp_path.resolve() / "sample")
+    assert Counter(photo_set.split) == {"train": 2, "test": 2}
+    assert photo_set.class_names == sample.SPECIES[:2]
+    assert photo_set.split_seed is None
 
 
 @pytest.mark.usefixtures("drawn")
 def test_every_kind_of_sample_has_its_own_folder() -> None:
     specs = ("sample", "sample:grey", "sample:no-ink", "sample:seed=1")
-    assert len({load_dataset(spec).root for spec in specs}) == 4
-    assert load_dataset("sample:seed=0").root == load_dataset("sample").root
+    assert len({load_photo_set(spec).root for spec in specs}) == 4
+    assert load_photo_set("sample:seed=0").root == load_photo_set("sample").root
 
 
 @pytest.mark.parametrize(
@@ -481,5 +481,5 @@ def test_every_kind_of_sample_has_its_own_folder() -> None:
 )
 def test_unknown_options_of_the_sample(drawn: list[dict], spec: str, facts: list[str]) -> None:
     with raises(UsageError, *facts):
-        load_dataset(spec)
+        load_photo_set(spec)
     assert not drawn

@@ -43,13 +43,13 @@ class Passes(Protocol):
     def losses(
         self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
     ) -> Callable[[Linear], LossSums]:
-        """Return model -> the sums over these rows, as `sums_of` takes them."""
+        """Return model -> the sums over these rows, as `loss_sums` takes them."""
 
     def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), k) of rows."""
 
 
-def sums_of(
+def loss_sums(
     model: Linear, blocks: Iterable[Block], targets: np.ndarray, make_loss: MakeLoss
 ) -> LossSums:
     """Return the losses of rows, their second derivative and their gradients, summed.
@@ -93,7 +93,7 @@ class LocalPasses:
     ) -> Callable[[Linear], LossSums]:
         """Return model -> the sums over these rows."""
         batches = self.batches(indices)
-        return lambda model: sums_of(model, batches(), targets, make_loss)
+        return lambda model: loss_sums(model, batches(), targets, make_loss)
 
     def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), k) of rows."""
@@ -101,7 +101,7 @@ class LocalPasses:
 
 
 @dataclass(frozen=True)
-class Columns:
+class Primal:
     """Rows, d numbers each, that are centred, and fits on them.
 
     Attributes:

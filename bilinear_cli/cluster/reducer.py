@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from distributed import as_completed
 
-from bilinear_cli.cluster import rows as tasks
-from bilinear_cli.cluster.check import check_workers
+from bilinear_cli.cluster import tasks
 from bilinear_cli.cluster.futures import Futures, Tell
-from bilinear_cli.cluster.rows import Features, Source
+from bilinear_cli.cluster.tasks import Features, Source
+from bilinear_cli.cluster.worker_check import check_workers
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import gram, inputs
-from bilinear_cli.training.columns import Linear, LossSums
-from bilinear_cli.training.inputs import FeatureTransform
+from bilinear_cli.training import feature_transform, gram
+from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.sums import Progress, Stream, tell_pass
+from bilinear_cli.training.primal import Linear, LossSums
+from bilinear_cli.training.reducers import Progress, StreamStatistics, log_pass_time
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -63,7 +63,7 @@ class Workers(Futures):
 
     def scores(self, model: Model, rows: np.ndarray) -> np.ndarray:
         """Return scores (len(rows), classes) of rows of these numbers."""
-        features, sent = self.put(Features(self.source, model.parts)), self.put(model)
+        features, sent = self.put(Features(self.source, model.transforms)), self.put(model)
         found = self.share_out(
             tasks.scores, [(features, piece, sent) for piece in self.pieces(rows)]
         )
@@ -97,7 +97,7 @@ class DaskReducer:
             tile = future.result()
             inner[one, other], inner[other, one] = tile, tile.T
             tell()
-        gram.refuse_same(float(np.trace(inner, dtype=np.float64)), squares)
+        gram.check_not_constant(float(np.trace(inner, dtype=np.float64)), squares)
         return inner, mean, squares / n
 
     def _mean(self, pieces: Sequence[np.ndarray], tell: Tell) -> tuple[np.ndarray, float]:
@@ -115,13 +115,15 @@ class DaskReducer:
         (found,) = self.workers.total(self.workers.share_out(tasks.weights, calls))
         return found
 
-    def stream(self, progress: Progress | None) -> Stream:
+    def stream(self, progress: Progress | None) -> StreamStatistics:
         """Take means and variances; then workers keep the rows, or fits have them read again."""
         n, d, workers = len(self.rows), self.features.d, self.workers
         pieces, needed, room = workers.pieces(self.rows), 4 * n * d, workers.room()
         blocks, keep = pieces, needed <= room
         if keep:
-            blocks = np.array_split(self.rows, ceil(n / max(1, inputs.BLOCK_BYTES // (4 * d))))
+            blocks = np.array_split(
+                self.rows, ceil(n / max(1, feature_transform.BLOCK_BYTES // (4 * d)))
+            )
         sizes = f"{needed / 1e9:.1f} GB, of the {room / 1e9:.1f} GB that they may take"
         log.info("the workers %s: %s", "keep the rows" if keep else "read the rows anew", sizes)
         tell = counted(progress, len(pieces) + len(blocks))
@@ -129,8 +131,8 @@ class DaskReducer:
         passes = Passes(workers, replace(self.features, mean=mean), blocks, keep, tell)
         began = time.perf_counter()
         variance = passes.variance(None if keep else tell)
-        tell_pass(time.perf_counter() - began)
-        return Stream.of_sums(passes, mean, variance, squares, n)
+        log_pass_time(time.perf_counter() - began)
+        return StreamStatistics.of_sums(passes, mean, variance, squares, n)
 
 
 class Passes:

@@ -1,4 +1,4 @@
-"""A `--data` spec -> `Dataset`: which photos there are, of what, and for what.
+"""A `--data` spec -> `PhotoSet`: which photos there are, of what, and for what.
 
 Every kind of photo set (drawn sample, class folders, CUB-200-2011, CSV manifest,
 tensorflow-datasets) ends as the same table of paths, labels, split and groups.
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.config import cache_folder
-from bilinear_cli.errors import BilinearError, UsageError, one_of, some
+from bilinear_cli.errors import BilinearError, UsageError, abbreviate, validate_choice
 from bilinear_cli.photos.images import FORMATS
 from bilinear_cli.photos.manifest import read_manifest
 from bilinear_cli.photos.sample import write_sample
@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Dataset:
+class PhotoSet:
     """A labelled, split photo set. All arrays have one entry a photo.
 
     Attributes:
@@ -62,13 +62,13 @@ class Dataset:
         """Return the number of photos."""
         return len(self.paths)
 
-    def limit(self, n_photos: int) -> "Dataset":
+    def limit(self, n_photos: int) -> "PhotoSet":
         """Return the set with its first `n_photos`, taken in turn from each class and split."""
         counters: dict[tuple, count] = defaultdict(count)
         rank = [next(counters[key]) for key in zip(self.labels, self.split, strict=True)]
         return self.take(np.sort(np.argsort(rank, kind="stable")[:n_photos]))
 
-    def take(self, indices: np.ndarray) -> "Dataset":
+    def take(self, indices: np.ndarray) -> "PhotoSet":
         """Return the set with these of its photos, given by their numbers."""
         return replace(self, **{name: getattr(self, name)[indices] for name in COLUMNS})
 
@@ -103,7 +103,7 @@ def _sha256(path: Path) -> str:
         return ""  # reading it as a photo will say what is wrong
 
 
-def load_dataset(spec: str, *, split_seed: int = 0, progress: Progress | None = None) -> Dataset:
+def load_photo_set(spec: str, *, split_seed: int = 0, progress: Progress | None = None) -> PhotoSet:
     """Read a photo set.
 
     Args:
@@ -136,7 +136,7 @@ def load_dataset(spec: str, *, split_seed: int = 0, progress: Progress | None = 
         raise BilinearError(
             f"there is no photo set at {spec!r}: give a folder, a CSV file or 'sample'"
         )
-    return _dataset(name, kind, spec, listing, split_seed)
+    return _photo_set(name, kind, spec, listing, split_seed)
 
 
 def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
@@ -167,14 +167,14 @@ def count_photos(
     return {name: {split: counts[name, split] for split in ("train", "test")} for name in names}
 
 
-def _dataset(name: str, kind: str, spec: str, listing: _Listing, split_seed: int) -> Dataset:
+def _photo_set(name: str, kind: str, spec: str, listing: _Listing, split_seed: int) -> PhotoSet:
     """Check what every kind of set has to keep, number the labels, and split if need be."""
     if not listing.paths:
         raise BilinearError(f"{spec} lists no photos")
     names = tuple(listing.class_names or sorted(set(listing.labels)))
     if len(names) < 2:
         raise BilinearError(
-            f"{spec} has one class only ({some(names)}): a classifier needs at least two"
+            f"{spec} has one class only ({abbreviate(names)}): a classifier needs at least two"
         )
     for text in [*listing.paths, *names]:
         try:
@@ -190,13 +190,13 @@ def _dataset(name: str, kind: str, spec: str, listing: _Listing, split_seed: int
     is_train = split == "train"
     untrained = np.setdiff1d(labels[~is_train], labels[is_train])
     if untrained.size:
-        classes = some(names[i] for i in untrained)
+        classes = abbreviate(names[i] for i in untrained)
         raise BilinearError(f"{spec}: no training photo of a class with test photos: {classes}")
     torn = np.intersect1d(group[is_train], group[~is_train])
     if torn.size:
-        log.warning("%s: groups with photos in both splits: %s", spec, some(torn))
+        log.warning("%s: groups with photos in both splits: %s", spec, abbreviate(torn))
     seed, root = None if own else split_seed, listing.root.resolve()
-    return Dataset(name, kind, spec, root, paths, labels, split, group, names, seed)
+    return PhotoSet(name, kind, spec, root, paths, labels, split, group, names, seed)
 
 
 # The kinds of set ------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def _sample(spec: str, progress: Progress | None) -> Path:
     options: dict = {"seed": 0, "ink": True, "grey": False}
     for word in spec.split(":")[1:]:
         key, equals, value = word.partition("=")
-        one_of("option of the sample", key, ["grey", "no-ink", "seed"])
+        validate_choice("option of the sample", key, ["grey", "no-ink", "seed"])
         if not (value.isdecimal() if key == "seed" else not equals):
             raise UsageError(f"cannot read {word!r} in {spec!r}: write sample:seed=1, sample:grey")
         if key == "seed":
@@ -224,18 +224,18 @@ def _class_folders(folder: Path, spec: str) -> _Listing:
         raise BilinearError(f"{spec} has a folder test/ and none train/: what is there to learn?")
     capital = [e.name for e in folder.iterdir() if e.name.lower() in ("train", "test")]
     if any(name != name.lower() for name in capital):
-        raise BilinearError(f"{spec}: rename {some(sorted(capital))} to train and test")
+        raise BilinearError(f"{spec}: rename {abbreviate(sorted(capital))} to train and test")
     photos = [
         (path.relative_to(folder).as_posix(), entry.name, split)
         for split in splits or ["."]
         for entry in sorted((folder / split).iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
-        for path in photos_in(entry)
+        for path in list_photos(entry)
     ]
     if not photos:
         raise BilinearError(
             f"there are no photos in {spec}: it should have a folder for each class, with "
-            f"{some(sorted(SUFFIXES), 9)} files"
+            f"{abbreviate(sorted(SUFFIXES), 9)} files"
         )
     paths, labels, split = (list(column) for column in zip(*photos, strict=True))
     files = {
@@ -243,11 +243,11 @@ def _class_folders(folder: Path, spec: str) -> _Listing:
     }
     others = sorted(name for name in files - set(paths) if "/." not in name)
     if others:  # of no known suffix, or not in a folder of a class
-        log.warning("%s: not taken (%d files): %s", spec, len(others), some(others))
+        log.warning("%s: not taken (%d files): %s", spec, len(others), abbreviate(others))
     return _Listing(folder, paths, labels, split if len(splits) == 2 else None)
 
 
-def photos_in(folder: Path) -> list[Path]:
+def list_photos(folder: Path) -> list[Path]:
     """Return the photos in a folder and below it, by suffix, sorted; hidden ones are left out."""
     return sorted(
         path
@@ -266,10 +266,14 @@ def _cub(folder: Path) -> _Listing:
     for name, table in (("image_class_labels", label_of), ("train_test_split", in_train)):
         absent = photos.keys() - table.keys()
         if absent:
-            raise BilinearError(f"{folder / name}.txt lacks the photos {some(sorted(absent))}")
+            raise BilinearError(
+                f"{folder / name}.txt lacks the photos {abbreviate(sorted(absent))}"
+            )
     unknown = {label_of[i] for i in photos} - classes.keys()
     if unknown:
-        raise BilinearError(f"{folder / 'classes.txt'} lacks the classes {some(sorted(unknown))}")
+        raise BilinearError(
+            f"{folder / 'classes.txt'} lacks the classes {abbreviate(sorted(unknown))}"
+        )
     return _Listing(
         folder / "images",
         list(photos.values()),

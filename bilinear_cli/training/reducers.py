@@ -1,7 +1,7 @@
 """Sums over the training rows: here, in passes over the file, or by workers.
 
 A problem is reduced with a few sums, and they may be taken anywhere: `LocalReducer` takes them in
-this process; `cluster/sums.py` lets workers take those of their rows, and adds them up.
+this process; `cluster/reducer.py` lets workers take those of their rows, and adds them up.
 """
 
 import logging
@@ -14,10 +14,10 @@ from typing import Protocol
 import numpy as np
 
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import gram, inputs
-from bilinear_cli.training.columns import Batches, LocalPasses, Passes
-from bilinear_cli.training.inputs import FeatureTransform
+from bilinear_cli.training import feature_transform, gram
+from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.primal import Batches, LocalPasses, Passes
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,12 @@ class Reducer(Protocol):
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, float32 (d, k), of α float32 (n, k)."""
 
-    def stream(self, progress: Progress | None) -> "Stream":
+    def stream(self, progress: Progress | None) -> "StreamStatistics":
         """Return what fitting by passes over X starts from."""
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamStatistics:
     """What fitting by passes over the training rows starts from.
 
     Attributes:
@@ -56,18 +56,18 @@ class Stream:
     @classmethod
     def of_sums(
         cls, passes: Passes, mean: np.ndarray, variance: np.ndarray, squares: float, n: int
-    ) -> "Stream":
+    ) -> "StreamStatistics":
         """Take the sum of the squared norms of n rows.
 
         Raises:
             BilinearError: all rows are the same.
         """
-        gram.refuse_same(variance.sum(), squares)
+        gram.check_not_constant(variance.sum(), squares)
         return cls(passes, mean, variance, squares / n)
 
 
 class Workers(Protocol):
-    """Who takes sums elsewhere; see `cluster/sums.py`."""
+    """Who takes sums elsewhere; see `cluster/reducer.py`."""
 
     n: int
 
@@ -94,7 +94,7 @@ class Reading:
 LOCAL = Reading()
 
 
-def tell_pass(seconds: float) -> None:
+def log_pass_time(seconds: float) -> None:
     """Say how long a fit takes, from the time of one pass."""
     log.info(
         "a pass takes at least %.1f s; a C takes some 10 to 50 of them, the last fit 50 to 500",
@@ -119,20 +119,20 @@ class LocalReducer:
     def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
         """Return X Xᵀ, the rows' mean and their mean square."""
         d = sum(transform.n_features for transform in self.transforms)
-        columns = inputs.columns(self.transforms, self.file, self.indices)
+        columns = feature_transform.column_blocks(self.transforms, self.file, self.indices)
         return gram.gram(columns, len(self.indices), d, progress)
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α."""
-        return gram.weights_of(
-            inputs.columns(self.transforms, self.file, self.indices), mean, alpha
+        return gram.primal_weights(
+            feature_transform.column_blocks(self.transforms, self.file, self.indices), mean, alpha
         )
 
-    def stream(self, progress: Progress | None) -> Stream:
+    def stream(self, progress: Progress | None) -> StreamStatistics:
         """Take means and variances in two passes; fits read the file again and again."""
         n, d = len(self.indices), sum(transform.n_features for transform in self.transforms)
         mean, variance, squares = np.zeros(d), np.zeros(d), 0.0
-        for span, block in inputs.batches(self.transforms, self.file, self.indices):
+        for span, block in feature_transform.row_blocks(self.transforms, self.file, self.indices):
             mean += block.sum(axis=0, dtype=np.float64) / n
             squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
             if progress:
@@ -143,12 +143,14 @@ class LocalReducer:
             variance += np.einsum("ij,ij->j", block, block)
             if progress:
                 progress(n + span.stop, 2 * n)
-        tell_pass(time.perf_counter() - began)
-        return Stream.of_sums(LocalPasses(batches), middle, variance, squares, n)
+        log_pass_time(time.perf_counter() - began)
+        return StreamStatistics.of_sums(LocalPasses(batches), middle, variance, squares, n)
 
     def _centred(self, mean: np.ndarray, indices: np.ndarray) -> Batches:
         def batches() -> Iterator[tuple[slice, np.ndarray]]:
-            for places, block in inputs.batches(self.transforms, self.file, self.indices[indices]):
+            for places, block in feature_transform.row_blocks(
+                self.transforms, self.file, self.indices[indices]
+            ):
                 block -= mean
                 yield places, block
 

@@ -16,10 +16,10 @@ from support.commands import run_command
 from support.errors import assert_names
 from support.photos import make_photo
 
-from bilinear_cli.extraction.cost import cost, row_bytes
-from bilinear_cli.photos import check as checking
-from bilinear_cli.photos.check import survey, write_groups
-from bilinear_cli.photos.dataset import load_dataset
+from bilinear_cli.extraction.cost import estimate_cost, row_bytes
+from bilinear_cli.photos import audit as checking
+from bilinear_cli.photos.audit import audit_photos, write_groups
+from bilinear_cli.photos.photo_set import load_photo_set
 
 N_PHOTOS = 12
 HOSTILE = "<script>\x1b[31m'\"\u202egnp"
@@ -134,7 +134,7 @@ def test_the_manifest_reads_back(birds: Path, tmp_path: Path, where: str) -> Non
     (tmp_path / where).mkdir(exist_ok=True)
     manifest = tmp_path / where / "groups.csv"
     check("--data", birds, "--groups", manifest)
-    old, new = load_dataset(str(birds)), load_dataset(str(manifest))
+    old, new = load_photo_set(str(birds)), load_photo_set(str(manifest))
     assert [(new.root / p).resolve() for p in new.paths] == [old.root / p for p in old.paths]
     assert (new.labels == old.labels).all()
     assert (new.split == old.split).all()
@@ -151,7 +151,7 @@ def test_a_split_that_is_made_here_keeps_duplicates_together(tmp_path: Path, see
         for quality in (90, 40):
             save_scene(folder / ("wren", "robin")[i % 2] / f"{i}-{quality}.jpg", i, quality)
     check("--data", folder, "--split-seed", seed, "--groups", manifest)
-    old, new = load_dataset(str(folder), split_seed=seed), load_dataset(str(manifest))
+    old, new = load_photo_set(str(folder), split_seed=seed), load_photo_set(str(manifest))
     splits = [{*new.split[new.group == name]} for name in np.unique(new.group)]
     assert len(splits) == N_PHOTOS
     assert all(len(split) == 1 for split in splits)
@@ -164,7 +164,7 @@ def test_a_sets_own_split_is_kept_and_duplicates_across_it_are_warned_of(
 ) -> None:
     shutil.copy(birds / "train/wren/0.jpg", birds / "test/wren/copy.jpg")
     assert_error(check("--data", birds, "--groups", manifest), manifest, 1, "split")
-    assert (load_dataset(str(manifest)).split == load_dataset(str(birds)).split).all()
+    assert (load_photo_set(str(manifest)).split == load_photo_set(str(birds)).split).all()
 
 
 def test_a_manifest_is_not_overwritten(birds: Path, manifest: Path) -> None:
@@ -233,8 +233,8 @@ def test_small_and_long_photos_are_odd(birds: Path) -> None:
 def test_every_photo_is_read_once(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     progress: list[tuple[int, int]] = []
-    monkeypatch.setattr(checking, "photo_bytes", lambda x: read.append(x) or x.read_bytes())
-    survey(load_dataset(str(birds)), 224, lambda *args: progress.append(args))
+    monkeypatch.setattr(checking, "read_bytes", lambda x: read.append(x) or x.read_bytes())
+    audit_photos(load_photo_set(str(birds)), 224, lambda *args: progress.append(args))
     assert len(read) == len(set(read)) == N_PHOTOS
     assert progress == [(N_PHOTOS, N_PHOTOS)]
 
@@ -270,7 +270,7 @@ def test_hostile_names_are_kept_in_files_and_cleaned_on_the_terminal(
     text = check("--data", birds, "--groups", manifest).stdout
     assert not {*text} & {"\x1b", "\u202e", "\x07"}
     assert "<script>?[31m'\"?gnp" in text
-    assert load_dataset(str(manifest)).class_names == (HOSTILE, "robin")
+    assert load_photo_set(str(manifest)).class_names == (HOSTILE, "robin")
 
 
 def test_a_long_list_is_cut_off_in_the_table_alone(birds: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_long_list_is_cut_off_in_the_table_alone(birds: Path) -> None:
 def test_the_cost_follows_from_the_size_of_a_row() -> None:
     assert [row_bytes(spec) for spec in ("max", "sum", "bilinear")] == [2048, 2048, 262_656]
     assert row_bytes("bilinear:144") == 144 * 145 // 2 * 2
-    total = cost(100, 448)
+    total = estimate_cost(100, 448)
     assert total["bytes"] == 26_675_200
     assert total["seconds"] == pytest.approx(100 * 0.074 * 4)
 
@@ -305,6 +305,6 @@ def test_groups_of_the_set_are_kept(birds: Path, tmp_path: Path) -> None:
     photos = sorted(birds.rglob("*.jpg"))
     rows = [f"{p.relative_to(tmp_path)},{p.parent.name},nest{i // 6}" for i, p in enumerate(photos)]
     (tmp_path / "old.csv").write_text("\n".join(["path,label,group", *rows]))
-    dataset = load_dataset(str(tmp_path / "old.csv"))
-    group = write_groups(dataset, survey(dataset, 224), tmp_path / "new.csv")
-    assert group.tolist() == dataset.group.tolist()
+    photo_set = load_photo_set(str(tmp_path / "old.csv"))
+    group = write_groups(photo_set, audit_photos(photo_set, 224), tmp_path / "new.csv")
+    assert group.tolist() == photo_set.group.tolist()

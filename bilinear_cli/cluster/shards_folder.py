@@ -24,7 +24,7 @@ NAME = re.compile(r"(\d+)of(\d+)\.h5(\.partial)?")
 
 
 @dataclass(frozen=True)
-class Begun:
+class ExistingShards:
     """What an earlier run left.
 
     Attributes:
@@ -74,7 +74,7 @@ def shared_folder(output: Path) -> Iterator[tuple[Path, str]]:
                 folder.rmdir()
 
 
-def begun_in(folder: Path) -> Begun | None:
+def find_existing_shards(folder: Path) -> ExistingShards | None:
     """Return what an earlier run left in a folder; None if there is nothing.
 
     Tasks of a client that was killed may still be writing all there is: then wait, they will stop
@@ -84,7 +84,7 @@ def begun_in(folder: Path) -> Begun | None:
         BilinearError: there are shards of several runs.
         FeatureFileError: one is damaged.
     """
-    found: list[Begun] = []
+    found: list[ExistingShards] = []
 
     def read() -> None:
         found.extend(_read(folder))
@@ -93,7 +93,7 @@ def begun_in(folder: Path) -> Begun | None:
     return found[0] if found else None
 
 
-def _read(folder: Path) -> list[Begun]:
+def _read(folder: Path) -> list[ExistingShards]:
     """Return what there is, none or one.
 
     Raises:
@@ -101,7 +101,7 @@ def _read(folder: Path) -> list[Begun]:
     """
     n_shards = _n_shards(folder)
     done: dict[int, int | None] = {}
-    found: list[Begun] = []
+    found: list[ExistingShards] = []
     in_use = None
     for number in range(1, n_shards + 1):
         path = folder / shard_name(number, n_shards)
@@ -110,8 +110,8 @@ def _read(folder: Path) -> list[Begun]:
         try:
             with FeatureFile(path, allow_partial=True) as file:
                 done[number] = None if file.attributes["complete"] else photos_done(file)
-                stored = (file.recipe, file.facts(), file.parameters)
-                found = found or [Begun(n_shards, done, file.path, *stored)]
+                stored = (file.recipe, file.comparable_attributes(), file.parameters)
+                found = found or [ExistingShards(n_shards, done, file.path, *stored)]
         except InUseError as error:
             in_use = error
     if in_use and not found:
