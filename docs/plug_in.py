@@ -1,9 +1,10 @@
-"""Put `BilinearPooling` on MobileNet, and compare it with global average pooling.
+"""Use `BilinearPooling` in MobileNet, and compare it with global average pooling.
 
     python docs/plug_in.py
 
-Both networks are the first layers of MobileNet, a pooling and a softmax, trained alike and end to
-end on the built-in sample; the accuracy is that on its test photos after the last epoch.
+Both networks consist of the first layers of MobileNet, a pooling and a softmax. Both are trained in
+the same way, end to end, on the built-in sample. The accuracy is measured on its test photos after
+the last epoch.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import load_photo_set
 
 SIZE = 96
-LAYER = "conv_pw_3_relu"  # 24 x 24 x 128; later ones see too much at once to tell what is where
+LAYER = "conv_pw_3_relu"  # 24 x 24 x 128; receptive fields of later layers are too large
 CHANNELS = 64
-# Each of the 2,080 numbers of a feature of norm one is small, and Adam's steps on the weights of
-# the softmax are not: ten times the numbers, and it learns ten times as fast.
+# Each of the 2,080 values of a feature with norm one is small, but Adam's steps on the weights of
+# the softmax are not. With values ten times as large, it learns ten times as fast.
 SCALE = 10
-MOMENTUM = 0.9  # of batch normalisation, whose 0.99 is for more steps than the 300 there are
+MOMENTUM = 0.9  # of batch normalisation; the default 0.99 needs more than the 300 steps here
 
 Layers = list[keras.layers.Layer]
 POOLINGS: dict[str, Callable[[], Layers]] = {
@@ -67,12 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def weights_at_hand(wanted: str) -> str | None:
-    """Return `imagenet` where it is wanted and can be had, else None, which is random weights."""
+    """Return `imagenet` if it is requested and available, else None for random weights."""
     if wanted == "random":
         return None
     try:
         backbone(wanted)
-    except Exception as error:  # Keras raises no other when it cannot download
+    except Exception as error:  # Keras raises a bare Exception if it cannot download
         print(f"no ImageNet weights, so random ones: {error}")
         return None
     return wanted
@@ -90,7 +91,7 @@ def backbone(weights: str | None) -> keras.Model:
 
 
 def build(pooling: Layers, weights: str | None, n_classes: int) -> keras.Model:
-    """Return photos -> backbone -> pooling -> softmax, ready to be trained."""
+    """Return the compiled network: photos -> backbone -> pooling -> softmax."""
     network = keras.Sequential(
         [
             keras.Input((SIZE, SIZE, 3)),

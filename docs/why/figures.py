@@ -7,15 +7,15 @@ import numpy as np
 
 REPLICATES = 4000
 LEVEL = (2.5, 97.5)  # per cent
-Interval = tuple[float, float, float]  # a figure, and where its interval begins and ends
+Interval = tuple[float, float, float]  # a figure, and the bounds of its interval
 
 
 def hits(results: dict[str, Any], *keys: str) -> np.ndarray:
-    """Return what was named rightly, float32 (trainings, test photos), of the trainings there are.
+    """Return 1 for correct predictions and 0 for others, float32 (trainings, test photos).
 
     Args:
-        results: as in a JSON file.
-        keys: of trials, those of one variant on several seeds.
+        results: the content of a JSON file.
+        keys: the keys of trials: one variant with several seeds.
     """
     n = results["made"]["n_test"]
     packed = [bytes.fromhex(results["trials"][key]["hits"]) for key in keys]
@@ -25,7 +25,7 @@ def hits(results: dict[str, Any], *keys: str) -> np.ndarray:
 
 
 def seeds(results: dict[str, Any], prefix: str) -> list[str]:
-    """Return the keys of trials that are `prefix/seed`, ascending, as pairs are made in order."""
+    """Return the keys `prefix/seed` of trials, ascending, because pairs are formed in order."""
     split = [key.rpartition("/") for key in results["trials"]]
     return [f"{prefix}/{n}" for n in sorted(int(seed) for head, _, seed in split if head == prefix)]
 
@@ -36,14 +36,14 @@ def accuracy(of: np.ndarray) -> Interval:
 
 
 def difference(of: np.ndarray, than: np.ndarray) -> Interval:
-    """Return by how much one variant is better than another, with its 95 % interval.
+    """Return the gain of one variant over another, with its 95 % interval.
 
-    Test photos are drawn with replacement, the same for both; so are trainings, where there are
-    several (of both the same, where both have several).
+    Test photos are drawn with replacement, the same for both. Trainings are also drawn, if there
+    are several (the same for both, if both have several).
 
     Args:
         of: hits (trainings, test photos).
-        than: likewise, of as many trainings or of one.
+        than: hits of the same number of trainings, or of one.
     """
     apart = of - than  # (trainings, photos)
     photos, trainings = _counts(apart.shape[1], 0), _counts(apart.shape[0], 1)
@@ -54,6 +54,6 @@ def difference(of: np.ndarray, than: np.ndarray) -> Interval:
 
 @cache
 def _counts(n: int, seed: int) -> np.ndarray:
-    """Return how often each of n is drawn in each replicate, float32 (REPLICATES, n)."""
+    """Return the number of draws of each of n items in each replicate, float32 (REPLICATES, n)."""
     rng = np.random.default_rng([n, seed])
     return rng.multinomial(n, np.full(n, 1 / n), size=REPLICATES).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The identities behind bilinear vectors, checked on real maps; and what matches weigh.
+"""The identities of bilinear vectors, checked on real maps, and the weights of matches.
 
-With X and Y the maps of two photos as matrices, one row a location, X Yᵀ has the inner product of
-every location of one with every location of the other: the matches.
+X and Y are the maps of two photos as matrices, with one row per location. X Yᵀ contains the inner
+product of every location of X with every location of Y. These products are the matches.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from bilinear_cli.poolings import functions as pooling
 from bilinear_cli.store import FeatureFile
 
 N_PAIRS = 200
-SHARES = np.geomspace(1e-3, 1, 31)  # of all matches; every tenth is a decade
-ONE_PER_CENT = 10  # where that stands in `SHARES`
+SHARES = np.geomspace(1e-3, 1, 31)  # fractions of all matches; ten steps per decade
+ONE_PER_CENT = 10  # index of 1 % in `SHARES`
 QUARTILES = (25, 50, 75)
 BILINEAR = pooling.pool_function("bilinear", {})
 POOLS = {
@@ -32,14 +32,14 @@ def check(file: FeatureFile, seed: int = 0) -> dict[str, Any]:
     """Return figures on pairs of training photos of one class.
 
     Args:
-        file: the features, `conv5` among them.
-        seed: of the pairs, and of the shuffles.
+        file: a feature file with maps.
+        seed: the seed for the pairs and the shuffles.
 
     Returns:
-        `identities`: name -> largest relative difference of its two sides;
+        `identities`: name -> largest relative difference between its two sides;
         `shares`: `sum` and `bilinear` -> quartiles over the pairs, (3, len(SHARES)), of the share
-        of the similarity that the strongest matches carry;
-        `moved`: how far the shuffles move what they should not.
+        of the similarity in the strongest matches;
+        `moved`: differences caused by the shuffles in values that should not change.
     """
     rng = np.random.default_rng(seed)
     off: dict[str, float] = dict.fromkeys(POOLS, 0.0)
@@ -66,7 +66,7 @@ def check(file: FeatureFile, seed: int = 0) -> dict[str, Any]:
 
 
 def pairs(file: FeatureFile, rng: np.random.Generator) -> np.ndarray:
-    """Return rows of two training photos of one class, (N_PAIRS, 2); of each its first view."""
+    """Return rows of two training photos of one class, (N_PAIRS, 2), each with its first view."""
     first = np.unique(file.photo, return_index=True)[1]
     first = first[file.split[first] == "train"]
     labels = file.labels[first]
@@ -77,11 +77,11 @@ def pairs(file: FeatureFile, rng: np.random.Generator) -> np.ndarray:
 
 
 def by_matches(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Return what the inner products of two photos' vectors are to be, in float64.
+    """Return the expected inner products of the vectors of two photos, in float64.
 
     Args:
-        x: a map, (locations, channels).
-        y: another.
+        x: the map of one photo, (locations, channels).
+        y: the map of another photo.
     """
     matches = x @ y.T
     together = [z.T @ z for z in (x, y)]
@@ -95,23 +95,23 @@ def by_matches(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Bhattacharyya's coefficient of non-negative numbers, as distributions."""
+    """Return Bhattacharyya's coefficient of two non-negative arrays, as distributions."""
     return float(np.sqrt(a / a.sum() * (b / b.sum())).sum())
 
 
 def carried(matches: np.ndarray) -> np.ndarray:
-    """Return the share of the sum of descending matches that the first `SHARES` of them carry."""
+    """Return the shares of the first `SHARES` of the matches, which are in descending order."""
     first = np.ceil(SHARES * len(matches)).astype(int) - 1
     total = np.cumsum(matches)
     return total[first] / total[-1]
 
 
 def moved(file: FeatureFile, rng: np.random.Generator) -> dict[str, float]:
-    """Return the largest differences that shuffling makes where it should make none.
+    """Return the largest differences after shuffling, in values that should not change.
 
-    `max`, `sum`: of each channel shuffled by itself, in float64, which adds float16 numbers
-    exactly. `bilinear`: of channels shuffled together, in float32, numbers of rows of norm one;
-    `bilinear, each channel`: likewise, of each by itself, for comparison.
+    `max`, `sum`: each channel is shuffled separately; float64 adds float16 values exactly.
+    `bilinear`: channels are shuffled together; float32 values of rows with norm one.
+    `bilinear, each channel`: each channel is shuffled separately, for comparison.
     """
     which = np.sort(rng.choice(len(file.labels), min(N_PAIRS, len(file.labels)), replace=False))
     far = {"max": 0.0, "sum": 0.0, "bilinear": 0.0, "bilinear, each channel": 0.0}

@@ -1,8 +1,8 @@
-"""A feature file with maps -> the accuracy of every variant, each kept as soon as it is made.
+"""A feature file with maps -> the accuracy of every variant; each result is stored immediately.
 
-A variant's vectors go into a feature file of their own, which is trained on as any other and then
-deleted: a softmax; C and label smoothing chosen on five folds of the training photos; the test
-photos scored once.
+The vectors of a variant are written to a temporary feature file. Training is the same as for any
+feature file: a softmax, with C and label smoothing chosen on five folds of the training photos.
+The test photos are scored once.
 """
 
 import json
@@ -25,22 +25,22 @@ from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.train import fit_model, score_rows
 
-AT_ONCE = 64  # maps
-TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # entries of the matrix that are kept
-PHOTOS = (2, 5, 10, 20)  # training photos of a class
-DRAWS = 5  # of so many photos
-DRAWN = (FULL, UNRELATED, BASELINE)  # are trained on those too
+AT_ONCE = 64  # maps per batch
+TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # numbers of entries to keep
+PHOTOS = (2, 5, 10, 20)  # training photos per class
+DRAWS = 5  # for each number of photos
+DRAWN = (FULL, UNRELATED, BASELINE)  # variants that are also trained on these draws
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a variant, on how much of its vectors and of the training photos.
+    """One training: a variant, the entries of its vectors and the training photos.
 
     Attributes:
-        variant: its key.
-        seed: of the shuffle, or of the draw of photos.
-        top: entries of highest variance over the training photos; None for all.
-        photos: of each class, drawn, or all there are where it has fewer; None for all.
+        variant: the key of the variant.
+        seed: the seed of the shuffle, or of the draw of photos.
+        top: number of entries with the highest variance over the training photos; None for all.
+        photos: number of photos drawn per class, at most all of its photos; None for all.
     """
 
     variant: str
@@ -50,17 +50,17 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """What its result is kept under."""
+        """The key of its result."""
         amount = f"top{self.top}/" if self.top else f"photos{self.photos}/" if self.photos else ""
         return f"{self.variant}/{amount}{self.seed}"
 
 
 def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Trial]]]:
-    """Yield variants, the seed of their maps, and what is trained on their vectors.
+    """Yield variants, the seed of their maps, and the trials on their vectors.
 
     Args:
-        n_entries: of a whole bilinear matrix.
-        n_photos: training photos of the class that has most.
+        n_entries: number of entries of a full bilinear matrix.
+        n_photos: number of training photos in the largest class.
     """
     for variant in VARIANTS.values():
         for seed in range(variant.seeds):
@@ -74,11 +74,11 @@ def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Tri
 
 
 def measure(file: FeatureFile, results: dict[str, Any], kept_in: Path) -> None:
-    """Add what is missing to the results, and keep them in a file after each training.
+    """Add the missing results, and write them to a file after each training.
 
     Args:
-        file: the features, `conv5` among them.
-        results: `results["trials"]` is added to.
+        file: a feature file with maps.
+        results: trials are added to `results["trials"]`.
         kept_in: a JSON file; vectors are for a while in its folder.
     """
     done = results["trials"]
@@ -100,7 +100,7 @@ def measure(file: FeatureFile, results: dict[str, Any], kept_in: Path) -> None:
 
 
 def keep(results: dict[str, Any], path: Path) -> None:
-    """Write results as JSON, whole or not at all."""
+    """Write results as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -108,7 +108,7 @@ def keep(results: dict[str, Any], path: Path) -> None:
 
 
 def write_vectors(file: FeatureFile, variant: Variant, seed: int, path: Path) -> None:
-    """Write a feature file with the vectors of all of a file's maps."""
+    """Write a feature file with the vectors of all maps of a file."""
     writer, which = None, np.arange(len(file.labels))
     for places, maps in file.batches("conv5", which, AT_ONCE):
         rows = variant.rows(maps, np.random.default_rng([seed, places.start]))
@@ -128,7 +128,7 @@ def run(vectors: FeatureFile, trial: Trial) -> dict[str, Any]:
     """Train and test.
 
     Returns:
-        What is to be kept; `hits` says of each test photo, in order, whether it was named rightly.
+        The result. `hits` has one bit per test photo, in order: 1 for a correct prediction.
     """
     began = time.perf_counter()
     variant = VARIANTS[trial.variant]
@@ -150,7 +150,7 @@ def run(vectors: FeatureFile, trial: Trial) -> dict[str, Any]:
 
 
 def draw(rows: Rows, n_photos: int, seed: int) -> Rows:
-    """Return the rows of so many photos of each class; a larger draw holds the smaller ones."""
+    """Return the rows of `n_photos` per class; a larger draw contains the smaller ones."""
     rng, chosen = np.random.default_rng(seed), []
     for label in np.unique(rows.labels):
         chosen.append(rng.permutation(np.unique(rows.photo[rows.labels == label]))[:n_photos])

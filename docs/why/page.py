@@ -1,6 +1,6 @@
-"""All results there are -> docs/why.md, and of each data set a page with every figure.
+"""All results -> docs/why.md, and one page per data set with all its figures.
 
-The text is in `template.md`; `{{name}}` in it stands for a table or a picture.
+The text is in `template.md`. In it, `{{name}}` stands for a table or a picture.
 """
 
 import json
@@ -19,21 +19,21 @@ from bilinear_cli.errors import BilinearError, abbreviate
 TEMPLATE = Path(__file__).with_name("template.md")
 NOTE = "<!-- Written by `make why`; the text is in docs/why/template.md. -->\n\n"
 ALT = {
-    "matches": "share of the similarity that the strongest matches carry, bilinear and sum",
-    "ablation": "top-1 of each variant less that of bilinear, with intervals",
-    "numbers": "top-1 against the number of entries kept, by variance",
-    "photos": "top-1 against training photos of a class, of three kinds of vectors",
+    "matches": "share of the similarity in the strongest matches, for bilinear and sum",
+    "ablation": "difference in top-1 between each variant and bilinear, with intervals",
+    "numbers": "top-1 against the number of entries with the highest variance",
+    "photos": "top-1 against training photos per class, for three kinds of vectors",
 }
 CAPTIONS = {
-    "matches": "medians over pairs of training photos of one class; the bands hold half of them",
-    "ablation": "what is taken away, and what it costs",
+    "matches": "medians over pairs of training photos of one class; bands show the quartiles",
+    "ablation": "effect of removing each component",
     "numbers": "bars are 95 % intervals of the difference from all entries",
-    "photos": "bars are over test photos and draws",
+    "photos": "bars are 95 % intervals over test photos and draws",
 }
 
 
 def write_pages(docs: Path) -> None:
-    """Write docs/why.md, and beside the results in docs/why/ pictures and pages of each set."""
+    """Write docs/why.md, and in docs/why/ the pictures and the page of each data set."""
     files = sorted((docs / "why").glob("*.json"))
     results = [whole(path) for path in files]
     results.sort(key=lambda found: (-found["made"]["n_test"], found["name"]))
@@ -44,10 +44,10 @@ def write_pages(docs: Path) -> None:
 
 
 def whole(path: Path) -> Results:
-    """Read results, which may be of another version of this script.
+    """Read results, which may come from another version of this script.
 
     Raises:
-        BilinearError: what the pages show is not all there.
+        BilinearError: results for the pages are missing.
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     drawn = [key.removeprefix(FULL) for key in found["trials"] if f"{FULL}/photos" in key]
@@ -55,13 +55,13 @@ def whole(path: Path) -> Results:
     wanted += [f"{key}{amount}" for key in DRAWN for amount in drawn]
     if lacking := [key for key in wanted if key not in found["trials"]]:
         raise BilinearError(
-            f"{path} lacks {abbreviate(lacking)}: run make why on those photos again, or remove it"
+            f"{path} lacks {abbreviate(lacking)}: run make why on its photos again, or remove it"
         )
     return found
 
 
 def rendered(template: str, results: Sequence[Results]) -> str:
-    """Return the page; of pictures those of the first data set."""
+    """Return the page, with the pictures of the first data set."""
 
     def filled(place: re.Match[str]) -> str:
         name = place[1]
@@ -79,24 +79,24 @@ def picture(found: Results, what: str, folder: str = "") -> str:
 
 
 def set_page(found: Results) -> str:
-    """Return a page with every figure of a data set."""
+    """Return the page with all figures of a data set."""
     facts = found["made"] | {"map": " x ".join(map(str, found["made"]["map"]))}
     made = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     parts = [
-        f"# {found['name']}: every figure",
-        "What each means is in [why.md](../why.md). Intervals are of 95 %, by a bootstrap over the "
-        "test photos and, where there are several, over shuffles or draws.",
+        f"# {found['name']}: all figures",
+        "[why.md](../why.md) explains the figures. Intervals are 95 % intervals, from a bootstrap "
+        "over the test photos and, if there are several, over shuffles or draws.",
         tables.variants(found),
         picture(found, "ablation"),
         picture(found, "matches"),
-        "## Entries kept, of highest variance",
+        "## Entries with the highest variance",
         tables.numbers(found),
         picture(found, "numbers"),
-        "## Training photos of a class",
-        f"Drawn {DRAWS} times; all there are where a class has fewer.",
+        "## Training photos per class",
+        f"Drawn {DRAWS} times. If a class has fewer photos, all are used.",
         tables.photos(found),
         picture(found, "photos"),
-        "## How it was made",
+        "## Data, options and versions",
         made,
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Results -> Markdown tables: over all data sets, a column for each, and of one data set."""
+"""Results -> Markdown tables: over all data sets, with one column each, and for one data set."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ CAUSES = ("together", SHUFFLED, UNRELATED, "means", "diagonal", "off-diagonal")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; its first column to the left, the others to the right."""
+    """Return a Markdown table. Its first column is left-aligned, the others are right-aligned."""
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
@@ -39,7 +39,7 @@ def less(found: Results, variant: str, than: str) -> str:
 
 
 def said(interval: figures.Interval) -> str:
-    """Return a difference and its interval in words."""
+    """Return a difference and its interval as text."""
     middle, low, high = interval
     return f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"
 
@@ -48,7 +48,7 @@ def said(interval: figures.Interval) -> str:
 
 
 def identities(results: Sequence[Results]) -> str:
-    """Return how far both sides of the identities are apart."""
+    """Return the difference between both sides of each identity."""
 
     def line(name: str) -> tuple[str, Callable[[Results], str]]:
         return name, lambda found: f"{found['checks']['identities'][name]:.0e}"
@@ -58,7 +58,7 @@ def identities(results: Sequence[Results]) -> str:
 
 
 def shares(results: Sequence[Results]) -> str:
-    """Return what the strongest 1 % of the matches carry."""
+    """Return the share of the similarity in the strongest 1 % of the matches."""
 
     def line(name: str) -> tuple[str, Callable[[Results], str]]:
         def cell(found: Results) -> str:
@@ -67,11 +67,11 @@ def shares(results: Sequence[Results]) -> str:
 
         return name, cell
 
-    return by_set("carried by the strongest 1 %", [line("sum"), line("bilinear")], results)
+    return by_set("share of the strongest 1 %", [line("sum"), line("bilinear")], results)
 
 
 def moved(results: Sequence[Results]) -> str:
-    """Return what the shuffles move."""
+    """Return the differences caused by the shuffles."""
 
     def line(says: str, name: str) -> tuple[str, Callable[[Results], str]]:
         return says, lambda found: f"{found['checks']['moved'][name]:.0e}".replace("0e+00", "0")
@@ -86,7 +86,7 @@ def moved(results: Sequence[Results]) -> str:
 
 
 def cause(results: Sequence[Results]) -> str:
-    """Return bilinear's accuracy, and by how much it changes without parts of it."""
+    """Return the accuracy of bilinear, and its change without each component."""
     lines = [(f"**{VARIANTS[FULL].says}**", lambda found: f"**{accuracy(found, FULL)}**")]
     lines += [_less_full(key) for key in CAUSES]
     return by_set("vectors", lines, results)
@@ -97,7 +97,7 @@ def _less_full(key: str) -> tuple[str, Callable[[Results], str]]:
 
 
 def norms(results: Sequence[Results]) -> str:
-    """Return accuracies by normalisation."""
+    """Return the accuracy for each normalisation."""
     keys = ["max-standard", "max-both", "average-standard"]
     keys += [f"{pool}-{norm}" for pool in ("average", "bilinear") for norm in NORMS]
 
@@ -108,9 +108,9 @@ def norms(results: Sequence[Results]) -> str:
 
 
 def where(results: Sequence[Results]) -> str:
-    """Return by data set what bilinear gains, and over what."""
+    """Return the gain of bilinear over other vectors for each data set."""
     head = ["data", "test photos", "chance", "top-1", "over max, standardised"]
-    head += [f"over {VARIANTS[BASELINE].says}", "over means' product, true diagonal"]
+    head += [f"over {VARIANTS[BASELINE].says}", "over product of means, true diagonal"]
     rows = []
     for found in results:
         made = found["made"]
@@ -121,7 +121,7 @@ def where(results: Sequence[Results]) -> str:
 
 
 def few(results: Sequence[Results]) -> str:
-    """Return by training photos of a class what co-occurrence is worth."""
+    """Return the effect of co-occurrence for each number of training photos per class."""
 
     def line(amount: str) -> tuple[str, Callable[[Results], str]]:
         def cell(found: Results) -> str:
@@ -130,18 +130,18 @@ def few(results: Sequence[Results]) -> str:
 
         return amount.removeprefix("/photos") or "all", cell
 
-    return by_set("photos of a class", [line(amount) for amount in AMOUNTS], results)
+    return by_set("photos per class", [line(amount) for amount in AMOUNTS], results)
 
 
 PLACES = {place.__name__: place for place in (identities, shares, moved, cause, norms, few, where)}
 
 
-# Of one data set --------------------------------------------------------------------------------
+# For one data set -------------------------------------------------------------------------------
 
 
 def variants(found: Results) -> str:
     """Return a table of all variants."""
-    head = ["vectors", "numbers", "top-1", "less bilinear", "seeds: least to most", "C"]
+    head = ["vectors", "values", "top-1", "difference from bilinear", "range over seeds", "C"]
     rows = []
     for key, variant in VARIANTS.items():
         trials = [found["trials"][name] for name in figures.seeds(found, key)]
@@ -154,7 +154,7 @@ def variants(found: Results) -> str:
 
 
 def numbers(found: Results) -> str:
-    """Return the accuracy by entries kept."""
+    """Return the accuracy for each number of entries."""
     full = figures.hits(found, Trial(FULL).key)
     rows = []
     for top in TOP:
@@ -166,11 +166,11 @@ def numbers(found: Results) -> str:
     whole = found["trials"][Trial(FULL).key]
     entries = found["made"]["map"][-1] ** 2
     rows.append([f"{entries:,}", f"{whole['numbers']:,}", f"{whole['top1']:.3f}", ""])
-    return table(["entries", "stored numbers", "top-1", "less all"], rows)
+    return table(["entries", "stored values", "top-1", "difference from all"], rows)
 
 
 def photos(found: Results) -> str:
-    """Return accuracies by training photos, and what bilinear is better by."""
+    """Return the accuracy and the gain of bilinear for each number of training photos."""
     others = [variant for variant in DRAWN if variant != FULL]
     rows = []
     for amount in AMOUNTS:

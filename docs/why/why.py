@@ -2,9 +2,9 @@
 
     python docs/why/why.py --features FILE [--name NAME] [--work FOLDER]
 
-FILE is a feature file with conv5 maps. Results are kept in FOLDER as they are made, so that a run
-that was broken off goes on when typed again; finished, they go to docs/why/NAME.json. The page is
-written from all the results there are; without --features nothing but that is done.
+FILE is a feature file with maps. FOLDER stores each result immediately: run the same command again
+to resume an interrupted run. At the end, the results are written to docs/why/NAME.json. The page
+includes all results in docs/why. Without --features, the script only writes the page.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PACKAGES = ("bilinear-cli", "tensorflow", "numpy", "scipy", "scikit-learn")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is missing, and write the pages."""
+    """Measure the missing results, and write the pages."""
     asked = parse(arguments)
     try:
         if asked.features:
@@ -44,19 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return what was asked for."""
+    """Return the parsed arguments."""
     options = argparse.ArgumentParser(
         "why", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--features", type=Path, metavar="FILE")
-    options.add_argument("--name", help="of the results; else that of the photos")
+    options.add_argument("--name", help="name of the results [default: name of the photos]")
     options.add_argument("--work", type=Path, metavar="FOLDER", default=Path("runs/why"))
     options.add_argument("--docs", type=Path, default=Path(__file__).parents[1])
     return options.parse_args(arguments)
 
 
 def name_of(file: FeatureFile) -> str:
-    """Return what the photos are called, and where they are not taken as usual, how."""
+    """Return the name of the photos, with the layer and image size if these are not the usual."""
     name = PurePosixPath(str(file.attributes["data"])).name
     how = {fact: file.attributes[fact] for fact in USUAL}
     words = [name] if how == USUAL else [name, *map(str, how.values())]
@@ -64,11 +64,11 @@ def name_of(file: FeatureFile) -> str:
 
 
 def measured(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
-    """Return the results of a file, those made before included."""
+    """Return the results of a file, including stored ones."""
     if "conv5" not in file.shapes:
         raise BilinearError(f"{file.path} has no maps: extract them with --pooling maps")
     if set(file.split) != {"train", "test"}:
-        raise BilinearError(f"{file.path} has no photos to train on, or none to test")
+        raise BilinearError(f"{file.path} has no training photos or no test photos")
     kept_in = work / f"{name}.json"
     results: dict[str, Any] = {"name": name, "made": made_of(file), "trials": {}}
     if kept_in.exists():
@@ -76,7 +76,7 @@ def measured(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
         if before["made"] == results["made"]:
             results = before
         else:
-            print(f"{kept_in} was made of something else: beginning anew", file=sys.stderr)
+            print(f"{kept_in} has results of other inputs: starting again", file=sys.stderr)
     if "checks" not in results:
         results["checks"] = check(file)
         keep(results, kept_in)
@@ -85,7 +85,7 @@ def measured(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
 
 
 def made_of(file: FeatureFile) -> dict[str, Any]:
-    """Return what results depend on: photos, labels, split, network, versions."""
+    """Return the inputs of the results: photos, labels, split, network, versions."""
     first = np.unique(file.photo, return_index=True)[1]
     columns = (file.sha256, file.labels.astype(str), file.split)
     rows = "\n".join(map(" ".join, zip(*columns, strict=True)))
