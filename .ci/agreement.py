@@ -1,15 +1,16 @@
-"""Say how far features in one precision are from those in another, and what it costs in accuracy.
+"""Compare the features of two precisions, and the accuracies on them.
 
     python .ci/agreement.py float32.h5 int8.h5 --runs RUNS
 
-For each pooling the mean and the least cosine of a photo's two rows. For each run of `float32.h5`
-in RUNS, as `bilinear train --output RUNS` made it, top-1 on the test photos; and, less that, top-1
+For each pooling, the script prints the mean and the minimum cosine between the two rows of a photo.
+For each run of `float32.h5` in RUNS (from `bilinear train --output RUNS`), it prints top-1 on the
+test photos, and the difference from it for three other models:
 
-- of the like run of `int8.h5`, whose C was chosen on its own folds;
-- of one with the C and the label smoothing of the first, which is trained here;
-- of the first on the rows of `int8.h5`,
+- the corresponding run of `int8.h5`, with C chosen on its own folds;
+- a model on `int8.h5` with the C and the label smoothing of the first run, which is trained here;
+- the model of the first run on the rows of `int8.h5`.
 
-each with its 95 % interval over pairs of photos.
+Each difference has its 95 % interval over pairs of photos.
 """
 
 import argparse
@@ -30,14 +31,14 @@ asked = parser.parse_args()
 
 
 def difference(right: np.ndarray, wrong: np.ndarray) -> str:
-    """Return the mean of the first less the second, bool (n,), and its interval."""
+    """Return the mean difference of two bool arrays (n,), and its interval."""
     paired = right.astype(float) - wrong
     half = 1.96 * paired.std() / np.sqrt(len(paired))
     return f"{paired.mean():+.4f} ({paired.mean() - half:+.4f} to {paired.mean() + half:+.4f})"
 
 
 def is_right(run: Path, photos: np.ndarray) -> np.ndarray:
-    """Return whether a run is right about these test photos, bool (n,)."""
+    """Return whether the predictions of a run for these test photos are correct, bool (n,)."""
     with np.load(run / "test.npz") as scored:
         assert (scored["photo"] == photos).all()
         return scored["scores"].argmax(axis=1) == scored["labels"]

@@ -1,7 +1,7 @@
-"""Check that what explain calls telling is: cover it, and a score falls more than by chance.
+"""Check the locations that explain finds important: covering them must lower the score.
 
-Of test photos that are named right the hottest tenth of places is covered by the photo's mean
-colour, and then a random tenth.
+For correctly predicted test photos, the script hides the tenth of the locations with the largest
+contributions, and then a random tenth, behind the mean colour of the photo. It compares the scores.
 """
 
 import sys
@@ -19,7 +19,7 @@ N_PHOTOS = 60
 
 
 def covered(pixels: np.ndarray, places: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the photo with these places, numbers of a map's locations, in its mean colour."""
+    """Return the photo with these locations (indices in the map) in its mean colour."""
     hidden = np.zeros(shape, bool)
     hidden.ravel()[places] = True
     cell = pixels.shape[0] // shape[0]

@@ -2,10 +2,10 @@
 
     python .ci/ranges.py cub100 sample
 
-Of the training photos of each set some are chosen at random. Every other one is measured: in each
-layer its largest activation, and two quantiles. On the rest the rules that make one range of those
-are compared, by the cosines of each pooling's rows with those of the network in float32; the one
-with the best mean is kept.
+The script chooses random training photos of each set. On every second photo, it measures the
+largest activation and two quantiles in each layer. Several rules compute one range from these
+values. The script compares the rules on the other photos, by the cosine between each pooling's rows
+and those of the float32 network, and keeps the rule with the best mean.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from bilinear_cli.poolings.functions import pool_function
 TABLE = Path(__file__).parent.parent / "bilinear_cli" / "networks" / "int8.json"
 POOLINGS = ("max", "avg", "bilinear", "covariance", "matrix-sqrt")
 QUANTILES = (1, 0.9999, 0.999)
-RULES = {  # of float (photos, layers, quantiles)
+RULES = {  # name -> function of float (photos, layers, quantiles)
     "the largest of all photos": lambda x: x[..., 0].max(axis=0),
     "the mean of the photos' largest": lambda x: x[..., 0].mean(axis=0),
     "the largest of the photos' 99.99 %": lambda x: x[..., 1].max(axis=0),
@@ -36,10 +36,10 @@ RULES = {  # of float (photos, layers, quantiles)
 
 
 def main() -> None:
-    """Measure, compare, write."""
+    """Measure the ranges, compare the rules, and write the best."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("data", nargs="+")
-    options.add_argument("--photos", type=int, default=120, help="of each set")
+    options.add_argument("--photos", type=int, default=120, help="number per set")
     options.add_argument("--image-size", type=int, default=224)
     asked = options.parse_args()
     sets = {data: photos(data, asked.photos, asked.image_size) for data in asked.data}
@@ -88,14 +88,14 @@ def main() -> None:
 
 
 def photos(data: str, n: int, size: int) -> np.ndarray:
-    """Return some training photos of a set, uint8 (n, size, size, 3)."""
+    """Return random training photos of a set, uint8 (n, size, size, 3)."""
     photo_set = load_photo_set(data)
     train = np.random.default_rng(0).permutation(np.flatnonzero(photo_set.split == "train"))[:n]
     return np.stack([read_photo(photo_set.root / photo_set.paths[i], [size])[0] for i in train])
 
 
 def rows(maps: np.ndarray) -> list[np.ndarray]:
-    """Return the unit vector of each pooling of a photo's maps (1, height, width, channels)."""
+    """Return a unit vector per pooling for the maps of a photo (1, height, width, channels)."""
     found = [pool_function(spec, {})(tf.constant(maps)).numpy()[0] for spec in POOLINGS]
     return [x / np.linalg.norm(x) for x in found]
 
