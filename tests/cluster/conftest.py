@@ -11,8 +11,7 @@ from support.dask_processes import SmallBlocks, wait_for
 from support.shards import ONE_BY_ONE, extract_here, photo_set
 from support.worker_network import WorkerNetwork
 
-from bilinear_cli.cluster.connect import LOCAL, connect
-from bilinear_cli.cluster.load import import_dask
+from bilinear_cli.cluster.connect import LOCAL, connect, import_dask
 from bilinear_cli.photos.photo_set import PhotoSet
 
 POLL_OFTEN = """
