@@ -18,10 +18,10 @@ from bilinear_cli.cluster.preflight import (
     a_photo,
     check_shards,
     is_complete,
-    on_workers,
+    resolve_on_workers,
 )
 from bilinear_cli.cluster.progress import run
-from bilinear_cli.cluster.requirements import ExtractRequirements
+from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers
 from bilinear_cli.cluster.shards_folder import (
     ExistingShards,
     clear,
@@ -30,7 +30,6 @@ from bilinear_cli.cluster.shards_folder import (
     shared_folder,
 )
 from bilinear_cli.cluster.worker import ShardedJob, fit
-from bilinear_cli.cluster.worker_check import check_workers
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.extraction.from_photos import Photos, photo_set_attributes
 from bilinear_cli.extraction.job import Job, Progress
@@ -83,7 +82,7 @@ def extract_shards(
             clear(folder)
         job = replace(
             job,
-            recipe=on_workers(client, open_recipe),
+            recipe=resolve_on_workers(client, open_recipe),
             reuse=job.reuse.resolve() if job.reuse else None,
             allow_mix=False,  # the recipe says by now what is mixed
             overwrite=False,

@@ -1,5 +1,6 @@
 """What the client settles before workers begin: what is there, and what is left open."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
@@ -9,18 +10,16 @@ from typing import Any
 
 from distributed import Client
 
-from bilinear_cli.cluster.requirements import resolve_on_worker
 from bilinear_cli.cluster.shards_folder import ExistingShards, shards_folder
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.extraction.job import Job, Origin
-from bilinear_cli.extraction.resolve import resolve_recipe
+from bilinear_cli.extraction.resolve import resolve_locally, resolve_recipe
 from bilinear_cli.extraction.resume import ADVICE, check_resumable
 from bilinear_cli.extraction.reuse import open_reused
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import merge_parameters
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, Recipe, check_same, differences
 from bilinear_cli.store import FeatureFile, partial_path
-from bilinear_cli.views import distinct_sizes
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +60,22 @@ def a_photo(photo_set: PhotoSet) -> tuple[Path, int] | None:
     return None
 
 
-def on_workers(client: Client, recipe: Recipe) -> Recipe:
-    """Return the recipe with precision and batch size as suits all workers."""
+def resolve_on_workers(client: Client, recipe: Recipe) -> Recipe:
+    """Return the recipe with the precision and the batch size that suit all workers."""
     if recipe.precision != "auto" and recipe.batch_size:
         return recipe
-    size = max(distinct_sizes(recipe.parsed_views))
-    found = [*client.run(resolve_on_worker, recipe.precision, size).values()]
-    precisions = {precision for precision, _ in found}
-    precision = precisions.pop() if len(precisions) == 1 else "float32"
-    batch_size = recipe.batch_size or min(batch_size for _, batch_size in found)
-    return replace(recipe, precision=precision, batch_size=batch_size)
+    recipes = client.run(_resolve, recipe).values()
+    precisions = {recipe.precision for recipe in recipes}
+    return replace(
+        recipe,
+        precision=precisions.pop() if len(precisions) == 1 else "float32",
+        batch_size=min(recipe.batch_size for recipe in recipes),
+    )
+
+
+async def _resolve(recipe: Recipe) -> Recipe:
+    """Resolve the recipe on a worker, whose event loop goes on meanwhile."""
+    return await asyncio.to_thread(resolve_locally, recipe)
 
 
 def check_shards(begun: ExistingShards, record: Mapping[str, Any]) -> None:

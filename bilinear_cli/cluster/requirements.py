@@ -1,32 +1,78 @@
-"""What every worker must have and see to make shards of a feature file."""
+"""What every worker must have. All workers are checked at the start, and again by each task."""
 
 import asyncio
 import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from bilinear_cli.cluster.worker_check import differing
 from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.extraction.from_photos import MapNetwork
 from bilinear_cli.extraction.versions import installed_versions
-from bilinear_cli.networks.quiet import import_tensorflow
 from bilinear_cli.store import locked
+
+if TYPE_CHECKING:
+    from distributed import Client, Worker
+
+
+class Requirements(Protocol):
+    """What must be the same on every worker as on the client, which sends it to them."""
+
+    def fault(self) -> str | None:
+        """Return what is wrong with this process, as a phrase to follow its name, or None."""
+
+
+def check_workers(client: "Client", requirements: Requirements) -> None:
+    """Raise a BilinearError that names the first worker that does not meet the requirements."""
+    results = client.run(_check_beside_tasks, requirements, on_error="return")
+    for address, error in results.items():
+        if isinstance(error, BilinearError):
+            raise error
+        if isinstance(error, Exception):  # for example if this program is not installed there
+            reason = " ".join(str(error).split())
+            raise BilinearError(f"worker {address} cannot run this program: {reason}")
+
+
+async def _check_beside_tasks(requirements: Requirements, dask_worker: "Worker") -> None:
+    """Check a worker in a thread of its own, since tasks may occupy all task threads."""
+    await asyncio.to_thread(check, requirements, dask_worker)
+
+
+def check(requirements: Requirements, worker: "Worker") -> None:
+    """Raise a BilinearError unless this process, which is the worker, meets the requirements."""
+    if fault := requirements.fault():
+        name = "" if worker.name == worker.address else f"{worker.name} at "
+        raise BilinearError(f"worker {name}{worker.address} {fault}")
+
+
+def differing(on_worker: str, on_client: str) -> str | None:
+    """Return a phrase that names the versions `name version, ...` that differ, or None."""
+    worker, client = (
+        dict(entry.rsplit(" ", 1) for entry in versions.split(", "))
+        for versions in (on_worker, on_client)
+    )
+    phrases = [
+        f"{name} {worker.get(name, 'missing')} (the client has {client.get(name, 'none')})"
+        for name in {**worker, **client}
+        if worker.get(name) != client.get(name)
+    ]
+    return f"has {', '.join(phrases)}: install the same versions" if phrases else None
 
 
 @dataclass(frozen=True)
 class ExtractRequirements:
-    """What must be the same on every worker as on the client.
+    """What must be the same on every worker to extract shards of a feature file.
 
     Attributes:
         token_file: a file in the shared folder, which the client has locked.
-        token: what is in it.
+        token: its content.
         root: the folder of the photos.
-        photo: one of them, and its size in bytes; None if the client could read none.
-        versions: see `versions.py`.
-        network: where it comes from.
-        weights_sha256: of its weights.
-        precision: of the rows; it decides whose versions count.
+        photo: path and size in bytes of a photo; None if the client can read none.
+        versions: of the packages that decide the numbers, see `extraction/versions.py`.
+        network: what the workers load.
+        weights_sha256: SHA-256 of its weights.
+        precision: of the rows; it decides which versions matter.
     """
 
     token_file: Path
@@ -39,12 +85,11 @@ class ExtractRequirements:
     precision: str = "float32"
 
     def fault(self) -> str | None:
-        """Return what this process lacks, or None; see `check.Requirements`."""
+        """Return the first requirement that this process does not meet."""
         folder = self.token_file.parent
-        try:
+        token = None
+        with contextlib.suppress(OSError):
             token = self.token_file.read_text()
-        except OSError:
-            token = ""
         if token != self.token:
             return f"does not see {folder}: give an --output in a folder that all workers share"
         try:
@@ -53,15 +98,15 @@ class ExtractRequirements:
             return f"cannot write to {folder}: {error.strerror}"
         with contextlib.suppress(InUseError), locked(folder):
             return (
-                f"does not see that {folder} is locked: it needs a file system whose locks (flock) "
-                "hold on all machines"
+                f"does not see that {folder} is locked: give an --output on a file system whose "
+                "locks (flock) hold on all machines"
             )
         if not self.root.is_dir():
             return f"does not see the photos in {self.root}: put them where all workers see them"
         if self.photo:
             path, size = self.photo
             if not path.is_file() or path.stat().st_size != size:
-                return f"does not see the photo {path} as it is here: put it where all see it"
+                return f"does not see the client's photo {path}: put it where all workers see it"
         if fault := differing(installed_versions(self.precision), self.versions):
             return fault
         try:
@@ -69,17 +114,5 @@ class ExtractRequirements:
         except BilinearError as error:
             return f"has no weights: {error}"
         if sha256 != self.weights_sha256:
-            return f"has weights {sha256}, and here they are {self.weights_sha256}: give --weights"
+            return f"has weights {sha256}, the client has {self.weights_sha256}: give --weights"
         return None
-
-
-async def resolve_on_worker(precision: str, size: int) -> tuple[str, int]:
-    """Return the precision and the batch size that suit the worker, see `backbone.py`."""
-    return await asyncio.to_thread(_resolve, precision, size)
-
-
-def _resolve(precision: str, size: int) -> tuple[str, int]:
-    import_tensorflow()
-    from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
-
-    return resolve_precision(precision), resolve_batch_size(size)

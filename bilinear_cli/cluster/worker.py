@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from distributed import Reschedule, Worker, get_worker
 
-from bilinear_cli.cluster.requirements import ExtractRequirements
-from bilinear_cli.cluster.worker_check import check
+from bilinear_cli.cluster.requirements import ExtractRequirements, check
 from bilinear_cli.errors import InUseError
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import MapNetwork, Photos

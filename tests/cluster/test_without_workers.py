@@ -21,11 +21,11 @@ from support.shards import RECIPE, TINY
 from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_network
 
 from bilinear_cli.cluster import connect as connect_module
-from bilinear_cli.cluster import reducer, worker, worker_check
+from bilinear_cli.cluster import reducer, worker
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.preflight import on_workers
+from bilinear_cli.cluster.preflight import resolve_on_workers
 from bilinear_cli.cluster.reducer import tiles
-from bilinear_cli.cluster.requirements import ExtractRequirements
+from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers
 from bilinear_cli.cluster.shards_folder import shards_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import versions as versions_module
@@ -46,8 +46,9 @@ from bilinear_cli.store import locked
 def test_auto_precision_and_batch_size_suit_workers_that_differ(
     workers: list[tuple[str, int]], chosen: tuple[str, int]
 ) -> None:
-    client = SimpleNamespace(run=lambda *_: dict(enumerate(workers)))
-    recipe = on_workers(client, replace(RECIPE, precision="auto", batch_size=0))
+    recipes = [replace(RECIPE, precision=precision, batch_size=n) for precision, n in workers]
+    client = SimpleNamespace(run=lambda *_: dict(enumerate(recipes)))
+    recipe = resolve_on_workers(client, replace(RECIPE, precision="auto", batch_size=0))
     assert (recipe.precision, recipe.batch_size) == chosen
 
 
@@ -140,7 +141,7 @@ def test_a_worker_without_the_program_is_named() -> None:
             return {"tcp://a:1": ModuleNotFoundError("No module named 'bilinear_cli'")}
 
     with raises(BilinearError, "tcp://a:1", "bilinear_cli"):
-        worker_check.check_workers(Strange(), ANY)
+        check_workers(Strange(), ANY)
 
 
 # Addresses and options that are refused ----------------------------------------------------
