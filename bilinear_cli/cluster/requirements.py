@@ -3,13 +3,17 @@
 import asyncio
 import contextlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from bilinear_cli.errors import BilinearError, InUseError
-from bilinear_cli.extraction.from_photos import MapNetwork
+from bilinear_cli.extraction.from_photos import MapNetwork, Photos
+from bilinear_cli.extraction.job import Job
+from bilinear_cli.extraction.resolve import resolve_locally
 from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
 
 if TYPE_CHECKING:
@@ -84,6 +88,21 @@ class ExtractRequirements:
     weights_sha256: str
     precision: str = "float32"
 
+    @classmethod
+    def of(cls, job: Job[Photos], recipe: Recipe, token_file: Path) -> Self:
+        """Return the requirements of a job; the recipe may leave its precision open."""
+        photo_set = job.origin.photo_set
+        return cls(
+            token_file=token_file,
+            token=token_file.read_text(),
+            root=photo_set.root,
+            photo=_first_photo(photo_set),
+            versions=installed_versions(recipe.precision),
+            network=job.origin.network,
+            weights_sha256=recipe.weights_sha256,
+            precision=recipe.precision,
+        )
+
     def fault(self) -> str | None:
         """Return the first requirement that this process does not meet."""
         folder = self.token_file.parent
@@ -116,3 +135,29 @@ class ExtractRequirements:
         if sha256 != self.weights_sha256:
             return f"has weights {sha256}, the client has {self.weights_sha256}: give --weights"
         return None
+
+
+def _first_photo(photo_set: PhotoSet) -> tuple[Path, int] | None:
+    """Return the first photo that this process sees, and its size in bytes."""
+    for path in map(photo_set.root.joinpath, photo_set.paths):
+        with contextlib.suppress(OSError):
+            return path, path.stat().st_size
+    return None
+
+
+def resolve_on_workers(client: "Client", recipe: Recipe) -> Recipe:
+    """Return the recipe with the precision and the batch size that suit all workers."""
+    if recipe.precision != "auto" and recipe.batch_size:
+        return recipe
+    recipes = client.run(_resolve, recipe).values()
+    precisions = {recipe.precision for recipe in recipes}
+    return replace(
+        recipe,
+        precision=precisions.pop() if len(precisions) == 1 else "float32",
+        batch_size=min(recipe.batch_size for recipe in recipes),
+    )
+
+
+async def _resolve(recipe: Recipe) -> Recipe:
+    """Resolve the recipe on a worker, in a thread that does not block its event loop."""
+    return await asyncio.to_thread(resolve_locally, recipe)

@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import distributed
 import pytest
@@ -18,6 +19,7 @@ from support.shards import ONE_BY_ONE, TINY, assert_same, extract_shards
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
+from bilinear_cli.cluster.requirements import ExtractRequirements
 from bilinear_cli.cluster.shards_folder import shards_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.photos.photo_set import PhotoSet
@@ -58,7 +60,7 @@ def test_a_scheduler_that_is_killed_is_one_line(
     network = replace(network, load_fault="wait")
     file = tmp_path / "scheduler.json"
 
-    def kill(*_: PhotoSet) -> None:
+    def kill(*_: Any) -> None:
         end_scheduler(process, distributed.default_client())
 
     def kill_in_shard() -> None:
@@ -67,7 +69,7 @@ def test_a_scheduler_that_is_killed_is_one_line(
 
     killing = threading.Thread(target=kill_in_shard)
     if moment == "check":
-        monkeypatch.setattr(extract_module, "a_photo", kill)
+        monkeypatch.setattr(ExtractRequirements, "of", kill)
     with scheduler_and_worker(file) as process:
         if moment == "shard":
             killing.start()

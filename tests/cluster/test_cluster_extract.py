@@ -31,8 +31,7 @@ from support.shards import (
 from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE, WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
-from bilinear_cli.cluster.preflight import is_complete
-from bilinear_cli.cluster.shards_folder import shards_folder
+from bilinear_cli.cluster.shards_folder import is_complete, shards_folder
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import Job

@@ -23,9 +23,8 @@ from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_netw
 from bilinear_cli.cluster import connect as connect_module
 from bilinear_cli.cluster import reducer, worker
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.preflight import resolve_on_workers
 from bilinear_cli.cluster.reducer import tiles
-from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers
+from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.cluster.shards_folder import shards_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import versions as versions_module
@@ -61,13 +60,13 @@ def test_frames_are_taken_without_garbage_collection_before_python_3_12(
         version_info=version, _current_frames=lambda: collecting.append(gc.isenabled()) or {}
     )
     monkeypatch.setattr(worker, "sys", python)
-    worker._keep_from_freezing.cache_clear()
+    worker._protect_from_profiler.cache_clear()
     try:
-        worker._keep_from_freezing()
+        worker._protect_from_profiler()
         once = python._current_frames
-        worker._keep_from_freezing()
+        worker._protect_from_profiler()
     finally:
-        worker._keep_from_freezing.cache_clear()
+        worker._protect_from_profiler.cache_clear()
     assert python._current_frames is once
     assert once() == {}
     assert collecting == [collects]
