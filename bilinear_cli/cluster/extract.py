@@ -8,7 +8,6 @@ lock keeps two tasks from writing it.
 import contextlib
 import logging
 import secrets
-from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -23,7 +22,7 @@ from bilinear_cli.cluster.requirements import (
     resolve_on_workers,
 )
 from bilinear_cli.cluster.shards_folder import (
-    ExistingShards,
+    check_shards,
     find_existing_shards,
     is_complete,
     remove_shards,
@@ -67,15 +66,15 @@ def extract_shards(
     if is_complete(job):
         return None
     with (
-        shared_folder(job.output) as token_file,
+        shared_folder(job.output) as token,
         connect(address) as client,
         open_reused(job) as reused,
     ):
-        folder = token_file.parent
-        existing = None if job.overwrite else find_existing_shards(folder)
+        folder = token.parent
+        existing, n_done = (None, {}) if job.overwrite else find_existing_shards(folder)
         stored, copied = (file.recipe if file else None for file in (existing, reused))
         recipe = resolve_recipe(job, stored, copied, lambda recipe: recipe)  # workers do the rest
-        requirements = ExtractRequirements.of(job, recipe, token_file)
+        requirements = ExtractRequirements.of(job.origin, recipe, token)
         check_workers(client, requirements)
         if job.overwrite:
             remove_shards(folder)
@@ -88,10 +87,10 @@ def extract_shards(
             overwrite=False,
         )
         job = replace(job, parameters=_stored_parameters(job, existing, reused))
-        n_shards = existing.n_shards if existing else _choose_n_shards(client, job)
+        n_shards = _choose_n_shards(client, job, existing)
         sharded = ShardedJob(job, requirements, n_shards, secrets.token_hex(8))
         sharded = _with_projection(client, sharded)
-        _run(client, sharded, existing.n_done if existing else {}, progress)
+        _run(client, sharded, n_done, progress)
     return [sharded.path(shard) for shard in sharded.shards]
 
 
@@ -123,20 +122,22 @@ def merge_shards(shards: list[Path], output: Path, progress: Progress | None = N
 
 
 def _stored_parameters(
-    job: Job[Photos], existing: ExistingShards | None, reused: FeatureFile | None
+    job: Job[Photos], existing: FeatureFile | None, reused: FeatureFile | None
 ) -> Parameters:
-    """Return the job's parameters and those of earlier files, after a check that they fit."""
-    parameters = job.parameters
+    """Return the parameters of the job and of earlier files, which must suit the job."""
     if existing:
-        existing.check(job)
-        parameters = merge_parameters(parameters, existing.parameters, existing.path)
+        check_shards(existing, job)
     if reused:
         check_reusable(reused, job.recipe)
-        parameters = merge_parameters(parameters, reused.parameters, reused.path)
+    parameters = job.parameters
+    for file in filter(None, (existing, reused)):
+        parameters = merge_parameters(parameters, file.parameters, file.path)
     return parameters
 
 
-def _choose_n_shards(client: Client, job: Job[Photos]) -> int:
+def _choose_n_shards(client: Client, job: Job[Photos], existing: FeatureFile | None) -> int:
+    if existing:
+        return int(existing.recipe.shard.rpartition("/")[2])
     n_photos, n_workers = len(job.origin.photo_set), len(client.nthreads())
     n_shards = max(SHARDS_PER_WORKER * n_workers, ceil(n_photos / MOST_IN_SHARD), 1)
     return min(n_shards, ceil(n_photos / job.recipe.batch_size))
@@ -151,14 +152,14 @@ def _with_projection(client: Client, sharded: ShardedJob) -> ShardedJob:
     if not needs_projection_fit(job.recipe.poolings, job.parameters):
         return sharded
     log.info("fitting the projection of channels on a worker")
-    fitted = client.submit(fit_projection, sharded, key=sharded.key("fit")).result()
+    fitted = client.submit(fit_projection, sharded, pure=False).result()
     return replace(sharded, job=replace(job, parameters=fitted))
 
 
 def _run(
     client: Client,
     sharded: ShardedJob,
-    n_done: Mapping[int, int | None],
+    n_done: dict[int, int],
     progress: Progress | None,
 ) -> None:
     """Extract all shards on the workers, and report progress.
@@ -166,12 +167,10 @@ def _run(
     Args:
         client: of the workers.
         sharded: the job.
-        n_done: shard -> photos that an earlier run finished; None for all.
+        n_done: shard -> photos that an earlier run finished; it is updated.
         progress: called with (photos done, all photos) whenever the first changes.
     """
     n_photos, total = len(sharded.job.origin.photo_set), -1
-    sizes = {shard: sharded.n_photos(shard) for shard in sharded.shards}
-    done = {shard: sizes[shard] if n is None else n for shard, n in n_done.items()}
     events: SimpleQueue = SimpleQueue()
     client.subscribe_topic(sharded.run_id, events.put)
     futures = _submit(client, sharded)
@@ -184,21 +183,22 @@ def _run(
             if isinstance(event, Future):
                 running.discard(event)
                 event.result()
-                done[futures[event]] = sizes[futures[event]]
             elif "warning" in event[1]:
                 log.warning("%s", event[1]["warning"])
             else:
-                done[event[1]["shard"]] = event[1]["n_done"]
-            if progress and sum(done.values()) != total:
-                total = sum(done.values())
+                n_done[event[1]["shard"]] = event[1]["n_done"]
+            if progress and sum(n_done.values()) != total:
+                total = sum(n_done.values())
                 progress(total, n_photos)
     finally:
         client.unsubscribe_topic(sharded.run_id)
-        client.cancel([*futures])
+        client.cancel(futures)
+    if progress and total != n_photos:  # meanwhile another run finished a shard
+        progress(n_photos, n_photos)
 
 
-def _submit(client: Client, sharded: ShardedJob) -> dict[Future, int]:
-    """Submit a task for each shard; return future -> shard."""
+def _submit(client: Client, sharded: ShardedJob) -> list[Future]:
+    """Submit a task for each shard."""
     log.info(
         "shards: %d, workers: %d, precision: %s, batch size: %d",
         sharded.n_shards,
@@ -207,10 +207,11 @@ def _submit(client: Client, sharded: ShardedJob) -> dict[Future, int]:
         sharded.job.recipe.batch_size,
     )
     # A task returns a copy of the job, so that each worker receives the job once.
-    shared = client.submit(replace, sharded, key=sharded.key("job"))
-    return {
-        client.submit(
-            extract_shard, shared, shard, key=sharded.key("shard", shard), priority=-shard
-        ): shard
+    shared = client.submit(replace, sharded, pure=False)
+    # Dask groups tasks by the start of their keys, and gives many of a group out as workers become
+    # free. A key must differ from those of earlier runs, whose tasks may still be running.
+    key = f"extract_shard-{sharded.run_id}-"
+    return [
+        client.submit(extract_shard, shared, shard, key=f"{key}{shard}", priority=-shard)
         for shard in sharded.shards
-    }
+    ]

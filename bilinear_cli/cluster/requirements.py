@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.extraction.from_photos import MapNetwork, Photos
-from bilinear_cli.extraction.job import Job
 from bilinear_cli.extraction.resolve import resolve_locally
 from bilinear_cli.extraction.versions import installed_versions
-from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
 
@@ -52,16 +50,11 @@ def check(requirements: Requirements, worker: "Worker") -> None:
 
 def differing(on_worker: str, on_client: str) -> str | None:
     """Return a phrase that names the versions `name version, ...` that differ, or None."""
-    worker, client = (
-        dict(entry.rsplit(" ", 1) for entry in versions.split(", "))
-        for versions in (on_worker, on_client)
-    )
-    phrases = [
-        f"{name} {worker.get(name, 'missing')} (the client has {client.get(name, 'none')})"
-        for name in {**worker, **client}
-        if worker.get(name) != client.get(name)
-    ]
-    return f"has {', '.join(phrases)}: install the same versions" if phrases else None
+    lists = (versions.split(", ") for versions in (on_worker, on_client))
+    worker, client = (dict(version.rsplit(" ", 1) for version in versions) for versions in lists)
+    names = [name for name in {**worker, **client} if worker.get(name) != client.get(name)]
+    phrases = (f"{n} {worker.get(n, 'missing')} (here {client.get(n, 'none')})" for n in names)
+    return f"has {', '.join(phrases)}: install the same versions" if names else None
 
 
 @dataclass(frozen=True)
@@ -69,47 +62,36 @@ class ExtractRequirements:
     """What must be the same on every worker to extract shards of a feature file.
 
     Attributes:
-        token_file: a file in the shared folder, which the client has locked.
-        token: its content.
+        token: a file with a random name in the shared folder, which the client has locked.
         root: the folder of the photos.
         photo: path and size in bytes of a photo; None if the client can read none.
+        network: its weights must be the same.
+        recipe: it may leave precision and batch size open.
         versions: of the packages that decide the numbers, see `extraction/versions.py`.
-        network: what the workers load.
-        weights_sha256: SHA-256 of its weights.
-        precision: of the rows; it decides which versions matter.
     """
 
-    token_file: Path
-    token: str
+    token: Path
     root: Path
     photo: tuple[Path, int] | None
-    versions: str
     network: MapNetwork
-    weights_sha256: str
-    precision: str = "float32"
+    recipe: Recipe
+    versions: str
 
     @classmethod
-    def of(cls, job: Job[Photos], recipe: Recipe, token_file: Path) -> Self:
-        """Return the requirements of a job; the recipe may leave its precision open."""
-        photo_set = job.origin.photo_set
-        return cls(
-            token_file=token_file,
-            token=token_file.read_text(),
-            root=photo_set.root,
-            photo=_first_photo(photo_set),
-            versions=installed_versions(recipe.precision),
-            network=job.origin.network,
-            weights_sha256=recipe.weights_sha256,
-            precision=recipe.precision,
-        )
+    def of(cls, origin: Photos, recipe: Recipe, token: Path) -> Self:
+        """Return the requirements for extracting these photos."""
+        root, photo = origin.photo_set.root, None
+        for path in map(root.joinpath, origin.photo_set.paths):
+            with contextlib.suppress(OSError):
+                photo = path, path.stat().st_size
+                break
+        versions = installed_versions(recipe.precision)
+        return cls(token, root, photo, origin.network, recipe, versions)
 
     def fault(self) -> str | None:
         """Return the first requirement that this process does not meet."""
-        folder = self.token_file.parent
-        token = None
-        with contextlib.suppress(OSError):
-            token = self.token_file.read_text()
-        if token != self.token:
+        folder = self.token.parent
+        if not self.token.exists():
             return f"does not see {folder}: give an --output in a folder that all workers share"
         try:
             tempfile.TemporaryFile(dir=folder).close()
@@ -126,38 +108,26 @@ class ExtractRequirements:
             path, size = self.photo
             if not path.is_file() or path.stat().st_size != size:
                 return f"does not see the client's photo {path}: put it where all workers see it"
-        if fault := differing(installed_versions(self.precision), self.versions):
+        if fault := differing(installed_versions(self.recipe.precision), self.versions):
             return fault
         try:
             sha256 = self.network.sha256()
         except BilinearError as error:
             return f"has no weights: {error}"
-        if sha256 != self.weights_sha256:
-            return f"has weights {sha256}, the client has {self.weights_sha256}: give --weights"
+        if sha256 != (expected := self.recipe.weights_sha256):
+            return f"has weights {sha256}, the client has {expected}: give --weights"
         return None
-
-
-def _first_photo(photo_set: PhotoSet) -> tuple[Path, int] | None:
-    """Return the first photo that this process sees, and its size in bytes."""
-    for path in map(photo_set.root.joinpath, photo_set.paths):
-        with contextlib.suppress(OSError):
-            return path, path.stat().st_size
-    return None
 
 
 def resolve_on_workers(client: "Client", recipe: Recipe) -> Recipe:
     """Return the recipe with the precision and the batch size that suit all workers."""
     if recipe.precision != "auto" and recipe.batch_size:
         return recipe
-    recipes = client.run(_resolve, recipe).values()
+    # in a thread, since importing TensorFlow would block a worker's event loop
+    recipes = client.run(asyncio.to_thread, resolve_locally, recipe).values()
     precisions = {recipe.precision for recipe in recipes}
     return replace(
         recipe,
         precision=precisions.pop() if len(precisions) == 1 else "float32",
         batch_size=min(recipe.batch_size for recipe in recipes),
     )
-
-
-async def _resolve(recipe: Recipe) -> Recipe:
-    """Resolve the recipe on a worker, in a thread that does not block its event loop."""
-    return await asyncio.to_thread(resolve_locally, recipe)

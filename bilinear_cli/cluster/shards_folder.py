@@ -9,10 +9,8 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bilinear_cli.cluster.worker import retry_while_in_use
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
@@ -20,8 +18,7 @@ from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import Photos, photo_set_attributes
 from bilinear_cli.extraction.job import Job, Origin
 from bilinear_cli.extraction.resume import ADVICE, photos_done
-from bilinear_cli.poolings.parameters import Parameters
-from bilinear_cli.recipe import PRECISION_ATTRIBUTES, Recipe, check_same, differences
+from bilinear_cli.recipe import PRECISION_ATTRIBUTES, check_same, differences
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
 log = logging.getLogger(__name__)
@@ -60,66 +57,38 @@ def is_complete(job: Job[Origin]) -> bool:
 
 @contextmanager
 def shared_folder(output: Path) -> Iterator[Path]:
-    """Make the folder, lock it, and write a random token to a file in it, for workers to read.
-
-    Yields:
-        The token's file.
+    """Make and lock the folder, and yield a file in it with a random name, which workers must see.
 
     Raises:
         FeatureFileError: the folder is not writable.
         InUseError: another client has locked it.
     """
     folder = shards_folder(output).resolve()
-    token_file = folder / "token"
+    token = folder / f"token-{secrets.token_hex(16)}"
     with locked(folder):
         try:
             folder.mkdir(exist_ok=True)
-            token_file.write_text(secrets.token_hex(16))
+            for old in folder.glob("token-*"):  # of a killed client
+                old.unlink()
+            token.touch()
         except OSError as error:
-            raise FeatureFileError(f"cannot write {token_file}: {error.strerror}") from error
+            raise FeatureFileError(f"cannot write {token}: {error.strerror}") from error
         try:
-            yield token_file
+            yield token
         finally:
-            token_file.unlink(missing_ok=True)
+            token.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the folder has shards
                 folder.rmdir()
 
 
-@dataclass(frozen=True)
-class ExistingShards:
-    """The shards that an earlier run left.
-
-    Attributes:
-        n_shards: number of shards of the set.
-        n_done: shard, from 1 -> its finished photos; None if all are finished.
-        path: a readable shard.
-        recipe, attributes, parameters: those of that shard.
-    """
-
-    n_shards: int
-    n_done: dict[int, int | None]
-    path: Path
-    recipe: Recipe
-    attributes: dict[str, Any]
-    parameters: Parameters
-
-    def check(self, job: Job[Photos]) -> None:
-        """Raise a FeatureFileError unless new shards of this job belong together with these."""
-        record = photo_set_attributes(job.origin.photo_set, job.recipe)
-        new = {**job.recipe.comparable_attributes(), **record, **job.attributes}
-        stored = {name: self.attributes.get(name, "") for name in (*new, *PRECISION_ATTRIBUTES)}
-        differing = differences(stored, new, "merge")
-        if differing and differing[0].name == "data_sha256":
-            raise FeatureFileError(
-                f"the photos, their labels or their split are not those of {self.path}: {ADVICE}"
-            )
-        check_same(differing, self.path, ADVICE)
-
-
-def find_existing_shards(folder: Path) -> ExistingShards | None:
-    """Return the shards that an earlier run left in a folder, or None.
+def find_existing_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, int]]:
+    """Return the shards that an earlier run left in a folder.
 
     If tasks of a killed client still write all of them, wait: those tasks stop after a batch.
+
+    Returns:
+        A shard, closed, so that only its header can be read, or None; and shard, from 1 -> the
+        number of its finished photos.
 
     Raises:
         BilinearError: the shards are of several runs.
@@ -128,27 +97,40 @@ def find_existing_shards(folder: Path) -> ExistingShards | None:
     return retry_while_in_use(partial(_read_shards, folder))
 
 
-def _read_shards(folder: Path) -> ExistingShards | None:
-    """Return the shards of a folder; raise an InUseError if all of them are in use."""
+def _read_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, int]]:
+    """Do as `find_existing_shards`; raise an InUseError if all shards are in use."""
     shards = _shards_in(folder)
     n_shards = {n for _, n in shards.values()}
     if len(n_shards) > 1:
         raise BilinearError(
             f"{folder} has shards of several runs, of {sorted(n_shards)}: remove it, or --overwrite"
         )
-    n_done: dict[int, int | None] = {}
+    n_done: dict[int, int] = {}
     existing = in_use = None
-    for path, (shard, n) in shards.items():
+    for path, (shard, _) in shards.items():
         try:
             with FeatureFile(path, allow_partial=True) as file:
-                n_done[shard] = None if file.attributes["complete"] else photos_done(file)
-                stored = (file.recipe, file.comparable_attributes(), file.parameters)
-                existing = existing or ExistingShards(n, n_done, file.path, *stored)
+                n_done[shard] = photos_done(file) + len(file.skipped)
+                existing = existing or file
         except InUseError as error:
             in_use = error
     if in_use and not existing:
         raise in_use
-    return existing
+    return existing, n_done
+
+
+def check_shards(existing: FeatureFile, job: Job[Photos]) -> None:
+    """Raise a FeatureFileError unless new shards of a job belong together with an existing one."""
+    record = photo_set_attributes(job.origin.photo_set, job.recipe)
+    new = {**job.recipe.comparable_attributes(), **record, **job.attributes}
+    attributes = existing.comparable_attributes()
+    stored = {name: attributes.get(name, "") for name in (*new, *PRECISION_ATTRIBUTES)}
+    differing = differences(stored, new, "merge")
+    if differing and differing[0].name == "data_sha256":
+        raise FeatureFileError(
+            f"the photos, their labels or their split are not those of {existing.path}: {ADVICE}"
+        )
+    check_same(differing, existing.path, ADVICE)
 
 
 def _shards_in(folder: Path) -> dict[Path, tuple[int, int]]:

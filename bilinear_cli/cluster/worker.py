@@ -23,7 +23,7 @@ from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import MapNetwork, Photos
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.networks.load import Forward
-from bilinear_cli.recipe import Recipe, shard_slice
+from bilinear_cli.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -56,24 +56,10 @@ class ShardedJob:
         """The shards, which count from 1."""
         return range(1, self.n_shards + 1)
 
-    def n_photos(self, shard: int) -> int:
-        """Return the number of photos of a shard."""
-        n_photos, batch_size = len(self.job.origin.photo_set), self.job.recipe.batch_size
-        photos = shard_slice(f"{shard}/{self.n_shards}", n_photos, batch_size)
-        return photos.stop - photos.start
-
     def path(self, shard: int) -> Path:
         """Return the file of a shard."""
         width = max(3, len(str(self.n_shards)))
         return self.job.output / f"{shard:0{width}d}of{self.n_shards:0{width}d}.h5"
-
-    def key(self, task: str, shard: int = 0) -> str:
-        """Return Dask's key of a task.
-
-        It differs from keys of other runs, whose tasks may still be running. Dask groups tasks by
-        the start of their keys, and gives large groups out as workers become free.
-        """
-        return f"bilinear-{task}-{self.run_id}-{shard}"
 
     def job_of(self, shard: int) -> Job[Photos]:
         """Return the job of a shard, with a network that this process loads once."""

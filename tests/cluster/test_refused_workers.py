@@ -82,7 +82,7 @@ def test_workers_that_die_of_a_shard_are_one_line(
     birds: PhotoSet, output: Path, network: WorkerNetwork
 ) -> None:
     network = replace(network, load_fault="kill")
-    facts = ("2", "bilinear-shard-", "tcp://127.0.0.1:", "--overwrite", "--batch-size")
+    facts = ("2", "extract_shard-", "tcp://127.0.0.1:", "--overwrite", "--batch-size")
     with connect("local:1") as client:
         client.cluster.scheduler.allowed_failures = 1
         with raises(BilinearError, *facts):

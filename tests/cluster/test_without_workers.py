@@ -25,9 +25,9 @@ from bilinear_cli.cluster import reducer, worker
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.reducer import tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
-from bilinear_cli.cluster.shards_folder import shards_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import versions as versions_module
+from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.networks.load import Network
 from bilinear_cli.photos.photo_set import PhotoSet
@@ -79,18 +79,14 @@ def test_frames_are_taken_without_garbage_collection_before_python_3_12(
 @pytest.fixture
 def requirements(birds: PhotoSet, network: WorkerNetwork, output: Path) -> ExtractRequirements:
     """Return what this process has."""
-    folder = shards_folder(output)
-    folder.mkdir(parents=True)
-    (folder / "token").write_text("abc")
-    photo = birds.root / birds.paths[0]
-    size = photo.stat().st_size
-    return ExtractRequirements(
-        folder / "token", "abc", birds.root, (photo, size), installed_versions(), network, SHA256
-    )
+    token = output.parent / "token"
+    token.parent.mkdir()
+    token.touch()
+    return ExtractRequirements.of(Photos(birds, network), RECIPE, token)
 
 
 def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequirements) -> None:
-    folder = requirements.token_file.parent
+    folder = requirements.token.parent
     assert_names(str(requirements.fault()), folder)
     with locked(folder):
         assert requirements.fault() is None
@@ -99,19 +95,22 @@ def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequir
 def test_a_worker_looks_at_all_that_it_needs(
     requirements: ExtractRequirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, none = requirements.token_file.parent, tmp_path / "none"
+    folder, none = requirements.token.parent, tmp_path / "none"
     assert requirements.photo
     photo, size = requirements.photo
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
-        ({"token": "abd"}, (folder, "--output")),
-        ({"token_file": folder / "none"}, (folder, "--output")),
+        ({"token": folder / "none"}, (folder, "--output")),
         ({"root": none}, (none,)),
         ({"photo": (photo, 1)}, (photo,)),
         ({"photo": (none, size)}, (none,)),
-        ({"weights_sha256": OTHER_SHA256}, (SHA256, OTHER_SHA256, "--weights")),
+        (
+            {"recipe": replace(RECIPE, weights_sha256=OTHER_SHA256)},
+            (SHA256, OTHER_SHA256, "--weights"),
+        ),
         ({"network": Network("vgg16", str(none))}, (none,)),
     ]
-    in_int8 = replace(requirements, precision="int8", versions=installed_versions("int8"))
+    recipe = replace(RECIPE, precision="int8")
+    in_int8 = replace(requirements, recipe=recipe, versions=installed_versions("int8"))
     with locked(folder):
         for change, facts in changes:
             assert_names(str(replace(requirements, **change).fault()), *facts)
@@ -129,7 +128,7 @@ def test_a_worker_must_be_able_to_write(
         raise OSError(errno.ENOSPC, reason)
 
     monkeypatch.setattr("tempfile.TemporaryFile", no_space)
-    assert_names(str(requirements.fault()), requirements.token_file.parent, reason)
+    assert_names(str(requirements.fault()), requirements.token.parent, reason)
 
 
 def test_a_worker_without_the_program_is_named() -> None:
