@@ -89,7 +89,10 @@ def _start_workers(address: str) -> "Iterator[Client]":
     import dask
     from distributed import Client, LocalCluster
 
-    n_workers = _count_local_workers(address)
+    _, colon, count = address.partition(":")
+    if colon and not (count.isdecimal() and int(count)):
+        raise UsageError(f"--scheduler {address} is invalid: write local:4 for four workers")
+    n_workers = int(count) if colon else len(os.sched_getaffinity(0))
     with dask.config.set(LOCAL):  # for the whole block, since Dask restarts workers
         with _block_ctrl_c():
             cluster = LocalCluster(
@@ -100,16 +103,6 @@ def _start_workers(address: str) -> "Iterator[Client]":
             )
         with cluster, Client(cluster) as client:
             yield client
-
-
-def _count_local_workers(address: str) -> int:
-    """Return WORKERS of `local:WORKERS`; for `local` the number of cores."""
-    if address == "local":
-        return len(os.sched_getaffinity(0))
-    count = address.removeprefix("local:")
-    if not (count.isdecimal() and int(count)):
-        raise UsageError(f"--scheduler {address} is invalid: write local:4 for four workers")
-    return int(count)
 
 
 @contextmanager

@@ -157,55 +157,38 @@ def _with_projection(client: Client, sharded: ShardedJob) -> ShardedJob:
 
 
 def _run(
-    client: Client,
-    sharded: ShardedJob,
-    n_done: dict[int, int],
-    progress: Progress | None,
+    client: Client, sharded: ShardedJob, n_done: dict[int, int], progress: Progress | None
 ) -> None:
-    """Extract all shards on the workers, and report progress.
-
-    Args:
-        client: of the workers.
-        sharded: the job.
-        n_done: shard -> photos that an earlier run finished; it is updated.
-        progress: called with (photos done, all photos) whenever the first changes.
-    """
-    n_photos, total = len(sharded.job.origin.photo_set), -1
+    """Extract all shards on the workers; `n_done` is shard -> photos that are already done."""
+    n_photos = len(sharded.job.origin.photo_set)
+    progress = progress or (lambda done, total: None)
     events: SimpleQueue = SimpleQueue()
     client.subscribe_topic(sharded.run_id, events.put)
-    futures = _submit(client, sharded)
-    for future in futures:
+    running = set(_submit(client, sharded))
+    for future in running:
         future.add_done_callback(events.put)
-    running = set(futures)
     try:
         while running:
             event = events.get()
             if isinstance(event, Future):
-                running.discard(event)
+                running.remove(event)
                 event.result()
             elif "warning" in event[1]:
                 log.warning("%s", event[1]["warning"])
             else:
                 n_done[event[1]["shard"]] = event[1]["n_done"]
-            if progress and sum(n_done.values()) != total:
-                total = sum(n_done.values())
-                progress(total, n_photos)
+                progress(sum(n_done.values()), n_photos)
     finally:
         client.unsubscribe_topic(sharded.run_id)
-        client.cancel(futures)
-    if progress and total != n_photos:  # meanwhile another run finished a shard
-        progress(n_photos, n_photos)
+        client.cancel([*running])
+    progress(n_photos, n_photos)  # a task reports nothing if another run has finished its shard
 
 
 def _submit(client: Client, sharded: ShardedJob) -> list[Future]:
     """Submit a task for each shard."""
-    log.info(
-        "shards: %d, workers: %d, precision: %s, batch size: %d",
-        sharded.n_shards,
-        len(client.nthreads()),
-        sharded.job.recipe.precision,
-        sharded.job.recipe.batch_size,
-    )
+    recipe, n_workers = sharded.job.recipe, len(client.nthreads())
+    values = (sharded.n_shards, n_workers, recipe.precision, recipe.batch_size)
+    log.info("shards: %d, workers: %d, precision: %s, batch size: %d", *values)
     # A task returns a copy of the job, so that each worker receives the job once.
     shared = client.submit(replace, sharded, pure=False)
     # Dask groups tasks by the start of their keys, and gives many of a group out as workers become
