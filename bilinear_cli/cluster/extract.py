@@ -87,7 +87,7 @@ def extract_shards(
             overwrite=False,
         )
         job = replace(job, parameters=_stored_parameters(job, existing, reused))
-        n_shards = _choose_n_shards(client, job, existing)
+        n_shards = choose_n_shards(client, job, existing)
         sharded = ShardedJob(job, requirements, n_shards, secrets.token_hex(8))
         sharded = _with_projection(client, sharded)
         _run(client, sharded, n_done, progress)
@@ -135,7 +135,8 @@ def _stored_parameters(
     return parameters
 
 
-def _choose_n_shards(client: Client, job: Job[Photos], existing: FeatureFile | None) -> int:
+def choose_n_shards(client: Client, job: Job[Photos], existing: FeatureFile | None) -> int:
+    """Return the number of shards, each of one batch or more."""
     if existing:
         return int(existing.recipe.shard.rpartition("/")[2])
     n_photos, n_workers = len(job.origin.photo_set), len(client.nthreads())

@@ -8,7 +8,7 @@ import dask
 import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from support.dask_processes import SmallBlocks, wait_for
-from support.shards import ONE_BY_ONE, extract_here, photo_set
+from support.shards import ONE_BY_ONE, OnWorkers, extract_here, photo_set
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster.connect import LOCAL, connect, import_dask
@@ -85,3 +85,9 @@ def output(tmp_path: Path) -> Path:
 def network(tmp_path: Path) -> WorkerNetwork:
     """Return the network, whose gate is open as long as a test does not write it."""
     return WorkerNetwork("small", "random", tmp_path / "notes", tmp_path / "gate")
+
+
+@pytest.fixture
+def on_workers(address: str, output: Path, network: WorkerNetwork) -> OnWorkers:
+    """Return the extraction of that file by `odd` and `even`."""
+    return OnWorkers(address, output, network)

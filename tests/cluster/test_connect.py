@@ -81,7 +81,7 @@ def fail(*_: Any) -> None:
 
 
 CALLS: list[Callable[[Client, Any], Any]] = [
-    lambda client, _: client.run(os.getpid),
+    lambda client, _: client.run(os.getpid, on_error="return"),  # as workers are checked
     lambda _, future: future.result(),
     lambda client, _: client.submit(os.getpid, pure=False).result(),
     lambda client, _: wait_for(lambda: client.status == "closed") and client.nthreads(),

@@ -10,7 +10,7 @@ from distributed import Client
 from support import worker_network
 from support.dask_processes import end, start
 from support.errors import raises
-from support.shards import MAX, ONE_BY_ONE, RECIPE, extract_shards
+from support.shards import MAX, ONE_BY_ONE, RECIPE, OnWorkers
 from support.worker_network import OTHER_SHA256, SHA256, WEIGHTS_VARIABLE, WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
@@ -34,46 +34,40 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 def test_a_worker_unlike_the_client_is_refused_by_name(
     change: Callable[[], None],
     facts: tuple[str, ...],
-    address: str,
+    on_workers: OnWorkers,
     birds: PhotoSet,
-    output: Path,
-    network: WorkerNetwork,
 ) -> None:
-    with Client(address) as client:
+    with Client(on_workers.address) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         (odd,) = [worker for worker, info in workers.items() if info["name"] == "odd"]
         client.run(change, workers=[odd])
         try:
             with raises(BilinearError, "odd", odd, *facts):
-                extract_shards(address, birds, RECIPE, output, network)
+                on_workers.extract_shards(birds, RECIPE)
         finally:
             client.run(worker_network.undo, workers=[odd])
-    assert not network.loaded_by()
-    assert [*output.parent.iterdir()] == []
+    assert not on_workers.network.loaded_by()
+    assert [*on_workers.output.parent.iterdir()] == []
 
 
 def test_a_worker_that_comes_later_is_checked_too(
-    address: str,
-    flock: PhotoSet,
-    output: Path,
-    network: WorkerNetwork,
-    monkeypatch: pytest.MonkeyPatch,
+    on_workers: OnWorkers, flock: PhotoSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With two threads a worker, Dask keeps shards back for later workers only if there are many.
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 5)
-    network.gate.write_text("0")
+    on_workers.network.gate.write_text("0")
     late: list[subprocess.Popen] = []
 
     def join(*_: int) -> None:
         if not late:
-            options = ("--name", "late", "--nthreads", "1", "--no-nanny")
-            late.append(start("worker", address, *options, **{WEIGHTS_VARIABLE: OTHER_SHA256}))
+            words = (on_workers.address, "--name", "late", "--nthreads", "1", "--no-nanny")
+            late.append(start("worker", *words, **{WEIGHTS_VARIABLE: OTHER_SHA256}))
 
     try:
         with raises(BilinearError, "late", "tcp://", OTHER_SHA256, SHA256):
-            extract_shards(address, flock, ONE_BY_ONE, output, network, progress=join)
+            on_workers.extract_shards(flock, ONE_BY_ONE, join)
     finally:
-        network.gate.unlink()
+        on_workers.network.gate.unlink()
         for worker in late:
             end(worker)
 
@@ -86,5 +80,5 @@ def test_workers_that_die_of_a_shard_are_one_line(
     with connect("local:1") as client:
         client.cluster.scheduler.allowed_failures = 1
         with raises(BilinearError, *facts):
-            extract_shards(client.scheduler.address, birds, MAX, output, network)
+            OnWorkers(client.scheduler.address, output, network).extract_shards(birds, MAX)
     assert len(set(network.loaded_by())) == 2

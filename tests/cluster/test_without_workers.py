@@ -23,6 +23,7 @@ from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_netw
 from bilinear_cli.cluster import connect as connect_module
 from bilinear_cli.cluster import reducer, worker
 from bilinear_cli.cluster.connect import connect
+from bilinear_cli.cluster.extract import choose_n_shards
 from bilinear_cli.cluster.reducer import tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.errors import BilinearError
@@ -49,6 +50,23 @@ def test_auto_precision_and_batch_size_suit_workers_that_differ(
     client = SimpleNamespace(run=lambda *_: dict(enumerate(recipes)))
     recipe = resolve_on_workers(client, replace(RECIPE, precision="auto", batch_size=0))
     assert (recipe.precision, recipe.batch_size) == chosen
+
+
+@pytest.mark.parametrize(
+    ("n_photos", "n_workers", "batch_size", "n_shards"),
+    [
+        (1000, 2, 4, 8),  # four a worker
+        (11, 2, 3, 4),  # a batch each
+        (100_000, 2, 4, 50),  # 2,000 photos each, for workers that come later
+    ],
+)
+def test_a_set_is_cut_into_shards(
+    n_photos: int, n_workers: int, batch_size: int, n_shards: int
+) -> None:
+    client = SimpleNamespace(nthreads=lambda: range(n_workers))
+    origin = SimpleNamespace(photo_set=range(n_photos))
+    job = SimpleNamespace(origin=origin, recipe=replace(RECIPE, batch_size=batch_size))
+    assert choose_n_shards(client, job, None) == n_shards
 
 
 @pytest.mark.parametrize(("version", "collects"), [((3, 11), False), ((3, 12), True)])
