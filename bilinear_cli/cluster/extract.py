@@ -5,9 +5,9 @@ resumes the file where an earlier one stopped, whether a worker or the client di
 lock keeps two tasks from writing it.
 """
 
-import contextlib
 import logging
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -58,9 +58,8 @@ def extract_shards(
 
     Raises:
         BadPhotoError: a photo cannot be read; finished rows are kept.
-        BilinearError: there is no scheduler, a worker does not meet the requirements, or workers
-            died; or see `extraction.extract`.
-        FeatureFileError: existing files were made otherwise, or the output is not writable.
+        BilinearError: see `connect`, `check_workers` and `extraction.extract`.
+        FeatureFileError: existing files were made otherwise, or the folder is not writable.
         InUseError: another run writes the shards of this output.
     """
     if is_complete(job):
@@ -91,7 +90,7 @@ def extract_shards(
         sharded = ShardedJob(job, requirements, n_shards, secrets.token_hex(8))
         sharded = _with_projection(client, sharded)
         _run(client, sharded, n_done, progress)
-    return [sharded.path(shard) for shard in sharded.shards]
+    return [sharded.path(shard) for shard in range(1, n_shards + 1)]
 
 
 def merge_shards(shards: list[Path], output: Path, progress: Progress | None = None) -> None:
@@ -117,7 +116,7 @@ def merge_shards(shards: list[Path], output: Path, progress: Progress | None = N
         merged.replace(output)
         for shard in shards:
             shard.unlink()
-    with contextlib.suppress(OSError):  # the folder has other files
+    with suppress(OSError):  # the folder has other files
         folder.rmdir()
 
 
@@ -197,5 +196,5 @@ def _submit(client: Client, sharded: ShardedJob) -> list[Future]:
     key = f"extract_shard-{sharded.run_id}-"
     return [
         client.submit(extract_shard, shared, shard, key=f"{key}{shard}", priority=-shard)
-        for shard in sharded.shards
+        for shard in range(1, sharded.n_shards + 1)
     ]

@@ -1,8 +1,8 @@
 """What every worker must have. All workers are checked at the start, and again by each task."""
 
 import asyncio
-import contextlib
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -62,7 +62,7 @@ class ExtractRequirements:
     """What must be the same on every worker to extract shards of a feature file.
 
     Attributes:
-        token: a file with a random name in the shared folder, which the client has locked.
+        token: a file with a random name in the folder of the shards, which the client has locked.
         root: the folder of the photos.
         photo: path and size in bytes of a photo; None if the client can read none.
         network: its weights must be the same.
@@ -82,7 +82,7 @@ class ExtractRequirements:
         """Return the requirements for extracting these photos."""
         root, photo = origin.photo_set.root, None
         for path in map(root.joinpath, origin.photo_set.paths):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 photo = path, path.stat().st_size
                 break
         versions = installed_versions(recipe.precision)
@@ -97,7 +97,7 @@ class ExtractRequirements:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             return f"cannot write to {folder}: {error.strerror}"
-        with contextlib.suppress(InUseError), locked(folder):
+        with suppress(InUseError), locked(folder):
             return (
                 f"does not see that {folder} is locked: give an --output on a file system whose "
                 "locks (flock) hold on all machines"

@@ -3,12 +3,11 @@
 Its content decides whether an extraction on workers is new, resumed or complete.
 """
 
-import contextlib
 import logging
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +41,8 @@ def is_complete(job: Job[Origin]) -> bool:
         return False
     if partial_path(output).exists():
         raise FeatureFileError(
-            f"{partial_path(output)} was begun without --scheduler: finish it without, or {ADVICE}"
+            f"{partial_path(output)} was begun without --scheduler: leave out --scheduler to "
+            f"finish it, or {ADVICE}"
         )
     shards = [*folder.glob("*.h5"), *folder.glob("*.h5.partial")]
     newest = max((shard.stat().st_mtime_ns for shard in shards), default=0)
@@ -57,7 +57,7 @@ def is_complete(job: Job[Origin]) -> bool:
 
 @contextmanager
 def shared_folder(output: Path) -> Iterator[Path]:
-    """Make and lock the folder, and yield a file in it with a random name, which workers must see.
+    """Make and lock the folder, and yield a new file in it, which all workers must see.
 
     Raises:
         FeatureFileError: the folder is not writable.
@@ -68,8 +68,8 @@ def shared_folder(output: Path) -> Iterator[Path]:
     with locked(folder):
         try:
             folder.mkdir(exist_ok=True)
-            for old in folder.glob("token-*"):  # of a killed client
-                old.unlink()
+            for leftover in folder.glob("token*"):  # of a killed client
+                leftover.unlink()
             token.touch()
         except OSError as error:
             raise FeatureFileError(f"cannot write {token}: {error.strerror}") from error
@@ -77,7 +77,7 @@ def shared_folder(output: Path) -> Iterator[Path]:
             yield token
         finally:
             token.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # the folder has shards
+            with suppress(OSError):  # the folder has shards
                 folder.rmdir()
 
 
@@ -87,7 +87,7 @@ def find_existing_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, in
     If tasks of a killed client still write all of them, wait: those tasks stop after a batch.
 
     Returns:
-        A shard, closed, so that only its header can be read, or None; and shard, from 1 -> the
+        A shard or None, closed, so that only its header can be read; and shard, from 1 -> the
         number of its finished photos.
 
     Raises:

@@ -51,13 +51,8 @@ class ShardedJob:
     n_shards: int
     run_id: str
 
-    @property
-    def shards(self) -> range:
-        """The shards, which count from 1."""
-        return range(1, self.n_shards + 1)
-
     def path(self, shard: int) -> Path:
-        """Return the file of a shard."""
+        """Return the file of a shard, which counts from 1."""
         width = max(3, len(str(self.n_shards)))
         return self.job.output / f"{shard:0{width}d}of{self.n_shards:0{width}d}.h5"
 

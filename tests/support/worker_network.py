@@ -77,18 +77,17 @@ class WorkerNetwork(Network):
         """Return the digest of each batch, in order."""
         return [event for _, event in self._events() if event != "load"]
 
-    def loaded_by(self) -> list[int]:
-        """Return the process of each loading, in order."""
-        return [pid for pid, event in self._events() if event == "load"]
-
     def computed_by(self) -> list[int]:
         """Return the process of each batch, in order."""
-        return [pid for pid, event in self._events() if event != "load"]
+        return [int(pid) for pid, event in self._events() if event != "load"]
 
-    def _events(self) -> list[tuple[int, str]]:
-        text = self.notes.read_text() if self.notes.exists() else ""
-        lines = [line.split(maxsplit=1) for line in text.splitlines()]
-        return [(int(pid), event) for pid, event in lines]
+    def loaded_by(self) -> list[int]:
+        """Return the process of each loading, in order."""
+        return [int(pid) for pid, event in self._events() if event == "load"]
+
+    def _events(self) -> list[list[str]]:
+        lines = self.notes.read_text().splitlines() if self.notes.exists() else []
+        return [line.split(maxsplit=1) for line in lines]
 
 
 def use_network(patch: pytest.MonkeyPatch, network: WorkerNetwork) -> None:
