@@ -42,13 +42,13 @@ def _few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def ten_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut 32 photos into ten shards of three or four.
 
-    Dask gives so many to both workers alike, and keeps some back for workers that come later.
+    Dask gives both workers some of so many tasks, and keeps the rest for workers that join later.
     """
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 5)
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """Return the program's lines of a level."""
+    """Return the program's log messages of a level."""
     records = [record for record in caplog.records if record.name.startswith("bilinear_cli")]
     return [record.getMessage() for record in records if record.levelno == level]
 
@@ -123,8 +123,8 @@ def test_a_killed_worker_loses_its_batch_alone(
         if killed:
             return
         wait_for(lambda: len(network.batches()) == 10)  # both workers are at the gate
-        begun = Counter(network.computed_by())
-        killed.append(next(pid for pid, n in begun.items() if (n - 1) % 3))
+        n_batches = Counter(network.computed_by())
+        killed.append(next(pid for pid, n in n_batches.items() if (n - 1) % 3))
         os.kill(killed[0], signal.SIGKILL)
         wait_for(lambda: len(set(network.loaded_by())) == 3)
         network.gate.unlink()
@@ -216,7 +216,7 @@ def test_a_complete_file_needs_no_workers(
         nowhere.extract_shards(birds, MAX)
 
 
-def test_earlier_shards_decide(
+def test_new_shards_must_suit_existing_ones(
     on_workers: OnWorkers, birds: PhotoSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 1)
@@ -339,7 +339,7 @@ def test_a_shard_in_use_is_waited_for(
 # A process of a worker ----------------------------------------------------------------------
 
 
-def test_a_worker_with_several_threads_makes_one_shard_at_a_time(
+def test_a_worker_with_several_threads_extracts_one_shard_at_a_time(
     on_workers: OnWorkers, flock: PhotoSet, flock_rows: Path, ten_shards: None
 ) -> None:
     network = on_workers.network

@@ -96,7 +96,7 @@ def test_a_scheduler_that_is_killed_is_one_line_and_hides_no_other_error(
     assert capsys.readouterr().err == ""
 
 
-def test_a_scheduler_that_another_one_replaces_has_gone(file: Path) -> None:
+def test_a_scheduler_that_another_one_replaces_is_one_line(file: Path) -> None:
     with scheduler_and_worker(file) as process, ExitStack() as stack:
         client = stack.enter_context(connect(str(file)))
         future = client.submit(time.sleep, 60)

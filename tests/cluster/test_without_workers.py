@@ -1,4 +1,4 @@
-"""What holds of clusters without any: checks of a worker, refused words, the sharing of work."""
+"""Clusters without workers: checks of a worker, invalid addresses and options, shares of work."""
 
 import errno
 import gc
@@ -6,17 +6,16 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names, raises
-from support.feature_files import write_features
 from support.shards import RECIPE, TINY
 from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_network
 
@@ -70,7 +69,7 @@ def test_a_set_is_cut_into_shards(
 
 
 @pytest.mark.parametrize(("version", "collects"), [((3, 11), False), ((3, 12), True)])
-def test_frames_are_taken_without_garbage_collection_before_python_3_12(
+def test_the_profiler_collects_no_garbage_before_python_3_12(
     version: tuple[int, int], collects: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = SimpleNamespace(version_info=version, _current_frames=gc.isenabled)
@@ -87,12 +86,12 @@ def test_frames_are_taken_without_garbage_collection_before_python_3_12(
     assert gc.isenabled()
 
 
-# What a worker needs -----------------------------------------------------------------------
+# Requirements of a worker -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def requirements(birds: PhotoSet, network: WorkerNetwork, output: Path) -> ExtractRequirements:
-    """Return what this process has."""
+    """Return requirements that this process meets, except for the lock of the folder."""
     token = output.parent / "token"
     token.parent.mkdir()
     token.touch()
@@ -106,21 +105,19 @@ def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequir
         assert requirements.fault() is None
 
 
-def test_a_worker_looks_at_all_that_it_needs(
+def test_a_worker_checks_all_requirements(
     requirements: ExtractRequirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, none = requirements.token.parent, tmp_path / "none"
     assert requirements.photo
     photo, size = requirements.photo
+    other_weights = replace(RECIPE, weights_sha256=OTHER_SHA256)
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"token": folder / "none"}, (folder, "--output")),
         ({"root": none}, (none,)),
         ({"photo": (photo, 1)}, (photo,)),
         ({"photo": (none, size)}, (none,)),
-        (
-            {"recipe": replace(RECIPE, weights_sha256=OTHER_SHA256)},
-            (SHA256, OTHER_SHA256, "--weights"),
-        ),
+        ({"recipe": other_weights}, (SHA256, OTHER_SHA256, "--weights")),
         ({"network": Network("vgg16", str(none))}, (none,)),
     ]
     recipe = replace(RECIPE, precision="int8")
@@ -147,7 +144,7 @@ def test_a_worker_without_the_program_is_named() -> None:
         check_workers(Mock(run=Mock(return_value={"tcp://a:1": error})), Mock())
 
 
-# Addresses and options that are refused ----------------------------------------------------
+# Invalid addresses and options ----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -156,28 +153,24 @@ def test_a_worker_without_the_program_is_named() -> None:
     ids=["nothing", "something else"],
 )
 @pytest.mark.slow
-def test_who_is_no_scheduler_is_one_line(
+def test_a_server_that_is_no_scheduler_is_one_line(
     answer: bytes, facts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 0.2)
-    end = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = "tcp://{}:{}".format(*server.getsockname())
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.settimeout(20)
 
         def serve() -> None:
             visitor, _ = server.accept()
-            with visitor:
-                visitor.sendall(answer)
-                end.wait()
+            stack.enter_context(visitor).sendall(answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        try:
-            with raises(BilinearError, address, *facts):
-                connect(address).__enter__()
-        finally:
-            end.set()
-            thread.join()
+        address = "tcp://{}:{}".format(*server.getsockname())
+        with raises(BilinearError, address, *facts):
+            connect(address).__enter__()
+        thread.join()
 
 
 def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
@@ -189,7 +182,7 @@ def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
 def refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, birds: PhotoSet, network: WorkerNetwork
 ) -> Callable[..., None]:
-    """Return what runs a command that is refused in one line, which names these facts."""
+    """Return a function that runs a command, and expects one line of an error with these facts."""
     monkeypatch.chdir(tmp_path)
     use_network(monkeypatch, network)
 
@@ -204,7 +197,7 @@ def refused(
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_is_not_there_is_one_line(
+def test_a_missing_scheduler_is_one_line(
     refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 0.25)
@@ -212,7 +205,7 @@ def test_a_scheduler_that_is_not_there_is_one_line(
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"])
-def test_a_file_that_is_no_scheduler_file_is_refused(
+def test_a_file_without_an_address_is_refused(
     content: str, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     (tmp_path / "scheduler.json").write_text(content, "latin-1")
@@ -227,21 +220,13 @@ def test_a_file_that_is_no_scheduler_file_is_refused(
         (["--scheduler", ""], ("--scheduler", "tcp://", "local")),
         (["--scheduler", "none.json"], ("--scheduler", "none.json", "tcp://", "local")),
         (["--scheduler", "local", "--shard", "1/2"], ("--scheduler", "--shard")),
-        (["--no-merge"], ("--no-merge", "--scheduler")),
         (["--scheduler", "local", "--maps", "m.h5"], ("--maps", "--data")),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(
+def test_invalid_options_are_refused(
     words: list[str], facts: tuple[str, ...], refused: Callable[..., None]
 ) -> None:
     refused(words, facts, 2)
-
-
-def test_a_projection_is_not_trained_by_workers(tmp_path: Path) -> None:
-    path = write_features(tmp_path / "x.h5", {"max": np.eye(8)}, [0, 1] * 4, ["train"] * 8)
-    words = ["train", "--features", path, "--classifier", "conv1x1", "--scheduler", "local:2"]
-    facts = ("--scheduler", "--classifier", "conv1x1")
-    assert_names(error_line(run_command(*words, code=2)), *facts)
 
 
 # Tiles of a Gram matrix ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The small network in place of VGG16 on Dask's workers, and the notes that it leaves in a file."""
+"""The small network in place of VGG16 on Dask's workers, which notes its calls in a file."""
 
 import hashlib
 import os
@@ -29,13 +29,13 @@ PATCH = pytest.MonkeyPatch()  # of a worker
 
 @dataclass(frozen=True)
 class WorkerNetwork(Network):
-    """The small network, which notes its process whenever it is loaded and for each batch.
+    """The small network, which notes its process at each loading and at each batch.
 
     Attributes:
         notes: file that gets the lines.
-        gate: file with a number. As long as it exists, only so many batches pass.
-        load_fault: what loading does instead: `kill` its process, or `wait` as long as the gate
-            exists, and then raise a BilinearError. Neither imports TensorFlow.
+        gate: file with a number. While it exists, only so many batches pass.
+        load_fault: `kill`: loading kills its process; `wait`: loading waits while the gate exists,
+            and then raises a BilinearError. Neither imports TensorFlow.
     """
 
     notes: Path = Path(os.devnull)
