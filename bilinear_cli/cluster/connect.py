@@ -126,6 +126,14 @@ def _open_client(address: str) -> "Client":
     import asyncio
 
     from distributed import Client
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    async def check_answer() -> None:
+        """Raise unless a process of Dask answers in time; a `Client` would wait for ever."""
+        security = Security().get_connection_args("client")
+        handshake = connect(address, timeout=CONNECT_SECONDS, **security)
+        (await asyncio.wait_for(handshake, CONNECT_SECONDS + 1)).abort()
 
     if Path(address).is_file():
         address = _read_address(Path(address))
@@ -135,7 +143,7 @@ def _open_client(address: str) -> "Client":
             "scheduler file, nor local[:WORKERS]"
         )
     try:
-        asyncio.run(_check_answer(address))
+        asyncio.run(check_answer())
         return Client(address, timeout=CONNECT_SECONDS)
     except Exception as error:  # of any type: any program may listen at the address
         reason = " ".join(str(error).split()) or f"no answer within {CONNECT_SECONDS} s"
@@ -155,19 +163,6 @@ def _read_address(scheduler_file: Path) -> str:
         f"{scheduler_file} is not a scheduler file: it has no address in JSON. Give the file that "
         "`dask scheduler --scheduler-file` writes"
     )
-
-
-async def _check_answer(address: str) -> None:
-    """Raise unless a Dask process answers at the address in time; a `Client` has no such limit."""
-    import asyncio
-
-    from distributed.comm import connect
-    from distributed.security import Security
-
-    security = Security().get_connection_args("client")
-    handshake = connect(address, timeout=CONNECT_SECONDS, **security)
-    comm = await asyncio.wait_for(handshake, CONNECT_SECONDS + 1)
-    comm.abort()
 
 
 @contextmanager

@@ -1,51 +1,42 @@
 """Workers that an extraction refuses, or that die of it."""
 
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from distributed import Client
-from support import worker_network
 from support.dask_processes import end, start
 from support.errors import raises
 from support.shards import MAX, ONE_BY_ONE, RECIPE, OnWorkers
-from support.worker_network import OTHER_SHA256, SHA256, WEIGHTS_VARIABLE, WorkerNetwork
+from support.worker_network import (
+    OTHER_SHA256,
+    SHA256,
+    WEIGHTS_VARIABLE,
+    WorkerNetwork,
+    set_weights,
+)
 
 from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction import versions
 from bilinear_cli.photos.photo_set import PhotoSet
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(
-    ("change", "facts"),
-    [
-        (worker_network.hide_token, ("x.h5.shards", "--output")),
-        (worker_network.age_keras, ("keras 0.0.1", versions.version("keras"))),
-        (worker_network.change_weights, (OTHER_SHA256, SHA256)),
-    ],
-    ids=["folder", "version", "weights"],
-)
 def test_a_worker_unlike_the_client_is_refused_by_name(
-    change: Callable[[], None],
-    facts: tuple[str, ...],
-    on_workers: OnWorkers,
-    birds: PhotoSet,
+    on_workers: OnWorkers, birds: PhotoSet
 ) -> None:
     with Client(on_workers.address) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         (odd,) = [worker for worker, info in workers.items() if info["name"] == "odd"]
-        client.run(change, workers=[odd])
+        client.run(set_weights, OTHER_SHA256, workers=[odd])
         try:
-            with raises(BilinearError, "odd", odd, *facts):
+            with raises(BilinearError, "odd", odd, OTHER_SHA256, SHA256):
                 on_workers.extract_shards(birds, RECIPE)
         finally:
-            client.run(worker_network.undo, workers=[odd])
+            client.run(set_weights, SHA256, workers=[odd])
     assert not on_workers.network.loaded_by()
     assert [*on_workers.output.parent.iterdir()] == []
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,12 +112,14 @@ def test_a_worker_checks_all_requirements(
     folder, none = requirements.token.parent, tmp_path / "none"
     assert requirements.photo
     photo, size = requirements.photo
+    versions, keras = installed_versions(), version("keras")
     other_weights = replace(RECIPE, weights_sha256=OTHER_SHA256)
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"token": folder / "none"}, (folder, "--output")),
         ({"root": none}, (none,)),
         ({"photo": (photo, 1)}, (photo,)),
         ({"photo": (none, size)}, (none,)),
+        ({"versions": versions.replace(keras, "0.0.1")}, ("keras", keras, "0.0.1")),
         ({"recipe": other_weights}, (SHA256, OTHER_SHA256, "--weights")),
         ({"network": Network("vgg16", str(none))}, (none,)),
     ]

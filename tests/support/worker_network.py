@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction import options, versions
+from bilinear_cli.extraction import options
 from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.recipe import Recipe
@@ -24,7 +24,6 @@ SHA256 = "0" * 64
 OTHER_SHA256 = "1" * 64
 WEIGHTS_VARIABLE = "NETWORK_SHA256"  # the environment of a worker with other weights has it
 BUSY = threading.Lock()
-PATCH = pytest.MonkeyPatch()  # of a worker
 
 
 @dataclass(frozen=True)
@@ -95,26 +94,6 @@ def use_network(patch: pytest.MonkeyPatch, network: WorkerNetwork) -> None:
     patch.setattr(options, "Network", lambda *_: network)
 
 
-# What makes a worker unlike the client ----------------------------------------------------
-
-
-def hide_token() -> None:
-    """Let this process see an output's folder that is not the client's."""
-    exists = Path.exists
-    PATCH.setattr(Path, "exists", lambda path: "token" not in path.name and exists(path))
-
-
-def age_keras() -> None:
-    """Let this process have another version of Keras."""
-    version = versions.version
-    PATCH.setattr(versions, "version", lambda name: "0.0.1" if name == "keras" else version(name))
-
-
-def change_weights() -> None:
-    """Let this process have other weights."""
-    PATCH.setenv(WEIGHTS_VARIABLE, OTHER_SHA256)
-
-
-def undo() -> None:
-    """Undo these changes."""
-    PATCH.undo()
+def set_weights(sha256: str) -> None:
+    """Let the network of this process have these weights."""
+    os.environ[WEIGHTS_VARIABLE] = sha256
