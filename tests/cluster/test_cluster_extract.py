@@ -149,12 +149,8 @@ OnWorkers(address, Path(output), network).extract_shards(load_photo_set(photos),
 """
 
 
-def executing(dask_worker: Worker) -> int:
-    return sum(task.state == "executing" for task in dask_worker.state.tasks.values())
-
-
-def tasks_of_worker(dask_worker: Worker) -> int:
-    return len(dask_worker.state.tasks)
+def states(dask_worker: Worker) -> list[str]:
+    return [task.state for task in dask_worker.state.tasks.values()]
 
 
 def test_tasks_of_a_killed_client_stop_and_no_batch_is_computed_twice(
@@ -168,9 +164,9 @@ def test_tasks_of_a_killed_client_stop_and_no_batch_is_computed_twice(
         wait_for(lambda: len(network.batches()) == 7)  # both workers are at the gate
         killed.kill()
     with Client(on_workers.address) as client:
-        wait_for(lambda: not any(client.run(executing).values()))
+        wait_for(lambda: not any("executing" in tasks for tasks in client.run(states).values()))
         network.gate.unlink()
-        wait_for(lambda: not any(client.run(tasks_of_worker).values()))
+        wait_for(lambda: not any(client.run(states).values()))
     folder = shards_folder(output)
     assert not [*folder.glob("*.lock")]
     assert len(network.batches()) == 7
@@ -352,7 +348,7 @@ def test_a_worker_with_several_threads_extracts_one_shard_at_a_time(
             return
         wait_for(lambda: len(network.batches()) >= 2)
         with Client(on_workers.address) as client:
-            wait_for(lambda: [*client.run(executing).values()] == [2, 2])
+            wait_for(lambda: [x.count("executing") for x in client.run(states).values()] == [2, 2])
         n_shards.append(len([*shards_folder(on_workers.output).glob("*.lock")]))
         network.gate.unlink()
 

@@ -76,20 +76,20 @@ CALLS: list[Callable[[Client, Any], Any]] = [
     lambda _, future: future.result(),
     lambda client, _: client.submit(os.getpid, pure=False).result(),
     lambda client, _: wait_for(lambda: client.status == "closed") and client.nthreads(),
+    fail,
 ]
 
 
 def test_a_scheduler_that_is_killed_is_one_line_and_hides_no_other_error(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = [*CALLS, fail]
-    stacks = [ExitStack() for _ in calls]
+    stacks = [ExitStack() for _ in CALLS]
     with scheduler_and_worker(file) as process:
         clients = [stack.enter_context(connect(str(file))) for stack in stacks]
         assert {client._timeout for client in clients} == {connect_module.CONNECT_SECONDS}
         futures = [client.submit(time.sleep, 60, pure=False) for client in clients]
         end_scheduler(process, *clients)
-        for call, stack, client, future in zip(calls, stacks, clients, futures, strict=True):
+        for call, stack, client, future in zip(CALLS, stacks, clients, futures, strict=True):
             error = FeatureFileError if call is fail else BilinearError
             with raises(error, "disk" if call is fail else "scheduler"), stack:
                 call(client, future)
