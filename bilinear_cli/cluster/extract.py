@@ -111,7 +111,8 @@ def merge_shards(shards: list[Path], output: Path, progress: Progress | None = N
     with locked(folder), locked(output):
         with open_features(shards) as file:
             if not file.rows_done:
-                raise BadPhotoError("no file of the photo set can be read as a photo")
+                data = file.attributes["data"]
+                raise BadPhotoError(f"no file of {data} can be read as a photo: check --data")
         merge(shards, merged, overwrite=True, progress=progress)
         merged.replace(output)
         for shard in shards:

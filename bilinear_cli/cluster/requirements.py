@@ -53,7 +53,10 @@ def differing(on_worker: str, on_client: str) -> str | None:
     lists = (versions.split(", ") for versions in (on_worker, on_client))
     worker, client = (dict(version.rsplit(" ", 1) for version in versions) for versions in lists)
     names = [name for name in {**worker, **client} if worker.get(name) != client.get(name)]
-    phrases = (f"{n} {worker.get(n, 'missing')} (here {client.get(n, 'none')})" for n in names)
+    phrases = [
+        f"{name} {worker.get(name, 'missing')} (the client has {client.get(name, 'none')})"
+        for name in names
+    ]
     return f"has {', '.join(phrases)}: install the same versions" if names else None
 
 

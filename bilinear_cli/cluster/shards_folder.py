@@ -51,7 +51,7 @@ def is_complete(job: Job[Origin]) -> bool:
         return False
     extract(job)  # which checks a complete file, and does no more
     if shards:
-        log.info("the shards in %s are older than %s: remove them", folder, output)
+        log.info("the shards in %s are older than %s, and can be removed", folder, output)
     return True
 
 

@@ -103,7 +103,7 @@ def test_a_set_without_a_readable_photo_is_refused(on_workers: OnWorkers, tmp_pa
     birds = photo_set(tmp_path / "birds", 2, 2)
     for path in birds.paths:
         (birds.root / path).write_text(f"no photo {path}")
-    with raises(BadPhotoError):
+    with raises(BadPhotoError, birds.root):
         on_workers.extract(birds, MAX, skip_bad=True)
     assert not on_workers.output.exists()
 
