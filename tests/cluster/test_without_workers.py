@@ -5,7 +5,6 @@ import gc
 import os
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
@@ -181,55 +180,40 @@ def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
         connect("tls://127.0.0.1:1").__enter__()
 
 
-@pytest.fixture
-def refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, birds: PhotoSet, network: WorkerNetwork
-) -> Callable[..., None]:
-    """Return a function that runs a command, and expects one line of an error with these facts."""
-    monkeypatch.chdir(tmp_path)
-    use_network(monkeypatch, network)
-
-    def run(words: list[str], facts: tuple[str, ...], code: int) -> None:
-        command = ["extract", "--data", birds.root, *TINY, "-o", "x.h5", *words]
-        result = run_command(*command, code=code)
-        assert_names(error_line(result), *facts)
-        assert len(result.stderr.splitlines()) == 1
-        assert not [*tmp_path.glob("x.h5*")]
-
-    return run
-
-
-@pytest.mark.slow
-def test_a_missing_scheduler_is_one_line(
-    refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 0.25)
-    refused(["--scheduler", "tcp://127.0.0.1:1"], ("tcp://127.0.0.1:1", "0.25 s"), 1)
-
-
-@pytest.mark.parametrize("content", ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"])
-def test_a_file_without_an_address_is_refused(
-    content: str, refused: Callable[..., None], tmp_path: Path
-) -> None:
-    (tmp_path / "scheduler.json").write_text(content, "latin-1")
-    refused(["--scheduler", "scheduler.json"], ("scheduler.json",), 1)
+NO_ADDRESS = ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"]
 
 
 @pytest.mark.parametrize(
-    ("words", "facts"),
+    ("words", "facts", "code"),
     [
-        (["--scheduler", "local:0"], ("--scheduler", "local:0")),
-        (["--scheduler", "local:x"], ("--scheduler", "local:x")),
-        (["--scheduler", ""], ("--scheduler", "tcp://", "local")),
-        (["--scheduler", "none.json"], ("--scheduler", "none.json", "tcp://", "local")),
-        (["--scheduler", "local", "--shard", "1/2"], ("--scheduler", "--shard")),
-        (["--scheduler", "local", "--maps", "m.h5"], ("--maps", "--data")),
+        (["--scheduler", "local:0"], ["--scheduler", "local:0"], 2),
+        (["--scheduler", "local:x"], ["--scheduler", "local:x"], 2),
+        (["--scheduler", ""], ["--scheduler", "tcp://", "local"], 2),
+        (["--scheduler", "none.json"], ["--scheduler", "none.json", "tcp://", "local"], 2),
+        (["--scheduler", "local", "--shard", "1/2"], ["--scheduler", "--shard"], 2),
+        (["--scheduler", "local", "--maps", "m.h5"], ["--maps", "--data"], 2),
+        (["--scheduler", "tcp://127.0.0.1:1"], ["tcp://127.0.0.1:1", "0.25 s"], 1),
+        *[(["--scheduler", f"{i}.json"], [f"{i}.json"], 1) for i in range(len(NO_ADDRESS))],
     ],
 )
-def test_invalid_options_are_refused(
-    words: list[str], facts: tuple[str, ...], refused: Callable[..., None]
+def test_invalid_options_are_one_line(
+    words: list[str],
+    facts: list[str],
+    code: int,
+    birds: PhotoSet,
+    network: WorkerNetwork,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    refused(words, facts, 2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 0.25)
+    use_network(monkeypatch, network)
+    for i, content in enumerate(NO_ADDRESS):
+        Path(f"{i}.json").write_text(content, "latin-1")
+    result = run_command("extract", "--data", birds.root, *TINY, "-o", "x.h5", *words, code=code)
+    assert_names(error_line(result), *facts)
+    assert len(result.stderr.splitlines()) == 1
+    assert not [*tmp_path.glob("x.h5*")]
 
 
 # Tiles of a Gram matrix ---------------------------------------------------------------------
