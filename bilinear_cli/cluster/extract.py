@@ -16,11 +16,7 @@ from queue import SimpleQueue
 from distributed import Client, Future
 
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.requirements import (
-    ExtractRequirements,
-    check_workers,
-    resolve_on_workers,
-)
+from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.cluster.shards_folder import (
     check_shards,
     find_existing_shards,
