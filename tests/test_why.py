@@ -106,7 +106,7 @@ def test_the_bilinear_vector_is_that_of_the_program(maps: np.ndarray) -> None:
 
 def test_matches_by_hand() -> None:
     x, y = np.array([[1.0, 0], [0, 2]]), np.array([[1.0, 1], [0, 1]])  # matches 1 0 2 2
-    similarities = matches.by_matches(x, y)
+    similarities = matches.expected_products(x, y)
     assert (similarities["sum"], similarities["bilinear"]) == (5, 9)
 
 
@@ -122,9 +122,9 @@ def test_identities_hold(features: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_shares_of_the_strongest() -> None:
-    equal = matches.carried(np.ones(1000))
+    equal = matches.shares_of_strongest(np.ones(1000))
     np.testing.assert_allclose(equal, np.ceil(1000 * matches.SHARES) / 1000)
-    dominated = matches.carried(np.array([99.0] + [1 / 99] * 99))
+    dominated = matches.shares_of_strongest(np.array([99.0] + [1 / 99] * 99))
     assert dominated[matches.ONE_PER_CENT] == pytest.approx(0.99)
     assert dominated[-1] == 1
 
@@ -180,14 +180,15 @@ def test_hits_are_those_of_train(features: Path, tmp_path: Path) -> None:
     with np.load(Path(metrics["run"]) / "test.npz") as scored:
         expected = scored["scores"].argmax(axis=1) == scored["labels"]
     results = {"made": {"n_test": len(expected)}, "trials": {trial.key: result}}
-    np.testing.assert_array_equal(figures.hits(results, trial.key)[0], expected)
+    np.testing.assert_array_equal(figures.hits(results, vectors.FULL), [expected])
     assert result["top1"] == metrics["top1"]
 
 
-def test_seeds_are_in_order() -> None:
-    trials = dict.fromkeys(["x/photos2/10", "x/photos2/9", "x/photos20/1", "x/0", "xx/1"])
-    assert figures.seeds({"trials": trials}, "x/photos2") == ["x/photos2/9", "x/photos2/10"]
-    assert figures.seeds({"trials": trials}, "x") == ["x/0"]
+def test_trials_are_in_order_of_their_seeds() -> None:
+    keys = ("x/photos2/10", "x/photos2/9", "x/photos20/1", "x/0", "xx/1")
+    results = {"trials": {key: {"key": key} for key in keys}}
+    for prefix, expected in {"x/photos2": ["x/photos2/9", "x/photos2/10"], "x": ["x/0"]}.items():
+        assert [trial["key"] for trial in figures.trials(results, prefix)] == expected
 
 
 def test_draws_hold_smaller_ones(features: Path) -> None:
@@ -248,17 +249,17 @@ def test_results_of_other_photos_are_not_reused(
     monkeypatch.setattr(why, "measure", lambda *_: None)
     monkeypatch.setattr(matches, "N_PAIRS", 2)
     with FeatureFile(features) as file:
-        before = {"name": "x", "made": why.made_of(file), "checks": {}, "trials": {"y": 1}}
-        measure.keep(before, tmp_path / "x.json")
-        assert why.measured(file, "x", tmp_path) == before
+        before = {"name": "x", "made": why.inputs_of(file), "checks": {}, "trials": {"y": 1}}
+        measure.save(before, tmp_path / "x.json")
+        assert why.measure_file(file, "x", tmp_path) == before
         before["made"]["photos_sha256"] = "0"
-        measure.keep(before, tmp_path / "x.json")
-        assert why.measured(file, "x", tmp_path)["trials"] == {}
+        measure.save(before, tmp_path / "x.json")
+        assert why.measure_file(file, "x", tmp_path)["trials"] == {}
 
 
 def test_results_of_another_version_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "why" / "old.json"
-    measure.keep({"trials": {"bilinear-both/0": {}}}, path)
+    measure.save({"trials": {"bilinear-both/0": {}}}, path)
     with raises(SystemExit, path, "max-standard/0", "make why"):
         why.main(["--docs", str(tmp_path)])
 
