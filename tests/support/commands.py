@@ -1,4 +1,4 @@
-"""The command line, called in this process or as a process of its own."""
+"""Functions that run commands, in this process or as a separate process."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from bilinear_cli.cli import cli
 
 ROOT = Path(__file__).parents[2]
-# With the name that the command has, and without a script that an environment may lack.
+# This has the name of the command, and needs no script, which an environment may lack.
 BILINEAR = [sys.executable, "-c", "from bilinear_cli.cli import main; main()"]
 
 
@@ -23,7 +23,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def set_quick_options(patch: pytest.MonkeyPatch, batch_size: int) -> None:
-    """Let commands take random weights, small photos and little tuning where no option is given."""
+    """Set defaults of commands to random weights, small photos and little tuning."""
     for command in cli.commands:
         patch.setenv(f"BILINEAR_{command.upper()}_WEIGHTS", "random")
     patch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
@@ -34,9 +34,9 @@ def set_quick_options(patch: pytest.MonkeyPatch, batch_size: int) -> None:
 
 
 def run_command(*words: Any, code: int = 0, **options: Any) -> Result:
-    """Run a command in this process, check its exit code, and return what it printed.
+    """Run a command in this process, check its exit code, and return its result.
 
-    The program's logger is afterwards as it was.
+    The function restores the program's logger.
     """
     logger = logging.getLogger("bilinear_cli")
     level, handlers = logger.level, logger.handlers
@@ -50,7 +50,7 @@ def run_command(*words: Any, code: int = 0, **options: Any) -> Result:
 
 
 def error_line(result: Result) -> str:
-    """Return the one line of an error on stderr; nothing else is said, and stdout is empty."""
+    """Return the one error line on stderr, after checking that stdout is empty."""
     assert result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1, result.stderr
