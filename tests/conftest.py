@@ -3,8 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import hypothesis
 import psutil
 import pytest
 from filelock import FileLock
-from support.commands import environment
+from support.commands import run_python
 from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BilinearError
@@ -74,10 +72,9 @@ def int8_network(
         "from bilinear_cli.networks.weights import load_vgg16_weights\n"
         "load_backbone(load_vgg16_weights(sys.argv[1]).tensors, 'vgg16', 'block5_conv3', 'int8')\n"
     )
-    command = [sys.executable, "-c", code, str(real_weights.path)]
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
-            subprocess.run(command, check=True, env=environment(BILINEAR_CACHE=str(folder)))
+            run_python(code, real_weights.path, BILINEAR_CACHE=str(folder))
     (path,) = folder.glob("*.tflite")
     return path
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ def environment(**variables: str) -> dict[str, str]:
     """Return the environment of a process that imports the program and `support`."""
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
+
+
+def run_python(code: str, *arguments: Any, **variables: str) -> str:
+    """Run Python code as a separate process with these variables, and return its stdout."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    pipe, variables = subprocess.PIPE, environment(**variables)
+    return subprocess.run(command, check=True, stdout=pipe, text=True, env=variables).stdout
 
 
 def set_quick_options(patch: pytest.MonkeyPatch, batch_size: int) -> None:
