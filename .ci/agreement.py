@@ -60,11 +60,9 @@ with FeatureFile(options.reference) as reference, FeatureFile(options.other) as 
     for run in sorted(options.runs.glob(f"{reference.path.stem}-*")):
         metrics, hits = read_metrics(run), hits_of(run, photos)
         spec = metrics["pooling"]
-        train_options = TrainOptions(
-            **{name: metrics[name] for name in ("classifier", "C", "label_smoothing")}
-        )
+        choices = {name: metrics[name] for name in ("classifier", "C", "label_smoothing")}
         with tempfile.TemporaryDirectory() as folder:
-            trained = train(other, spec, train_options, Path(folder))
+            trained = train(other, spec, TrainOptions(**choices), Path(folder))
             same_c = hits_of(Path(trained["run"]), photos)
         name = run.name.replace(reference.path.stem, other.path.stem, 1)
         tuned = hits_of(run.with_name(name), photos)
