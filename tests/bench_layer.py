@@ -6,9 +6,9 @@ minus its memory after a small call. Both procedures are compiled into a graph.
 
 import argparse
 import re
-import subprocess
-import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import keras
@@ -62,8 +62,8 @@ PROCEDURES = {
 
 def peak_in_process(name: str, batch: int) -> float:
     """Return the memory of a call in MiB, measured in a separate process."""
-    command = [sys.executable, __file__, "--batch", str(batch), "--peak", name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        return executor.submit(peak, name, batch).result()
 
 
 def peak(name: str, batch: int) -> float:
@@ -106,11 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--peak", choices=PROCEDURES)
     options = parser.parse_args()
-    if options.peak:
-        print(peak(options.peak, options.batch))
-        return
     x, post = maps(options.batch), compiled(bili_pooling)
     print(f"{len(x)} maps of {SIDE} x {SIDE} x {CHANNELS}; medians of {options.pairs} pairs\n")
     print("| | s | the post's / it | peak MiB | the post's / it |\n|---|---:|---:|---:|---:|")

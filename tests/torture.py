@@ -67,12 +67,6 @@ def wait(child: int) -> int:
 # Kills -----------------------------------------------------------------------------------
 
 
-def make_photos(folder: Path) -> None:
-    """Make photos of two classes, and a file that is no photo and is skipped."""
-    class_folders(folder, {"a": N_PHOTOS // 2, "b": N_PHOTOS // 2})
-    (folder / "a" / "14.png").write_text("no photo")
-
-
 def run(photos: Path, output: Path, batch_log: Path) -> None:
     """Extract with a small network, which logs each batch as one byte."""
     from bilinear_cli.photos.photo_set import load_photo_set
@@ -105,7 +99,8 @@ def kill(n_kills: int, seed: int) -> Counter:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos, output, batch_log = folder / "photos", folder / "x.h5", folder / "batches"
-        make_photos(photos)
+        class_folders(photos, {"a": N_PHOTOS // 2, "b": N_PHOTOS // 2})
+        (photos / "a" / "14.png").write_text("no photo")  # extraction skips it
         start = time.perf_counter()
         reference = folder / "uninterrupted.h5"
         code = wait(fork(lambda: run(photos, reference, batch_log)))
@@ -346,30 +341,29 @@ def is_failure(outcome: str) -> bool:
     return outcome.split()[0].isupper()
 
 
+TESTS = {
+    "mutations": partial(corrupt, structural=True),
+    "bytes": partial(corrupt, structural=False),
+    "kills": kill,
+}
+
+
 def main() -> None:
     """Run the tests that the options name, print the counts, and fail if something is wrong."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("--kills", "--mutations", "--bytes", "--seed"):
-        parser.add_argument(name, type=int, default=0)
-    options = parser.parse_args()
+    for name in (*TESTS, "seed"):
+        parser.add_argument(f"--{name}", type=int, default=0)
+    options = vars(parser.parse_args())
     failed = False
-    if options.mutations:
-        counts = corrupt(options.mutations, options.seed, structural=True)
-        print_counts("mutations", counts)
-        failed |= any(map(is_failure, counts))
-    if options.bytes:
-        counts = corrupt(options.bytes, options.seed, structural=False)
-        print_counts("bytes", counts)
-        failed |= any(OUTCOMES[code] in counts for code in (TRACEBACK, READ_WRONG))
-    if options.kills:
-        print_counts("kills", kill(options.kills, options.seed))
+    for name, test in TESTS.items():
+        if options[name]:
+            counts = test(options[name], options["seed"])
+            print(f"{name}:", ", ".join(f"{n} {event}" for event, n in counts.most_common()))
+            # Changed bytes may crash the HDF5 library.
+            failures = filter(is_failure, counts)
+            failed |= any(name != "bytes" or "HDF5" not in failure for failure in failures)
     sys.exit(failed)
-
-
-def print_counts(test: str, counts: Counter) -> None:
-    """Print one line."""
-    print(f"{test}:", ", ".join(f"{n} {name}" for name, n in counts.most_common()))
 
 
 if __name__ == "__main__":

@@ -29,11 +29,7 @@ POOLS = {
 
 
 def check(file: FeatureFile, seed: int = 0) -> dict[str, Any]:
-    """Return measurements on pairs of training photos of one class.
-
-    Args:
-        file: a feature file with maps.
-        seed: the seed for the pairs and the shuffles.
+    """Return measurements on random pairs of training photos of one class.
 
     Returns:
         `identities`: name -> largest relative difference between its two sides;
@@ -75,11 +71,9 @@ def pairs(file: FeatureFile, rng: np.random.Generator) -> np.ndarray:
 
 
 def expected_products(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Return the expected inner products of the vectors of two photos, in float64.
+    """Return the inner products of the vectors of two photos by the identities, in float64.
 
-    Args:
-        x: the map of one photo, (locations, channels).
-        y: the map of another photo.
+    Both arguments are maps (locations, channels).
     """
     matches, means = x @ y.T, (x.mean(axis=0), y.mean(axis=0))
     return {

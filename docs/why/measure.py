@@ -34,19 +34,12 @@ DRAWN = (FULL, UNRELATED, BASELINE)  # variants that are also trained on these d
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a variant, the entries of its vectors and the training photos.
+    """One training: a variant, the entries of its vectors and the training photos."""
 
-    Attributes:
-        variant: the key of the variant.
-        seed: the seed of the shuffle, or of the draw of photos.
-        top: number of entries with the highest variance over the training photos; None for all.
-        photos: number of photos drawn per class, at most all of its photos; None for all.
-    """
-
-    variant: str
-    seed: int = 0
-    top: int | None = None
-    photos: int | None = None
+    variant: str  # its key
+    seed: int = 0  # of the shuffle, or of the draw of photos
+    top: int | None = None  # number of entries with the highest variance; None: all
+    photos: int | None = None  # number drawn per class, or all if the class has fewer; None: all
 
     @property
     def key(self) -> str:
@@ -56,11 +49,10 @@ class Trial:
 
 
 def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Trial]]]:
-    """Yield variants, the seed of their maps, and the trials on their vectors.
+    """Yield variants, the seed of their shuffle, and the trials on their vectors.
 
-    Args:
-        n_entries: number of entries of a full bilinear matrix.
-        n_photos: number of training photos in the largest class.
+    The number of entries is that of a bilinear matrix, the number of photos that of the largest
+    class in the training set.
     """
     for variant in VARIANTS.values():
         for seed in range(variant.seeds):
@@ -74,12 +66,9 @@ def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Tri
 
 
 def measure(file: FeatureFile, results: dict[str, Any], path: Path) -> None:
-    """Add the missing results, and write them to a file after each training.
+    """Add missing trials to `results["trials"]`, and write a JSON file after each training.
 
-    Args:
-        file: a feature file with maps.
-        results: the function adds trials to `results["trials"]`.
-        path: a JSON file; its folder also holds the temporary file of vectors.
+    The folder of the JSON file also holds the temporary file of vectors.
     """
     trials_done = results["trials"]
     first = np.unique(file.photo, return_index=True)[1]

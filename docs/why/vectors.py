@@ -55,12 +55,7 @@ def unrelated(maps: tf.Tensor) -> tf.Tensor:
 
 
 def normalized(pooled: tf.Tensor, norm: str) -> tf.Tensor:
-    """Return normalised rows (batch, values).
-
-    Args:
-        pooled: vectors (batch, channels) or symmetric matrices (batch, channels, channels).
-        norm: one of `NORMS`.
-    """
+    """Return vectors, or packed symmetric matrices, after one of `NORMS`, (batch, values)."""
     if norm in ("root", "both"):
         pooled = pooling.signed_sqrt(pooled)
     if len(pooled.shape) == 3:
@@ -95,29 +90,16 @@ Pool = Callable[[tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """One method to compute vectors from maps.
+    """One method to compute vectors from maps."""
 
-    Attributes:
-        key: a short name, the key of its results.
-        label: its name in tables.
-        pool: maps -> vectors or matrices.
-        norm: one of `NORMS`.
-        spec: the name of the vectors in a feature file. It depends on their shape only: `avg` for
-            vectors, `bilinear` for packed matrices.
-        normalize: scaling in training: `none`, or `standard` (each value minus its mean, divided
-            by its standard deviation, both over the training photos).
-        shuffle: a random change of the maps before pooling.
-        seeds: the number of repetitions if there is a shuffle.
-    """
-
-    key: str
-    label: str
-    pool: Pool
-    norm: str = "both"
-    spec: str = "bilinear"
-    normalize: str = "none"
+    key: str  # prefix of the keys of its results
+    label: str  # in tables and pictures
+    pool: Pool  # maps -> vectors or matrices
+    norm: str = "both"  # one of `NORMS`
+    spec: str = "bilinear"  # in the feature file; of vectors: `max` or `avg`
+    normalize: str = "none"  # option of training: `none` or `standard`
     shuffle: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
-    seeds: int = 1
+    seeds: int = 1  # repetitions of a shuffle
 
     def rows(self, maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return float32 (batch, values) of float32 maps."""
