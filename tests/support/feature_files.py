@@ -33,7 +33,6 @@ def begin_features(
     class_names: Sequence[str] | None = None,
     attributes: Mapping[str, Any] | None = None,
     parameters: Mapping[str, np.ndarray] | None = None,
-    skipped: Mapping[str, str] | None = None,
     **columns: Sequence[Any] | np.ndarray,
 ) -> FeatureWriter:
     """Create a feature file without rows, and return its writer.
@@ -46,27 +45,25 @@ def begin_features(
         class_names: default: `class 0`, `class 1`, ...
         attributes: root attributes in addition to `ATTRIBUTES`.
         parameters: parameters of the poolings, name -> array.
-        skipped: path of a photo without rows -> reason.
         columns: `photo`, `view`, `paths`, `sha256` and `group`, (n,). By default, each row is a
             photo and each photo is a group. A second row of a photo is its `flip`.
     """
-    labels = np.asarray(labels)
-    photo = np.asarray(columns.get("photo", np.arange(len(labels))))
+    photo = np.asarray(columns.get("photo", range(len(labels))))
     paths = np.array([f"{label}/{i}.png" for label, i in zip(labels, photo, strict=True)])
     all_columns = {
         "photo": photo,
         "view": np.where(np.append(False, photo[1:] == photo[:-1]), "flip", "original"),
-        "labels": labels,
+        "labels": np.asarray(labels),
         "paths": paths,
         "sha256": np.array([hashlib.sha256(str(i).encode()).hexdigest() for i in photo]),
         "split": np.asarray(split),
         "group": paths,
     }
     all_columns |= {name: np.asarray(values) for name, values in columns.items()}
-    class_names = class_names or [f"class {i}" for i in range(int(labels.max()) + 1)]
-    views = {"views": " ".join(dict.fromkeys(all_columns["view"]))}
-    root = ATTRIBUTES | views | (attributes or {})
-    header = Header(all_columns, class_names, root, skipped or {}, parameters or {})
+    class_names = class_names or [f"class {i}" for i in range(max(labels) + 1)]
+    views = " ".join(dict.fromkeys(all_columns["view"]))
+    root = ATTRIBUTES | {"views": views} | (attributes or {})
+    header = Header(all_columns, class_names, root, parameters=parameters or {})
     return create(path, shapes, header)
 
 
