@@ -143,11 +143,11 @@ def time_stage2(file: FeatureFile, pairs: int) -> Times:
     rows = np.arange(len(file.labels))
     transforms = feature_transform.fit_transforms(file, ["bilinear"], rows)
 
-    def read_once() -> None:
+    def one_pass() -> None:
         for _ in feature_transform.column_blocks(transforms, file, rows):
             pass
 
-    return ratio(lambda: reduce(file, transforms, rows, "gram"), read_once, pairs)
+    return ratio(lambda: reduce(file, transforms, rows, "gram"), one_pass, pairs)
 
 
 def ratio(work: Callable[[], object], reference: Callable[[], object], pairs: int) -> Times:

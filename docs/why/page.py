@@ -48,7 +48,7 @@ def write_pages(docs: Path) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """Read results, and check that they have all trials, because another version may be older."""
+    """Read results, perhaps of an earlier version, and check that no trial is missing."""
     results = json.loads(path.read_text(encoding="utf-8"))
     keys = results["trials"]
     drawn = [key.removeprefix(FULL) for key in keys if f"{FULL}/photos" in key]
