@@ -18,6 +18,7 @@ from filelock import FileLock
 from support.commands import run_python
 from threadpoolctl import threadpool_limits
 
+from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 
@@ -25,7 +26,7 @@ from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MAX_GARBAGE = 16 << 20  # bytes per test without a garbage collection
-USERS_CACHE = os.environ.get("BILINEAR_CACHE")
+USERS_CACHE = str(cache_folder())
 
 # No deadline, because TensorFlow's first call is slow. Fixed examples, so that a failure repeats.
 hypothesis.settings.register_profile(
@@ -46,7 +47,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def real_weights(_own_cache: None) -> Weights:
     """Return VGG16's published weights; files computed from them stay in the cache of the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        _restore_cache(patch)
+        patch.setenv("BILINEAR_CACHE", USERS_CACHE)
         try:
             return load_vgg16_weights()
         except BilinearError as error:
@@ -82,14 +83,7 @@ def int8_network(
 @pytest.fixture
 def users_cache(monkeypatch: pytest.MonkeyPatch, real_weights: Weights) -> None:
     """Give a test the user's cache, which has the published weights."""
-    _restore_cache(monkeypatch)
-
-
-def _restore_cache(patch: pytest.MonkeyPatch) -> None:
-    if USERS_CACHE is None:
-        patch.delenv("BILINEAR_CACHE")
-    else:
-        patch.setenv("BILINEAR_CACHE", USERS_CACHE)
+    monkeypatch.setenv("BILINEAR_CACHE", USERS_CACHE)
 
 
 @pytest.fixture(autouse=True)
