@@ -38,15 +38,16 @@ POOLINGS: dict[str, Callable[[], Layers]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Train both networks and print their accuracies."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--data", default="sample")
-    options.add_argument("--epochs", type=int, default=20)
-    options.add_argument("--weights", choices=("imagenet", "random"), default="imagenet")
-    asked = options.parse_args(arguments)
-    photo_set = load_photo_set(asked.data)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="sample")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--weights", choices=("imagenet", "random"), default="imagenet")
+    options = parser.parse_args(arguments)
+    photo_set = load_photo_set(options.data)
     photos = np.stack([read_photo(photo_set.root / path, [SIZE])[0] for path in photo_set.paths])
     is_train, n_classes = photo_set.split == "train", len(photo_set.class_names)
-    weights = weights_at_hand(asked.weights)
+    train, test = ((photos[rows], photo_set.labels[rows]) for rows in (is_train, ~is_train))
+    weights = available_weights(options.weights)
     print(
         f"{is_train.sum()} photos of {n_classes} classes to train on, {(~is_train).sum()} to "
         f"test; MobileNet to {LAYER}, {weights or 'random'} weights; chance is {1 / n_classes:.3f}"
@@ -54,40 +55,33 @@ def main(arguments: list[str] | None = None) -> None:
     for name, pooling in POOLINGS.items():
         keras.utils.set_random_seed(0)
         network = build(pooling(), weights, n_classes)
-        began = time.perf_counter()
-        network.fit(
-            photos[is_train],
-            photo_set.labels[is_train],
-            batch_size=16,
-            epochs=asked.epochs,
-            verbose=0,
-        )
-        seconds = time.perf_counter() - began
-        accuracy = network.evaluate(photos[~is_train], photo_set.labels[~is_train], verbose=0)[1]
+        start = time.perf_counter()
+        network.fit(*train, batch_size=16, epochs=options.epochs, verbose=0)
+        seconds = time.perf_counter() - start
+        accuracy = network.evaluate(*test, verbose=0)[1]
         print(f"{name:<30} {accuracy:.3f}   ({seconds:.0f} s)")
 
 
-def weights_at_hand(wanted: str) -> str | None:
+def available_weights(weights: str) -> str | None:
     """Return `imagenet` if it is requested and available, else None for random weights."""
-    if wanted == "random":
+    if weights == "random":
         return None
     try:
-        backbone(wanted)
+        backbone(weights)
     except Exception as error:  # Keras raises a bare Exception if it cannot download
-        print(f"no ImageNet weights, so random ones: {error}")
+        print(f"ImageNet weights are not available, so weights are random: {error}")
         return None
-    return wanted
+    return weights
 
 
 def backbone(weights: str | None) -> keras.Model:
     """Return the first layers of MobileNet."""
-    whole = keras.applications.MobileNet(
-        include_top=False, weights=weights, input_shape=(SIZE, SIZE, 3)
-    )
-    for layer in whole.layers:
+    shape = (SIZE, SIZE, 3)
+    network = keras.applications.MobileNet(include_top=False, weights=weights, input_shape=shape)
+    for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = MOMENTUM
-    return keras.Model(whole.input, whole.get_layer(LAYER).output)
+    return keras.Model(network.input, network.get_layer(LAYER).output)
 
 
 def build(pooling: Layers, weights: str | None, n_classes: int) -> keras.Model:

@@ -1,4 +1,4 @@
-"""Maps -> the vectors that are compared: the information that is kept, and its normalisation.
+"""Maps -> the vectors that are compared: the information that they keep, and their normalisation.
 
 Except for the shuffles, these are TensorFlow functions over maps (batch, height, width, channels).
 They use `bilinear_cli.poolings.functions`. `upper_triangle` packs matrices at the end.
@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from bilinear_cli.poolings import functions as pooling
 
-NORMS = ("plain", "root", "l2", "both")  # square root of each number, division by the l2 norm
+BOTH = "square root and l2"  # square root of each number, then division by the l2 norm
+NORMS = {"plain": "not normalised", "root": "square root", "l2": "l2", "both": BOTH}
 
 
 # Vectors (batch, channels) or matrices (batch, channels, channels) of maps -----------------------
@@ -53,18 +54,13 @@ def unrelated(maps: tf.Tensor) -> tf.Tensor:
 # Normalisation -----------------------------------------------------------------------------------
 
 
-def normalized(kept: tf.Tensor, norm: str) -> tf.Tensor:
-    """Return normalised rows (batch, values).
-
-    Args:
-        kept: vectors (batch, channels) or symmetric matrices (batch, channels, channels).
-        norm: one of `NORMS`.
-    """
+def normalized(pooled: tf.Tensor, norm: str) -> tf.Tensor:
+    """Return vectors, or packed symmetric matrices, after one of `NORMS`, (batch, values)."""
     if norm in ("root", "both"):
-        kept = pooling.signed_sqrt(kept)
-    if len(kept.shape) == 3:
-        kept = pooling.upper_triangle(kept)
-    return pooling.l2_normalize(kept) if norm in ("l2", "both") else kept
+        pooled = pooling.signed_sqrt(pooled)
+    if len(pooled.shape) == 3:
+        pooled = pooling.upper_triangle(pooled)
+    return pooling.l2_normalize(pooled) if norm in ("l2", "both") else pooled
 
 
 # Shuffles ----------------------------------------------------------------------------------------
@@ -76,95 +72,71 @@ def shuffled(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     A channel keeps its values, and so its maximum, mean, sum and sum of squares. Co-occurrence of
     channels at one location becomes random.
     """
-    batch, height, width, channels = maps.shape
-    moved = rng.permuted(maps.reshape(batch, height * width, channels), axis=1)
-    return moved.reshape(maps.shape)
+    rows = maps.reshape(len(maps), -1, maps.shape[-1])  # (batch, locations, channels)
+    return rng.permuted(rows, axis=1).reshape(maps.shape)
 
 
 def shuffled_together(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Move whole locations: in the same way for all channels, independently for each photo."""
-    batch, height, width, channels = maps.shape
-    order = rng.permuted(np.tile(np.arange(height * width), (batch, 1)), axis=1)
-    rows = maps.reshape(batch, height * width, channels)
+    rows = maps.reshape(len(maps), -1, maps.shape[-1])
+    order = rng.permuted(np.tile(np.arange(rows.shape[1]), (len(rows), 1)), axis=1)
     return np.take_along_axis(rows, order[:, :, None], axis=1).reshape(maps.shape)
 
 
 # The variants ------------------------------------------------------------------------------------
 
-Kept = Callable[[tf.Tensor], tf.Tensor]
-Move = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Pool = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One method to compute vectors from maps.
+    """One method to compute vectors from maps."""
 
-    Attributes:
-        key: a short name, the key of its results.
-        says: its name in tables.
-        kept: maps -> vectors or matrices.
-        norm: one of `NORMS`.
-        spec: the name of the vectors in a feature file. It depends on their shape only: `avg` for
-            vectors, `bilinear` for packed matrices.
-        normalize: scaling in training: `none`, or `standard` (each value minus its mean, divided
-            by its standard deviation, both over the training photos).
-        move: a shuffle of the maps before pooling.
-        seeds: the number of repetitions if `move` is random.
-    """
-
-    key: str
-    says: str
-    kept: Kept
-    norm: str = "both"
-    spec: str = "bilinear"
-    normalize: str = "none"
-    move: Move | None = None
-    seeds: int = 1
+    key: str  # prefix of the keys of its results
+    label: str  # in tables and pictures
+    pool: Pool  # maps -> vectors or matrices
+    norm: str = "both"  # one of `NORMS`
+    spec: str = "bilinear"  # in the feature file; of vectors: `max` or `avg`
+    normalize: str = "none"  # option of training: `none` or `standard`
+    shuffle: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    seeds: int = 1  # repetitions of a shuffle
 
     def rows(self, maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return float32 (batch, values) of float32 maps."""
-        moved = maps if self.move is None else self.move(maps, rng)
-        return _graph(self.kept, self.norm, maps.shape[1:])(tf.constant(moved)).numpy()
+        maps = self.shuffle(maps, rng) if self.shuffle else maps
+        return _graph(self.pool, self.norm, maps.shape[1:])(tf.constant(maps)).numpy()
 
 
 @cache
-def _graph(kept: Kept, norm: str, shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
+def _graph(pool: Pool, norm: str, shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
     """Compile for maps of one shape, for any batch size."""
     signature = [tf.TensorSpec((None, *shape), tf.float32)]
-    graph = tf.function(lambda maps: normalized(kept(maps), norm), input_signature=signature)
+    graph = tf.function(lambda maps: normalized(pool(maps), norm), input_signature=signature)
     return graph.get_concrete_function()
 
 
-BOTH = "square root and l2"
-SAYS = {"plain": "not normalised", "root": "square root", "l2": "l2", "both": BOTH}
 BASELINE, FULL = "average-both", "bilinear-both"
 SHUFFLED, UNRELATED = "shuffled", "unrelated"
+MAX, AVERAGE = pooling.max_pool, pooling.avg_pool
 VARIANTS = {
     variant.key: variant
     for variant in (
-        Variant("max-standard", "max, standardised", pooling.max_pool, "plain", "max", "standard"),
-        Variant("max-both", f"max, {BOTH}", pooling.max_pool, "both", "max"),
-        Variant(
-            "average-standard",
-            "average, standardised",
-            pooling.avg_pool,
-            "plain",
-            "avg",
-            "standard",
+        Variant("max-standard", "max, standardised", MAX, "plain", "max", "standard"),
+        Variant("max-both", f"max, {BOTH}", MAX, "both", "max"),
+        Variant("average-standard", "average, standardised", AVERAGE, "plain", "avg", "standard"),
+        *(
+            Variant(f"average-{norm}", f"average, {label}", AVERAGE, norm, "avg")
+            for norm, label in NORMS.items()
         ),
         *(
-            Variant(f"average-{norm}", f"average, {SAYS[norm]}", pooling.avg_pool, norm, "avg")
-            for norm in NORMS
-        ),
-        *(
-            Variant(f"bilinear-{norm}", f"bilinear, {SAYS[norm]}", mean_product, norm)
-            for norm in NORMS
+            Variant(f"bilinear-{norm}", f"bilinear, {label}", mean_product, norm)
+            for norm, label in NORMS.items()
         ),
         Variant("diagonal", "diagonal only", diagonal, spec="avg"),
         Variant("off-diagonal", "without the diagonal", off_diagonal),
         Variant("means", "outer product of the means", product_of_means),
         Variant(UNRELATED, "product of means, true diagonal", unrelated),
-        Variant(SHUFFLED, "each channel shuffled", mean_product, move=shuffled, seeds=3),
-        Variant("together", "channels shuffled together", mean_product, move=shuffled_together),
+        Variant(SHUFFLED, "each channel shuffled", mean_product, shuffle=shuffled, seeds=3),
+        Variant("together", "channels shuffled together", mean_product, shuffle=shuffled_together),
     )
 }
