@@ -1,10 +1,11 @@
-"""Maps -> vectors: pure TensorFlow functions over (batch, height, width, channels).
+"""Maps -> vectors: pure TensorFlow functions of float32 maps (batch, height, width, channels).
 
-All of them take float32 maps and return float32; `graph.py` puts them into one graph with the
-network, so that only what is stored leaves it.
+All return float32. `graph.py` puts them into one graph with the network, so that only the stored
+rows leave it.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -13,9 +14,8 @@ from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.matrix_root import matrix_sqrt
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 
-Pool = Callable[[tf.Tensor], tf.Tensor]
-SLOPE_FLOOR = 1e-3  # of the mean size of a map's numbers; the root of less is not steeper
-ROUNDING = 1e-6  # of a mean over locations, relatively
+SLOPE_FLOOR = 1e-3  # times the mean |x| of a row: the slope of the root is constant below
+ROUNDING = 1e-6  # relative error of a mean over locations
 EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
 
@@ -43,10 +43,10 @@ def keep_maps(maps: tf.Tensor) -> tf.Tensor:
 
 
 def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
-    """Return the sum over the locations of x xᵀ, of which bilinear pooling takes the root.
+    """Return the sum over the locations of x xᵀ: bilinear pooling before the normalisation.
 
-    With a map as a matrix X, one row a location, this is the one product Xᵀ X; no outer product
-    is ever formed.
+    With a map as a matrix X, one row a location, this is one product, Xᵀ X. No outer product is
+    ever formed.
 
     Source: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition",
     ICCV 2015, with one network in both roles.
@@ -56,13 +56,13 @@ def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
 
 
 def outer_product_mean(maps: tf.Tensor) -> tf.Tensor:
-    """Return the mean outer product: stored as it is, the control for the normalisation."""
+    """Return the mean outer product, which is not normalised: a control."""
     n_locations = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
     return outer_product_sum(maps) / n_locations
 
 
 def centred_product_sum(maps: tf.Tensor) -> tf.Tensor:
-    """Return `outer_product_sum` of channels less their mean over the locations.
+    """Return `outer_product_sum` after subtracting each channel's mean over the locations.
 
     Source: Tuzel, Porikli, Meer, "Region Covariance: A Fast Descriptor for Detection and
     Classification", ECCV 2006, for covariance as a descriptor; the normalisation is Lin's.
@@ -73,19 +73,19 @@ def centred_product_sum(maps: tf.Tensor) -> tf.Tensor:
 def outer_product_root(maps: tf.Tensor) -> tf.Tensor:
     """Return the square root of the matrix of `outer_product_sum`.
 
-    The matrix root evens out the directions that the channels have in common, which else outweigh
-    all others; the signed square root and the l2 norm follow as ever.
+    The matrix root reduces the weight of directions that the channels have in common, which
+    otherwise outweigh all others. The signed square root and the l2 norm follow as in `bilinear`.
 
-    Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017. With B = Xᵀ X and the
-    smaller X Xᵀ = U Λ Uᵀ, its root is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X: one eigendecomposition of as many
-    rows as there are locations, where those are fewer than channels. It takes less
-    time than as many steps of Newton and Schulz as come near it (`make poolings`).
+    Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017. With X Xᵀ = U Λ Uᵀ, the
+    root of Xᵀ X is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X. If a map has fewer locations than channels, the
+    eigendecomposition is that of the smaller matrix. It takes less time than the steps of Newton
+    and Schulz that reach a similar accuracy (`make poolings`).
     """
     return matrix_sqrt(location_matrix(maps))
 
 
 def location_matrix(maps: tf.Tensor) -> tf.Tensor:
-    """Return maps as matrices X, one row a location, (batch, height * width, channels)."""
+    """Return the maps as matrices, one row a location, (batch, height * width, channels)."""
     _, height, width, channels = maps.shape
     if height and width:
         return tf.reshape(maps, (-1, height * width, channels))
@@ -93,7 +93,7 @@ def location_matrix(maps: tf.Tensor) -> tf.Tensor:
 
 
 def centre_channels(maps: tf.Tensor) -> tf.Tensor:
-    """Return maps less the mean of each channel over the locations; what is rounding, as zero."""
+    """Subtract each channel's mean over the locations; differences that are rounding become 0."""
     mean = tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
     centred = maps - mean
     return tf.where(tf.abs(centred) > ROUNDING * tf.abs(mean), centred, 0.0)
@@ -101,148 +101,128 @@ def centre_channels(maps: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
-    """Return sign(x) sqrt(|x|), element by element, with a gradient that has a bound.
+    """Return sign(x) sqrt(|x|) of each element, with a bounded gradient.
 
-    The true slope, 1 / (2 sqrt(|x|)), is infinite at zero, where two channels that are never active
-    together have their number. Numbers below `SLOPE_FLOOR` times the mean |x| of their row are
-    given the slope at that floor, the numbers of an all-zero row the slope zero. So the gradient is
-    exact for all others, and a step on the brightness of the map stays what it is.
+    The true slope, 1 / (2 sqrt(|x|)), is infinite at zero, the value of two channels that are never
+    active together. Elements below `SLOPE_FLOOR` times the mean |x| of their row get the slope at
+    that floor, and elements of an all-zero row get the slope zero. All other slopes are exact. The
+    floor is relative, so the unit of a map does not matter.
 
     Args:
         x: (batch, ...).
     """
-    size = tf.abs(x)
+    magnitude = tf.abs(x)
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        mean = tf.reduce_mean(size, axis=tuple(range(1, size.shape.rank)), keepdims=True)
-        held = tf.sqrt(tf.maximum(size, SLOPE_FLOOR * mean))
-        return tf.math.divide_no_nan(0.5 * upstream, held)
+        mean = tf.reduce_mean(magnitude, axis=tuple(range(1, magnitude.shape.rank)), keepdims=True)
+        clipped_root = tf.sqrt(tf.maximum(magnitude, SLOPE_FLOOR * mean))
+        return tf.math.divide_no_nan(0.5 * upstream, clipped_root)
 
-    root = tf.sqrt(size)
+    root = tf.sqrt(magnitude)
     with tf.control_dependencies([root]):  # the sign can then take the memory of x
         return root * tf.sign(x), gradient
 
 
-def upper_triangle(matrices: tf.Tensor) -> tf.Tensor:
-    """Pack symmetric matrices so that inner products and norms stay what they were.
+def upper_triangle(matrices: tf.Tensor, normalize: bool = False) -> tf.Tensor:
+    """Pack symmetric matrices so that inner products and norms stay the same, see `triangle.py`.
 
     Args:
         matrices: (batch, channels, channels).
-
-    Returns:
-        (batch, channels * (channels + 1) / 2), see `triangle.py`.
-    """
-    entries, scale = _upper_entries(matrices)
-    return entries * scale
-
-
-def normalized_triangle(matrices: tf.Tensor) -> tf.Tensor:
-    """Pack the signed square roots of symmetric matrices as `upper_triangle`, to l2 norm one.
-
-    Args:
-        matrices: (batch, channels, channels).
+        normalize: also take signed square roots, and divide by the l2 norm.
 
     Returns:
         (batch, channels * (channels + 1) / 2).
     """
-    entries, scale = _upper_entries(matrices)  # before the root: half the work and memory
-    return l2_normalize(signed_sqrt(entries) * scale)
-
-
-def _upper_entries(matrices: tf.Tensor) -> tuple[tf.Tensor, np.ndarray]:
-    """Return the upper triangle row by row, and what its numbers are to be multiplied by."""
     channels = matrices.shape[-1]
     rows, columns = triangle.indices(channels)
     flat = tf.reshape(matrices, (-1, channels * channels))
     scale = triangle.scale(channels).astype(np.float32)
-    return tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1), scale
+    # before the root: half the work and memory
+    entries = tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1)
+    return l2_normalize(signed_sqrt(entries) * scale) if normalize else entries * scale
 
 
 def l2_normalize(x: tf.Tensor) -> tf.Tensor:
-    """Return the rows of (batch, d) divided by their l2 norm; a row of zeros stays one."""
+    """Divide the rows of (batch, d) by their l2 norm; a row of zeros stays zero."""
     return tf.math.l2_normalize(x, axis=1, epsilon=EPSILON)
 
 
 def tensor_sketch(
     matrices: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int
 ) -> tf.Tensor:
-    """Sketch symmetric matrices so that inner products are kept on average.
+    """Sketch symmetric matrices; inner products of sketches are unbiased.
 
-    Entry (i, j) is added to number h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j). Over
-    random hashes and signs the inner product of two sketches has the mean of that of the matrices.
+    Entry (i, j) is added to element h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j). The
+    expected inner product of two sketches, over random hashes and signs, is that of the matrices.
 
     Source: Pham, Pagh, "Fast and Scalable Polynomial Kernels via Explicit Feature Maps", KDD 2013.
-    A sketch is linear, so that of a sum of outer products is one signed addition of its entries,
-    without the Fourier transforms that single vectors need.
+    A sketch is linear, so a sum of outer products needs one signed addition of its entries, and
+    not the Fourier transforms that single vectors need.
 
     Args:
         matrices: (batch, channels, channels).
         hashes: int (2, channels), from 0 to size - 1.
         signs: int (2, channels), of -1 and 1.
-        size: numbers of a sketch.
+        size: the length of a sketch.
 
     Returns:
         (batch, size).
     """
     channels = hashes.shape[1]
-    numbers = ((hashes[0][:, None] + hashes[1]) % size).ravel()
-    order = np.argsort(numbers, kind="stable")  # what adds up lies together: twice as fast
-    ordered = numbers[order].astype(np.int32)
+    elements = ((hashes[0][:, None] + hashes[1]) % size).ravel()
+    order = np.argsort(elements, kind="stable")  # a sum of neighbours is twice as fast
+    segments = elements[order].astype(np.int32)
     sign = (signs[0][:, None] * signs[1]).ravel().astype(np.float32)
     entries = tf.transpose(tf.reshape(matrices, (-1, channels * channels)) * sign)
-    sums = tf.math.segment_sum(tf.gather(entries, order.astype(np.int32)), ordered)
-    whole = tf.pad(sums, [[0, size - 1 - ordered[-1]], [0, 0]])
-    return tf.reshape(tf.transpose(whole), (-1, size))
+    sums = tf.math.segment_sum(tf.gather(entries, order.astype(np.int32)), segments)
+    padded = tf.pad(sums, [[0, size - 1 - segments[-1]], [0, 0]])
+    return tf.reshape(tf.transpose(padded), (-1, size))
 
 
 def compact_pool(maps: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int) -> tf.Tensor:
-    """Return the sketch of the matrix of `outer_product_sum`, its signed square root, l2 norm one.
+    """Sketch `outer_product_sum`, take signed square roots, normalise to l2 norm 1: (batch, size).
+
+    `hashes`, `signs` and `size` are those of `tensor_sketch`.
 
     Source: Gao, Beijbom, Zhang, Darrell, "Compact Bilinear Pooling", CVPR 2016.
-
-    Args:
-        maps: (batch, height, width, channels).
-        hashes, signs, size: of `tensor_sketch`.
-
-    Returns:
-        (batch, size).
     """
     sketch = tensor_sketch(outer_product_sum(maps), hashes, signs, size)
     return l2_normalize(signed_sqrt(sketch))
 
 
 def project(maps: tf.Tensor, projection: np.ndarray) -> tf.Tensor:
-    """Return maps whose channels are projected, (batch, height, width, fewer channels).
-
-    Args:
-        maps: (batch, height, width, channels).
-        projection: float32 (channels, fewer).
-    """
+    """Project the channels of maps by a float32 matrix (channels, projected channels)."""
     return tf.tensordot(maps, projection, 1)
 
 
-def matrix_function(method: str) -> Pool:
-    """Return the function of a pooling of matrices, maps -> (batch, channels, channels)."""
-    return globals()[get_pooling(method).function]
-
-
-def pool_function(spec: str, parameters: Mapping[str, np.ndarray]) -> Pool:
-    """Return the function of a pooling, of maps alone.
+def pool_function(
+    spec: str,
+    parameters: Mapping[str, np.ndarray],
+    pack: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> Callable[..., tf.Tensor]:
+    """Return the function of a pooling.
 
     Args:
         spec: the pooling.
-        parameters: of `parameters.py`; those that it takes must be there.
-    """
-    kind = get_pooling(spec)
-    function = globals()[kind.function]
-    arguments = [parameters[name] for name in kind.arguments]
-    pack = normalized_triangle if kind.is_normalized_matrix else upper_triangle
+        parameters: at least those that the pooling takes, see `parameters.py`.
+        pack: of a pooling of matrices, what turns (batch, channels, channels) into rows; by default
+            the upper triangle, normalised if the pooling is.
 
-    def pool(maps: tf.Tensor) -> tf.Tensor:
-        if kind.is_projected:
-            rows = function(project(maps, *arguments))
+    Returns:
+        A function of maps, and of the class token (batch, d) if the network has one, which only
+        poolings with `uses_class_token` receive.
+    """
+    pooling = get_pooling(spec)
+    function = globals()[pooling.function]
+    arguments = [parameters[name] for name in pooling.arguments]
+    pack = pack or partial(upper_triangle, normalize=pooling.is_normalized_matrix)
+
+    def pool(maps: tf.Tensor, class_token: tf.Tensor | None = None) -> tf.Tensor:
+        token = {"class_token": class_token} if pooling.uses_class_token else {}
+        if pooling.is_projected:
+            rows = function(project(maps, *arguments), **token)
         else:
-            rows = function(maps, *arguments, *([kind.size] if kind.size else []))
-        return pack(rows) if kind.layout == TRIANGLE else rows
+            rows = function(maps, *arguments, *([pooling.size] if pooling.size else []), **token)
+        return pack(rows) if pooling.layout == TRIANGLE else rows
 
     return pool

@@ -9,6 +9,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bilinear_cli.poolings import functions
 from bilinear_cli.poolings.functions import (
     compact_pool,
     l2_normalize,
@@ -19,8 +20,8 @@ from bilinear_cli.poolings.functions import (
     tensor_sketch,
     upper_triangle,
 )
-from bilinear_cli.poolings.registry import POOLINGS
-from bilinear_cli.poolings.sizes import sketch_parameters
+from bilinear_cli.poolings.parameters import sketch_parameters
+from bilinear_cli.poolings.registry import POOLINGS, Pooling
 
 # Two maps of 2 x 2 locations and 2 channels. As matrices, one row a location:
 #   [1 0]   [0 2]
@@ -77,6 +78,19 @@ def test_every_pooling_by_hand(spec: str, wanted: list) -> None:
 def test_every_pooling_is_tested() -> None:
     (mark,) = test_every_pooling_by_hand.pytestmark
     assert {spec for spec, _ in mark.args[1]} == FUNCTIONS.keys()
+
+
+def test_a_pooling_may_use_the_class_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pool(maps: tf.Tensor, class_token: tf.Tensor | None) -> tf.Tensor:
+        return maps[:, 0, 0] if class_token is None else class_token
+
+    entry = Pooling("token", "a test's", "token_pool", uses_class_token=True)
+    monkeypatch.setitem(POOLINGS, "token", entry)
+    monkeypatch.setattr(functions, "token_pool", pool, raising=False)
+    token = tf.constant([[7.0], [8.0]])
+    np.testing.assert_array_equal(pool_function("token", {})(MAPS, class_token=token), token)
+    np.testing.assert_array_equal(pool_function("token", {})(MAPS), MAPS[:, 0, 0])
+    np.testing.assert_array_equal(FUNCTIONS["max"](MAPS, class_token=token), FUNCTIONS["max"](MAPS))
 
 
 # Sketches and projections -------------------------------------------------------------------
