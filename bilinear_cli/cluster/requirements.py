@@ -10,7 +10,7 @@ from bilinear_cli.cluster.worker_check import differing
 from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.extraction.from_photos import MapNetwork
 from bilinear_cli.extraction.versions import installed_versions
-from bilinear_cli.networks.quiet import import_tensorflow
+from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.store import locked
 
 
