@@ -19,25 +19,11 @@ ROUNDING = 1e-6  # relative error of a mean over locations
 EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
 
-def max_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the largest value of each channel, (batch, channels)."""
-    return tf.reduce_max(maps, axis=(1, 2))
-
-
-def avg_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the mean of each channel over the locations, (batch, channels)."""
-    return tf.reduce_mean(maps, axis=(1, 2))
-
-
-def sum_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the sum of each channel over the locations, (batch, channels)."""
-    return tf.reduce_sum(maps, axis=(1, 2))
-
-
-def keep_maps(maps: tf.Tensor) -> tf.Tensor:
-    """Return the maps as they are."""
-    return tf.identity(maps)
-
+# The largest value, the mean and the sum of each channel over the locations, (batch, channels).
+max_pool = partial(tf.reduce_max, axis=(1, 2))
+avg_pool = partial(tf.reduce_mean, axis=(1, 2))
+sum_pool = partial(tf.reduce_sum, axis=(1, 2))
+keep_maps = tf.identity
 
 # Matrices, (batch, channels, channels) --------------------------------------------------------
 
@@ -45,8 +31,7 @@ def keep_maps(maps: tf.Tensor) -> tf.Tensor:
 def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
     """Return the sum over the locations of x xᵀ: bilinear pooling before the normalisation.
 
-    With a map as a matrix X, one row a location, this is one product, Xᵀ X. No outer product is
-    ever formed.
+    With a map as a matrix X, one row a location, this is Xᵀ X. No outer product is ever formed.
 
     Source: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition",
     ICCV 2015, with one network in both roles.
@@ -67,19 +52,19 @@ def centred_product_sum(maps: tf.Tensor) -> tf.Tensor:
     Source: Tuzel, Porikli, Meer, "Region Covariance: A Fast Descriptor for Detection and
     Classification", ECCV 2006, for covariance as a descriptor; the normalisation is Lin's.
     """
-    return outer_product_sum(centre_channels(maps))
+    mean = tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
+    centred = maps - mean
+    is_signal = tf.abs(centred) > ROUNDING * tf.abs(mean)
+    return outer_product_sum(tf.where(is_signal, centred, 0.0))
 
 
 def outer_product_root(maps: tf.Tensor) -> tf.Tensor:
     """Return the square root of the matrix of `outer_product_sum`.
 
-    The matrix root reduces the weight of directions that the channels have in common, which
-    otherwise outweigh all others. The signed square root and the l2 norm follow as in `bilinear`.
+    It reduces the weight of directions that the channels have in common, which otherwise outweigh
+    all others. The signed square root and the l2 norm follow as in `bilinear`.
 
-    Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017. With X Xᵀ = U Λ Uᵀ, the
-    root of Xᵀ X is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X. If a map has fewer locations than channels, the
-    eigendecomposition is that of the smaller matrix. It takes less time than the steps of Newton
-    and Schulz that reach a similar accuracy (`make poolings`).
+    Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017.
     """
     return matrix_sqrt(location_matrix(maps))
 
@@ -90,13 +75,6 @@ def location_matrix(maps: tf.Tensor) -> tf.Tensor:
     if height and width:
         return tf.reshape(maps, (-1, height * width, channels))
     return tf.reshape(maps, (tf.shape(maps)[0], -1, channels))
-
-
-def centre_channels(maps: tf.Tensor) -> tf.Tensor:
-    """Subtract each channel's mean over the locations; differences that are rounding become 0."""
-    mean = tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
-    centred = maps - mean
-    return tf.where(tf.abs(centred) > ROUNDING * tf.abs(mean), centred, 0.0)
 
 
 @tf.custom_gradient
@@ -124,14 +102,11 @@ def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
 
 
 def upper_triangle(matrices: tf.Tensor, normalize: bool = False) -> tf.Tensor:
-    """Pack symmetric matrices so that inner products and norms stay the same, see `triangle.py`.
+    """Pack symmetric matrices into (batch, channels * (channels + 1) / 2), see `triangle.py`.
 
     Args:
         matrices: (batch, channels, channels).
         normalize: also take signed square roots, and divide by the l2 norm.
-
-    Returns:
-        (batch, channels * (channels + 1) / 2).
     """
     channels = matrices.shape[-1]
     rows, columns = triangle.indices(channels)
@@ -152,12 +127,10 @@ def tensor_sketch(
 ) -> tf.Tensor:
     """Sketch symmetric matrices; inner products of sketches are unbiased.
 
-    Entry (i, j) is added to element h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j). The
-    expected inner product of two sketches, over random hashes and signs, is that of the matrices.
+    Entry (i, j) is added to element h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j). A
+    sketch is linear: a sum of outer products needs none of the Fourier transforms of the paper.
 
     Source: Pham, Pagh, "Fast and Scalable Polynomial Kernels via Explicit Feature Maps", KDD 2013.
-    A sketch is linear, so a sum of outer products needs one signed addition of its entries, and
-    not the Fourier transforms that single vectors need.
 
     Args:
         matrices: (batch, channels, channels).
@@ -190,11 +163,6 @@ def compact_pool(maps: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: i
     return l2_normalize(signed_sqrt(sketch))
 
 
-def project(maps: tf.Tensor, projection: np.ndarray) -> tf.Tensor:
-    """Project the channels of maps by a float32 matrix (channels, projected channels)."""
-    return tf.tensordot(maps, projection, 1)
-
-
 def pool_function(
     spec: str,
     parameters: Mapping[str, np.ndarray],
@@ -220,7 +188,7 @@ def pool_function(
     def pool(maps: tf.Tensor, class_token: tf.Tensor | None = None) -> tf.Tensor:
         token = {"class_token": class_token} if pooling.uses_class_token else {}
         if pooling.is_projected:
-            rows = function(project(maps, *arguments), **token)
+            rows = function(tf.tensordot(maps, *arguments, 1), **token)
         else:
             rows = function(maps, *arguments, *([pooling.size] if pooling.size else []), **token)
         return pack(rows) if pooling.layout == TRIANGLE else rows
