@@ -7,12 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bilinear_cli.poolings.functions import (
-    l2_normalize,
-    pool_function,
-    signed_sqrt,
-    upper_triangle,
-)
+from bilinear_cli.poolings import functions
 from bilinear_cli.poolings.registry import POOLINGS, get_pooling
 from bilinear_cli.poolings.triangle import n_entries
 
@@ -20,12 +15,9 @@ OUTPUTS = ("triangle", "square")
 
 
 class PoolingLayer(keras.layers.Layer):
-    """Base class of layers that pool maps (batch, height, width, channels) to float32 rows.
+    """Base class of layers: maps (batch, height, width, channels) -> float32 rows.
 
-    Args:
-        channels: to which the maps are first projected by the sub-layer `projection`, a 1x1
-            convolution; None for no projection.
-        **kwargs: of `keras.layers.Layer`.
+    The sub-layer `projection`, a 1x1 convolution, first projects to `channels`; None for none.
     """
 
     _pool: Callable[..., tf.Tensor]
@@ -73,9 +65,9 @@ class PoolingLayer(keras.layers.Layer):
 class BilinearPooling(PoolingLayer):
     """Pools a feature map into how often two of its channels are active at the same location.
 
-    With a map as a matrix X, one row a location, the layer computes one matrix product, Xᵀ X; then
-    the signed square root of each element; then divides by the l2 norm. `covariance` first
-    subtracts the channels' means. `matrix-sqrt` takes the square root of the matrix first.
+    With a map as a matrix X, one row a location, the layer computes Xᵀ X, then the signed square
+    root of each element, and divides by the l2 norm. `covariance` subtracts the channels' means
+    from X. `matrix-sqrt` takes the square root of the matrix before that of its elements.
 
     ```python
     x = keras.layers.Conv2D(256, 3, activation="relu")(x)
@@ -83,15 +75,14 @@ class BilinearPooling(PoolingLayer):
     x = keras.layers.Dense(n_classes)(x)
     ```
 
-    All gradients are finite, also those of an all-zero map and of a map with fewer locations than
+    All gradients are finite, also of an all-zero map and of a map with fewer locations than
     channels; see `signed_sqrt`, whose floor differs a little between triangle and square, and
     `matrix_sqrt`.
 
-    The layer needs Keras's TensorFlow backend. On a CPU XLA's eigendecomposition is about forty
-    times slower than TensorFlow's. A model with `matrix-sqrt` therefore declares that it does not
-    support `jit_compile`: Keras compiles it without XLA, and warns if `jit_compile` was requested.
-    If height and width are unknown when the network is built, `matrix-sqrt` decomposes a matrix of
-    channels x channels, also for maps with fewer locations.
+    The layer needs Keras's TensorFlow backend. Keras compiles a model with `matrix-sqrt` without
+    XLA, whose eigendecomposition on a CPU is about forty times slower than TensorFlow's, and warns
+    if `jit_compile` was requested. If height and width are unknown when the network is built,
+    `matrix-sqrt` decomposes a matrix of channels x channels, also for maps with fewer locations.
 
     Sources: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition",
     ICCV 2015; Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017 (`matrix-sqrt`).
@@ -99,8 +90,7 @@ class BilinearPooling(PoolingLayer):
     Args:
         method: `bilinear`, `covariance` or `matrix-sqrt`; or another of `methods()`.
         channels: first project the maps to this number of channels, by a trained 1x1 convolution
-            without bias, the sub-layer `projection`; None for no projection. The length of the
-            output grows as its square.
+            without bias, the sub-layer `projection`; None for no projection.
         output: `triangle`, the upper triangle row by row, with off-diagonal elements times the
             square root of two, so that inner products and norms are those of the whole matrix; or
             `square`, the whole matrix row by row.
@@ -145,14 +135,14 @@ class BilinearPooling(PoolingLayer):
         self.output_form = output  # `output` is a property of every layer
         self.normalize = normalize
         self.supports_jit = get_pooling(method).xla
-        self._pool = pool_function(method, {}, self._pack)
+        self._pool = functions.pool_function(method, {}, self._pack)
 
     def _pack(self, matrices: tf.Tensor) -> tf.Tensor:
         """Return rows of matrices (batch, channels, channels)."""
         if self.output_form == "triangle":
-            return upper_triangle(matrices, self.normalize)
+            return functions.upper_triangle(matrices, self.normalize)
         rows = tf.reshape(matrices, (-1, matrices.shape[1] * matrices.shape[2]))
-        return l2_normalize(signed_sqrt(rows)) if self.normalize else rows
+        return functions.l2_normalize(functions.signed_sqrt(rows)) if self.normalize else rows
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
         """Return (batch, length of a row)."""

@@ -18,9 +18,8 @@ class CompactPooling(PoolingLayer):
     The same signed square root and l2 norm follow. A sketch of maps with many channels is much
     shorter than the matrix: 8,192 numbers do nearly as well as the 131,328 of 512 channels.
 
-    The layer needs Keras's TensorFlow backend. XLA does not have the sum that a sketch needs. A
-    model with this layer therefore declares that it does not support `jit_compile`, and Keras
-    compiles it without XLA.
+    The layer needs Keras's TensorFlow backend. Keras compiles a model with it without XLA, which
+    does not have the sum that a sketch needs.
 
     Sources: see `compact_pool` and `tensor_sketch`.
 
@@ -60,17 +59,17 @@ class CompactPooling(PoolingLayer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Draw the hashes and signs if they are None."""
         super().build(input_shape)
-        channels, names = self.n_channels(input_shape), (f"hash-{self.size}", f"sign-{self.size}")
+        channels = self.n_channels(input_shape)
+        parameters = sketch_parameters(channels, self.size, self.seed)
         if self.hashes is None or self.signs is None:
-            parameters = sketch_parameters(channels, self.size, self.seed)
-            self.hashes, self.signs = (parameters[name] for name in names)
+            self.hashes, self.signs = parameters.values()
         if not self.hashes.shape == self.signs.shape == (2, channels):
             raise ValueError(
                 f"Expected hashes and signs of shape {(2, channels)}. Received: "
                 f"{self.hashes.shape} and {self.signs.shape}"
             )
-        parameters = dict(zip(names, (self.hashes, self.signs), strict=True))
-        self._pool = pool_function(f"compact:{self.size}", parameters)
+        arrays = dict(zip(parameters, (self.hashes, self.signs), strict=True))
+        self._pool = pool_function(f"compact:{self.size}", arrays)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
         """Return (batch, size)."""

