@@ -47,9 +47,7 @@ class MapPooling(PoolingLayer):
 def pooling_layer(spec: str, parameters: Mapping[str, np.ndarray]) -> keras.layers.Layer:
     """Return the layer, maps -> rows as in a feature file except for rounding.
 
-    Args:
-        spec: the pooling.
-        parameters: what the poolings take beside the maps, see `poolings/parameters.py`.
+    `parameters` are at least those that the pooling takes, see `poolings/parameters.py`.
     """
     pooling = get_pooling(spec)
     arrays = [parameters[name] for name in pooling.arguments]

@@ -31,12 +31,7 @@ def preprocess_function(backbone: str) -> Callable[[Any], Any]:
 def build(backbone: str, precision: str = "float32") -> keras.Model:
     """Return a network without its top, for photos of any size; its weights must still be set.
 
-    Args:
-        backbone: one of `NETWORKS`.
-        precision: `float32`, `bfloat16` or `float16`, in which the network multiplies.
-
-    Raises:
-        UsageError: the network is unknown.
+    Its precision is `float32`, `bfloat16` or `float16`. An unknown network is a UsageError.
     """
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
     original = _original(backbone)
@@ -111,7 +106,7 @@ def load_keras_weights(backbone: str, source: str) -> Weights:
     Args:
         backbone: one of `NETWORKS`.
         source: `auto` or `keras` (ImageNet's, from Keras's host or its cache), `random` (always
-            the same), or a path: a `.h5` or `.weights.h5` of Keras's, without the top.
+            the same), or the path of a `.h5` or `.weights.h5` file of Keras, without the top.
 
     Raises:
         BilinearError: the weights cannot be fetched or read.
@@ -137,27 +132,20 @@ def _fetch(backbone: str) -> keras.Model:
     try:
         return _function(backbone)(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises it if the host is out of reach
+        reason = " ".join(str(error).split())[:200]
         raise BilinearError(
-            f"cannot fetch weights of {backbone} from Keras's host: {one_line(error)}. "
-            "Give a file of them as --weights PATH."
+            f"cannot fetch weights of {backbone} from Keras's host: {reason}. Give a file of them "
+            "as --weights PATH."
         ) from error
 
 
 def _read(backbone: str, path: Path) -> keras.Model:
     if not path.is_file():
-        raise BilinearError(
-            f"cannot read weights from '{path}': no such file. Give a file, auto or keras."
-        )
+        raise BilinearError(f"'{path}' is not a file of weights. Give a file, auto or keras.")
     network = build(backbone)
     try:
         network.load_weights(path)
     except Exception as error:  # of Keras, h5py or zipfile
-        raise BilinearError(
-            f"cannot read {path} as weights of {backbone}: {one_line(error)}"
-        ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise BilinearError(f"cannot read {path} as weights of {backbone}: {reason}") from error
     return network
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error of a library as one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200]

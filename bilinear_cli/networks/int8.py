@@ -17,12 +17,7 @@ import tensorflow as tf
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.files import atomic_write
-from bilinear_cli.networks.applications import (
-    layer_shapes,
-    one_line,
-    preprocess_function,
-    resolve_layer,
-)
+from bilinear_cli.networks.applications import layer_shapes, preprocess_function, resolve_layer
 from bilinear_cli.networks.load import silent_stderr
 from bilinear_cli.networks.precision import ALTERNATIVES, int8_sha256, int8_table
 
@@ -30,15 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Load the 8-bit network; build it first if it is not in the cache.
-
-    Args:
-        tensors: VGG16's published weights.
-        layer: the last layer, whose output is returned.
-
-    Returns:
-        A function of uint8 RGB photos (batch, size, size, 3) -> float32 maps (batch, height,
-        width, channels), for use in a graph.
+    """Return the 8-bit network up to a layer, as `load_backbone` does; it is built only once.
 
     Raises:
         BilinearError: LiteRT refuses the network.
@@ -51,9 +38,10 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
     try:
         _interpreter(model, (1, 34, 34, 3))
     except (ImportError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise BilinearError(
-            f"ai-edge-litert cannot load the network: {one_line(error)}. "
-            f"Run pip install --upgrade '.[int8]'. {ALTERNATIVES}"
+            f"ai-edge-litert cannot load the network: {reason}. Run pip install --upgrade "
+            f"'.[int8]'. {ALTERNATIVES}"
         ) from error
 
     def forward(photos: tf.Tensor) -> tf.Tensor:
@@ -70,8 +58,7 @@ def build_int8(
     """Return the network of these layers as a LiteRT model.
 
     It takes uint8 RGB photos of any size in a frame, see `framed`, and returns float32 maps; all
-    layers between are in 8 bits. The first bias subtracts VGG16's mean colour, so that the photos
-    are not rounded.
+    else is in 8 bits. The first bias subtracts the mean colour, so photos are not rounded.
     """
     # the converter reads its ranges from these operations
     fake_quant = tf.quantization.fake_quant_with_min_max_args
@@ -109,10 +96,7 @@ def mean_colour() -> np.ndarray:
 
 
 def framed(photos: np.ndarray) -> np.ndarray:
-    """Return photos with a frame of one pixel of the mean colour, rounded.
-
-    The mean colour is zero to the network, which pads all its maps with zeros.
-    """
+    """Return photos with a frame of one pixel of the rounded mean colour, the network's zero."""
     n, height, width, channels = photos.shape
     frame = np.empty((n, height + 2, width + 2, channels), np.uint8)
     frame[:] = np.rint(mean_colour())
@@ -152,11 +136,7 @@ def _header(model: bytes) -> bytes:
 
 
 def run_int8(model: bytes, photos: np.ndarray) -> np.ndarray:
-    """Return the float32 maps of uint8 RGB photos (batch, height, width, 3).
-
-    Raises:
-        MemoryError: LiteRT has not enough memory.
-    """
+    """Return the float32 maps of uint8 RGB photos (batch, height, width, 3), or a MemoryError."""
     pixels = framed(photos)
     try:
         network = _interpreter(model, pixels.shape)

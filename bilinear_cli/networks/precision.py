@@ -43,12 +43,7 @@ def int8_sha256() -> str:
 def check_int8(
     backbone: str, weights_sha256: str | None = None, devices: Sequence[str] = ("CPU",)
 ) -> None:
-    """Raise unless the network exists in 8 bits and can run.
-
-    Args:
-        backbone: the network.
-        weights_sha256: of the network; None if it is not known yet.
-        devices: that TensorFlow runs on.
+    """Raise unless the network exists in 8 bits and can run; None is for unknown weights.
 
     Raises:
         BilinearError: LiteRT is not installed.
@@ -68,8 +63,7 @@ def check_int8(
         )
     if find_spec("ai_edge_litert") is None:
         raise BilinearError(
-            "--precision int8 needs ai-edge-litert, which is not installed. "
-            "Run pip install '.[int8]'."
+            "--precision int8 needs ai-edge-litert, which is missing. Run pip install '.[int8]'."
         )
 
 

@@ -12,14 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
+from bilinear_cli.poolings import registry
 from bilinear_cli.poolings.projection import principal_directions
-from bilinear_cli.poolings.registry import (
-    FITTED_ON,
-    PROJECTION,
-    SKETCH,
-    get_pooling,
-    parameter_channels,
-)
+from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import Recipe
 
 Parameters = Mapping[str, np.ndarray]
@@ -94,18 +89,18 @@ def _check_size(spec: str, channels: int) -> None:
         raise UsageError(f"{spec}: the maps have only {channels} channels. Use a smaller size.")
     length = pooling.row_length(channels)
     if length > MAX_ROW_LENGTH:
-        projected = f"{pooling.method}:{PROJECTION.example} or "
+        projected = f"{pooling.method}:{registry.PROJECTION.example} or "
         raise UsageError(
             f"{spec} would store {length:,} numbers for each photo, from {channels:,} channels. "
-            f"Use --pooling {projected if pooling.size_meaning is PROJECTION else ''}"
-            f"compact:{SKETCH.example}."
+            f"Use --pooling {projected if pooling.size_meaning is registry.PROJECTION else ''}"
+            f"compact:{registry.SKETCH.example}."
         )
 
 
 def check_channels(parameters: Parameters, channels: int) -> None:
     """Raise a BilinearError unless all parameters are for maps with so many channels."""
     for name, array in parameters.items():
-        expected = parameter_channels(name, array)
+        expected = registry.parameter_channels(name, array)
         if expected not in (channels, None):
             raise BilinearError(
                 f"{name} is for maps with {expected} channels, but these maps have {channels}"
@@ -132,12 +127,8 @@ def _union(a: Parameters, b: Parameters) -> dict[str, np.ndarray]:
 def merge_parameters(a: Parameters, b: Parameters, path: Path) -> Parameters:
     """Return the parameters of both.
 
-    Args:
-        a, b: parameters by name.
-        path: the file that has `b`.
-
     Raises:
-        FeatureFileError: both have a name, with different arrays.
+        FeatureFileError: both have a name, with different arrays; `path` is the file of `b`.
     """
     for name in (a.keys() & b.keys()) - {FITTED_ON}:
         if not np.array_equal(a[name], b[name]):
