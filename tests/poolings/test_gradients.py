@@ -23,8 +23,8 @@ def test_the_slope_is_exact_above_the_floor_and_held_below() -> None:
     x = np.array([[4.0, -9.0, 0.01, 1e-9, 0.0]], np.float32)
     floor = SLOPE_FLOOR * np.abs(x).mean()
     assert 1e-9 < floor < 0.01
-    wanted = 0.5 / np.sqrt([[4, 9, 0.01, floor, floor]])
-    np.testing.assert_allclose(gradient_of_root(x), wanted, rtol=1e-6)
+    expected = 0.5 / np.sqrt([[4, 9, 0.01, floor, floor]])
+    np.testing.assert_allclose(gradient_of_root(x), expected, rtol=1e-6)
 
 
 def test_each_map_has_its_own_floor_and_its_unit_does_not_count() -> None:
@@ -71,8 +71,8 @@ def test_the_matrix_root_has_its_true_gradient(
     gradient = gradient_of_matrix_root(x, weights)
     for _ in range(5):
         direction = rng.normal(size=x.shape)
-        wanted = slope(x.astype(np.float64), weights, direction)
-        assert (gradient * direction).sum() == pytest.approx(wanted, rel=tolerance, abs=tolerance)
+        expected = slope(x.astype(np.float64), weights, direction)
+        assert (gradient * direction).sum() == pytest.approx(expected, rel=tolerance, abs=tolerance)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -83,8 +83,8 @@ def test_of_lower_rank_it_is_true_where_the_rank_stays(shape: tuple[int, int]) -
     weights = rng.normal(size=(1, c, c))
     gradient = gradient_of_matrix_root(x.astype(np.float32), weights)
     for direction in (x @ rng.normal(size=(c, c)), rng.normal(size=(n, n)) @ x):
-        wanted = slope(x, weights, direction)
-        assert (gradient * direction).sum() == pytest.approx(wanted, rel=1e-3)
+        expected = slope(x, weights, direction)
+        assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -101,5 +101,5 @@ def test_the_gradient_has_a_bound_where_there_is_none(kind: str, shape: tuple[in
     }[kind][None].astype(np.float32)
     weights = rng.normal(size=(1, shape[1], shape[1]))
     gradient = gradient_of_matrix_root(x, weights)
-    assert np.linalg.norm(gradient) <= 2 * np.linalg.norm(weights) + 1e-4  # False for no number too
+    assert np.linalg.norm(gradient) <= 2 * np.linalg.norm(weights) + 1e-4  # also False for NaN
     assert kind != "zero" or not gradient.any()
