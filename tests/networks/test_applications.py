@@ -105,11 +105,11 @@ def test_every_family_has_the_layers_weights_and_maps_of_keras(
     assert [x.shape for x in network.weights] == [x.shape for x in of_keras.weights]
     assert last == of_keras.layers[-1].name
     preprocess = getattr(keras.applications, FAMILIES[name]).preprocess_input
-    wanted = of_keras(preprocess(PHOTOS.astype(np.float32)), training=False).numpy()
+    expected = of_keras(preprocess(PHOTOS.astype(np.float32)), training=False).numpy()
     photos = PHOTOS.copy()
     maps = forward(tf.constant(photos)).numpy()
-    assert wanted.any()
-    np.testing.assert_allclose(maps, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+    assert expected.any()
+    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_array_equal(photos, PHOTOS)
 
 

