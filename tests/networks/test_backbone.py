@@ -126,26 +126,14 @@ def test_every_layer_has_its_own_weights(tensors: Tensors) -> None:
     np.testing.assert_allclose(forward(tf.constant(PHOTOS)), expected, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("layer", "stride"), [("block5_conv3", 16), ("block5_pool", 32)])
-@pytest.mark.slow
-def test_photos_of_any_size_give_float32_maps_of_the_expected_shape(
-    tensors: Tensors, layer: str, stride: int, precision: str
-) -> None:
-    forward = tf.function(backbone.load_backbone(tensors, "vgg16", layer, precision))
-    for size in (32, 48):
-        graph = forward.get_concrete_function(tf.TensorSpec((3, size, size, 3), tf.uint8))
-        maps, side = graph.structured_outputs, size // stride
-        assert (maps.shape, maps.dtype) == ((3, side, side, 512), tf.float32)
-
-
 @pytest.mark.slow
 def test_bfloat16_is_near_float32(tensors: Tensors) -> None:
     names, layer = ("float32", "bfloat16"), "block2_conv2"
     networks = [backbone.load_backbone(tensors, "vgg16", layer, name) for name in names]
     exact, rounded = (forward(tf.constant(PHOTOS)).numpy() for forward in networks)
     difference = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
-    assert 1e-4 < difference < 0.02  # rounded indeed, and not more than that
+    assert 1e-4 < difference < 0.02
+    assert rounded.dtype == np.float32
 
 
 # Devices and batches ------------------------------------------------------------------------

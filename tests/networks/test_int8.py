@@ -278,9 +278,3 @@ def test_where_it_is_not_offered_the_line_says_why(
     recipe = Recipe(("max",), "block5_conv3", 32, "squash", "int8", 1, sha256, name)
     with raises(UsageError, *facts):
         Network(name, "random").load(recipe)
-
-
-def test_without_the_extra_the_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "find_spec", lambda name: None)
-    with raises(BilinearError, "--precision int8", "ai-edge-litert", "pip install '.[int8]'"):
-        check_int8("vgg16")
