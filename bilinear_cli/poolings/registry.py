@@ -27,19 +27,13 @@ FITTED_ON = "fitted-on"  # SHA-256 of the photos that projections were fitted on
 T = TypeVar("T")
 
 
-class Parameter(NamedTuple):
-    """An array that a pooling takes beside the maps."""
-
-    dtype: str
-    channel_axis: int | None  # the axis of a matrix that has the maps' channels; None for a vector
-    is_valid: Callable[[np.ndarray, int], bool | np.bool_]  # of an array, and the size in its name
-
-
-PARAMETERS = {  # `K` in a name stands for the size
-    "projection-K": Parameter("f4", 0, lambda x, k: x.shape[1] == k and np.isfinite(x).all()),
-    FITTED_ON: Parameter("S64", None, lambda x, k: True),
-    "hash-K": Parameter("i8", 1, lambda x, k: len(x) == 2 and ((x >= 0) & (x < k)).all()),
-    "sign-K": Parameter("i8", 1, lambda x, k: len(x) == 2 and np.isin(x, (-1, 1)).all()),
+# Arrays that poolings take, by their names without the size: dtype, the axis of a matrix that has
+# the maps' channels (None for a vector), and whether an array has valid values for a size.
+PARAMETERS: dict[str, tuple[str, int | None, Callable[[np.ndarray, str], bool | np.bool_]]] = {
+    "projection": ("f4", 0, lambda x, k: x.shape[1] == int(k) and np.isfinite(x).all()),
+    "fitted": ("S64", None, lambda x, k: True),
+    "hash": ("i8", 1, lambda x, k: len(x) == 2 and ((x >= 0) & (x < int(k))).all()),
+    "sign": ("i8", 1, lambda x, k: len(x) == 2 and np.isin(x, (-1, 1)).all()),
 }
 
 
@@ -48,7 +42,7 @@ class Size(NamedTuple):
 
     help: str
     example: int
-    parameters: tuple[str, ...]  # keys of `PARAMETERS`
+    parameters: tuple[str, ...]  # arrays that the pooling takes; `K` stands for the size
     is_required: bool = False  # the pooling does not exist without a size
 
 
@@ -63,11 +57,9 @@ class Pooling:
     Attributes:
         method: its name.
         help: one line.
-        function: its name in `functions.py`. It takes maps, and returns rows as they are stored. If
-            the layout is `upper-triangle`, it returns symmetric matrices, which are then packed and
-            normalised.
-        layout: of a stored row: `dense`, or `upper-triangle` of a symmetric matrix, see
-            `triangle.py`.
+        function: its name in `functions.py`, maps -> rows as they are stored; or for the layout
+            `upper-triangle` symmetric matrices, which are then packed and normalised.
+        layout: of a row: `dense`, or `upper-triangle` of a symmetric matrix, see `triangle.py`.
         normalization: the steps that were applied to a row, in order; empty for none.
         size_meaning: what a size after the colon means; None if the pooling takes no size.
         rank: dimensions of a row; 3 of maps, (height, width, channels).
@@ -75,8 +67,7 @@ class Pooling:
             classifier's score is a sum over locations.
         xla: XLA compiles the function, and well.
         aliases: other names that may be typed.
-        uses_class_token: the function also takes the network's class token as `class_token`, None
-            where the network has none.
+        uses_class_token: the function also takes `class_token`, None if the network has none.
         size: the number after the colon of the spec; None for none.
     """
 
@@ -172,12 +163,12 @@ def get_pooling(spec: str) -> Pooling:
     method, colon, size = canonical_spec(spec).partition(":")
     pooling = POOLINGS[validate_choice("pooling", method, POOLINGS)]
     meaning = pooling.size_meaning
-    if colon and not meaning:
-        raise UsageError(f"{spec}: {method} takes no size. Write {method}.")
-    if not colon and meaning and meaning.is_required:
-        raise UsageError(f"{method} needs a size, {meaning.help}: for example {usage(pooling)}")
     if not colon:
+        if meaning and meaning.is_required:
+            raise UsageError(f"{method} needs a size, {meaning.help}: for example {usage(pooling)}")
         return pooling
+    if not meaning:
+        raise UsageError(f"{spec}: {method} takes no size. Write {method}.")
     if not (re.fullmatch("[0-9]{1,9}", size) and int(size) > 0):
         raise UsageError(f"{spec}: the size after the colon must be an integer from 1 to 999999999")
     return replace(pooling, size=int(size))
@@ -226,23 +217,18 @@ def poolings_help() -> str:
     return "; ".join(lines) + f". [:{PROJECTION.example}]: {PROJECTION.help}. Repeatable."
 
 
-def _parameter(name: str) -> tuple[Parameter, int]:
-    """Return the kind of parameter that has this name, and the size in the name, 0 for none."""
-    stem, _, size = name.rpartition("-")
-    return (PARAMETERS[f"{stem}-K"], int(size)) if size.isdecimal() else (PARAMETERS[name], 0)
-
-
 def check_parameter(name: str, array: np.ndarray) -> None:
     """Raise a ValueError unless the array can be the parameter of that name."""
-    kind, size = _parameter(name)
-    has_type = array.dtype == kind.dtype and array.ndim == (1 if kind.channel_axis is None else 2)
-    if not (array.size and has_type and kind.is_valid(array, size)):
+    kind, _, size = name.rpartition("-")
+    dtype, axis, is_valid = PARAMETERS[kind]
+    has_type = array.size and array.dtype == dtype and array.ndim == (1 if axis is None else 2)
+    if not (has_type and is_valid(array, size)):
         raise ValueError(f"{name} has the wrong shape, dtype or values")
 
 
 def parameter_channels(name: str, array: np.ndarray) -> int | None:
     """Return the number of the maps' channels that a parameter is for; None for any number."""
-    axis = _parameter(name)[0].channel_axis
+    _, axis, _ = PARAMETERS[name.rpartition("-")[0]]
     return None if axis is None else array.shape[axis]
 
 
