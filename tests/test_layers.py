@@ -122,13 +122,13 @@ def test_gradients_are_finite(
     x[2, :, :, 1:] = 0
     x[3] *= 1e-15
     layer = BilinearPooling(method, channels, normalize=normalize, dtype=policy)
-    of_weights = gradients(layer, x, np.random.default_rng(3).normal(size=layer(x).shape))
-    of_maps = of_weights.pop()
-    assert len(of_weights) == (channels is not None)
-    for gradient in (*of_weights, of_maps):
+    weight_gradients = gradients(layer, x, np.random.default_rng(3).normal(size=layer(x).shape))
+    map_gradient = weight_gradients.pop()
+    assert len(weight_gradients) == (channels is not None)
+    for gradient in (*weight_gradients, map_gradient):
         assert np.isfinite(gradient.astype(np.float32)).all()
-    assert not of_maps[0].any()  # of the map of zeros
-    assert of_maps[4].any()
+    assert not map_gradient[0].any()  # of the map of zeros
+    assert map_gradient[4].any()
 
 
 # Errors ----------------------------------------------------------------------------------

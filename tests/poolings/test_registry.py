@@ -35,14 +35,14 @@ def test_a_spec_names_a_pooling(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "nearest"), [("bilinaer", "bilinear"), ("Max", "max"), ("map", "maps")]
 )
-def test_an_unknown_name_is_answered_with_the_nearest(spec: str, nearest: str) -> None:
+def test_an_unknown_method_suggests_the_nearest(spec: str, nearest: str) -> None:
     with raises(UsageError, repr(spec), *registry.POOLINGS) as caught:
         registry.get_pooling(spec)
     assert_suggests(str(caught.value), nearest, registry.POOLINGS)
 
 
 @pytest.mark.parametrize("spec", ["xyz", ""])
-def test_a_name_unlike_all_others_is_answered_with_all_names(spec: str) -> None:
+def test_an_unknown_method_without_a_nearest_lists_all_methods(spec: str) -> None:
     with raises(UsageError, repr(spec), *registry.POOLINGS) as caught:
         registry.get_pooling(spec)
     words = re.findall(r"[\w-]+", str(caught.value))
