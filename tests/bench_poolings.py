@@ -15,7 +15,7 @@ import tensorflow as tf
 from bilinear_cli.extraction.graph import compile_maps
 from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
 from bilinear_cli.networks.weights import load_vgg16_weights
-from bilinear_cli.poolings.matrix_root import matrix_sqrt
+from bilinear_cli.poolings.functions import matrix_sqrt
 from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.recipe import Recipe

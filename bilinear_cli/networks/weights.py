@@ -13,7 +13,6 @@ import sys
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -79,8 +78,16 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
     if source == "random":
         return _weights(random_tensors(), None, must_be_published=False)
     if source == "auto" or source in FETCH:
-        cached = cache_folder() / "vgg16.npz"
-        return _from_cache(cached) or _fetch_any(FETCH if source == "auto" else [source], cached)
+        cached, errors = cache_folder() / "vgg16.npz", []
+        if weights := _from_cache(cached):
+            return weights
+        for name in FETCH if source == "auto" else [source]:
+            try:
+                return _fetch(name, cached)
+            except BilinearError as error:
+                log.info("%s", error)
+                errors.append(str(error))
+        raise BilinearError("; ".join(errors))
     path = Path(source)
     if not (path.is_file() and path.suffix in READ):
         raise BilinearError(
@@ -148,18 +155,6 @@ def _from_cache(cached: Path) -> Weights | None:
     except BilinearError as error:
         log.warning("%s; fetching the weights again", error)
         return None
-
-
-def _fetch_any(sources: Iterable[str], cached: Path) -> Weights:
-    """Fetch the weights from the first source that has them."""
-    errors = []
-    for source in sources:
-        try:
-            return _fetch(source, cached)
-        except BilinearError as error:
-            log.info("%s", error)
-            errors.append(str(error))
-    raise BilinearError("; ".join(errors))
 
 
 def _fetch(source: str, cached: Path) -> Weights:

@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.poolings import triangle
-from bilinear_cli.poolings.matrix_root import matrix_sqrt
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 
 SLOPE_FLOOR = 1e-3  # times the mean |x| of a row: the slope of the root is constant below
 ROUNDING = 1e-6  # relative error of a mean over locations
+RANK_TOLERANCE = 1e-7  # smaller eigenvalues, relative to the largest, are rounding errors
 EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
 
@@ -69,6 +69,64 @@ def outer_product_root(maps: tf.Tensor) -> tf.Tensor:
     return matrix_sqrt(location_matrix(maps))
 
 
+@tf.custom_gradient
+def matrix_sqrt(x: tf.Tensor) -> tf.Tensor:
+    """Return the square root of Xᵀ X, symmetric (batch, channels, channels).
+
+    With X Xᵀ = U Λ Uᵀ, it is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X. If a map has fewer locations than
+    channels, the smaller matrix is decomposed. That takes less time than the steps of Newton and
+    Schulz that reach a similar accuracy (`make poolings`).
+
+    The gradient through the eigendecomposition would divide by differences of eigenvalues, which
+    are zero in a map with fewer locations than channels. The true gradient is bounded, see
+    `_matrix_sqrt_gradient`. `x` has the shape (batch, locations, channels).
+    """
+    if (x.shape[1] or np.inf) < x.shape[2]:
+        values, left = tf.linalg.eigh(tf.matmul(x, x, transpose_b=True))
+        y = tf.matmul(left * _power(values, -0.25), x, transpose_a=True)
+        right = None
+    else:
+        values, right = tf.linalg.eigh(tf.matmul(x, x, transpose_a=True))
+        y = tf.linalg.matrix_transpose(right * _power(values, 0.25))
+        left = None
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        inverse = _power(values, -0.5)
+        u = tf.matmul(x, right * inverse) if left is None else left
+        v = tf.matmul(x, left * inverse, transpose_a=True) if right is None else right
+        return _matrix_sqrt_gradient(u, _power(values, 0.5), v, upstream)
+
+    return tf.matmul(y, y, transpose_a=True), gradient
+
+
+def _matrix_sqrt_gradient(
+    u: tf.Tensor, s: tf.Tensor, v: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    """Return the gradient with respect to X = U S Vᵀ of a function of F = (Xᵀ X)^(1/2).
+
+    Let G be the symmetric gradient with respect to F. F dF + dF F = d(Xᵀ X) gives 2 X P with
+    F P + P F = G (Lin and Maji 2017). In the basis of V, extended to the whole space,
+    P_ij = (Vᵀ G V)_ij / (s_i + s_j). So Uᵀ (2 X P) is Vᵀ G in that basis, with each element times
+    2 s_i / (s_i + s_j) = 2 - 2 s_j / (s_i + s_j), which is between 0 and 2.
+
+    Args:
+        u: (batch, locations, k).
+        s: (batch, 1, k); zero for rounding errors, whose column of `u` or `v` is then zero too.
+        v: (batch, channels, k).
+        upstream: G, (batch, channels, channels).
+    """
+    g = tf.matmul(v, upstream + tf.linalg.matrix_transpose(upstream), transpose_a=True)
+    ratio = tf.math.divide_no_nan(s, s + tf.linalg.matrix_transpose(s))
+    return tf.matmul(u, g - tf.matmul(ratio * tf.matmul(g, v), v, transpose_b=True))
+
+
+def _power(eigenvalues: tf.Tensor, exponent: float) -> tf.Tensor:
+    """Return powers (batch, 1, n) of ascending eigenvalues; zero for rounding errors."""
+    is_nonzero = eigenvalues > RANK_TOLERANCE * eigenvalues[:, -1:]
+    powers = tf.pow(tf.where(is_nonzero, eigenvalues, 1.0), exponent)
+    return tf.where(is_nonzero, powers, 0.0)[:, None]
+
+
 def location_matrix(maps: tf.Tensor) -> tf.Tensor:
     """Return the maps as matrices, one row a location, (batch, height * width, channels)."""
     _, height, width, channels = maps.shape
@@ -79,15 +137,12 @@ def location_matrix(maps: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
-    """Return sign(x) sqrt(|x|) of each element, with a bounded gradient.
+    """Return sign(x) sqrt(|x|) of each element of x (batch, ...), with a bounded gradient.
 
     The true slope, 1 / (2 sqrt(|x|)), is infinite at zero, the value of two channels that are never
     active together. Elements below `SLOPE_FLOOR` times the mean |x| of their row get the slope at
     that floor, and elements of an all-zero row get the slope zero. All other slopes are exact. The
     floor is relative, so the unit of a map does not matter.
-
-    Args:
-        x: (batch, ...).
     """
     magnitude = tf.abs(x)
 
@@ -125,21 +180,14 @@ def l2_normalize(x: tf.Tensor) -> tf.Tensor:
 def tensor_sketch(
     matrices: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int
 ) -> tf.Tensor:
-    """Sketch symmetric matrices; inner products of sketches are unbiased.
+    """Sketch symmetric matrices (batch, channels, channels) to rows (batch, size).
 
-    Entry (i, j) is added to element h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j). A
-    sketch is linear: a sum of outer products needs none of the Fourier transforms of the paper.
+    Entry (i, j) is added to element h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j), where
+    h are the hashes, int (2, channels) from 0 to size - 1, and s the signs, -1 or 1. The inner
+    products of sketches are unbiased. A sketch is linear: a sum of outer products needs none of
+    the Fourier transforms of the paper.
 
     Source: Pham, Pagh, "Fast and Scalable Polynomial Kernels via Explicit Feature Maps", KDD 2013.
-
-    Args:
-        matrices: (batch, channels, channels).
-        hashes: int (2, channels), from 0 to size - 1.
-        signs: int (2, channels), of -1 and 1.
-        size: the length of a sketch.
-
-    Returns:
-        (batch, size).
     """
     channels = hashes.shape[1]
     elements = ((hashes[0][:, None] + hashes[1]) % size).ravel()
@@ -153,9 +201,7 @@ def tensor_sketch(
 
 
 def compact_pool(maps: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int) -> tf.Tensor:
-    """Sketch `outer_product_sum`, take signed square roots, normalise to l2 norm 1: (batch, size).
-
-    `hashes`, `signs` and `size` are those of `tensor_sketch`.
+    """Return the normalised `tensor_sketch` of `outer_product_sum`, (batch, size).
 
     Source: Gao, Beijbom, Zhang, Darrell, "Compact Bilinear Pooling", CVPR 2016.
     """

@@ -26,8 +26,7 @@ def sample_indices(train: np.ndarray, n: int, seed: int) -> np.ndarray:
 def second_moment(batches: Iterable[np.ndarray]) -> np.ndarray:
     """Return the mean of x xᵀ over all locations x, float64 (channels, channels).
 
-    Args:
-        batches: maps, float16 or float32 (batch, height, width, channels).
+    A batch is of float16 or float32 maps (batch, height, width, channels).
 
     Raises:
         BilinearError: there are no maps, or some values are not finite.

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bilinear_cli.poolings.functions import SLOPE_FLOOR, signed_sqrt
-from bilinear_cli.poolings.matrix_root import matrix_sqrt
+from bilinear_cli.poolings.functions import SLOPE_FLOOR, matrix_sqrt, signed_sqrt
 
 SHAPES = [(6, 9), (9, 6), (7, 7)]  # locations, channels
 
