@@ -129,8 +129,9 @@ def load_keras_weights(backbone: str, source: str) -> Weights:
 
 
 def _fetch(backbone: str) -> keras.Model:
+    function = _function(backbone)
     try:
-        return _function(backbone)(include_top=False, weights="imagenet")
+        return function(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises it if the host is out of reach
         reason = " ".join(str(error).split())[:200]
         raise BilinearError(

@@ -74,9 +74,10 @@ def _no_network_is_kept() -> Iterator[None]:
 )
 def test_names_are_those_of_keras_in_lower_case(name: str, near: str) -> None:
     assert {"vgg16", "resnet50", "mobilenetv2", "convnexttiny", near} <= set(NETWORKS)
-    with raises(UsageError, name) as caught:
-        build(name)
-    assert_suggests(str(caught.value), near, NETWORKS)
+    for load in (build, lambda name: load_keras_weights(name, "auto")):
+        with raises(UsageError, name) as caught:
+            load(name)
+        assert_suggests(str(caught.value), near, NETWORKS)
 
 
 # Networks -----------------------------------------------------------------------------------
