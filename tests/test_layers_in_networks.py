@@ -51,7 +51,7 @@ def test_channels_are_last_with_any_setting_of_keras() -> None:
 
 @pytest.fixture
 def pairs() -> tuple[np.ndarray, np.ndarray]:
-    """Return maps and labels; a class is which channels are active together."""
+    """Return maps and labels; a class decides which channels are active together."""
     rng = np.random.default_rng(0)
     x, labels = 0.1 * rng.random((96, 16, 4)), np.arange(96) % 3
     kinds = np.array([[[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0, 3], [1, 2]]])

@@ -43,7 +43,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(
     real_weights: Weights, int8_network: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pytest.MonkeyPatch]:
-    """Use a cache of this module, which has the 8-bit network, and read the weights once."""
+    """Use a cache of this module with the 8-bit network; read the weights only once."""
     folder = tmp_path_factory.mktemp("cache")
     assert real_weights.path
     (folder / "vgg16.npz").symlink_to(real_weights.path.resolve())
@@ -73,7 +73,7 @@ def extract(birds: Path, cache: pytest.MonkeyPatch) -> Extract:
 
 @pytest.fixture(scope="module")
 def feature_files(extract: Extract, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of files in float32 (exact) and int8 (rounded), and of shards 1 and 2."""
+    """Return a folder of files and shards in float32 (exact) and int8 (rounded)."""
     folder = tmp_path_factory.mktemp("features")
     extract("float32", folder / "exact.h5")
     extract("float32", folder / "exact-1.h5", "--shard", "1/2")
@@ -324,7 +324,7 @@ def test_a_difference_that_was_not_measured_has_no_numbers() -> None:
     assert re.findall(r"\w*\d+", rest) == ["float16"]
 
 
-# Who gets it ------------------------------------------------------------------------------
+# Where int8 works ------------------------------------------------------------------------------
 
 
 @published

@@ -48,7 +48,7 @@ def tiny(weights: str | None = None, **_: object) -> keras.Model:
 
 @pytest.fixture(autouse=True, scope="module")
 def _shallow() -> Iterator[None]:
-    """Let Keras repeat a block twice at most, and add the tiny network to those it has."""
+    """Let Keras repeat each block at most twice, and add the tiny network to the known ones."""
     with pytest.MonkeyPatch.context() as patch:
         for name in REPEATING:
             module = inspect.getmodule(NETWORKS[name])
@@ -63,7 +63,7 @@ def _shallow() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_network_is_kept() -> Iterator[None]:
-    """Let the program build its networks anew, and free their memory."""
+    """Clear the cache of networks before and after a test."""
     applications._original.cache_clear()
     yield
     applications._original.cache_clear()

@@ -1,4 +1,4 @@
-"""Tests of the network: its precision, its input, the devices it runs on."""
+"""Tests of the network: its precision, its input, its devices."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests of where VGG16's weights come from, with a stub of the internet; the real ones last."""
+"""Tests of VGG16's weights: their sources, with a stub of the internet, and the real weights."""
 
 import hashlib
 import http.client
@@ -40,11 +40,11 @@ def sha256(tensors: Tensors) -> dict[str, str]:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Tensors:
-    """Let a network of VGG16's layers with a few channels be the published one."""
+    """Replace the published network by one of VGG16's layers with few channels."""
     monkeypatch.setattr(module, "BLOCKS", ((2, 2), (2, 3), (3, 4), (3, 5), (3, 5)))
     tensors = random_tensors(seed=1)
     for i, name in enumerate(tensors):
-        tensors[name] += np.float32(i)  # biases, too, are to differ
+        tensors[name] += np.float32(i)  # biases differ, too
     monkeypatch.setattr(module, "published_sha256", lambda: sha256(tensors))
     return tensors
 
@@ -73,7 +73,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tiny: Tensors) -> list[str]:
 
 @pytest.fixture
 def altered(tiny: Tensors) -> Tensors:
-    """Return the published tensors but for one."""
+    """Return the published tensors with one that differs."""
     return {**tiny, "block2_conv1/bias": tiny["block2_conv1/bias"] + 1}
 
 
@@ -82,7 +82,7 @@ def equal(a: Tensors, b: Tensors) -> bool:
 
 
 def refused(source: object, *facts: object) -> None:
-    """Check that loading ends with one line that has these facts."""
+    """Check that loading raises an error with these facts."""
     with raises(BilinearError, *facts):
         load_vgg16_weights(str(source))
 
@@ -144,7 +144,7 @@ def array_file(save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarr
 # The bytes of the cache -> damaged bytes.
 SPOIL: dict[str, Callable[[bytes], bytes]] = {
     "cut off": lambda data: data[: len(data) // 2],
-    "a bit is another": lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
+    "one bit differs": lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
     "no bytes": lambda _: b"",
     "one array": lambda _: array_file(np.save, np.zeros(3)),
     "other tensors": lambda _: array_file(np.savez, **random_tensors(seed=2)),
@@ -273,7 +273,7 @@ def test_an_archive_with_a_pickle_is_refused(tmp_path: Path, tiny: Tensors) -> N
 
 
 def keras_file(path: Path, tensors: Tensors) -> bytes:
-    """Write weights in the layout of Keras's published file, whose order is not ours."""
+    """Write weights in the layout of Keras's published file, whose order differs from VGG16's."""
     layers = ["block5_pool", *sorted({name.split("/")[0] for name in tensors})]
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.encode() for layer in layers]

@@ -1,4 +1,4 @@
-"""Tests of the gradients: against finite differences, and where there is no derivative."""
+"""Tests of the gradients: against finite differences, and at points without a derivative."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Tests of the poolings: against hand-computed maps, the post's procedure, and their laws."""
+"""Tests of the poolings: by hand, against the post's procedure, and their invariants."""
 
 import itertools
 
@@ -165,10 +165,9 @@ def post_feature(feature_map: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pooled() -> tuple[np.ndarray, np.ndarray]:
-    """Return three maps of 512 channels as the post pools them, and as we do.
+    """Return three maps of 512 channels, pooled by the post's procedure and by this program.
 
-    Like VGG16's they are ReLU output, mostly zero, up to some hundreds, and photos resemble
-    each other.
+    The maps are like VGG16's: ReLU output, mostly zero, up to some hundreds, and similar.
     """
     rng = np.random.default_rng(0)
     common = 40 * rng.standard_normal((1, 6, 5, 512)) - 20
@@ -195,12 +194,12 @@ def test_inner_products_are_the_posts(
 ) -> None:
     reference, triangles = pooled
     gram, rows = reference @ reference.T, triangles.astype(stored).astype(np.float64)
-    assert gram[~np.eye(3, dtype=bool)].max() < 0.99  # the photos do differ
+    assert gram[~np.eye(3, dtype=bool)].max() < 0.99  # the photos differ
     assert (rows != triangles).any() == (stored is np.float16)
     assert np.abs(rows @ rows.T - gram).max() < tolerance
 
 
-# Their laws ---------------------------------------------------------------------------------
+# Invariants ---------------------------------------------------------------------------------
 
 # Rounding counts where a map is nearly constant, or of low rank.
 SENSITIVE = {"covariance", "matrix-sqrt"}

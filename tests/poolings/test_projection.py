@@ -1,4 +1,4 @@
-"""Tests of the directions that maps are projected on."""
+"""Tests of projections of maps to fewer channels."""
 
 import numpy as np
 from support.errors import raises

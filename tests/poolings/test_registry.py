@@ -1,4 +1,4 @@
-"""Tests of the poolings' names."""
+"""Tests of the registry: specs, sizes, channels and dtypes."""
 
 import re
 
