@@ -14,7 +14,7 @@ from bilinear_cli.extraction.resolve import resolve_recipe
 from bilinear_cli.extraction.resume import check_resumable, open_existing, photos_done
 from bilinear_cli.extraction.reuse import ReusedRows, check_not_output, open_reused
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
-from bilinear_cli.poolings.sizes import FITTED_ON
+from bilinear_cli.poolings.registry import FITTED_ON
 from bilinear_cli.recipe import UNSHARDED, Recipe
 from bilinear_cli.store import FeatureWriter, create, locked
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bilinear_cli.extraction.job import Job, Origin
+from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.networks.precision import measured_difference, with_precision
-from bilinear_cli.networks.quiet import import_tensorflow
 from bilinear_cli.recipe import UNSHARDED, Recipe, mixed_with
 from bilinear_cli.views import distinct_sizes
 

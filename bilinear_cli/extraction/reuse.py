@@ -10,8 +10,7 @@ import numpy as np
 from bilinear_cli.errors import FeatureFileError, UsageError
 from bilinear_cli.extraction.job import Batch, Job, Origin
 from bilinear_cli.extraction.versions import warn_if_versions_differ
-from bilinear_cli.poolings.registry import get_pooling
-from bilinear_cli.poolings.sizes import FITTED_ON
+from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import Recipe, check_same, differences
 from bilinear_cli.store import FeatureFile, partial_path
 
