@@ -1,6 +1,6 @@
-"""Settings from a TOML file, and the folder that is kept between runs.
+"""Options from a TOML file, and the cache folder.
 
-A config has a table per command, with the long options' names as keys:
+A config has a table for each command. Its keys are the names of long options:
 
     [extract]
     pooling = ["max", "bilinear"]
@@ -9,54 +9,47 @@ A config has a table per command, with the long options' names as keys:
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from bilinear_cli.errors import BilinearError, validate_choice
+from bilinear_cli.errors import BilinearError, UsageError, validate_choice
 
 
 def cache_folder() -> Path:
-    """Return the folder for weights and drawn or unpacked photos: `$BILINEAR_CACHE` or the user's.
+    """Return `$BILINEAR_CACHE`, else the user's cache folder; it may not exist yet.
 
-    It need not exist yet.
+    It keeps weights, and photos that were drawn or unpacked.
     """
     return Path(os.environ.get("BILINEAR_CACHE") or platformdirs.user_cache_path("bilinear"))
 
 
 def read_config(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
-    """Read a config as click's `default_map`.
+    """Return the defaults in a TOML file, in the form of click's `default_map`.
 
     Args:
-        path: a TOML file.
-        options: for each command, long option without dashes (`image-size`) -> name of its
-            parameter.
+        path: the TOML file.
+        options: command -> long option without dashes (`image-size`) -> name of its parameter.
 
     Returns:
-        For each command in the file, parameter name -> value.
+        command -> name of a parameter -> value.
 
     Raises:
-        BilinearError: the file cannot be read, or names a command or an option that is not there.
+        BilinearError: the file cannot be read, or it names an unknown command or option.
     """
+    defaults = {}
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        for command, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            known = options[validate_choice("command", command, sorted(options))]
+            if not isinstance(table, dict):
+                raise UsageError(f"{command!r} has to be a table, [{command}]")
+            for key in table:
+                validate_choice(f"option of {command}", key, sorted(known))
+            defaults[command] = {known[key]: value for key, value in table.items()}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BilinearError(f"cannot read the config {path}: {error}") from error
-    defaults: dict[str, dict[str, Any]] = {}
-    for command, table in tables.items():
-        _known(path, "command", command, options)
-        if not isinstance(table, dict):
-            raise BilinearError(f"{path}: {command!r} should be a table, [{command}]")
-        for key in table:
-            _known(path, f"option of {command}", key, options[command])
-        defaults[command] = {options[command][key]: value for key, value in table.items()}
-    return defaults
-
-
-def _known(path: Path, kind: str, word: str, known: Iterable[str]) -> None:
-    try:
-        validate_choice(kind, word, sorted(known))
-    except BilinearError as error:
+    except UsageError as error:
         raise BilinearError(f"{path}: {error}") from error
+    return defaults

@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Atomic writing: a file is complete, or it does not exist."""
 
 import os
 import tempfile
@@ -11,19 +11,19 @@ from bilinear_cli.errors import BilinearError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a place beside `path` to write a file of its name to; in the end it takes its place.
+    """Yield a temporary path of the same name, and move what was written there to `path`.
 
-    Folders that are missing are made. If writing ends early, what was at `path` before stays.
+    Missing folders are made. If the block raises, an existing file at `path` stays as it is.
 
     Raises:
-        BilinearError: it cannot be written.
+        BilinearError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{path.name[:50]}-", dir=path.parent, ignore_cleanup_errors=True
-        ) as beside:
-            yield Path(beside) / path.name
-            os.replace(Path(beside) / path.name, path)
+        ) as folder:
+            yield Path(folder) / path.name
+            os.replace(Path(folder) / path.name, path)
     except OSError as error:
         raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error
