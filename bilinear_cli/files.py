@@ -1,4 +1,4 @@
-"""Atomic writing: a file is complete, or it does not exist."""
+"""Atomic writing: a file or a folder is complete, or it does not exist."""
 
 import os
 import tempfile
@@ -10,20 +10,32 @@ from bilinear_cli.errors import BilinearError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path of the same name, and move what was written there to `path`.
 
-    Missing folders are made. If the block raises, an existing file at `path` stays as it is.
+    Missing parent folders are made. If anything fails, an existing file or folder stays as it is.
+
+    Args:
+        path: the file or folder.
+        replace_folder: an existing folder is replaced; without it, it is an error.
 
     Raises:
-        BilinearError: the file cannot be written.
+        BilinearError: the file or folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{path.name[:50]}-", dir=path.parent, ignore_cleanup_errors=True
         ) as folder:
-            yield Path(folder) / path.name
-            os.replace(Path(folder) / path.name, path)
+            new, replaced = Path(folder) / path.name, Path(folder) / ".replaced"
+            yield new
+            if replace_folder and path.exists():
+                os.replace(path, replaced)
+            try:
+                os.replace(new, path)
+            except BaseException:
+                if replaced.exists():
+                    os.replace(replaced, path)
+                raise
     except OSError as error:
         raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error

@@ -3,8 +3,6 @@
 import csv
 import json
 import logging
-import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, nearest
+from bilinear_cli.files import atomic_write
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
 from bilinear_cli.recipe import Recipe
@@ -108,31 +107,16 @@ def write_run(
     scored: "dict[str, tuple[Rows, np.ndarray]]",
     labels: str,
 ) -> None:
-    """Write the run folder beside its place, then move it there; remove an existing one last."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-        ) as temporary:
-            new, replaced = Path(temporary) / "new", Path(temporary) / "old"
-            new.mkdir()
-            text = json.dumps(metrics, indent=1, ensure_ascii=False)
-            (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
-            (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
-            save_model(new / "model.npz", model)
-            for name, (rows, scores) in scored.items():
-                columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
-                np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
-            if folder.exists():
-                os.replace(folder, replaced)
-            try:
-                os.replace(new, folder)
-            except BaseException:
-                if replaced.exists():
-                    os.replace(replaced, folder)
-                raise
-    except OSError as error:
-        raise BilinearError(f"cannot write {folder}: {error.strerror or error}") from error
+    """Write the run folder; an existing one is replaced at the end."""
+    with atomic_write(folder, replace_folder=True) as new:
+        new.mkdir()
+        text = json.dumps(metrics, indent=1, ensure_ascii=False)
+        (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
+        save_model(new / "model.npz", model)
+        for name, (rows, scores) in scored.items():
+            columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
+            np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
 
 
 def save_model(path: Path, model: "Model") -> None:

@@ -1,39 +1,15 @@
-"""The command line: options, printing, and the one translation of errors. A file a command."""
+"""The command line: options, printing, and the translation of errors into lines."""
 
 import signal
 
-# each adds its command to the group
-from bilinear_cli.cli import (
-    check,
-    explain,
-    export,
-    extract,
-    info,
-    merge,
-    predict,
-    report,
-    train,
-    weights,
-)
-from bilinear_cli.cli.base import cli, end_tidily
+# Each of these modules adds its commands to the group.
+from bilinear_cli.cli import check, extract, files, predict, runs, train
+from bilinear_cli.cli.base import cli, raise_terminated
 
-__all__ = [
-    "check",
-    "cli",
-    "explain",
-    "export",
-    "extract",
-    "info",
-    "main",
-    "merge",
-    "predict",
-    "report",
-    "train",
-    "weights",
-]
+__all__ = ["check", "cli", "extract", "files", "main", "predict", "runs", "train"]
 
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, end_tidily)
+    signal.signal(signal.SIGTERM, raise_terminated)
     cli(prog_name="bilinear")
