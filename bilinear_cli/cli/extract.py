@@ -11,12 +11,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import (
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import (
     PATH,
     PIXELS,
     POSITIVE,
-    bar,
-    cli,
     data_option,
     image_size_option,
     mix_option,
@@ -65,34 +64,22 @@ class PoolingOption(click.Option):
 @cli.command()
 @data_option
 @option("--pooling", cls=PoolingOption, multiple=True)
+@option("-o", "--output", type=PATH, help="Feature file to write.  [default: features/NAME.h5]")
+@option("--backbone", help="Network: vgg16 or another of keras.applications, such as resnet50.")
 @option(
-    "-o",
-    "--output",
-    type=PATH,
-    help="Feature file to write.  [default: features/NAME.h5, named after photo set and network]",
-)
-@option(
-    "--backbone",
-    help="Network: vgg16 or another of keras.applications, such as resnet50 or mobilenetv2.",
-)
-@option(
-    "--layer",
-    help="Layer of the network whose maps are pooled.  [default: block5_conv3 for vgg16, the last "
-    "one for others]",
+    "--layer", help="Layer whose maps are pooled.  [default: block5_conv3 for vgg16, else the last]"
 )
 @image_size_option
 @option(
     "--scales",
     type=Sizes(),
-    help="Several sizes instead of --image-size, such as 224,320. Each photo gets a row for each, "
-    "and predictions average their scores.",
+    help="Several sizes instead of --image-size, such as 224,320. predict averages their scores.",
 )
-@option("--flip", help="Add a mirrored view of each photo. Predictions average the scores of both.")
+@option("--flip", help="Add a mirrored view of each photo. predict averages the scores of both.")
 @option(
     "--resize",
     type=click.Choice(CHOICES["resize"]),
-    help="How photos become square: squash changes the aspect ratio, crop takes the central "
-    "square, pad adds borders.",
+    help="How photos become square: squash them, crop the centre, or pad them with borders.",
 )
 @option(
     "--batch-size",
@@ -108,29 +95,20 @@ class PoolingOption(click.Option):
 @weights_option
 @option("--limit", type=POSITIVE, help="Number of photos to take, in turn from each class.")
 @split_seed_option
-@option(
-    "--shard",
-    metavar="I/N",
-    help="Extract only the I-th of N shards of the photo set. Join them with bilinear merge.",
-)
-@option(
-    "--reuse",
-    type=PATH,
-    metavar="OLD.h5",
-    help="Copy the rows of photos that this earlier feature file has.",
-)
+@option("--shard", metavar="I/N", help="Extract only the I-th of N shards, for bilinear merge.")
+@option("--reuse", type=PATH, metavar="OLD.h5", help="Copy the rows of photos in an earlier file.")
 @mix_option
 @option(
     "--maps",
     type=PATH,
     metavar="X.h5",
-    help="Pool the maps in this feature file instead of running the network on --data.",
+    help="Pool the maps in a file instead of running a network.",
 )
 @option(
     "--projection",
     type=PATH,
     metavar="X.h5",
-    help="Use the projection of channels, as for bilinear:144, in this feature file.",
+    help="Take the projection of channels from a file, for poolings such as bilinear:144.",
 )
 @option(
     "--seed",
@@ -143,18 +121,15 @@ class PoolingOption(click.Option):
     help="Distribute the work over the workers of a Dask scheduler: tcp://host:8786, a scheduler "
     "file, or local:4 for four processes on this machine.",
 )
-@option(
-    "--no-merge",
-    is_flag=True,
-    help="Leave the shards of --scheduler in OUTPUT.shards instead of merging them.",
-)
+@option("--no-merge", is_flag=True, help="Keep the shards of --scheduler in OUTPUT.shards.")
 @option("--skip-bad", help="Leave out files that cannot be read as photos.")
 @option("--overwrite", help="Start again and replace an existing file.")
 @click.pass_context
 def extract(context: click.Context, scheduler: str | None, no_merge: bool, **options: Any) -> None:
-    """Run a network on photos and write pooled features to an HDF5 file.
+    """Write pooled features of photos to an HDF5 file.
 
-    After an interruption, run the same command again to resume.
+    A frozen network runs once over each photo. After an interruption, run the same command again
+    to resume.
 
     \b
     bilinear extract --pooling bilinear -o x.h5

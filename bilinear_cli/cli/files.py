@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, bar, cli, mix_option, overwrite_option
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import PATH, mix_option, overwrite_option
 
 
 @cli.command()
 @click.argument("file", metavar="FILE|RUN", type=PATH)
 @click.option("--by-class", is_flag=True, help="Print the number of photos of each class, too.")
 def info(file: Path, by_class: bool) -> None:
-    """Print the contents of a feature file or of a run, and how it was made.
+    """Describe a feature file or a run, and how it was made.
 
     \b
     bilinear info x.h5
@@ -38,9 +39,9 @@ def info(file: Path, by_class: bool) -> None:
 def merge(
     shards: tuple[Path, ...], output: Path, allow_precision_mix: bool, overwrite: bool
 ) -> None:
-    """Merge the shards of a photo set into one file, equal to that of a single run.
+    """Merge the shards of a photo set into one file.
 
-    A folder stands for the feature files in it.
+    The result equals the file of a single run. A folder stands for the feature files in it.
 
     \b
     bilinear extract --data photos --shard 1/2 -o a.h5

@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, mix_option, weights_option
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import PATH, POSITIVE, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.recipe import CHOICES
 
@@ -50,12 +51,12 @@ def predict(
     allow_precision_mix: bool,
     weights: str,
 ) -> None:
-    """Print the most probable classes of photos, with probabilities, in one line for each photo.
+    """Print the most probable classes of photos.
 
     A folder stands for all photos in it, and - reads paths from standard input, one in each line.
     A species that is not among the run's classes gets the name of another one, unless
-    --min-probability reports it as unknown. Photos that cannot be read are reported, and the exit
-    code is then 1.
+    --min-probability reports it as unknown. If photos cannot be read, the others are still
+    classified, and the exit code is 1.
 
     \b
     bilinear predict runs/birds-bilinear-softmax new.jpg

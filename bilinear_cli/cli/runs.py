@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, cli, overwrite_option, weights_option
+from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import PATH, overwrite_option, weights_option
 from bilinear_cli.errors import UsageError, printable
 from bilinear_cli.files import atomic_write
 from bilinear_cli.networks.quiet import import_tensorflow
@@ -25,11 +26,12 @@ log = logging.getLogger(__name__)
 )
 @weights_option
 def explain(run: Path, photo: Path, name: str | None, output: Path | None, weights: str) -> None:
-    """Show how much each location of a photo, and each pair of channels, adds to a class's score.
+    """Show which parts of a photo raise or lower a class's score.
 
-    The picture marks locations that raise the score in orange, and those that lower it in blue.
-    The shares add up to the score exactly. The run must be of bilinear pooling with softmax, svm
-    or ridge, or of conv1x1.
+    The command writes a picture with the locations that raise the score in orange, and those that
+    lower it in blue. It prints the shares of the locations and of pairs of channels, which add up
+    to the score exactly. The run must be of bilinear pooling with softmax, svm or ridge, or of
+    conv1x1.
 
     \b
     bilinear explain runs/birds-bilinear-softmax new.jpg

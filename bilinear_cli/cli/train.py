@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, option_with_default, split_seed_option
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import PATH, POSITIVE, option_with_default, split_seed_option
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.networks.quiet import import_tensorflow
 from bilinear_cli.training import registry
@@ -29,7 +30,7 @@ class AutoOrNumber(click.ParamType):
 
     name = "auto|number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Return the number, or None."""
         return None if value in (None, "auto") else click.FLOAT.convert(value, param, ctx)
 
@@ -45,8 +46,8 @@ class AutoOrNumber(click.ParamType):
 @option(
     "--pooling",
     multiple=True,
-    help="Pooling to train on. max+sum concatenates the features of several. Repeat the option to "
-    "train a run on each.  [default: a run on each pooling in the file]",
+    help="Pooling to train on. max+sum concatenates the features of several. Repeat the option for "
+    "several runs.  [default: a run on each pooling in the file]",
 )
 @option(
     "--classifier",
@@ -56,8 +57,8 @@ class AutoOrNumber(click.ParamType):
 @option(
     "--solver",
     type=click.Choice(["auto", "gram", "stream"]),
-    help="How to find the optimum. gram reduces the features in memory, stream passes over the "
-    "file, auto takes gram if it fits in memory.",
+    help="gram reduces the features in memory, stream passes over the file. auto takes gram if it "
+    "fits in memory.",
 )
 @option(
     "--scheduler",
@@ -96,18 +97,16 @@ class AutoOrNumber(click.ParamType):
 @option("--dropout", type=click.FloatRange(0, 0.99), help="Dropout rate of the mlp.")
 @option("--channels", type=POSITIVE, help="Number of channels after the projection of conv1x1.")
 @option("--frozen", help="Do not train the projection of conv1x1.")
-@option(
-    "--refit-all", help="After the test, fit the final model on the training and the test photos."
-)
+@option("--refit-all", help="After the test, fit the final model on the test photos, too.")
 @option(
     "--data",
     metavar="SPEC",
-    help="Take labels, split and groups from this photo set instead of the feature file.",
+    help="Photo set whose labels, split and groups replace those in the feature file.",
 )
 @split_seed_option
 @option("--min-photos", type=POSITIVE, help="Leave out classes with fewer photos than this.")
-@option("--seed", help="Seed of the folds, mlp and conv1x1.")
-@option("-o", "--output", type=PATH, default=Path("runs"), help="Folder for run folders.")
+@option("--seed", type=int, help="Seed of the folds, mlp and conv1x1.")
+@option("-o", "--output", type=PATH, default=Path("runs"), help="Folder for the run folders.")
 @option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 def train(
     features: tuple[Path, ...],
@@ -119,7 +118,9 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier on stored features and print its accuracy on the test photos.
+    """Train a classifier on stored features.
+
+    The command prints the accuracy on the test photos and writes a run folder.
 
     \b
     bilinear train --features x.h5
