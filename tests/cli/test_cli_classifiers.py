@@ -1,7 +1,5 @@
 """One registry entry is a classifier; `-C` from elsewhere is for the classifiers that have it."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-from support.commands import environment, error_line, run_command
+from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.feature_files import write_features
 
@@ -151,14 +149,3 @@ def test_every_entry_names_an_estimator() -> None:
         assert entry.name == name
         assert isinstance(entry.load(), Estimator)
         assert {*entry.recorded, *entry.in_folder_name} <= {*entry.options}
-
-
-@pytest.mark.slow
-def test_the_registry_is_light() -> None:
-    code = (
-        "import sys; import bilinear_cli.training.registry; "
-        "print({'numpy', 'scipy', 'sklearn', 'tensorflow', 'keras'} & {*sys.modules})"
-    )
-    command = [sys.executable, "-c", code]
-    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
-    assert process.stdout.strip() == "set()"
