@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from support.errors import assert_suggests, raises
 from support.network import CHANNELS, extract_photos, small_network
-from support.photos import make_photo
+from support.photos import make_photo, similar_photos
+from support.untrained import use_untrained_networks
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay
@@ -20,7 +20,6 @@ from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, save_model, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.conv1x1 import Conv1x1
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 
@@ -43,14 +42,8 @@ def forward() -> Network:
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory, forward: Network) -> Path:
     """Return the feature file of `birds`, beside it: five photos like each other a class."""
-    folder, rng = tmp_path_factory.mktemp("features"), np.random.default_rng(1)
-    for name in CLASSES:
-        base = rng.integers(0, 256, (4, 4, 3))
-        (folder / "birds" / name).mkdir(parents=True)
-        for i in range(5):
-            blocks = (base + rng.integers(-40, 40, base.shape)).clip(0, 255).astype(np.uint8)
-            image = Image.fromarray(blocks).resize((SIZE, SIZE), Image.Resampling.NEAREST)
-            image.save(folder / "birds" / name / f"{i}.png")
+    folder = tmp_path_factory.mktemp("features")
+    similar_photos(folder / "birds", CLASSES, 5, SIZE)
     recipe = Recipe(POOLINGS, "x", SIZE, "squash", "float32", 4, "0" * 64)
     photo_set = load_photo_set(str(folder / "birds"))
     extract_photos(photo_set, recipe, folder / "x.h5", lambda: forward)
@@ -62,15 +55,6 @@ def photo(features: Path) -> Path:
     return features.parent / "birds" / "tit" / "2.png"
 
 
-def random_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
-    """Stand in for a conv1x1 that Keras trains."""
-    (_, targets), channels = train, options.channels
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(size=(CHANNELS, channels)).astype(np.float32)
-    weights = rng.normal(size=(channels * (channels + 1) // 2, targets.shape[1]))
-    return Conv1x1(kernel, Linear(weights.astype(np.float32), np.ones(targets.shape[1])), 1)
-
-
 @pytest.fixture(scope="module")
 def trained(features: Path) -> TrainingResult:
     """Return trained(spec, options) -> a run folder, trained once and not to be changed."""
@@ -78,7 +62,7 @@ def trained(features: Path) -> TrainingResult:
     @cache
     def run_of(spec: str, options: TrainOptions) -> Path:
         with FeatureFile(features) as file, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", random_conv1x1)
+            use_untrained_networks(patch)
             patch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 2)
             return Path(train(file, spec, options, features.parent / f"runs {options}")["run"])
 
