@@ -6,6 +6,7 @@ import logging
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # reading metrics imports no library of training
     from bilinear_cli.training.options import TrainOptions
     from bilinear_cli.training.reducers import Progress, Workers
     from bilinear_cli.training.rows import Rows
+    from bilinear_cli.training.train import TrainingResult
 
 log = logging.getLogger(__name__)
 
@@ -68,24 +70,22 @@ def train(
     """
     from bilinear_cli.training.train import fit_and_score
 
-    trained = fit_and_score(
+    result = fit_and_score(
         file, spec, options, photo_set=photo_set, progress=progress, workers=workers
     )
     folder = runs / run_name(file, spec, options)
-    metrics = trained.metrics | {"run": str(folder), "command": command}
     if folder.exists():
         log.warning("replacing the existing run %s", folder)
-    write_run(folder, metrics, trained.model, trained.scored, labels_of(trained.rows))
+    metrics = result.metrics | {"run": str(folder), "command": command}
+    write_run(folder, replace(result, metrics=metrics))
     return metrics
 
 
 def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
     """Return the name of a run's folder, which states what differs between runs."""
     folder = file.path.parent
-    is_shards_folder = folder.name.endswith(
-        ".h5.shards"
-    )  # its files have the same names everywhere
-    words = [(folder.with_suffix("") if is_shards_folder else file.path).stem]
+    is_of_shards = folder.name.endswith(".h5.shards")  # whose files have the same names everywhere
+    words = [(folder.with_suffix("") if is_of_shards else file.path).stem]
     words += [spec.replace(":", "-")]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
@@ -100,21 +100,15 @@ def labels_of(rows: "Rows") -> str:
     return manifest_csv(zip(*(column[first] for column in columns), strict=True))
 
 
-def write_run(
-    folder: Path,
-    metrics: dict[str, Any],
-    model: "Model",
-    scored: "dict[str, tuple[Rows, np.ndarray]]",
-    labels: str,
-) -> None:
+def write_run(folder: Path, result: "TrainingResult") -> None:
     """Write the run folder; an existing one is replaced at the end."""
     with atomic_write(folder, replace_folder=True) as new:
         new.mkdir()
-        text = json.dumps(metrics, indent=1, ensure_ascii=False)
+        text = json.dumps(result.metrics, indent=1, ensure_ascii=False)
         (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
-        save_model(new / "model.npz", model)
-        for name, (rows, scores) in scored.items():
+        (new / "labels.csv").write_text(labels_of(result.rows), encoding="utf-8", newline="")
+        save_model(new / "model.npz", result.model)
+        for name, (rows, scores) in result.scored.items():
             columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
             np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
 

@@ -68,10 +68,7 @@ def recipe(weights: Weights) -> Recipe:
 
 @pytest.fixture(scope="module")
 def features(
-    photos: list[Path],
-    recipe: Recipe,
-    forward: Forward,
-    tmp_path_factory: pytest.TempPathFactory,
+    photos: list[Path], recipe: Recipe, forward: Forward, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Return a folder of x.h5, of all poolings, and of flip.h5, with the mirrored views too."""
     folder, photo_set = (
