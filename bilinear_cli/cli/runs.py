@@ -56,8 +56,10 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
         raise UsageError(f"cannot write {output}: {error}") from error
     total, positive = shares.heat.sum(), shares.heat[shares.heat > 0].sum()
     click.echo(f"{printable(shares.name)} {shares.probability:.3f}")
-    click.echo(f"score {shares.score:.4f} = intercept {shares.intercept:.4f} + places {total:.4f}")
-    click.echo(f"places for it {positive:.4f}, against it {total - positive:.4f}")
+    click.echo(
+        f"score {shares.score:.4f} = intercept {shares.intercept:.4f} + locations {total:.4f}"
+    )
+    click.echo(f"locations that raise it {positive:.4f}, that lower it {total - positive:.4f}")
     for first, second, share in shares.pairs:
         click.echo(f"channels {first} and {second}: {share:+.4f}")
     click.echo(output)
