@@ -188,10 +188,10 @@ def test_an_existing_file_is_replaced_only_with_overwrite(
     run: Path, weights: Weights, tmp_path: Path
 ) -> None:
     output = tmp_path / "x.keras"
-    output.write_text("mine")
+    output.write_text("existing")
     with raises(BilinearError, output, "--overwrite"):
         export(run, weights.tensors, output)
-    assert output.read_text() == "mine"
+    assert output.read_text() == "existing"
     export(run, weights.tensors, output, overwrite=True)
     assert keras.models.load_model(output).output.shape == (None, 3)
 

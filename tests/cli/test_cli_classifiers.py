@@ -1,4 +1,4 @@
-"""One registry entry is a classifier; `-C` from elsewhere is for the classifiers that have it."""
+"""One registry entry is a classifier; a config's `-C` is for the classifiers that take it."""
 
 from collections.abc import Sequence
 from pathlib import Path

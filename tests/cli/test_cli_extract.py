@@ -62,14 +62,14 @@ def test_shards_of_views_are_merged_and_trained_together(
     birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extract = ["extract", "--data", birds, *MAX, "--flip", "--scales", "32,48"]
-    whole = run_command(*extract).stdout.strip()
-    assert whole == "features/birds-block5_conv3-32-48-flip.h5"
+    single = run_command(*extract).stdout.strip()
+    assert single == "features/birds-block5_conv3-32-48-flip.h5"
     shards = [run_command(*extract, "--shard", f"{i}/2").stdout.strip() for i in (1, 2)]
     assert shards[0] == "features/birds-block5_conv3-32-48-flip-shard1of2.h5"
     assert run_command("merge", *shards, "-o", "merged.h5").stdout == "merged.h5\n"
-    with h5py.File("merged.h5") as merged, h5py.File(whole) as single:
+    with h5py.File("merged.h5") as merged, h5py.File(single) as single_run:
         assert merged["view"].asstr()[:4].tolist() == ["original", "flip", "48", "48-flip"]
-        np.testing.assert_array_equal(merged["features/max"][()], single["features/max"][()])
+        np.testing.assert_array_equal(merged["features/max"][()], single_run["features/max"][()])
     network_not_loaded(monkeypatch)
     run_command(*extract, "-o", "merged.h5")  # it is complete
     runs = []
@@ -116,10 +116,10 @@ def test_stored_maps_are_pooled_as_photos_are(birds: Path, monkeypatch: pytest.M
     assert Path(path).stat().st_mtime_ns == before
     options = ["--pooling", "bilinear:4", "--projection", path, "-o", "y.h5"]
     assert run_command("extract", "--data", birds, *options).stdout == "y.h5\n"
-    with h5py.File("y.h5") as of_photos, h5py.File(path) as of_maps:
-        a, b = (file["features/bilinear:4"][()] for file in (of_photos, of_maps))
+    with h5py.File("y.h5") as from_photos, h5py.File(path) as from_maps:
+        a, b = (file["features/bilinear:4"][()] for file in (from_photos, from_maps))
         np.testing.assert_allclose(a, b, atol=2e-3)
-        assert of_photos["paths"][()].tolist() == of_maps["paths"][()].tolist()
+        assert from_photos["paths"][()].tolist() == from_maps["paths"][()].tolist()
 
 
 def test_an_interrupted_run_names_the_option_that_stops_a_resume(

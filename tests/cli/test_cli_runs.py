@@ -34,8 +34,8 @@ def test_info_of_a_feature_file(features: Path) -> None:
 def test_info_of_a_run(run: Path) -> None:
     table = info(run)
     assert numbers(table["train"]) == ["12", "4", "4"]
-    least, most = map(float, numbers(table["top1_ci95"]))
-    assert 0 <= least <= float(table["top1"]) <= most <= 1
+    low, high = map(float, numbers(table["top1_ci95"]))
+    assert 0 <= low <= float(table["top1"]) <= high <= 1
     assert table["classifier"] == "softmax"
     assert {"temperature", "classes", "features: backbone", "features: command"} <= set(table)
     assert "class wren" not in table
