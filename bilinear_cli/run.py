@@ -32,7 +32,11 @@ if TYPE_CHECKING:  # reading metrics imports no library of training
 log = logging.getLogger(__name__)
 
 PARAMETER = "parameter-"  # prefix of the names of parameters in model.npz
-DAMAGE = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)  # of an npz file
+# What reading a damaged file of a run can raise
+DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError),
+    *(BadZipFile, zlib.error, csv.Error),
+)
 # Fields of a `FeatureTransform` in model.npz
 OPTIONAL_ARRAYS = ("columns", "mean", "std", "kernel")
 SCALARS = ("n_features", "normalize", "factor")
@@ -142,12 +146,7 @@ def load_model(run: Path) -> "Model":
     from bilinear_cli.training.model import Model
     from bilinear_cli.training.primal import Linear
 
-    path = run / "model.npz"
-    if not path.is_file():
-        raise BilinearError(f"{run} is not a run folder, it has no model.npz: use bilinear train")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            x = dict(archive)
+    with _open_arrays(run / "model.npz") as x:
         transforms = []
         for i, spec in enumerate(x["poolings"]):
             values: dict[str, Any] = {name: x.get(f"{name}{i}") for name in OPTIONAL_ARRAYS}
@@ -165,8 +164,6 @@ def load_model(run: Path) -> "Model":
         if not 0 < temperature < np.inf:
             raise ValueError(f"its temperature is {temperature}")
         return Model(first, second, transforms, x["class_names"], parameters, temperature)
-    except (*DAMAGE, TypeError, RuntimeError) as error:
-        raise BilinearError(f"{path} is damaged ({error}): train again") from error
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
@@ -176,20 +173,16 @@ def read_metrics(run: Path) -> dict[str, Any]:
         BilinearError: the folder has no metrics, or they are damaged or incomplete.
     """
     path = run / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        runs = [other.parent.name for other in run.parent.glob("*/metrics.json")]
-        suggestion = nearest(run.name, runs)
+    if not path.is_file():
+        names = [other.parent.name for other in run.parent.glob("*/metrics.json")]
+        suggestion = nearest(run.name, names)
         hint = f". Did you mean {run.parent / suggestion}?" if suggestion else ""
-        problem = f"cannot read metrics.json: {error.strerror}{hint}"
-        raise BilinearError(f"{run} is not a run of bilinear train: {problem}") from error
-    except ValueError as error:
-        raise BilinearError(f"{path} is damaged ({error}): train again") from error
-    keys = metrics.keys() if isinstance(metrics, dict) else ()
-    if missing := sorted({*REQUIRED_METRICS} - {*keys}):
-        raise BilinearError(f"{path} is not of bilinear train: it has no {missing[0]}")
-    return metrics
+        raise BilinearError(f"{run} is not a run of bilinear train, it has no metrics.json{hint}")
+    with _damage(path):
+        metrics = dict(json.loads(path.read_text(encoding="utf-8")))
+        if missing := sorted({*REQUIRED_METRICS} - metrics.keys()):
+            raise ValueError(f"it has no {missing[0]}")
+        return metrics
 
 
 def read_labels(run: Path) -> list[list[str]]:
@@ -237,8 +230,9 @@ def _damage(path: Path) -> Iterator[None]:
     """Turn the errors of reading a missing or damaged file into a BilinearError."""
     try:
         yield
-    except (*DAMAGE, csv.Error) as error:
-        raise BilinearError(f"cannot read {path} ({error}): train again") from error
+    except DAMAGE as error:
+        advice = "write the run folder again with bilinear train"
+        raise BilinearError(f"cannot read {path} ({error}): {advice}") from error
 
 
 def read_recipe(run: Path) -> Recipe:
@@ -248,8 +242,5 @@ def read_recipe(run: Path) -> Recipe:
         BilinearError: the folder is not a run.
     """
     metrics = read_metrics(run)
-    try:
+    with _damage(run / "metrics.json"):
         return Recipe.from_attributes(metrics["extraction"], tuple(metrics["pooling"].split("+")))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        problem = f"metrics.json does not state how the features were made: {error}"
-        raise BilinearError(f"{run}: {problem}. Train again") from error
