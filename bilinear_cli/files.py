@@ -15,12 +15,8 @@ def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
 
     Missing parent folders are made. If anything fails, an existing file or folder stays as it is.
 
-    Args:
-        path: the file or folder.
-        replace_folder: an existing folder is replaced; without it, it is an error.
-
     Raises:
-        BilinearError: the file or folder cannot be written.
+        BilinearError: `path` cannot be written, or is a folder, without `replace_folder`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,15 +4,11 @@ from pathlib import Path
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP = Path("/sys/fs/cgroup")  # where Linux states the limits of process groups (version 2)
 
 
 def free_memory(cgroup: Path = CGROUP) -> int:
-    """Return the free bytes of the machine, or of the container's limit if that leaves less.
-
-    Args:
-        cgroup: folder in which Linux states the limits of this process's group (version 2).
-    """
+    """Return the free bytes of the machine, or of the container's limit if that leaves less."""
     free = psutil.virtual_memory().available
     try:
         limit = int((cgroup / "memory.max").read_text())  # ValueError for `max`, which is no limit

@@ -27,7 +27,7 @@ def prediction_recipe(run: Path, precision: str | None, allow_mix: bool) -> Reci
     Args:
         run: a run folder.
         precision: of the network; None takes that of the run's features.
-        allow_mix: the two precisions may differ; a warning states the measured difference.
+        allow_mix: warn of the measured difference, instead of raising, if precisions differ.
 
     Raises:
         BilinearError: the precisions differ, or the folder is not a run.
@@ -46,12 +46,7 @@ def prediction_recipe(run: Path, precision: str | None, allow_mix: bool) -> Reci
 
 
 def load_run_network(run: Path, recipe: Recipe, weights: str) -> Network:
-    """Return the network of a run's features.
-
-    Args:
-        run: a run folder.
-        recipe: of its features.
-        weights: source of the weights, see `Network`.
+    """Return the network of a run's features; `weights` is their source, see `Network`.
 
     Raises:
         BilinearError: the run's features were made with other weights.

@@ -30,10 +30,6 @@ def view_names(sizes: Sequence[int], flip: bool) -> tuple[str, ...]:
     """Return the names of views in a feature file, in their order.
 
     Views of the first size are `original` and `flip`, those of another `320` and `320-flip`.
-
-    Args:
-        sizes: in pixels.
-        flip: add a mirrored view of each size.
     """
     names = ["original", "flip"]
     names += [f"{size}{suffix}" for size in sizes[1:] for suffix in ("", "-flip")]

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def train(
     """
     from bilinear_cli.photos.photo_set import load_photo_set
     from bilinear_cli.report import confused, table
-    from bilinear_cli.run import train as run
+    from bilinear_cli.run import train as fit_and_write
     from bilinear_cli.store import open_features
 
     classifier = registry.get_classifier(options["classifier"])
@@ -145,27 +146,17 @@ def train(
     if classifier.tensorflow:
         import_tensorflow()
     photo_set = load_photo_set(data, split_seed=split_seed) if data else None
-    results, command = [], json.dumps(["bilinear", *sys.argv[1:]])
+    command = json.dumps(["bilinear", *sys.argv[1:]])
+    results = []
     with open_features(features) as file, _workers(scheduler, file) as workers:
+        run = partial(fit_and_write, photo_set=photo_set, command=command, workers=workers)
         for spec in _poolings(file, pooling, classifier):
             with bar(spec, "step") as progress:
-                result = run(
-                    file,
-                    spec,
-                    train_options,
-                    output,
-                    photo_set=photo_set,
-                    command=command,
-                    progress=progress,
-                    workers=workers,
-                )
-            results.append(result)
+                results.append(run(file, spec, train_options, output, progress=progress))
     if as_json:
         click.echo(json.dumps({"results": results}, ensure_ascii=False))
-        return
-    click.echo(table(results))
-    for result in results:
-        click.echo(confused(result))
+    else:
+        click.echo("\n".join([table(results), *map(confused, results)]))
 
 
 def _poolings(
