@@ -88,8 +88,8 @@ def _classifier(shape: Sequence[int | None], model: Model) -> keras.Model:
     for transform in model.transforms:
         stop = start + transform.n_features
         rows = _sqrt_l2(_pooling(transform, model.parameters)(maps), transform)
-        linear = _on_stored_rows(transform, model.first.weights[start:stop], rows.shape[-1])
-        outputs.append(_dense(Linear(linear.weights, linear.intercept + intercept), rows))
+        linear = Linear(model.first.weights[start:stop], intercept)
+        outputs.append(_dense(_on_stored_rows(linear, transform, rows.shape[-1]), rows))
         start, intercept = stop, np.zeros_like(intercept)
     scores = keras.layers.Add()(outputs) if len(outputs) > 1 else outputs[0]
     if model.second:
@@ -118,13 +118,12 @@ def _sqrt_l2(rows: keras.KerasTensor, transform: FeatureTransform) -> keras.Kera
     return rows
 
 
-def _on_stored_rows(transform: FeatureTransform, weights: np.ndarray, n_columns: int) -> Linear:
-    """Return the linear model on all stored columns, from weights on the transformed columns."""
-    weights = weights * np.float32(transform.factor)
-    intercept = np.zeros(weights.shape[1], np.float32)
+def _on_stored_rows(linear: Linear, transform: FeatureTransform, n_columns: int) -> Linear:
+    """Return the linear model on all stored columns, from that on the transformed columns."""
+    weights, intercept = linear.weights * np.float32(transform.factor), linear.intercept
     if transform.mean is not None and transform.std is not None:
         weights = weights / transform.std[:, None]
-        intercept = -(transform.mean.astype(np.float64) @ weights).astype(np.float32)
+        intercept = intercept - (transform.mean.astype(np.float64) @ weights).astype(np.float32)
     if transform.columns is None:
         return Linear(weights, intercept)
     all_weights = np.zeros((n_columns, weights.shape[1]), np.float32)

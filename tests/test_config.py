@@ -8,15 +8,11 @@ import pytest
 from bilinear_cli.config import cache_folder
 
 
-def test_the_environment_sets_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "elsewhere"))
-    assert cache_folder() == tmp_path / "elsewhere"
-    assert not cache_folder().exists()
-
-
-@pytest.mark.parametrize("value", [None, ""])
-def test_the_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+@pytest.mark.parametrize("value", [None, "", "elsewhere"])
+def test_the_cache_is_the_users_or_that_of_the_environment(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("BILINEAR_CACHE")
     if value is not None:
         monkeypatch.setenv("BILINEAR_CACHE", value)
-    assert cache_folder() == Path(platformdirs.user_cache_dir("bilinear"))
+    assert cache_folder() == Path(value or platformdirs.user_cache_dir("bilinear"))
