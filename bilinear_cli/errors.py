@@ -1,4 +1,4 @@
-"""What can go wrong, as one clear line: what is wrong, where, and what to do next."""
+"""The errors of the program. Each message is one line: what happened, where, and what to do."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ class BilinearError(Exception):
 
 
 class UsageError(BilinearError):
-    """A command that cannot be meant; exits with 2."""
+    """Options or arguments that are invalid; the command line exits with 2."""
 
     exit_code = 2
 
@@ -21,11 +21,11 @@ class BadPhotoError(BilinearError):
 
 
 class FeatureFileError(BilinearError):
-    """A feature file that is missing, damaged, incomplete, or not ours."""
+    """A feature file that is missing, damaged, incomplete, or of another format."""
 
 
 class InUseError(FeatureFileError):
-    """A feature file that another run is writing: waiting may help."""
+    """A feature file that another run is writing; the caller may wait and try again."""
 
 
 def validate_choice(kind: str, word: str, known: Collection[str]) -> str:
@@ -36,28 +36,28 @@ def validate_choice(kind: str, word: str, known: Collection[str]) -> str:
     """
     if word in known:
         return word
-    near = nearest(word, known)
-    hint = f"did you mean {near!r}? " if near else ""
-    raise UsageError(f"no {kind} is called {word!r}: {hint}(there are {', '.join(known)})")
+    suggestion = nearest(word, known)
+    hint = f"Did you mean {suggestion!r}? " if suggestion else ""
+    raise UsageError(f"unknown {kind}: {word!r}. {hint}Choose from: {', '.join(known)}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the one of `known` that `word` is a misspelling of; empty if it is of none."""
+    """Return the name in `known` that resembles `word` most, or an empty string if none does."""
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
 
 
-def abbreviate(names: Iterable[str], most: int = 5) -> str:
-    """Return the first few of `names`, and how many more there are, for a message."""
+def abbreviate(names: Iterable[str], limit: int = 5) -> str:
+    """Return the first `limit` names and the number of the others, for a message."""
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
 
 
-def truncate(text: str, most: int = 60) -> str:
-    """Return text of strangers cut to so many characters, for a table."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def truncate(text: str, limit: int = 60) -> str:
+    """Return `text` cut to `limit` characters, for a table."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def printable(text: str) -> str:
-    """Return text of strangers fit for a terminal: what steers it, and new lines, as `?`."""
+    """Return `text` with `?` for control characters and line breaks, safe for a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

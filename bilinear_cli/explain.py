@@ -1,7 +1,7 @@
-"""Which places of a photo, and which pairs of channels, spoke for a class: shares of its score.
+"""Explanations: the share of each location, and of each pair of channels, in a class's score.
 
 A linear classifier's score of a bilinear feature, less the intercept, is a sum over the entries of
-the matrix B = Σ x xᵀ, each a sum over locations. So it is, exactly, the sum over the locations of
+the matrix B = Σ x xᵀ, each a sum over locations. So it is exactly the sum over the locations of
 xᵀ (W ∘ |B|^(-1/2)) x / ‖B^(1/2)‖, with the root taken entry by entry and 0 where B is 0.
 """
 
@@ -22,22 +22,21 @@ from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.model import Model, to_probabilities
 
 N_PAIRS = 10
-STRONGEST = 0.7  # opacity of the most telling place
+MAX_OPACITY = 0.7  # of the location with the largest share
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a photo was given a name.
+    """The shares of locations and of channels in a class's score of a photo.
 
     Attributes:
         name: of the class.
         probability: of the class, 0 to 1.
-        score: of the class, of the photo as it is.
-        intercept: what of the score is the same for every photo.
-        heat: float64 (height, width), what each location adds to the score; its sum is
-            `score - intercept`.
-        pairs: (channel, channel, what both together add to the score), the weightiest first.
-        pixels: uint8 (size, size, 3), the photo as the network saw it.
+        score: of the class, for the original view of the photo.
+        intercept: the part of the score that is the same for every photo.
+        heat: float64 (height, width), the share of each location; its sum is `score - intercept`.
+        pairs: (channel, channel, share of the pair), the largest absolute shares first.
+        pixels: uint8 (size, size, 3), the input of the network.
     """
 
     name: str
@@ -55,53 +54,53 @@ def explain(
     """Explain a run's score of a photo.
 
     Args:
-        run: a run folder, of `bilinear` or `bilinear:K` with a linear classifier.
+        run: a run folder, of `bilinear` or `bilinear:K` with a linear classifier, or of conv1x1.
         photo: a file.
         forward: the network, as for `extract`.
-        name: of the class to explain; None for the likeliest.
+        name: of the class to explain; None for the most probable.
 
     Raises:
         BilinearError: the run is of another kind, or the photo cannot be read.
-        UsageError: there is no such class.
+        UsageError: the run has no such class.
     """
     model, recipe = load_model(run), read_recipe(run)
-    _check_offered(model)
-    names = [str(x) for x in model.class_names]
-    number = names.index(validate_choice("class", name, names)) if name else None
+    _check_explainable(model)
+    names = [str(class_name) for class_name in model.class_names]
+    if name:
+        validate_choice("class", name, names)
     (pixels,) = read_photo(photo, [recipe.image_size], recipe.resize)
     x, shape = _pooled_channels(pixels, model, forward)
     matrix = x.T @ x
     scores = _scores(matrix, model)
-    if number is None:
-        number = int(scores.argmax())
-    form = _form(matrix, model, number)
+    class_index = names.index(name) if name else int(scores.argmax())
+    form = _quadratic_form(matrix, model, class_index)
     heat = np.einsum("li,ij,lj->l", x, form, x, optimize=True)
     return Explanation(
-        names[number],
-        float(to_probabilities(scores[None], model.temperature)[0, number]),
-        float(scores[number]),
-        float(model.first.intercept[number]),
+        names[class_index],
+        float(to_probabilities(scores[None], model.temperature)[0, class_index]),
+        float(scores[class_index]),
+        float(model.first.intercept[class_index]),
         heat.reshape(shape),
-        _weightiest(form * matrix),
+        _largest_pairs(form * matrix),
         pixels,
     )
 
 
-def _check_offered(model: Model) -> None:
+def _check_explainable(model: Model) -> None:
     """Raise unless the model's score is a sum over locations."""
-    (part, *others) = model.transforms
-    explainable = get_pooling(part.spec).explainable
-    if others or model.second or not explainable or part.normalize != "none":
-        vectors = [x for x in POOLINGS.values() if x.explainable and x.rank == 1]
-        names = [name for x in vectors for name in (x.method, f"{x.method}:K")]
+    (transform, *others) = model.transforms
+    explainable = get_pooling(transform.spec).explainable
+    if others or model.second or not explainable or transform.normalize != "none":
+        matrices = [x for x in POOLINGS.values() if x.explainable and x.rank == 1]
+        names = [name for x in matrices for name in (x.method, f"{x.method}:K")]
         raise BilinearError(
-            f"explain is offered for {' and '.join(names)} with softmax, svm or ridge, and for "
-            "conv1x1: of other poolings and of the mlp the score is no sum over places"
+            f"explain needs a run of {' or '.join(names)} with softmax, svm or ridge, or of "
+            "conv1x1. With other poolings and with the mlp the score is not a sum over locations"
         )
 
 
 def scores_of(pixels: np.ndarray, model: Model, forward: Callable[[Any], Any]) -> np.ndarray:
-    """Return the scores (classes,) of a photo, uint8 (size, size, 3), as `explain` takes them."""
+    """Return a photo's scores (classes,), computed as in `explain`, from uint8 (size, size, 3)."""
     x, _ = _pooled_channels(pixels, model, forward)
     return _scores(x.T @ x, model)
 
@@ -109,53 +108,57 @@ def scores_of(pixels: np.ndarray, model: Model, forward: Callable[[Any], Any]) -
 def _pooled_channels(
     pixels: np.ndarray, model: Model, forward: Callable[[Any], Any]
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the channels that are pooled, float64 (locations, channels), and height and width."""
+    """Return the projected channels, float64 (locations, channels), and the maps' height, width."""
     maps = np.asarray(forward(pixels[None]), np.float64)[0]
     check_channels(model.parameters, maps.shape[-1])
-    part = model.transforms[0]
-    names = get_pooling(part.spec).arguments
-    kernel = model.parameters[names[0]] if names else part.kernel
+    transform = model.transforms[0]
+    parameters = get_pooling(transform.spec).arguments
+    kernel = model.parameters[parameters[0]] if parameters else transform.kernel
     x = maps.reshape(-1, maps.shape[-1])
     return x if kernel is None else x @ kernel, maps.shape[:2]
 
 
+def _columns(model: Model) -> np.ndarray | slice:
+    """Return the stored columns of the feature that the model takes."""
+    columns = model.transforms[0].columns
+    return slice(None) if columns is None else columns
+
+
 def _scores(matrix: np.ndarray, model: Model) -> np.ndarray:
-    """Return the scores (classes,) of the feature of a matrix B."""
+    """Return the scores (classes,) of the bilinear feature of a matrix B."""
     feature = triangle.pack(np.sign(matrix) * np.sqrt(np.abs(matrix))) / _norm(matrix)
-    taken = model.transforms[0].columns
-    return model.first(feature if taken is None else feature[taken])
+    return model.first(feature[_columns(model)])
 
 
-def _form(matrix: np.ndarray, model: Model, number: int) -> np.ndarray:
+def _quadratic_form(matrix: np.ndarray, model: Model, class_index: int) -> np.ndarray:
     """Return A such that the share of a location x in a class's score is xᵀ A x."""
     weights = np.zeros(triangle.n_entries(len(matrix)))
-    taken = model.transforms[0].columns
-    weights[slice(None) if taken is None else taken] = model.first.weights[:, number]
+    weights[_columns(model)] = model.first.weights[:, class_index]
     size = np.abs(matrix)
     inverse_root = np.divide(1, np.sqrt(size), out=np.zeros_like(size), where=size > 0)
     return triangle.unpack(weights) * inverse_root / _norm(matrix)
 
 
 def _norm(matrix: np.ndarray) -> float:
-    """Return the l2 norm of the roots of a matrix's entries, 1 for a matrix of zeros."""
+    """Return the l2 norm of the roots of a matrix's entries, or 1 for a matrix of zeros."""
     return float(np.sqrt(np.abs(matrix).sum())) or 1.0
 
 
-def _weightiest(entries: np.ndarray) -> list[tuple[int, int, float]]:
-    """Return the pairs of channels that add or take most, both their entries together."""
-    rows, columns = triangle.indices(len(entries))
-    both = entries[rows, columns] * triangle.multiplicity(len(entries))
-    first = np.argsort(-np.abs(both), kind="stable")[:N_PAIRS]
-    return [(int(rows[i]), int(columns[i]), float(both[i])) for i in first]
+def _largest_pairs(shares: np.ndarray) -> list[tuple[int, int, float]]:
+    """Return the pairs of channels of the largest absolute shares in a symmetric matrix."""
+    rows, columns = triangle.indices(len(shares))
+    sums = shares[rows, columns] * triangle.multiplicity(len(shares))
+    order = np.argsort(-np.abs(sums), kind="stable")[:N_PAIRS]
+    return [(int(rows[i]), int(columns[i]), float(sums[i])) for i in order]
 
 
 def overlay(explanation: Explanation) -> Image.Image:
-    """Return the photo in grey; what spoke for the class in orange, and against it in blue."""
+    """Return the photo in grey, with positive shares in orange and negative ones in blue."""
     height, width = explanation.pixels.shape[:2]
-    strongest = np.abs(explanation.heat).max() or 1.0
-    small = Image.fromarray((explanation.heat / strongest).astype(np.float32))
+    largest = np.abs(explanation.heat).max() or 1.0
+    small = Image.fromarray((explanation.heat / largest).astype(np.float32))
     heat = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).clip(-1, 1)
     colour = np.where(heat[..., None] > 0, (255, 120, 0), (0, 110, 255))
     grey = explanation.pixels.mean(axis=2, keepdims=True)
-    opacity = STRONGEST * np.abs(heat)[..., None]
+    opacity = MAX_OPACITY * np.abs(heat)[..., None]
     return Image.fromarray((grey * (1 - opacity) + colour * opacity).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A trained run as one Keras model, from the pixels of a photo to the probabilities of classes."""
+"""A trained run as one Keras model, from the pixels of photos to the probabilities of classes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.views import View
+from bilinear_cli.views import distinct_sizes
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -25,51 +25,50 @@ def export(run: Path, weights: Tensors, output: Path, *, overwrite: bool = False
     """Write a run as a Keras model, in float32; `import bilinear_cli.layers` lets Keras load it.
 
     Args:
-        run: a run folder; the feature file that it was trained on need not exist any more.
+        run: a run folder; its feature file is not needed.
         weights: of the network, as for `load_backbone`.
         output: the file, whose name ends in `.keras`.
-        overwrite: whatever is there.
+        overwrite: replace an existing file.
 
     Returns:
-        The model: RGB pixels, 0 to 255, float32 (batch, size, size, 3), brought to size as in
-        extraction -> probabilities (batch, classes), whose names its last layer has.
+        The model: RGB pixels, 0 to 255, float32 (batch, size, size, 3), resized as for extraction
+        -> probabilities (batch, classes). Its last layer has the names of the classes.
 
     Raises:
-        BilinearError: the folder is no run, or the file cannot be written or is there.
-        UsageError: the run's photos were shown in several sizes.
+        BilinearError: the folder is not a run, or the file exists or cannot be written.
+        UsageError: the file's name is wrong, or the run has views of several sizes.
     """
     if output.suffix != ".keras":
-        raise UsageError(f"the name of a Keras model ends in .keras: {output} does not")
+        raise UsageError(f"cannot write a Keras model to {output}: its name must end in .keras")
     if output.exists() and not overwrite:
-        raise BilinearError(f"{output} is there already: name another, or --overwrite")
+        raise BilinearError(f"{output} exists: use another name, or --overwrite to replace it")
     model = build_model(load_model(run), read_recipe(run), weights)
-    with atomic_write(output) as new:
-        model.save(new)
+    with atomic_write(output) as path:
+        model.save(path)
     return model
 
 
 def build_model(model: Model, recipe: Recipe, weights: Tensors) -> keras.Model:
     """Return the Keras model of a trained model and the recipe of its features."""
-    if len({view.size for view in recipe.parsed_views}) > 1:
+    if len(distinct_sizes(recipe.parsed_views)) > 1:
         raise UsageError(
-            "a run on several --scales cannot be exported: its photos are brought to each size "
-            "before the network, which one input cannot do"
+            "cannot export a run on several --scales: its photos are resized to each size before "
+            "the network, and a Keras model has one input size. Train on features of one size"
         )
     size = recipe.image_size
     pixels = keras.Input((size, size, 3), name="pixels")
     network = _network(recipe, weights)
     check_channels(model.parameters, network.output.shape[-1])
-    scores = _scores(network.output.shape, model)
-    seen = [scores(network(_shown(pixels, view, recipe.backbone))) for view in recipe.parsed_views]
-    mean = keras.layers.Average(name="views")(seen) if len(seen) > 1 else seen[0]
-    names = [str(name) for name in model.class_names]
+    classifier = _classifier(network.output.shape, model)
+    scores = []
+    for view in recipe.parsed_views:
+        name = "mirrored" if view.flip else "preprocessed"
+        photos = Preprocess(recipe.backbone, mirrored=view.flip, name=name)(pixels)
+        scores.append(classifier(network(photos)))
+    mean = keras.layers.Average(name="views")(scores) if len(scores) > 1 else scores[0]
     calibrated = keras.layers.Rescaling(1 / model.temperature, name="temperature")(mean)
+    names = [str(name) for name in model.class_names]
     return keras.Model(pixels, ClassProbabilities(names, name="probabilities")(calibrated))
-
-
-def _shown(pixels: keras.KerasTensor, view: View, backbone: str) -> keras.KerasTensor:
-    name = "mirrored" if view.flip else "preprocessed"
-    return Preprocess(backbone, mirrored=view.flip, name=name)(pixels)
 
 
 def _network(recipe: Recipe, weights: Tensors) -> keras.Model:
@@ -82,15 +81,15 @@ def _network(recipe: Recipe, weights: Tensors) -> keras.Model:
     return keras.Model(photos, inner(photos), name=recipe.backbone)
 
 
-def _scores(shape: Sequence[int | None], model: Model) -> keras.Model:
+def _classifier(shape: Sequence[int | None], model: Model) -> keras.Model:
     """Return the network from maps to scores."""
     maps = keras.Input(shape[1:], name="maps")
     outputs, start, intercept = [], 0, model.first.intercept
-    for part in model.transforms:
-        stop = start + part.n_features
-        rows = _normalized(_pooling(part, model.parameters)(maps), part)
-        linear = _on_all_numbers(part, model.first.weights[start:stop], rows.shape[-1])
-        outputs.append(_dense(Linear(linear.weights, linear.intercept + intercept), rows))
+    for transform in model.transforms:
+        stop = start + transform.n_features
+        rows = _sqrt_l2(_pooling(transform, model.parameters)(maps), transform)
+        linear = Linear(model.first.weights[start:stop], intercept)
+        outputs.append(_dense(_on_stored_rows(linear, transform, rows.shape[-1]), rows))
         start, intercept = stop, np.zeros_like(intercept)
     scores = keras.layers.Add()(outputs) if len(outputs) > 1 else outputs[0]
     if model.second:
@@ -98,37 +97,38 @@ def _scores(shape: Sequence[int | None], model: Model) -> keras.Model:
     return keras.Model(maps, scores, name="classifier")
 
 
-def _pooling(part: FeatureTransform, parameters: Tensors) -> keras.layers.Layer:
-    """Return the layer from maps to rows; a conv1x1's is `bilinear:K` of a trained projection."""
-    if part.kernel is None:
-        return pooling_layer(part.spec, parameters)
-    channels = part.kernel.shape[1]
-    return pooling_layer(f"bilinear:{channels}", {f"projection-{channels}": part.kernel})
+def _pooling(transform: FeatureTransform, parameters: Tensors) -> keras.layers.Layer:
+    """Return the layer from maps to rows; that of a conv1x1 is `bilinear:K` with its kernel."""
+    if transform.kernel is None:
+        return pooling_layer(transform.spec, parameters)
+    channels = transform.kernel.shape[1]
+    return pooling_layer(f"bilinear:{channels}", {f"projection-{channels}": transform.kernel})
 
 
-def _normalized(rows: keras.KerasTensor, part: FeatureTransform) -> keras.KerasTensor:
-    """Normalise rows where that is not linear; what is, goes into the weights."""
-    if part.normalize != "sqrt-l2":
+def _sqrt_l2(rows: keras.KerasTensor, transform: FeatureTransform) -> keras.KerasTensor:
+    """Return the rows after `sqrt-l2`; linear normalisations go into the weights instead."""
+    if transform.normalize != "sqrt-l2":
         return rows
     layer = SqrtL2()
     rows = layer(rows)
-    if part.columns is not None:
-        kept = np.zeros(rows.shape[-1], np.float32)
-        kept[part.columns] = 1
-        layer.set_weights([kept])
+    if transform.columns is not None:
+        mask = np.zeros(rows.shape[-1], np.float32)
+        mask[transform.columns] = 1
+        layer.set_weights([mask])
     return rows
 
 
-def _on_all_numbers(part: FeatureTransform, weights: np.ndarray, d: int) -> Linear:
-    """Return what weights on selected, standardised numbers are on all of a row's numbers."""
-    weights = weights * np.float32(part.factor)
-    intercept = np.zeros(weights.shape[1], np.float32)
-    if part.mean is not None and part.std is not None:
-        weights = weights / part.std[:, None]
-        intercept = -(part.mean.astype(np.float64) @ weights).astype(np.float32)
-    whole = np.zeros((d, weights.shape[1]), np.float32)
-    whole[slice(None) if part.columns is None else part.columns] = weights
-    return Linear(whole, intercept)
+def _on_stored_rows(linear: Linear, transform: FeatureTransform, n_columns: int) -> Linear:
+    """Return the linear model on all stored columns, from that on the transformed columns."""
+    weights, intercept = linear.weights * np.float32(transform.factor), linear.intercept
+    if transform.mean is not None and transform.std is not None:
+        weights = weights / transform.std[:, None]
+        intercept = intercept - (transform.mean.astype(np.float64) @ weights).astype(np.float32)
+    if transform.columns is None:
+        return Linear(weights, intercept)
+    all_weights = np.zeros((n_columns, weights.shape[1]), np.float32)
+    all_weights[transform.columns] = weights
+    return Linear(all_weights, intercept)
 
 
 def _dense(linear: Linear, rows: keras.KerasTensor) -> keras.KerasTensor:

@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Atomic writing: a file or a folder is complete, or it does not exist."""
 
 import os
 import tempfile
@@ -10,20 +10,28 @@ from bilinear_cli.errors import BilinearError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a place beside `path` to write a file of its name to; in the end it takes its place.
+def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary path of the same name, and move what was written there to `path`.
 
-    Folders that are missing are made. If writing ends early, what was at `path` before stays.
+    Missing parent folders are made. If anything fails, an existing file or folder stays as it is.
 
     Raises:
-        BilinearError: it cannot be written.
+        BilinearError: `path` cannot be written, or is a folder, without `replace_folder`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{path.name[:50]}-", dir=path.parent, ignore_cleanup_errors=True
-        ) as beside:
-            yield Path(beside) / path.name
-            os.replace(Path(beside) / path.name, path)
+        ) as folder:
+            new, replaced = Path(folder) / path.name, Path(folder) / ".replaced"
+            yield new
+            if replace_folder and path.exists():
+                os.replace(path, replaced)
+            try:
+                os.replace(new, path)
+            except BaseException:
+                if replaced.exists():
+                    os.replace(replaced, path)
+                raise
     except OSError as error:
         raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error

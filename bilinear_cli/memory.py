@@ -1,24 +1,20 @@
-"""How much memory there is for this process."""
+"""How much memory this process can still take."""
 
 from pathlib import Path
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP = Path("/sys/fs/cgroup")  # where Linux states the limits of process groups (version 2)
 
 
 def free_memory(cgroup: Path = CGROUP) -> int:
-    """Return how many bytes can be had: of the machine's, and of a container's limit if less.
-
-    Args:
-        cgroup: where Linux keeps the limits of this process's group (version 2).
-    """
+    """Return the free bytes of the machine, or of the container's limit if that leaves less."""
     free = psutil.virtual_memory().available
     try:
-        limit = int((cgroup / "memory.max").read_text())  # a ValueError where it says max
+        limit = int((cgroup / "memory.max").read_text())  # ValueError for `max`, which is no limit
         used = int((cgroup / "memory.current").read_text())
-        words = (cgroup / "memory.stat").read_text().split()
-        cached = int(words[words.index("inactive_file") + 1])  # files, which give way
+        statistics = (cgroup / "memory.stat").read_text().split()
+        cached = int(statistics[statistics.index("inactive_file") + 1])  # Linux can free these
     except (OSError, ValueError):
         return free
     return min(free, max(0, limit - used + cached))

@@ -1,4 +1,4 @@
-"""A run folder and photos -> names and probabilities."""
+"""A run folder and photos -> class names and probabilities."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.precision import measured_difference, with_precision
 from bilinear_cli.photos.images import empty_batch, fill_batch, read_batches, read_photo
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.recipe import Recipe, differences
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.model import to_probabilities
 from bilinear_cli.views import distinct_sizes
@@ -22,89 +22,81 @@ log = logging.getLogger(__name__)
 
 
 def prediction_recipe(run: Path, precision: str | None, allow_mix: bool) -> Recipe:
-    """Return the recipe of features that a run's model is used on.
+    """Return the recipe of the features that a run's model predicts from.
 
     Args:
         run: a run folder.
-        precision: of the network; None: that of the run's features.
-        allow_mix: they may differ in precision.
+        precision: of the network; None takes that of the run's features.
+        allow_mix: warn of the measured difference, instead of raising, if precisions differ.
 
     Raises:
-        BilinearError: they differ, or the folder is no run.
+        BilinearError: the precisions differ, or the folder is not a run.
     """
     trained = read_recipe(run)
-    asked = with_precision(trained, precision or trained.precision)
-    if differences(trained.comparable_attributes(), asked.comparable_attributes(), "predict"):
-        mix = f"{run} was trained on features in {trained.precision}, not in this {precision}"
-        if differences(
-            trained.comparable_attributes(), asked.comparable_attributes(), "predict", allow_mix
-        ):
-            raise BilinearError(f"{mix}: only with --allow-precision-mix")
-        log.warning("%s: %s", mix, measured_difference(trained.precision, asked.precision))
-    return asked
+    recipe = with_precision(trained, precision or trained.precision)
+    if recipe != trained:  # also by the digest of the 8-bit network
+        difference = (
+            f"{run} was trained on features in {trained.precision}, and this prediction is in "
+            f"{recipe.precision}" + " of another version" * (recipe.precision == trained.precision)
+        )
+        if not allow_mix:
+            raise BilinearError(f"{difference}. Use --allow-precision-mix to allow this")
+        log.warning("%s: %s", difference, measured_difference(trained.precision, recipe.precision))
+    return recipe
 
 
 def load_run_network(run: Path, recipe: Recipe, weights: str) -> Network:
-    """Return the network of a run's features.
-
-    Args:
-        run: a run folder.
-        recipe: of its features.
-        weights: where the weights come from, see `Network`.
+    """Return the network of a run's features; `weights` is their source, see `Network`.
 
     Raises:
-        BilinearError: those are other weights.
+        BilinearError: the run's features were made with other weights.
     """
     network = Network(recipe.backbone, weights)
     if network.sha256() != recipe.weights_sha256:
-        raise BilinearError(f"{run} was trained on features of other weights: give --weights")
+        raise BilinearError(
+            f"{run} was trained on features of other network weights: name them with --weights"
+        )
     return network
 
 
 def predict(
-    run: Path,
-    photos: Iterable[Path],
-    forward: Callable[[Any], Any],
-    *,
-    top: int = 5,
+    run: Path, photos: Iterable[Path], forward: Callable[[Any], Any], *, top: int = 5
 ) -> Iterator[tuple[Path, list[tuple[str, float]] | BadPhotoError]]:
-    """Name photos as the run's training would have it.
+    """Predict the classes of photos with a trained run.
 
     Args:
         run: a run folder.
-        photos: files; taken as they are named, so that there may be any number.
+        photos: files, any number; they are read while predictions are yielded.
         forward: the network, as for `extract`.
-        top: how many names to give.
+        top: number of classes for each photo.
 
     Yields:
-        The photo, and the likeliest classes with their probabilities (0 to 1), likeliest first,
-        from the mean scores of its views; or the error that reading it raised.
+        The photo, and its most probable classes with their probabilities (0 to 1), in descending
+        order, from the mean scores of its views; or the error that reading the photo raised.
     """
     from bilinear_cli.extraction.graph import compile_pooling, count_channels  # loads TensorFlow
 
     model, recipe = load_model(run), read_recipe(run)
-    coming = iter(photos)
-    first = [*islice(coming, recipe.batch_size)]
-    if not first:
+    views, sizes = recipe.parsed_views, distinct_sizes(recipe.parsed_views)
+    remaining = iter(photos)
+    first_batch = [*islice(remaining, recipe.batch_size)]
+    if not first_batch:
         return
-    size = len(first)
-    for view in recipe.parsed_views:
-        check_channels(model.parameters, count_channels(forward, view.size))
-    compute, _ = compile_pooling(
-        forward, recipe.poolings, size, recipe.parsed_views, model.parameters
-    )
-    sizes = distinct_sizes(recipe.parsed_views)
+    batch_size = len(first_batch)
+    for size in sizes:
+        check_channels(model.parameters, count_channels(forward, size))
+    compute, _ = compile_pooling(forward, recipe.poolings, batch_size, views, model.parameters)
 
     def read(path: Path) -> list[np.ndarray]:
         return read_photo(path, sizes, recipe.resize)
 
-    pixels = empty_batch(sizes, size)
-    ahead, asked = tee(chain(first, coming))
-    for batch in read_batches(ahead, size, read):
+    pixels = empty_batch(sizes, batch_size)
+    to_read, paths = tee(chain(first_batch, remaining))
+    for batch in read_batches(to_read, batch_size, read):
         fill_batch(pixels, batch)
-        scores = model.scores(compute(pixels)).reshape(size, len(recipe.views), -1)
+        scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)
         probabilities = to_probabilities(scores.mean(axis=1), model.temperature)
         for i, photo in enumerate(batch):
             best = np.argsort(-probabilities[i], kind="stable")[:top]
             names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
-            yield next(asked), photo if isinstance(photo, BadPhotoError) else names
+            yield next(paths), photo if isinstance(photo, BadPhotoError) else names

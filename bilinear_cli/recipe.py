@@ -12,49 +12,41 @@ CHOICES = {
     "resize": ("squash", "crop", "pad"),
     "precision": ("float32", "bfloat16", "float16", "int8"),
 }
+MINIMUM = {"image_size": 1, "batch_size": 1, "seed": 0}
 UNSHARDED = "1/1"  # the shard of a file that has all photos
-OPTIONAL_ATTRIBUTES = (
-    "shard",
-    "seed",
-    "pooled_from",
-    "int8_sha256",
-    "mixed_with",
-)  # not in every file
-PRECISION_ATTRIBUTES = (
-    "precision",
-    "int8_sha256",
-    "mixed_with",
-)  # what --allow-precision-mix lets differ
-INT8_PACKAGES = ("ai-edge-litert",)  # packages that decide the numbers in 8 bits alone
-# For each use of two files, or of a file and a recipe: attributes in which they may differ.
+# Attributes that a feature file may lack
+OPTIONAL_ATTRIBUTES = ("shard", "seed", "pooled_from", "int8_sha256", "mixed_with")
+# Attributes that may differ with --allow-precision-mix
+PRECISION_ATTRIBUTES = ("precision", "int8_sha256", "mixed_with")
+INT8_PACKAGES = ("ai-edge-litert",)  # packages that affect the numbers in 8 bits only
+# For each use of two files, or of a file and a recipe: attributes that may differ
 MAY_DIFFER: dict[str, tuple[str, ...]] = {
     "resume": (),
     "reuse": ("poolings", "shard"),
     "merge": ("command", "created", "data", "data_root", "shard"),
-    "predict": (),
 }
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the numbers of a feature file, beside the photos.
+    """What decides the numbers of a feature file, apart from the photos.
 
     Attributes:
         poolings: specs, in any order.
-        layer: the network's layer whose maps are pooled.
-        image_size: width and height that photos are resized to, in pixels; of several the first.
+        layer: layer of the network whose maps are pooled.
+        image_size: width and height of the resized photos in pixels, the first of several.
         resize: `squash`, `crop` or `pad`.
-        precision: of the network: `float32`, `bfloat16`, `float16` or `int8`. `auto` leaves it
-            open, see `settle.py`.
-        batch_size: photos that go through the network together. 0 leaves it open.
-        weights_sha256: of the network.
-        backbone: the network's name.
+        precision: `float32`, `bfloat16`, `float16` or `int8`, in which the network computes. `auto`
+            is resolved later, see `extraction/resolve.py`.
+        batch_size: photos in a batch of the network. 0 is resolved later.
+        weights_sha256: of the network's weights.
+        backbone: name of the network.
         views: names of the views of a photo, see `views.py`.
-        shard: `I/N`: the I-th of N parts of the set.
+        shard: `I/N`: the I-th of N shards of the photo set.
         seed: of sketches, and of the sample of photos that a projection is fitted on.
-        pooled_from: `photos`, or `maps` that were stored, and so rounded.
-        int8_sha256: of the network in 8 bits, see `precision.py`; empty in another precision.
-        mixed_with: other precisions of rows that were copied from another file; mostly empty.
+        pooled_from: `photos`, or `maps` for stored maps, which are rounded.
+        int8_sha256: of the 8-bit network, see `networks/precision.py`; empty in other precisions.
+        mixed_with: other precisions, of rows that were copied from another file; mostly empty.
     """
 
     poolings: tuple[str, ...]
@@ -85,37 +77,33 @@ class Recipe:
             KeyError: an attribute is missing.
             ValueError: a value is invalid.
         """
-        names = {field.name for field in fields(cls)} - {"poolings", "views", *OPTIONAL_ATTRIBUTES}
-        recipe = cls(
-            poolings=poolings,
-            views=tuple(attributes["views"].split()),
-            **{name: attributes[name] for name in names},
-            **{name: attributes[name] for name in OPTIONAL_ATTRIBUTES if name in attributes},
-        )
-        for field in fields(cls):
-            value, least = getattr(recipe, field.name), 0 if field.name == "seed" else 1
-            number = type(value) is int and value >= least
-            known = value in CHOICES.get(field.name, (value,))
-            if not (
-                number if field.type in ("int", int) else known and isinstance(value, str | tuple)
-            ):
-                raise ValueError(f"{field.name} is {value!r}")
+        names = {field.name for field in fields(cls)} - {"poolings", "views"}
+        names -= {*OPTIONAL_ATTRIBUTES} - attributes.keys()
+        values = {name: attributes[name] for name in names}
+        for name, value in values.items():
+            if name in MINIMUM:
+                valid = type(value) is int and value >= MINIMUM[name]
+            else:
+                valid = isinstance(value, str) and value in CHOICES.get(name, (value,))
+            if not valid:
+                raise ValueError(f"{name} is {value!r}")
+        recipe = cls(poolings=poolings, views=tuple(attributes["views"].split()), **values)
         parse_views(recipe.views, recipe.image_size)  # raises for an unknown name
         return recipe
 
     def attributes(self) -> dict[str, Any]:
-        """Return root attributes of a feature file; the names of its features are the poolings."""
+        """Return the root attributes of a feature file; its datasets state the poolings."""
         values = asdict(self) | {"views": " ".join(self.views)}
         del values["poolings"]
         return {name: value for name, value in values.items() if value != ""}
 
     def comparable_attributes(self) -> dict[str, Any]:
-        """Return all of it for `differences`."""
+        """Return the attributes and the poolings, for `differences`."""
         return {"poolings": " ".join(sorted(self.poolings)), **self.attributes()}
 
 
 class Difference(NamedTuple):
-    """An attribute that differs, and both values; empty if one has none."""
+    """An attribute that differs, and both values; an absent value is an empty string."""
 
     name: str
     first: Any
@@ -125,71 +113,75 @@ class Difference(NamedTuple):
 def differences(
     first: Mapping[str, Any], second: Mapping[str, Any], use: str, allow_mix: bool = False
 ) -> list[Difference]:
-    """Return what forbids to use two files, or a file and a recipe, together.
+    """Return the differences that forbid to use two files, or a file and a recipe, together.
 
     Args:
-        first, second: `facts()` of recipes, or of feature files, which have more attributes.
-        use: `resume`, `reuse`, `merge` or `predict`, see `MAY_DIFFER`.
-        allow_mix: precisions may differ, and so may versions of what runs 8 bits alone.
+        first, second: `comparable_attributes()` of recipes or of feature files.
+        use: `resume`, `reuse` or `merge`, see `MAY_DIFFER`.
+        allow_mix: precisions may differ, and so may the versions of packages for 8 bits.
     """
     allowed = {*MAY_DIFFER[use], *(PRECISION_ATTRIBUTES if allow_mix else ())}
     names = dict.fromkeys(["precision", *first, *second])
     pairs = [Difference(n, first.get(n, ""), second.get(n, "")) for n in names if n not in allowed]
     differing = [pair for pair in pairs if pair.first != pair.second]
     if allow_mix:
-        differing = [d for d in differing if d.name != "versions" or not _same_but_int8(d)]
+        differing = [d for d in differing if d.name != "versions" or not _only_int8_differs(d)]
     return differing
 
 
-def _same_but_int8(versions: Difference) -> bool:
-    """Say whether versions `name version, ...` are the same but for what runs 8 bits."""
+def _only_int8_differs(versions: Difference) -> bool:
+    """Return whether versions `name version, ...` differ only in packages for 8 bits."""
     changed = {*str(versions.first).split(", ")} ^ {*str(versions.second).split(", ")}
-    return all(one.startswith(tuple(f"{name} " for name in INT8_PACKAGES)) for one in changed)
+    return all(version.split(" ")[0] in INT8_PACKAGES for version in changed)
 
 
 def check_same(differing: Iterable[Difference], path: Path, advice: str) -> None:
     """Raise a FeatureFileError that names the first difference between a file and a request."""
     for name, *values in differing:
-        stored, asked = ("none" if value == "" else value for value in values)
+        stored, requested = ("none" if value == "" else value for value in values)
         raise FeatureFileError(
-            f"{path} was made with {name.replace('_', '-')} {stored}, and {asked} is asked for: "
-            f"{advice}"
+            f"{path} has {name.replace('_', '-')} {stored}, but this command asks for "
+            f"{requested}: {advice}"
         )
 
 
-def mixed_with(made: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
-    """Return the precisions of rows that are not this feature file's own; empty if all are.
+def mixed_with(attributes: Mapping[str, Any], sources: Iterable[Mapping[str, Any]]) -> str:
+    """Return the other precisions of rows in a feature file; empty if all rows have its own.
 
     Args:
-        made: root attributes of the file that rows are copied to.
-        others: those of files that rows are copied from.
+        attributes: root attributes of the file that rows are copied to.
+        sources: root attributes of the files that rows are copied from.
     """
     precisions: set[str] = set()
-    for other in others:
-        precisions.update(other.get("mixed_with", "").split())
-        if any(made.get(name, "") != other.get(name, "") for name in ("precision", "int8_sha256")):
-            precisions.add(other["precision"])
+    for source in sources:
+        precisions.update(source.get("mixed_with", "").split())
+        names = ("precision", "int8_sha256")
+        if any(attributes.get(name, "") != source.get(name, "") for name in names):
+            precisions.add(source["precision"])
     return " ".join(sorted(precisions))
 
 
 def shard_slice(shard: str, n_photos: int, batch_size: int) -> slice:
-    """Return which photos a shard has: whole batches, except for the last.
+    """Return the slice of photos in a shard: whole batches, except for the last.
 
     Args:
         shard: `I/N`, I from 1.
-        n_photos: in all.
+        n_photos: number of photos in the set.
         batch_size: photos in a batch.
 
     Raises:
-        UsageError: there is no such shard, or not one batch for each.
+        UsageError: the shard is invalid, or the set has fewer than N batches.
     """
-    number, _, of = shard.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise UsageError(f"there is no shard {shard!r}: write 2/4 for the second of four")
+    index, _, n_shards = shard.partition("/")
+    numeric = index.isdecimal() and n_shards.isdecimal()
+    if not (numeric and 1 <= int(index) <= int(n_shards)):
+        raise UsageError(f"{shard!r} is not a shard: write, for instance, 2/4 for the second of 4")
+    i, n = int(index), int(n_shards)
     n_batches = -(-n_photos // batch_size)
-    if int(of) > n_batches:
+    if n > n_batches:
         raise UsageError(
-            f"{n_photos} photos are {n_batches} batches of {batch_size}: too few for {of} shards"
+            f"cannot cut {n_photos} photos into {n} shards: at a batch size of {batch_size} there "
+            f"are only {n_batches} batches. Use fewer shards or a smaller --batch-size"
         )
-    start, stop = (k * n_batches // int(of) * batch_size for k in (int(number) - 1, int(number)))
+    start, stop = (k * n_batches // n * batch_size for k in (i - 1, i))
     return slice(start, min(stop, n_photos))

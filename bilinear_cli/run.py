@@ -1,13 +1,12 @@
-"""The run folder: metrics, labels, the model and the scores. It is written and read here alone."""
+"""The run folder: metrics, labels, model and scores. Only this module writes and reads it."""
 
 import csv
 import json
 import logging
-import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -15,25 +14,33 @@ from zipfile import BadZipFile
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, nearest
+from bilinear_cli.files import atomic_write
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 
-if TYPE_CHECKING:  # what reads a run's metrics alone takes no library of training
+if TYPE_CHECKING:  # reading metrics imports no library of training
     from bilinear_cli.photos.photo_set import PhotoSet
     from bilinear_cli.training.model import Model
     from bilinear_cli.training.options import TrainOptions
     from bilinear_cli.training.reducers import Progress, Workers
     from bilinear_cli.training.rows import Rows
+    from bilinear_cli.training.train import TrainingResult
 
 log = logging.getLogger(__name__)
 
-PARAMETER = "parameter-"  # before the name of one
-DAMAGE = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)  # of an npz file
-OPTIONAL = ("columns", "mean", "std", "kernel")  # arrays of a `FeatureTransform`
-NEEDED = (  # of a run's figures, by what shows them
+PARAMETER = "parameter-"  # prefix of the names of parameters in model.npz
+# What reading a damaged file of a run can raise
+DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError),
+    *(BadZipFile, zlib.error, csv.Error),
+)
+# Fields of a `FeatureTransform` in model.npz
+OPTIONAL_ARRAYS = ("columns", "mean", "std", "kernel")
+SCALARS = ("n_features", "normalize", "factor")
+REQUIRED_METRICS = (
     *("pooling", "classifier", "normalize", "top_variance", "label_smoothing", "n_features"),
     *("bytes", "seconds", "top1", "top5", "mean_per_class_accuracy", "confused", "extraction"),
     *("n_train", "n_test", "n_classes", "run"),
@@ -55,34 +62,35 @@ def train(
 
     Args:
         file, spec, options, photo_set, progress, workers: see `training.train.fit_and_score`.
-        runs: where run folders are.
-        command: to be recorded, a JSON list of words.
+        runs: the folder of run folders.
+        command: the command line to record, a JSON list of words.
 
     Returns:
-        What `metrics.json` says.
+        The content of `metrics.json`.
 
     Raises:
-        BilinearError: there is nothing to learn from, or the folder cannot be written.
+        BilinearError: the rows are too few to train on, or the folder cannot be written.
         UsageError: the options do not fit the file.
     """
     from bilinear_cli.training.train import fit_and_score
 
-    trained = fit_and_score(
+    result = fit_and_score(
         file, spec, options, photo_set=photo_set, progress=progress, workers=workers
     )
     folder = runs / run_name(file, spec, options)
-    metrics = trained.metrics | {"run": str(folder), "command": command}
     if folder.exists():
-        log.warning("replacing the earlier run %s", folder)
-    write_run(folder, metrics, trained.model, trained.scored, labels_of(trained.rows))
+        log.warning("replacing the existing run %s", folder)
+    metrics = result.metrics | {"run": str(folder), "command": command}
+    write_run(folder, replace(result, metrics=metrics))
     return metrics
 
 
 def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
-    """Return the name of a run's folder, from what sets runs apart."""
+    """Return the name of a run's folder, which states what differs between runs."""
     folder = file.path.parent
-    kept = folder.name.endswith(".h5.shards")  # a cluster's, whose own names are all alike
-    words = [(folder.with_suffix("") if kept else file.path).stem, spec.replace(":", "-")]
+    is_of_shards = folder.name.endswith(".h5.shards")  # whose files have the same names everywhere
+    words = [(folder.with_suffix("") if is_of_shards else file.path).stem]
+    words += [spec.replace(":", "-")]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
     words += [options.classifier, *registry.get_classifier(options.classifier).words(options)]
@@ -90,45 +98,23 @@ def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
 
 
 def labels_of(rows: "Rows") -> str:
-    """Return what the photos were taken for and used for, as a manifest below their root."""
+    """Return path, label, split and group of each photo, as a manifest below the photos' root."""
     first = np.unique(rows.photo, return_index=True)[1]
-    names = rows.class_names[rows.labels]
-    columns = (rows.paths, names, rows.split, rows.group)
+    columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
     return manifest_csv(zip(*(column[first] for column in columns), strict=True))
 
 
-def write_run(
-    folder: Path,
-    metrics: dict[str, Any],
-    model: "Model",
-    scored: "dict[str, tuple[Rows, np.ndarray]]",
-    labels: str,
-) -> None:
-    """Write the run folder beside its place, then move it there; an older one goes last."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-        ) as beside:
-            new, old = Path(beside) / "new", Path(beside) / "old"
-            new.mkdir()
-            text = json.dumps(metrics, indent=1, ensure_ascii=False)
-            (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
-            (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
-            save_model(new / "model.npz", model)
-            for name, (rows, scores) in scored.items():
-                columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
-                np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
-            if folder.exists():
-                os.replace(folder, old)
-            try:
-                os.replace(new, folder)
-            except BaseException:
-                if old.exists():
-                    os.replace(old, folder)
-                raise
-    except OSError as error:
-        raise BilinearError(f"cannot write {folder}: {error.strerror or error}") from error
+def write_run(folder: Path, result: "TrainingResult") -> None:
+    """Write the run folder; an existing one is replaced at the end."""
+    with atomic_write(folder, replace_folder=True) as new:
+        new.mkdir()
+        text = json.dumps(result.metrics, indent=1, ensure_ascii=False)
+        (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        (new / "labels.csv").write_text(labels_of(result.rows), encoding="utf-8", newline="")
+        save_model(new / "model.npz", result.model)
+        for name, (rows, scores) in result.scored.items():
+            columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
+            np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
 
 
 def save_model(path: Path, model: "Model") -> None:
@@ -138,17 +124,14 @@ def save_model(path: Path, model: "Model") -> None:
         "intercept": model.first.intercept,
         "class_names": model.class_names,
         "temperature": np.array(model.temperature),
-        "poolings": np.array([part.spec for part in model.transforms]),
+        "poolings": np.array([transform.spec for transform in model.transforms]),
     }
     if model.second:
         arrays |= {"weights2": model.second.weights, "intercept2": model.second.intercept}
-    for i, part in enumerate(model.transforms):
-        optional = {name: getattr(part, name) for name in OPTIONAL}
-        arrays |= {f"{name}{i}": x for name, x in optional.items() if x is not None}
-        arrays[f"n_features{i}"] = np.array(part.n_features)
-        arrays[f"normalize{i}"] = np.array(part.normalize)
-        arrays[f"factor{i}"] = np.array(part.factor)
-    # Without the metadata of h5py's types, of which NumPy warns that it does not store it.
+    for i, transform in enumerate(model.transforms):
+        values = {name: getattr(transform, name) for name in (*OPTIONAL_ARRAYS, *SCALARS)}
+        arrays |= {f"{name}{i}": np.asarray(x) for name, x in values.items() if x is not None}
+    # Without the metadata of h5py's types: NumPy warns that it does not store them.
     arrays |= {f"{PARAMETER}{name}": x.astype(x.dtype.str) for name, x in model.parameters.items()}
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
@@ -157,78 +140,55 @@ def load_model(run: Path) -> "Model":
     """Read the model of a run folder.
 
     Raises:
-        BilinearError: there is none, or it is damaged.
+        BilinearError: the folder has no model, or the model is damaged.
     """
     from bilinear_cli.training.feature_transform import FeatureTransform
     from bilinear_cli.training.model import Model
     from bilinear_cli.training.primal import Linear
 
-    path = run / "model.npz"
-    if not path.is_file():
-        raise BilinearError(f"there is no run in {run}: make one with bilinear train")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            x = dict(arrays)
+    with _open_arrays(run / "model.npz") as x:
+        transforms = []
+        for i, spec in enumerate(x["poolings"]):
+            values: dict[str, Any] = {name: x.get(f"{name}{i}") for name in OPTIONAL_ARRAYS}
+            values |= {name: x[f"{name}{i}"].item() for name in SCALARS}
+            transforms.append(FeatureTransform(spec=str(spec), **values))
+        poolings = [get_pooling(transform.spec) for transform in transforms]
+        parameters = {
+            name: x[f"{PARAMETER}{name}"] for pooling in poolings for name in pooling.parameters
+        }
+        for name, array in parameters.items():
+            check_parameter(name, array)
+        first = Linear(x["weights"], x["intercept"])
         second = Linear(x["weights2"], x["intercept2"]) if "weights2" in x else None
-        parts = [
-            FeatureTransform(
-                str(spec),
-                x.get(f"columns{i}"),
-                int(x[f"n_features{i}"]),
-                str(x[f"normalize{i}"]),
-                x.get(f"mean{i}"),
-                x.get(f"std{i}"),
-                float(x[f"factor{i}"]),
-                x.get(f"kernel{i}"),
-            )
-            for i, spec in enumerate(x["poolings"])
-        ]
-        names = [name for part in parts for name in get_pooling(part.spec).parameters]
-        parameters = {name: x[f"{PARAMETER}{name}"] for name in names}
-        for name in names:
-            check_parameter(name, parameters[name])
-        linear = Linear(x["weights"], x["intercept"])
         temperature = float(x.get("temperature", 1.0))
         if not 0 < temperature < np.inf:
             raise ValueError(f"its temperature is {temperature}")
-        return Model(linear, second, parts, x["class_names"], parameters, temperature)
-    except (*DAMAGE, TypeError, RuntimeError) as error:
-        raise BilinearError(f"{path} is damaged ({error}): train again") from error
+        return Model(first, second, transforms, x["class_names"], parameters, temperature)
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
-    """Read the figures of a run folder.
+    """Read the metrics of a run folder.
 
     Raises:
-        BilinearError: there are none.
+        BilinearError: the folder has no metrics, or they are damaged or incomplete.
     """
-    no_run = f"{run} is no run of bilinear train"
-    try:
-        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        there = [path.parent.name for path in run.parent.glob("*/metrics.json")]
-        hint = f" (did you mean {run.parent / near}?)" if (near := nearest(run.name, there)) else ""
-        raise BilinearError(f"{no_run}: its metrics.json: {error.strerror}{hint}") from error
-    except ValueError as error:
-        raise BilinearError(f"{no_run}: its metrics.json: {error}") from error
-    if not isinstance(metrics, dict):
-        raise BilinearError(f"{no_run}: its metrics.json is another's")
-    if lacking := sorted(set(NEEDED) - metrics.keys()):
-        raise BilinearError(f"{no_run}: its metrics.json lacks {lacking[0]}")
-    return metrics
+    path = run / "metrics.json"
+    if not path.is_file():
+        names = [other.parent.name for other in run.parent.glob("*/metrics.json")]
+        suggestion = nearest(run.name, names)
+        hint = f". Did you mean {run.parent / suggestion}?" if suggestion else ""
+        raise BilinearError(f"{run} is not a run of bilinear train, it has no metrics.json{hint}")
+    with _damage(path):
+        metrics = dict(json.loads(path.read_text(encoding="utf-8")))
+        if missing := sorted({*REQUIRED_METRICS} - metrics.keys()):
+            raise ValueError(f"it has no {missing[0]}")
+        return metrics
 
 
 def read_labels(run: Path) -> list[list[str]]:
-    """Read path, label, split and group of every photo of a run.
-
-    Raises:
-        BilinearError: they are missing.
-    """
-    try:
-        with (run / "labels.csv").open(encoding="utf-8", newline="") as f:
-            return [*csv.reader(f)][1:]
-    except (OSError, ValueError, csv.Error) as error:
-        raise BilinearError(f"{run} is no whole run: {error}: train again") from error
+    """Read path, label, split and group of every photo of a run; raise as `read_scores`."""
+    with _damage(run / "labels.csv"), (run / "labels.csv").open(encoding="utf-8", newline="") as f:
+        return [*csv.reader(f)][1:]
 
 
 def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
@@ -236,7 +196,7 @@ def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
 
     Args:
         run: the folder.
-        name: `test`, or `oof` for those of the training photos by their folds.
+        name: `test`, or `oof` for the out-of-fold scores of the training photos.
 
     Returns:
         `scores` (photos, classes), `labels` int (photos,), `paths` str (photos,).
@@ -253,30 +213,34 @@ def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def read_class_names(run: Path) -> np.ndarray:
-    """Read what the scores of a run stand for, str (classes,); raise as `read_scores` does."""
+    """Read the names of the columns of a run's scores, str (classes,); raise as `read_scores`."""
     with _open_arrays(run / "model.npz") as arrays:
         return arrays["class_names"]
 
 
 @contextmanager
 def _open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """Open a file of arrays; NumPy alone leaves a damaged one open."""
+    """Open an npz file; NumPy by itself does not close a damaged one."""
+    with _damage(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        yield arrays
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a missing or damaged file into a BilinearError."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            yield arrays
+        yield
     except DAMAGE as error:
-        why = f"{path.name}: {error}: train again"
-        raise BilinearError(f"{path.parent} is no whole run: {why}") from error
+        advice = "write the run folder again with bilinear train"
+        raise BilinearError(f"cannot read {path} ({error}): {advice}") from error
 
 
 def read_recipe(run: Path) -> Recipe:
-    """Return how the features of a run were made, of the poolings that its model takes.
+    """Return the recipe of a run's features, with the poolings that its model takes.
 
     Raises:
-        BilinearError: the folder is no run.
+        BilinearError: the folder is not a run.
     """
     metrics = read_metrics(run)
-    try:
+    with _damage(run / "metrics.json"):
         return Recipe.from_attributes(metrics["extraction"], tuple(metrics["pooling"].split("+")))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BilinearError(f"{run} does not say how its features were made: {error}") from error

@@ -1,4 +1,4 @@
-"""Views: the sizes in which a photo is shown to the network, as it is and mirrored."""
+"""Views of a photo: the sizes in which the network receives it, as it is and mirrored."""
 
 import re
 from collections.abc import Sequence
@@ -15,49 +15,42 @@ class View:
 
     Attributes:
         size: width and height, in pixels.
-        flip: mirrored, left for right.
+        flip: the view is mirrored, left for right.
     """
 
     size: int
     flip: bool = False
 
     def apply(self, photos: "np.ndarray") -> "np.ndarray":
-        """Return photos (n, size, size, 3) as they are shown."""
+        """Return this view of photos (n, size, size, 3)."""
         return photos[:, :, ::-1] if self.flip else photos
 
 
 def view_names(sizes: Sequence[int], flip: bool) -> tuple[str, ...]:
-    """Return how the views of a photo are called in a feature file, in their order.
+    """Return the names of views in a feature file, in their order.
 
-    Those of the first size are `original` and `flip`; those of others `320` and `320-flip`.
-
-    Args:
-        sizes: in pixels.
-        flip: mirrored too.
+    Views of the first size are `original` and `flip`, those of another `320` and `320-flip`.
     """
-    names = []
-    for size in sizes:
-        first = size == sizes[0]
-        names.append("original" if first else str(size))
-        names += [("flip" if first else f"{size}-flip")] if flip else []
-    return tuple(names)
+    names = ["original", "flip"]
+    names += [f"{size}{suffix}" for size in sizes[1:] for suffix in ("", "-flip")]
+    return tuple(names if flip else names[::2])
 
 
 def parse_views(names: Sequence[str], image_size: int) -> list[View]:
-    """Return the views that go by these names; `image_size` is the first size.
+    """Return the views of these names; `image_size` is the first size.
 
     Raises:
-        ValueError: a name is none.
+        ValueError: a name is invalid.
     """
-    found = []
+    views = []
     for name in names:
-        parts = re.fullmatch(r"(original)|(?:(\d+)-)?(flip)|(\d+)", name)
-        if not parts:
-            raise ValueError(f"no view is called {name!r}")
-        found.append(View(int(parts[2] or parts[4] or image_size), parts[3] is not None))
-    return found
+        match = re.fullmatch(r"original|(?:(\d+)-)?(flip)|(\d+)", name)
+        if not match:
+            raise ValueError(f"unknown view: {name!r}")
+        views.append(View(int(match[1] or match[3] or image_size), match[2] is not None))
+    return views
 
 
-def distinct_sizes(every: Sequence[View]) -> list[int]:
-    """Return the different sizes of views."""
-    return list(dict.fromkeys(view.size for view in every))
+def distinct_sizes(views: Sequence[View]) -> list[int]:
+    """Return the different sizes of views, in their order."""
+    return list(dict.fromkeys(view.size for view in views))

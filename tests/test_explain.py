@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from support.errors import assert_suggests, raises
 from support.network import CHANNELS, extract_photos, small_network
-from support.photos import make_photo
+from support.photos import make_photo, similar_photos
+from support.untrained import use_untrained_networks
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay
@@ -20,7 +20,6 @@ from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, save_model, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.conv1x1 import Conv1x1
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 
@@ -32,7 +31,7 @@ POOLINGS = ("bilinear", "bilinear:3", "max", "covariance", "maps")
 OPTIONS = TrainOptions(C=100.0, label_smoothing=0.0)
 
 Network = Callable[[Any], Any]
-TrainingResult = Callable[[str, TrainOptions], Path]
+TrainRun = Callable[[str, TrainOptions], Path]
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +42,8 @@ def forward() -> Network:
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory, forward: Network) -> Path:
     """Return the feature file of `birds`, beside it: five photos like each other a class."""
-    folder, rng = tmp_path_factory.mktemp("features"), np.random.default_rng(1)
-    for name in CLASSES:
-        base = rng.integers(0, 256, (4, 4, 3))
-        (folder / "birds" / name).mkdir(parents=True)
-        for i in range(5):
-            blocks = (base + rng.integers(-40, 40, base.shape)).clip(0, 255).astype(np.uint8)
-            image = Image.fromarray(blocks).resize((SIZE, SIZE), Image.Resampling.NEAREST)
-            image.save(folder / "birds" / name / f"{i}.png")
+    folder = tmp_path_factory.mktemp("features")
+    similar_photos(folder / "birds", CLASSES, 5, SIZE)
     recipe = Recipe(POOLINGS, "x", SIZE, "squash", "float32", 4, "0" * 64)
     photo_set = load_photo_set(str(folder / "birds"))
     extract_photos(photo_set, recipe, folder / "x.h5", lambda: forward)
@@ -62,23 +55,14 @@ def photo(features: Path) -> Path:
     return features.parent / "birds" / "tit" / "2.png"
 
 
-def random_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
-    """Stand in for a conv1x1 that Keras trains."""
-    (_, targets), channels = train, options.channels
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(size=(CHANNELS, channels)).astype(np.float32)
-    weights = rng.normal(size=(channels * (channels + 1) // 2, targets.shape[1]))
-    return Conv1x1(kernel, Linear(weights.astype(np.float32), np.ones(targets.shape[1])), 1)
-
-
 @pytest.fixture(scope="module")
-def trained(features: Path) -> TrainingResult:
-    """Return trained(spec, options) -> a run folder, trained once and not to be changed."""
+def train_run(features: Path) -> TrainRun:
+    """Return train_run(spec, options) -> a run folder, trained once and not to be changed."""
 
     @cache
     def run_of(spec: str, options: TrainOptions) -> Path:
         with FeatureFile(features) as file, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", random_conv1x1)
+            use_untrained_networks(patch)
             patch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 2)
             return Path(train(file, spec, options, features.parent / f"runs {options}")["run"])
 
@@ -100,12 +84,12 @@ def test_shares_of_locations_and_of_pairs_add_up_to_the_score(
     spec: str,
     options: TrainOptions,
     n_pairs: int,
-    trained: TrainingResult,
+    train_run: TrainRun,
     photo: Path,
     features: Path,
     forward: Network,
 ) -> None:
-    run = trained(spec, options)
+    run = train_run(spec, options)
     model = load_model(run)
     with FeatureFile(features) as file:
         row = np.flatnonzero(file.paths == "tit/2.png")
@@ -117,27 +101,20 @@ def test_shares_of_locations_and_of_pairs_add_up_to_the_score(
         assert explanation.score == pytest.approx(scores[k], abs=1e-4)
         assert explanation.heat.shape == (4, 4)
         assert explanation.intercept + total == pytest.approx(explanation.score, abs=1e-9)
-        assert len(explanation.pairs) == min(n_pairs, 10)
+        shares = [share for *_, share in explanation.pairs]
+        assert len(shares) == min(n_pairs, 10)
+        assert shares == sorted(shares, key=abs, reverse=True)
         if n_pairs <= 10:
-            assert sum(share for *_, share in explanation.pairs) == pytest.approx(total, abs=1e-9)
+            assert sum(shares) == pytest.approx(total, abs=1e-9)
     best = explain(run, photo, forward)
     assert best.name == CLASSES[int(scores.argmax())]
     assert 1 / 3 < best.probability <= 1
 
 
-def test_the_ten_pairs_with_the_largest_shares_come_in_order(
-    trained: TrainingResult, photo: Path, forward: Network
-) -> None:
-    pairs = explain(trained("bilinear", OPTIONS), photo, forward).pairs
-    shares = [abs(share) for *_, share in pairs]
-    assert shares == sorted(shares, reverse=True)
-    assert len(shares) == 10
-
-
 def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
-    trained: TrainingResult, photo: Path, forward: Network, tmp_path: Path
+    train_run: TrainRun, photo: Path, forward: Network, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(trained("bilinear", OPTIONS), tmp_path / "run")
+    run = shutil.copytree(train_run("bilinear", OPTIONS), tmp_path / "run")
     model = load_model(run)
     pixels = explain(run, photo, forward).pixels
     x = np.asarray(forward(pixels[None]), np.float64)[0]
@@ -164,16 +141,16 @@ def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
     ],
 )
 def test_a_pooling_whose_score_is_no_sum_over_locations_is_refused(
-    spec: str, options: TrainOptions, trained: TrainingResult, photo: Path, forward: Network
+    spec: str, options: TrainOptions, train_run: TrainRun, photo: Path, forward: Network
 ) -> None:
     with raises(BilinearError, "bilinear", "bilinear:K"):
-        explain(trained(spec, options), photo, forward)
+        explain(train_run(spec, options), photo, forward)
 
 
 def test_an_mlp_is_refused(
-    trained: TrainingResult, photo: Path, forward: Network, tmp_path: Path
+    train_run: TrainRun, photo: Path, forward: Network, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(trained("bilinear", OPTIONS), tmp_path / "run")
+    run = shutil.copytree(train_run("bilinear", OPTIONS), tmp_path / "run")
     second = Linear(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
     save_model(run / "model.npz", replace(load_model(run), second=second))
     with raises(BilinearError, "mlp", "softmax", "svm", "ridge", "conv1x1"):
@@ -181,27 +158,25 @@ def test_an_mlp_is_refused(
 
 
 def test_an_unknown_class_is_refused_and_the_nearest_is_suggested(
-    trained: TrainingResult, photo: Path, forward: Network
+    train_run: TrainRun, photo: Path, forward: Network
 ) -> None:
     with raises(UsageError, "'tti'", "'tit'") as caught:
-        explain(trained("bilinear", OPTIONS), photo, forward, "tti")
+        explain(train_run("bilinear", OPTIONS), photo, forward, "tti")
     assert_suggests(str(caught.value), "tit", CLASSES)
 
 
-def test_a_black_photo_has_no_heat(
-    trained: TrainingResult, tmp_path: Path, forward: Network
-) -> None:
+def test_a_black_photo_has_no_heat(train_run: TrainRun, tmp_path: Path, forward: Network) -> None:
     black = make_photo(tmp_path / "black.png", colour="black")
-    explanation = explain(trained("bilinear", OPTIONS), black, forward)
+    explanation = explain(train_run("bilinear", OPTIONS), black, forward)
     assert explanation.score == explanation.intercept
     assert not explanation.heat.any()
     assert np.asarray(overlay(explanation)).shape == (SIZE, SIZE, 3)
 
 
 def test_the_overlay_is_orange_for_the_class_and_blue_against_it(
-    trained: TrainingResult, photo: Path, forward: Network
+    train_run: TrainRun, photo: Path, forward: Network
 ) -> None:
-    explanation = explain(trained("bilinear", OPTIONS), photo, forward)
+    explanation = explain(train_run("bilinear", OPTIONS), photo, forward)
     heat = np.zeros((4, 4))
     heat[0, 0], heat[3, 3] = 1, -1
     picture = np.asarray(overlay(replace(explanation, heat=heat)), int)

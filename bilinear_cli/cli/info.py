@@ -1,17 +1,18 @@
-"""The command that describes a feature file or a run: info."""
+"""The command `info`: the description of a feature file or a run."""
 
 from pathlib import Path
 
 import click
 
 from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import PATH
 
 
 @cli.command()
-@click.argument("file", metavar="FILE|RUN", type=click.Path(path_type=Path))
-@click.option("--by-class", is_flag=True, help="Count the photos of each class, too.")
+@click.argument("file", metavar="FILE|RUN", type=PATH)
+@click.option("--by-class", is_flag=True, help="Print the number of photos of each class, too.")
 def info(file: Path, by_class: bool) -> None:
-    """Say what a feature file holds, or a run is, and how it was made.
+    """Describe a feature file or a run, and how it was made.
 
     \b
     bilinear info x.h5

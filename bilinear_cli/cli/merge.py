@@ -1,4 +1,4 @@
-"""The command that joins the shards of a photo set: merge."""
+"""The command `merge`: the shards of a photo set in one file."""
 
 import json
 import sys
@@ -6,42 +6,36 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import bar, cli, mix_option
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import PATH, mix_option, overwrite_option
 
 
 @cli.command()
-@click.argument("parts", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Feature file to write.",
-)
+@click.argument("shards", metavar="SHARD|FOLDER...", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="Feature file to write.")
 @mix_option
-@click.option("--overwrite", is_flag=True, help="Whatever is there.")
+@overwrite_option
 def merge(
-    parts: tuple[Path, ...], output: Path, allow_precision_mix: bool, overwrite: bool
+    shards: tuple[Path, ...], output: Path, allow_precision_mix: bool, overwrite: bool
 ) -> None:
-    """Write the shards of a photo set to one file, as a single run would have made it.
+    """Merge the shards of a photo set into one file.
+
+    The result equals the file of a single run. A folder stands for the feature files in it.
 
     \b
     bilinear extract --data photos --shard 1/2 -o a.h5
     bilinear extract --data photos --shard 2/2 -o b.h5
     bilinear merge a.h5 b.h5 -o x.h5
-
-    A folder stands for the files in it.
     """
-    from bilinear_cli.store import merge as run
+    from bilinear_cli.store import merge as write
 
-    record = {"command": json.dumps(["bilinear", *sys.argv[1:]])}
     with bar("merging", "row") as progress:
-        run(
-            parts,
+        write(
+            shards,
             output,
             allow_mix=allow_precision_mix,
             overwrite=overwrite,
-            attributes=record,
+            attributes={"command": json.dumps(["bilinear", *sys.argv[1:]])},
             progress=progress,
         )
     click.echo(output)

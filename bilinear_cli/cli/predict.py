@@ -1,4 +1,4 @@
-"""The command that names photos with a trained run: predict."""
+"""The command predict, which names the classes of photos with a trained run."""
 
 import csv
 import json
@@ -12,32 +12,32 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import bar, cli, mix_option, weights_option
+from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import PATH, POSITIVE, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.recipe import CHOICES
 
 log = logging.getLogger(__name__)
 
-UNKNOWN = "unknown"
-
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO|FOLDER|-...")
-@click.option("--top", type=click.IntRange(1), default=3, help="Names for a photo.")
+@click.option("--top", type=POSITIVE, default=3, help="Number of classes to print for each photo.")
 @click.option(
     "--min-probability",
     type=click.FloatRange(0, 1),
     default=0.0,
     metavar="P",
-    help="Say, before the names, which it is: the likeliest, or unknown if that is less probable.",
+    help="Print the answer before the classes: the most probable class, or unknown if its "
+    "probability is below P.",
 )
-@click.option("--json", "form", flag_value="json", help="A JSON object a line for each photo.")
-@click.option("--csv", "form", flag_value="csv", help="A table with a row for each name.")
+@click.option("--json", "form", flag_value="json", help="Print one JSON object for each photo.")
+@click.option("--csv", "form", flag_value="csv", help="Print a table with a row for each class.")
 @click.option(
     "--precision",
     type=click.Choice(CHOICES["precision"]),
-    help="What the network multiplies in.  [default: as for the run's features]",
+    help="Precision of the network.  [default: that of the run's features]",
 )
 @mix_option
 @weights_option
@@ -51,12 +51,12 @@ def predict(
     allow_precision_mix: bool,
     weights: str,
 ) -> None:
-    """Name photos with a trained run: a line a photo, with probabilities.
+    """Print the most probable classes of photos.
 
-    Of a folder all photos are named, and - reads paths from standard input, one a line. A
-    species that the run was not trained on gets the name of one that it was, unless
-    --min-probability calls it unknown. Where one could not be read, the others are named and the
-    exit code is 1.
+    A folder stands for all photos in it, and - reads paths from standard input, one in each line.
+    A species that is not among the run's classes gets the name of another one, unless
+    --min-probability reports it as unknown. If photos cannot be read, the others are still
+    classified, and the exit code is 1.
 
     \b
     bilinear predict runs/birds-bilinear-softmax new.jpg
@@ -64,103 +64,93 @@ def predict(
     find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --min-probability 0.5
     """
     from bilinear_cli.predict import load_run_network, prediction_recipe
-    from bilinear_cli.predict import predict as name_photos
+    from bilinear_cli.predict import predict as predict_classes
 
     recipe = prediction_recipe(run, precision, allow_precision_mix)
     paths, n_paths = _paths(photos)
     forward = load_run_network(run, recipe, weights).load(recipe)
-    write, done, bad = WRITERS[form], 0, 0
-    with bar("naming", "photo") as progress:
-        for path, names in name_photos(run, paths, forward, top=top):
+    write, n_done, n_bad = WRITERS[form], 0, 0
+    with bar("predicting", "photo") as progress:
+        for path, names in predict_classes(run, paths, forward, top=top):
             if isinstance(names, BilinearError):
                 log.warning("%s", names)
-                bad += 1
-            write(path, names, min_probability, done == 0)
-            done += 1
+                n_bad += 1
+            if form == "csv" and not n_done:
+                click.echo("path,rank,name,probability,unknown,error")
+            write(_utf8(path), names, min_probability)
+            n_done += 1
             if n_paths != 1:
-                progress(done, n_paths)
-    if bad:
-        raise BilinearError(f"{bad} of {done} files could not be read")
+                progress(n_done, n_paths)
+    if n_bad:
+        raise BilinearError(f"{n_bad} of {n_done} files cannot be read as photos, see above")
 
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
-    """Return the photos that are meant, and their number; of a list on stdin that is open: 0.
+    """Return the paths of photos, and their number, 0 if standard input has yet to give them.
 
     Raises:
-        UsageError: there is nothing to name.
+        UsageError: a path does not exist, or there is no photo at all.
     """
     from bilinear_cli.photos.photo_set import list_photos
 
     if "-" in photos:
         if len(photos) > 1:
-            raise UsageError("- stands alone: give photos and folders, or a list of them")
-        return _listed(), 0
-    found = []
-    for word in map(Path, photos):
-        inside = list_photos(word) if word.is_dir() else [word]
-        if not inside:
-            raise UsageError(f"there are no photos in {word}")
-        if not word.exists():
-            raise UsageError(f"there is no photo or folder {word}")
-        found += inside
-    return found, len(found)
+            raise UsageError("- (standard input) cannot be combined with photos or folders")
+        lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
+        listed = (Path(line) for line in lines if line.strip())
+        first = next(listed, None)
+        if not first:
+            raise UsageError("standard input has no paths: write one in each line")
+        return chain([first], listed), 0
+    paths = []
+    for path in map(Path, photos):
+        if not path.exists():
+            raise UsageError(f"{path} does not exist: name a photo or a folder")
+        in_folder = list_photos(path) if path.is_dir() else [path]
+        if not in_folder:
+            raise UsageError(f"{path} has no photos")
+        paths += in_folder
+    return paths, len(paths)
 
 
-def _listed() -> Iterable[Path]:
-    """Return the paths on stdin, one a line, as they come; the first is waited for.
-
-    Raises:
-        UsageError: there is none.
-    """
-    lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
-    paths = (Path(line) for line in lines if line.strip())
-    first = next(paths, None)
-    if not first:
-        raise UsageError("there are no paths on standard input")
-    return chain([first], paths)
-
-
-def _text(said: object) -> str:
-    """Return text or a path, what is no UTF-8 in it as question marks."""
-    return os.fsencode(str(said)).decode("utf-8", "replace")
+def _utf8(text: object) -> str:
+    """Return text or a path, with replacement characters for what is not UTF-8."""
+    return os.fsencode(str(text)).decode("utf-8", "replace")
 
 
 Names = list[tuple[str, float]] | BilinearError
 
 
-def _write_line(path: Path, names: Names, least: float, first: bool) -> None:
+def _write_line(path: str, names: Names, min_probability: float) -> None:
     if isinstance(names, BilinearError):
         return
-    said = [f"{printable(name)} {p:.3f}" for name, p in names]
-    likeliest, p = names[0]
-    answer = [UNKNOWN if p < least else printable(likeliest)] if least else []
-    click.echo("\t".join([printable(_text(path)), *answer, *said]))
+    name, p = names[0]
+    answer = ["unknown" if p < min_probability else name] if min_probability else []
+    columns = [path, *answer, *(f"{name} {p:.3f}" for name, p in names)]
+    click.echo("\t".join(map(printable, columns)))
 
 
-def _write_json(path: Path, names: Names, least: float, first: bool) -> None:
-    answer: dict[str, Any] = {"path": _text(path)}
+def _write_json(path: str, names: Names, min_probability: float) -> None:
+    answer: dict[str, Any] = {"path": path}
     if isinstance(names, BilinearError):
-        answer["error"] = _text(names)
+        answer["error"] = _utf8(names)
     else:
-        answer["unknown"] = names[0][1] < least
+        answer["unknown"] = names[0][1] < min_probability
         answer["names"] = [{"name": name, "probability": round(p, 6)} for name, p in names]
     click.echo(json.dumps(answer, ensure_ascii=False))
 
 
-def _write_csv(path: Path, names: Names, least: float, first: bool) -> None:
+def _write_csv(path: str, names: Names, min_probability: float) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
-    if first:
-        table.writerow(["path", "rank", "name", "probability", "unknown", "error"])
-    shown = _text(path)
     if isinstance(names, BilinearError):
-        table.writerow([shown, "", "", "", "", _text(names)])
+        table.writerow([path, "", "", "", "", _utf8(names)])
         return
-    unknown = str(names[0][1] < least).lower()
+    unknown = str(names[0][1] < min_probability).lower()
     for rank, (name, p) in enumerate(names, 1):
-        table.writerow([shown, rank, name, f"{p:.6f}", unknown, ""])
+        table.writerow([path, rank, name, f"{p:.6f}", unknown, ""])
 
 
-WRITERS: dict[str | None, Callable[[Path, Names, float, bool], None]] = {
+WRITERS: dict[str | None, Callable[[str, Names, float], None]] = {
     None: _write_line,
     "json": _write_json,
     "csv": _write_csv,

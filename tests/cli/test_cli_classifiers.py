@@ -1,25 +1,21 @@
-"""One registry entry is a classifier; `-C` from elsewhere is for the classifiers that have it."""
+"""One registry entry is a classifier; a config's `-C` is for the classifiers that take it."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import pytest
-from support.commands import environment, error_line, run_command
+from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.feature_files import write_features
+from support.untrained import use_untrained_networks
 
 from bilinear_cli.cli import cli
 from bilinear_cli.errors import UsageError
 from bilinear_cli.run import load_model, read_metrics
 from bilinear_cli.training import registry
-from bilinear_cli.training.conv1x1 import Conv1x1
 from bilinear_cli.training.estimator import Estimator, Training, Trials
-from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
@@ -64,17 +60,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Return untrained networks in place of those that take Keras seconds."""
-
-    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Mlp:
-        first = Linear(np.ones((z.shape[1], 2), np.float32), np.zeros(2, np.float32))
-        return Mlp(first, Linear(np.ones((2, K), np.float32), np.zeros(K, np.float32)), 3)
-
-    def fit_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
-        return Conv1x1(np.eye(4, 2, dtype=np.float32), Linear(np.ones((3, K)), np.zeros(K)), 3)
-
-    monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", fit_mlp)
-    monkeypatch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", fit_conv1x1)
+    use_untrained_networks(monkeypatch)
     monkeypatch.setattr("bilinear_cli.cli.train.import_tensorflow", lambda: None)
 
 
@@ -151,14 +137,3 @@ def test_every_entry_names_an_estimator() -> None:
         assert entry.name == name
         assert isinstance(entry.load(), Estimator)
         assert {*entry.recorded, *entry.in_folder_name} <= {*entry.options}
-
-
-@pytest.mark.slow
-def test_the_registry_is_light() -> None:
-    code = (
-        "import sys; import bilinear_cli.training.registry; "
-        "print({'numpy', 'scipy', 'sklearn', 'tensorflow', 'keras'} & {*sys.modules})"
-    )
-    command = [sys.executable, "-c", code]
-    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
-    assert process.stdout.strip() == "set()"

@@ -10,11 +10,13 @@ from support.errors import assert_names, assert_suggests
 from bilinear_cli.cli import cli
 
 pytestmark = pytest.mark.usefixtures("small_network")
+CONFIG = Path("c.toml")
+CONFIGS = [*(ROOT / "configs").glob("*.toml")]
 
 
 def test_a_config_sets_defaults_and_flags_have_priority(birds: Path) -> None:
-    Path("c.toml").write_text('[extract]\npooling = ["avg"]\noutput = "c.h5"\nlimit = 9\n')
-    extract = ["--config", "c.toml", "extract", "--data", birds]
+    CONFIG.write_text('[extract]\npooling = ["avg"]\noutput = "c.h5"\nlimit = 9\n')
+    extract = ["--config", CONFIG, "extract", "--data", birds]
     assert run_command(*extract).stdout == "c.h5\n"
     assert run_command(*extract, "-o", "d.h5", "--limit", "12").stdout == "d.h5\n"
     with h5py.File("c.h5") as by_config, h5py.File("d.h5") as by_flags:
@@ -25,24 +27,71 @@ def test_a_config_sets_defaults_and_flags_have_priority(birds: Path) -> None:
 def test_the_environment_has_priority_over_a_config(
     birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("c.toml").write_text("[extract]\nlimit = 9\n")
+    CONFIG.write_text('[extract]\nlimit = 9\npooling = "max"')
     monkeypatch.setenv("BILINEAR_EXTRACT_LIMIT", "6")
-    options = ["--data", birds, "--pooling", "max", "-o", "x.h5"]
-    run_command("--config", "c.toml", "extract", *options)
+    run_command("--config", CONFIG, "extract", "--data", birds, "-o", "x.h5")
     with h5py.File("x.h5") as file:
         assert len(file["labels"]) == 6
+        assert list(file["features"]) == ["max"]
 
 
-def test_an_unknown_key_in_a_config_is_answered_with_the_nearest() -> None:
-    Path("c.toml").write_text("[extract]\nimage-siz = 64\n")
-    line = error_line(run_command("--config", "c.toml", "extract", code=1))
-    assert_names(line, "c.toml", "extract", "image-siz")
-    known = [o.removeprefix("--") for p in cli.commands["extract"].params for o in p.opts]
-    assert_suggests(line, "image-size", [name for name in known if len(name) > 4])
+@pytest.mark.parametrize(
+    ("text", "command", "defaults"),
+    [
+        ('[extract]\ndata = "vögel"\n[train]\nC = 0.75\n', "extract", ["vögel"]),
+        ('[extract]\ndata = "vögel"\n[train]\nC = 0.75\n', "train", ["0.75"]),
+        ("", "train", ["softmax"]),
+        ("[train]\n", "train", ["softmax"]),
+    ],
+)
+def test_help_shows_the_defaults_of_a_config(text: str, command: str, defaults: list[str]) -> None:
+    CONFIG.write_text(text, encoding="utf-8")
+    assert_names(
+        " ".join(run_command("--config", CONFIG, command, "--help").stdout.split()), *defaults
+    )
 
 
-def test_the_configs_of_the_project_are_valid() -> None:
-    configs = sorted((ROOT / "configs").glob("*.toml"))
-    assert [path.stem for path in configs] == ["birds448", "post", "sample"]
-    for path in configs:
-        run_command("--config", path, "extract", "--help")
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("[extract]\nC = 1\n", ["'C'", "extract", "image-size", "pooling", "data"]),
+        ("pooling = 'max'\n", ["pooling", *cli.commands]),
+        ("train = 'svm'\n", ["train", "[train]"]),
+        ("[extract\n", []),
+        ("a = \n", []),
+        ("a = 1\na = 2\n", []),
+        (b"a = '\xff'\n", []),
+        (None, []),
+    ],
+)
+def test_the_error_of_a_bad_config_names_the_file_and_the_known_names(
+    text: str | bytes | None, facts: list[str]
+) -> None:
+    if text is not None:
+        CONFIG.write_bytes(text if isinstance(text, bytes) else text.encode())
+    line = error_line(run_command("--config", CONFIG, "extract", code=1))
+    assert_names(line, CONFIG, *facts)
+
+
+@pytest.mark.parametrize(
+    ("text", "facts", "nearest"),
+    [
+        ("[extract]\nimage_size = 448\n", ["extract", "image_size"], "image-size"),
+        ("[extract]\nimage-siz = 448\n", ["extract", "image-siz"], "image-size"),
+        ("[trane]\nC = 1\n", ["trane"], "train"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(
+    text: str, facts: list[str], nearest: str
+) -> None:
+    CONFIG.write_text(text)
+    line = error_line(run_command("--config", CONFIG, "extract", code=1))
+    assert_names(line, CONFIG, *facts)
+    options = [o.removeprefix("--") for p in cli.commands["extract"].params for o in p.opts]
+    known = cli.commands if nearest == "train" else [name for name in options if len(name) > 4]
+    assert_suggests(line, nearest, known)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_the_configs_of_the_project_are_valid(path: Path) -> None:
+    run_command("--config", path, "extract", "--help")

@@ -7,15 +7,12 @@ import sys
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 from support.commands import environment, error_line, run_command
-from support.errors import assert_names, assert_suggests
+from support.errors import assert_names
 from support.photos import class_folders
-from support.thin_network import thin_networks
 
-from bilinear_cli.networks.applications import NETWORKS
-from bilinear_cli.networks.weights import Weights, random_tensors
+from bilinear_cli.networks.weights import Weights
 
 
 @pytest.fixture
@@ -38,9 +35,6 @@ def test_random_vgg16_from_photos_to_an_exported_model(few_birds: Path) -> None:
     assert result.stdout == "birds.keras\n"
     assert_names(result.stderr.strip(), "RGB", 255, 32, "squash")
     assert Path("birds.keras").stat().st_size > 10**7
-    existing = error_line(run_command("export", run, "birds.keras", code=1))
-    assert_names(existing, "birds.keras", "--overwrite")
-    assert_names(error_line(run_command("export", run, "x.h5", code=2)), "x.h5", ".keras")
     assert_names(error_line(run_command("export", "nowhere", "x.keras", code=1)), "nowhere")
 
 
@@ -57,32 +51,6 @@ def test_another_network_and_layer(few_birds: Path) -> None:
     assert result["n_features"] == 128 * 129 // 2
     line = run_command("predict", result["run"], few_birds / "wren" / "0.png").stdout
     assert len(line.split("\t")) == 3
-
-
-@pytest.mark.parametrize(
-    ("code", "options", "facts"),
-    [
-        (2, ["--layer", "block5"], ["vgg16", "'block5'", "block5_conv1"]),
-        (2, ["--backbone", "resnet50", "--layer", "x"], ["resnet50", "x"]),
-        (1, ["--weights", "wrong.npz"], ["wrong.npz", "SHA-256"]),
-        (1, ["--weights", "nowhere.npz"], ["nowhere.npz"]),
-    ],
-)
-@pytest.mark.slow
-def test_bad_networks_layers_and_weights(
-    code: int, options: list[str], facts: list[str], few_birds: Path
-) -> None:
-    with thin_networks():
-        np.savez("wrong.npz", **random_tensors())
-        extract = ["extract", "--data", few_birds, "-o", "y.h5", *options]
-        assert_names(error_line(run_command(*extract, code=code)), *facts)
-    assert not [*Path().glob("y.h5*")]
-
-
-def test_an_unknown_network_is_answered_with_the_nearest(few_birds: Path) -> None:
-    extract = ["extract", "--data", few_birds, "--backbone", "resnet5", "-o", "y.h5"]
-    assert_suggests(error_line(run_command(*extract, code=2)), "resnet50", NETWORKS)
-    assert not [*Path().glob("y.h5*")]
 
 
 @pytest.mark.slow

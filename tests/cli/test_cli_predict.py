@@ -31,12 +31,12 @@ def rows_of(result: Result) -> list[dict]:
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
-def assert_same_answers(answers: list[dict], others: list[dict]) -> None:
+def assert_same_answers(answers: list[dict], expected: list[dict]) -> None:
     """Compare answers but for last digits, which depend on a photo's place in its batch."""
-    for answer, other in zip(answers, others, strict=True):
-        assert answer["path"] == other["path"]
-        assert [x["name"] for x in answer["names"]] == [x["name"] for x in other["names"]]
-        probabilities = ([x["probability"] for x in one["names"]] for one in (answer, other))
+    for answer, reference in zip(answers, expected, strict=True):
+        assert answer["path"] == reference["path"]
+        assert [x["name"] for x in answer["names"]] == [x["name"] for x in reference["names"]]
+        probabilities = ([x["probability"] for x in a["names"]] for a in (answer, reference))
         np.testing.assert_allclose(*probabilities, rtol=1e-4)
 
 
@@ -50,14 +50,14 @@ def test_a_line_has_the_path_and_the_likeliest_names(birds: Path, run: Path) -> 
 
 def test_files_folders_and_a_list_on_stdin_get_the_same_names(birds: Path, run: Path) -> None:
     photos = sorted(birds.rglob("*.png"))
-    of_folder = answers_of(run_command("predict", run, "--json", birds))
-    assert [Path(answer["path"]) for answer in of_folder] == photos
-    of_both = answers_of(run_command("predict", run, "--json", *photos[:2], birds))
-    assert_same_answers(of_both, [*of_folder[:2], *of_folder])
+    from_folder = answers_of(run_command("predict", run, "--json", birds))
+    assert [Path(answer["path"]) for answer in from_folder] == photos
+    from_both = answers_of(run_command("predict", run, "--json", *photos[:2], birds))
+    assert_same_answers(from_both, [*from_folder[:2], *from_folder])
     for end in ("\n", "\r\n"):
         lines = "".join(f"{path}{end}" for path in [*photos, ""])
-        of_list = answers_of(run_command("predict", run, "--json", "-", input=lines))
-        assert_same_answers(of_list, of_folder)
+        from_list = answers_of(run_command("predict", run, "--json", "-", input=lines))
+        assert_same_answers(from_list, from_folder)
 
 
 @pytest.mark.slow
@@ -65,29 +65,29 @@ def test_class_names_with_control_characters_are_kept_but_not_printed(
     birds: Path, tmp_path: Path
 ) -> None:
     names = ["a \"quoted\" 'name'", "\u202eright to left", "n" * 200]
-    for name, old in zip(names, ("wren", "robin", "jay"), strict=True):
-        shutil.move(birds / old, birds / name)
+    for name, species in zip(names, ("wren", "robin", "jay"), strict=True):
+        shutil.move(birds / species, birds / name)
     run_command("extract", "--data", birds, "--pooling", "max", "-o", "x.h5")
     run_command("train", "--features", "x.h5")
     run = "runs/x-max-softmax"
     assert json.loads(Path(run, "metrics.json").read_text())["n_classes"] == 3
-    words = ["predict", run, sorted(birds.rglob("*.png"))[0]]
-    (answer,) = answers_of(run_command(*words, "--json"))
+    command = ["predict", run, sorted(birds.rglob("*.png"))[0]]
+    (answer,) = answers_of(run_command(*command, "--json"))
     assert sorted(x["name"] for x in answer["names"]) == sorted(names)
     assert sum(x["probability"] for x in answer["names"]) == pytest.approx(1, abs=1e-4)
-    rows = rows_of(run_command(*words, "--csv"))
+    rows = rows_of(run_command(*command, "--csv"))
     assert [row["name"] for row in rows] == [x["name"] for x in answer["names"]]
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
-    assert "\u202e" not in run_command(*words).stdout  # a terminal would reverse the rest
+    assert "\u202e" not in run_command(*command).stdout  # a terminal would reverse the rest
 
 
 def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
-    words = ["predict", run, birds / "wren" / "0.png", "--top", "1"]
-    (answer,) = answers_of(run_command(*words, "--json"))
+    command = ["predict", run, birds / "wren" / "0.png", "--top", "1"]
+    (answer,) = answers_of(run_command(*command, "--json"))
     name, p = answer["names"][0]["name"], answer["names"][0]["probability"]
     assert answer["unknown"] is False
-    for least, unknown in ((p - 0.01, False), (min(1, p + 0.01), True)):
-        limited = [*words, "--min-probability", least]
+    for threshold, unknown in ((p - 0.01, False), (min(1, p + 0.01), True)):
+        limited = [*command, "--min-probability", threshold]
         (answer,) = answers_of(run_command(*limited, "--json"))
         assert answer["unknown"] is unknown
         line = run_command(*limited).stdout
@@ -97,7 +97,7 @@ def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words", "facts"),
+    ("code", "command", "facts"),
     [
         (1, ["nowhere", "birds"], ["nowhere"]),
         (2, ["runs/x-max-softmax", "-"], []),
@@ -107,11 +107,11 @@ def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
     ],
 )
 def test_a_missing_run_or_photo_is_refused_before_the_network_is_loaded(
-    code: int, words: list[str], facts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, command: list[str], facts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("empty").mkdir()
     monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
-    assert_names(error_line(run_command("predict", *words, code=code)), *facts)
+    assert_names(error_line(run_command("predict", *command, code=code)), *facts)
 
 
 def test_paths_are_read_while_photos_are_named(birds: Path, run: Path) -> None:
@@ -129,16 +129,16 @@ def test_paths_are_read_while_photos_are_named(birds: Path, run: Path) -> None:
 
 def test_bad_photos_are_reported_in_every_form(birds: Path, run: Path) -> None:
     Path("note.jpg").write_text("no photo")
-    words: list[Any] = ["predict", run, "note.jpg", birds / "wren" / "0.png"]
-    result = run_command(*words, code=1)
+    command: list[Any] = ["predict", run, "note.jpg", birds / "wren" / "0.png"]
+    result = run_command(*command, code=1)
     assert len(result.stdout.splitlines()) == 1
     assert [line for line in result.stderr.splitlines() if "note.jpg" in line]
     assert_names(result.stderr.splitlines()[-1], "Error: ", 1, 2)
-    bad, good = answers_of(run_command(*words, "--json", code=1))
+    bad, good = answers_of(run_command(*command, "--json", code=1))
     assert bad["path"] == "note.jpg"
     assert "note.jpg" in bad["error"]
     assert good["names"]
-    bad, *good = rows_of(run_command(*words, "--csv", code=1))
+    bad, *good = rows_of(run_command(*command, "--csv", code=1))
     assert "note.jpg" in bad["error"]
     assert not bad["name"]
     assert len(good) == 3

@@ -43,3 +43,16 @@ def class_folders(folder: Path, classes: Mapping[str, int | Sequence[str]]) -> P
             make_photo(folder / name / photo, seed=seed)
             seed += 1
     return folder
+
+
+def similar_photos(folder: Path, classes: Sequence[str], n_photos: int, size: int) -> list[Path]:
+    """Write photos (size x size) of blocks, alike within a class, and return their paths."""
+    rng, paths = np.random.default_rng(1), []
+    for name in classes:
+        base = rng.integers(0, 256, (4, 4, 3))
+        (folder / name).mkdir(parents=True)
+        for i in range(n_photos):
+            blocks = (base + rng.integers(-40, 40, base.shape)).clip(0, 255).astype(np.uint8)
+            paths.append(folder / name / f"{i}.png")
+            Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST).save(paths[-1])
+    return paths

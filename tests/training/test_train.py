@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -380,14 +381,14 @@ def test_a_run_that_cannot_take_its_place_leaves_the_earlier_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = run("max")
-    rename = run_folder.os.replace
+    rename = os.replace
 
     def failing(old: Path, new: Path) -> None:
-        if old.name == "new":
+        if old.name == new.name:
             raise KeyboardInterrupt
         rename(old, new)
 
-    monkeypatch.setattr(run_folder.os, "replace", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(KeyboardInterrupt):
         run("max", replace(QUICK, C=2.0))
     assert read_metrics(Path(before["run"]))["C"] == 1.0
