@@ -89,7 +89,7 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     Raises:
         UsageError: there is nothing to name.
     """
-    from bilinear_cli.photos.photo_set import list_photos
+    from bilinear_cli.photos.listings import list_photos
 
     if "-" in photos:
         if len(photos) > 1:

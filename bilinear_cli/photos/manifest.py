@@ -5,30 +5,44 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bilinear_cli.errors import BilinearError, abbreviate
 
-COLUMNS = ("path", "label", "split", "group")
+
+class Row(NamedTuple):
+    """A photo of a photo set.
+
+    Attributes:
+        path: POSIX, relative to the folder of the set.
+        label: name of its class.
+        split: `train` or `test`; empty in all rows of a set that has no split of its own.
+        group: photos of one group stay together; empty if the photo is a group of its own.
+    """
+
+    path: str
+    label: str
+    split: str = ""
+    group: str = ""
 
 
 def manifest_csv(rows: Iterable[Sequence[str]]) -> str:
     """Return rows of path, label, split and group as the text of a manifest."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([Row._fields, *rows])
     return text.getvalue()
 
 
-def read_manifest(path: Path, spec: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns and the rows of a manifest, as spreadsheets write it.
+def read_manifest(path: Path) -> list[Row]:
+    """Read a manifest. Its paths are relative to its folder.
 
-    Blanks around values do not count, nor do the case of columns and splits, or empty lines. Paths
-    are returned relative to the manifest's folder.
+    Blanks around values, the case of columns and splits, other columns, and empty lines do not
+    matter.
 
     Raises:
-        BilinearError: it cannot be read, or a row does not name a new photo, a label and a known
-            split, or has not as many fields as the first line.
+        BilinearError: the file cannot be read, or a row does not have a new photo, a label, a
+            known split, and as many fields as the first line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -36,40 +50,39 @@ def read_manifest(path: Path, spec: str) -> tuple[list[str], list[dict[str, str]
             columns = [name.strip().lower() for name in next(reader, [])]
             lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
     except UnicodeDecodeError as error:
-        raise BilinearError(f"cannot read {spec}: save it as CSV in UTF-8 ({error})") from error
+        raise BilinearError(f"cannot read {path}: save it as CSV in UTF-8 ({error})") from error
     except (OSError, csv.Error) as error:
-        raise BilinearError(f"cannot read {spec} as CSV: {error}") from error
-    missing = {"path", "label"} - {*columns}
-    if missing:
+        raise BilinearError(f"cannot read {path} as CSV: {error}") from error
+    if missing := {"path", "label"} - {*columns}:
         raise BilinearError(
-            f"{spec} lacks the column {abbreviate(sorted(missing, reverse=True))}: its first line "
-            f"should be path,label[,split][,group], and is {','.join(columns)}"
+            f"{path} lacks the column {abbreviate(sorted(missing, reverse=True))}: its first line "
+            f"should be path,label[,split][,group], but is {','.join(columns)}"
         )
-    row_of: dict[str, int] = {}
+    line_of_path: dict[str, int] = {}
     rows = []
-    for number, values in lines:
+    for line, values in lines:
         if not any(values):
             continue
-        where = f"{spec}, row {number}"
+        where = f"{path}, row {line}"
         if len(values) != len(columns):
-            raise BilinearError(f"{where}: it has not as many fields as the first line")
-        row = _checked(where, dict(zip(columns, values, strict=True)), path.parent.resolve())
-        if row["path"] in row_of:
-            listed = f"{row['path']} is listed already in row {row_of[row['path']]}"
-            raise BilinearError(f"{where}: {listed}")
-        row_of[row["path"]] = number
+            raise BilinearError(f"{where}: it does not have as many fields as the first line")
+        row = _row(where, dict(zip(columns, values, strict=True)), path.parent.resolve())
+        first_line = line_of_path.setdefault(row.path, line)
+        if first_line != line:
+            raise BilinearError(f"{where}: row {first_line} already lists {row.path}")
         rows.append(row)
-    return columns, rows
+    return rows
 
 
-def _checked(where: str, row: dict[str, str], root: Path) -> dict[str, str]:
-    """Return a row, its path relative to `root`; raise if its path, label or split is wrong."""
-    if not row["path"] or not row["label"]:
+def _row(where: str, values: dict[str, str], root: Path) -> Row:
+    """Return column -> value as a row with a path relative to `root`; raise if a value is wrong."""
+    file = root / values["path"]
+    if not values["path"] or not values["label"]:
         raise BilinearError(f"{where}: the path or the label is empty")
-    split = row.get("split", "train").lower()
-    if split not in ("train", "test"):
+    split = values.get("split", "").lower()
+    if "split" in values and split not in ("train", "test"):
         raise BilinearError(f"{where}: the split is {split!r}: write train or test")
-    if not (root / row["path"]).is_file():
-        raise BilinearError(f"{where}: there is no photo {root / row['path']}")
-    path = Path(os.path.relpath(root / row["path"], root)).as_posix()
-    return row | {"path": path, "split": split}
+    if not file.is_file():
+        raise BilinearError(f"{where}: there is no photo {file}")
+    path = Path(os.path.relpath(file, root)).as_posix()
+    return Row(path, values["label"], split, values.get("group", ""))
