@@ -7,8 +7,8 @@ that everything downstream (resuming, checksums, pages with photos) works on fil
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError, UsageError, abbreviate, validate_choice
@@ -23,21 +23,13 @@ SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffi
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The photos of a set.
+class Listing(NamedTuple):
+    """The photos of a set."""
 
-    Attributes:
-        name: short, fit for a file name.
-        root: the folder that paths are relative to.
-        rows: one per photo.
-        class_names: empty for the sorted labels.
-    """
-
-    name: str
-    root: Path
+    name: str  # short, fit for a file name
+    root: Path  # the folder that paths are relative to
     rows: list[Row]
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()  # empty for the sorted labels
 
 
 def list_sample(spec: str, progress: Progress | None) -> Listing:
@@ -77,8 +69,7 @@ def write_photos(
 
     Args:
         folder: exists as soon as all its photos are written.
-        photos: path below `folder` and content of each file.
-        n_photos: how many photos there are.
+        photos: path below `folder` and content of each of `n_photos` files.
         progress: called with (done, n_photos).
 
     Raises:
@@ -124,10 +115,9 @@ def _class_folders(name: str, folder: Path, spec: str) -> Listing:
             f"there are no photos in {spec}: it should have a folder for each class, with "
             f"{abbreviate(sorted(SUFFIXES), 9)} files"
         )
-    files = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()
-    }
-    ignored = sorted(path for path in files - {row.path for row in rows} if "/." not in path)
+    listed = {row.path for row in rows}
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("[!.]*") if p.is_file()]
+    ignored = sorted(path for path in files if path not in listed and "/." not in path)
     if ignored:  # the suffix is unknown, or the file is not in a class folder
         log.warning("%s: ignored files (%d): %s", spec, len(ignored), abbreviate(ignored))
     return Listing(name, folder, rows)

@@ -11,19 +11,12 @@ from bilinear_cli.errors import BilinearError, abbreviate
 
 
 class Row(NamedTuple):
-    """A photo of a photo set.
+    """A photo of a photo set."""
 
-    Attributes:
-        path: POSIX, relative to the folder of the set.
-        label: name of its class.
-        split: `train` or `test`; empty in all rows of a set that has no split of its own.
-        group: photos of one group stay together; empty if the photo is a group of its own.
-    """
-
-    path: str
-    label: str
-    split: str = ""
-    group: str = ""
+    path: str  # POSIX, relative to the folder of the set
+    label: str  # name of its class
+    split: str = ""  # `train` or `test`; empty in all rows of a set that has no split of its own
+    group: str = ""  # empty if the photo is a group of its own
 
 
 def manifest_csv(rows: Iterable[Sequence[str]]) -> str:

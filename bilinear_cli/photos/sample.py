@@ -22,15 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bilinear_cli.photos.scenery import (
-    SIZE,
-    Floats,
-    background,
-    blend,
-    draw_colour,
-    photograph,
-    shade,
-)
+from bilinear_cli.photos import scenery
+from bilinear_cli.photos.scenery import SIZE, Floats, blend, draw_colour
 
 N_DRAWINGS = 40
 
@@ -114,10 +107,10 @@ def draw_moth(
 
     wings = zones.sum(axis=0)  # (224, 224)
     light = zones * (1 - INK * np.stack(patterns)) if ink else zones  # (4, 224, 224)
-    picture = shade(rng, background(rng), np.maximum(wings, body))  # (224, 224, 3)
+    picture = scenery.shade(rng, scenery.background(rng), np.maximum(wings, body))  # (224, 224, 3)
     picture = picture * (1 - wings)[..., None] + np.tensordot(light, paints, axes=(0, 0))
     picture = blend(picture, fur * 0.2, np.maximum(outlines, antennae))
-    photo = photograph(rng, blend(picture, fur, body))
+    photo = scenery.photograph(rng, blend(picture, fur, body))
     return np.asarray(photo.convert("L").convert("RGB") if grey else photo)
 
 

@@ -18,7 +18,7 @@ from support.photos import make_photo
 
 from bilinear_cli.extraction.cost import estimate_cost, row_bytes
 from bilinear_cli.photos import audit as checking
-from bilinear_cli.photos.audit import audit_photos, write_groups
+from bilinear_cli.photos.audit import audit_photos
 from bilinear_cli.photos.photo_set import load_photo_set
 
 N_PHOTOS = 12
@@ -305,6 +305,8 @@ def test_groups_of_the_set_are_kept(birds: Path, tmp_path: Path) -> None:
     photos = sorted(birds.rglob("*.jpg"))
     rows = [f"{p.relative_to(tmp_path)},{p.parent.name},nest{i // 6}" for i, p in enumerate(photos)]
     (tmp_path / "old.csv").write_text("\n".join(["path,label,group", *rows]))
-    photo_set = load_photo_set(str(tmp_path / "old.csv"))
-    group = write_groups(photo_set, audit_photos(photo_set, 224), tmp_path / "new.csv")
-    assert group.tolist() == photo_set.group.tolist()
+    check("--data", tmp_path / "old.csv", "--groups", tmp_path / "new.csv")
+    groups = [
+        load_photo_set(str(tmp_path / name)).group.tolist() for name in ("old.csv", "new.csv")
+    ]
+    assert groups[0] == groups[1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.photos import duplicates
-from bilinear_cli.photos.duplicates import NEAR, members, merge_groups, near_duplicate_sets
+from bilinear_cli.photos.duplicates import NEAR, group_by_key, merge_groups, near_duplicate_sets
 
 
 def flipped(hashes: np.ndarray, bits: list[int]) -> np.ndarray:
@@ -42,10 +42,10 @@ def test_both_hashes_have_to_be_near(
     assert (sets[7] == sets[250]) == near
 
 
-def test_members() -> None:
-    sets = members(["b", "a", "c", "b", "a", "b"])
-    assert [same.tolist() for same in sets] == [[0, 3, 5], [1, 4]]
-    assert members(["a", "b"]) == members([]) == []
+def test_photos_are_grouped_by_key() -> None:
+    groups = group_by_key([1, 2, 4, 5, 8, 9], ["b", "a", "c", "b", "a", "b"])
+    assert [group.tolist() for group in groups] == [[1, 5, 9], [2, 8]]
+    assert group_by_key([1, 2], ["a", "b"]) == group_by_key([], []) == []
 
 
 def test_groups_join_the_groups_of_the_set() -> None:

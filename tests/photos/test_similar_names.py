@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from bilinear_cli.photos import similar_names as module
-from bilinear_cli.photos.similar_names import alike
+from bilinear_cli.photos import audit_report
+from bilinear_cli.photos.audit_report import similar_names
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ from bilinear_cli.photos.similar_names import alike
         ("鷦鷯", "鷦鷯 "),
     ],
 )
-def test_alike(pair: tuple[str, str]) -> None:
-    assert alike([*pair, "nothing like it"]) == [tuple(sorted(pair))]
+def test_names_that_are_similar(pair: tuple[str, str]) -> None:
+    assert similar_names([*pair, "nothing like it"]) == [tuple(sorted(pair))]
 
 
 @pytest.mark.parametrize(
@@ -49,22 +49,22 @@ def test_alike(pair: tuple[str, str]) -> None:
         ("", "!"),
     ],
 )
-def test_not_alike(pair: tuple[str, str]) -> None:
-    assert alike(pair) == []
+def test_names_that_are_not_similar(pair: tuple[str, str]) -> None:
+    assert similar_names(pair) == []
 
 
 @pytest.mark.slow
 def test_few_pairs_of_many_names_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: Counter = Counter()
-    is_slip = module._is_slip
+    is_slip = audit_report._is_slip
 
     def count(first: str, second: str) -> bool:
         calls["pairs"] += 1
         return is_slip(first, second)
 
-    monkeypatch.setattr(module, "_is_slip", count)
+    monkeypatch.setattr(audit_report, "_is_slip", count)
     prefixes = [f"{a}{b}{c} {a}{c}{b}" for a in "abcde" for b in "klmno" for c in "pqrst"]
     names = [f"{prefix} {chr(0x4E00 + i)}" for i, prefix in enumerate(prefixes * 25)]
-    pairs = alike(names)
+    pairs = similar_names(names)
     assert len(pairs) == len(prefixes) * 25 * 24 / 2  # those of one prefix
     assert calls["pairs"] == len(pairs)
