@@ -10,7 +10,7 @@ import pytest
 from support.pages import EXTERNAL, Element, cells, numbers, parse
 from support.runs import CLASSES, make_run, report_html
 
-from bilinear_cli.report.thumbnails import MOST_BYTES
+from bilinear_cli.report.page import MAX_JPEG_BYTES
 
 SECTIONS = ["comparison", "classes", "matrix", "pairs", "mistakes", "calibration", "curve", "made"]
 
@@ -149,7 +149,7 @@ def test_a_matrix_of_many_classes_is_a_picture(page: Element, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_largest_page_is_below_3_mb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = "data:image/jpeg;base64," + "A" * (MOST_BYTES * 4 // 3)
+    largest = "data:image/jpeg;base64," + "A" * (MAX_JPEG_BYTES * 4 // 3)
     monkeypatch.setattr(
         "bilinear_cli.report.page.thumbnails", lambda _, paths: dict.fromkeys(paths, largest)
     )
