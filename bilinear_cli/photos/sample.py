@@ -54,18 +54,11 @@ HINDWING = ((1.06, -0.45, 0.48), (0.88, -1.05, 0.38))
 
 
 def layout(species: int, form: int) -> tuple[list[int], list[int]]:
-    """Return which textures and which colours lie on the zones of an animal.
+    """Return the textures and the colours, 0 to 3 each, of the four zones of an animal.
 
-    The places of the colours depend on the form alone; the textures follow them. The four forms
-    swap the wings, the halves, or both (a Klein four-group: XOR on the two bits of a zone).
-
-    Args:
-        species: 0 to 11.
-        form: 0 to 3; bit 1 swaps fore- and hindwing, bit 0 the inner and outer halves.
-
-    Returns:
-        The textures and the colours, 0 to 3 each, of the zones inner forewing, outer forewing,
-        inner hindwing, outer hindwing.
+    The zones are inner and outer forewing, inner and outer hindwing. The colours depend on the
+    form alone; the textures follow them. Bit 1 of the form (0 to 3) swaps fore- and hindwing, bit
+    0 the inner and outer halves (a Klein four-group: XOR on the two bits of a zone).
     """
     colours = [zone ^ form for zone in range(4)]
     return [PAIRINGS[species].index(colour) for colour in colours], colours

@@ -21,21 +21,13 @@ MAX_OPTIMAL = 300  # classes; the optimal order of the leaves takes cubic time
 
 @dataclass(frozen=True)
 class Predictions:
-    """Photos of a run, each scored by a fit without this photo.
+    """Photos of a run, each scored by a fit without this photo."""
 
-    Attributes:
-        paths: str (n_photos,), relative to the root of the data.
-        labels: int (n_photos,).
-        split: str (n_photos,), `test` or `train`.
-        probabilities: (n_photos, n_classes), rows of sum one.
-        class_names: str (n_classes,).
-    """
-
-    paths: np.ndarray
-    labels: np.ndarray
-    split: np.ndarray
-    probabilities: np.ndarray
-    class_names: np.ndarray
+    paths: np.ndarray  # str (n_photos,), relative to the root of the data
+    labels: np.ndarray  # int (n_photos,)
+    split: np.ndarray  # str (n_photos,), `test` or `train`
+    probabilities: np.ndarray  # (n_photos, n_classes), rows of sum one
+    class_names: np.ndarray  # str (n_classes,)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -60,19 +52,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ReportData:
-    """The figures of several runs, and the predictions of the best run.
+    """The figures of several runs, and the predictions of the best run."""
 
-    Attributes:
-        runs: name of the folder and `metrics.json` of each run, in the order of the command.
-        best: index of the run with the best out-of-fold accuracy; all other figures are of it.
-        labels: path, label, split and group of each of its photos.
-        predictions: of its test photos and its training photos.
-    """
-
-    runs: list[tuple[str, Metrics]]
-    best: int
-    labels: list[list[str]]
-    predictions: Predictions
+    runs: list[tuple[str, Metrics]]  # name of the folder, and metrics.json
+    best: int  # index of the run with the best out-of-fold accuracy; the figures below are of it
+    labels: list[list[str]]  # path, label, split and group of each photo
+    predictions: Predictions  # of the test photos and the training photos
 
     @property
     def metrics(self) -> Metrics:

@@ -16,37 +16,9 @@ from bilinear_cli.store import FeatureFile, parameter_sha256
 
 RUN_KEYS = (  # of metrics.json
     *("pooling", "classifier", "top1", "top1_ci95", "oof_top1", "C", "label_smoothing", "epochs"),
-    *("temperature", "n_features", "fitted_on", "seed"),
+    *("folds", "temperature", "n_features", "fitted_on", "seed"),
     *("features_file", "seconds", "versions", "command"),
 )
-TRAINING_TITLES = {
-    "n_classes": "classes",
-    "n_train": "training photos",
-    "n_test": "test photos",
-    "C": "C",
-    "label_smoothing": "label smoothing",
-    "epochs": "epochs",
-    "folds": "folds",
-    "temperature": "temperature",
-    "fitted_on": "fitted on",
-    "seed": "seed",
-    "seconds": "seconds of training",
-    "versions": "versions of training",
-}
-EXTRACTION_TITLES = {
-    "data": "data",
-    "data_kind": "kind of data",
-    "backbone": "network",
-    "layer": "layer",
-    "image_size": "image size, pixels",
-    "resize": "resize",
-    "views": "views",
-    "precision": "precision",
-    "mixed_with": "some rows computed in",
-    "created": "features created",
-    "versions": "versions of extraction",
-    "weights_sha256": "SHA-256 of the weights",
-}
 
 
 def describe(file: FeatureFile, by_class: bool = False) -> str:
@@ -88,12 +60,16 @@ def describe_run(run: Path, by_class: bool = False) -> str:
     """
     metrics, labels = read_metrics(run), read_labels(run)
     counts = count_photos([row[1] for row in labels], [row[2] for row in labels])
-    facts: dict[str, Any] = {"run": run}
-    facts |= {name: metrics[name] for name in RUN_KEYS if metrics.get(name) is not None}
-    facts = _typed_attributes(facts | _totals(counts) | {"size": _size(run.iterdir())})
-    extraction = _typed_attributes(metrics["extraction"])
-    facts |= {f"features: {name}": value for name, value in extraction.items()}
+    facts = {"run": run} | _totals(counts) | {"size": _size(run.iterdir())} | run_facts(metrics)
     return _lines(facts | _by_class(counts) if by_class else facts)
+
+
+def run_facts(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return how a run was made, then how its features were made."""
+    extraction = _typed_attributes(metrics["extraction"])
+    return _typed_attributes({name: metrics.get(name) for name in RUN_KEYS}) | {
+        f"features: {name}": value for name, value in extraction.items()
+    }
 
 
 def _totals(counts: dict[str, dict[str, int]]) -> dict[str, str]:
@@ -126,13 +102,13 @@ def _typed_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _lines(facts: dict[str, Any]) -> str:
     width = max(map(len, facts))
-    return "\n".join(printable(f"{name:{width}}  {_text(x)}") for name, x in facts.items())
+    return "\n".join(printable(f"{name:{width}}  {as_text(x)}") for name, x in facts.items())
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a value as text; floats, also in lists, have four significant digits."""
     if isinstance(value, list):
-        return " to ".join(map(_text, value))
+        return " to ".join(map(as_text, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -147,16 +123,3 @@ def typed(command: Any) -> str:
     with suppress(ValueError, TypeError):
         return shlex.join(json.loads(command))
     return str(command)
-
-
-def run_facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return how a run was made, as pairs of title and value."""
-    return [
-        (title, f"{value:g}" if isinstance(value, float) else str(value))
-        for titles, values in (
-            (TRAINING_TITLES, metrics),
-            (EXTRACTION_TITLES, metrics["extraction"]),
-        )
-        for name, title in titles.items()
-        if (value := values.get(name)) not in (None, "")
-    ]

@@ -20,7 +20,7 @@ from bilinear_cli.photos.images import read_batches, read_photo
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.report import plots
 from bilinear_cli.report.data import Predictions, ReportData, class_order, row_shares
-from bilinear_cli.report.describe import commands, run_facts, typed
+from bilinear_cli.report.describe import as_text, commands, run_facts, typed
 from bilinear_cli.report.table import name_of, table_rows
 from bilinear_cli.training.metrics import confused_pairs
 
@@ -43,7 +43,7 @@ def html(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = breakable
+    environment.filters |= {"breakable": breakable, "as_text": as_text}
     environment.globals |= {"commands": commands, "run_facts": run_facts, "name_of": name_of}
     script = Path(__file__).with_name("sort.js").read_text("utf-8")
     digest = b64encode(sha256(script.encode()).digest()).decode()
