@@ -20,20 +20,21 @@ POST_TOP1 = {
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return an aligned text table of runs, which is Markdown too.
+    """Return a text table of runs, given `metrics.json` of each, which is Markdown too.
 
     If all runs have the original post's options on CUB, its figures are a column.
-
-    Args:
-        results: `metrics.json` of each run.
     """
-    heads, *rows = table_rows(results)
+    return markdown_table(table_rows(results), n_texts=2)
+
+
+def markdown_table(rows: Sequence[Sequence[Any]], n_texts: int) -> str:
+    """Return rows as an aligned table; the first row has the heads, `n_texts` columns are texts."""
     columns = []
-    for i, cells in enumerate(zip(heads, *rows, strict=True)):
-        width, align = max(map(len, cells)), "<" if i < 2 else ">"
-        rule = "-" * width if i < 2 else "-" * (width - 1) + ":"
-        aligned = [f"{cell:{align}{width}}" for cell in cells]
-        columns.append([aligned[0], rule, *aligned[1:]])
+    for i, column in enumerate(zip(*rows, strict=True)):
+        head, *cells = map(str, column)
+        width, align = max(map(len, [head, "---", *cells])), "<" if i < n_texts else ">"
+        rule = "-" * width if i < n_texts else "-" * (width - 1) + ":"
+        columns.append([f"{cell:{align}{width}}" for cell in (head, rule, *cells)])
     return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
 
 

@@ -8,11 +8,14 @@ from typing import Any
 from bilinear_cli.errors import BilinearError, printable
 from bilinear_cli.report.data import ReportData, read_report_data
 from bilinear_cli.report.describe import commands
-from bilinear_cli.report.table import name_of, table
+from bilinear_cli.report.table import markdown_table, name_of, table
 from bilinear_cli.training.metrics import confused_pairs
 
 FORMATS = {".html": "html", ".md": "md"}  # suffix -> format
 MAX_PAIRS = 10
+PAIR_HEADS = ("true class", "predicted class", "photos")
+CLASS_HEADS = ("class", "photos", "accuracy")
+CALIBRATION_HEADS = ("temperature", "log loss", "Brier", "calibration error", "95 %")
 
 
 def render(runs: Sequence[Path], form: str) -> str:
@@ -53,9 +56,9 @@ def markdown(data: ReportData) -> str:
         f"## {plain(name_of(metrics))}, {plain(metrics['classifier'])}",
         f"{best if len(data.runs) > 1 else ''}Figures of {data.evaluated_on}.",
         "### Most confused pairs",
-        _rows(["true class", "predicted class", "photos"], pairs, 2) if pairs else "None.",
+        markdown_table([PAIR_HEADS, *pairs], 2) if pairs else "None.",
         "### Accuracy by class",
-        _rows(["class", "photos", "accuracy"], classes, 1),
+        markdown_table([CLASS_HEADS, *classes], 1),
         *_calibration(metrics.get("calibration")),
         "### How the run was made",
         "\n".join("    " + " ".join(line.split()) for line in commands(metrics)),
@@ -66,12 +69,6 @@ def markdown(data: ReportData) -> str:
 def plain(text: str) -> str:
     """Return text that Markdown shows as it is, within a cell of a table."""
     return re.sub(r"([\\`*_\[\]<>|~&$:])", r"\\\1", printable(" ".join(text.split())))
-
-
-def _rows(heads: Sequence[str], rows: Sequence[Sequence[Any]], n_texts: int) -> str:
-    """Return a table whose first `n_texts` columns are texts, and the others numbers."""
-    rule = ["---" if i < n_texts else "---:" for i in range(len(heads))]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [heads, rule, *rows])
 
 
 def _calibration(calibration: dict[str, Any] | None) -> list[str]:
@@ -85,5 +82,4 @@ def _calibration(calibration: dict[str, Any] | None) -> list[str]:
         )
         for when in ("before", "after")
     ]
-    heads = ["temperature", "log loss", "Brier", "calibration error", "95 %"]
-    return ["### Calibration", _rows(heads, rows, 1)]
+    return ["### Calibration", markdown_table([CALIBRATION_HEADS, *rows], 1)]
