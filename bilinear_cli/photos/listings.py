@@ -129,7 +129,7 @@ def list_photos(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
         and path.is_file()
     )
 

@@ -56,26 +56,27 @@ def read_manifest(path: Path) -> list[Row]:
     for line, values in lines:
         if not any(values):
             continue
-        where = f"{path}, row {line}"
-        if len(values) != len(columns):
-            raise BilinearError(f"{where}: it does not have as many fields as the first line")
-        row = _row(where, dict(zip(columns, values, strict=True)), path.parent.resolve())
-        first_line = line_of_path.setdefault(row.path, line)
-        if first_line != line:
-            raise BilinearError(f"{where}: row {first_line} already lists {row.path}")
-        rows.append(row)
+        try:
+            rows.append(_row(columns, values, path.parent.resolve()))
+            first_line = line_of_path.setdefault(rows[-1].path, line)
+            if first_line != line:
+                raise ValueError(f"row {first_line} already lists {rows[-1].path}")
+        except ValueError as error:
+            raise BilinearError(f"{path}, row {line}: {error}") from error
     return rows
 
 
-def _row(where: str, values: dict[str, str], root: Path) -> Row:
-    """Return column -> value as a row with a path relative to `root`; raise if a value is wrong."""
-    file = root / values["path"]
-    if not values["path"] or not values["label"]:
-        raise BilinearError(f"{where}: the path or the label is empty")
-    split = values.get("split", "").lower()
-    if "split" in values and split not in ("train", "test"):
-        raise BilinearError(f"{where}: the split is {split!r}: write train or test")
+def _row(columns: list[str], values: list[str], root: Path) -> Row:
+    """Return a row with a path relative to `root`, or raise a ValueError."""
+    if len(values) != len(columns):
+        raise ValueError(f"it has {len(values)} fields, but the first line has {len(columns)}")
+    row = dict(zip(columns, values, strict=True))
+    file, split = root / row["path"], row.get("split", "").lower()
+    if not row["path"] or not row["label"]:
+        raise ValueError("the path or the label is empty")
+    if "split" in row and split not in ("train", "test"):
+        raise ValueError(f"the split is {split!r}: write train or test")
     if not file.is_file():
-        raise BilinearError(f"{where}: there is no photo {file}")
+        raise ValueError(f"there is no photo {file}")
     path = Path(os.path.relpath(file, root)).as_posix()
-    return Row(path, values["label"], split, values.get("group", ""))
+    return Row(path, row["label"], split, row.get("group", ""))

@@ -98,11 +98,11 @@ def test_a_copied_file_is_an_exact_duplicate_across_train_and_test(birds: Path) 
     assert result["near_duplicates"] == []
 
 
-@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("edit", COPIES)
 @pytest.mark.slow
-def test_a_copy_that_was_worked_on_is_a_near_duplicate(birds: Path, how: str) -> None:
+def test_a_copy_that_was_worked_on_is_a_near_duplicate(birds: Path, edit: str) -> None:
     with Image.open(birds / "train/wren/0.jpg") as image:
-        COPIES[how](image).save(birds / "test/robin/copy.jpg", quality=50)
+        COPIES[edit](image).save(birds / "test/robin/copy.jpg", quality=50)
     result = findings(birds)
     (duplicates,) = result["near_duplicates"]
     assert paths(duplicates) == ["train/wren/0.jpg", "test/robin/copy.jpg"]
@@ -127,19 +127,20 @@ def test_photos_of_one_colour_are_odd_and_not_near(birds: Path) -> None:
 # Groups -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", [".", "elsewhere"])
-def test_the_manifest_reads_back(birds: Path, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("folder", [".", "elsewhere"])
+def test_the_manifest_reads_back(birds: Path, tmp_path: Path, folder: str) -> None:
     shutil.copy(birds / "train/wren/0.jpg", birds / "train/wren/0 copy, again.jpg")
-    (tmp_path / where).mkdir(exist_ok=True)
-    manifest = tmp_path / where / "groups.csv"
+    (tmp_path / folder).mkdir(exist_ok=True)
+    manifest = tmp_path / folder / "groups.csv"
     check("--data", birds, "--groups", manifest)
-    old, new = load_photo_set(str(birds)), load_photo_set(str(manifest))
-    assert [(new.root / p).resolve() for p in new.paths] == [old.root / p for p in old.paths]
-    assert (new.labels == old.labels).all()
-    assert (new.split == old.split).all()
-    assert new.class_names == old.class_names
-    assert len(set(new.group)) == N_PHOTOS
-    assert len({group for group, p in zip(new.group, new.paths, strict=True) if "/0" in p}) == 1
+    before, after = load_photo_set(str(birds)), load_photo_set(str(manifest))
+    files = [[(x.root / path).resolve() for path in x.paths] for x in (before, after)]
+    assert files[0] == files[1]
+    assert (after.labels == before.labels).all()
+    assert (after.split == before.split).all()
+    assert after.class_names == before.class_names
+    assert len(set(after.group)) == N_PHOTOS
+    assert len({group for group, p in zip(after.group, after.paths, strict=True) if "/0" in p}) == 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -150,12 +151,12 @@ def test_a_split_that_is_made_here_keeps_duplicates_together(tmp_path: Path, see
         for quality in (90, 40):
             save_scene(folder / ("wren", "robin")[i % 2] / f"{i}-{quality}.jpg", i, quality)
     check("--data", folder, "--split-seed", seed, "--groups", manifest)
-    old, new = load_photo_set(str(folder), split_seed=seed), load_photo_set(str(manifest))
-    splits = [{*new.split[new.group == name]} for name in np.unique(new.group)]
+    before, after = load_photo_set(str(folder), split_seed=seed), load_photo_set(str(manifest))
+    splits = [{*after.split[after.group == name]} for name in np.unique(after.group)]
     assert len(splits) == N_PHOTOS
     assert all(len(split) == 1 for split in splits)
-    assert {*new.split} == {"train", "test"}
-    assert (old.split != new.split).any()
+    assert {*after.split} == {"train", "test"}
+    assert (before.split != after.split).any()
 
 
 def test_a_sets_own_split_is_kept_and_duplicates_across_it_are_warned_of(
@@ -296,12 +297,9 @@ def test_without_the_library_the_extra_is_named(
     assert_error(check("--data", birds, code=1), ".[check]")
 
 
-def test_groups_of_the_set_are_kept(birds: Path, tmp_path: Path) -> None:
+def test_groups_of_the_set_are_kept(birds: Path, tmp_path: Path, manifest: Path) -> None:
     photos = sorted(birds.rglob("*.jpg"))
     rows = [f"{p.relative_to(tmp_path)},{p.parent.name},nest{i // 6}" for i, p in enumerate(photos)]
-    (tmp_path / "old.csv").write_text("\n".join(["path,label,group", *rows]))
-    check("--data", tmp_path / "old.csv", "--groups", tmp_path / "new.csv")
-    groups = [
-        load_photo_set(str(tmp_path / name)).group.tolist() for name in ("old.csv", "new.csv")
-    ]
-    assert groups[0] == groups[1]
+    (tmp_path / "nests.csv").write_text("\n".join(["path,label,group", *rows]))
+    check("--data", tmp_path / "nests.csv", "--groups", manifest)
+    assert load_photo_set(str(manifest)).group.tolist() == [f"nest{i // 6}" for i in range(12)]

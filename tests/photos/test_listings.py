@@ -65,9 +65,9 @@ def test_train_and_test_folders_are_the_split(tmp_path: Path) -> None:
     assert len(photo_set) == 6
 
 
-@pytest.mark.parametrize("above", ["", "train/"])
-def test_without_two_folders_a_split_is_made(tmp_path: Path, above: str) -> None:
-    folder = class_folders(tmp_path, {f"{above}wren": 6, f"{above}dunnock": 3})
+@pytest.mark.parametrize("parent", ["", "train/"])
+def test_without_two_folders_a_split_is_made(tmp_path: Path, parent: str) -> None:
+    folder = class_folders(tmp_path, {f"{parent}wren": 6, f"{parent}dunnock": 3})
     photo_set = load_photo_set(str(folder), split_seed=4)
     assert photo_set.split_seed == 4
     assert Counter(rows(photo_set).values()) == {
@@ -106,7 +106,7 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "files", "named"),
+    ("classes", "files", "ignored"),
     [
         ({"train/a": 1, "train/b": 1, "test/a": 1, "val/a": 1}, [], ["val/a/0.png"]),
         ({"a": 2, "b": 2}, ["loose.png", "a/x.heic", ".DS_Store"], ["loose.png", "a/x.heic"]),
@@ -117,13 +117,13 @@ def test_files_that_are_not_read_are_named(
     caplog: pytest.LogCaptureFixture,
     classes: dict,
     files: list[str],
-    named: list[str],
+    ignored: list[str],
 ) -> None:
     folder = class_folders(tmp_path, classes)
     for name in files:
         (folder / name).touch()
-    assert not {*load_photo_set(str(folder)).paths} & {*named}
-    assert_warns(caplog, folder, len(named), *named)
+    assert not {*load_photo_set(str(folder)).paths} & {*ignored}
+    assert_warns(caplog, folder, len(ignored), *ignored)
 
 
 WRONG_FOLDERS: dict[str, tuple[dict[str, int | list[str]], list[str]]] = {
@@ -248,8 +248,8 @@ def test_manifest(tmp_path: Path, encoding: str) -> None:
 
 def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: Path) -> None:
     nest = [[f"{name}.png", "wren", "nest"] for name in "ab"]
-    others = [[f"{name}.png", "owl", ""] for name in "cdef"]
-    table = [["path", "label", "group"], *nest, *others]
+    single = [[f"{name}.png", "owl", ""] for name in "cdef"]
+    table = [["path", "label", "group"], *nest, *single]
     photo_set = load_photo_set(str(manifest_csv(tmp_path, table)), split_seed=1)
     assert photo_set.split_seed == 1
     assert photo_set.split[:2].tolist() == ["train", "train"]

@@ -68,11 +68,11 @@ def cells(photo_set: PhotoSet) -> list[str]:
 def test_a_limit_spreads_over_classes_and_splits(tmp_path: Path) -> None:
     folders = ["train/owl", "train/wren", "test/owl", "test/wren"]
     photo_set = load_photo_set(str(class_folders(tmp_path, dict.fromkeys(folders, 5))))
-    few = photo_set.limit(8)
-    assert few.paths.tolist() == [f"{folder}/{i}.png" for folder in folders for i in (0, 1)]
-    assert cells(few) == [folder for folder in folders for _ in range(2)]
-    assert few.group.tolist() == few.paths.tolist()
-    assert few.class_names == photo_set.class_names
+    subset = photo_set.limit(8)
+    assert subset.paths.tolist() == [f"{folder}/{i}.png" for folder in folders for i in (0, 1)]
+    assert cells(subset) == [folder for folder in folders for _ in range(2)]
+    assert subset.group.tolist() == subset.paths.tolist()
+    assert subset.class_names == photo_set.class_names
     assert len(photo_set) == 20
 
 
@@ -88,5 +88,5 @@ def test_sha256_of_each_file(tmp_path: Path) -> None:
     (tmp_path / "owl" / "1.png").unlink()
     digests = photo_set.sha256()
     contents = [(tmp_path / path).read_bytes() for path in photo_set.paths[[0, 2, 3]]]
-    first, *others = [hashlib.sha256(content).hexdigest() for content in contents]
-    assert digests.tolist() == [first, "", *others]
+    expected = [hashlib.sha256(content).hexdigest() for content in contents]
+    assert digests.tolist() == [expected[0], "", *expected[1:]]

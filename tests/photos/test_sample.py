@@ -36,7 +36,7 @@ def test_an_animal_shows_everything_once_and_pairs_it_as_its_species(
 
 def test_colours_alone_do_not_depend_on_the_species() -> None:
     colours = [[sample.layout(species, form)[1] for form in range(4)] for species in range(12)]
-    assert all(np.array_equal(colours[0], others) for others in colours)
+    assert all(np.array_equal(colours[0], forms) for forms in colours)
     assert all(sorted(zone) == [0, 1, 2, 3] for zone in zip(*colours[0], strict=True))
 
 

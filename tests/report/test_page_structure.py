@@ -66,10 +66,10 @@ def test_pictures_have_alternative_texts(page: Element) -> None:
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
     for article in page.all("article"):
         true, predicted = (name.text for name in article.one("h3").all("bdi"))
-        named = [{name for name in CLASSES if name in image["alt"]} for image in article.all("img")]
-        assert {true, predicted} in named
-        assert {predicted} in named
-        assert all(names in ({true, predicted}, {predicted}) for names in named)
+        alts = [{name for name in CLASSES if name in image["alt"]} for image in article.all("img")]
+        assert {true, predicted} in alts
+        assert {predicted} in alts
+        assert all(names in ({true, predicted}, {predicted}) for names in alts)
     for card in page.section("mistakes").all("li", class_="card"):
         names = [name["title"] for name in card.all("bdi")[:2]]
         assert all(name in card.one("img")["alt"] for name in names)
@@ -125,8 +125,8 @@ def test_a_curve_needs_several_c(page: Element, tmp_path: Path) -> None:
     ]
     point = {"label_smoothing": 0.0, "epochs": 3, "top1": 0.5, "log_loss": 1.0}
     mlp = {"C": None, "classifier": "mlp", "hidden": 8, "dropout": 0.5, "curve": [point]}
-    one = {"curve": [], "C": 25.0}
-    for name, metrics, expected in (("mlp", mlp, []), ("one", one, [25])):
+    fixed = {"curve": [], "C": 25.0}
+    for name, metrics, expected in (("mlp", mlp, []), ("fixed", fixed, [25])):
         run = make_run(tmp_path / name, photos=False, **metrics)
         curve = parse(report_html(run)).section("curve")
         assert not curve.all("figure")

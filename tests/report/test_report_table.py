@@ -65,17 +65,17 @@ def test_the_posts_figures_stand_beside_its_own_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    "changes",
     [
-        metrics(extraction=POST | {"data_kind": "folders"}),
-        metrics(extraction=POST | {"layer": "block5_conv3"}),
-        metrics(extraction=POST | {"image_size": 448}),
-        metrics(extraction={}),
-        metrics(extraction=POST, label_smoothing=0.1),
+        {"extraction": POST | {"data_kind": "folders"}},
+        {"extraction": POST | {"layer": "block5_conv3"}},
+        {"extraction": POST | {"image_size": 448}},
+        {"extraction": {}},
+        {"extraction": POST, "label_smoothing": 0.1},
     ],
 )
-def test_the_posts_figures_stand_beside_no_other_recipe(other: dict[str, Any]) -> None:
-    assert {len(row) for row in cells(metrics(extraction=POST), other)} == {8}
+def test_the_posts_figures_stand_beside_no_other_recipe(changes: dict[str, Any]) -> None:
+    assert {len(row) for row in cells(metrics(extraction=POST), metrics(**changes))} == {8}
 
 
 @pytest.mark.parametrize("n", range(1, len(RUNS) + 1))
