@@ -135,19 +135,6 @@ def test_a_curve_needs_several_c(page: Element, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_matrix_of_many_classes_is_a_picture(page: Element, tmp_path: Path) -> None:
-    assert page.section("matrix").all("table", class_="matrix")
-    classes = [f"class {i}" for i in range(40)]
-    html = report_html(make_run(tmp_path / "run", classes, per_class=1, photos=False))
-    matrix = parse(html).section("matrix")
-    assert not matrix.all("table")
-    (figure,) = (element for element in matrix if element.attributes.get("role") == "img")
-    assert "40" in figure["aria-label"]
-    assert 'href="data:image/png;base64,' in html
-    assert sorted(item.text for item in matrix.one("ol").all("li")) == sorted(classes)
-
-
-@pytest.mark.slow
 def test_the_largest_page_is_below_3_mb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     largest = "data:image/jpeg;base64," + "A" * (MAX_JPEG_BYTES * 4 // 3)
     monkeypatch.setattr(

@@ -49,15 +49,23 @@ def test_a_large_matrix_is_drawn_row_by_row(drawn: list[Axes]) -> None:
 
 
 @pytest.mark.slow
-def test_a_large_matrix_has_the_order_of_its_list(
+def test_a_large_matrix_is_a_picture_in_the_order_of_its_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matrices: list[np.ndarray] = []
-    monkeypatch.setattr(plots, "matrix_plot", lambda matrix: matrices.append(matrix) or "")
+    draw = plots.matrix_plot
+    monkeypatch.setattr(
+        plots, "matrix_plot", lambda matrix: matrices.append(matrix) or draw(matrix)
+    )
     names = [f"class {i:02}" for i in range(40)]
     run = make_run(tmp_path / "run", names, photos=False)
-    items = parse(report_html(run)).section("matrix").one("ol").all("li")
-    order = [names.index(item.text) for item in items]
+    html = report_html(run)
+    assert 'href="data:image/png;base64,' in html
+    section = parse(html).section("matrix")
+    assert not section.all("table")
+    (picture,) = (element for element in section if element.attributes.get("role") == "img")
+    assert "40" in picture["aria-label"]
+    order = [names.index(item.text) for item in section.one("ol").all("li")]
     assert sorted(order) == [*range(40)] != order
     matrix = read_report_data([run]).matrix
     np.testing.assert_array_equal(matrices[0], matrix[np.ix_(order, order)])

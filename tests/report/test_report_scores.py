@@ -11,7 +11,7 @@ from PIL import Image
 from support.photos import make_photo
 from support.runs import make_run
 
-from bilinear_cli.report.data import class_metrics, class_order, read_predictions, read_report_data
+from bilinear_cli.report.data import class_metrics, class_order, read_predictions
 from bilinear_cli.report.describe import commands
 from bilinear_cli.report.page import MAX_JPEG_BYTES, thumbnails
 from bilinear_cli.training.metrics import confused_pairs
@@ -44,13 +44,6 @@ def test_figures_by_class() -> None:
         (0, 0, None, "", 0),
     ]
     assert confused_pairs(matrix, 20) == [(2, 1, 0), (2, 1, 2), (1, 0, 1)]
-
-
-@pytest.mark.slow
-def test_figures_are_of_test_photos_if_there_are_any(tmp_path: Path) -> None:
-    for tested, split in ((True, "test"), (False, "train")):
-        run = make_run(tmp_path / split, photos=False, tested=tested)
-        assert {*read_report_data([run]).evaluated.split} == {split}
 
 
 @pytest.mark.slow
