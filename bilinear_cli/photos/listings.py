@@ -60,10 +60,7 @@ def list_tfds(spec: str, progress: Progress | None) -> Listing:
 
 
 def write_photos(
-    folder: Path,
-    photos: Iterable[tuple[str, bytes]],
-    n_photos: int,
-    progress: Progress | None = None,
+    folder: Path, photos: Iterable[tuple[str, bytes]], n_photos: int, progress: Progress | None
 ) -> Path:
     """Write photos into a folder of the cache, unless the folder exists; return the folder.
 

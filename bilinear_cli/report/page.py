@@ -123,8 +123,8 @@ def _pairs(data: ReportData) -> list[dict[str, Any]]:
         {
             "count": count,
             "n_photos": int(data.matrix[true].sum()),
-            "true": str(photos.class_names[true]),
-            "predicted": str(photos.class_names[predicted]),
+            "true": str(data.class_names[true]),
+            "predicted": str(data.class_names[predicted]),
             "left": most_confident(true, predicted),
             "right": most_confident(predicted, predicted),
         }

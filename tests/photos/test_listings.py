@@ -460,5 +460,5 @@ def test_a_folder_that_cannot_be_written(
     fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(function, Mock(side_effect=fault))
     with raises(BilinearError, tmp_path / "owls", fault.strerror):
-        write_photos(tmp_path / "owls", PHOTOS, 2)
+        write_photos(tmp_path / "owls", PHOTOS, 2, None)
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from PIL import Image
 from support.photos import make_photo
 from support.runs import make_run
 
-from bilinear_cli.report.data import class_metrics, class_order, read_predictions
+from bilinear_cli.report.data import class_metrics, class_order, read_report_data
 from bilinear_cli.report.describe import commands
 from bilinear_cli.report.page import MAX_JPEG_BYTES, thumbnails
 from bilinear_cli.training.metrics import confused_pairs
@@ -52,7 +52,7 @@ def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
     with np.load(run / "test.npz") as arrays:
         twice = {name: np.repeat(array, 2, axis=0) for name, array in arrays.items()}
     np.savez(run / "test.npz", **twice)
-    photos = read_predictions(run, 0.5)
+    photos = read_report_data([run]).predictions
     assert photos.paths[photos.split == "test"].tolist() == [f"test {i}.png" for i in range(12)]
 
 
