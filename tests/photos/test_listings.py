@@ -1,10 +1,9 @@
 """Tests of the kinds of photo sets: folders, CUB-200-2011, CSV manifests, the drawn sample."""
 
-import csv
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -44,9 +43,8 @@ def assert_warns(caplog: pytest.LogCaptureFixture, *facts: Any) -> None:
 
 
 def test_train_and_test_folders_are_the_split(tmp_path: Path) -> None:
-    folder = class_folders(
-        tmp_path / "birds", {"train/wren": 2, "train/dunnock": 1, "test/dunnock": 2, "test/wren": 1}
-    )
+    classes = {"train/wren": 2, "train/dunnock": 1, "test/dunnock": 2, "test/wren": 1}
+    folder = class_folders(tmp_path / "birds", classes)
     photo_set = load_photo_set(str(folder), split_seed=4)
     assert rows(photo_set) == {
         "train/dunnock/0.png": ("dunnock", "train"),
@@ -91,17 +89,11 @@ def test_what_counts_as_a_photo(tmp_path: Path) -> None:
 
 
 def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
-    folder = class_folders(
-        tmp_path / "mes oiseaux",
-        {"Zaunkönig, brütend": ["Bild 1 (2).png"], "ミソサザイ": ["写真.png"], "Ёж": ["a'b\".png"]},
-    )
-    photo_set = load_photo_set(str(folder))
+    photos = {"Zaunkönig, brütend": "Bild 1 (2).png", "ミソサザイ": "写真.png", "Ёж": "a'b\".png"}
+    classes = {name: [photo] for name, photo in photos.items()}
+    photo_set = load_photo_set(str(class_folders(tmp_path / "mes oiseaux", classes)))
     assert photo_set.name == "mes oiseaux"
-    assert rows(photo_set) == {
-        "Zaunkönig, brütend/Bild 1 (2).png": ("Zaunkönig, brütend", "train"),
-        "Ёж/a'b\".png": ("Ёж", "train"),
-        "ミソサザイ/写真.png": ("ミソサザイ", "train"),
-    }
+    assert rows(photo_set) == {f"{name}/{x}": (name, "train") for name, x in photos.items()}
     assert all(photo_set.sha256())
 
 
@@ -112,12 +104,8 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
         ({"a": 2, "b": 2}, ["loose.png", "a/x.heic", ".DS_Store"], ["loose.png", "a/x.heic"]),
     ],
 )
-def test_files_that_are_not_read_are_named(
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    classes: dict,
-    files: list[str],
-    ignored: list[str],
+def test_ignored_files_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, classes: dict, files: list, ignored: list
 ) -> None:
     folder = class_folders(tmp_path, classes)
     for name in files:
@@ -132,14 +120,8 @@ WRONG_FOLDERS: dict[str, tuple[dict[str, int | list[str]], list[str]]] = {
     "one class": ({"wren": ["a.png"]}, ["wren"]),
     "no train/": ({"test/wren": 1, "test/owl": 1}, ["test/", "train/"]),
     "capitals": ({"Train/wren": 1, "Test/wren": 1}, ["Test", "Train", "train", "test"]),
-    "a class without training photos": (
-        {"train/wren": 1, "train/owl": 1, "test/dunnock": 1},
-        ["dunnock"],
-    ),
-    "a name that is not UTF-8": (
-        {"wren": 1, "owl": [os.fsdecode(b"h\xfchner.png")]},
-        ["owl/h\ufffdhner.png", "UTF-8"],
-    ),
+    "an untrained class": ({"train/wren": 1, "train/owl": 1, "test/jay": 1}, ["jay"]),
+    "not UTF-8": ({"a": 1, "b": [os.fsdecode(b"h\xfc.png")]}, ["b/h\ufffd.png", "UTF-8"]),
 }
 
 
@@ -161,8 +143,8 @@ def test_no_such_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str)
 def cub(tmp_path: Path) -> Path:
     """Write a subset in CUB's layout: ids with gaps, classes out of order."""
     folder = tmp_path / "cub"
-    photos = {11: "004.Wren/a b.jpg", 5790: "004.Wren/b.jpg", 17: "001.Owl/a.jpg"}
-    photos[3] = "001.Owl/c.jpg"
+    wrens = {11: "004.Wren/a b.jpg", 5790: "004.Wren/b.jpg"}
+    photos = wrens | {17: "001.Owl/a.jpg", 3: "001.Owl/c.jpg"}
     for photo in photos.values():
         make_photo(folder / "images" / photo)
     tables = {
@@ -216,24 +198,23 @@ def test_a_cub_folder_without_photos(cub: Path) -> None:
 # CSV manifests ------------------------------------------------------------------------------
 
 
-def manifest_csv(folder: Path, table: Sequence[Sequence[str]], encoding: str = "utf-8") -> Path:
+def manifest(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
     """Write birds.csv, and the photos a.png to f.png and sub/g h.png beside it."""
     for i, name in enumerate([*"abcdef", "sub/g h"]):
         make_photo(folder / f"{name}.png", seed=i)
-    with (folder / "birds.csv").open("w", encoding=encoding, newline="") as file:
-        csv.writer(file).writerows(table)
+    (folder / "birds.csv").write_text("".join(f"{line}\n" for line in lines), encoding)
     return folder / "birds.csv"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_manifest(tmp_path: Path, encoding: str) -> None:
-    table = [
-        ["path", "label", "split", "group", "remark"],
-        ["a.png", "Zaunkönig", "train", "nest", ""],
-        ["sub/g h.png", "owl, barn", "train", "", "x"],
-        ["b.png", "Zaunkönig", "test", "", ""],
+    lines = [
+        "path,label,split,group,remark",
+        "a.png,Zaunkönig,train,nest,",
+        'sub/g h.png,"owl, barn",train,,x',
+        "b.png,Zaunkönig,test,,",
     ]
-    path = manifest_csv(tmp_path, table, encoding)
+    path = manifest(tmp_path, *lines, encoding=encoding)
     photo_set = load_photo_set(str(path))
     assert (photo_set.kind, photo_set.name, photo_set.split_seed) == ("manifest", "birds", None)
     assert photo_set.root == path.parent.resolve()
@@ -247,10 +228,9 @@ def test_manifest(tmp_path: Path, encoding: str) -> None:
 
 
 def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: Path) -> None:
-    nest = [[f"{name}.png", "wren", "nest"] for name in "ab"]
-    single = [[f"{name}.png", "owl", ""] for name in "cdef"]
-    table = [["path", "label", "group"], *nest, *single]
-    photo_set = load_photo_set(str(manifest_csv(tmp_path, table)), split_seed=1)
+    lines = [*(f"{name}.png,wren,nest" for name in "ab"), *(f"{name}.png,owl," for name in "cdef")]
+    path = manifest(tmp_path, "path,label,group", *lines)
+    photo_set = load_photo_set(str(path), split_seed=1)
     assert photo_set.split_seed == 1
     assert photo_set.split[:2].tolist() == ["train", "train"]
     assert Counter(photo_set.split[2:]) == {"train": 3, "test": 1}
@@ -258,44 +238,62 @@ def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: P
 
 def test_paths_of_a_manifest_are_made_relative(tmp_path: Path) -> None:
     photo = make_photo(tmp_path / "photos" / "a.png")
-    make_photo(tmp_path / "real" / "lists" / "b.png")
+    manifest(tmp_path / "real" / "lists", "path,label", f"{photo},wren", "./b.png,owl")
     (tmp_path / "lists").symlink_to(tmp_path / "real" / "lists")
-    (tmp_path / "lists" / "birds.csv").write_text(f"path,label\n{photo},wren\n./b.png,owl\n")
     photo_set = load_photo_set(str(tmp_path / "lists" / "birds.csv"))
     assert photo_set.paths.tolist() == ["../../photos/a.png", "b.png"]
     assert all(photo_set.sha256())
 
 
-WITH_SPLIT = ["path,label,split", "a.png,wren,train"]
+def test_a_spreadsheets_csv(tmp_path: Path) -> None:
+    lines = ["Path, Label ,SPLIT", "a.png,wren ,Train", ",,", "b.png, jay,train", ""]
+    photo_set = load_photo_set(str(manifest(tmp_path, *lines, "c.png,jay,TEST")))
+    assert photo_set.class_names == ("jay", "wren")
+    assert photo_set.split.tolist() == ["train", "train", "test"]
+    path = manifest(tmp_path, *lines, "z.png,jay,test")
+    assert_refused(path, path, 6, tmp_path.resolve() / "z.png")
+
+
+def test_a_group_in_both_splits_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = ["a.png,wren,train,nest", "b.png,wren,test,nest", "c.png,owl,train,"]
+    path = manifest(tmp_path, "path,label,split,group", *lines)
+    load_photo_set(str(path))
+    assert_warns(caplog, path, "nest")
+
+
+PLAIN = ["path,label", "a.png,wren"]
+WITH_SPLIT = ["path,label,split", "a.png,wren,train", "b.png,owl,train"]
 WRONG_MANIFESTS: dict[str, tuple[list[str], list[str | int]]] = {
     "an empty file": ([], ["path,label[,split][,group]"]),
     "no photos": (["path,label"], []),
-    "one class": (["path,label", "a.png,wren", "b.png,wren"], ["wren"]),
-    "a missing photo": (["path,label", "a.png,wren", "z.png,owl"], [3, "{root}/z.png"]),
-    "a folder": (["path,label", "a.png,wren", "sub,owl"], [3, "{root}/sub"]),
-    "an unknown split": ([*WITH_SPLIT, "b.png,owl,val"], [3, "'val'", "train", "test"]),
-    "an empty split": ([*WITH_SPLIT, "b.png,owl,"], [3, "''", "train", "test"]),
-    "a class without training photos": (
-        [*WITH_SPLIT, "b.png,owl,train", "c.png,tit,test"],
-        ["tit"],
-    ),
-    "a photo twice": (
-        ["path,label", "a.png,wren", "b.png,owl", "./sub/../a.png,owl"],
-        [4, "a.png", 2],
-    ),
-    "a field too few": ([*WITH_SPLIT, "b.png,owl"], [3]),
-    "a field too many": (["path,label", "a.png,wren", "b.png,owl,train"], [3]),
+    "one class": ([*PLAIN, "b.png,wren"], ["wren"]),
+    "a missing photo": ([*PLAIN, "z.png,owl"], [3, "{root}/z.png"]),
+    "a folder": ([*PLAIN, "sub,owl"], [3, "{root}/sub"]),
+    "an unknown split": ([*WITH_SPLIT, "c.png,owl,val"], [4, "'val'", "train", "test"]),
+    "an empty split": ([*WITH_SPLIT, "c.png,owl,"], [4, "''", "train", "test"]),
+    "a class without training photos": ([*WITH_SPLIT, "c.png,tit,test"], ["tit"]),
+    "a photo twice": ([*PLAIN, "b.png,owl", "./sub/../a.png,owl"], [4, "a.png", 2]),
+    "a field too few": ([*WITH_SPLIT, "c.png,owl"], [4, 2, 3]),
+    "a field too many": ([*PLAIN, "b.png,owl", "c.png,owl,train"], [4, 3, 2]),
     "no label": (["path,label", "a.png,"], [2]),
     "an empty path": (["path,label", ",wren"], [2]),
 }
+
+
+@pytest.mark.parametrize(("lines", "facts"), WRONG_MANIFESTS.values(), ids=WRONG_MANIFESTS)
+def test_wrong_manifests(tmp_path: Path, lines: list[str], facts: list[str | int]) -> None:
+    path, root = manifest(tmp_path, *lines), tmp_path.resolve()
+    facts = [fact.format(root=root) if isinstance(fact, str) else fact for fact in facts]
+    assert_refused(path, path, *facts)
 
 
 @pytest.mark.parametrize(
     ("header", "absent"), [("file,label", ["path"]), ("a.png;wren", ["path", "label"])]
 )
 def test_an_absent_column_is_named(tmp_path: Path, header: str, absent: list[str]) -> None:
-    path, columns = manifest_csv(tmp_path, []), "path,label[,split][,group]"
-    path.write_text(header)
+    path, columns = manifest(tmp_path, header), "path,label[,split][,group]"
     with raises(BilinearError, path, columns, header) as caught:
         load_photo_set(str(path))
     message = str(caught.value)
@@ -304,43 +302,9 @@ def test_an_absent_column_is_named(tmp_path: Path, header: str, absent: list[str
     assert_names(message, *absent)
 
 
-@pytest.mark.parametrize(("lines", "facts"), WRONG_MANIFESTS.values(), ids=WRONG_MANIFESTS)
-def test_wrong_manifests(tmp_path: Path, lines: list[str], facts: list[str | int]) -> None:
-    path = manifest_csv(tmp_path, [])
-    path.write_text("".join(f"{line}\n" for line in lines))
-    root = tmp_path.resolve()
-    facts = [fact.format(root=root) if isinstance(fact, str) else fact for fact in facts]
-    assert_refused(path, path, *facts)
-
-
 def test_a_file_that_is_no_manifest(tmp_path: Path) -> None:
     path = make_photo(tmp_path / "a.png")
     assert_refused(path, path, "CSV", "UTF-8")
-
-
-def test_a_group_in_both_splits_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    table = [
-        ["path", "label", "split", "group"],
-        ["a.png", "wren", "train", "nest"],
-        ["b.png", "wren", "test", "nest"],
-        ["c.png", "owl", "train", ""],
-    ]
-    path = manifest_csv(tmp_path, table)
-    load_photo_set(str(path))
-    assert_warns(caplog, path, "nest")
-
-
-def test_a_spreadsheets_csv(tmp_path: Path) -> None:
-    folder = class_folders(tmp_path / "set", {"wren": 2, "jay": 2})
-    table = "Path, Label ,SPLIT\nwren/0.png,wren ,Train\n,,\njay/0.png, jay,train\n"
-    (folder / "a.csv").write_text(table + "\njay/1.png,jay,TEST\n")
-    photo_set = load_photo_set(str(folder / "a.csv"))
-    assert photo_set.class_names == ("jay", "wren")
-    assert photo_set.split.tolist() == ["train", "train", "test"]
-    (folder / "b.csv").write_text(table + "\njay/9.png,jay,test\n")
-    assert_refused(folder / "b.csv", folder / "b.csv", 6, folder.resolve() / "jay/9.png")
 
 
 # The sample ---------------------------------------------------------------------------------
