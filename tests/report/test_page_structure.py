@@ -84,6 +84,23 @@ def test_tables_sort_by_buttons(page: Element) -> None:
     assert all(head.one("button").text for head in heads)
 
 
+def test_the_facts_of_a_run_are_shown(page: Element, run: Path) -> None:
+    section = page.section("made")
+    terms, values = ([element.text for element in section.all(tag)] for tag in ("dt", "dd"))
+    facts = dict(zip(terms, values, strict=True))
+    assert (facts["n_features"], facts["features: data_root"]) == (
+        "512",
+        str(run.parent / "photos"),
+    )
+    assert not any("command" in term for term in terms)
+    assert [line.text for line in section.all("code")] == [
+        "bilinear extract -o 'x y.h5'",
+        "bilinear train --features 'x y.h5'",
+    ]
+    (row,) = cells(page.section("comparison").one("table"))
+    assert row[:2] + row[-4:] == ["birds-max", "0.7000", "max", "softmax", "512", "2,048"]
+
+
 def test_drawings_are_in_the_colours_of_the_page(html: str) -> None:
     assert "currentColor" in html
     assert not re.findall(r"#01020[345]", html)

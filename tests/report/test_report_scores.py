@@ -79,7 +79,7 @@ def pixels_of(uri: str) -> np.ndarray:
 
 
 def test_thumbnails_are_small_and_show_the_whole_photo(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     (tmp_path / "text.jpg").write_text("no photo")
     os.mkfifo(tmp_path / "pipe.jpg")
