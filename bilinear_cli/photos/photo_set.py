@@ -26,31 +26,18 @@ TRAIN_FRACTION = 2 / 3
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """A labelled, split photo set. All arrays have one entry per photo.
+    """A labelled, split photo set. All arrays have one entry per photo."""
 
-    Attributes:
-        name: short, fit for a file name.
-        kind: a key of `listings.KINDS`: `sample`, `folders`, `cub`, `manifest` or `tfds`.
-        spec: what the user typed.
-        root: the folder that `paths` are relative to.
-        paths: str, POSIX, relative to `root`; each photo is listed once.
-        labels: int64, indices into `class_names`.
-        split: str, `train` or `test`.
-        group: str; photos of one group always land in the same split and fold.
-        class_names: at least two.
-        split_seed: the seed of a split that was made here; None if the set has its own split.
-    """
-
-    name: str
-    kind: str
-    spec: str
-    root: Path
-    paths: np.ndarray
-    labels: np.ndarray
-    split: np.ndarray
-    group: np.ndarray
-    class_names: tuple[str, ...]
-    split_seed: int | None
+    name: str  # short, fit for a file name
+    kind: str  # a key of `listings.KINDS`: `sample`, `folders`, `cub`, `manifest` or `tfds`
+    spec: str  # what the user typed
+    root: Path  # the folder that `paths` are relative to
+    paths: np.ndarray  # str, POSIX, relative to `root`; each photo is listed once
+    labels: np.ndarray  # int64, indices into `class_names`
+    split: np.ndarray  # str, `train` or `test`
+    group: np.ndarray  # str; photos of one group always land in the same split and fold
+    class_names: tuple[str, ...]  # at least two
+    split_seed: int | None  # of a split that was made here; None if the set has its own split
 
     def __len__(self) -> int:
         """Return the number of photos."""

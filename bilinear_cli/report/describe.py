@@ -22,11 +22,9 @@ RUN_KEYS = (  # of metrics.json
 
 
 def describe(file: FeatureFile, by_class: bool = False) -> str:
-    """Return what a feature file holds and how it was made, one fact per line.
+    """Return what a feature file, complete or not, holds and how it was made, one fact per line.
 
-    Args:
-        file: a feature file, complete or not.
-        by_class: add the number of photos of each class.
+    With `by_class`, lines with the number of photos of each class follow.
     """
     facts: dict[str, Any] = {"file": file.path, "rows": len(file.labels)}
     if not file.attributes["complete"]:
@@ -49,11 +47,7 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
 
 
 def describe_run(run: Path, by_class: bool = False) -> str:
-    """Return what a run is and how it was made, one fact per line.
-
-    Args:
-        run: the folder.
-        by_class: add the number of photos of each class.
+    """Return what the run in a folder is and how it was made, as `describe` does.
 
     Raises:
         BilinearError: the folder is no run.

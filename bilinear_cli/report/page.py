@@ -141,12 +141,7 @@ def _labels_csv(labels: list[list[str]], errors: Predictions) -> str | None:
 
 
 def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Return path -> data URI of each readable photo, whole, on a black square.
-
-    Args:
-        root: the folder that the paths are relative to.
-        paths: of photos; each is read once.
-    """
+    """Return path -> data URI of each readable photo below `root`, whole, on a black square."""
     distinct = list(dict.fromkeys(paths))
     batches = read_batches(distinct, BATCH, lambda path: _thumbnail(root / path))
     uris = (uri for batch in batches for uri in batch)

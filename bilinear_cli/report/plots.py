@@ -51,11 +51,9 @@ def calibration_plot(calibration: dict[str, Any]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def curve_plot(curve: Sequence[dict[str, Any]], chosen: tuple[float, float]) -> str:
-    """Draw the out-of-fold accuracy against C, a line per label smoothing.
+    """Draw the out-of-fold accuracy of the points against C, a line per label smoothing.
 
-    Args:
-        curve: points with `C`, `label_smoothing`, `top1`.
-        chosen: C and label smoothing of the run.
+    A circle marks the point of `chosen`: the C and the label smoothing of the run.
     """
     figure, axes = _figure(3.2)
     smoothings = sorted({point["label_smoothing"] for point in curve})
