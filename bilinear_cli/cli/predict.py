@@ -91,7 +91,7 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     Raises:
         UsageError: a path does not exist, or there is no photo at all.
     """
-    from bilinear_cli.photos.photo_set import list_photos
+    from bilinear_cli.photos.listings import list_photos
 
     if "-" in photos:
         if len(photos) > 1:

@@ -1,71 +1,50 @@
-"""What is in a photo set, before hours are spent on it: reads every photo once."""
+"""The audit behind `bilinear check`: it reads every photo once, before hours are spent on a set."""
 
 import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, abbreviate
 from bilinear_cli.photos.duplicates import (
-    hashes_of,
-    load_hashing,
-    members,
+    group_by_key,
+    load_imagehash,
     merge_groups,
     near_duplicate_sets,
+    perceptual_hashes,
 )
 from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
+from bilinear_cli.photos.listings import Progress
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import PhotoSet, stratified_split
 
-SIZE = 224  # pixels, that hashes are taken at
+SIZE = 224  # pixels; photos are brought to this size before they are hashed
 BATCH = 64
-LONGEST = 4  # times the shorter side; squashed to a square, such a photo is hardly itself
-FLAT = 3.0  # of 255: standard deviation of the pixels; birds before a clear sky have 6 or more
-Progress = Callable[[int, int], None]
+MAX_RATIO = 4  # of the sides; squashed to a square, a longer photo is hard to recognise
+MIN_STD = 3.0  # of 255, in the channel that varies most; birds in front of a clear sky have 6
 
 
-@dataclass(frozen=True)
-class PhotoInfo:
-    """What one reading tells of a photo.
+class PhotoInfo(NamedTuple):
+    """What is measured on one photo."""
 
-    Attributes:
-        sha256: of the file, hexadecimal.
-        width: in pixels, as stored.
-        height: likewise.
-        spread: the standard deviation of its pixels, of the colour that varies most, 0 to 127.5.
-        hashes: uint64 (2,), see `hashes_of`.
-    """
-
-    sha256: str
-    width: int
-    height: int
-    spread: float
-    hashes: np.ndarray
+    sha256: str  # of the file, hexadecimal
+    hashes: np.ndarray | None  # see `perceptual_hashes`; None for a photo of nearly one colour
+    odd: str  # what is odd about the photo; empty for nothing
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What was found. Photos are given by their numbers in the set.
+class Audit(NamedTuple):
+    """The problems of a photo set. Photos are indices into the set."""
 
-    Attributes:
-        unreadable: photo -> why `extract` would stop at it.
-        exact: sets of photos whose files are the same, byte for byte.
-        near: sets of photos that look the same and are not all the same file.
-        odd: photo -> what is odd about it.
-        seconds: that reading took, all in all.
-    """
-
-    unreadable: dict[int, str]
-    exact: list[np.ndarray]
-    near: list[np.ndarray]
-    odd: dict[int, str]
-    seconds: float
+    unreadable: dict[int, str]  # photo -> why `extract` would stop at it
+    exact: list[np.ndarray]  # sets of photos whose files are identical
+    near: list[np.ndarray]  # sets of photos that look the same; not all files are identical
+    odd: dict[int, str]  # photo -> what is odd about it
+    seconds: float  # that it took to read all photos
 
 
 def audit_photos(photo_set: PhotoSet, image_size: int, progress: Progress | None = None) -> Audit:
@@ -73,99 +52,83 @@ def audit_photos(photo_set: PhotoSet, image_size: int, progress: Progress | None
 
     Args:
         photo_set: the photos.
-        image_size: that `extract` will bring them to; smaller ones are odd.
-        progress: told (done, total).
+        image_size: of `extract`, in pixels; smaller photos are odd.
+        progress: called with (done, total).
 
     Raises:
-        BilinearError: the library that finds near duplicates is not installed, or there is not the
-            memory to decode a photo.
+        BilinearError: imagehash is not installed, or the memory does not suffice to decode a photo.
     """
-    load_hashing()
+    load_imagehash()
     start = time.perf_counter()
-    looks: list[PhotoInfo | BadPhotoError] = []
-    for batch in read_batches(
-        [photo_set.root / path for path in photo_set.paths], BATCH, inspect_photo
-    ):
-        looks += batch
+    files = [photo_set.root / path for path in photo_set.paths]
+    results: list[PhotoInfo | BadPhotoError] = []
+    for batch in read_batches(files, BATCH, lambda file: inspect_photo(file, image_size)):
+        results += batch
         if progress:
-            progress(len(looks), len(photo_set))
+            progress(len(results), len(files))
     seconds = time.perf_counter() - start
-    good = {i: found for i, found in enumerate(looks) if isinstance(found, PhotoInfo)}
+    infos = {i: info for i, info in enumerate(results) if isinstance(info, PhotoInfo)}
+    hashes = {i: info.hashes for i, info in infos.items() if info.hashes is not None}
+    near = group_by_key([*hashes], near_duplicate_sets(np.array([*hashes.values()])))
     return Audit(
-        unreadable={i: str(why) for i, why in enumerate(looks) if isinstance(why, BadPhotoError)},
-        exact=_same(good, [found.sha256 for found in good.values()]),
-        near=_near(good),
-        odd={i: why for i, found in good.items() if (why := oddity(found, image_size))},
+        unreadable={i: str(e) for i, e in enumerate(results) if isinstance(e, BadPhotoError)},
+        exact=group_by_key([*infos], [info.sha256 for info in infos.values()]),
+        near=[photos for photos in near if len({infos[i].sha256 for i in photos.tolist()}) > 1],
+        odd={i: info.odd for i, info in infos.items() if info.odd},
         seconds=seconds,
     )
 
 
-def inspect_photo(path: Path) -> PhotoInfo:
-    """Read a photo.
+def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
+    """Read and measure a photo.
 
     Raises:
-        BadPhotoError: `extract` could not read it either.
+        BadPhotoError: `extract` cannot read it either.
     """
     data = read_bytes(path)
     (photo,) = decode_photo(data, path, [SIZE])
     with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
         width, height = image.size
-    spread = float(photo.std(axis=(0, 1)).max())
-    return PhotoInfo(hashlib.sha256(data).hexdigest(), width, height, spread, hashes_of(photo))
-
-
-def oddity(found: PhotoInfo, image_size: int) -> str:
-    """Return what is odd about a photo; empty for nothing."""
-    sides = sorted([found.width, found.height])
-    said = f"{found.width} x {found.height} pixels"
+    is_flat = photo.std(axis=(0, 1)).max() < MIN_STD
+    short, long = sorted([width, height])
+    pixels = f"{width} x {height} pixels"
     reasons = [
-        (sides[0] < image_size, f"{said}: will be enlarged to {image_size}"),
-        (sides[1] > LONGEST * sides[0], f"{said}: one side is over {LONGEST} times the other"),
-        (found.spread < FLAT, "nearly one colour"),
+        (short < image_size, f"{pixels}: will be enlarged to {image_size}"),
+        (long > MAX_RATIO * short, f"{pixels}: one side is over {MAX_RATIO} times the other"),
+        (is_flat, "nearly one colour"),
     ]
-    return "; ".join(reason for holds, reason in reasons if holds)
+    odd = "; ".join(reason for applies, reason in reasons if applies)
+    hashes = None if is_flat else perceptual_hashes(photo)
+    return PhotoInfo(hashlib.sha256(data).hexdigest(), hashes, odd)
 
 
-def _same(good: dict[int, PhotoInfo], keys: Sequence | np.ndarray) -> list[np.ndarray]:
-    numbers = np.array([*good], np.int64)
-    return [numbers[part] for part in members(keys)]
+def write_groups(photo_set: PhotoSet, audit: Audit, path: Path) -> None:
+    """Write a manifest whose groups keep duplicates together.
 
-
-def _near(good: dict[int, PhotoInfo]) -> list[np.ndarray]:
-    """Return the sets of near duplicates; photos of one colour have nothing to compare."""
-    good = {i: found for i, found in good.items() if found.spread >= FLAT}
-    sets = _same(good, near_duplicate_sets(np.array([found.hashes for found in good.values()])))
-    return [part for part in sets if len({good[i].sha256 for i in part.tolist()}) > 1]
-
-
-def write_groups(photo_set: PhotoSet, found: Audit, path: Path) -> np.ndarray:
-    """Write a manifest whose groups keep duplicates together; return the groups, one a photo.
-
-    A split that was made here is made again, so that it tears no group; one that the set brought
-    stays.
+    A split of the set itself stays. A split that was made here is made again, so that all photos
+    of a group land in the same split.
 
     Raises:
-        BilinearError: a name would not be read back as it is.
+        BilinearError: a name begins or ends with a blank, which reading a manifest strips.
     """
-    group = merge_groups(photo_set.group, [*found.exact, *found.near])
-    split, seed = photo_set.split, photo_set.split_seed
-    if seed is not None:
-        split = stratified_split(photo_set.labels, group, seed)
+    group = merge_groups(photo_set.group, [*audit.exact, *audit.near])
+    split = photo_set.split
+    if photo_set.split_seed is not None:
+        split = stratified_split(photo_set.labels, group, photo_set.split_seed)
     labels = [photo_set.class_names[i] for i in photo_set.labels]
     paths = [os.path.relpath(photo_set.root / p, path.parent.resolve()) for p in photo_set.paths]
-    blank = {text for text in [*paths, *labels, *group.tolist()] if text != text.strip()}
-    if blank:  # which reading a manifest takes off
+    unsafe = {text for text in [*paths, *labels, *group.tolist()] if text != text.strip()}
+    if unsafe:
         raise BilinearError(
-            f"--groups: rename what begins or ends with a blank: {abbreviate(blank)}"
+            f"--groups: rename what begins or ends with a blank: {abbreviate(unsafe)}"
         )
     with path.open("x", encoding="utf-8", newline="") as file:
         file.write(manifest_csv(zip(paths, labels, split, group, strict=True)))
-    return group
 
 
 def check_new(path: Path) -> None:
-    """Raise unless a manifest can be written there, before any photo is read."""
+    """Raise unless a manifest can be written to `path`; called before any photo is read."""
     if path.exists():
-        raise UsageError(f"{path} is there already: give --groups another name")
+        raise UsageError(f"{path} exists already: give --groups another name")
     if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent} for --groups")
+        raise UsageError(f"there is no folder {path.parent} for --groups: make it first")

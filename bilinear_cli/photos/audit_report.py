@@ -1,6 +1,10 @@
-"""What a check found, as plain facts (for JSON), and those as text."""
+"""An audit as plain facts (for JSON) and as text; pairs of similar class names."""
 
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -8,15 +12,16 @@ import numpy as np
 from bilinear_cli.errors import printable
 from bilinear_cli.photos.audit import Audit
 from bilinear_cli.photos.photo_set import PhotoSet, count_photos
-from bilinear_cli.photos.similar_names import alike
 
-FEW = 5  # training photos: fewer than the folds of `train`
-SHOWN = 10  # lines of a list
-ENDS = 3  # classes shown at either end of the table
+MIN_TRAIN = 5  # training photos of a class: the folds of `train`
+MAX_ITEMS = 10  # of each list in the text
+MAX_PHOTOS = 4  # of each set of duplicates in the text
+MAX_CLASSES = 3  # at each end of the table in the text
+MIN_LETTERS = 4  # of similar names: cat and bat differ in one letter
 
 
-def facts(photo_set: PhotoSet, found: Audit) -> dict[str, Any]:
-    """Return what was found as lists and dictionaries, fit for JSON."""
+def facts(photo_set: PhotoSet, audit: Audit) -> dict[str, Any]:
+    """Return the facts of an audit as lists and dictionaries, fit for JSON."""
     names = np.array(photo_set.class_names)
     counts = count_photos(names[photo_set.labels], photo_set.split, names)
     return {
@@ -24,22 +29,22 @@ def facts(photo_set: PhotoSet, found: Audit) -> dict[str, Any]:
         "photos": len(photo_set),
         "split": "its own" if photo_set.split_seed is None else f"seed {photo_set.split_seed}",
         "classes": counts,
-        "small_classes": [name for name, n in counts.items() if n["train"] < FEW],
+        "small_classes": [name for name, n in counts.items() if n["train"] < MIN_TRAIN],
         "untested_classes": [name for name, n in counts.items() if not n["test"]],
-        "alike_classes": alike(photo_set.class_names),
-        "unreadable": _reasons(photo_set, found.unreadable),
-        "exact_duplicates": [_set(photo_set, part) for part in found.exact],
-        "near_duplicates": [_set(photo_set, part) for part in found.near],
-        "odd": _reasons(photo_set, found.odd),
-        "reading_seconds": round(found.seconds, 1),
+        "alike_classes": similar_names(photo_set.class_names),
+        "unreadable": _reasons(photo_set, audit.unreadable),
+        "exact_duplicates": [_duplicates(photo_set, photos) for photos in audit.exact],
+        "near_duplicates": [_duplicates(photo_set, photos) for photos in audit.near],
+        "odd": _reasons(photo_set, audit.odd),
+        "reading_seconds": round(audit.seconds, 1),
     }
 
 
 def _reasons(photo_set: PhotoSet, reasons: dict[int, str]) -> list[dict[str, str]]:
-    return [{"path": str(photo_set.paths[i]), "reason": why} for i, why in reasons.items()]
+    return [{"path": str(photo_set.paths[i]), "reason": reason} for i, reason in reasons.items()]
 
 
-def _set(photo_set: PhotoSet, part: np.ndarray) -> dict[str, Any]:
+def _duplicates(photo_set: PhotoSet, indices: np.ndarray) -> dict[str, Any]:
     """Describe a set of duplicates; across splits it is a leak, across classes a wrong label."""
     photos = [
         {
@@ -47,7 +52,7 @@ def _set(photo_set: PhotoSet, part: np.ndarray) -> dict[str, Any]:
             "label": photo_set.class_names[photo_set.labels[i]],
             "split": str(photo_set.split[i]),
         }
-        for i in part
+        for i in indices
     ]
     return {
         "across_splits": len({photo["split"] for photo in photos}) > 1,
@@ -57,54 +62,90 @@ def _set(photo_set: PhotoSet, part: np.ndarray) -> dict[str, Any]:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """Return facts as lines to read; names of strangers made fit for a terminal."""
+    """Return facts as lines for a terminal; control characters in names become `?`."""
     lists = {
-        "photos that cannot be read, where extract stops": _why(facts["unreadable"]),
-        f"classes of fewer than {FEW} training photos": facts["small_classes"],
+        "unreadable photos, at which extract stops": _photo_lines(facts["unreadable"]),
+        f"classes with fewer than {MIN_TRAIN} training photos": facts["small_classes"],
         "classes without a test photo": facts["untested_classes"],
         "pairs of class names that look alike": [*map(" | ".join, facts["alike_classes"])],
-        "sets of the same file": _duplicates(facts["exact_duplicates"]),
-        "sets of nearly the same photo": _duplicates(facts["near_duplicates"]),
-        "odd photos": _why(facts["odd"]),
+        "sets of identical files": _duplicate_lines(facts["exact_duplicates"]),
+        "sets of near duplicates": _duplicate_lines(facts["near_duplicates"]),
+        "odd photos": _photo_lines(facts["odd"]),
     }
-    lines = [*_classes(facts)]
+    lines = [*_class_lines(facts)]
     for title, items in lists.items():
         if items:
-            lines += ["", f"{title}: {len(items):,}", *(f"  {item}" for item in items[:SHOWN])]
-        if len(items) > SHOWN:
-            lines.append(f"  and {len(items) - SHOWN:,} more, see --json")
-    none = [title for title, items in lists.items() if not items]
-    lines += ["", f"none: {'; '.join(none)}"] if none else []
+            lines += ["", f"{title}: {len(items):,}", *(f"  {item}" for item in items[:MAX_ITEMS])]
+        if len(items) > MAX_ITEMS:
+            lines.append(f"  and {len(items) - MAX_ITEMS:,} more, see --json")
+    empty = [title for title, items in lists.items() if not items]
+    lines += ["", f"none: {'; '.join(empty)}"] if empty else []
     return "\n".join(map(printable, lines))
 
 
-def _classes(facts: dict[str, Any]) -> Iterator[str]:
+def _class_lines(facts: dict[str, Any]) -> Iterator[str]:
     rows = sorted(facts["classes"].items(), key=lambda row: sum(row[1].values()))
     train, test = (sum(n[split] for _, n in rows) for split in ("train", "test"))
     yield (
-        f"{facts['photos']:,} photos of {len(rows):,} classes: {train:,} to train on, "
-        f"{test:,} to test (split: {facts['split']})"
+        f"{facts['photos']:,} photos of {len(rows):,} classes: {train:,} for training, "
+        f"{test:,} for testing (split: {facts['split']})"
     )
-    if len(rows) > 2 * ENDS + 1:
-        rows = [*rows[:ENDS], ("...", {}), *rows[-ENDS:]]
+    if len(rows) > 2 * MAX_CLASSES + 1:
+        rows = [*rows[:MAX_CLASSES], ("...", {}), *rows[-MAX_CLASSES:]]
     width = max(len(name) for name, _ in rows)
     yield ""
     for name, n in [("class", {"train": "train", "test": "test"}), *rows]:
         yield f"{name:{width}}  {n.get('train', ''):>6}  {n.get('test', ''):>6}".rstrip()
 
 
-def _why(photos: list[dict[str, str]]) -> list[str]:
+def _photo_lines(photos: list[dict[str, str]]) -> list[str]:
     pairs = [(photo["path"], photo["reason"]) for photo in photos]
     return [reason if path in reason else f"{path}: {reason}" for path, reason in pairs]
 
 
-def _duplicates(sets: list[dict[str, Any]]) -> list[str]:
-    """Tell of duplicates, the worst first: wrong labels, then leaks."""
+def _duplicate_lines(sets: list[dict[str, Any]]) -> list[str]:
+    """Return a line per set of duplicates, the worst first: wrong labels, then leaks."""
     lines = []
-    for one in sorted(sets, key=lambda s: (not s["across_classes"], not s["across_splits"])):
-        photos = [f"{p['path']} ({p['label']}, {p['split']})" for p in one["photos"]]
-        across = [what.upper() for what in ("classes", "splits") if one[f"across_{what}"]]
+    for facts in sorted(sets, key=lambda s: (not s["across_classes"], not s["across_splits"])):
+        photos = [f"{p['path']} ({p['label']}, {p['split']})" for p in facts["photos"]]
+        across = [kind.upper() for kind in ("classes", "splits") if facts[f"across_{kind}"]]
         note = f"ACROSS {' AND '.join(across)}: " if across else ""
-        more = [f"{len(photos) - 4} more"] if len(photos) > 4 else []
-        lines.append(note + " = ".join(photos[:4] + more))
+        n_more = len(photos) - MAX_PHOTOS
+        more = [f"{n_more} more"] if n_more > 0 else []
+        lines.append(note + " = ".join(photos[:MAX_PHOTOS] + more))
     return lines
+
+
+def similar_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of names that may be meant as one.
+
+    Such names differ only in case, blanks, punctuation, accents or a leading number, and in at
+    most one letter or two swapped neighbours. Names with different numbers are not similar.
+    """
+    texts = {name: _normalise(name) for name in names}
+    names_of: dict[str, set[str]] = defaultdict(set)
+    for name, text in texts.items():
+        # texts that differ in one letter are the same text without this letter
+        shorter = [text[:i] + text[i + 1 :] for i in range(len(text)) if len(text) >= MIN_LETTERS]
+        for key in (text, *shorter):
+            names_of[key].add(name)
+    pairs = {pair for same in names_of.values() for pair in combinations(sorted(same), 2)}
+    return sorted(pair for pair in pairs if _is_slip(*(texts[name] for name in pair)))
+
+
+def _normalise(name: str) -> str:
+    """Return the letters and digits of a name in lower case, without accents or leading number."""
+    name = re.sub(r"^\d+[\W_]+(?=.*[^\W\d_])", "", name)
+    letters = unicodedata.normalize("NFKD", name.casefold())
+    return "".join(c for c in letters if c.isalnum()) or name
+
+
+def _is_slip(first: str, second: str) -> bool:
+    """Return whether two texts of a common key differ in one letter or two swapped neighbours."""
+    if re.sub(r"\D", "", first) != re.sub(r"\D", "", second):
+        return False
+    if len(first) != len(second):
+        return True  # one of them is the other without one letter
+    i = next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), 0)
+    swapped = first[:i] + first[i : i + 2][::-1] + first[i + 2 :]
+    return second in (swapped, first[:i] + second[i : i + 1] + first[i + 1 :])

@@ -1,4 +1,4 @@
-"""A file -> RGB uint8 of the asked size; photos in batches, read ahead."""
+"""A file -> RGB uint8 pixels of a given size; batches of photos, read ahead in threads."""
 
 import io
 import os
@@ -18,8 +18,9 @@ T = TypeVar("T")
 P = TypeVar("P")
 
 BATCHES_AHEAD = 2
-# Others of Pillow's are no photos, and some of those start programs.
-FORMATS = {  # Pillow's name -> suffixes of files that count as photos in a folder
+# Pillow's name -> suffixes of photos in a folder. Pillow's other formats are no photos, and some of
+# them start programs.
+FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
     "JPEG": (".jpeg", ".jpg"),
@@ -32,30 +33,29 @@ RESIZE: dict[str, Callable[..., Image.Image]] = {
     "crop": ImageOps.fit,
     "pad": ImageOps.pad,
 }
-REDUCED = 2  # a JPEG is decoded at no less than so many times the size it is brought to
+REDUCED = 2  # a JPEG is decoded at no less than this multiple of the requested size
 
 
 def read_photo(path: Path, sizes: Sequence[int], resize: str = "squash") -> list[np.ndarray]:
     """Read a photo as a person would see it.
 
-    A JPEG of many pixels is decoded at a half, a quarter or an eighth of its size, never below
-    twice the size that it is brought to. At 224 pixels that decodes 12 megapixels in a quarter
-    of the time, and changes pixels by 0.4 of 255 (root mean square), where another filter for the
-    resizing changes them by 2.2.
+    A large JPEG is decoded at a half, a quarter or an eighth of its size, at least at twice the
+    largest of `sizes`. For 224 pixels this takes a quarter of the time of 12 megapixels and
+    changes pixels by 0.4 of 255 (root mean square); another resizing filter changes them by 2.2.
 
     Args:
-        path: a file of any kind that Pillow reads; of an animation the first frame.
-        sizes: widths, which are also the heights, of the results, in pixels.
-        resize: `squash` (the sides' ratio changes), `crop` (the centre square) or `pad` (black
-            on two sides).
+        path: a file in one of `FORMATS`; only the first frame of an animation is read.
+        sizes: widths and heights of the results, in pixels.
+        resize: `squash` (changes the ratio of the sides), `crop` (the centre square) or `pad`
+            (black on two sides).
 
     Returns:
-        For each size uint8 (size, size, 3), RGB; the camera's rotation applied, transparency on
-        white, 16-bit grey scaled to eight bits.
+        For each size uint8 (size, size, 3), RGB, with the camera's rotation applied, transparency
+        on white, and 16-bit grey scaled to eight bits.
 
     Raises:
-        BadPhotoError: it is no photo, or is cut off.
-        BilinearError: there is not the memory to decode it.
+        BadPhotoError: the file is no photo, or is cut off.
+        BilinearError: the memory does not suffice to decode it.
     """
     return decode_photo(read_bytes(path), path, sizes, resize)
 
@@ -71,24 +71,24 @@ def read_bytes(path: Path) -> bytes:
 def decode_photo(
     data: bytes, path: Path, sizes: Sequence[int], resize: str = "squash"
 ) -> list[np.ndarray]:
-    """Return what `read_photo` does of a file with these bytes; `path` is for messages."""
+    """Return `read_photo` of a file with this content; `path` is for messages."""
     try:
         with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
-            image.draft(image.mode, (REDUCED * max(sizes),) * 2)  # of others than JPEG nothing
+            image.draft(image.mode, (REDUCED * max(sizes),) * 2)  # changes JPEGs only
             rgb = _rgb(ImageOps.exif_transpose(image))
-            resized = RESIZE[resize]
-            return [np.asarray(resized(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
+            function = RESIZE[resize]
+            return [np.asarray(function(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
     except MemoryError as error:
-        raise BilinearError(f"there is not the memory to decode {path}") from error
-    except Exception as error:  # on broken bytes Pillow's decoders raise nearly anything
+        raise BilinearError(f"not enough memory to decode {path}") from error
+    except Exception as error:  # Pillow's decoders raise nearly any error for damaged bytes
         if isinstance(error, Image.UnidentifiedImageError):
-            error = ValueError("not an image in any format known here")
+            error = ValueError(f"its format is none of {', '.join(FORMATS)}")
         raise BadPhotoError(f"cannot read {path} as a photo: {error}") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of no known range")
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
     if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip them at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -99,16 +99,16 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def empty_batch(sizes: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:
-    """Return room for a batch of photos: size -> uint8 (batch_size, size, size, 3)."""
+    """Return arrays for a batch of photos: size -> uint8 (batch_size, size, size, 3)."""
     return {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
 
 
 def fill_batch(
-    room: dict[int, np.ndarray], batch: Sequence[list[np.ndarray] | BadPhotoError]
+    arrays: dict[int, np.ndarray], batch: Sequence[list[np.ndarray] | BadPhotoError]
 ) -> list[int]:
-    """Put photos into `empty_batch`'s arrays, black for a bad one; return which are bad."""
+    """Copy photos into the arrays of `empty_batch`, black for bad ones; return their indices."""
     for i, photo in enumerate(batch):
-        for k, photos in enumerate(room.values()):
+        for k, photos in enumerate(arrays.values()):
             photos[i] = 0 if isinstance(photo, BadPhotoError) else photo[k]
     return [i for i, photo in enumerate(batch) if isinstance(photo, BadPhotoError)]
 
@@ -119,12 +119,12 @@ def read_batches(
     """Yield lists of `batch_size` photos (the last may be shorter), read two batches ahead.
 
     Args:
-        items: what photos are read from, in order; taken as they are read.
+        items: arguments of `read`, consumed as they are read.
         batch_size: photos in a list.
-        read: item -> pixels, as `read_photo` returns them; runs in threads.
+        read: reads a photo; runs in threads.
 
     Yields:
-        For each item of a batch its pixels, or the error that reading it raised.
+        For each item of a batch the result of `read`, or its BadPhotoError.
     """
 
     def attempt(item: T) -> P | BadPhotoError:
@@ -135,13 +135,13 @@ def read_batches(
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        ahead: deque[list[Future]] = deque()
-        coming = iter(items)
-        while few := [*islice(coming, batch_size)]:
-            ahead.append([pool.submit(attempt, item) for item in few])
-            if len(ahead) > BATCHES_AHEAD:
-                yield [photo.result() for photo in ahead.popleft()]
-        for batch in ahead:
-            yield [photo.result() for photo in batch]
+        pending: deque[list[Future]] = deque()
+        iterator = iter(items)
+        while batch := [*islice(iterator, batch_size)]:
+            pending.append([pool.submit(attempt, item) for item in batch])
+            if len(pending) > BATCHES_AHEAD:
+                yield [future.result() for future in pending.popleft()]
+        for futures in pending:
+            yield [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)

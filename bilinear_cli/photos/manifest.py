@@ -5,30 +5,37 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bilinear_cli.errors import BilinearError, abbreviate
 
-COLUMNS = ("path", "label", "split", "group")
+
+class Row(NamedTuple):
+    """A photo of a photo set."""
+
+    path: str  # POSIX, relative to the folder of the set
+    label: str  # name of its class
+    split: str = ""  # `train` or `test`; empty in all rows of a set that has no split of its own
+    group: str = ""  # empty if the photo is a group of its own
 
 
 def manifest_csv(rows: Iterable[Sequence[str]]) -> str:
     """Return rows of path, label, split and group as the text of a manifest."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([Row._fields, *rows])
     return text.getvalue()
 
 
-def read_manifest(path: Path, spec: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns and the rows of a manifest, as spreadsheets write it.
+def read_manifest(path: Path) -> list[Row]:
+    """Read a manifest. Its paths are relative to its folder.
 
-    Blanks around values do not count, nor do the case of columns and splits, or empty lines. Paths
-    are returned relative to the manifest's folder.
+    Blanks around values, the case of columns and splits, other columns, and empty lines do not
+    matter.
 
     Raises:
-        BilinearError: it cannot be read, or a row does not name a new photo, a label and a known
-            split, or has not as many fields as the first line.
+        BilinearError: the file cannot be read, or a row does not have a new photo, a label, a
+            known split, and as many fields as the first line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -36,40 +43,40 @@ def read_manifest(path: Path, spec: str) -> tuple[list[str], list[dict[str, str]
             columns = [name.strip().lower() for name in next(reader, [])]
             lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
     except UnicodeDecodeError as error:
-        raise BilinearError(f"cannot read {spec}: save it as CSV in UTF-8 ({error})") from error
+        raise BilinearError(f"cannot read {path}: save it as CSV in UTF-8 ({error})") from error
     except (OSError, csv.Error) as error:
-        raise BilinearError(f"cannot read {spec} as CSV: {error}") from error
-    missing = {"path", "label"} - {*columns}
-    if missing:
+        raise BilinearError(f"cannot read {path} as CSV: {error}") from error
+    if missing := {"path", "label"} - {*columns}:
         raise BilinearError(
-            f"{spec} lacks the column {abbreviate(sorted(missing, reverse=True))}: its first line "
-            f"should be path,label[,split][,group], and is {','.join(columns)}"
+            f"{path} lacks the column {abbreviate(sorted(missing, reverse=True))}: its first line "
+            f"should be path,label[,split][,group], but is {','.join(columns)}"
         )
-    row_of: dict[str, int] = {}
+    line_of_path: dict[str, int] = {}
     rows = []
-    for number, values in lines:
+    for line, values in lines:
         if not any(values):
             continue
-        where = f"{spec}, row {number}"
-        if len(values) != len(columns):
-            raise BilinearError(f"{where}: it has not as many fields as the first line")
-        row = _checked(where, dict(zip(columns, values, strict=True)), path.parent.resolve())
-        if row["path"] in row_of:
-            listed = f"{row['path']} is listed already in row {row_of[row['path']]}"
-            raise BilinearError(f"{where}: {listed}")
-        row_of[row["path"]] = number
-        rows.append(row)
-    return columns, rows
+        try:
+            rows.append(_row(columns, values, path.parent.resolve()))
+            first_line = line_of_path.setdefault(rows[-1].path, line)
+            if first_line != line:
+                raise ValueError(f"row {first_line} already lists {rows[-1].path}")
+        except ValueError as error:
+            raise BilinearError(f"{path}, row {line}: {error}") from error
+    return rows
 
 
-def _checked(where: str, row: dict[str, str], root: Path) -> dict[str, str]:
-    """Return a row, its path relative to `root`; raise if its path, label or split is wrong."""
+def _row(columns: list[str], values: list[str], root: Path) -> Row:
+    """Return a row with a path relative to `root`, or raise a ValueError."""
+    if len(values) != len(columns):
+        raise ValueError(f"it has {len(values)} fields, but the first line has {len(columns)}")
+    row = dict(zip(columns, values, strict=True))
+    file, split = root / row["path"], row.get("split", "").lower()
     if not row["path"] or not row["label"]:
-        raise BilinearError(f"{where}: the path or the label is empty")
-    split = row.get("split", "train").lower()
-    if split not in ("train", "test"):
-        raise BilinearError(f"{where}: the split is {split!r}: write train or test")
-    if not (root / row["path"]).is_file():
-        raise BilinearError(f"{where}: there is no photo {root / row['path']}")
-    path = Path(os.path.relpath(root / row["path"], root)).as_posix()
-    return row | {"path": path, "split": split}
+        raise ValueError("the path or the label is empty")
+    if "split" in row and split not in ("train", "test"):
+        raise ValueError(f"the split is {split!r}: write train or test")
+    if not file.is_file():
+        raise ValueError(f"there is no photo {file}")
+    path = Path(os.path.relpath(file, root)).as_posix()
+    return Row(path, row["label"], split, row.get("group", ""))

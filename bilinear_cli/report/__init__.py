@@ -1,4 +1,4 @@
-"""What people read of files and runs: a table, lines, a page."""
+"""Feature files and runs for people: tables, facts, reports."""
 
 from bilinear_cli.report.describe import describe, describe_run
 from bilinear_cli.report.table import confused, name_of, table

@@ -1,9 +1,11 @@
-"""ReportData -> one page of HTML that needs nothing else: no network, no other file."""
+"""ReportData -> one HTML page that needs no other file and no network."""
 
+import io
 import re
 import shlex
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,23 +13,28 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
+from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.photos.images import read_batches, read_photo
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.report import plots
-from bilinear_cli.report.collect import Metrics, ReportData
-from bilinear_cli.report.provenance import commands, facts, typed
-from bilinear_cli.report.scores import PhotoScores
-from bilinear_cli.report.table import name_of, rows_of
-from bilinear_cli.report.thumbnails import data_uri, thumbnails
+from bilinear_cli.report.data import Predictions, ReportData, class_order, row_shares
+from bilinear_cli.report.describe import as_text, commands, run_facts, typed
+from bilinear_cli.report.table import name_of, table_rows
 from bilinear_cli.training.metrics import confused_pairs
 
-MOST_PAIRS, MOST_MISTAKES = 20, 40
-PHOTOS_A_SIDE = 3
-LARGE = 30  # classes; the matrix of more is a picture
-MOST_CSV_BYTES = 400_000  # of the set's labels
+MAX_PAIRS, MAX_ERRORS = 20, 40
+PHOTOS_PER_SIDE = 3
+MAX_TABLE = 30  # classes; the matrix of more classes is a picture
+MAX_CSV_BYTES = 400_000  # of the labels of the set
+SIDE = 160  # pixels of a thumbnail
+MAX_JPEG_BYTES = 9000  # of a thumbnail: 160 of them take less than 2 MB of a page
+QUALITIES = (80, 65, 50, 35, 20, 5)
+BATCH = 16
 
 
-def html(found: ReportData) -> str:
+def html(data: ReportData) -> str:
     """Return the page, below 3 MB."""
     environment = Environment(
         loader=PackageLoader("bilinear_cli", "report"),
@@ -36,114 +43,126 @@ def html(found: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = breakable
+    environment.filters |= {"breakable": breakable, "as_text": as_text}
+    environment.globals |= {"commands": commands, "run_facts": run_facts, "name_of": name_of}
     script = Path(__file__).with_name("sort.js").read_text("utf-8")
     digest = b64encode(sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
-        script=script, script_sha256=digest, **_contents(found)
+        script=script, script_sha256=digest, data=data, **_photos(data), **_figures(data)
     )
 
 
 def breakable(text: str) -> Markup:
-    """Return text as HTML that may go on in a new line after its joints, before any letter."""
+    """Return text as HTML that a browser may break after `_`, `/` and `-`."""
     return Markup("<wbr>").join(re.findall(r".+?[_/-]+|.+", text, re.S))
 
 
-def _contents(found: ReportData) -> dict[str, Any]:
-    root = Path(found.metrics["extraction"].get("data_root") or ".")
-    mended = shlex.quote(str(root / "mended.csv"))
-    runs = [_run(name, metrics) for name, metrics in found.runs]
-    pairs = _pairs(found)
-    wrong = found.scored.surest(found.scored.predicted != found.scored.labels, MOST_MISTAKES)
-    shown = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
-    shown.update(wrong.paths.tolist())
-    pictures = thumbnails(root, shown)
-    matrix = found.matrix[np.ix_(found.order, found.order)]
-    is_large = len(matrix) > LARGE
+def _photos(data: ReportData) -> dict[str, Any]:
+    """Return the variables of the template that are about single photos."""
+    root = Path(data.metrics["extraction"].get("data_root") or ".")
+    pairs = _pairs(data)
+    is_error = data.predictions.predicted != data.predictions.labels
+    errors = data.predictions.most_confident(is_error, MAX_ERRORS)
+    paths = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
+    paths.update(errors.paths.tolist())
+    pictures = thumbnails(root, paths)
+    csv = shlex.quote(str(root / "mended.csv"))
     return {
-        "table": _table(found),
-        "runs": runs,
-        "best": runs[found.best],
-        "found": found,
-        "metrics": found.metrics,
         "pairs": pairs,
-        "mistakes": wrong,
+        "errors": errors,
         "pictures": pictures,
         "root": str(root),
-        "gone": len(shown) - len(pictures),
-        "mended": _mended(found.labels, wrong),
-        "train_mended": f"{typed(found.metrics['command'])} --data {mended}",
-        "matrix": None if is_large else matrix,
-        "shares": (
-            100 * np.sqrt(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1))
-        ).round(),
-        "matrix_plot": plots.matrix_plot(matrix) if is_large else None,
-        "calibration": _calibration(found.metrics),
-        "curve": _curve(found.metrics),
+        "n_missing": len(paths) - len(pictures),
+        "labels_csv": _labels_csv(data.labels, errors),
+        "train_command": f"{typed(data.metrics['command'])} --data {csv}",
     }
 
 
-def _table(found: ReportData) -> list[list[str]]:
-    """Return the rows of the table of all runs, what a narrow screen is to show first."""
-    heads, *rows = rows_of([metrics for _, metrics in found.runs])
-    words, figures = slice(0, 4), slice(4, None)
-    whole = [["run", "out of fold", *heads[figures], *heads[words]]]
-    for (name, metrics), row in zip(found.runs, rows, strict=True):
-        held_out = metrics.get("oof_top1")
-        oof = "-" if held_out is None else f"{held_out:.4f}"
-        whole.append([name, oof, *row[figures], *row[words]])
-    return whole
-
-
-def _run(name: str, metrics: Metrics) -> dict[str, Any]:
+def _figures(data: ReportData) -> dict[str, Any]:
+    """Return the variables of the template that are about all photos."""
+    order, metrics = class_order(data.matrix), data.metrics
+    matrix = data.matrix[np.ix_(order, order)]
+    is_large = len(matrix) > MAX_TABLE
+    calibration, curve = metrics.get("calibration"), metrics.get("curve") or []
+    curve_plot = None
+    if len({point.get("C") for point in curve}) > 1:
+        curve_plot = plots.curve_plot(curve, (metrics["C"], metrics["label_smoothing"]))
     return {
-        "name": name,
-        "title": f"{name_of(metrics)}, {metrics['classifier']}",
-        "metrics": metrics,
-        "commands": commands(metrics),
-        "facts": facts(metrics),
+        "table": _table(data),
+        "order": order,
+        "matrix": None if is_large else matrix,
+        "shares": (100 * np.sqrt(row_shares(matrix))).round(),
+        "matrix_plot": plots.matrix_plot(matrix) if is_large else None,
+        "calibration": calibration,
+        "calibration_plot": plots.calibration_plot(calibration) if calibration else None,
+        "curve": curve,
+        "curve_plot": curve_plot,
     }
 
 
-def _pairs(found: ReportData) -> list[dict[str, Any]]:
-    """Return the pairs with paths: photos taken for another class, and photos of that class."""
-    scored = found.judged
+def _table(data: ReportData) -> list[list[str]]:
+    """Return the rows of the table of runs; a narrow screen shows the first columns only."""
+    heads, *rows = table_rows([metrics for _, metrics in data.runs])
+    table = [["run", "out of fold", *heads[4:], *heads[:4]]]
+    for (name, metrics), row in zip(data.runs, rows, strict=True):
+        oof_top1 = metrics.get("oof_top1")
+        accuracy = "-" if oof_top1 is None else f"{oof_top1:.4f}"
+        table.append([name, accuracy, *row[4:], *row[:4]])
+    return table
 
-    def surest(label: int, predicted: int) -> list[str]:
-        taken = (scored.labels == label) & (scored.predicted == predicted)
-        return scored.surest(taken, PHOTOS_A_SIDE).paths.tolist()
+
+def _pairs(data: ReportData) -> list[dict[str, Any]]:
+    """Return the most confused pairs, with paths of errors and of correct photos to compare."""
+    photos = data.evaluated
+
+    def most_confident(label: int, predicted: int) -> list[str]:
+        mask = (photos.labels == label) & (photos.predicted == predicted)
+        return photos.most_confident(mask, PHOTOS_PER_SIDE).paths.tolist()
 
     return [
         {
             "count": count,
-            "of": int(found.matrix[true].sum()),
-            "true": str(scored.class_names[true]),
-            "predicted": str(scored.class_names[predicted]),
-            "left": surest(true, predicted),
-            "right": surest(predicted, predicted),
+            "n_photos": int(data.matrix[true].sum()),
+            "true": str(data.class_names[true]),
+            "predicted": str(data.class_names[predicted]),
+            "left": most_confident(true, predicted),
+            "right": most_confident(predicted, predicted),
         }
-        for count, true, predicted in confused_pairs(found.matrix, MOST_PAIRS)
+        for count, true, predicted in confused_pairs(data.matrix, MAX_PAIRS)
     ]
 
 
-def _mended(labels: list[list[str]], wrong: PhotoScores) -> str | None:
-    """Return a manifest of all photos as an address, those in doubt first; None for a long one."""
-    doubt = {path: i for i, path in enumerate(wrong.paths)}
-    rows = sorted(labels, key=lambda row: doubt.get(row[0], len(doubt)))
-    data = manifest_csv(rows).encode()
-    return data_uri(data, "text/csv") if len(data) <= MOST_CSV_BYTES else None
+def _labels_csv(labels: list[list[str]], errors: Predictions) -> str | None:
+    """Return a data URI of a manifest of all photos, errors first; None if it is too long."""
+    rank = {path: i for i, path in enumerate(errors.paths)}
+    rows = sorted(labels, key=lambda row: rank.get(row[0], len(rank)))
+    content = manifest_csv(rows).encode()
+    return data_uri(content, "text/csv") if len(content) <= MAX_CSV_BYTES else None
 
 
-def _calibration(metrics: Metrics) -> dict[str, Any] | None:
-    figures = metrics.get("calibration")
-    if not figures:
-        return None
-    return {**figures, "plot": plots.calibration_plot(figures["before"], figures["after"])}
+def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Return path -> data URI of each readable photo below `root`, whole, on a black square."""
+    distinct = list(dict.fromkeys(paths))
+    batches = read_batches(distinct, BATCH, lambda path: _thumbnail(root / path))
+    uris = (uri for batch in batches for uri in batch)
+    pairs = zip(distinct, uris, strict=True)
+    return {path: uri for path, uri in pairs if not isinstance(uri, BadPhotoError)}
 
 
-def _curve(metrics: Metrics) -> dict[str, Any] | None:
-    points: Sequence[dict[str, Any]] = metrics.get("curve") or []
-    if len({point.get("C") for point in points}) < 2:
-        return None
-    chosen = (metrics["C"], metrics["label_smoothing"])
-    return {"points": points, "plot": plots.curve_plot(points, chosen)}
+def _thumbnail(path: Path) -> str:
+    """Return a photo as a data URI of a small JPEG, or raise a BadPhotoError."""
+    with suppress(OSError, ValueError):
+        if path.is_file():  # reading a pipe would never end
+            image = Image.fromarray(read_photo(path, [SIDE], "pad")[0])
+            for quality in QUALITIES:
+                jpeg = io.BytesIO()
+                image.save(jpeg, "JPEG", quality=quality, optimize=True)
+                if jpeg.tell() <= MAX_JPEG_BYTES:
+                    break
+            return data_uri(jpeg.getvalue(), "image/jpeg")
+    raise BadPhotoError(f"there is no photo {path}")
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return bytes as a URI that contains them."""
+    return f"data:{media_type};base64,{b64encode(content).decode()}"

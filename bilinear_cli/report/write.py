@@ -1,33 +1,85 @@
-"""Runs -> the text of a report."""
+"""Runs -> the text of a report: Markdown is written here, HTML in `page`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from bilinear_cli.errors import BilinearError
-from bilinear_cli.report.collect import find
-from bilinear_cli.report.markdown import markdown
+from bilinear_cli.errors import BilinearError, printable
+from bilinear_cli.report.data import ReportData, read_report_data
+from bilinear_cli.report.describe import commands
+from bilinear_cli.report.table import markdown_table, name_of, table
+from bilinear_cli.training.metrics import confused_pairs
 
 FORMATS = {".html": "html", ".md": "md"}  # suffix -> format
+MAX_PAIRS = 10
+PAIR_HEADS = ("true class", "predicted class", "photos")
+CLASS_HEADS = ("class", "photos", "accuracy")
+CALIBRATION_HEADS = ("temperature", "log loss", "Brier", "calibration error", "95 %")
 
 
 def render(runs: Sequence[Path], form: str) -> str:
-    """Return a report of runs.
-
-    Args:
-        runs: folders.
-        form: `html` or `md`.
+    """Return a report of run folders in the format `html` or `md`.
 
     Raises:
         BilinearError: a folder is no run, or a package is missing.
     """
-    found = find(runs)
+    data = read_report_data(runs)
     if form == "md":
-        return markdown(found)
+        return markdown(data)
     try:
         from bilinear_cli.report.page import html
     except ImportError as error:
         raise BilinearError(
-            f"a page needs {error.name}, which is not installed: pip install '.[report]', or give "
-            "--format md"
+            f"an HTML page needs {error.name}, which is not installed: pip install '.[report]', or "
+            "give --format md"
         ) from error
-    return html(found)
+    return html(data)
+
+
+def markdown(data: ReportData) -> str:
+    """Return the report as Markdown for a README, without pictures."""
+    metrics, names = data.metrics, [plain(row["name"]) for row in data.classes]
+    pairs = [
+        (names[true], names[predicted], count)
+        for count, true, predicted in confused_pairs(data.matrix, MAX_PAIRS)
+    ]
+    classes = [
+        (plain(row["name"]), row["n_photos"], f"{row['accuracy']:.3f}")
+        for row in data.hardest
+        if row["n_photos"]
+    ]
+    best = f"The best of {len(data.runs)} runs by out-of-fold accuracy. "
+    blocks = [
+        "# Report",
+        table([metrics for _, metrics in data.runs]),
+        f"## {plain(name_of(metrics))}, {plain(metrics['classifier'])}",
+        f"{best if len(data.runs) > 1 else ''}Figures of {data.evaluated_on}.",
+        "### Most confused pairs",
+        markdown_table([PAIR_HEADS, *pairs], 2) if pairs else "None.",
+        "### Accuracy by class",
+        markdown_table([CLASS_HEADS, *classes], 1),
+        *_calibration(metrics.get("calibration")),
+        "### How the run was made",
+        "\n".join("    " + " ".join(line.split()) for line in commands(metrics)),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows as it is, within a cell of a table."""
+    return re.sub(r"([\\`*_\[\]<>|~&$:])", r"\\\1", printable(" ".join(text.split())))
+
+
+def _calibration(calibration: dict[str, Any] | None) -> list[str]:
+    if not calibration:
+        return []
+    rows = [
+        (
+            when,
+            *(f"{calibration[when][name]:.4f}" for name in ("log_loss", "brier", "ece")),
+            "{:.3f}-{:.3f}".format(*calibration[when]["ece_ci95"]),
+        )
+        for when in ("before", "after")
+    ]
+    return ["### Calibration", markdown_table([CALIBRATION_HEADS, *rows], 1)]

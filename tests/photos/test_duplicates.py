@@ -1,10 +1,13 @@
-"""Tests of finding near duplicates, and of groups that keep them together."""
+"""Tests of near duplicates, of groups that keep them together, and of similar class names."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from bilinear_cli.photos import duplicates
-from bilinear_cli.photos.duplicates import NEAR, members, merge_groups, near_duplicate_sets
+from bilinear_cli.photos import audit_report, duplicates
+from bilinear_cli.photos.audit_report import similar_names
+from bilinear_cli.photos.duplicates import NEAR, group_by_key, merge_groups, near_duplicate_sets
 
 
 def flipped(hashes: np.ndarray, bits: list[int]) -> np.ndarray:
@@ -42,10 +45,10 @@ def test_both_hashes_have_to_be_near(
     assert (sets[7] == sets[250]) == near
 
 
-def test_members() -> None:
-    sets = members(["b", "a", "c", "b", "a", "b"])
-    assert [same.tolist() for same in sets] == [[0, 3, 5], [1, 4]]
-    assert members(["a", "b"]) == members([]) == []
+def test_photos_are_grouped_by_key() -> None:
+    groups = group_by_key([1, 2, 4, 5, 8, 9], ["b", "a", "c", "b", "a", "b"])
+    assert [group.tolist() for group in groups] == [[1, 5, 9], [2, 8]]
+    assert group_by_key([1, 2], ["a", "b"]) == group_by_key([], []) == []
 
 
 def test_groups_join_the_groups_of_the_set() -> None:
@@ -53,3 +56,52 @@ def test_groups_join_the_groups_of_the_set() -> None:
     sets = [np.array([2, 3]), np.array([3, 4])]
     assert merge_groups(group, sets).tolist() == ["nest", "p1", "nest", "nest", "nest", "p5"]
     assert merge_groups(group, []).tolist() == group.tolist()
+
+
+# Class names --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *[("Wren", "wren"), ("HOUSE WREN", "House Wren"), ("house wren", "house  wren")],
+        *[("house wren", "house_wren"), ("house-wren", "housewren"), ("001.wren", "002.Wren")],
+        *[("étourneau", "e\u0301tourneau"), ("Étourneau élégant", "etourneau elegant")],
+        *[("Müller", "Muller"), ("鷦鷯", "鷦鷯 ")],
+        *[("sparrow", name) for name in ("sparow", "sparrows", "spartow", "psarrow")],
+        ("\ufb01nch", "finch"),  # a ligature
+        ("wren", "wren\u200b"),  # a blank of no width
+        ("wren", "wr\u0435n"),  # Cyrillic
+    ],
+)
+def test_names_that_are_similar(pair: tuple[str, str]) -> None:
+    assert similar_names([*pair, "nothing like it"]) == [tuple(sorted(pair))]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *[("class 1", "class 2"), ("n01440764", "n01440765"), ("1", "2"), ("1.5", "2.5")],
+        *[("Fish Crow", "American Crow"), ("Least Tern", "Last Term"), ("cat", "bat")],
+        *[("spar", "raps"), ("xoco", "ocox"), ("spxarow", "spayrow"), ("", "!")],
+    ],
+)
+def test_names_that_are_not_similar(pair: tuple[str, str]) -> None:
+    assert similar_names(pair) == []
+
+
+@pytest.mark.slow
+def test_few_pairs_of_many_names_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Counter = Counter()
+    is_slip = audit_report._is_slip
+
+    def count(first: str, second: str) -> bool:
+        calls["pairs"] += 1
+        return is_slip(first, second)
+
+    monkeypatch.setattr(audit_report, "_is_slip", count)
+    prefixes = [f"{a}{b}{c} {a}{c}{b}" for a in "abcde" for b in "klmno" for c in "pqrst"]
+    names = [f"{prefix} {chr(0x4E00 + i)}" for i, prefix in enumerate(prefixes * 25)]
+    pairs = similar_names(names)
+    assert len(pairs) == len(prefixes) * 25 * 24 / 2  # those of one prefix
+    assert calls["pairs"] == len(pairs)

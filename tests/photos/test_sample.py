@@ -1,29 +1,14 @@
 """Tests of the built-in sample set."""
 
-from itertools import permutations
-from pathlib import Path
+import io
+from itertools import islice, permutations
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
-from support.errors import raises
 
-from bilinear_cli.errors import BilinearError
 from bilinear_cli.photos import sample
-
-
-@pytest.fixture
-def two_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the set small: 2 drawings of 3 species."""
-    monkeypatch.setattr(sample, "N_SPECIES", 3)
-    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
-
-
-@pytest.fixture
-def black_drawings(two_drawings: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which is quick."""
-    monkeypatch.setattr(sample, "draw_moth", lambda *_, **__: np.zeros((4, 4, 3), np.uint8))
 
 
 def test_species_are_the_even_permutations() -> None:
@@ -51,7 +36,7 @@ def test_an_animal_shows_everything_once_and_pairs_it_as_its_species(
 
 def test_colours_alone_do_not_depend_on_the_species() -> None:
     colours = [[sample.layout(species, form)[1] for form in range(4)] for species in range(12)]
-    assert all(np.array_equal(colours[0], others) for others in colours)
+    assert all(np.array_equal(colours[0], forms) for forms in colours)
     assert all(sorted(zone) == [0, 1, 2, 3] for zone in zip(*colours[0], strict=True))
 
 
@@ -112,70 +97,21 @@ def test_grey_is_the_luminance_of_the_same_drawing() -> None:
     assert np.abs(grey[..., 0] - luminance).max() < 1
 
 
-@pytest.mark.usefixtures("black_drawings")
-def test_even_drawings_are_training_photos(tmp_path: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    folder = tmp_path / "new" / "cache" / "moths"
-    assert sample.write_sample(folder, progress=lambda *step: steps.append(step)) == folder
-    assert steps == [(done, 6) for done in range(1, 7)]
-    written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
+def test_even_drawings_are_training_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "N_SPECIES", 3)
+    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
+    monkeypatch.setattr(sample, "draw_moth", lambda *_, **__: np.zeros((4, 4, 3), np.uint8))
+    paths = [path for path, _ in sample.drawings(seed=0, ink=True, grey=False)]
     names = sample.SPECIES[:3]
-    assert written == [f"test/{n}/01.jpg" for n in names] + [f"train/{n}/00.jpg" for n in names]
-    assert list(folder.parent.iterdir()) == [folder]
+    assert paths == [path for n in names for path in (f"train/{n}/00.jpg", f"test/{n}/01.jpg")]
 
 
-@pytest.mark.usefixtures("two_drawings")
-@pytest.mark.parametrize("options", [{"seed": 1}, {"ink": False}, {"grey": True}])
+@pytest.mark.parametrize("option", [{"seed": 1}, {"ink": False}, {"grey": True}])
 @pytest.mark.slow
-def test_the_files_are_the_drawings(tmp_path: Path, options: dict[str, Any]) -> None:
-    folder = sample.write_sample(tmp_path / "moths", **options)
-    with Image.open(folder / "test" / sample.SPECIES[2] / "01.jpg") as image:
+def test_the_files_are_the_drawings(option: dict[str, Any]) -> None:
+    options = {"seed": 0, "ink": True, "grey": False} | option
+    _, (_, content) = islice(sample.drawings(**options), 2)
+    with Image.open(io.BytesIO(content)) as image:
         assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
-        error = np.asarray(image).astype(int) - sample.draw_moth(2, 1, **options)
+        error = np.asarray(image).astype(int) - sample.draw_moth(0, 1, **options)
     assert np.abs(error).mean() < 3
-
-
-def test_a_set_that_exists_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "draw_moth", None)  # would raise if it were called
-    assert sample.write_sample(tmp_path) == tmp_path
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("black_drawings")
-def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fail(done: int, _: int) -> None:
-        assert len(list(tmp_path.iterdir())) == 1  # the unfinished set, under another name
-        assert not (tmp_path / "moths").exists()
-        if done == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        sample.write_sample(tmp_path / "moths", progress=fail)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("black_drawings")
-def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
-    folder = tmp_path / "moths"
-
-    def overtake(done: int, total: int) -> None:
-        if done == total:
-            folder.mkdir()
-            (folder / "winner").touch()
-
-    assert sample.write_sample(folder, progress=overtake) == folder
-    assert [path.name for path in folder.iterdir()] == ["winner"]
-    assert list(tmp_path.iterdir()) == [folder]
-
-
-@pytest.mark.usefixtures("black_drawings")
-def test_a_move_that_fails_for_another_reason_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("os.replace", refuse)
-    with raises(BilinearError, tmp_path / "moths", "Permission denied"):
-        sample.write_sample(tmp_path / "moths")
-    assert list(tmp_path.iterdir()) == []

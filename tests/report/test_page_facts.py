@@ -136,6 +136,16 @@ def test_pairs_and_mistakes_are_limited(tmp_path: Path) -> None:
     assert [len(lines) - 2 for lines in markdown_tables(markdown)[1:3]] == [10, 30]
 
 
+def test_a_class_without_test_photos_is_last_on_the_page_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ["auk", "crow", "wren"], photos=False)
+    scores = 9 * np.eye(3, dtype=np.float32)[[0, 0, 2]]
+    write_scores(run / "test.npz", scores, [0, 0, 2], ["a", "b", "c"])
+    rows = cells(parse(report_html(run)).section("classes").one("table"))
+    assert [row[:4] for row in rows][2] == ["crow", "-", "0", "0"]
+    text = run_command("report", run, "--format", "md").stdout
+    assert [row[0] for row in markdown_cells(markdown_tables(text)[1][2:])] == ["auk", "wren"]
+
+
 @pytest.mark.slow
 def test_missing_photos_are_named(page: Element, run: Path, tmp_path: Path) -> None:
     assert not page.all("img")

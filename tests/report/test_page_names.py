@@ -13,9 +13,9 @@ from support.commands import run_command
 from support.pages import EXTERNAL, Element, markdown_tables, parse
 from support.runs import HOSTILE_NAMES, make_run, report_html
 
-from bilinear_cli.photos.manifest import COLUMNS
+from bilinear_cli.photos.manifest import Row
 from bilinear_cli.report import confused
-from bilinear_cli.report.markdown import plain
+from bilinear_cli.report.write import plain
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_the_page_holds_all_labels_to_correct(hostile: Element, hostile_run: Pat
     assert {row["label"] for row in rows} == set(HOSTILE_NAMES)
     assert {row["split"] for row in rows} == {"train", "test"}
     alone = ("in no fold.png", HOSTILE_NAMES[0], "train", "alone")
-    assert rows[-1] == dict(zip(COLUMNS, alone, strict=True))
+    assert rows[-1] == dict(zip(Row._fields, alone, strict=True))
     section = hostile.section("mistakes")
     paths = [card.one("dd", class_="path").text for card in section.all("li", class_="card")]
     assert [row["path"] for row in rows[: len(paths)]] == paths
@@ -122,7 +122,7 @@ def test_the_page_holds_all_labels_to_correct(hostile: Element, hostile_run: Pat
 def test_a_page_without_a_long_list_of_labels_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilinear_cli.report.page.MOST_CSV_BYTES", 10)
+    monkeypatch.setattr("bilinear_cli.report.page.MAX_CSV_BYTES", 10)
     page = parse(report_html(make_run(tmp_path / "run", photos=False)))
     assert not any("download" in element.attributes for element in page)
     assert "labels.csv" in page.section("mistakes").text

@@ -10,7 +10,7 @@ import pytest
 from support.pages import EXTERNAL, Element, cells, numbers, parse
 from support.runs import CLASSES, make_run, report_html
 
-from bilinear_cli.report.thumbnails import MOST_BYTES
+from bilinear_cli.report.page import MAX_JPEG_BYTES
 
 SECTIONS = ["comparison", "classes", "matrix", "pairs", "mistakes", "calibration", "curve", "made"]
 
@@ -66,10 +66,10 @@ def test_pictures_have_alternative_texts(page: Element) -> None:
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
     for article in page.all("article"):
         true, predicted = (name.text for name in article.one("h3").all("bdi"))
-        named = [{name for name in CLASSES if name in image["alt"]} for image in article.all("img")]
-        assert {true, predicted} in named
-        assert {predicted} in named
-        assert all(names in ({true, predicted}, {predicted}) for names in named)
+        alts = [{name for name in CLASSES if name in image["alt"]} for image in article.all("img")]
+        assert {true, predicted} in alts
+        assert {predicted} in alts
+        assert all(names in ({true, predicted}, {predicted}) for names in alts)
     for card in page.section("mistakes").all("li", class_="card"):
         names = [name["title"] for name in card.all("bdi")[:2]]
         assert all(name in card.one("img")["alt"] for name in names)
@@ -82,6 +82,23 @@ def test_tables_sort_by_buttons(page: Element) -> None:
     heads = [head for head in page.all("th") if "aria-sort" in head.attributes]
     assert len(heads) == len(page.all("button", type="button")) == 20
     assert all(head.one("button").text for head in heads)
+
+
+def test_the_facts_of_a_run_are_shown(page: Element, run: Path) -> None:
+    section = page.section("made")
+    terms, values = ([element.text for element in section.all(tag)] for tag in ("dt", "dd"))
+    facts = dict(zip(terms, values, strict=True))
+    assert (facts["n_features"], facts["features: data_root"]) == (
+        "512",
+        str(run.parent / "photos"),
+    )
+    assert not any("command" in term for term in terms)
+    assert [line.text for line in section.all("code")] == [
+        "bilinear extract -o 'x y.h5'",
+        "bilinear train --features 'x y.h5'",
+    ]
+    (row,) = cells(page.section("comparison").one("table"))
+    assert row[:2] + row[-4:] == ["birds-max", "0.7000", "max", "softmax", "512", "2,048"]
 
 
 def test_drawings_are_in_the_colours_of_the_page(html: str) -> None:
@@ -125,8 +142,8 @@ def test_a_curve_needs_several_c(page: Element, tmp_path: Path) -> None:
     ]
     point = {"label_smoothing": 0.0, "epochs": 3, "top1": 0.5, "log_loss": 1.0}
     mlp = {"C": None, "classifier": "mlp", "hidden": 8, "dropout": 0.5, "curve": [point]}
-    one = {"curve": [], "C": 25.0}
-    for name, metrics, expected in (("mlp", mlp, []), ("one", one, [25])):
+    fixed = {"curve": [], "C": 25.0}
+    for name, metrics, expected in (("mlp", mlp, []), ("fixed", fixed, [25])):
         run = make_run(tmp_path / name, photos=False, **metrics)
         curve = parse(report_html(run)).section("curve")
         assert not curve.all("figure")
@@ -135,21 +152,8 @@ def test_a_curve_needs_several_c(page: Element, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_matrix_of_many_classes_is_a_picture(page: Element, tmp_path: Path) -> None:
-    assert page.section("matrix").all("table", class_="matrix")
-    classes = [f"class {i}" for i in range(40)]
-    html = report_html(make_run(tmp_path / "run", classes, per_class=1, photos=False))
-    matrix = parse(html).section("matrix")
-    assert not matrix.all("table")
-    (figure,) = (element for element in matrix if element.attributes.get("role") == "img")
-    assert "40" in figure["aria-label"]
-    assert 'href="data:image/png;base64,' in html
-    assert sorted(item.text for item in matrix.one("ol").all("li")) == sorted(classes)
-
-
-@pytest.mark.slow
 def test_the_largest_page_is_below_3_mb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = "data:image/jpeg;base64," + "A" * (MOST_BYTES * 4 // 3)
+    largest = "data:image/jpeg;base64," + "A" * (MAX_JPEG_BYTES * 4 // 3)
     monkeypatch.setattr(
         "bilinear_cli.report.page.thumbnails", lambda _, paths: dict.fromkeys(paths, largest)
     )

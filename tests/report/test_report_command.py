@@ -25,12 +25,6 @@ def run(original: Path, tmp_path: Path) -> Path:
     return shutil.copytree(original, tmp_path / "run")
 
 
-def test_without_an_output_it_prints_a_table(run: Path) -> None:
-    lines = run_command("report", run).stdout.splitlines()
-    assert lines[0].startswith("| pooling | classifier |")
-    assert len(lines) == 3
-
-
 @pytest.mark.slow
 def test_the_suffix_chooses_the_format(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "x.md"

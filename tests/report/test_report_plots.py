@@ -1,17 +1,15 @@
 """Tests of the report's drawings: what is drawn where."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from support.pages import parse
 from support.runs import make_run, report_html
 
 from bilinear_cli.report import plots
-from bilinear_cli.report.scores import judged, matrix_of, read_scored
+from bilinear_cli.report.data import read_report_data
 
 
 @pytest.fixture
@@ -19,12 +17,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
     """Return a list of all axes that are drawn from now on, in place of their SVG."""
     axes: list[Axes] = []
 
-    def keep(name: str, draw: Callable[[Axes], None], height: float) -> str:
-        axes.append(Figure().add_subplot())
-        draw(axes[-1])
-        return name
-
-    monkeypatch.setattr(plots, "_svg", keep)
+    monkeypatch.setattr(plots, "_svg", lambda figure, _: axes.extend(figure.axes) or "")
     return axes
 
 
@@ -47,8 +40,8 @@ def test_the_chosen_point_is_circled(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_large_matrix_is_drawn_row_by_row(drawn: list[Axes]) -> None:
     plots.matrix_plot(np.array([[1, 3, 0], [0, 2, 0], [0, 0, 0]]))
     pixels = np.asarray(drawn[0].images[0].get_array())
-    share = (pixels[..., 3] - plots.FAINTEST) / (1 - plots.FAINTEST)
-    none = -plots.FAINTEST / (1 - plots.FAINTEST)
+    share = (pixels[..., 3] - plots.MIN_OPACITY) / (1 - plots.MIN_OPACITY)
+    none = -plots.MIN_OPACITY / (1 - plots.MIN_OPACITY)
     expected = [[0.5, 0.75**0.5, none], [none, 1, none], [none, none, none]]
     np.testing.assert_allclose(share, expected)
     assert pixels[0, 0, :3].tolist() == [*plots.RIGHT]
@@ -56,15 +49,23 @@ def test_a_large_matrix_is_drawn_row_by_row(drawn: list[Axes]) -> None:
 
 
 @pytest.mark.slow
-def test_a_large_matrix_has_the_order_of_its_list(
+def test_a_large_matrix_is_a_picture_in_the_order_of_its_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matrices: list[np.ndarray] = []
-    monkeypatch.setattr(plots, "matrix_plot", lambda matrix: matrices.append(matrix) or "")
+    draw = plots.matrix_plot
+    monkeypatch.setattr(
+        plots, "matrix_plot", lambda matrix: matrices.append(matrix) or draw(matrix)
+    )
     names = [f"class {i:02}" for i in range(40)]
     run = make_run(tmp_path / "run", names, photos=False)
-    items = parse(report_html(run)).section("matrix").one("ol").all("li")
-    order = [names.index(item.text) for item in items]
+    html = report_html(run)
+    assert 'href="data:image/png;base64,' in html
+    section = parse(html).section("matrix")
+    assert not section.all("table")
+    (picture,) = (element for element in section if element.attributes.get("role") == "img")
+    assert "40" in picture["aria-label"]
+    order = [names.index(item.text) for item in section.one("ol").all("li")]
     assert sorted(order) == [*range(40)] != order
-    matrix = matrix_of(judged(read_scored(run, 0.5)))
+    matrix = read_report_data([run]).matrix
     np.testing.assert_array_equal(matrices[0], matrix[np.ix_(order, order)])

@@ -1,7 +1,6 @@
 """Tests of what a report is computed from: scores, confusions, thumbnails, commands."""
 
 import io
-import json
 import os
 from base64 import b64decode
 from pathlib import Path
@@ -12,9 +11,9 @@ from PIL import Image
 from support.photos import make_photo
 from support.runs import make_run
 
-from bilinear_cli.report.provenance import commands
-from bilinear_cli.report.scores import by_class, clustered, judged, read_scored
-from bilinear_cli.report.thumbnails import MOST_BYTES, thumbnails
+from bilinear_cli.report.data import class_metrics, class_order, read_report_data
+from bilinear_cli.report.describe import commands
+from bilinear_cli.report.page import MAX_JPEG_BYTES, thumbnails
 from bilinear_cli.training.metrics import confused_pairs
 
 
@@ -23,7 +22,7 @@ def test_confused_classes_are_neighbours() -> None:
     pairs = ((0, 3), (1, 4), (2, 5))
     for i, j in pairs:
         matrix[i, j] = matrix[j, i] = 5
-    order = clustered(matrix).tolist()
+    order = class_order(matrix).tolist()
     assert sorted(order) == [0, 1, 2, 3, 4, 5]
     assert {frozenset(order[i : i + 2]) for i in (0, 2, 4)} == set(map(frozenset, pairs))
 
@@ -31,14 +30,14 @@ def test_confused_classes_are_neighbours() -> None:
 def test_the_share_of_a_class_makes_neighbours() -> None:
     matrix = np.diag([90, 100, 1, 3])
     matrix[[0, 2, 3], 1] = 10, 1, 2  # of 100, of 2, of 5
-    order = clustered(matrix).tolist()
+    order = class_order(matrix).tolist()
     assert {order[order.index(1) + step] for step in (-1, 1)} == {2, 3}
 
 
 def test_figures_by_class() -> None:
     matrix = np.array([[3, 1, 0], [2, 0, 2], [0, 0, 0]])
-    rows = by_class(matrix, np.array(["a", "b", "c"]))
-    keys = ("photos", "right", "accuracy", "taken_for", "times")
+    rows = class_metrics(matrix, np.array(["a", "b", "c"]))
+    keys = ("n_photos", "n_correct", "accuracy", "confused_with", "n_confused")
     assert [tuple(row[key] for key in keys) for row in rows] == [
         (4, 3, 0.75, "b", 1),
         (4, 0, 0.0, "a", 2),
@@ -48,20 +47,13 @@ def test_figures_by_class() -> None:
 
 
 @pytest.mark.slow
-def test_figures_are_of_test_photos_if_there_are_any(tmp_path: Path) -> None:
-    for tested, split in ((True, "test"), (False, "train")):
-        run = make_run(tmp_path / split, photos=False, tested=tested)
-        assert {*judged(read_scored(run, 0.5)).split} == {split}
-
-
-@pytest.mark.slow
 def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", photos=False)
     with np.load(run / "test.npz") as arrays:
         twice = {name: np.repeat(array, 2, axis=0) for name, array in arrays.items()}
     np.savez(run / "test.npz", **twice)
-    scored = read_scored(run, 0.5)
-    assert scored.paths[scored.split == "test"].tolist() == [f"test {i}.png" for i in range(12)]
+    photos = read_report_data([run]).predictions
+    assert photos.paths[photos.split == "test"].tolist() == [f"test {i}.png" for i in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -73,10 +65,9 @@ def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
         ("[]", []),
     ],
 )
-@pytest.mark.slow
-def test_commands_are_shown_as_typed(recorded: str, typed: list[str], tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", photos=False, command=recorded)
-    metrics = json.loads((run / "metrics.json").read_text())
+def test_commands_are_shown_as_typed(recorded: str, typed: list[str]) -> None:
+    extraction = {"command": '["bilinear", "extract", "-o", "x y.h5"]'}
+    metrics = {"extraction": extraction, "command": recorded}
     assert commands(metrics) == ["bilinear extract -o 'x y.h5'", *typed]
 
 
@@ -88,7 +79,7 @@ def pixels_of(uri: str) -> np.ndarray:
 
 
 def test_thumbnails_are_small_and_show_the_whole_photo(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     (tmp_path / "text.jpg").write_text("no photo")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -96,7 +87,7 @@ def test_thumbnails_are_small_and_show_the_whole_photo(tmp_path: Path) -> None:
     paths = ["noise.png", "wide.png", "text.jpg", "pipe.jpg", "missing.jpg", "nul\0.jpg"]
     uris = thumbnails(tmp_path, paths)
     assert [*uris] == ["noise.png", "wide.png"]
-    assert all(len(b64decode(uri.split(",", 1)[1])) <= MOST_BYTES for uri in uris.values())
+    assert all(len(b64decode(uri.split(",", 1)[1])) <= MAX_JPEG_BYTES for uri in uris.values())
     wide = pixels_of(uris["wide.png"])
     assert wide.shape == (160, 160, 3)
     assert [int(wide[y, 80, 0] > 128) for y in (10, 80, 150)] == [0, 1, 0]

@@ -1,0 +1,135 @@
+"""Runs -> what a report says about them, in any format."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from bilinear_cli.run import read_class_names, read_labels, read_metrics, read_scores
+from bilinear_cli.training.metrics import confusions
+from bilinear_cli.training.model import to_probabilities
+
+Metrics = dict[str, Any]
+
+MAX_OPTIMAL = 300  # classes; the optimal order of the leaves takes cubic time
+
+
+class Predictions(NamedTuple):
+    """Photos of a run, each scored by a fit without this photo."""
+
+    paths: np.ndarray  # str (n_photos,), relative to the root of the data
+    labels: np.ndarray  # int (n_photos,)
+    split: np.ndarray  # str (n_photos,), `test` or `train`
+    probabilities: np.ndarray  # (n_photos, n_classes), rows of sum one
+    predicted: np.ndarray  # int (n_photos,), the most probable class
+    confidence: np.ndarray  # (n_photos,), its probability
+
+    def take(self, indices: np.ndarray) -> "Predictions":
+        """Return the photos of these indices, or where a mask is True."""
+        return Predictions(*(column[indices] for column in self))
+
+    def most_confident(self, mask: np.ndarray, n_photos: int) -> "Predictions":
+        """Return at most `n_photos` where `mask` is True, in descending order of confidence."""
+        masked = self.take(mask)
+        return masked.take(np.argsort(-masked.confidence, kind="stable")[:n_photos])
+
+
+class ReportData(NamedTuple):
+    """The figures of several runs, and the predictions of the best run."""
+
+    runs: list[tuple[str, Metrics]]  # name of the folder, and metrics.json
+    is_comparable: bool  # whether all runs have the same photos and the same number of folds
+    best: int  # index of the run with the best out-of-fold accuracy; the rest is about this run
+    metrics: Metrics
+    labels: list[list[str]]  # path, label, split and group of each photo
+    class_names: np.ndarray  # str (k,)
+    predictions: Predictions  # of the test photos and the training photos
+    evaluated: Predictions  # the test photos, or all photos of a run without test photos
+    evaluated_on: str  # their number and kind
+    matrix: np.ndarray  # their confusions, (k, k): rows are true classes, columns predicted ones
+    classes: list[dict[str, Any]]  # see `class_metrics`
+    hardest: list[dict[str, Any]]  # in ascending order of accuracy, then classes without photos
+
+
+def read_report_data(folders: Sequence[Path]) -> ReportData:
+    """Read runs, and the predictions of the run with the best out-of-fold accuracy.
+
+    Raises:
+        BilinearError: a folder is no run, or its scores are missing or damaged.
+    """
+    runs = [(folder.resolve().name, read_metrics(folder)) for folder in folders]
+    photos = {
+        (metrics["extraction"].get("data_sha256"), metrics["n_train"], metrics.get("folds"))
+        for _, metrics in runs
+    }
+    best = max(range(len(runs)), key=lambda i: runs[i][1].get("oof_top1") or -1.0)
+    folder, metrics = folders[best], runs[best][1]
+    labels, names = read_labels(folder), read_class_names(folder)
+    predictions = read_predictions(folder, len(names), metrics["temperature"])
+    evaluated, kind = predictions, "training photos, each scored by a fit without it"
+    if "test" in predictions.split:
+        evaluated, kind = predictions.take(predictions.split == "test"), "test photos"
+    evaluated_on = f"{len(evaluated.labels):,} {kind}"
+    matrix = confusions(evaluated.labels, evaluated.predicted, len(names))
+    classes = class_metrics(matrix, names)
+    hardest = sorted(classes, key=lambda row: (not row["n_photos"], row["accuracy"]))
+    return ReportData(
+        *(runs, len(photos) == 1, best, metrics, labels, names),
+        *(predictions, evaluated, evaluated_on, matrix, classes, hardest),
+    )
+
+
+def read_predictions(run: Path, n_classes: int, temperature: float) -> Predictions:
+    """Read the test photos of a run, then its training photos with their out-of-fold scores.
+
+    Raises:
+        BilinearError: a file of the run is missing or damaged.
+    """
+    test, train = read_scores(run, "test"), read_scores(run, "oof")
+    paths, labels = (np.concatenate([test[key], train[key]]) for key in ("paths", "labels"))
+    split = np.repeat(["test", "train"], [len(test["labels"]), len(train["labels"])])
+    scores = np.concatenate([x["scores"].reshape(-1, n_classes) for x in (test, train)])
+    p = to_probabilities(scores, temperature)
+    return Predictions(paths, labels, split, p, p.argmax(axis=1), p.max(axis=1))
+
+
+def row_shares(matrix: np.ndarray) -> np.ndarray:
+    """Return a confusion matrix as shares of each row; 0 in rows without photos."""
+    return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+
+
+def class_order(matrix: np.ndarray) -> np.ndarray:
+    """Return an order of the classes of a confusion matrix that puts confused ones side by side."""
+    if len(matrix) < 3:
+        return np.arange(len(matrix))
+    share = row_shares(matrix)
+    similarity = squareform(share + share.T, checks=False)  # of pairs
+    optimal = len(matrix) <= MAX_OPTIMAL
+    distance = similarity.max() - similarity
+    return leaves_list(linkage(distance, "average", optimal_ordering=optimal))
+
+
+def class_metrics(matrix: np.ndarray, names: np.ndarray) -> list[dict[str, Any]]:
+    """Return the figures of each class of a confusion matrix.
+
+    Returns:
+        `name`; `n_photos`; `n_correct`; `accuracy`, None without photos; `confused_with`, the
+        class that its photos are most often mistaken for, or ""; `n_confused`, how often.
+    """
+    rows = []
+    for name, counts, n_correct in zip(names, matrix, np.diag(matrix), strict=True):
+        n_photos, errors = int(counts.sum()), np.where(names == name, 0, counts)
+        rows.append(
+            {
+                "name": str(name),
+                "n_photos": n_photos,
+                "n_correct": int(n_correct),
+                "accuracy": n_correct / n_photos if n_photos else None,
+                "confused_with": str(names[errors.argmax()]) if errors.any() else "",
+                "n_confused": int(errors.max()),
+            }
+        )
+    return rows

@@ -1,0 +1,428 @@
+"""Tests of the kinds of photo sets: folders, CUB-200-2011, CSV manifests, the drawn sample."""
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from support.errors import assert_names, raises
+from support.photos import class_folders, make_photo
+
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.photos import sample
+from bilinear_cli.photos.listings import write_photos
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
+
+
+def rows(photo_set: PhotoSet) -> dict[str, tuple[str, str]]:
+    """Return path -> (class, split)."""
+    names = [photo_set.class_names[label] for label in photo_set.labels]
+    columns = zip(photo_set.paths.tolist(), names, photo_set.split.tolist(), strict=True)
+    return {path: (name, split) for path, name, split in columns}
+
+
+def assert_refused(spec: object, *facts: Any) -> None:
+    """Check that loading a set ends in an error that names these facts."""
+    with raises(BilinearError, *facts):
+        load_photo_set(str(spec))
+
+
+def assert_warns(caplog: pytest.LogCaptureFixture, *facts: Any) -> None:
+    """Check that one warning was logged, and that it names these facts."""
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert_names(record.getMessage(), *facts)
+
+
+# Class folders ------------------------------------------------------------------------------
+
+
+def test_train_and_test_folders_are_the_split(tmp_path: Path) -> None:
+    classes = {"train/wren": 2, "train/dunnock": 1, "test/dunnock": 2, "test/wren": 1}
+    folder = class_folders(tmp_path / "birds", classes)
+    photo_set = load_photo_set(str(folder), split_seed=4)
+    assert rows(photo_set) == {
+        "train/dunnock/0.png": ("dunnock", "train"),
+        "train/wren/0.png": ("wren", "train"),
+        "train/wren/1.png": ("wren", "train"),
+        "test/dunnock/0.png": ("dunnock", "test"),
+        "test/dunnock/1.png": ("dunnock", "test"),
+        "test/wren/0.png": ("wren", "test"),
+    }
+    assert (photo_set.name, photo_set.kind, photo_set.spec) == ("birds", "folders", str(folder))
+    assert photo_set.root == folder.resolve()
+    assert photo_set.class_names == ("dunnock", "wren")
+    assert photo_set.labels.dtype == np.int64
+    assert (photo_set.group == photo_set.paths).all()
+    assert photo_set.split_seed is None
+    assert len(photo_set) == 6
+
+
+@pytest.mark.parametrize("parent", ["", "train/"])
+def test_without_two_folders_a_split_is_made(tmp_path: Path, parent: str) -> None:
+    folder = class_folders(tmp_path, {f"{parent}wren": 6, f"{parent}dunnock": 3})
+    photo_set = load_photo_set(str(folder), split_seed=4)
+    assert photo_set.split_seed == 4
+    assert Counter(rows(photo_set).values()) == {
+        **{("wren", "train"): 4, ("wren", "test"): 2},
+        **{("dunnock", "train"): 2, ("dunnock", "test"): 1},
+    }
+    assert len({tuple(load_photo_set(str(folder), split_seed=seed).split) for seed in range(5)}) > 1
+
+
+def test_what_counts_as_a_photo(tmp_path: Path) -> None:
+    photos = ["a.jpg", "b.JPG", "c.Jpeg", "d.PNG", "e.TIFF", "f.tif", "g.BmP", "h.gif", "i.WebP"]
+    wrens = [*photos, "deeper/j.png", ".k.jpg", ".thumbs/l.jpg"]
+    folder = class_folders(tmp_path, {"wren": wrens, ".git": 1, "owl": 1})
+    (folder / "wren" / "m.txt").write_text("no photo")
+    (folder / "wren" / "n.png").mkdir()
+    (folder / "nothing").mkdir()
+    (folder / "o.jpg").write_bytes(b"beside the folders")
+    photo_set = load_photo_set(str(folder))
+    assert {*photo_set.paths} == {f"wren/{name}" for name in wrens[:-2]} | {"owl/0.png"}
+    assert photo_set.class_names == ("owl", "wren")
+
+
+def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
+    photos = {"Zaunkönig, brütend": "Bild 1 (2).png", "ミソサザイ": "写真.png", "Ёж": "a'b\".png"}
+    classes = {name: [photo] for name, photo in photos.items()}
+    photo_set = load_photo_set(str(class_folders(tmp_path / "mes oiseaux", classes)))
+    assert photo_set.name == "mes oiseaux"
+    assert rows(photo_set) == {f"{name}/{x}": (name, "train") for name, x in photos.items()}
+    assert all(photo_set.sha256())
+
+
+@pytest.mark.parametrize(
+    ("classes", "files", "ignored"),
+    [
+        ({"train/a": 1, "train/b": 1, "test/a": 1, "val/a": 1}, [], ["val/a/0.png"]),
+        ({"a": 2, "b": 2}, ["loose.png", "a/x.heic", ".DS_Store"], ["loose.png", "a/x.heic"]),
+    ],
+)
+def test_ignored_files_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, classes: dict, files: list, ignored: list
+) -> None:
+    folder = class_folders(tmp_path, classes)
+    for name in files:
+        (folder / name).touch()
+    assert not {*load_photo_set(str(folder)).paths} & {*ignored}
+    assert_warns(caplog, folder, len(ignored), *ignored)
+
+
+WRONG_FOLDERS: dict[str, tuple[dict[str, int | list[str]], list[str]]] = {
+    "no photos": ({}, [".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]),
+    "no class folders": ({".": ["a.jpg"]}, [".jpg"]),
+    "one class": ({"wren": ["a.png"]}, ["wren"]),
+    "no train/": ({"test/wren": 1, "test/owl": 1}, ["test/", "train/"]),
+    "capitals": ({"Train/wren": 1, "Test/wren": 1}, ["Test", "Train", "train", "test"]),
+    "an untrained class": ({"train/wren": 1, "train/owl": 1, "test/jay": 1}, ["jay"]),
+    "not UTF-8": ({"a": 1, "b": [os.fsdecode(b"h\xfc.png")]}, ["b/h\ufffd.png", "UTF-8"]),
+}
+
+
+@pytest.mark.parametrize(("classes", "facts"), WRONG_FOLDERS.values(), ids=WRONG_FOLDERS)
+def test_wrong_folders(tmp_path: Path, classes: dict, facts: list[str]) -> None:
+    assert_refused(class_folders(tmp_path, classes), tmp_path, *facts)
+
+
+@pytest.mark.parametrize("spec", ["nowhere", "nowhere.csv", "samples"])
+def test_no_such_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(spec, repr(spec), "CSV", "'sample'")
+
+
+# CUB-200-2011 -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cub(tmp_path: Path) -> Path:
+    """Write a subset in CUB's layout: ids with gaps, classes out of order."""
+    folder = tmp_path / "cub"
+    wrens = {11: "004.Wren/a b.jpg", 5790: "004.Wren/b.jpg"}
+    photos = wrens | {17: "001.Owl/a.jpg", 3: "001.Owl/c.jpg"}
+    for photo in photos.values():
+        make_photo(folder / "images" / photo)
+    tables = {
+        "images": photos,
+        "classes": {4: "004.Wren", 1: "001.Owl"},
+        "image_class_labels": {3: 1, 11: 4, 17: 1, 5790: 4, 6000: 9},
+        "train_test_split": {3: 0, 11: 1, 17: 1, 5790: 0, 6000: 1},
+    }
+    for name, table in tables.items():
+        lines = "".join(f"{key} {value}\n" for key, value in table.items())
+        (folder / f"{name}.txt").write_text(lines)
+    return folder
+
+
+def test_cub_layout(cub: Path) -> None:
+    photo_set = load_photo_set(str(cub))
+    assert (photo_set.kind, photo_set.name, photo_set.split_seed) == ("cub", "cub", None)
+    assert photo_set.root == cub.resolve() / "images"
+    assert photo_set.class_names == ("004.Wren", "001.Owl")
+    assert photo_set.labels.tolist() == [0, 0, 1, 1]
+    assert rows(photo_set) == {
+        "004.Wren/a b.jpg": ("004.Wren", "train"),
+        "004.Wren/b.jpg": ("004.Wren", "test"),
+        "001.Owl/a.jpg": ("001.Owl", "train"),
+        "001.Owl/c.jpg": ("001.Owl", "test"),
+    }
+    assert all(photo_set.sha256())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "facts"),
+    [
+        ("image_class_labels", "11 4\n17 1\n", [3, 5790]),
+        ("train_test_split", "11 1\n", [17, 3, 5790]),
+        ("classes", "4 004.Wren\n", [1]),
+        ("images", "11\n", []),
+        ("classes", None, []),
+    ],
+)
+def test_a_cub_folder_with_a_gap(cub: Path, name: str, text: str | None, facts: list[int]) -> None:
+    path = cub / f"{name}.txt"
+    path.unlink() if text is None else path.write_text(text)
+    assert_refused(cub, path, *facts)
+
+
+def test_a_cub_folder_without_photos(cub: Path) -> None:
+    (cub / "images.txt").write_text("")
+    assert_refused(cub, cub)
+
+
+# CSV manifests ------------------------------------------------------------------------------
+
+
+def manifest(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
+    """Write birds.csv, and the photos a.png to f.png and sub/g h.png beside it."""
+    for i, name in enumerate([*"abcdef", "sub/g h"]):
+        make_photo(folder / f"{name}.png", seed=i)
+    (folder / "birds.csv").write_text("".join(f"{line}\n" for line in lines), encoding)
+    return folder / "birds.csv"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_manifest(tmp_path: Path, encoding: str) -> None:
+    lines = [
+        "path,label,split,group,remark",
+        "a.png,Zaunkönig,train,nest,",
+        'sub/g h.png,"owl, barn",train,,x',
+        "b.png,Zaunkönig,test,,",
+    ]
+    path = manifest(tmp_path, *lines, encoding=encoding)
+    photo_set = load_photo_set(str(path))
+    assert (photo_set.kind, photo_set.name, photo_set.split_seed) == ("manifest", "birds", None)
+    assert photo_set.root == path.parent.resolve()
+    assert rows(photo_set) == {
+        "a.png": ("Zaunkönig", "train"),
+        "sub/g h.png": ("owl, barn", "train"),
+        "b.png": ("Zaunkönig", "test"),
+    }
+    assert photo_set.class_names == ("Zaunkönig", "owl, barn")
+    assert photo_set.group.tolist() == ["nest", "sub/g h.png", "b.png"]
+
+
+def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: Path) -> None:
+    lines = [*(f"{name}.png,wren,nest" for name in "ab"), *(f"{name}.png,owl," for name in "cdef")]
+    path = manifest(tmp_path, "path,label,group", *lines)
+    photo_set = load_photo_set(str(path), split_seed=1)
+    assert photo_set.split_seed == 1
+    assert photo_set.split[:2].tolist() == ["train", "train"]
+    assert Counter(photo_set.split[2:]) == {"train": 3, "test": 1}
+
+
+def test_paths_of_a_manifest_are_made_relative(tmp_path: Path) -> None:
+    photo = make_photo(tmp_path / "photos" / "a.png")
+    manifest(tmp_path / "real" / "lists", "path,label", f"{photo},wren", "./b.png,owl")
+    (tmp_path / "lists").symlink_to(tmp_path / "real" / "lists")
+    photo_set = load_photo_set(str(tmp_path / "lists" / "birds.csv"))
+    assert photo_set.paths.tolist() == ["../../photos/a.png", "b.png"]
+    assert all(photo_set.sha256())
+
+
+def test_a_spreadsheets_csv(tmp_path: Path) -> None:
+    lines = ["Path, Label ,SPLIT", "a.png,wren ,Train", ",,", "b.png, jay,train", ""]
+    photo_set = load_photo_set(str(manifest(tmp_path, *lines, "c.png,jay,TEST")))
+    assert photo_set.class_names == ("jay", "wren")
+    assert photo_set.split.tolist() == ["train", "train", "test"]
+    path = manifest(tmp_path, *lines, "z.png,jay,test")
+    assert_refused(path, path, 6, tmp_path.resolve() / "z.png")
+
+
+def test_a_group_in_both_splits_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = ["a.png,wren,train,nest", "b.png,wren,test,nest", "c.png,owl,train,"]
+    path = manifest(tmp_path, "path,label,split,group", *lines)
+    load_photo_set(str(path))
+    assert_warns(caplog, path, "nest")
+
+
+PLAIN = ["path,label", "a.png,wren"]
+WITH_SPLIT = ["path,label,split", "a.png,wren,train", "b.png,owl,train"]
+WRONG_MANIFESTS: dict[str, tuple[list[str], list[str | int]]] = {
+    "an empty file": ([], ["path,label[,split][,group]"]),
+    "no photos": (["path,label"], []),
+    "one class": ([*PLAIN, "b.png,wren"], ["wren"]),
+    "a missing photo": ([*PLAIN, "z.png,owl"], [3, "{root}/z.png"]),
+    "a folder": ([*PLAIN, "sub,owl"], [3, "{root}/sub"]),
+    "an unknown split": ([*WITH_SPLIT, "c.png,owl,val"], [4, "'val'", "train", "test"]),
+    "an empty split": ([*WITH_SPLIT, "c.png,owl,"], [4, "''", "train", "test"]),
+    "a class without training photos": ([*WITH_SPLIT, "c.png,tit,test"], ["tit"]),
+    "a photo twice": ([*PLAIN, "b.png,owl", "./sub/../a.png,owl"], [4, "a.png", 2]),
+    "a field too few": ([*WITH_SPLIT, "c.png,owl"], [4, 2, 3]),
+    "a field too many": ([*PLAIN, "b.png,owl", "c.png,owl,train"], [4, 3, 2]),
+    "no label": (["path,label", "a.png,"], [2]),
+    "an empty path": (["path,label", ",wren"], [2]),
+}
+
+
+@pytest.mark.parametrize(("lines", "facts"), WRONG_MANIFESTS.values(), ids=WRONG_MANIFESTS)
+def test_wrong_manifests(tmp_path: Path, lines: list[str], facts: list[str | int]) -> None:
+    path, root = manifest(tmp_path, *lines), tmp_path.resolve()
+    facts = [fact.format(root=root) if isinstance(fact, str) else fact for fact in facts]
+    assert_refused(path, path, *facts)
+
+
+@pytest.mark.parametrize(
+    ("header", "absent"), [("file,label", ["path"]), ("a.png;wren", ["path", "label"])]
+)
+def test_an_absent_column_is_named(tmp_path: Path, header: str, absent: list[str]) -> None:
+    path, columns = manifest(tmp_path, header), "path,label[,split][,group]"
+    with raises(BilinearError, path, columns, header) as caught:
+        load_photo_set(str(path))
+    message = str(caught.value)
+    for text in (str(path), columns, header):
+        message = message.replace(text, "")
+    assert_names(message, *absent)
+
+
+def test_a_file_that_is_no_manifest(tmp_path: Path) -> None:
+    path = make_photo(tmp_path / "a.png")
+    assert_refused(path, path, "CSV", "UTF-8")
+
+
+# The sample ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Replace the drawings by four files; return the options of each sample that is written."""
+    calls: list[dict[str, Any]] = []
+
+    def drawings(**options: Any) -> Iterator[tuple[str, bytes]]:
+        calls.append(options)
+        yield from [
+            (f"{folder}/0.jpg", b"") for folder in ("train/a", "train/b", "test/a", "test/b")
+        ]
+
+    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path))
+    monkeypatch.setattr(sample, "N_SPECIES", 2)
+    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
+    monkeypatch.setattr(sample, "drawings", drawings)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("sample", {"seed": 0, "ink": True, "grey": False}),
+        ("sample:grey", {"seed": 0, "ink": True, "grey": True}),
+        ("sample:no-ink", {"seed": 0, "ink": False, "grey": False}),
+        ("sample:seed=12", {"seed": 12, "ink": True, "grey": False}),
+        ("sample:no-ink:seed=3:grey", {"seed": 3, "ink": False, "grey": True}),
+    ],
+)
+def test_options_of_the_sample(drawn: list[dict], tmp_path: Path, spec: str, options: dict) -> None:
+    steps: list[tuple[int, int]] = []
+    photo_set = load_photo_set(spec, progress=lambda *step: steps.append(step))
+    assert drawn == [options]
+    assert steps == [(done, 4) for done in range(1, 5)]
+    assert (photo_set.kind, photo_set.spec) == ("sample", spec)
+    assert photo_set.name == spec.replace(":", "-")
+    assert photo_set.root.is_relative_to(tmp_path.resolve() / "sample")
+    assert Counter(photo_set.split) == {"train": 2, "test": 2}
+    assert photo_set.split_seed is None
+
+
+@pytest.mark.usefixtures("drawn")
+def test_every_kind_of_sample_has_its_own_folder() -> None:
+    specs = ("sample", "sample:grey", "sample:no-ink", "sample:seed=1")
+    assert len({load_photo_set(spec).root for spec in specs}) == 4
+    assert load_photo_set("sample:seed=0").root == load_photo_set("sample").root
+
+
+@pytest.mark.parametrize(
+    ("spec", "facts"),
+    [
+        ("sample:gray", ["'gray'", "'grey'"]),
+        ("sample:no-inc", ["'no-inc'", "'no-ink'"]),
+        ("sample:", ["''", "grey", "no-ink", "seed"]),
+        ("sample:seed", ["'seed'", "'sample:seed'", "sample:seed=1", "sample:grey"]),
+        ("sample:seed=one", ["'seed=one'", "'sample:seed=one'"]),
+        ("sample:seed=-1", ["'seed=-1'", "'sample:seed=-1'"]),
+        ("sample:grey=1", ["'grey=1'", "'sample:grey=1'"]),
+        ("sample:grey=no", ["'grey=no'", "'sample:grey=no'"]),
+    ],
+)
+def test_unknown_options_of_the_sample(drawn: list[dict], spec: str, facts: list[str]) -> None:
+    with raises(UsageError, *facts):
+        load_photo_set(spec)
+    assert not drawn
+
+
+# Photos that are written to the cache -------------------------------------------------------
+
+PHOTOS = [("train/owl/0.jpg", b"an owl"), ("test/owl/1.jpg", b"another")]
+
+
+def test_photos_are_written_once(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "cache" / "owls"
+    steps: list[tuple[int, int]] = []
+    for photos in (PHOTOS, [("other.jpg", b"")]):
+        assert write_photos(folder, iter(photos), 2, lambda *step: steps.append(step)) == folder
+    assert steps == [(1, 2), (2, 2)]
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    assert {(path.relative_to(folder).as_posix(), path.read_bytes()) for path in files} == {*PHOTOS}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+    def stop(done: int, _: int) -> None:
+        assert len(list(tmp_path.iterdir())) == 1  # the unfinished folder, under another name
+        assert not (tmp_path / "owls").exists()
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_photos(tmp_path / "owls", PHOTOS, 2, stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
+    folder = tmp_path / "owls"
+
+    def overtake(done: int, total: int) -> None:
+        if done == total:
+            folder.mkdir()
+            (folder / "winner").touch()
+
+    assert write_photos(folder, PHOTOS, 2, overtake) == folder
+    assert [path.name for path in folder.iterdir()] == ["winner"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("function", ["os.replace", "pathlib.Path.write_bytes"])
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(function, Mock(side_effect=fault))
+    with raises(BilinearError, tmp_path / "owls", fault.strerror):
+        write_photos(tmp_path / "owls", PHOTOS, 2, None)
+    assert list(tmp_path.iterdir()) == []
