@@ -151,13 +151,8 @@ class BilinearPooling(PoolingLayer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments by name."""
-        return {
-            **super().get_config(),
-            "method": self.method,
-            "channels": self.channels,
-            "output": self.output_form,
-            "normalize": self.normalize,
-        }
+        arguments = {"method": self.method, "channels": self.channels, "output": self.output_form}
+        return {**super().get_config(), **arguments, "normalize": self.normalize}
 
 
 def methods() -> list[str]:
