@@ -14,10 +14,12 @@ from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.pool_maps import pool_projected
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 BLOCK_BYTES = 1 << 26
+LEAST_NORM = 1e-6  # as in `functions.l2_normalize`
+
+Block = tuple[slice, np.ndarray]  # rows or columns, and their values
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class FeatureTransform:
         x = x if self.columns is None else x[:, self.columns]
         norms = None
         if self.normalize == "sqrt-l2":
-            norms = _nonzero(np.abs(x).sum(axis=1, dtype=np.float64))
+            norms = _nonzero_root(np.abs(x).sum(axis=1, dtype=np.float64))
         return self.normalized(x, slice(0, self.n_features), norms)
 
     def normalized(self, block: np.ndarray, columns: slice, norms: np.ndarray | None) -> np.ndarray:
@@ -191,86 +193,125 @@ def _equal_norm(
 
 
 def column_blocks(
-    transforms: Sequence[FeatureTransform], file: FeatureFile, indices: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield features, in blocks of columns.
+    transforms: Sequence[FeatureTransform],
+    file: FeatureFile,
+    indices: np.ndarray,
+    mean: np.ndarray | None = None,
+) -> Iterator[Block]:
+    """Yield features in blocks of columns, float32 (len(indices), columns of the block).
 
     Args:
-        transforms: the fitted poolings, side by side.
-        file: where they are.
-        indices: of the rows to take.
+        transforms: fitted, of the poolings side by side.
+        file: the features.
+        indices: of the rows to read.
+        mean: float32 (n_features,), subtracted from each row.
 
     Yields:
-        (which columns, float32 (len(indices), number of those)); the reader may overwrite it.
+        The slice of columns, and their values, which the caller may overwrite.
     """
     start = 0
     for transform in transforms:
         norms = _norms(file, indices, transform) if transform.normalize == "sqrt-l2" else None
-        for taken, block in _stored(file, transform.spec, indices, transform.columns):
-            features = transform.normalized(block, taken, norms)
-            yield slice(start + taken.start, start + taken.stop), features
+        for selected, stored in _stored(file, transform.spec, indices, transform.columns):
+            span = slice(start + selected.start, start + selected.stop)
+            yield span, _minus(transform.normalized(stored, selected, norms), mean, span)
         start += transform.n_features
 
 
 def row_blocks(
-    transforms: Sequence[FeatureTransform], file: FeatureFile, indices: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield features, in blocks of rows.
+    transforms: Sequence[FeatureTransform],
+    file: FeatureFile,
+    indices: np.ndarray,
+    mean: np.ndarray | None = None,
+) -> Iterator[Block]:
+    """Yield features in blocks of rows, float32 (rows of the block, n_features).
 
-    Args:
-        transforms: the fitted poolings, side by side.
-        file: where they are.
-        indices: of the rows to take.
+    Arguments are those of `column_blocks`.
 
     Yields:
-        (which of them, float32 (their number, numbers a row)); the reader may overwrite it.
+        The slice of `indices`, and the rows, which the caller may overwrite.
     """
     widest = sum(prod(file.shapes[transform.spec][1:]) for transform in transforms)
     step = max(1, BLOCK_BYTES // (4 * widest))
     streams = [file.batches(transform.spec, indices, step) for transform in transforms]
     for blocks in zip(*streams, strict=True):
-        rows = {
-            transform.spec: block for transform, (_, block) in zip(transforms, blocks, strict=True)
-        }
-        yield blocks[0][0], transform_rows(transforms, rows)
+        rows = {transform.spec: x for transform, (_, x) in zip(transforms, blocks, strict=True)}
+        yield blocks[0][0], _minus(transform_rows(transforms, rows), mean, slice(None))
+
+
+def array_blocks(x: np.ndarray, indices: np.ndarray) -> Iterator[Block]:
+    """Yield rows of an array: all of them at once, or copies of some in blocks."""
+    if np.array_equal(indices, np.arange(len(x))):
+        yield slice(0, len(x)), x
+        return
+    step = max(1, BLOCK_BYTES // (4 * x.shape[1]))
+    for start in range(0, len(indices), step):
+        rows = slice(start, min(start + step, len(indices)))
+        yield rows, x[indices[rows]]
 
 
 def transform_rows(
     transforms: Sequence[FeatureTransform], rows: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Return the features of whole rows, float32 (n, numbers a row).
+    """Return the features of rows, float32 (n, n_features).
 
     Args:
-        transforms: the fitted poolings, side by side.
-        rows: spec -> (n, *row shape) as stored; may be overwritten.
+        transforms: fitted, of the poolings side by side.
+        rows: spec -> stored rows (n, *row shape); they may be overwritten.
     """
     features = [transform.transform(rows[transform.spec]) for transform in transforms]
     return features[0] if len(features) == 1 else np.hstack(features)
 
 
+def _minus(x: np.ndarray, mean: np.ndarray | None, columns: slice) -> np.ndarray:
+    """Return x minus the mean of its columns, if there is a mean; x is overwritten."""
+    if mean is not None:
+        x -= mean[columns]
+    return x
+
+
 def _stored(
-    file: FeatureFile, spec: str, indices: np.ndarray, taken: np.ndarray | None = None
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (slice of the taken columns, their stored values as float32)."""
+    file: FeatureFile, spec: str, indices: np.ndarray, columns: np.ndarray | None = None
+) -> Iterator[Block]:
+    """Yield the slice of the selected columns, and their stored values as float32."""
     step = max(1, BLOCK_BYTES // (4 * max(len(indices), 1)))
-    for stored, block in file.columns(spec, indices, step):
-        if taken is None:
-            yield stored, block
-        else:
-            first, last = np.searchsorted(taken, [stored.start, stored.stop])
-            if first == last:
-                continue
-            yield slice(int(first), int(last)), block[:, taken[first:last] - stored.start]
+    for span, x in file.columns(spec, indices, step):
+        if columns is None:
+            yield span, x
+            continue
+        first, last = map(int, np.searchsorted(columns, [span.start, span.stop]))
+        if first < last:
+            yield slice(first, last), x[:, columns[first:last] - span.start]
 
 
 def _norms(file: FeatureFile, indices: np.ndarray, transform: FeatureTransform) -> np.ndarray:
     """Return the l2 norms of the rows' signed square roots, 1 for a row of zeros."""
     squares = np.zeros(len(indices))
-    for _, block in _stored(file, transform.spec, indices, transform.columns):
-        squares += np.abs(block).sum(axis=1, dtype=np.float64)
-    return _nonzero(squares)
+    for _, x in _stored(file, transform.spec, indices, transform.columns):
+        squares += np.abs(x).sum(axis=1, dtype=np.float64)
+    return _nonzero_root(squares)
 
 
-def _nonzero(squares: np.ndarray) -> np.ndarray:
-    """Return float32 roots, 1 for zero."""
+def _nonzero_root(squares: np.ndarray) -> np.ndarray:
+    """Return float32 square roots, 1 for zero."""
     return np.sqrt(np.where(squares == 0, 1, squares)).astype(np.float32)
+
+
+def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return projected maps, bilinearly pooled and normalised, as `conv1x1.py` does in TensorFlow.
+
+    Args:
+        maps: float (n, height, width, channels of the maps).
+        kernel: float32 (channels of the maps, channels).
+
+    Returns:
+        float32 (n, channels * (channels + 1) / 2), see `triangle.py`.
+    """
+    x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
+    matrices = np.swapaxes(x, 1, 2) @ x
+    rows, columns = triangle.indices(kernel.shape[1])
+    packed = matrices[:, rows, columns]
+    packed = np.sign(packed) * np.sqrt(np.abs(packed))
+    packed *= triangle.scale(kernel.shape[1]).astype(np.float32)
+    norms = np.linalg.norm(packed, axis=1, keepdims=True)
+    return packed / np.maximum(norms, np.float32(LEAST_NORM))

@@ -29,7 +29,7 @@ class Ridge(LinearEstimator):
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
         """Score the validation rows at one C after another."""
-        coordinates = training.reduced.coordinates()
+        coordinates = training.reduced.coordinates
         if coordinates is None:
             yield from super().trials(training, val_folds, smoothing)
             return
@@ -39,7 +39,7 @@ class Ridge(LinearEstimator):
 
     def fit(self, training: Training, choice: Tuning) -> Model:
         """Fit on all rows."""
-        coordinates = training.reduced.coordinates()
+        coordinates = training.reduced.coordinates
         if coordinates is None:
             return super().fit(training, choice)
         assert choice.C
@@ -58,7 +58,7 @@ def fit_ridge(reduced: Coordinates, targets: np.ndarray, C: float) -> Linear:
     """
     mean = targets.mean(axis=0)
     centred = (targets - mean).astype(reduced.z.dtype)
-    weights = (reduced.z.T @ centred) / (reduced.variance + 1 / C)[:, None]
+    weights = (reduced.z.T @ centred) / (reduced.sum_of_squares + 1 / C)[:, None]
     return Linear(weights.astype(np.float32), mean)
 
 
@@ -78,15 +78,15 @@ def out_of_fold(
         val_folds: indices of the validation rows of each fold.
     """
     n, dtype = len(targets), reduced.z.dtype
-    u = reduced.z / np.sqrt(reduced.variance).astype(dtype)
+    u = reduced.z / np.sqrt(reduced.sum_of_squares).astype(dtype)
     centred = (targets - targets.mean(axis=0)).astype(dtype)
     along = u.T @ centred
-    spans_all = len(reduced.variance) == n - 1
+    spans_all = len(reduced.sum_of_squares) == n - 1
     rest = centred - u @ along  # what no axis has a part in, and no fit touches
     folds = [(fold, u[fold]) for fold in val_folds]
 
     def scores(C: float) -> np.ndarray:
-        left = (1 / (1 + C * reduced.variance)).astype(dtype)
+        left = (1 / (1 + C * reduced.sum_of_squares)).astype(dtype)
         found = np.empty(targets.shape, np.float32)
         for fold, axes in folds:
             half = axes * np.sqrt(left)

@@ -27,7 +27,7 @@ from support.errors import assert_names, raises
 from support.feature_files import flip_bit, write_features
 from support.rows import LOSSES
 
-from bilinear_cli.cluster import futures, tasks
+from bilinear_cli.cluster import reducer, tasks
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.reducer import DaskReducer, Workers
 from bilinear_cli.errors import BilinearError, FeatureFileError
@@ -201,9 +201,9 @@ def test_passes_by_workers_come_to_the_same_optimum(
     caplog.set_level("INFO")
     submitted = submissions(monkeypatch)
     if not keep:
-        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
+        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
     assert_same_fit(*union_parameters(client, shards, spec, options), shards)
-    assert (tasks.kept in submitted) == keep
+    assert (tasks.load_rows in submitted) == keep
     assert any("0.0 GB" in record.getMessage() for record in caplog.records)
 
 
@@ -279,10 +279,10 @@ def test_passes_over_rows_in_any_order_are_those_taken_here(
 ) -> None:
     with both_sums(client, whole, "bilinear") as (here, there):
         size = 4 * 60 * there.features.d
-        monkeypatch.setattr(there.workers, "room", lambda: size if keep else size - 1)
+        monkeypatch.setattr(there.workers, "free_bytes", lambda: size if keep else size - 1)
         steps: list[tuple[int, int]] = []
         one, other = here.stream(None), there.stream(lambda *done: steps.append(done))
-        np.testing.assert_allclose(other.variance, one.variance, rtol=1e-5)
+        np.testing.assert_allclose(other.sum_of_squares, one.sum_of_squares, rtol=1e-5)
         np.testing.assert_allclose(other.mean, one.mean, rtol=1e-6)
         assert other.mean_square == pytest.approx(one.mean_square, rel=1e-6)
         assert steps == [(i, len(steps)) for i in range(1, 1 + (11 if keep else 4))]
@@ -314,9 +314,9 @@ def test_work_is_shared_out(client: Client, whole: Path, monkeypatch: pytest.Mon
         assert sorted(held.values()) == [4, 5]
         groups = passes._groups(range(9))
         assert Counter({by: len(blocks) for by, blocks in groups}) == held
-        constant = there.workers.put(np.zeros(1000))  # one worker has it
+        constant = there.workers.send(np.zeros(1000))  # one worker has it
         calls = [(constant, i) for i in range(5)]
-        done = client.gather(there.workers.share_out(doer, calls, [2, 1, 1, 1, 1]))
+        done = client.gather(there.workers.map_evenly(doer, calls, [2, 1, 1, 1, 1]))
         (first, _), (second, _), *_ = done
         assert {i for by, i in done if by == first} == {0, 3}
         assert {i for by, i in done if by == second} == {1, 2, 4}
@@ -326,11 +326,12 @@ def test_work_is_shared_out(client: Client, whole: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_sums_are_added_up_by_workers(n: int, client: Client) -> None:
-    work = futures.Futures(client)
+def test_sums_are_added_up_by_workers(n: int, client: Client, whole: Path) -> None:
+    with FeatureFile(whole) as file:
+        workers = Workers(client, file)
     steps: list[None] = []
-    each = [work.put((i, np.full(2, i))) for i in range(1, n + 1)]
-    number, array = work.total(each, lambda: steps.append(None))
+    futures = [workers.send((i, np.full(2, i))) for i in range(1, n + 1)]
+    number, array = workers.tree_sum(futures, lambda: steps.append(None))
     assert (number, array.tolist()) == (n * (n + 1) / 2, [n * (n + 1) / 2] * 2)
     assert len(steps) == n
 
@@ -343,7 +344,7 @@ def test_rows_that_are_all_the_same_are_refused(
     options = replace(QUICK, solver=solver, normalize="none")
     with FeatureFile(path) as file:
         workers = Workers(client, file)
-        with raises(BilinearError, gram.SAME):
+        with raises(BilinearError, gram.EQUAL_ROWS):
             train(file, "max", options, tmp_path / "runs", workers=workers)
 
 
@@ -380,7 +381,7 @@ def test_a_worker_that_is_killed_changes_nothing(
             os.kill(workers.pop(), signal.SIGKILL)
 
     if not keep:
-        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
+        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
     client = request.getfixturevalue("client" if n_workers == 2 else "lone_client")
     wait_for(client.nthreads)
     # A worker that is killed while it starts is not replaced, so only these are killed.
@@ -391,7 +392,7 @@ def test_a_worker_that_is_killed_changes_nothing(
     assert_same_fit(alone, distributed | {"workers": 2}, [whole])
 
 
-@pytest.mark.parametrize("task", [tasks.products, tasks.kept, tasks.losses])
+@pytest.mark.parametrize("task", [tasks.products, tasks.load_rows, tasks.losses])
 def test_a_scheduler_that_is_killed_is_one_line(
     task: Task, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,7 +483,7 @@ def test_a_damaged_row_is_the_same_error_as_without_workers(
     solver: str, keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not keep:
-        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
+        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
     flip_bit(whole, "bilinear", 8)
     options, messages = replace(QUICK, solver=solver), set[str]()
     with FeatureFile(whole) as file:

@@ -24,7 +24,7 @@ from bilinear_cli.cluster import connect as connect_module
 from bilinear_cli.cluster import reducer, worker, worker_check
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.preflight import on_workers
-from bilinear_cli.cluster.reducer import tiles
+from bilinear_cli.cluster.reducer import gram_tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements
 from bilinear_cli.cluster.shards_folder import shards_folder
 from bilinear_cli.errors import BilinearError
@@ -246,12 +246,12 @@ def test_a_projection_is_not_trained_by_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 8, 50])
 @pytest.mark.parametrize("n", [1, 2, 61, 100_000])
 def test_tiles_are_the_lower_half_and_share_the_work(n: int, n_threads: int) -> None:
-    pairs = tiles(n, n_threads)
+    pairs = gram_tiles(n, n_threads)
     area = sum((a.stop - a.start) * (b.stop - b.start) * (1 if a is b else 2) for a, b in pairs)
     assert area == n * n
     assert all(b.stop <= a.start or a is b for a, b in pairs)
-    assert all(0 < a.stop - a.start <= reducer.MOST_ROWS for pair in pairs for a in pair)
+    assert all(0 < a.stop - a.start <= reducer.MAX_ROWS for pair in pairs for a in pair)
     largest = max((a.stop - a.start) * (b.stop - b.start) for a, b in pairs)
     if n > 1000:
         assert largest <= 1.01 * n * n / n_threads
-    assert len(tiles(60, 1)) == 1  # one worker reads once
+    assert len(gram_tiles(60, 1)) == 1  # one worker reads once

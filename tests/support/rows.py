@@ -1,15 +1,14 @@
 """Training rows, and the problem of fitting a classifier to them, without a feature file."""
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from bilinear_cli.training import gram, losses
-from bilinear_cli.training.primal import Batches, LocalPasses
-from bilinear_cli.training.problem import AxesProblem, GramProblem, Problem, StreamedProblem
+from bilinear_cli.training.feature_transform import array_blocks
+from bilinear_cli.training.primal import LocalPasses
+from bilinear_cli.training.problem import GramProblem, PrimalProblem, Problem
 from bilinear_cli.training.rows import Rows
 
 LOSSES = {
@@ -17,16 +16,6 @@ LOSSES = {
     "svm": losses.squared_hinge,
     "ridge": losses.squared_error,
 }
-
-
-@dataclass(frozen=True)
-class RowsInMemory:
-    """As much of a `Reducer` as makes weights."""
-
-    x: np.ndarray
-
-    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        return (self.x - mean).T @ alpha
 
 
 def slices(n: int, size: int) -> list[slice]:
@@ -61,23 +50,14 @@ def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
     x = x.astype(np.float32)
     if (form or ("kernel" if n <= d else "columns")) == "kernel":
         inner, mean, square = gram.gram([(slice(0, d), x.copy())], n, d)
-        reducer: Any = RowsInMemory(x)
-        return GramProblem(inner, mean, square, reducer)
+        return GramProblem(inner, mean, square, lambda mean, alpha: (x - mean).T @ alpha)
     reduced, axes, mean, square = gram.rotate(lambda: [(slice(0, n), x.copy())], n, d)
     if form == "stream":
         z = x - mean
-        variance = np.square(z).sum(axis=0, dtype=np.float64)
-        return StreamedProblem(LocalPasses(_in_batches(z, 2)), n, variance, mean, square)
-    passes = LocalPasses(_in_batches(reduced.z, 1))
-    return AxesProblem(passes, n, reduced.variance, mean, square, axes, reduced)
-
-
-def _in_batches(z: np.ndarray, n_batches: int) -> Callable[[np.ndarray], Batches]:
-    """Return a function: row numbers -> a function that yields these rows in batches."""
-
-    def batches(rows: np.ndarray) -> Batches:
-        ends = np.linspace(0, len(rows), n_batches + 1).astype(int)
-        slices = [slice(*pair) for pair in itertools.pairwise(ends)]
-        return lambda: [(part, z[rows[part]]) for part in slices]
-
-    return batches
+        squares = np.square(z).sum(axis=0, dtype=np.float64)
+        halves = LocalPasses(
+            lambda indices: [(rows, z[indices[rows]]) for rows in slices(len(indices), n // 2)]
+        )
+        return PrimalProblem(halves, n, squares, mean, square)
+    passes = LocalPasses(partial(array_blocks, reduced.z))
+    return PrimalProblem(passes, n, reduced.sum_of_squares, mean, square, axes, reduced)

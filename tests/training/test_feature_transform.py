@@ -1,6 +1,7 @@
 """Tests of the selection and normalisation of stored rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -287,3 +288,18 @@ def test_blocks_without_a_selected_column_are_left_out(
     ]
     selected = np.hstack([block for _, block in blocks])
     np.testing.assert_array_equal(selected, stored["bilinear"][:, part.columns].astype(np.float32))
+
+
+def test_rows_of_an_array_are_copied_in_blocks_unless_they_are_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * 6 * 5)  # five rows
+    x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(24)
+    for indices, ends in ((order[:17], [5, 10, 15, 17]), (order, [5, 10, 15, 20, 24])):
+        rows, blocks = zip(*feature_transform.array_blocks(x, indices), strict=True)
+        assert [(span.start, span.stop) for span in rows] == list(pairwise([0, *ends]))
+        np.testing.assert_array_equal(np.concatenate(blocks), x[indices])
+    ((span, block),) = feature_transform.array_blocks(x, np.arange(24))
+    assert span == slice(0, 24)
+    assert block is x

@@ -27,7 +27,7 @@ def in_batches(x: np.ndarray, height: int) -> Callable[[], Blocks]:
 
 def axes_of(x: np.ndarray, method: str, size: int = 1000) -> Coordinates:
     if method == "gram":
-        return gram.principal(gram.gram(in_columns(x, size), *x.shape)[0])
+        return gram.principal_axes(gram.gram(in_columns(x, size), *x.shape)[0])
     return gram.rotate(in_batches(x, size), *x.shape)[0]
 
 
@@ -65,9 +65,9 @@ def test_principal_axes_keep_every_inner_product(n: int, d: int, method: str, si
     np.testing.assert_allclose(z @ z.T, expected, atol=1e-4 * expected.max())
     assert z.shape == (n, min(n - 1, d))
     scatter = z.T @ z
-    np.testing.assert_allclose(scatter, np.diag(reduced.variance), atol=2e-6 * scatter.max())
-    np.testing.assert_allclose(np.diag(scatter), reduced.variance, rtol=1e-3)
-    assert (np.diff(reduced.variance) <= 0).all()
+    np.testing.assert_allclose(scatter, np.diag(reduced.sum_of_squares), atol=2e-6 * scatter.max())
+    np.testing.assert_allclose(np.diag(scatter), reduced.sum_of_squares, rtol=1e-3)
+    assert (np.diff(reduced.sum_of_squares) <= 0).all()
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_the_axes_do_not_depend_on_the_unit_of_the_features(
     x = make(n, d)
     one, scaled = (axes_of(x * np.float32(s), method) for s in (1, scale))
     assert scaled.z.shape == one.z.shape
-    np.testing.assert_allclose(scaled.variance, one.variance * scale**2, rtol=1e-4)
+    np.testing.assert_allclose(scaled.sum_of_squares, one.sum_of_squares * scale**2, rtol=1e-4)
 
 
 @METHODS
@@ -102,7 +102,7 @@ def test_weights_on_axes_are_weights_on_features(n: int, d: int, method: str) ->
     reduced = axes_of(x, method)
     w = np.random.default_rng(1).normal(size=(reduced.z.shape[1], 3)).astype(np.float32)
     mean = x.mean(0)
-    on_features = gram.primal_weights(in_columns(x, 7), mean, reduced.on_rows(w))
+    on_features = gram.primal_weights(in_columns(x - mean, 7), d, reduced.coefficients(w))
     assert on_features.dtype == np.float32
     scores = reduced.z @ w
     np.testing.assert_allclose(centred(x) @ on_features, scores, atol=5e-3 * np.abs(scores).max())

@@ -184,7 +184,7 @@ def test_rows_of_zeros_and_equal_rows_leave_the_weights_finite(form: str, C: flo
 def test_ridge_is_scikit_learns(n: int, d: int, C: float) -> None:
     x, labels = make(n, d)
     problem, targets = make_problem(x), plus_minus_one(labels, K)
-    coordinates = problem.coordinates()
+    coordinates = problem.coordinates
     assert coordinates
     ours = problem.from_axes(ridge.fit_ridge(coordinates, targets, C))
     reference = scikit_learn_model("ridge", x, labels, C)
@@ -205,7 +205,7 @@ def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
     x[:3] = x[3:6]  # fewer axes than rows less one
     problem, targets = make_problem(x), plus_minus_one(labels, K)
     val_indices = np.array_split(np.random.default_rng(0).permutation(n), 4)
-    coordinates = problem.coordinates()
+    coordinates = problem.coordinates
     assert coordinates
     scores = ridge.out_of_fold(coordinates, targets, val_indices)(C)
     for fold in val_indices:
@@ -219,7 +219,7 @@ def test_ridge_scores_are_finite_at_any_C() -> None:
     x[:6] = x[6:12]
     x[12:14] = 0
     problem = make_problem(x)
-    coordinates = problem.coordinates()
+    coordinates = problem.coordinates
     assert coordinates
     val_indices = np.array_split(np.random.default_rng(0).permutation(60), 4)
     scores = ridge.out_of_fold(coordinates, plus_minus_one(labels, K), val_indices)

@@ -16,10 +16,8 @@ from bilinear_cli.training import feature_transform
 from bilinear_cli.training import problem as problems
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.problem import (
-    AxesProblem,
     GramProblem,
-    StreamedProblem,
-    _in_memory,
+    PrimalProblem,
     bytes_needed,
     choose_solver,
     reduce,
@@ -64,7 +62,7 @@ def test_memory_grows_with_the_smaller_side() -> None:
     assert bytes_needed(3000, 131_328, 1000) > bytes_needed(3000, 131_328, 100)
 
 
-@pytest.mark.parametrize(("d", "form"), [(6, AxesProblem), (40, GramProblem)])
+@pytest.mark.parametrize(("d", "form"), [(6, PrimalProblem), (40, GramProblem)])
 def test_both_solvers_find_the_same_optimum_of_a_file(
     d: int, form: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +80,7 @@ def test_both_solvers_find_the_same_optimum_of_a_file(
             reading = Reading(lambda *done: calls.append(done))
             problem: Any = reduce(file, transforms, rows, solver, reading)
             assert calls[-1][0] == calls[-1][1]
-            assert isinstance(problem, form if solver == "gram" else StreamedProblem)
+            assert isinstance(problem, form if solver == "gram" else PrimalProblem)
             steps = [(0.01, 1e-6), (0.1, 1e-9)]
             *_, fit = problem.regularization_path(np.arange(N), targets, LOSSES["softmax"], steps)
             linear = problem.linear(fit)
@@ -111,18 +109,3 @@ def test_bad_features_are_one_line(d: int, solver: str, tmp_path: Path) -> None:
             transforms = [feature_transform.FeatureTransform(spec, None, d, "none")]
             with raises(error, *facts):
                 reduce(file, transforms, np.arange(N), solver)
-
-
-def test_rows_in_memory_are_copied_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * 6 * 5)
-    z = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
-    rows = np.random.default_rng(1).permutation(N)[:17]
-    passes = _in_memory(z, rows)
-    for _ in range(2):
-        blocks = list(passes())
-        assert [len(block) for _, block in blocks] == [5, 5, 5, 2]
-        np.testing.assert_array_equal(np.concatenate([z for _, z in blocks]), z[rows])
-        assert [where for where, _ in blocks][-1] == slice(15, 17)
-    ((where, whole),) = _in_memory(z, np.arange(N))()
-    assert where == slice(0, N)
-    assert whole is z
