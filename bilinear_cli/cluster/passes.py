@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilinear_cli.cluster import tasks
-from bilinear_cli.cluster.tasks import Features
+from bilinear_cli.cluster.tasks import SharedFeatures
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.primal import Linear, LossSums
 
@@ -27,7 +27,7 @@ class DaskPasses:
     def __init__(
         self,
         workers: "Workers",
-        features: Features,
+        features: SharedFeatures,
         blocks: Sequence[np.ndarray],
         keep: bool,
         report: "Report",

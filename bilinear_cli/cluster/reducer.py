@@ -21,7 +21,7 @@ from distributed.comm import get_address_host
 
 from bilinear_cli.cluster import tasks
 from bilinear_cli.cluster.passes import DaskPasses
-from bilinear_cli.cluster.tasks import Features, Source
+from bilinear_cli.cluster.tasks import SharedFeatures, Source
 from bilinear_cli.cluster.worker_check import check_workers
 from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
@@ -29,7 +29,7 @@ from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.primal import PrimalProblem
-from bilinear_cli.training.reducers import Progress, log_pass_time, streamed_problem
+from bilinear_cli.training.reducers import Progress, log_pass_time
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -62,11 +62,11 @@ class Workers:
 
     def over(self, transforms: Sequence[FeatureTransform], indices: np.ndarray) -> "DaskReducer":
         """Return sums over rows of these indices."""
-        return DaskReducer(self, Features(self.source, transforms), indices)
+        return DaskReducer(self, SharedFeatures(self.source, transforms), indices)
 
     def scores(self, model: Model, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), classes) of rows of these indices."""
-        features, sent = self.send(Features(self.source, model.transforms)), self.send(model)
+        features, sent = self.send(SharedFeatures(self.source, model.transforms)), self.send(model)
         calls = [(features, piece, sent) for piece in self.pieces(indices)]
         return np.concatenate(self.client.gather(self.map_evenly(tasks.scores, calls)))
 
@@ -149,7 +149,7 @@ class Workers:
 class DaskReducer:
     """Sums over rows of files by workers; see `training.reducers.Reducer`."""
 
-    def __init__(self, workers: Workers, features: Features, indices: np.ndarray) -> None:
+    def __init__(self, workers: Workers, features: SharedFeatures, indices: np.ndarray) -> None:
         """Keep what to sum; workers start with the first method."""
         self.workers, self.features, self.indices = workers, features, indices
 
@@ -184,7 +184,8 @@ class DaskReducer:
 
     def stream(self, progress: Progress | None) -> PrimalProblem:
         """Compute mean and sums of squares; then workers keep the rows, or fits read them again."""
-        n, d, workers = len(self.indices), self.features.d, self.workers
+        n, workers = len(self.indices), self.workers
+        d = sum(transform.n_features for transform in self.features.transforms)
         blocks = pieces = workers.pieces(self.indices)
         needed, free = 4 * n * d, workers.free_bytes()
         keep = needed <= free
@@ -203,7 +204,8 @@ class DaskReducer:
         start_time = time.perf_counter()
         column_squares = passes.column_squares(None if keep else report)
         log_pass_time(time.perf_counter() - start_time)
-        return streamed_problem(passes, column_squares, mean, squares, n)
+        gram.check_not_constant(column_squares.sum(), squares)
+        return PrimalProblem(passes, n, column_squares, mean, squares / n)
 
     def _mean(self, pieces: Sequence[np.ndarray], report: Report) -> tuple[np.ndarray, float]:
         """Return the mean of the rows, float32 (d,), and the sum of their squared norms."""

@@ -19,18 +19,15 @@ from bilinear_cli.cluster.worker_check import check, differing
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile, open_features
 from bilinear_cli.training import gram
-from bilinear_cli.training.feature_transform import (
-    Block,
-    FeatureTransform,
-    array_blocks,
-    column_blocks,
-    row_blocks,
-)
+from bilinear_cli.training.feature_transform import Block, Features, FeatureTransform
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.primal import Linear, LossSums, loss_sums
+from bilinear_cli.training.primal import Linear, LossSums, array_blocks, loss_sums
 
 PACKAGES = ("bilinear-cli", "numpy", "scipy")
+
+Blocks = Sequence[np.ndarray]  # each is kept rows, float32 (n, d), or indices of rows to read (n,)
+Positions = Sequence[np.ndarray]  # for each block, the rows to use, ascending
 
 
 @dataclass(frozen=True)
@@ -64,35 +61,22 @@ class Source:
                 )
         return differing(_versions(), self.versions)
 
-    def open(self) -> FeatureFile:
-        """Return the file, open for the rest of this process.
-
-        Raises:
-            BilinearError: this worker has other versions, or sees other files.
-        """
-        return _opened(self)
-
 
 @dataclass(frozen=True)
-class Features:
-    """Features of files, minus `mean`, the mean of the training rows, if it is known."""
+class SharedFeatures:
+    """`Features` of a file that every worker opens for itself."""
 
     source: Source
     transforms: Sequence[FeatureTransform]
     mean: np.ndarray | None = None
 
-    @property
-    def d(self) -> int:
-        """Number of features."""
-        return sum(transform.n_features for transform in self.transforms)
+    def open(self) -> Features:
+        """Return the features; the file stays open for the rest of the process.
 
-    def rows(self, indices: np.ndarray) -> Iterator[Block]:
-        """Yield rows in blocks of rows."""
-        return row_blocks(self.transforms, self.source.open(), indices, self.mean)
-
-    def columns(self, indices: np.ndarray) -> Iterator[Block]:
-        """Yield rows in blocks of columns."""
-        return column_blocks(self.transforms, self.source.open(), indices, self.mean)
+        Raises:
+            BilinearError: this worker has other versions, or sees other files.
+        """
+        return Features(_opened(self.source), self.transforms, self.mean)
 
 
 def _versions() -> str:
@@ -132,12 +116,13 @@ def add(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
-def row_sums(features: Features, indices: np.ndarray) -> tuple[np.ndarray, float]:
+def row_sums(shared: SharedFeatures, indices: np.ndarray) -> tuple[np.ndarray, float]:
     """Return `gram.row_sums` of rows."""
+    features = shared.open()
     return gram.row_sums(features.rows(indices), features.d)
 
 
-def products(features: Features, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def products(shared: SharedFeatures, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the inner products of two sets of rows, float32 (len(left), len(right)).
 
     The rows are read in blocks of columns, which bounds the memory.
@@ -145,67 +130,69 @@ def products(features: Features, left: np.ndarray, right: np.ndarray) -> np.ndar
     n, same = len(left), np.array_equal(left, right)
     indices = left if same else np.concatenate([left, right])
     tile = np.zeros((n, len(right)), np.float32)
-    for _, x in features.columns(indices):
+    for _, x in shared.open().columns(indices):
         tile += x[:n] @ (x if same else x[n:]).T
     return tile
 
 
-def weights(features: Features, indices: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray]:
+def weights(shared: SharedFeatures, indices: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray]:
     """Return Xᵀ α of rows X and their α, float32 (d, k)."""
+    features = shared.open()
     total = np.zeros((features.d, alpha.shape[1]), np.float32)
     for rows, x in features.rows(indices):
         total += x.T @ alpha[rows]
     return (total,)
 
 
-def scores(features: Features, indices: np.ndarray, model: Model) -> np.ndarray:
+def scores(shared: SharedFeatures, indices: np.ndarray, model: Model) -> np.ndarray:
     """Return scores (len(indices), classes)."""
-    return np.concatenate([model(x) for _, x in features.rows(indices)])
+    return np.concatenate([model(x) for _, x in shared.open().rows(indices)])
 
 
-def load_rows(features: Features, indices: np.ndarray) -> np.ndarray:
+def load_rows(shared: SharedFeatures, indices: np.ndarray) -> np.ndarray:
     """Return rows for a worker to keep, float32 (len(indices), d)."""
-    return np.concatenate([x for _, x in features.rows(indices)])
+    return np.concatenate([x for _, x in shared.open().rows(indices)])
 
 
-# Tasks on blocks. A block is either kept rows, float32 (n, d), or indices of rows to read,
-# int64 (n,). `chosen` has, for each block, the ascending positions of the rows to use.
+# Tasks on blocks of rows -----------------------------------------------------------------
 
 
 def column_squares(
-    features: Features, blocks: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
+    shared: SharedFeatures, blocks: Blocks, positions: Positions
 ) -> tuple[np.ndarray]:
     """Return the sum of squares of each column, float64 (d,)."""
-    return (gram.column_squares(_rows(features, blocks, chosen), features.d),)
+    features = shared.open()
+    return (gram.column_squares(_rows(features, blocks, positions), features.d),)
 
 
 def losses(
-    features: Features,
-    blocks: Sequence[np.ndarray],
+    shared: SharedFeatures,
+    blocks: Blocks,
     chosen: Sequence[tuple[np.ndarray, np.ndarray]],
     model: Linear,
     make_loss: MakeLoss,
 ) -> LossSums:
-    """Return `loss_sums`; `chosen` has pairs of positions and targets."""
+    """Return `loss_sums`; `chosen` has the positions and the targets of each block."""
     positions, targets = zip(*chosen, strict=True)
-    rows = _rows(features, blocks, positions)
+    rows = _rows(shared.open(), blocks, positions)
     return loss_sums(model, rows, np.concatenate(targets), make_loss)
 
 
 def block_scores(
-    features: Features, blocks: Sequence[np.ndarray], chosen: Sequence[np.ndarray], model: Linear
+    shared: SharedFeatures,
+    blocks: Sequence[np.ndarray],
+    chosen: Sequence[np.ndarray],
+    model: Linear,
 ) -> np.ndarray:
     """Return scores (n, k) of the chosen rows of all blocks."""
-    return np.concatenate([model(x) for _, x in _rows(features, blocks, chosen)])
+    return np.concatenate([model(x) for _, x in _rows(shared.open(), blocks, chosen)])
 
 
-def _rows(
-    features: Features, blocks: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
-) -> Iterator[Block]:
+def _rows(features: Features, blocks: Blocks, positions: Positions) -> Iterator[Block]:
     start = 0
-    for block, positions in zip(blocks, chosen, strict=True):
-        read = block.ndim == 1
-        pieces = features.rows(block[positions]) if read else array_blocks(block, positions)
-        for rows, x in pieces:
+    for block, of_block in zip(blocks, positions, strict=True):
+        kept = block.ndim == 2
+        read = array_blocks(block, of_block) if kept else features.rows(block[of_block])
+        for rows, x in read:
             yield slice(start + rows.start, start + rows.stop), x
-        start += len(positions)
+        start += len(of_block)

@@ -4,7 +4,7 @@ With K = X Xᵀ the Gram matrix of the centred rows, the optimum is W = Xᵀ α.
 the scores on the rows, S = K α + b, say everything about W. Nothing has the size of the features.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple
@@ -15,7 +15,7 @@ from scipy.linalg.lapack import spotrf, spotri
 from bilinear_cli.training.gram import Coordinates, principal_axes
 from bilinear_cli.training.lbfgs import minimize, starting_points
 from bilinear_cli.training.losses import Loss, MakeLoss, dot
-from bilinear_cli.training.primal import Linear
+from bilinear_cli.training.primal import Linear, Steps
 
 REBUILD = 300.0  # factor between the curvature of the loss and that of the metric
 SMALLEST, LARGEST = 1.0, 1e3  # of c K: less has no effect, more is too much for float32
@@ -69,11 +69,7 @@ class GramProblem:
         return principal_axes(self.gram)
 
     def regularization_path(
-        self,
-        indices: np.ndarray,
-        targets: np.ndarray,
-        make_loss: MakeLoss,
-        steps: Sequence[tuple[float, float]],
+        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss, steps: Steps
     ) -> Iterator[DualFit]:
         """Fit along ascending C, each fit from the last one or from the last two extrapolated.
 
@@ -89,7 +85,7 @@ class GramProblem:
             indices: int (n,), of the rows to fit on.
             targets: float32 (n, k), of these rows.
             make_loss: a loss of `losses.py`.
-            steps: pairs of C, ascending by decades, and the tolerance of `minimize`.
+            steps: the path.
         """
         loss = make_loss(targets)
         inner = self.gram[np.ix_(indices, indices)]

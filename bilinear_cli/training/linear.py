@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -27,17 +27,20 @@ class LinearEstimator(Estimator):
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
         """Fit each fold along the path."""
-        C_option, targets = training.options.C, training.targets(smoothing)
+        problem, targets = training.reduced, training.targets(smoothing)
+        C_option = training.options.C
         Cs = Cs_to_try(training) if C_option is None else warm_start(C_option)
         steps = [(C, FOLD_TOLERANCE) for C in Cs]
-        train_indices = [np.setdiff1d(training.every, fold) for fold in val_folds]
-        paths = [self._path(training, indices, targets, steps) for indices in train_indices]
+        paths = [
+            problem.regularization_path(indices, targets[indices], self.make_loss, steps)
+            for indices in (np.setdiff1d(training.every, fold) for fold in val_folds)
+        ]
         for C, fits in zip(Cs, zip(*paths, strict=True), strict=True):
             if C_option not in (None, C):
                 continue
             scores = np.empty(targets.shape, np.float32)
             for fold, fold_fit in zip(val_folds, fits, strict=True):
-                scores[fold] = training.reduced.scores(fold_fit, fold)
+                scores[fold] = problem.scores(fold_fit, fold)
             yield {"C": C}, scores
 
     def fit(self, training: Training, choice: Tuning) -> Model:
@@ -45,30 +48,14 @@ class LinearEstimator(Estimator):
         assert choice.C
         *smaller, C = warm_start(choice.C)
         steps = [*((smaller_C, FOLD_TOLERANCE) for smaller_C in smaller), (C, TOLERANCE)]
-        targets = training.targets(choice.label_smoothing)
-        (last,) = deque(self._path(training, training.every, targets, steps), maxlen=1)
-        linear = training.reduced.linear(last)
-        return Model(linear, None, training.transforms, training.rows.class_names)
-
-    def _path(
-        self,
-        training: Training,
-        indices: np.ndarray,
-        targets: np.ndarray,
-        steps: Sequence[tuple[float, float]],
-    ) -> Any:
-        problem = training.reduced
-        return problem.regularization_path(indices, targets[indices], self.make_loss, steps)
+        problem, targets = training.reduced, training.targets(choice.label_smoothing)
+        path = problem.regularization_path(training.every, targets, self.make_loss, steps)
+        (last,) = deque(path, maxlen=1)
+        return Model(problem.linear(last), None, training.transforms, training.rows.class_names)
 
 
-def softmax() -> Estimator:
-    """Return multinomial logistic regression."""
-    return LinearEstimator(losses.cross_entropy)
-
-
-def svm() -> Estimator:
-    """Return one support vector machine for each class."""
-    return LinearEstimator(losses.squared_hinge)
+softmax = partial(LinearEstimator, losses.cross_entropy)  # multinomial logistic regression
+svm = partial(LinearEstimator, losses.squared_hinge)  # one support vector machine for each class
 
 
 def Cs_to_try(training: Training) -> Sequence[float]:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from bilinear_cli.training import feature_transform
 from bilinear_cli.training.feature_transform import Block
 from bilinear_cli.training.gram import Coordinates
 from bilinear_cli.training.lbfgs import minimize, starting_points
@@ -21,6 +22,7 @@ VECTORS_BYTES = 1 << 29  # of the pairs that L-BFGS keeps
 MIN_MEMORY, MAX_MEMORY = 3, 10  # pairs
 
 LossSums = tuple[float, float, np.ndarray]
+Steps = Sequence[tuple[float, float]]  # C, ascending by decades, and the tolerance of `minimize`
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ class Passes(Protocol):
 def loss_sums(
     model: Linear, blocks: Iterable[Block], targets: np.ndarray, make_loss: MakeLoss
 ) -> LossSums:
-    """Return sums over rows. Those of two sets of rows add up to those of both.
+    """Return sums over rows; those of two sets of rows add up to those of both.
 
     Args:
         model: weights (d, k) and intercept.
-        blocks: the rows.
+        blocks: the rows, n in all.
         targets: float32 (n, k).
         make_loss: a loss of `losses.py`.
 
@@ -77,13 +79,20 @@ def loss_sums(
     return loss, curvature, gradient
 
 
+def array_blocks(x: np.ndarray, indices: np.ndarray) -> Iterator[Block]:
+    """Yield rows of an array: all of them at once, or copies of some in blocks."""
+    if np.array_equal(indices, np.arange(len(x))):
+        yield slice(0, len(x)), x
+        return
+    step = max(1, feature_transform.BLOCK_BYTES // (4 * x.shape[1]))
+    for start in range(0, len(indices), step):
+        rows = slice(start, min(start + step, len(indices)))
+        yield rows, x[indices[rows]]
+
+
 @dataclass(frozen=True)
 class LocalPasses:
-    """Passes over rows that this process holds or reads; see `Passes`.
-
-    Attributes:
-        blocks: indices -> the blocks of these rows, in order.
-    """
+    """Passes over rows in this process; `blocks` maps indices to the blocks of these rows."""
 
     blocks: Callable[[np.ndarray], Iterable[Block]]
 
@@ -126,23 +135,19 @@ class PrimalProblem:
         return "stream" if self.axes is None else "gram"
 
     def regularization_path(
-        self,
-        indices: np.ndarray,
-        targets: np.ndarray,
-        make_loss: MakeLoss,
-        steps: Sequence[tuple[float, float]],
+        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss, steps: Steps
     ) -> Iterator[Linear]:
-        """Fit along ascending C.
+        """Fit along ascending C; see `GramProblem`.
 
         L-BFGS works on weights scaled by the square roots of the objective's estimated curvature.
-        On principal axes this removes most of the spread of the eigenvalues. Beyond that, see
-        `GramProblem.regularization_path`.
+        On principal axes this removes most of the spread of the eigenvalues.
         """
         losses = self.passes.losses(indices, targets, make_loss)
         (n, k), d = targets.shape, len(self.sum_of_squares)
         squares = np.append(self.sum_of_squares * n / self.n, n)
         penalised = np.append(np.ones(d), 0)
         n_pairs = VECTORS_BYTES // (2 * 4 * (d + 1) * k)
+        memory = int(np.clip(n_pairs, MIN_MEMORY, MAX_MEMORY))
         path: list[np.ndarray] = []
         for C, tolerance in steps:
             starts = starting_points(path, (d + 1, k))
@@ -158,7 +163,6 @@ class PrimalProblem:
                 value, gradient, _ = objective(u * scale, losses, C)
                 return value, gradient * scale
 
-            memory = int(np.clip(n_pairs, MIN_MEMORY, MAX_MEMORY))
             point = scale * minimize(scaled, start / scale, tolerance=tolerance, memory=memory)
             path = [*path[-1:], point]
             yield Linear(point[:-1], point[-1])

@@ -16,9 +16,14 @@ from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.dual import GramProblem
-from bilinear_cli.training.feature_transform import FeatureTransform, array_blocks, row_blocks
+from bilinear_cli.training.feature_transform import Features, FeatureTransform
 from bilinear_cli.training.lbfgs import MEMORY
-from bilinear_cli.training.primal import VECTORS_BYTES, LocalPasses, PrimalProblem
+from bilinear_cli.training.primal import (
+    VECTORS_BYTES,
+    LocalPasses,
+    PrimalProblem,
+    array_blocks,
+)
 from bilinear_cli.training.reducers import LOCAL, LocalReducer, Reading, Reducer
 
 log = logging.getLogger(__name__)
@@ -86,18 +91,21 @@ def reduce(
         BilinearError: all rows are equal.
         FeatureFileError: the file is damaged, or has a value that is not finite.
     """
-    n, d = len(indices), sum(transform.n_features for transform in transforms)
     workers, progress = reading.workers, reading.progress
-    local = LocalReducer(file, transforms, indices)
-    reducer: Reducer = workers.over(transforms, indices) if workers else local
+    features = Features(file, transforms)
+    n, d = len(indices), features.d
+    reducer: Reducer = LocalReducer(features, indices)
+    if workers:
+        reducer = workers.over(transforms, indices)
     if solver == "stream":
         return reducer.stream(progress)
     if n <= d:
         return GramProblem(*reducer.gram(progress), reducer.weights)
     if workers:
         log.info("rows of %d features are small: this process reduces them, not the workers", d)
-    batches = partial(row_blocks, transforms, file, indices)
-    coordinates, axes, mean, mean_square = gram.rotate(batches, n, d, progress)
+    coordinates, axes, mean, mean_square = gram.rotate(
+        partial(features.rows, indices), n, d, progress
+    )
     passes = LocalPasses(partial(array_blocks, coordinates.z))
     squares = coordinates.sum_of_squares
     return PrimalProblem(passes, n, squares, mean, mean_square, axes, coordinates)

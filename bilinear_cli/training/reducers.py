@@ -7,18 +7,16 @@ them here. With `cluster/reducer.py`, workers compute those of their rows and ad
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import gram
-from bilinear_cli.training.feature_transform import FeatureTransform, column_blocks, row_blocks
+from bilinear_cli.training.feature_transform import Features, FeatureTransform
 from bilinear_cli.training.gram import Progress
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.primal import LocalPasses, Passes, PrimalProblem
+from bilinear_cli.training.primal import LocalPasses, PrimalProblem
 
 log = logging.getLogger(__name__)
 
@@ -68,18 +66,6 @@ class Reading:
 LOCAL = Reading()
 
 
-def streamed_problem(
-    passes: Passes, column_squares: np.ndarray, mean: np.ndarray, squares: float, n: int
-) -> PrimalProblem:
-    """Return n rows as a problem; `squares` is the sum of their squared norms before centring.
-
-    Raises:
-        BilinearError: all rows are equal.
-    """
-    gram.check_not_constant(column_squares.sum(), squares)
-    return PrimalProblem(passes, n, column_squares, mean, squares / n)
-
-
 def log_pass_time(seconds: float) -> None:
     """Log how long a fit takes, from the time of one pass."""
     log.info(
@@ -91,40 +77,31 @@ def log_pass_time(seconds: float) -> None:
 
 @dataclass(frozen=True)
 class LocalReducer:
-    """Sums over rows of a file in this process; see `Reducer`.
+    """Sums over the rows of these indices, in this process; see `Reducer`."""
 
-    Attributes:
-        file: the features.
-        transforms: fitted, of the poolings side by side.
-        indices: of the rows.
-    """
-
-    file: FeatureFile
-    transforms: Sequence[FeatureTransform]
+    features: Features
     indices: np.ndarray
-
-    @property
-    def d(self) -> int:
-        """Number of features."""
-        return sum(transform.n_features for transform in self.transforms)
 
     def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
         """Return `gram.gram`, from one pass."""
-        columns = column_blocks(self.transforms, self.file, self.indices)
-        return gram.gram(columns, len(self.indices), self.d, progress)
+        columns = self.features.columns(self.indices)
+        return gram.gram(columns, len(self.indices), self.features.d, progress)
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, from one pass."""
-        columns = column_blocks(self.transforms, self.file, self.indices, mean)
-        return gram.primal_weights(columns, self.d, alpha)
+        centred = replace(self.features, mean=mean)
+        return gram.primal_weights(centred.columns(self.indices), centred.d, alpha)
 
     def stream(self, progress: Progress | None) -> PrimalProblem:
         """Compute mean and sums of squares in two passes; fits read the file again each time."""
-        n, rows = len(self.indices), partial(row_blocks, self.transforms, self.file)
-        total, squares = gram.row_sums(gram.track(rows(self.indices), progress, 2 * n), self.d)
+        n, d = len(self.indices), self.features.d
+        rows = gram.track(self.features.rows(self.indices), progress, 2 * n)
+        total, squares = gram.row_sums(rows, d)
         mean, start_time = (total / n).astype(np.float32), time.perf_counter()
-        centred = gram.track(rows(self.indices, mean), progress, 2 * n, n)
-        column_squares = gram.column_squares(centred, self.d)
+        centred = replace(self.features, mean=mean)
+        rows = gram.track(centred.rows(self.indices), progress, 2 * n, n)
+        column_squares = gram.column_squares(rows, d)
         log_pass_time(time.perf_counter() - start_time)
-        passes = LocalPasses(lambda chosen: rows(self.indices[chosen], mean))
-        return streamed_problem(passes, column_squares, mean, squares, n)
+        gram.check_not_constant(column_squares.sum(), squares)
+        passes = LocalPasses(lambda chosen: centred.rows(self.indices[chosen]))
+        return PrimalProblem(passes, n, column_squares, mean, squares / n)

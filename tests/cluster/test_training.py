@@ -35,6 +35,7 @@ from bilinear_cli.run import load_model, train
 from bilinear_cli.store import FeatureFile, open_features
 from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.estimator import Training
+from bilinear_cli.training.feature_transform import Features
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.reducers import LocalReducer
@@ -147,9 +148,7 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
     with open_features(paths) as file:
         rows = select_rows(file, None, 1)
         learn = rows if run["fitted_on"] != "train" else rows.take(rows.split == "train")
-        x = np.concatenate(
-            [x for _, x in feature_transform.row_blocks(model.transforms, file, learn.indices)]
-        )
+        x = np.concatenate([x for _, x in Features(file, model.transforms).rows(learn.indices)])
     weights = model.first.weights.astype(float)
     training = Training(None, learn, TrainOptions(run["classifier"]))
     targets = training.targets(run["label_smoothing"])
@@ -250,7 +249,7 @@ def both_sums(client: Client, path: Path, spec: str) -> Iterator[tuple[LocalRedu
     with FeatureFile(path) as file:
         transforms = feature_transform.fit_transforms(file, [spec], numbers, normalize="none")
         yield (
-            LocalReducer(file, transforms, numbers),
+            LocalReducer(Features(file, transforms), numbers),
             Workers(client, file).over(transforms, numbers),
         )
 
@@ -278,7 +277,7 @@ def test_passes_over_rows_in_any_order_are_those_taken_here(
     keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with both_sums(client, whole, "bilinear") as (here, there):
-        size = 4 * 60 * there.features.d
+        size = 4 * 60 * here.features.d
         monkeypatch.setattr(there.workers, "free_bytes", lambda: size if keep else size - 1)
         steps: list[tuple[int, int]] = []
         one, other = here.stream(None), there.stream(lambda *done: steps.append(done))

@@ -6,8 +6,7 @@ from functools import partial
 import numpy as np
 
 from bilinear_cli.training import gram, losses
-from bilinear_cli.training.feature_transform import array_blocks
-from bilinear_cli.training.primal import LocalPasses
+from bilinear_cli.training.primal import LocalPasses, array_blocks
 from bilinear_cli.training.problem import GramProblem, PrimalProblem, Problem
 from bilinear_cli.training.rows import Rows
 

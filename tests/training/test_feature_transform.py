@@ -11,7 +11,8 @@ from support.errors import raises
 from bilinear_cli.errors import UsageError
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform
-from bilinear_cli.training.feature_transform import FeatureTransform
+from bilinear_cli.training.feature_transform import Features, FeatureTransform
+from bilinear_cli.training.primal import array_blocks
 
 N_CHANNELS = 5
 D = N_CHANNELS * (N_CHANNELS + 1) // 2
@@ -73,12 +74,12 @@ def dense(
     transforms: Sequence[FeatureTransform], stored: dict[str, np.ndarray], indices: np.ndarray
 ) -> np.ndarray:
     """Return the features of a classifier in one array, the same by columns and by rows."""
-    file = in_memory(stored)
-    blocks = list(feature_transform.column_blocks(transforms, file, indices))
+    features = Features(in_memory(stored), transforms)
+    blocks = list(features.columns(indices))
     assert [columns.start for columns, _ in blocks[1:]] == [c.stop for c, _ in blocks[:-1]]
     assert all(block.dtype == np.float32 for _, block in blocks)
     whole = np.hstack([block for _, block in blocks])
-    by_rows = list(feature_transform.row_blocks(transforms, file, indices))
+    by_rows = list(features.rows(indices))
     assert [rows.start for rows, _ in by_rows[1:]] == [r.stop for r, _ in by_rows[:-1]]
     assert all(block.dtype == np.float32 for _, block in by_rows)
     np.testing.assert_allclose(np.vstack([x for _, x in by_rows]), whole, rtol=1e-5, atol=1e-6)
@@ -109,7 +110,7 @@ def test_blocks_are_a_direct_computation_whatever_their_size(
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", block_bytes)
     one = {spec: stored[spec]}
     parts = fit_transforms(one, TRAIN, normalize=normalize)
-    n_blocks = len(list(feature_transform.column_blocks(parts, in_memory(one), TRAIN)))
+    n_blocks = len(list(Features(in_memory(one), parts).columns(TRAIN)))
     assert n_blocks == {1: stored[spec].shape[1], 1 << 28: 1}.get(
         block_bytes, -(-stored[spec].shape[1] // 3)
     )
@@ -280,7 +281,7 @@ def test_blocks_without_a_selected_column_are_left_out(
 ) -> None:
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
     part = FeatureTransform("bilinear", np.array([0, 6, 7, 11]), 4, "none")
-    blocks = list(feature_transform.column_blocks([part], in_memory(stored), EVERY))
+    blocks = list(Features(in_memory(stored), [part]).columns(EVERY))
     assert [columns_of_block for columns_of_block, _ in blocks] == [
         slice(0, 1),
         slice(1, 3),
@@ -297,9 +298,9 @@ def test_rows_of_an_array_are_copied_in_blocks_unless_they_are_all(
     x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
     order = np.random.default_rng(1).permutation(24)
     for indices, ends in ((order[:17], [5, 10, 15, 17]), (order, [5, 10, 15, 20, 24])):
-        rows, blocks = zip(*feature_transform.array_blocks(x, indices), strict=True)
+        rows, blocks = zip(*array_blocks(x, indices), strict=True)
         assert [(span.start, span.stop) for span in rows] == list(pairwise([0, *ends]))
         np.testing.assert_array_equal(np.concatenate(blocks), x[indices])
-    ((span, block),) = feature_transform.array_blocks(x, np.arange(24))
+    ((span, block),) = array_blocks(x, np.arange(24))
     assert span == slice(0, 24)
     assert block is x
