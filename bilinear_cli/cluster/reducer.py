@@ -154,7 +154,7 @@ class DaskReducer:
         self.workers, self.features, self.indices = workers, features, indices
 
     def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return `gram.gram`, in one pass for the mean, and one for each side of a tile."""
+        """Return X Xᵀ, mean and mean square; rows are read once for each tile they are part of."""
         n, pieces = len(self.indices), self.workers.pieces(self.indices)
         tiles = gram_tiles(n, len(self.workers.threads()))
         report = _counter(progress, len(pieces) + len(tiles))

@@ -7,23 +7,17 @@ from the file or by workers: rows that fit neither way, in one pass after anothe
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from bilinear_cli.errors import validate_choice
 from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import feature_transform, gram
+from bilinear_cli.training import feature_transform
 from bilinear_cli.training.dual import GramProblem
 from bilinear_cli.training.feature_transform import Features, FeatureTransform
 from bilinear_cli.training.lbfgs import MEMORY
-from bilinear_cli.training.primal import (
-    VECTORS_BYTES,
-    LocalPasses,
-    PrimalProblem,
-    array_blocks,
-)
+from bilinear_cli.training.primal import VECTORS_BYTES, PrimalProblem
 from bilinear_cli.training.reducers import LOCAL, LocalReducer, Reading, Reducer
 
 log = logging.getLogger(__name__)
@@ -92,20 +86,14 @@ def reduce(
         FeatureFileError: the file is damaged, or has a value that is not finite.
     """
     workers, progress = reading.workers, reading.progress
-    features = Features(file, transforms)
-    n, d = len(indices), features.d
-    reducer: Reducer = LocalReducer(features, indices)
-    if workers:
-        reducer = workers.over(transforms, indices)
+    n, features = len(indices), Features(file, transforms)
+    local = LocalReducer(features, indices)
+    reducer: Reducer = workers.over(transforms, indices) if workers else local
     if solver == "stream":
         return reducer.stream(progress)
-    if n <= d:
+    if n <= features.d:
         return GramProblem(*reducer.gram(progress), reducer.weights)
     if workers:
-        log.info("rows of %d features are small: this process reduces them, not the workers", d)
-    coordinates, axes, mean, mean_square = gram.rotate(
-        partial(features.rows, indices), n, d, progress
-    )
-    passes = LocalPasses(partial(array_blocks, coordinates.z))
-    squares = coordinates.sum_of_squares
-    return PrimalProblem(passes, n, squares, mean, mean_square, axes, coordinates)
+        small = "rows of %d features are small: this process reduces them, not the workers"
+        log.info(small, features.d)
+    return local.rotate(progress)

@@ -8,15 +8,17 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+from scipy.linalg.blas import ssyrk
 
 from bilinear_cli.training import gram
 from bilinear_cli.training.feature_transform import Features, FeatureTransform
-from bilinear_cli.training.gram import Progress
+from bilinear_cli.training.gram import Coordinates, Progress
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.primal import LocalPasses, PrimalProblem
+from bilinear_cli.training.primal import LocalPasses, PrimalProblem, array_blocks
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,15 @@ class Reducer(Protocol):
     """Sums over the training rows. X is the rows of features minus their mean."""
 
     def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return X Xᵀ, the mean of the rows and their mean square, as `gram.gram` does."""
+        """Reduce to inner products, for fewer rows than features.
+
+        Returns:
+            X Xᵀ, float32 (n, n); the mean of the rows, float32 (d,); the mean squared norm of the
+            rows before centring.
+
+        Raises:
+            BilinearError: all rows are equal.
+        """
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, float32 (d, k), for α float32 (n, k)."""
@@ -68,11 +78,8 @@ LOCAL = Reading()
 
 def log_pass_time(seconds: float) -> None:
     """Log how long a fit takes, from the time of one pass."""
-    log.info(
-        "one pass over the rows takes at least %.1f s. "
-        "Each C needs about 10 to 50 passes, and the last fit 50 to 500.",
-        seconds,
-    )
+    passes = "each C needs about 10 to 50 passes, the last fit 50 to 500"
+    log.info("one pass over the rows takes at least %.1f s: %s", seconds, passes)
 
 
 @dataclass(frozen=True)
@@ -82,26 +89,64 @@ class LocalReducer:
     features: Features
     indices: np.ndarray
 
-    def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return `gram.gram`, from one pass."""
-        columns = self.features.columns(self.indices)
-        return gram.gram(columns, len(self.indices), self.features.d, progress)
+    def gram(self, progress: Progress | None = None) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return X Xᵀ, mean and mean square, from one pass; sums are float32, of one triangle."""
+        n, d = len(self.indices), self.features.d
+        mean = np.empty(d, np.float32)
+        lower = np.zeros((n, n), np.float32, order="F")
+        for span, x in gram.track(self.features.columns(self.indices), progress, d):
+            mean[span] = x.mean(axis=0)  # in float32: the intercept absorbs the rounding
+            x -= mean[span]
+            lower = ssyrk(1, x.T, beta=1, c=lower, trans=1, lower=1, overwrite_c=1)
+        diagonal = np.einsum("ii->i", lower)
+        spread = diagonal.mean(dtype=np.float64)
+        mean_square = float(spread + np.square(mean, dtype=np.float64).sum())
+        gram.check_not_constant(spread, mean_square)
+        lower += lower.T
+        diagonal *= 0.5
+        return lower.T, mean, mean_square
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, from one pass."""
-        centred = replace(self.features, mean=mean)
-        return gram.primal_weights(centred.columns(self.indices), centred.d, alpha)
+        weights = np.empty((self.features.d, alpha.shape[1]), np.float32)
+        for span, x in replace(self.features, mean=mean).columns(self.indices):
+            np.matmul(x.T, alpha, out=weights[span])
+        return weights
 
-    def stream(self, progress: Progress | None) -> PrimalProblem:
-        """Compute mean and sums of squares in two passes; fits read the file again each time."""
+    def rotate(self, progress: Progress | None = None) -> PrimalProblem:
+        """Return a problem of the rows on their principal axes in memory, from three passes.
+
+        Raises:
+            BilinearError: all rows are equal.
+        """
         n, d = len(self.indices), self.features.d
-        rows = gram.track(self.features.rows(self.indices), progress, 2 * n)
-        total, squares = gram.row_sums(rows, d)
-        mean, start_time = (total / n).astype(np.float32), time.perf_counter()
-        centred = replace(self.features, mean=mean)
+        mean, squares = self._mean(progress, 3)
+        centred, covariance = replace(self.features, mean=mean), np.zeros((d, d))
+        for _, x in gram.track(centred.rows(self.indices), progress, 3 * n, n):
+            covariance += x.T @ x
+        gram.check_not_constant(np.trace(covariance), squares)
+        eigenvalues, axes = gram.eigenvectors(covariance)
+        axes = axes.astype(np.float32)
+        z = np.empty((n, len(eigenvalues)), np.float32)
+        for rows, x in gram.track(centred.rows(self.indices), progress, 3 * n, 2 * n):
+            z[rows] = x @ axes
+        passes, coordinates = LocalPasses(partial(array_blocks, z)), Coordinates(z, eigenvalues)
+        return PrimalProblem(passes, n, eigenvalues, mean, squares / n, axes, coordinates)
+
+    def stream(self, progress: Progress | None = None) -> PrimalProblem:
+        """Compute mean and sums of squares in two passes; fits read the file again each time."""
+        n = len(self.indices)
+        mean, squares = self._mean(progress, 2)
+        centred, start_time = replace(self.features, mean=mean), time.perf_counter()
         rows = gram.track(centred.rows(self.indices), progress, 2 * n, n)
-        column_squares = gram.column_squares(rows, d)
+        column_squares = gram.column_squares(rows, centred.d)
         log_pass_time(time.perf_counter() - start_time)
         gram.check_not_constant(column_squares.sum(), squares)
         passes = LocalPasses(lambda chosen: centred.rows(self.indices[chosen]))
         return PrimalProblem(passes, n, column_squares, mean, squares / n)
+
+    def _mean(self, progress: Progress | None, n_passes: int) -> tuple[np.ndarray, float]:
+        """Return the mean of the rows and the sum of their squares, from the first pass."""
+        n, rows = len(self.indices), self.features.rows(self.indices)
+        total, squares = gram.row_sums(gram.track(rows, progress, n_passes * n), self.features.d)
+        return (total / n).astype(np.float32), squares

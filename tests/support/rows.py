@@ -1,13 +1,15 @@
 """Training rows, and the problem of fitting a classifier to them, without a feature file."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from bilinear_cli.training import gram, losses
-from bilinear_cli.training.primal import LocalPasses, array_blocks
-from bilinear_cli.training.problem import GramProblem, PrimalProblem, Problem
+from bilinear_cli.training import losses
+from bilinear_cli.training.feature_transform import Block
+from bilinear_cli.training.problem import GramProblem, Problem
+from bilinear_cli.training.reducers import LocalReducer
 from bilinear_cli.training.rows import Rows
 
 LOSSES = {
@@ -17,9 +19,36 @@ LOSSES = {
 }
 
 
-def slices(n: int, size: int) -> list[slice]:
-    """Cut n rows or columns into blocks of this size; the last may be smaller."""
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+@dataclass(frozen=True)
+class ArrayFeatures:
+    """`Features` of an array, in blocks of `size` rows or columns; the last may be smaller."""
+
+    x: np.ndarray
+    size: int = 1000
+    mean: np.ndarray | None = None
+
+    @property
+    def d(self) -> int:
+        return self.x.shape[1]
+
+    def columns(self, indices: np.ndarray) -> Iterator[Block]:
+        x = self._centred(indices)
+        return ((span, x[:, span]) for span in self._spans(self.d))
+
+    def rows(self, indices: np.ndarray) -> Iterator[Block]:
+        return ((span, self._centred(indices[span])) for span in self._spans(len(indices)))
+
+    def _centred(self, indices: np.ndarray) -> np.ndarray:
+        return self.x[indices] if self.mean is None else self.x[indices] - self.mean
+
+    def _spans(self, n: int) -> list[slice]:
+        return [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
+
+
+def make_reducer(x: np.ndarray, size: int = 1000) -> LocalReducer:
+    """Return the reducer of all rows of an array, read in blocks of `size` rows or columns."""
+    features: Any = ArrayFeatures(x.astype(np.float32), size)
+    return LocalReducer(features, np.arange(len(x)))
 
 
 def make_rows(
@@ -46,17 +75,8 @@ def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
         form: `kernel`, `columns` or `stream`; by default what `problem.reduce` takes in memory.
     """
     n, d = x.shape
-    x = x.astype(np.float32)
-    if (form or ("kernel" if n <= d else "columns")) == "kernel":
-        inner, mean, square = gram.gram([(slice(0, d), x.copy())], n, d)
-        return GramProblem(inner, mean, square, lambda mean, alpha: (x - mean).T @ alpha)
-    reduced, axes, mean, square = gram.rotate(lambda: [(slice(0, n), x.copy())], n, d)
-    if form == "stream":
-        z = x - mean
-        squares = np.square(z).sum(axis=0, dtype=np.float64)
-        halves = LocalPasses(
-            lambda indices: [(rows, z[indices[rows]]) for rows in slices(len(indices), n // 2)]
-        )
-        return PrimalProblem(halves, n, squares, mean, square)
-    passes = LocalPasses(partial(array_blocks, reduced.z))
-    return PrimalProblem(passes, n, reduced.sum_of_squares, mean, square, axes, reduced)
+    reducer = make_reducer(x, n // 2)
+    form = form or ("kernel" if n <= d else "columns")
+    if form == "kernel":
+        return GramProblem(*reducer.gram(), reducer.weights)
+    return reducer.stream() if form == "stream" else reducer.rotate()
