@@ -26,7 +26,7 @@ from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.feature_transform import Features, fit_transforms
-from bilinear_cli.training.problem import reduce
+from bilinear_cli.training.reducers import reduce
 
 POOLINGS = ("max", "bilinear")
 PRECISIONS = ("float32", "bfloat16", "int8")  # the first is what the others are compared with

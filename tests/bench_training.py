@@ -27,7 +27,7 @@ from bilinear_cli.training.feature_transform import Features, fit_transforms
 from bilinear_cli.training.gram import RANK_TOLERANCE
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.problem import reduce
+from bilinear_cli.training.reducers import reduce
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning, folds
 

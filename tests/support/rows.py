@@ -8,8 +8,7 @@ import numpy as np
 
 from bilinear_cli.training import losses
 from bilinear_cli.training.feature_transform import Block
-from bilinear_cli.training.problem import GramProblem, Problem
-from bilinear_cli.training.reducers import LocalReducer
+from bilinear_cli.training.reducers import GramProblem, LocalReducer, Problem
 from bilinear_cli.training.rows import Rows
 
 LOSSES = {

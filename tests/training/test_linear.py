@@ -10,10 +10,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 from support.rows import LOSSES, make_problem
 
-from bilinear_cli.training import dual, ridge
+from bilinear_cli.training import dual, linear
 from bilinear_cli.training.losses import dot, one_hot, plus_minus_one
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.problem import Problem
+from bilinear_cli.training.reducers import Problem
 
 FORMS = [(60, 12, "columns"), (60, 12, "stream"), (40, 90, "kernel"), (40, 90, "stream")]
 K = 3
@@ -186,7 +186,7 @@ def test_ridge_is_scikit_learns(n: int, d: int, C: float) -> None:
     problem, targets = make_problem(x), plus_minus_one(labels, K)
     coordinates = problem.coordinates
     assert coordinates
-    ours = problem.from_axes(ridge.fit_ridge(coordinates, targets, C))
+    ours = problem.from_axes(linear.fit_ridge(coordinates, targets, C))
     reference = scikit_learn_model("ridge", x, labels, C)
     np.testing.assert_allclose(
         ours.weights, reference.weights, atol=2e-3 * np.abs(reference.weights).max()
@@ -207,7 +207,7 @@ def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
     val_indices = np.array_split(np.random.default_rng(0).permutation(n), 4)
     coordinates = problem.coordinates
     assert coordinates
-    scores = ridge.out_of_fold(coordinates, targets, val_indices)(C)
+    scores = linear.out_of_fold(coordinates, targets, val_indices)(C)
     for fold in val_indices:
         train_indices = np.setdiff1d(np.arange(n), fold)
         alone = Ridge(alpha=1 / C).fit(x[train_indices].astype(np.float64), targets[train_indices])
@@ -222,6 +222,6 @@ def test_ridge_scores_are_finite_at_any_C() -> None:
     coordinates = problem.coordinates
     assert coordinates
     val_indices = np.array_split(np.random.default_rng(0).permutation(60), 4)
-    scores = ridge.out_of_fold(coordinates, plus_minus_one(labels, K), val_indices)
+    scores = linear.out_of_fold(coordinates, plus_minus_one(labels, K), val_indices)
     for C in 10.0 ** np.arange(3, 12):
         assert np.isfinite(scores(C)).all()

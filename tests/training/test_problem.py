@@ -12,24 +12,23 @@ from support.rows import LOSSES
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import feature_transform
-from bilinear_cli.training import problem as problems
+from bilinear_cli.training import feature_transform, reducers
 from bilinear_cli.training.losses import one_hot
-from bilinear_cli.training.problem import (
+from bilinear_cli.training.reducers import (
     GramProblem,
     PrimalProblem,
+    Reading,
     bytes_needed,
     choose_solver,
     reduce,
 )
-from bilinear_cli.training.reducers import Reading
 
 N = 24
 LABELS = np.arange(N) % 3
 
 
 def with_memory(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problems, "free_memory", lambda: free)
+    monkeypatch.setattr(reducers, "free_memory", lambda: free)
 
 
 @pytest.mark.parametrize(

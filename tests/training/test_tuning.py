@@ -18,7 +18,7 @@ from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.problem import Problem
+from bilinear_cli.training.reducers import Problem
 from bilinear_cli.training.rows import Rows
 from bilinear_cli.training.tuning import Tuning, choose
 
