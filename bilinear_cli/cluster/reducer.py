@@ -26,6 +26,7 @@ from bilinear_cli.cluster.worker_check import check_workers
 from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, gram
+from bilinear_cli.training.dual import GramProblem
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.primal import PrimalProblem
@@ -153,8 +154,8 @@ class DaskReducer:
         """Keep what to sum; workers start with the first method."""
         self.workers, self.features, self.indices = workers, features, indices
 
-    def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return X Xᵀ, mean and mean square; rows are read once for each tile they are part of."""
+    def gram(self, progress: Progress | None) -> GramProblem:
+        """Compute X Xᵀ in tiles; workers read the rows once for each of their tiles."""
         n, pieces = len(self.indices), self.workers.pieces(self.indices)
         tiles = gram_tiles(n, len(self.workers.threads()))
         report = _counter(progress, len(pieces) + len(tiles))
@@ -172,7 +173,7 @@ class DaskReducer:
             inner[rows, columns], inner[columns, rows] = tile, tile.T
             report()
         gram.check_not_constant(float(np.trace(inner, dtype=np.float64)), squares)
-        return inner, mean, squares / n
+        return GramProblem(inner, mean, squares / n, self.weights)
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, from one pass."""
@@ -183,7 +184,7 @@ class DaskReducer:
         return weights
 
     def stream(self, progress: Progress | None) -> PrimalProblem:
-        """Compute mean and sums of squares; then workers keep the rows, or fits read them again."""
+        """Sum rows and squares; then workers keep the rows, or fits read them again."""
         n, workers = len(self.indices), self.workers
         d = sum(transform.n_features for transform in self.features.transforms)
         blocks = pieces = workers.pieces(self.indices)

@@ -38,28 +38,13 @@ Problem = GramProblem | PrimalProblem
 
 
 class Reducer(Protocol):
-    """Sums over the training rows. X is the rows of features minus their mean."""
+    """Reduces the training rows by sums over them; raises BilinearError if all rows are equal."""
 
-    def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Reduce to inner products, for fewer rows than features.
-
-        Returns:
-            X Xᵀ, float32 (n, n); the mean of the rows, float32 (d,); the mean squared norm of the
-            rows before centring.
-
-        Raises:
-            BilinearError: all rows are equal.
-        """
-
-    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        """Return Xᵀ α, float32 (d, k), for α float32 (n, k)."""
+    def gram(self, progress: Progress | None) -> GramProblem:
+        """Return the problem of the rows' inner products, for fewer rows than features."""
 
     def stream(self, progress: Progress | None) -> PrimalProblem:
-        """Return a problem whose fits are passes over X.
-
-        Raises:
-            BilinearError: all rows are equal.
-        """
+        """Return a problem whose fits are passes over the rows."""
 
 
 class Workers(Protocol):
@@ -151,16 +136,15 @@ def reduce(
         FeatureFileError: the file is damaged, or has a value that is not finite.
     """
     workers, progress = reading.workers, reading.progress
-    n, features = len(indices), Features(file, transforms)
-    local = LocalReducer(features, indices)
+    local = LocalReducer(Features(file, transforms), indices)
     reducer: Reducer = workers.over(transforms, indices) if workers else local
     if solver == "stream":
         return reducer.stream(progress)
-    if n <= features.d:
-        return GramProblem(*reducer.gram(progress), reducer.weights)
+    if len(indices) <= local.features.d:
+        return reducer.gram(progress)
     if workers:
         small = "rows of %d features are small: this process reduces them, not the workers"
-        log.info(small, features.d)
+        log.info(small, local.features.d)
     return local.rotate(progress)
 
 
@@ -175,13 +159,13 @@ def log_pass_time(seconds: float) -> None:
 
 @dataclass(frozen=True)
 class LocalReducer:
-    """Sums over the rows of these indices, in this process; see `Reducer`."""
+    """Sums over the rows of these indices in this process; X is the rows minus their mean."""
 
     features: Features
     indices: np.ndarray
 
-    def gram(self, progress: Progress | None = None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return X Xᵀ, mean and mean square, from one pass; sums are float32, of one triangle."""
+    def gram(self, progress: Progress | None = None) -> GramProblem:
+        """Sum X Xᵀ over blocks of columns in one pass, in float32, one triangle of it."""
         n, d = len(self.indices), self.features.d
         mean = np.empty(d, np.float32)
         lower = np.zeros((n, n), np.float32, order="F")
@@ -195,21 +179,17 @@ class LocalReducer:
         gram.check_not_constant(spread, mean_square)
         lower += lower.T
         diagonal *= 0.5
-        return lower.T, mean, mean_square
+        return GramProblem(lower.T, mean, mean_square, self.weights)
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        """Return Xᵀ α, from one pass."""
+        """Return Xᵀ α, float32 (d, k), for α float32 (n, k), from one pass."""
         weights = np.empty((self.features.d, alpha.shape[1]), np.float32)
         for span, x in replace(self.features, mean=mean).columns(self.indices):
             np.matmul(x.T, alpha, out=weights[span])
         return weights
 
     def rotate(self, progress: Progress | None = None) -> PrimalProblem:
-        """Return a problem of the rows on their principal axes in memory, from three passes.
-
-        Raises:
-            BilinearError: all rows are equal.
-        """
+        """Rotate rows of few features to their principal axes, in memory, in three passes."""
         n, d = len(self.indices), self.features.d
         mean, squares = self._mean(progress, 3)
         centred, covariance = replace(self.features, mean=mean), np.zeros((d, d))
@@ -225,7 +205,7 @@ class LocalReducer:
         return PrimalProblem(passes, n, eigenvalues, mean, squares / n, axes, coordinates)
 
     def stream(self, progress: Progress | None = None) -> PrimalProblem:
-        """Compute mean and sums of squares in two passes; fits read the file again each time."""
+        """Sum rows and squares in two passes; fits read the file again each time."""
         n = len(self.indices)
         mean, squares = self._mean(progress, 2)
         centred, start_time = replace(self.features, mean=mean), time.perf_counter()

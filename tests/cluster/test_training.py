@@ -257,18 +257,14 @@ def both_sums(client: Client, path: Path, spec: str) -> Iterator[tuple[LocalRedu
 def test_sums_of_a_gram_matrix_are_those_taken_here(client: Client, whole: Path) -> None:
     with both_sums(client, whole, "bilinear") as (here, there):
         steps: list[tuple[int, int]] = []
-        (inner, mean, square), actual = (
-            here.gram(None),
-            there.gram(lambda *done: steps.append(done)),
-        )
-        atol = 1e-6 * np.abs(inner).max()
-        np.testing.assert_allclose(actual[0], inner, atol=atol)
-        np.testing.assert_array_equal(actual[0], actual[0].T)
-        np.testing.assert_allclose(actual[1], mean, rtol=1e-6)
-        assert actual[2] == pytest.approx(square, rel=1e-6)
-        alpha = np.random.default_rng(1).normal(size=(len(inner), K)).astype(np.float32)
-        expected = here.weights(mean, alpha)
-        np.testing.assert_allclose(there.weights(mean, alpha), expected, atol=1e-5 * expected.max())
+        local, actual = here.gram(None), there.gram(lambda *done: steps.append(done))
+        np.testing.assert_allclose(actual.gram, local.gram, atol=1e-6 * np.abs(local.gram).max())
+        np.testing.assert_array_equal(actual.gram, actual.gram.T)
+        np.testing.assert_allclose(actual.mean, local.mean, rtol=1e-6)
+        assert actual.mean_square == pytest.approx(local.mean_square, rel=1e-6)
+        alpha = np.random.default_rng(1).normal(size=(len(local.gram), K)).astype(np.float32)
+        weights, expected = (x.primal_weights(local.mean, alpha) for x in (actual, local))
+        np.testing.assert_allclose(weights, expected, atol=1e-5 * expected.max())
         assert steps == [(i, 5) for i in range(1, 6)]  # two means, three tiles
 
 

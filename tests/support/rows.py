@@ -8,7 +8,7 @@ import numpy as np
 
 from bilinear_cli.training import losses
 from bilinear_cli.training.feature_transform import Block
-from bilinear_cli.training.reducers import GramProblem, LocalReducer, Problem
+from bilinear_cli.training.reducers import LocalReducer, Problem
 from bilinear_cli.training.rows import Rows
 
 LOSSES = {
@@ -75,7 +75,5 @@ def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
     """
     n, d = x.shape
     reducer = make_reducer(x, n // 2)
-    form = form or ("kernel" if n <= d else "columns")
-    if form == "kernel":
-        return GramProblem(*reducer.gram(), reducer.weights)
-    return reducer.stream() if form == "stream" else reducer.rotate()
+    methods = {"kernel": reducer.gram, "columns": reducer.rotate, "stream": reducer.stream}
+    return methods[form or ("kernel" if n <= d else "columns")]()

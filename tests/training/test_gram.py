@@ -18,7 +18,7 @@ METHODS = pytest.mark.parametrize("method", ["gram", "rotate"])
 def coordinates_of(x: np.ndarray, method: str, size: int = 1000) -> Coordinates:
     reducer = make_reducer(x, size)
     if method == "gram":
-        return gram.principal_axes(reducer.gram()[0])
+        return gram.principal_axes(reducer.gram().gram)
     coordinates = reducer.rotate().coordinates
     assert coordinates
     return coordinates
@@ -38,12 +38,13 @@ def centred(x: np.ndarray) -> np.ndarray:
 @SHAPES
 def test_the_gram_matrix_is_a_direct_computation(n: int, d: int, size: int) -> None:
     x = make(n, d)
-    inner, mean, mean_square = make_reducer(x, size).gram()
+    problem = make_reducer(x, size).gram()
+    inner, mean = problem.gram, problem.mean
     expected = centred(x) @ centred(x).T
     np.testing.assert_allclose(inner, expected, atol=1e-5 * expected.max())
     np.testing.assert_array_equal(inner, inner.T)
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(mean_square, np.square(x.astype(float)).sum(1).mean(), 1e-5)
+    np.testing.assert_allclose(problem.mean_square, np.square(x.astype(float)).sum(1).mean(), 1e-5)
     assert inner.dtype == mean.dtype == np.float32
 
 
