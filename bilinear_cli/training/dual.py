@@ -1,7 +1,7 @@
-"""Linear classifiers from inner products alone, for n rows of more than n features.
+"""Linear classifiers from inner products alone, for rows of more features than there are rows.
 
 With K = X Xᵀ the Gram matrix of the centred rows, the optimum is W = Xᵀ α. The coefficients α and
-the scores on the rows, S = K α + b, say everything about W. Nothing has the size of the features.
+the scores of the rows, S = K α + b, say everything about W. Nothing has the size of the features.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from scipy.linalg.lapack import spotrf, spotri
 
-from bilinear_cli.training.gram import Coordinates, principal_axes
+from bilinear_cli.training.gram import Coordinates, eigenvectors
 from bilinear_cli.training.lbfgs import minimize, starting_points
 from bilinear_cli.training.losses import Loss, MakeLoss, dot
 from bilinear_cli.training.primal import Linear, Steps
@@ -26,12 +26,12 @@ ROUNDING = 10  # tolerances by which rounding may change the objective without a
 
 @dataclass(frozen=True)
 class DualFit:
-    """A linear classifier, fitted on rows of a Gram matrix.
+    """A linear classifier fitted on rows of a Gram matrix.
 
     Attributes:
         indices: int (n,), of these rows.
         alpha: float32 (n, k), columns of sum zero; the weights are `Xᵀ alpha`.
-        intercept: float32 (k,), for rows centred like those of the Gram matrix.
+        intercept: float32 (k,), for centred rows.
     """
 
     indices: np.ndarray
@@ -66,7 +66,9 @@ class GramProblem:
     @cached_property
     def coordinates(self) -> Coordinates:
         """The rows on their principal axes, from one factorisation."""
-        return principal_axes(self.gram)
+        eigenvalues, vectors = eigenvectors(self.gram.astype(np.float64))
+        vectors *= np.sqrt(eigenvalues)
+        return Coordinates(vectors, eigenvalues)
 
     def regularization_path(
         self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss, steps: Steps

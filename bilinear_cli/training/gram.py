@@ -1,9 +1,8 @@
-"""Sums over blocks of rows, and principal axes: what the reduction is made of.
+"""Sums over blocks of rows, and principal axes, from which the reduced problems are made.
 
 An L2-penalised linear model with a free intercept sees its features only through the inner
-products of the centred rows. With fewer rows than features, n <= d, the Gram matrix (n, n) holds
-everything; with fewer features, the rows on their principal axes do. So any problem has at most
-min(n, d) dimensions.
+products of the centred rows. With n <= d, fewer rows than features, the Gram matrix (n, n) holds
+everything; with fewer features, the rows on their principal axes (n, at most d) do.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -38,25 +37,14 @@ class Coordinates:
         return (self.z @ scaled.astype(self.z.dtype)).astype(np.float32)
 
 
-def principal_axes(gram: np.ndarray) -> Coordinates:
-    """Return the rows of a Gram matrix on their principal axes.
+def eigenvectors(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues above rounding, descending, and their vectors as columns, float64.
+
+    Args:
+        symmetric: float64 (n, n), of centred rows; overwritten.
 
     Raises:
         BilinearError: all rows are equal.
-    """
-    eigenvalues, vectors = eigenvectors(gram.astype(np.float64))
-    vectors *= np.sqrt(eigenvalues)
-    return Coordinates(vectors, eigenvalues)
-
-
-def eigenvectors(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the eigenvalues above rounding, descending, and their vectors as columns.
-
-    Args:
-        symmetric: float64 (n, n); overwritten.
-
-    Raises:
-        BilinearError: no eigenvalue is above zero, because all rows are equal.
     """
     # the transpose is in LAPACK's order, which saves a copy
     values, vectors = eigh(symmetric.T, driver="evd", overwrite_a=True, check_finite=False)
