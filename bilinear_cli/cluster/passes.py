@@ -32,14 +32,14 @@ class DaskPasses:
         keep: bool,
         report: "Report",
     ) -> None:
-        """Start to load the blocks if workers keep them.
+        """Load the blocks if workers keep them.
 
         Args:
             workers: keep or read the blocks.
             features: minus the mean.
-            blocks: indices of rows; together all rows, in order.
-            keep: whether workers keep the blocks, or read them at each pass.
-            report: called for each block that is loaded.
+            blocks: indices of all rows, in order.
+            keep: whether workers keep the blocks, or read them in each pass.
+            report: called for each loaded block.
         """
         self.workers, self.features, self.keep = workers, workers.send(features), keep
         self.starts = np.cumsum([0, *(len(block) for block in blocks)])
@@ -103,8 +103,7 @@ class DaskPasses:
     def _groups(self, blocks: Iterable[int]) -> list[tuple[str, list[int]]]:
         """Divide blocks among the threads of the workers that keep them.
 
-        Returns:
-            For each task, the address of its worker, or an empty string, and its blocks.
+        Each group is the blocks of one task, with the address of its worker or an empty string.
         """
         if not self.keep:
             workers = cycle(self.workers.threads())

@@ -1,7 +1,7 @@
-"""Stage 2 on workers: they compute the sums over rows. The solver stays in this process.
+"""Stage 2 on workers: they compute the sums over rows. The solver runs in this process.
 
-This process sends row indices, means and models; the workers read the rows from files that all of
-them see. A Gram matrix comes in tiles, the inner products of two sets of rows. One worker reads
+This process sends row indices, means and models. The workers read the rows from files that all of
+them see. A Gram matrix comes in tiles, the inner products of two sets of rows: one worker reads
 and multiplies the rows of a tile, and keeps nothing. Fits by passes are in `passes.py`.
 """
 
@@ -83,10 +83,8 @@ class Workers:
     def submit(self, task: Callable[..., Any], *args: Any, worker: str = "") -> "Future":
         """Start a task; its arguments go with it, so Dask can run it again.
 
-        Args:
-            task: a function of `cluster/tasks.py`.
-            args: its arguments; Dask replaces futures by their results.
-            worker: address of the worker that runs it if it is alive, or an empty string.
+        Dask replaces futures in the arguments by their results. `worker` is the address of the
+        worker that runs the task as long as it is alive, or an empty string for any worker.
         """
         options = {"workers": [worker], "allow_other_workers": True} if worker else {}
         with warnings.catch_warnings():
@@ -94,9 +92,9 @@ class Workers:
             return self.client.submit(task, *args, pure=False, **options)
 
     def send(self, x: Any) -> "Future":
-        """Return a future of x, which is an argument of several tasks; a worker gets it once.
+        """Return a future of x, for several tasks: each worker receives x once.
 
-        It is a task, so it is not lost with a worker, as scattered data are.
+        It is the result of a task, so Dask can restore it when a worker is lost.
         """
         return self.submit(tasks.identity, x)
 
@@ -105,12 +103,8 @@ class Workers:
     ) -> "list[Future]":
         """Start a task for each tuple of arguments, with the same amount of work for all threads.
 
-        By default Dask gives tasks to the worker that has their common arguments.
-
-        Args:
-            task: as for `submit`.
-            calls: the arguments.
-            work: amount of work of each task, in any unit; equal by default.
+        By default Dask gives tasks to the worker that has their common arguments. `work` is the
+        amount of work of each task, in any unit; by default it is equal.
         """
         loads: list[list[Any]] = [[0.0, address] for address in self.threads()]
         futures = []
@@ -218,10 +212,10 @@ class DaskReducer:
 
 
 def gram_tiles(n: int, n_threads: int) -> list[tuple[slice, slice]]:
-    """Divide the lower triangle of an n x n matrix into tiles; return the largest first.
+    """Divide the lower triangle of an n x n matrix into tiles, the most work first.
 
-    A tile on the diagonal is half the work. There is about one tile for each thread, in units of
-    work, so that no thread waits long. More tiles would mean that workers read rows more often.
+    A tile on the diagonal is half the work. Each thread gets about the work of one full tile. More
+    tiles would mean that workers read rows more often.
     """
     side = 1 if n_threads == 1 else ceil(sqrt(2 * n_threads))
     side = min(max(side, ceil(n / MAX_ROWS)), n)

@@ -144,20 +144,14 @@ def fit_transforms(
 def top_variance_columns(
     file: FeatureFile, spec: str, train: np.ndarray, n_entries: int
 ) -> np.ndarray:
-    """Return the stored columns of the matrix entries of highest variance, int64, ascending.
+    """Return the stored columns of at most n matrix entries of highest variance, int64, ascending.
 
     An off-diagonal number of an upper triangle stands for two entries of the matrix. Each has half
     its variance, because the number is stored times the square root of two.
 
-    Args:
-        file: the features.
-        spec: the pooling.
-        train: indices of the rows to compute variances from.
-        n_entries: maximum number of entries to keep.
-
     Raises:
-        UsageError: the matrix has fewer entries, or the highest variance is that of a pair and
-            `n_entries` is 1.
+        UsageError: the matrix has fewer entries, or the entry of highest variance stands twice in
+            the matrix and `n_entries` is 1.
     """
     d = file.shapes[spec][1]
     paired = get_pooling(spec).layout == TRIANGLE

@@ -34,7 +34,7 @@ def minimize(
     dot: Dot = plain_dot,
     memory: int = MEMORY,
 ) -> np.ndarray:
-    """Minimise a function, after Nocedal and Wright, "Numerical Optimization", 2006, chapter 7.
+    """Return the minimiser (Nocedal and Wright, "Numerical Optimization", 2006, chapter 7).
 
     The first step tried has length one. Choose variables or a metric with a curvature near one.
 
@@ -47,9 +47,6 @@ def minimize(
         max_iterations: stop after so many iterations, with a warning.
         dot: the inner product of the metric.
         memory: number of pairs to keep. A pair is two arrays of the shape of x.
-
-    Returns:
-        The minimiser, float32 of the shape of x.
     """
     value, gradient = function(x)
     pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
@@ -72,14 +69,11 @@ def minimize(
 
 
 def starting_points(path: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
-    """Return where the next fit of a regularisation path may start.
+    """Return where the next fit of a path of C, ascending by decades, may start.
 
     The candidates are the last fit, and the last two fits extrapolated. Weights of a softmax grow
-    about with the logarithm of C if the classes are separable; those of other losses converge.
-
-    Args:
-        path: the fits so far, at C that ascend by decades.
-        shape: of a fit; the first one starts at zeros.
+    about with the logarithm of C if the classes are separable; those of other losses converge. The
+    first fit starts at zeros of this shape.
     """
     if not path:
         return [np.zeros(shape, np.float32)]

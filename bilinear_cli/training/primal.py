@@ -1,8 +1,7 @@
 """Linear classifiers by passes over blocks of rows: in memory, from a file, or by workers.
 
-There is one objective, a sum over blocks of rows. Rows with fewer features than there are rows
-are in memory, on their principal axes. If neither these nor a Gram matrix fit the memory, each
-evaluation is a pass over the file, or workers sum over their blocks.
+The one objective is a sum over blocks of rows. In memory the rows are on their principal axes.
+Beyond memory each evaluation is a pass over the file, or workers sum over their blocks.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
