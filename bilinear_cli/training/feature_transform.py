@@ -47,29 +47,6 @@ class FeatureTransform:
     factor: float = 1.0
     kernel: np.ndarray | None = None
 
-    @classmethod
-    def fit(
-        cls,
-        file: FeatureFile,
-        spec: str,
-        train: np.ndarray,
-        normalize: str = "auto",
-        top_variance: int | None = None,
-    ) -> "FeatureTransform":
-        """Fit selection and normalisation of one pooling; see `fit_transforms`."""
-        if len(file.shapes[spec]) != 2:  # maps stay as they are
-            return cls(spec, None, file.shapes[spec][-1], "none")
-        columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
-        if normalize == "auto":
-            normalize = "none" if get_pooling(spec).normalization else "standard"
-        n_features = file.shapes[spec][1] if columns is None else len(columns)
-        if normalize != "standard":
-            return cls(spec, columns, n_features, normalize)
-        mean, variance = _moments(_stored(file, spec, train, columns))
-        std = np.sqrt(variance).astype(np.float32)
-        std[std == 0] = 1
-        return cls(spec, columns, n_features, normalize, mean.astype(np.float32), std)
-
     def transform(self, x: np.ndarray) -> np.ndarray:
         """Return features, float32 (n, n_features), of stored rows (n, *row shape).
 
@@ -128,9 +105,7 @@ def fit_transforms(
         UsageError: the normalisation is unknown, or a pooling has too few entries.
     """
     validate_choice("normalization", normalize, NORMALIZE)
-    transforms = [
-        FeatureTransform.fit(file, spec, train, normalize, top_variance) for spec in specs
-    ]
+    transforms = [_fit(file, spec, train, normalize, top_variance) for spec in specs]
     if len(specs) == 1:
         return transforms
     features = [Features(file, [transform]).rows(train) for transform in transforms]
@@ -139,6 +114,24 @@ def fit_transforms(
         replace(transform, factor=1 / (float(norm.mean()) or 1.0))
         for transform, norm in zip(transforms, norms, strict=True)
     ]
+
+
+def _fit(
+    file: FeatureFile, spec: str, train: np.ndarray, normalize: str, top_variance: int | None
+) -> FeatureTransform:
+    if len(file.shapes[spec]) != 2:  # maps stay as they are
+        return FeatureTransform(spec, None, file.shapes[spec][-1], "none")
+    columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
+    n_features = file.shapes[spec][1] if columns is None else len(columns)
+    if normalize == "auto":
+        normalize = "none" if get_pooling(spec).normalization else "standard"
+    transform = FeatureTransform(spec, columns, n_features, normalize)
+    if normalize != "standard":
+        return transform
+    mean, variance = _moments(_stored(file, spec, train, columns))
+    std = np.sqrt(variance).astype(np.float32)
+    std[std == 0] = 1
+    return replace(transform, mean=mean.astype(np.float32), std=std)
 
 
 def top_variance_columns(
