@@ -108,12 +108,11 @@ def fit_transforms(
     transforms = [_fit(file, spec, train, normalize, top_variance) for spec in specs]
     if len(specs) == 1:
         return transforms
-    features = [Features(file, [transform]).rows(train) for transform in transforms]
-    norms = [np.concatenate([np.linalg.norm(x, axis=1) for _, x in blocks]) for blocks in features]
-    return [
-        replace(transform, factor=1 / (float(norm.mean()) or 1.0))
-        for transform, norm in zip(transforms, norms, strict=True)
-    ]
+    scaled = []
+    for transform in transforms:
+        norms = [np.linalg.norm(x, axis=1) for _, x in Features(file, [transform]).rows(train)]
+        scaled.append(replace(transform, factor=1 / (float(np.concatenate(norms).mean()) or 1.0)))
+    return scaled
 
 
 def _fit(
