@@ -83,22 +83,6 @@ def test_the_optimum_is_scikit_learns(n: int, d: int, form: str, name: str, C: f
         np.testing.assert_array_equal(ours(x).argmax(1)[clear], expected.argmax(1)[clear])
 
 
-@pytest.mark.parametrize("C", [0.1, 100.0])
-@ALL_FORMS
-def test_an_svm_without_intercept_is_linear_svcs(n: int, d: int, form: str, C: float) -> None:
-    """On rows and their negatives, with contrary targets, the free intercept is zero."""
-    x, labels = make(n // 2, d)
-    both = np.vstack([x, -x])
-    targets = np.vstack([plus_minus_one(labels, K), -plus_minus_one(labels, K)])
-    ours = fit_path(make_problem(both, form), "svm", targets, [C / 100, C / 10, C])
-    svc = LinearSVC(C=2 * C, tol=1e-9, max_iter=1_000_000, fit_intercept=False, dual=False)
-    reference = Linear(svc.fit(x.astype(np.float64), labels).coef_.T, np.zeros(K))
-    np.testing.assert_allclose(ours.intercept, 0, atol=1e-3)
-    values = [objective("svm", model, both, targets, C) for model in (ours, reference)]
-    assert values[0] == pytest.approx(values[1], rel=1e-4)
-    np.testing.assert_array_equal(ours(x).argmax(1), reference(x.astype(np.float64)).argmax(1))
-
-
 @ITERATIVE
 @ALL_FORMS
 def test_a_path_and_a_single_fit_reach_the_same_optimum(
