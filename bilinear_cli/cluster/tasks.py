@@ -53,10 +53,10 @@ class Source:
     def fault(self) -> str | None:
         """Return what this process lacks, or None; see `worker_check.Requirements`."""
         for path, expected in zip(self.files, self.descriptions, strict=True):
-            found = _describe(path)
-            if found != expected:
+            actual = _describe(path)
+            if actual != expected:
                 return (
-                    f"does not see {path} as this process does: {found} there, {expected} here. "
+                    f"does not see {path} as this process does: {actual} there, {expected} here. "
                     "Put the file into a folder that all workers share"
                 )
         return differing(_versions(), self.versions)

@@ -97,7 +97,7 @@ def shards(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Path:
+def features(tmp_path: Path) -> Path:
     """Return a feature file of the set."""
     return write(tmp_path / "x.h5", features_of_classes())
 
@@ -226,20 +226,20 @@ def submissions(
 
 
 def test_workers_load_no_tensorflow_and_are_asked_by_their_client_whichever_is_the_default(
-    client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distributed.client._get_global_client", lambda: None)
-    with FeatureFile(whole) as file:
-        train(file, "bilinear", QUICK, whole.parent / "runs", workers=Workers(client, file))
+    with FeatureFile(features) as file:
+        train(file, "bilinear", QUICK, features.parent / "runs", workers=Workers(client, file))
     loaded = client.run(lambda: {"tensorflow", "keras"} & set(sys.modules))
     assert list(loaded.values()) == [set(), set()]
 
 
 @pytest.fixture
-def reducers(client: Client, whole: Path) -> Iterator[Reducers]:
+def reducers(client: Client, features: Path) -> Iterator[Reducers]:
     """Return the reducers of the training rows, in a random order: this process, and workers."""
     indices = np.random.default_rng(0).permutation(np.flatnonzero(SPLIT == "train"))
-    with FeatureFile(whole) as file:
+    with FeatureFile(features) as file:
         transforms = fit_transforms(file, ["bilinear"], indices, normalize="none")
         local = LocalReducer(Features(file, transforms), indices)
         yield local, Workers(client, file).over(transforms, indices)
@@ -349,7 +349,7 @@ def test_a_worker_that_is_killed_changes_nothing(
     keep: bool,
     task: Task,
     times: set[int],
-    whole: Path,
+    features: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -364,14 +364,14 @@ def test_a_worker_that_is_killed_changes_nothing(
     # A worker that is killed while it starts is not replaced, so only these are killed.
     workers = [*client.run(os.getpid).values()]
     submissions(monkeypatch, kill)
-    alone, distributed = train_both(client, [whole], "bilinear", options)
+    alone, distributed = train_both(client, [features], "bilinear", options)
     assert len(workers) == n_workers - len(times)
-    assert_same_fit(alone, distributed | {"workers": 2}, [whole])
+    assert_same_fit(alone, distributed | {"workers": 2}, [features])
 
 
 @pytest.mark.parametrize("task", [tasks.products, tasks.load_rows, tasks.losses])
 def test_a_scheduler_that_is_killed_is_one_line(
-    task: Task, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = tmp_path / "scheduler.json"
 
@@ -384,7 +384,7 @@ def test_a_scheduler_that_is_killed_is_one_line(
     with (
         scheduler_and_worker(address) as process,
         raises(BilinearError, "scheduler"),
-        open_features([whole]) as file,
+        open_features([features]) as file,
         connect(str(address)) as client,
     ):
         client.register_plugin(SmallBlocks())
@@ -393,13 +393,13 @@ def test_a_scheduler_that_is_killed_is_one_line(
 
 @pytest.fixture
 def per_process(
-    client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Path, Callable[[int, Path], str]]]:
     """Return a path that every process sees as it stands, and what moves a worker elsewhere."""
     addresses = list(client.run(os.getpid))
     before = Path.cwd()
-    monkeypatch.chdir(whole.parent)
-    client.run(os.chdir, str(whole.parent))
+    monkeypatch.chdir(features.parent)
+    client.run(os.chdir, str(features.parent))
 
     def move(worker: int, folder: Path) -> str:
         client.run(os.chdir, str(folder), workers=[addresses[worker]])
@@ -437,7 +437,7 @@ def test_a_worker_that_comes_later_is_checked_as_it_reads(
             train(file, "bilinear", QUICK, tmp_path / "runs", workers=workers)
 
 
-def test_other_versions_are_refused(client: Client, whole: Path) -> None:
+def test_other_versions_are_refused(client: Client, features: Path) -> None:
     def become(version: Callable[[str], str]) -> None:
         tasks.version = version
 
@@ -445,7 +445,7 @@ def test_other_versions_are_refused(client: Client, whole: Path) -> None:
     client.run(become, lambda name: "0.0.1" if name == "scipy" else real(name), workers=[address])
     try:
         facts = (address, "scipy", "0.0.1", real("scipy"))
-        with FeatureFile(whole) as file, raises(BilinearError, *facts):
+        with FeatureFile(features) as file, raises(BilinearError, *facts):
             Workers(client, file)
     finally:
         client.run(become, real, workers=[address])
@@ -457,16 +457,16 @@ def test_other_versions_are_refused(client: Client, whole: Path) -> None:
 @pytest.mark.parametrize("solver", ["gram", "stream"])
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "read again"])
 def test_a_damaged_row_is_the_same_error_as_without_workers(
-    solver: str, keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+    solver: str, keep: bool, client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not keep:
         monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
-    flip_bit(whole, "bilinear", 8)
+    flip_bit(features, "bilinear", 8)
     options, messages = replace(QUICK, solver=solver), set[str]()
-    with FeatureFile(whole) as file:
+    with FeatureFile(features) as file:
         for workers in (None, Workers(client, file)):
-            with raises(FeatureFileError, whole, "row 8", "features/bilinear") as caught:
-                train(file, "bilinear", options, whole.parent / "runs", workers=workers)
+            with raises(FeatureFileError, features, "row 8", "features/bilinear") as caught:
+                train(file, "bilinear", options, features.parent / "runs", workers=workers)
             messages.add(str(caught.value))
     assert len(messages) == 1
 
@@ -478,17 +478,17 @@ def train_words(path: Path, *words: str) -> list[str]:
     return [*command, "--label-smoothing", "0", *words]
 
 
-def test_the_command_prints_one_line_of_a_damaged_row(client: Client, whole: Path) -> None:
-    flip_bit(whole, "bilinear", 8)
-    words = train_words(whole, "--pooling", "bilinear", "-C", "1")
+def test_the_command_prints_one_line_of_a_damaged_row(client: Client, features: Path) -> None:
+    flip_bit(features, "bilinear", 8)
+    words = train_words(features, "--pooling", "bilinear", "-C", "1")
     alone = run_command(*words, code=1)
     distributed = run_command(*words, "--scheduler", client.scheduler.address, code=1)
-    assert_names(error_line(alone), whole, "row 8", "features/bilinear")
+    assert_names(error_line(alone), features, "row 8", "features/bilinear")
     assert alone.stderr == distributed.stderr == f"Error: {error_line(distributed)}\n"
 
 
-def test_the_command_trains_with_workers(client: Client, whole: Path) -> None:
-    words = train_words(whole, "--pooling", "bilinear", "-C", "1")
+def test_the_command_trains_with_workers(client: Client, features: Path) -> None:
+    words = train_words(features, "--pooling", "bilinear", "-C", "1")
     done = run_command(*words, "--scheduler", client.scheduler.address)
     assert done.stderr == ""
     assert json.loads(done.stdout)["results"][0]["workers"] == 2
