@@ -51,8 +51,8 @@ class DaskPasses:
 
     def column_squares(self, report: "Report | None") -> np.ndarray:
         """Return the sum of squares of each column, float64 (d,)."""
-        every = {block: np.arange(size) for block, size in enumerate(np.diff(self.starts))}
-        futures = [future for _, future in self._submit(tasks.column_squares, every)]
+        all_rows = {block: np.arange(size) for block, size in enumerate(np.diff(self.starts))}
+        futures = [future for _, future in self._submit(tasks.column_squares, all_rows)]
         (total,) = self.workers.tree_sum(futures, report)
         return total
 

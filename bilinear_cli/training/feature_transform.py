@@ -170,9 +170,6 @@ def _moments(columns: Iterable[Block]) -> tuple[np.ndarray, np.ndarray]:
     return mean, variance
 
 
-# Reading ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Features:
     """Features of rows of a file: poolings side by side, minus `mean` if it is given."""
@@ -194,7 +191,8 @@ class Features:
             norms = transform.norms(x for _, x in _stored(*selection))
             for selected, x in _stored(*selection):
                 span = slice(start + selected.start, start + selected.stop)
-                yield span, self._centred(transform.normalized(x, selected, norms), span)
+                x = transform.normalized(x, selected, norms)
+                yield span, x if self.mean is None else np.subtract(x, self.mean[span], out=x)
             start += transform.n_features
 
     def rows(self, indices: np.ndarray) -> Iterator[Block]:
@@ -205,12 +203,7 @@ class Features:
         for blocks in zip(*(self.file.batches(x, indices, step) for x in specs), strict=True):
             spans, stored = zip(*blocks, strict=True)
             x = transform_rows(self.transforms, dict(zip(specs, stored, strict=True)))
-            yield spans[0], self._centred(x, slice(None))
-
-    def _centred(self, x: np.ndarray, columns: slice) -> np.ndarray:
-        if self.mean is not None:
-            x -= self.mean[columns]
-        return x
+            yield spans[0], x if self.mean is None else np.subtract(x, self.mean, out=x)
 
 
 def transform_rows(
@@ -231,10 +224,8 @@ def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
     Args:
         maps: float (n, height, width, channels of the maps).
-        kernel: float32 (channels of the maps, channels).
-
-    Returns:
-        float32 (n, channels * (channels + 1) / 2), see `triangle.py`.
+        kernel: float32 (channels of the maps, c). The result is float32 (n, c (c + 1) / 2), see
+            `triangle.py`.
     """
     x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
     rows, columns = triangle.indices(kernel.shape[1])
