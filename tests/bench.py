@@ -25,8 +25,8 @@ from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import feature_transform
-from bilinear_cli.training.problem import reduce
+from bilinear_cli.training.feature_transform import Features, fit_transforms
+from bilinear_cli.training.reducers import reduce
 
 PRECISIONS = ("float32", "bfloat16", "int8")  # the others are compared with the first
 Times = tuple[float, float, float]  # ratio, and both times in seconds
@@ -141,10 +141,10 @@ def time_large_photo(photo: Path, size: int, pairs: int) -> Times:
 def time_stage2(file: FeatureFile, pairs: int) -> Times:
     """Time the reduction against reading."""
     rows = np.arange(len(file.labels))
-    transforms = feature_transform.fit_transforms(file, ["bilinear"], rows)
+    transforms = fit_transforms(file, ["bilinear"], rows)
 
     def one_pass() -> None:
-        for _ in feature_transform.column_blocks(transforms, file, rows):
+        for _ in Features(file, transforms).columns(rows):
             pass
 
     return ratio(lambda: reduce(file, transforms, rows, "gram"), one_pass, pairs)

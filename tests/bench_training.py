@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import feature_transform, losses, registry
+from bilinear_cli.training import losses, registry
 from bilinear_cli.training.estimator import Training
+from bilinear_cli.training.feature_transform import Features, fit_transforms
 from bilinear_cli.training.gram import RANK_TOLERANCE
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.problem import reduce
+from bilinear_cli.training.reducers import reduce
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning, folds
 
@@ -52,7 +53,7 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     smoothing = 0.0 if classifier == "softmax" else None
     options = TrainOptions(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
-    transforms = feature_transform.fit_transforms(file, [SPEC], rows.indices)
+    transforms = fit_transforms(file, [SPEC], rows.indices)
     problem = reduce(file, transforms, rows.indices, "gram")
     estimator = registry.get_classifier(classifier).load()
     training = Training(problem, rows, options, transforms)
@@ -66,10 +67,7 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     if tuned:
         every = select_rows(file, None, 2)
         test = every.indices[every.split == "test"]
-        named = [
-            linear(x).argmax(axis=1)
-            for _, x in feature_transform.row_blocks(transforms, file, test)
-        ]
+        named = [linear(x).argmax(axis=1) for _, x in Features(file, transforms).rows(test)]
     ended = time.perf_counter()
     found = {
         "seconds": ended - began,

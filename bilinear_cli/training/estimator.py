@@ -11,7 +11,7 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import problem, registry
+from bilinear_cli.training import reducers, registry
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.losses import one_hot, plus_minus_one
 from bilinear_cli.training.model import Model
@@ -77,14 +77,14 @@ class Estimator(ABC):
         """
         d = sum(transform.n_features for transform in transforms)
         k = len(rows.class_names)
-        solver = problem.choose_solver(options.solver, len(rows.indices), d, k)
+        solver = reducers.choose_solver(options.solver, len(rows.indices), d, k)
         if solver == "stream" and not registry.get_classifier(options.classifier).streamed:
             raise BilinearError(
                 f"--classifier {options.classifier} is fitted on the reduced rows, which do not "
                 "fit the free memory: take --top-variance, another --classifier, or --solver gram "
                 "all the same"
             )
-        return problem.reduce(file, transforms, rows.indices, solver, reading)
+        return reducers.reduce(file, transforms, rows.indices, solver, reading)
 
     def choose(self, training: Training) -> Tuning:
         """Choose what the options leave open, on folds; on none if nothing is open.

@@ -1,10 +1,10 @@
 """Features of stored rows: a selection of columns, normalised.
 
-Whatever is fitted here (ranks by variance, means, scales) is fitted on the training rows alone.
-Rows are taken in blocks of columns or of rows, so that a file never lies in memory as a whole.
+All that is fitted here (ranks by variance, means, scales) is fitted on the training rows alone.
+Rows are read in blocks of columns or of rows, so a file is never in memory as a whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -14,10 +14,12 @@ from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.pool_maps import pool_projected
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 BLOCK_BYTES = 1 << 26
+LEAST_NORM = 1e-6  # as in `functions.l2_normalize`
+
+Block = tuple[slice, np.ndarray]  # rows or columns, and their values, float32
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,14 @@ class FeatureTransform:
 
     Attributes:
         spec: the pooling.
-        columns: int64, ascending, the stored columns that are taken; None for all.
-        n_features: how many those are.
+        columns: int64, ascending, the selected stored columns; None for all.
+        n_features: number of selected columns.
         normalize: `none`; `standard`: minus `mean`, divided by `std`; `sqrt-l2`: signed square
-            root, then divided by the row's l2 norm.
+            root, then divided by the l2 norm of the row.
         mean: float32 (n_features,), or None.
-        std: likewise; a column that does not vary has 1.
-        factor: what a row is multiplied by in the end, to weigh several poolings alike.
-        kernel: float32 (channels, fewer), of maps: their projection, before they are pooled.
+        std: float32 (n_features,), 1 for a constant column; or None.
+        factor: multiplies the row in the end, so that several poolings have equal weight.
+        kernel: float32 (channels of the maps, channels), projects maps before pooling; or None.
     """
 
     spec: str
@@ -45,73 +47,37 @@ class FeatureTransform:
     factor: float = 1.0
     kernel: np.ndarray | None = None
 
-    @classmethod
-    def fit(
-        cls,
-        file: FeatureFile,
-        spec: str,
-        train: np.ndarray,
-        normalize: str = "auto",
-        top_variance: int | None = None,
-    ) -> "FeatureTransform":
-        """Fit selection and normalisation on the training rows; maps stay as they are.
-
-        Args:
-            file: the features.
-            spec: the pooling.
-            train: indices of the training rows.
-            normalize: one of `NORMALIZE`; `auto` is `standard` for a pooling that is stored as
-                it is, `none` for one that is stored normalised.
-            top_variance: how many entries of highest variance to keep; see
-                `top_variance_columns`.
-
-        Raises:
-            UsageError: the pooling has fewer entries than are to be kept.
-        """
-        if len(file.shapes[spec]) != 2:
-            return cls(spec, None, file.shapes[spec][-1], "none")
-        columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
-        if normalize == "auto":
-            normalize = "none" if get_pooling(spec).normalization else "standard"
-        n_features = file.shapes[spec][1] if columns is None else len(columns)
-        if normalize != "standard":
-            return cls(spec, columns, n_features, normalize)
-        moments = [_moments(x) for _, x in _stored(file, spec, train, columns)]
-        mean, variance = (np.concatenate(values) for values in zip(*moments, strict=True))
-        std = np.sqrt(variance).astype(np.float32)
-        std[std == 0] = 1
-        return cls(spec, columns, n_features, normalize, mean.astype(np.float32), std)
-
     def transform(self, x: np.ndarray) -> np.ndarray:
-        """Return features, float32 (n, n_features), of rows as they are stored.
+        """Return features, float32 (n, n_features), of stored rows (n, *row shape).
 
-        Args:
-            x: (n, *row shape); may be overwritten.
+        The rows may be overwritten.
         """
         x = x.astype(np.float32, copy=False)
         x = x if self.kernel is None else pool_projected(x, self.kernel)
         x = x if self.columns is None else x[:, self.columns]
-        norms = None
-        if self.normalize == "sqrt-l2":
-            norms = _nonzero(np.abs(x).sum(axis=1, dtype=np.float64))
-        return self.normalized(x, slice(0, self.n_features), norms)
+        return self.normalized(x, slice(0, self.n_features), self.norms([x]))
 
-    def normalized(self, block: np.ndarray, columns: slice, norms: np.ndarray | None) -> np.ndarray:
-        """Return taken columns, normalised.
+    def norms(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
+        """Return the norms that `sqrt-l2` divides by, float32 (n,), 1 for a row of zeros; or None.
 
         Args:
-            block: float32 (n, columns); may be overwritten.
-            columns: which of the taken columns.
-            norms: of the rows' square roots, for `sqrt-l2`.
+            blocks: the selected columns, in blocks of columns.
         """
+        if self.normalize != "sqrt-l2":
+            return None
+        squares = np.asarray(sum(np.abs(x).sum(axis=1, dtype=np.float64) for x in blocks))
+        return np.sqrt(np.where(squares == 0, 1, squares)).astype(np.float32)
+
+    def normalized(self, x: np.ndarray, columns: slice, norms: np.ndarray | None) -> np.ndarray:
+        """Return x, some of the selected columns, normalised; x may be overwritten."""
         if self.mean is not None and self.std is not None:
-            block -= self.mean[columns]
-            block /= self.std[columns]
-        if self.normalize == "sqrt-l2" and norms is not None:
-            block = np.sign(block) * np.sqrt(np.abs(block)) / norms[:, None]
+            x -= self.mean[columns]
+            x /= self.std[columns]
+        if norms is not None:
+            x = np.sign(x) * np.sqrt(np.abs(x)) / norms[:, None]
         if self.factor != 1:
-            block *= np.float32(self.factor)
-        return block
+            x *= np.float32(self.factor)
+        return x
 
 
 # Fitting ---------------------------------------------------------------------------------
@@ -125,152 +91,160 @@ def fit_transforms(
     normalize: str = "auto",
     top_variance: int | None = None,
 ) -> list[FeatureTransform]:
-    """Fit selection and normalisation of poolings, to be taken side by side.
+    """Fit selection and normalisation of poolings, whose features stand side by side.
 
     Args:
         file: the features.
-        specs: the poolings.
+        specs: the poolings. Several are scaled to a mean norm of one.
         train: indices of the training rows.
-        normalize: as of `FeatureTransform.fit`.
-        top_variance: likewise.
+        normalize: one of `NORMALIZE`; `auto` is `none` for a pooling that is stored normalised,
+            and `standard` for the others.
+        top_variance: number of matrix entries to keep; see `top_variance_columns`.
+
+    Raises:
+        UsageError: the normalisation is unknown, or a pooling has too few entries.
     """
     validate_choice("normalization", normalize, NORMALIZE)
-    transforms = [
-        FeatureTransform.fit(file, spec, train, normalize, top_variance) for spec in specs
-    ]
-    return [_equal_norm(file, train, x) for x in transforms] if len(specs) > 1 else transforms
+    transforms = [_fit(file, spec, train, normalize, top_variance) for spec in specs]
+    if len(specs) == 1:
+        return transforms
+    scaled = []
+    for transform in transforms:
+        norms = [np.linalg.norm(x, axis=1) for _, x in Features(file, [transform]).rows(train)]
+        scaled.append(replace(transform, factor=1 / (float(np.concatenate(norms).mean()) or 1.0)))
+    return scaled
+
+
+def _fit(
+    file: FeatureFile, spec: str, train: np.ndarray, normalize: str, top_variance: int | None
+) -> FeatureTransform:
+    if len(file.shapes[spec]) != 2:  # maps stay as they are
+        return FeatureTransform(spec, None, file.shapes[spec][-1], "none")
+    columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
+    n_features = file.shapes[spec][1] if columns is None else len(columns)
+    if normalize == "auto":
+        normalize = "none" if get_pooling(spec).normalization else "standard"
+    transform = FeatureTransform(spec, columns, n_features, normalize)
+    if normalize != "standard":
+        return transform
+    mean, variance = _moments(_stored(file, spec, train, columns))
+    std = np.sqrt(variance).astype(np.float32)
+    std[std == 0] = 1
+    return replace(transform, mean=mean.astype(np.float32), std=std)
 
 
 def top_variance_columns(
     file: FeatureFile, spec: str, train: np.ndarray, n_entries: int
 ) -> np.ndarray:
-    """Rank the entries of the whole matrix by their variance and keep the first.
+    """Return the stored columns of at most n matrix entries of highest variance, int64, ascending.
 
-    An off-diagonal number of an upper triangle stands for two entries of the matrix, each of
-    half its variance (it is stored times the square root of two).
-
-    Args:
-        file: the features.
-        spec: the pooling.
-        train: the rows over which variances are taken.
-        n_entries: how many entries of the matrix to keep, at most.
-
-    Returns:
-        int64, ascending: the stored columns to take.
+    An off-diagonal number of an upper triangle stands for two entries of the matrix. Each has half
+    its variance, because the number is stored times the square root of two.
 
     Raises:
-        UsageError: the matrix has fewer entries, or two tie where one is to be kept.
+        UsageError: the matrix has fewer entries, or the entry of highest variance stands twice in
+            the matrix and `n_entries` is 1.
     """
     d = file.shapes[spec][1]
     paired = get_pooling(spec).layout == TRIANGLE
     entries = triangle.multiplicity(triangle.n_channels(d)) if paired else np.ones(d, np.int64)
     if n_entries > entries.sum():
-        raise UsageError(f"--top-variance {n_entries} is more than the {entries.sum()} there are")
-    variance = np.concatenate([_moments(x)[1] for _, x in _stored(file, spec, train)])
+        raise UsageError(
+            f"--top-variance {n_entries} is too large: {spec} has {entries.sum()} entries"
+        )
+    _, variance = _moments(_stored(file, spec, train))
     order = np.argsort(-variance / entries, kind="stable")
-    kept = order[np.cumsum(entries[order]) <= n_entries]
-    if not len(kept):
-        raise UsageError("--top-variance 1 tears apart the two equal entries of a pair: give 2")
-    return np.sort(kept)
+    columns = order[np.cumsum(entries[order]) <= n_entries]
+    if not len(columns):
+        raise UsageError(
+            "--top-variance 1 is too small: the entry of highest variance stands twice in the "
+            "symmetric matrix. Use --top-variance 2"
+        )
+    return np.sort(columns)
 
 
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns' float64 means and variances."""
-    return x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
+def _moments(columns: Iterable[Block]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the variance of each column, float64."""
+    moments = [(x.mean(axis=0, dtype=float), x.var(axis=0, dtype=float)) for _, x in columns]
+    mean, variance = (np.concatenate(values) for values in zip(*moments, strict=True))
+    return mean, variance
 
 
-def _equal_norm(
-    file: FeatureFile, train: np.ndarray, transform: FeatureTransform
-) -> FeatureTransform:
-    """Return it scaled so that its training rows have a mean norm of one, if not zero."""
-    norms = [np.linalg.norm(x, axis=1) for _, x in row_blocks([transform], file, train)]
-    return replace(transform, factor=1 / (float(np.concatenate(norms).mean()) or 1.0))
+@dataclass(frozen=True)
+class Features:
+    """Features of rows of a file: poolings side by side, minus `mean` if it is given."""
 
+    file: FeatureFile
+    transforms: Sequence[FeatureTransform]
+    mean: np.ndarray | None = None
 
-# Reading ---------------------------------------------------------------------------------
+    @property
+    def d(self) -> int:
+        """Number of features."""
+        return sum(transform.n_features for transform in self.transforms)
 
+    def columns(self, indices: np.ndarray) -> Iterator[Block]:
+        """Yield rows of these indices in blocks of columns, which the caller may overwrite."""
+        start = 0
+        for transform in self.transforms:
+            selection = (self.file, transform.spec, indices, transform.columns)
+            norms = transform.norms(x for _, x in _stored(*selection))
+            for selected, x in _stored(*selection):
+                span = slice(start + selected.start, start + selected.stop)
+                x = transform.normalized(x, selected, norms)
+                yield span, x if self.mean is None else np.subtract(x, self.mean[span], out=x)
+            start += transform.n_features
 
-def column_blocks(
-    transforms: Sequence[FeatureTransform], file: FeatureFile, indices: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield features, in blocks of columns.
-
-    Args:
-        transforms: the fitted poolings, side by side.
-        file: where they are.
-        indices: of the rows to take.
-
-    Yields:
-        (which columns, float32 (len(indices), number of those)); the reader may overwrite it.
-    """
-    start = 0
-    for transform in transforms:
-        norms = _norms(file, indices, transform) if transform.normalize == "sqrt-l2" else None
-        for taken, block in _stored(file, transform.spec, indices, transform.columns):
-            features = transform.normalized(block, taken, norms)
-            yield slice(start + taken.start, start + taken.stop), features
-        start += transform.n_features
-
-
-def row_blocks(
-    transforms: Sequence[FeatureTransform], file: FeatureFile, indices: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield features, in blocks of rows.
-
-    Args:
-        transforms: the fitted poolings, side by side.
-        file: where they are.
-        indices: of the rows to take.
-
-    Yields:
-        (which of them, float32 (their number, numbers a row)); the reader may overwrite it.
-    """
-    widest = sum(prod(file.shapes[transform.spec][1:]) for transform in transforms)
-    step = max(1, BLOCK_BYTES // (4 * widest))
-    streams = [file.batches(transform.spec, indices, step) for transform in transforms]
-    for blocks in zip(*streams, strict=True):
-        rows = {
-            transform.spec: block for transform, (_, block) in zip(transforms, blocks, strict=True)
-        }
-        yield blocks[0][0], transform_rows(transforms, rows)
+    def rows(self, indices: np.ndarray) -> Iterator[Block]:
+        """Yield rows of these indices in blocks of rows, which the caller may overwrite."""
+        widest = sum(prod(self.file.shapes[transform.spec][1:]) for transform in self.transforms)
+        step = max(1, BLOCK_BYTES // (4 * widest))
+        specs = [transform.spec for transform in self.transforms]
+        for blocks in zip(*(self.file.batches(x, indices, step) for x in specs), strict=True):
+            spans, stored = zip(*blocks, strict=True)
+            x = transform_rows(self.transforms, dict(zip(specs, stored, strict=True)))
+            yield spans[0], x if self.mean is None else np.subtract(x, self.mean, out=x)
 
 
 def transform_rows(
     transforms: Sequence[FeatureTransform], rows: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Return the features of whole rows, float32 (n, numbers a row).
+    """Return the features of rows, float32 (n, n_features).
 
     Args:
-        transforms: the fitted poolings, side by side.
-        rows: spec -> (n, *row shape) as stored; may be overwritten.
+        transforms: fitted, of the poolings side by side.
+        rows: spec -> stored rows (n, *row shape); they may be overwritten.
     """
     features = [transform.transform(rows[transform.spec]) for transform in transforms]
     return features[0] if len(features) == 1 else np.hstack(features)
 
 
+def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return projected maps, bilinearly pooled and normalised as `conv1x1.py` does in TensorFlow.
+
+    Args:
+        maps: float (n, height, width, channels of the maps).
+        kernel: float32 (channels of the maps, c). The result is float32 (n, c (c + 1) / 2), see
+            `triangle.py`.
+    """
+    x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
+    rows, columns = triangle.indices(kernel.shape[1])
+    packed = (np.swapaxes(x, 1, 2) @ x)[:, rows, columns]
+    packed = np.sign(packed) * np.sqrt(np.abs(packed))
+    packed *= triangle.scale(kernel.shape[1]).astype(np.float32)
+    norms = np.linalg.norm(packed, axis=1, keepdims=True)
+    return packed / np.maximum(norms, np.float32(LEAST_NORM))
+
+
 def _stored(
-    file: FeatureFile, spec: str, indices: np.ndarray, taken: np.ndarray | None = None
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (slice of the taken columns, their stored values as float32)."""
+    file: FeatureFile, spec: str, indices: np.ndarray, columns: np.ndarray | None = None
+) -> Iterator[Block]:
+    """Yield the slice of the selected columns, and their stored values as float32."""
     step = max(1, BLOCK_BYTES // (4 * max(len(indices), 1)))
-    for stored, block in file.columns(spec, indices, step):
-        if taken is None:
-            yield stored, block
-        else:
-            first, last = np.searchsorted(taken, [stored.start, stored.stop])
-            if first == last:
-                continue
-            yield slice(int(first), int(last)), block[:, taken[first:last] - stored.start]
-
-
-def _norms(file: FeatureFile, indices: np.ndarray, transform: FeatureTransform) -> np.ndarray:
-    """Return the l2 norms of the rows' signed square roots, 1 for a row of zeros."""
-    squares = np.zeros(len(indices))
-    for _, block in _stored(file, transform.spec, indices, transform.columns):
-        squares += np.abs(block).sum(axis=1, dtype=np.float64)
-    return _nonzero(squares)
-
-
-def _nonzero(squares: np.ndarray) -> np.ndarray:
-    """Return float32 roots, 1 for zero."""
-    return np.sqrt(np.where(squares == 0, 1, squares)).astype(np.float32)
+    for span, x in file.columns(spec, indices, step):
+        if columns is None:
+            yield span, x
+            continue
+        first, last = map(int, np.searchsorted(columns, [span.start, span.stop]))
+        if first < last:
+            yield slice(first, last), x[:, columns[first:last] - span.start]

@@ -1,63 +1,61 @@
-"""L-BFGS for smooth convex functions of many float32 variables, in a metric of one's own.
+"""L-BFGS for smooth convex functions of many float32 variables, in any metric.
 
-SciPy's L-BFGS-B keeps bounds and float64 copies, which for hundreds of thousands of variables
-costs more than the function, and it knows the plain inner product alone.
+SciPy's L-BFGS-B keeps bounds and float64 copies. With hundreds of thousands of variables these
+cost more than the function, and SciPy knows the plain inner product only.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 log = logging.getLogger(__name__)
 
 MEMORY = 10  # pairs of steps and gradient changes
+MAX_ITERATIONS = 1000
 SUFFICIENT_DECREASE = 1e-4
-MOST_HALVINGS = 20
+MAX_HALVINGS = 20
 
+Function = Callable[[np.ndarray], tuple[float, np.ndarray]]  # x -> value and gradient
 Dot = Callable[[np.ndarray, np.ndarray], float]
 
 
-def plain(a: np.ndarray, b: np.ndarray) -> float:
+def plain_dot(a: np.ndarray, b: np.ndarray) -> float:
     """Return the sum of the products of two arrays' elements."""
     return float(np.vdot(a, b))
 
 
 def minimize(
-    function: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    function: Function,
     x: np.ndarray,
     *,
     tolerance: float,
-    max_iterations: int,
-    dot: Dot = plain,
+    max_iterations: int = MAX_ITERATIONS,
+    dot: Dot = plain_dot,
     memory: int = MEMORY,
 ) -> np.ndarray:
-    """Minimise a function, after Nocedal and Wright, "Numerical Optimization", 2006, chapter 7.
+    """Return the minimiser (Nocedal and Wright, "Numerical Optimization", 2006, chapter 7).
 
-    Variables or metric should be such that the curvature is about one: a step of length one is
-    tried first.
+    The first step tried has length one. Choose variables or a metric with a curvature near one.
 
     Args:
-        function: x -> value and gradient. The gradient is that of the metric: the derivative
-            along a direction is `dot(gradient, direction)`.
-        x: where to start, float32 of any shape.
-        tolerance: it ends when an iteration lowers the value by less than this share of it, or
+        function: the function. Its gradient is that of the metric: the derivative along a
+            direction is `dot(gradient, direction)`.
+        x: the starting point, float32 of any shape.
+        tolerance: stop when an iteration lowers the value by less than this fraction of it, or
             when rounding lets no step lower it.
-        max_iterations: it ends then at the latest, with a warning.
-        dot: the metric's inner product.
-        memory: how many pairs are kept, of two arrays like x each.
-
-    Returns:
-        As x.
+        max_iterations: stop after so many iterations, with a warning.
+        dot: the inner product of the metric.
+        memory: number of pairs to keep. A pair is two arrays of the shape of x.
     """
     value, gradient = function(x)
     pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
     for _ in range(max_iterations):
         direction = _direction(gradient, pairs, dot)
-        found = _search(function, x, value, direction, dot(gradient, direction))
-        if found is None:
+        accepted = _line_search(function, x, value, direction, dot(gradient, direction))
+        if accepted is None:
             return x
-        new_x, new_value, new_gradient = found
+        new_x, new_value, new_gradient = accepted
         step, change = new_x - x, new_gradient - gradient
         curvature = dot(step, change)
         if curvature > 0:
@@ -66,43 +64,52 @@ def minimize(
         x, value, gradient = new_x, new_value, new_gradient
         if decrease <= tolerance * abs(value):
             return x
-    log.warning("a fit was ended after %d iterations, before it had converged", max_iterations)
+    log.warning("the fit stopped after %d iterations, before it converged", max_iterations)
     return x
+
+
+def starting_points(path: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Return where the next fit of a path of C, ascending by decades, may start.
+
+    The candidates are the last fit, and the last two fits extrapolated. Weights of a softmax grow
+    about with the logarithm of C if the classes are separable; those of other losses converge. The
+    first fit starts at zeros of this shape.
+    """
+    if not path:
+        return [np.zeros(shape, np.float32)]
+    *previous, last = path[-2:]
+    return [last, *(2 * last - fit for fit in previous)]
 
 
 def _direction(
     gradient: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray, float]], dot: Dot
 ) -> np.ndarray:
-    """Return minus the inverse Hessian's estimate times the gradient (the two loops)."""
+    """Return minus the estimated inverse Hessian times the gradient (two-loop recursion)."""
     direction = -gradient
-    shares = []
+    factors = []
     for step, change, curvature in reversed(pairs):
-        shares.append(np.float32(dot(step, direction) / curvature))
-        direction = direction - shares[-1] * change
+        factors.append(np.float32(dot(step, direction) / curvature))
+        direction = direction - factors[-1] * change
     if pairs:
         _, change, curvature = pairs[-1]
         direction = direction * np.float32(curvature / dot(change, change))
-    for (step, change, curvature), share in zip(pairs, reversed(shares), strict=True):
-        direction = direction + (share - np.float32(dot(change, direction) / curvature)) * step
+    for (step, change, curvature), factor in zip(pairs, reversed(factors), strict=True):
+        direction = direction + (factor - np.float32(dot(change, direction) / curvature)) * step
     return direction
 
 
-def _search(
-    function: Callable[[np.ndarray], tuple[float, np.ndarray]],
-    x: np.ndarray,
-    value: float,
-    direction: np.ndarray,
-    slope: float,
+def _line_search(
+    function: Function, x: np.ndarray, value: float, direction: np.ndarray, slope: float
 ) -> tuple[np.ndarray, float, np.ndarray] | None:
-    """Return the first of ever shorter steps that lowers the value enough, or None."""
+    """Return x, value and gradient after the first of ever shorter steps that descends, or None."""
     if slope >= 0:  # at an optimum, or uphill by rounding
         return None
     length = 1.0
-    for _ in range(MOST_HALVINGS):
+    for _ in range(MAX_HALVINGS):
         new_x = x + np.float32(length) * direction
         new_value, gradient = function(new_x)
         if new_value <= value + SUFFICIENT_DECREASE * length * slope:
             return new_x, new_value, gradient
-        bend = new_value - value - length * slope  # of the parabola through what is known
-        length *= min(0.5, max(0.1, -0.5 * length * slope / bend))
+        curvature = new_value - value - length * slope  # of the parabola through both values
+        length *= min(0.5, max(0.1, -0.5 * length * slope / curvature))
     return None

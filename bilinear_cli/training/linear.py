@@ -1,16 +1,22 @@
-"""Linear classifiers that are fitted along a path of ascending C: softmax and SVM."""
+"""Linear classifiers: softmax and SVM along a path of ascending C, ridge in closed form.
+
+Ridge minimises `C * (sum of (score - target)²) / 2 + ||W||² / 2` with a free intercept, which is
+ridge regression with alpha = 1 / C. One factorisation serves every C and every fold.
+"""
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
+from scipy.linalg import LinAlgError, lstsq, solve
 
 from bilinear_cli.training import losses
 from bilinear_cli.training.estimator import Estimator, Training, Trials
+from bilinear_cli.training.gram import Coordinates
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.problem import Problem
+from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.tuning import Tuning, grid, warm_start
 
 FOLD_TOLERANCE = 1e-4  # leaves the objective within about a thousandth of its optimum
@@ -18,25 +24,26 @@ TOLERANCE = 1e-7
 
 
 class LinearEstimator(Estimator):
-    """A linear classifier, fitted at one C after another."""
+    """A linear classifier that minimises one of `losses.py`, at one C after another."""
 
     def __init__(self, make_loss: MakeLoss) -> None:
-        """Take a loss of `losses.py`."""
+        """Keep the loss."""
         self.make_loss = make_loss
 
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
-        """Fit every fold at one C after another."""
-        problem, C_given = training.reduced, training.options.C
-        targets = training.targets(smoothing)
-        Cs = Cs_to_try(training) if C_given is None else warm_start(C_given)
-        paths = []
-        for fold in val_folds:
-            indices = np.setdiff1d(training.every, fold)
-            paths.append(self._path(problem, indices, targets, _coarsely(Cs)))
+        """Fit each fold along the path."""
+        problem, targets = training.reduced, training.targets(smoothing)
+        C_option = training.options.C
+        Cs = Cs_to_try(training) if C_option is None else warm_start(C_option)
+        steps = [(C, FOLD_TOLERANCE) for C in Cs]
+        paths = [
+            problem.regularization_path(indices, targets[indices], self.make_loss, steps)
+            for indices in (np.setdiff1d(training.every, fold) for fold in val_folds)
+        ]
         for C, fits in zip(Cs, zip(*paths, strict=True), strict=True):
-            if C_given not in (None, C):
+            if C_option not in (None, C):
                 continue
             scores = np.empty(targets.shape, np.float32)
             for fold, fold_fit in zip(val_folds, fits, strict=True):
@@ -44,40 +51,103 @@ class LinearEstimator(Estimator):
             yield {"C": C}, scores
 
     def fit(self, training: Training, choice: Tuning) -> Model:
-        """Fit on all rows, from smaller C on."""
+        """Fit all rows along a path that ends at the chosen C."""
         assert choice.C
-        *way, C = warm_start(choice.C)
-        steps = [*_coarsely(way), (C, TOLERANCE)]
+        *smaller, C = warm_start(choice.C)
+        steps = [*((smaller_C, FOLD_TOLERANCE) for smaller_C in smaller), (C, TOLERANCE)]
         problem, targets = training.reduced, training.targets(choice.label_smoothing)
-        (last,) = deque(self._path(problem, training.every, targets, steps), maxlen=1)
-        linear = problem.linear(last)
-        return Model(linear, None, training.transforms, training.rows.class_names)
-
-    def _path(
-        self,
-        problem: Problem,
-        indices: np.ndarray,
-        targets: np.ndarray,
-        steps: Sequence[tuple[float, float]],
-    ) -> Any:
-        return problem.regularization_path(indices, targets[indices], self.make_loss, steps)
+        path = problem.regularization_path(training.every, targets, self.make_loss, steps)
+        (last,) = deque(path, maxlen=1)
+        return Model(problem.linear(last), None, training.transforms, training.rows.class_names)
 
 
-def softmax() -> Estimator:
-    """Return multinomial logistic regression."""
-    return LinearEstimator(losses.cross_entropy)
-
-
-def svm() -> Estimator:
-    """Return a support vector machine for each class."""
-    return LinearEstimator(losses.squared_hinge)
+softmax = partial(LinearEstimator, losses.cross_entropy)  # multinomial logistic regression
+svm = partial(LinearEstimator, losses.squared_hinge)  # one support vector machine for each class
 
 
 def Cs_to_try(training: Training) -> Sequence[float]:
-    """Return the C that is given, or a grid."""
-    given = training.options.C
-    return grid(training.reduced.mean_square) if given is None else [given]
+    """Return the C of the options, or a grid."""
+    C = training.options.C
+    return grid(training.reduced.mean_square) if C is None else [C]
 
 
-def _coarsely(Cs: Sequence[float]) -> list[tuple[float, float]]:
-    return [(C, FOLD_TOLERANCE) for C in Cs]
+# Ridge regression ------------------------------------------------------------------------
+
+
+class Ridge(LinearEstimator):
+    """Ridge regression on targets 1 and -1; along a path of C if the rows are streamed."""
+
+    def __init__(self) -> None:
+        """Keep the loss, for the path."""
+        super().__init__(losses.squared_error)
+
+    def trials(
+        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+    ) -> Trials:
+        """Score the validation rows at each C, without a fit."""
+        if training.reduced.coordinates is None:
+            yield from super().trials(training, val_folds, smoothing)
+            return
+        scores = out_of_fold(training.reduced.coordinates, training.targets(smoothing), val_folds)
+        for C in Cs_to_try(training):
+            yield {"C": C}, scores(C)
+
+    def fit(self, training: Training, choice: Tuning) -> Model:
+        """Solve for all rows."""
+        problem, targets = training.reduced, training.targets(choice.label_smoothing)
+        if problem.coordinates is None:
+            return super().fit(training, choice)
+        assert choice.C
+        linear = problem.from_axes(fit_ridge(problem.coordinates, targets, choice.C))
+        return Model(linear, None, training.transforms, training.rows.class_names)
+
+
+def fit_ridge(coordinates: Coordinates, targets: np.ndarray, C: float) -> Linear:
+    """Return the fit on all rows, with weights (r, k) on the principal axes."""
+    z, mean = coordinates.z, targets.mean(axis=0)
+    centred = (targets - mean).astype(z.dtype)
+    weights = (z.T @ centred) / (coordinates.sum_of_squares + 1 / C)[:, None]
+    return Linear(weights.astype(np.float32), mean)
+
+
+def out_of_fold(
+    coordinates: Coordinates, targets: np.ndarray, val_folds: Sequence[np.ndarray]
+) -> Callable[[float], np.ndarray]:
+    """Return a function: C -> scores of each row by the fit on the other folds, float32 (n, k).
+
+    H is the matrix that maps targets Y to fitted scores, and R = I - H. Then the scores of a fold
+    F that is left out are `Y_F - (R_FF)⁻¹ (R Y)_F`: the leave-one-out formula, for blocks (see
+    Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", 2009, section 7.10). On
+    the principal axes R is diagonal, `1 / (1 + C sum_of_squares)`, free of cancellation.
+
+    Args:
+        coordinates: the rows on their principal axes.
+        targets: float32 (n, k).
+        val_folds: indices of the validation rows of each fold.
+    """
+    n, dtype = len(targets), coordinates.z.dtype
+    u = coordinates.z / np.sqrt(coordinates.sum_of_squares).astype(dtype)  # orthonormal columns
+    centred = (targets - targets.mean(axis=0)).astype(dtype)
+    projected = u.T @ centred
+    orthogonal = centred - u @ projected  # to all axes, so no fit changes it
+    spans_all = len(coordinates.sum_of_squares) == n - 1
+    folds = [(fold, u[fold]) for fold in val_folds]
+
+    def scores(C: float) -> np.ndarray:
+        diagonal = (1 / (1 + C * coordinates.sum_of_squares)).astype(dtype)  # of R on the axes
+        scores = np.empty(targets.shape, np.float32)
+        for fold, axes in folds:
+            root = axes * np.sqrt(diagonal)
+            matrix = root @ root.T  # NumPy uses BLAS's symmetric product here
+            residuals = axes @ (diagonal[:, None] * projected)
+            if not spans_all:
+                matrix += np.eye(len(fold), dtype=dtype) - dtype.type(1 / n) - axes @ axes.T
+                residuals += orthogonal[fold]
+            try:
+                errors = solve(matrix, residuals, assume_a="pos", check_finite=False)
+            except LinAlgError:  # C is so high that only rounding is left
+                errors = lstsq(matrix, residuals, check_finite=False)[0]
+            scores[fold] = targets[fold] - errors
+        return scores
+
+    return scores

@@ -1,8 +1,8 @@
 """Losses of linear classifiers, as functions of the scores.
 
 A linear classifier minimises `C * (sum of losses) + ||W||² / 2` over weights W and an intercept
-that is not penalised. A loss is made for targets (n, k), and then maps scores (n, k) to its sum
-over all rows and classes, its derivative by the scores, and its mean second derivative.
+that is not penalised. A loss is made for targets (n, k). It maps scores (n, k) to its sum over all
+rows and classes, its derivative by the scores (n, k), and its mean second derivative.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ MakeLoss = Callable[[np.ndarray], Loss]
 
 
 def one_hot(labels: np.ndarray, n_classes: int, smoothing: float = 0.0) -> np.ndarray:
-    """Return float32 targets (n, n_classes): 1 - smoothing for the label, the rest spread evenly.
+    """Return float32 targets (n, n_classes) with label smoothing.
 
-    With smoothing s every class gets s / n_classes, and the label 1 - s besides.
+    Each class gets smoothing / n_classes, and the label 1 - smoothing in addition.
     """
     targets = np.full((len(labels), n_classes), smoothing / n_classes, np.float32)
     targets[np.arange(len(labels)), labels] += 1 - smoothing
@@ -30,15 +30,13 @@ def plus_minus_one(labels: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def cross_entropy(targets: np.ndarray) -> Loss:
-    """Make the multinomial loss: the divergence of softmax(scores) from the targets.
+    """Make the multinomial loss of targets whose rows sum to one.
 
-    That is the cross entropy less the targets' own entropy: a constant, without which relative
-    decreases mean something however large C is.
-
-    Args:
-        targets: float32 (n, k), rows of sum one.
+    It is the Kullback-Leibler divergence of softmax(scores) from the targets: the cross entropy
+    minus the entropy of the targets. Without this constant, relative decreases would mean little
+    at a large C.
     """
-    own = float(xlogy(targets, targets).sum(dtype=np.float64))
+    negative_entropy = float(xlogy(targets, targets).sum(dtype=np.float64))
 
     def loss(scores: np.ndarray) -> tuple[float, np.ndarray, float]:
         highest = scores.max(axis=1, keepdims=True)
@@ -46,32 +44,24 @@ def cross_entropy(targets: np.ndarray) -> Loss:
         total = p.sum(axis=1, keepdims=True)
         p /= total
         log_total = (np.log(total) + highest).sum(dtype=np.float64)
-        value = float(log_total - dot(targets, scores)) + own
+        value = float(log_total - dot(targets, scores)) + negative_entropy
         return value, p - targets, (len(p) - dot(p, p)) / p.size
 
     return loss
 
 
 def squared_hinge(targets: np.ndarray) -> Loss:
-    """Make the loss of one support vector machine a class: `max(0, 1 - target * score)²`.
-
-    Args:
-        targets: float32 (n, k), 1 or -1.
-    """
+    """Make the loss of an SVM for each class, `max(0, 1 - target * score)²`, targets 1 or -1."""
 
     def loss(scores: np.ndarray) -> tuple[float, np.ndarray, float]:
-        margin = np.maximum(1 - targets * scores, 0)
-        return dot(margin, margin), -2 * targets * margin, 2 * float(np.mean(margin > 0))
+        slack = np.maximum(1 - targets * scores, 0)
+        return dot(slack, slack), -2 * targets * slack, 2 * float(np.mean(slack > 0))
 
     return loss
 
 
 def squared_error(targets: np.ndarray) -> Loss:
-    """Make the loss of ridge regression: `(score - target)² / 2`.
-
-    Args:
-        targets: float32 (n, k).
-    """
+    """Make the loss of ridge regression, `(score - target)² / 2`."""
 
     def loss(scores: np.ndarray) -> tuple[float, np.ndarray, float]:
         error = scores - targets
@@ -81,5 +71,5 @@ def squared_error(targets: np.ndarray) -> Loss:
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the sum of the products of two float32 matrices, summed by row, then in float64."""
+    """Return the inner product of two float32 matrices, summed by row, then in float64."""
     return float(np.einsum("ij,ij->i", a, b).sum(dtype=np.float64))

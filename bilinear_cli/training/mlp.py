@@ -58,7 +58,7 @@ class MlpEstimator(Estimator):
         return Model(first, mlp.second, training.transforms, training.rows.class_names)
 
     def _rows(self, training: Training) -> np.ndarray:
-        coordinates = training.reduced.coordinates()
+        coordinates = training.reduced.coordinates
         return coordinates.z.astype(np.float32)
 
     def _train(self, training: Training, z: np.ndarray, targets: np.ndarray, **rest: Any) -> Mlp:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import softmax
 
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.feature_transform import FeatureTransform, row_blocks, transform_rows
+from bilinear_cli.training.feature_transform import Features, FeatureTransform, transform_rows
 from bilinear_cli.training.primal import Linear
 
 
@@ -42,7 +42,7 @@ class Model:
     def score_rows(self, file: FeatureFile, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), classes) of rows of a file, read in batches."""
         scores = [np.empty((0, len(self.class_names)), np.float32)]
-        scores += [self(x) for _, x in row_blocks(self.transforms, file, indices)]
+        scores += [self(x) for _, x in Features(file, self.transforms).rows(indices)]
         return np.concatenate(scores)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:

@@ -1,9 +1,7 @@
-"""Linear classifiers by passes over rows: in memory, from a file of any length, or by workers.
+"""Linear classifiers by passes over blocks of rows: in memory, from a file, or by workers.
 
-One objective, summed over blocks of rows. Where the rows have fewer numbers than there are of
-them, they are one block in memory, on their principal axes; where neither that nor a Gram matrix
-fits the memory there is, each evaluation is a pass over the file, or workers take the sums of
-their blocks.
+The one objective is a sum over blocks of rows. In memory the rows are on their principal axes.
+Beyond memory each evaluation is a pass over the file, or workers sum over their blocks.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,17 +10,18 @@ from typing import Protocol
 
 import numpy as np
 
-from bilinear_cli.training.lbfgs import minimize
+from bilinear_cli.training import feature_transform
+from bilinear_cli.training.feature_transform import Block
+from bilinear_cli.training.gram import Coordinates
+from bilinear_cli.training.lbfgs import minimize, starting_points
 from bilinear_cli.training.losses import MakeLoss, dot
 
-CURVATURE_AT_END = 0.3  # of a loss at the end of a fit, about, in terms of that at its start
-MAX_ITERATIONS = 1000
-VECTORS_BYTES = 1 << 29  # of what L-BFGS remembers
-LEAST_MEMORY, MOST_MEMORY = 3, 10
+FINAL_CURVATURE = 0.3  # of a loss at the end of a fit, about, relative to that at its start
+VECTORS_BYTES = 1 << 29  # of the pairs that L-BFGS keeps
+MIN_MEMORY, MAX_MEMORY = 3, 10  # pairs
 
-Block = tuple[slice, np.ndarray]
-Batches = Callable[[], Iterable[Block]]
-LossSums = tuple[float, float, np.ndarray, np.ndarray]
+LossSums = tuple[float, float, np.ndarray]
+Steps = Sequence[tuple[float, float]]  # C, ascending by decades, and the tolerance of `minimize`
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,18 @@ class Linear:
         """Return scores (n, k) of rows (n, d)."""
         return x @ self.weights + self.intercept
 
+    def uncentred(self, mean: np.ndarray) -> "Linear":
+        """Return this model of rows minus `mean` as a model of the rows."""
+        return Linear(self.weights, self.intercept - mean @ self.weights)
+
 
 class Passes(Protocol):
-    """Passes over rows, d numbers each, that are centred, wherever they are."""
+    """Passes over centred rows (n, d), in this process or by workers."""
 
     def losses(
         self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
     ) -> Callable[[Linear], LossSums]:
-        """Return model -> the sums over these rows, as `loss_sums` takes them."""
+        """Return a function: model -> `loss_sums` of these rows; the caller may overwrite them."""
 
     def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), k) of rows."""
@@ -52,161 +55,143 @@ class Passes(Protocol):
 def loss_sums(
     model: Linear, blocks: Iterable[Block], targets: np.ndarray, make_loss: MakeLoss
 ) -> LossSums:
-    """Return the losses of rows, their second derivative and their gradients, summed.
+    """Return sums over rows; those of two sets of rows add up to those of both.
 
     Args:
-        model: W (d, k) and the intercept.
-        blocks: the rows.
+        model: weights (d, k) and intercept.
+        blocks: the rows, n in all.
         targets: float32 (n, k).
-        make_loss: of `losses.py`.
+        make_loss: a loss of `losses.py`.
 
     Returns:
-        The losses, their second derivative by the scores (its mean over the classes), and the
-        gradients by weights and by intercept: sums, so that those of all rows are those of some
-        and those of the others.
+        The losses; their second derivative by the scores, a mean over the classes; their gradient,
+        float32 (d + 1, k): by the weights, and in the last row by the intercept.
     """
     loss, curvature = 0.0, 0.0
-    by_weights, by_intercept = np.zeros_like(model.weights), np.zeros_like(model.intercept)
+    gradient = np.zeros((len(model.weights) + 1, len(model.intercept)), np.float32)
     for rows, x in blocks:
-        value, error, second = make_loss(targets[rows])(model(x))
+        value, error, second_derivative = make_loss(targets[rows])(model(x))
         loss += value
-        curvature += second * len(x)
-        by_weights += x.T @ error
-        by_intercept += error.sum(axis=0)
-    return loss, curvature, by_weights, by_intercept
+        curvature += second_derivative * len(x)
+        gradient[:-1] += x.T @ error
+        gradient[-1] += error.sum(axis=0)
+    return loss, curvature, gradient
 
 
+def array_blocks(x: np.ndarray, indices: np.ndarray) -> Iterator[Block]:
+    """Yield rows of an array: all of them at once, or copies of some in blocks."""
+    if np.array_equal(indices, np.arange(len(x))):
+        yield slice(0, len(x)), x
+        return
+    step = max(1, feature_transform.BLOCK_BYTES // (4 * x.shape[1]))
+    for start in range(0, len(indices), step):
+        rows = slice(start, min(start + step, len(indices)))
+        yield rows, x[indices[rows]]
+
+
+@dataclass(frozen=True)
 class LocalPasses:
-    """Passes over rows that this process holds or reads."""
+    """Passes over rows in this process; `blocks` maps indices to the blocks of these rows."""
 
-    def __init__(self, batches: Callable[[np.ndarray], Batches]) -> None:
-        """Take rows.
-
-        Args:
-            batches: indices -> a function that starts a pass over these rows: (slice of the
-                indices, float32 (its length, d)).
-        """
-        self.batches = batches
+    blocks: Callable[[np.ndarray], Iterable[Block]]
 
     def losses(
         self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
     ) -> Callable[[Linear], LossSums]:
-        """Return model -> the sums over these rows."""
-        batches = self.batches(indices)
-        return lambda model: loss_sums(model, batches(), targets, make_loss)
+        """Return a function that makes one pass at each call."""
+        return lambda model: loss_sums(model, self.blocks(indices), targets, make_loss)
 
     def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
-        """Return scores (len(indices), k) of rows."""
-        return np.concatenate([model(x) for _, x in self.batches(indices)()])
+        """Return scores from one pass."""
+        return np.concatenate([model(x) for _, x in self.blocks(indices)])
 
 
 @dataclass(frozen=True)
-class Primal:
-    """Rows, d numbers each, that are centred, and fits on them.
+class PrimalProblem:
+    """Centred rows and fits by passes over them; its methods are those of `GramProblem`.
 
     Attributes:
-        passes: over the rows.
-        n: how many there are.
-        variance: float64 (d,), the sum of squares of each column over all rows.
+        passes: over the rows, (n, d), or (n, r) on their principal axes.
+        n: number of rows.
+        sum_of_squares: float64, of each column of the rows.
+        mean: float32 (d,), of the features.
+        mean_square: mean squared norm of the rows before centring, the natural unit of 1 / C.
+        axes: float32 (d, r), the principal axes; None if the rows are features.
+        coordinates: the rows on their principal axes, or None.
     """
 
     passes: Passes
     n: int
-    variance: np.ndarray
+    sum_of_squares: np.ndarray
+    mean: np.ndarray
+    mean_square: float
+    axes: np.ndarray | None = None
+    coordinates: Coordinates | None = None
+
+    @property
+    def solver(self) -> str:
+        """`gram` for rows reduced in memory, `stream` for rows that each step reads again."""
+        return "stream" if self.axes is None else "gram"
 
     def regularization_path(
-        self,
-        indices: np.ndarray,
-        targets: np.ndarray,
-        make_loss: MakeLoss,
-        steps: Sequence[tuple[float, float]],
+        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss, steps: Steps
     ) -> Iterator[Linear]:
-        """Fit along ascending C, each from where the last two point to.
+        """Fit along ascending C; see `GramProblem`.
 
-        L-BFGS works on weights scaled by the roots of the objective's estimated curvature, which
-        on principal axes takes most of the spread of eigenvalues away.
-
-        Args:
-            indices: int (n,), of the rows to fit on.
-            targets: float32 (n, k), theirs.
-            make_loss: of `losses.py`.
-            steps: pairs of C, the weight of the losses, ascending by decades, and the tolerance
-                of `minimize`.
+        L-BFGS works on weights scaled by the square roots of the objective's estimated curvature.
+        On principal axes this removes most of the spread of the eigenvalues.
         """
         losses = self.passes.losses(indices, targets, make_loss)
-        (n, k), d = targets.shape, len(self.variance)
-        variance = np.append(self.variance * n / self.n, n)
+        (n, k), d = targets.shape, len(self.sum_of_squares)
+        squares = np.append(self.sum_of_squares * n / self.n, n)
         penalised = np.append(np.ones(d), 0)
-        room = VECTORS_BYTES // (2 * 4 * (d + 1) * k)
-        done: list[Linear] = []
+        n_pairs = VECTORS_BYTES // (2 * 4 * (d + 1) * k)
+        memory = int(np.clip(n_pairs, MIN_MEMORY, MAX_MEMORY))
+        path: list[np.ndarray] = []
         for C, tolerance in steps:
-            starts = _warm_starts(done, d, k)
-            values = [objective(fit, losses, n, C) for fit in starts]
-            first = starts[int(np.argmin([value for value, *_ in values]))]
-            curvature = values[0][3]
-            bend = penalised + CURVATURE_AT_END * C * curvature * variance
-            scale = (1 / np.sqrt(bend + 1e-30)).astype(np.float32)[:, None]
+            starts = starting_points(path, (d + 1, k))
+            values = [objective(point, losses, C) for point in starts]
+            start = starts[int(np.argmin([value for value, *_ in values]))]
+            curvature = values[0][2] / n
+            diagonal = penalised + FINAL_CURVATURE * C * curvature * squares
+            scale = (1 / np.sqrt(diagonal + 1e-30)).astype(np.float32)[:, None]
 
             def scaled(
                 u: np.ndarray, C: float = C, scale: np.ndarray = scale
             ) -> tuple[float, np.ndarray]:
-                model = Linear(u[:-1] * scale[:-1], u[-1] * scale[-1])
-                value, weights, intercept, _ = objective(model, losses, n, C)
-                return value, np.vstack([weights, intercept]) * scale
+                value, gradient, _ = objective(u * scale, losses, C)
+                return value, gradient * scale
 
-            u = minimize(
-                scaled,
-                np.vstack([first.weights, first.intercept]) / scale,
-                tolerance=tolerance,
-                max_iterations=MAX_ITERATIONS,
-                memory=int(np.clip(room, LEAST_MEMORY, MOST_MEMORY)),
-            )
-            u *= scale
-            done = [*done[-1:], Linear(u[:-1], u[-1])]
-            yield done[-1]
+            point = scale * minimize(scaled, start / scale, tolerance=tolerance, memory=memory)
+            path = [*path[-1:], point]
+            yield Linear(point[:-1], point[-1])
 
     def scores(self, fit: Linear, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), k) of rows."""
         return self.passes.scores(fit, indices)
 
+    def linear(self, fit: Linear) -> Linear:
+        """Return a fit as a model of the features."""
+        weights = fit.weights if self.axes is None else self.axes @ fit.weights
+        return Linear(weights, fit.intercept).uncentred(self.mean)
+
+    def from_axes(self, on_axes: Linear) -> Linear:
+        """Return a model of the `coordinates` as a model of the features."""
+        return self.linear(on_axes)
+
 
 def objective(
-    model: Linear, losses: Callable[[Linear], LossSums], n: int, C: float
-) -> tuple[float, np.ndarray, np.ndarray, float]:
-    """Return `C * losses + ||W||² / 2`, its gradients, and the losses' mean second derivative.
+    point: np.ndarray, losses: Callable[[Linear], LossSums], C: float
+) -> tuple[float, np.ndarray, float]:
+    """Return `C * losses + ||W||² / 2`, its gradient, and the sum of the second derivatives.
 
     Args:
-        model: W (d, k) and the intercept.
-        losses: model -> the sums over all rows; the arrays may be overwritten.
-        n: how many rows those are.
-        C: the weight of the losses.
-
-    Returns:
-        The value, the gradients by weights and by intercept, and the mean second derivative of
-        the losses by the scores.
+        point: float32 (d + 1, k): the weights W, and in the last row the intercept.
+        losses: model -> `loss_sums`.
+        C: inverse regularisation strength.
     """
-    loss, curvature, by_weights, by_intercept = losses(model)
-    C32 = np.float32(C)
-    by_weights *= C32
-    by_weights += model.weights
-    return (
-        C * loss + 0.5 * dot(model.weights, model.weights),
-        by_weights,
-        C32 * by_intercept,
-        curvature / n,
-    )
-
-
-def _warm_starts(done: Sequence[Linear], d: int, k: int) -> list[Linear]:
-    """Return where one may begin: at the last fit, or as far again as the last decade of C led.
-
-    Weights of a softmax grow about with the logarithm of C where the classes can be separated;
-    those of other losses come to rest.
-    """
-    if not done:
-        return [Linear(np.zeros((d, k), np.float32), np.zeros(k, np.float32))]
-    last, *before = reversed(done)
-    ahead = [
-        Linear(2 * last.weights - fit.weights, 2 * last.intercept - fit.intercept) for fit in before
-    ]
-    return [last, *ahead]
+    weights = point[:-1]
+    loss, curvature, gradient = losses(Linear(weights, point[-1]))
+    gradient *= np.float32(C)
+    gradient[:-1] += weights
+    return C * loss + 0.5 * dot(weights, weights), gradient, curvature

@@ -1,73 +1,54 @@
-"""Sums over the training rows: here, in passes over the file, or by workers.
+"""The problem to solve: the training rows, reduced to what fits the memory.
 
-A problem is reduced with a few sums, and they may be taken anywhere: `LocalReducer` takes them in
-this process; `cluster/reducer.py` lets workers take those of their rows, and adds them up.
+There are three forms with the same optimum. `GramProblem`: fewer rows than features, from inner
+products. `PrimalProblem` in memory: fewer features than rows, on principal axes. `PrimalProblem`
+from the file or by workers: rows that fit neither way, in one pass after another.
+
+A few sums over rows reduce a problem. `LocalReducer` computes them in this process. With
+`cluster/reducer.py`, workers compute those of their rows and add them up.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 import numpy as np
+from scipy.linalg.blas import ssyrk
 
+from bilinear_cli.errors import validate_choice
+from bilinear_cli.memory import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, gram
-from bilinear_cli.training.feature_transform import FeatureTransform
+from bilinear_cli.training.dual import GramProblem
+from bilinear_cli.training.feature_transform import Features, FeatureTransform
+from bilinear_cli.training.gram import Coordinates, Progress
+from bilinear_cli.training.lbfgs import MEMORY
 from bilinear_cli.training.model import Model
-from bilinear_cli.training.primal import Batches, LocalPasses, Passes
+from bilinear_cli.training.primal import VECTORS_BYTES, LocalPasses, PrimalProblem, array_blocks
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+SOLVERS = ("auto", "gram", "stream")
+MEMORY_FRACTION = 0.7  # of the free memory
+
+Problem = GramProblem | PrimalProblem
 
 
 class Reducer(Protocol):
-    """Sums over the training rows, as a classifier sees them; X is those less their mean."""
+    """Reduces the training rows by sums over them; raises BilinearError if all rows are equal."""
 
-    def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return X Xᵀ, the rows' mean and their mean square, as `gram.gram` does."""
+    def gram(self, progress: Progress | None) -> GramProblem:
+        """Return the problem of the rows' inner products, for fewer rows than features."""
 
-    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        """Return Xᵀ α, float32 (d, k), of α float32 (n, k)."""
-
-    def stream(self, progress: Progress | None) -> "StreamStatistics":
-        """Return what fitting by passes over X starts from."""
-
-
-@dataclass(frozen=True)
-class StreamStatistics:
-    """What fitting by passes over the training rows starts from.
-
-    Attributes:
-        passes: over the rows less their mean.
-        mean: float32 (d,), theirs.
-        variance: float64 (d,), the sum of squares of each column of those less their mean.
-        mean_square: their mean squared norm before that.
-    """
-
-    passes: Passes
-    mean: np.ndarray
-    variance: np.ndarray
-    mean_square: float
-
-    @classmethod
-    def of_sums(
-        cls, passes: Passes, mean: np.ndarray, variance: np.ndarray, squares: float, n: int
-    ) -> "StreamStatistics":
-        """Take the sum of the squared norms of n rows.
-
-        Raises:
-            BilinearError: all rows are the same.
-        """
-        gram.check_not_constant(variance.sum(), squares)
-        return cls(passes, mean, variance, squares / n)
+    def stream(self, progress: Progress | None) -> PrimalProblem:
+        """Return a problem whose fits are passes over the rows."""
 
 
 class Workers(Protocol):
-    """Who takes sums elsewhere; see `cluster/reducer.py`."""
+    """Processes that compute sums over rows and scores; see `cluster/reducer.py`."""
 
     n: int
 
@@ -80,11 +61,11 @@ class Workers(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """How the training rows are read.
+    """How to read the training rows.
 
     Attributes:
-        progress: told (done, in all) of what is read.
-        workers: who takes the sums over rows, if not this process.
+        progress: called with (done, total) while rows are read.
+        workers: compute the sums over rows; None: this process does.
     """
 
     progress: Progress | None = None
@@ -94,64 +75,149 @@ class Reading:
 LOCAL = Reading()
 
 
+# The choice of a solver ------------------------------------------------------------------
+
+
+def choose_solver(solver: str, n: int, d: int, k: int) -> str:
+    """Return `gram` or `stream`: for `auto`, `gram` if the reduced problem fits the free memory.
+
+    Args:
+        solver: one of `SOLVERS`.
+        n: number of training rows.
+        d: number of features.
+        k: number of classes.
+
+    Raises:
+        UsageError: the solver is unknown.
+    """
+    validate_choice("solver", solver, SOLVERS)
+    needed, free = bytes_needed(n, d, k), free_memory()
+    chosen = solver
+    if solver == "auto":
+        chosen = "gram" if needed <= MEMORY_FRACTION * free else "stream"
+    sizes = f"{needed / 1e9:.1f} GB of the {free / 1e9:.1f} GB of free memory"
+    if chosen == "gram":
+        log.info("solver gram: %s rows of %s features need about %s", f"{n:,}", f"{d:,}", sizes)
+    else:
+        reason = "--solver stream" if solver == "stream" else f"the solver gram would need {sizes}"
+        rows = f"{n:,} rows of {d:,} features"
+        log.info("solver stream: each step reads %s from the file (%s)", rows, reason)
+    return chosen
+
+
+def bytes_needed(n: int, d: int, k: int) -> int:
+    """Return about how many bytes the reduced problem takes at its peak, folds included."""
+    blocks, scores = 4 * feature_transform.BLOCK_BYTES, 4 * n * k
+    if n <= d:  # a Gram matrix, two matrices for each of five folds; points are pairs of scores
+        return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2 + 2 * 2 * MEMORY * scores
+    eigenvectors = 3 * 8 * d * d
+    return blocks + max(eigenvectors, 4 * n * d + VECTORS_BYTES + 4 * scores)
+
+
+def reduce(
+    file: FeatureFile,
+    transforms: Sequence[FeatureTransform],
+    indices: np.ndarray,
+    solver: str,
+    reading: Reading = LOCAL,
+) -> Problem:
+    """Read the training rows and reduce them.
+
+    Args:
+        file: the features.
+        transforms: fitted, of the poolings side by side.
+        indices: of the training rows.
+        solver: `gram` or `stream`.
+        reading: how to read them. Rows with fewer features than there are rows are small, so this
+            process reduces them even if there are workers.
+
+    Raises:
+        BilinearError: all rows are equal.
+        FeatureFileError: the file is damaged, or has a value that is not finite.
+    """
+    workers, progress = reading.workers, reading.progress
+    local = LocalReducer(Features(file, transforms), indices)
+    reducer: Reducer = workers.over(transforms, indices) if workers else local
+    if solver == "stream":
+        return reducer.stream(progress)
+    if len(indices) <= local.features.d:
+        return reducer.gram(progress)
+    if workers:
+        small = "rows of %d features are small: this process reduces them, not the workers"
+        log.info(small, local.features.d)
+    return local.rotate(progress)
+
+
+# Sums in this process --------------------------------------------------------------------
+
+
 def log_pass_time(seconds: float) -> None:
-    """Say how long a fit takes, from the time of one pass."""
-    log.info(
-        "a pass takes at least %.1f s; a C takes some 10 to 50 of them, the last fit 50 to 500",
-        seconds,
-    )
+    """Log how long a fit takes, from the time of one pass."""
+    passes = "each C needs about 10 to 50 passes, the last fit 50 to 500"
+    log.info("one pass over the rows takes at least %.1f s: %s", seconds, passes)
 
 
 @dataclass(frozen=True)
 class LocalReducer:
-    """Sums over rows of a file, taken in this process; see `Reducer`.
+    """Sums over the rows of these indices in this process; X is the rows minus their mean."""
 
-    Attributes:
-        file: the features.
-        transforms: what of them, normalised how.
-        indices: the rows' indices.
-    """
-
-    file: FeatureFile
-    transforms: Sequence[FeatureTransform]
+    features: Features
     indices: np.ndarray
 
-    def gram(self, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return X Xᵀ, the rows' mean and their mean square."""
-        d = sum(transform.n_features for transform in self.transforms)
-        columns = feature_transform.column_blocks(self.transforms, self.file, self.indices)
-        return gram.gram(columns, len(self.indices), d, progress)
+    def gram(self, progress: Progress | None = None) -> GramProblem:
+        """Sum X Xᵀ over blocks of columns in one pass, in float32, one triangle of it."""
+        n, d = len(self.indices), self.features.d
+        mean = np.empty(d, np.float32)
+        lower = np.zeros((n, n), np.float32, order="F")
+        for span, x in gram.track(self.features.columns(self.indices), progress, d):
+            mean[span] = x.mean(axis=0)  # in float32: the intercept absorbs the rounding
+            x -= mean[span]
+            lower = ssyrk(1, x.T, beta=1, c=lower, trans=1, lower=1, overwrite_c=1)
+        diagonal = np.einsum("ii->i", lower)
+        spread = diagonal.mean(dtype=np.float64)
+        mean_square = float(spread + np.square(mean, dtype=np.float64).sum())
+        gram.check_not_constant(spread, mean_square)
+        lower += lower.T
+        diagonal *= 0.5
+        return GramProblem(lower.T, mean, mean_square, self.weights)
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        """Return Xᵀ α."""
-        return gram.primal_weights(
-            feature_transform.column_blocks(self.transforms, self.file, self.indices), mean, alpha
-        )
+        """Return Xᵀ α, float32 (d, k), for α float32 (n, k), from one pass."""
+        weights = np.empty((self.features.d, alpha.shape[1]), np.float32)
+        for span, x in replace(self.features, mean=mean).columns(self.indices):
+            np.matmul(x.T, alpha, out=weights[span])
+        return weights
 
-    def stream(self, progress: Progress | None) -> StreamStatistics:
-        """Take means and variances in two passes; fits read the file again and again."""
-        n, d = len(self.indices), sum(transform.n_features for transform in self.transforms)
-        mean, variance, squares = np.zeros(d), np.zeros(d), 0.0
-        for span, block in feature_transform.row_blocks(self.transforms, self.file, self.indices):
-            mean += block.sum(axis=0, dtype=np.float64) / n
-            squares += float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
-            if progress:
-                progress(span.stop, 2 * n)
-        middle, began = mean.astype(np.float32), time.perf_counter()
-        batches = partial(self._centred, middle)
-        for span, block in batches(np.arange(n))():
-            variance += np.einsum("ij,ij->j", block, block)
-            if progress:
-                progress(n + span.stop, 2 * n)
-        log_pass_time(time.perf_counter() - began)
-        return StreamStatistics.of_sums(LocalPasses(batches), middle, variance, squares, n)
+    def rotate(self, progress: Progress | None = None) -> PrimalProblem:
+        """Rotate rows of few features to their principal axes, in memory, in three passes."""
+        n, d = len(self.indices), self.features.d
+        mean, squares = self._mean(progress, 3)
+        centred, covariance = replace(self.features, mean=mean), np.zeros((d, d))
+        for _, x in gram.track(centred.rows(self.indices), progress, 3 * n, n):
+            covariance += x.T @ x
+        gram.check_not_constant(np.trace(covariance), squares)
+        eigenvalues, axes = gram.eigenvectors(covariance)
+        axes = axes.astype(np.float32)
+        z = np.empty((n, len(eigenvalues)), np.float32)
+        for rows, x in gram.track(centred.rows(self.indices), progress, 3 * n, 2 * n):
+            z[rows] = x @ axes
+        passes, coordinates = LocalPasses(partial(array_blocks, z)), Coordinates(z, eigenvalues)
+        return PrimalProblem(passes, n, eigenvalues, mean, squares / n, axes, coordinates)
 
-    def _centred(self, mean: np.ndarray, indices: np.ndarray) -> Batches:
-        def batches() -> Iterator[tuple[slice, np.ndarray]]:
-            for places, block in feature_transform.row_blocks(
-                self.transforms, self.file, self.indices[indices]
-            ):
-                block -= mean
-                yield places, block
+    def stream(self, progress: Progress | None = None) -> PrimalProblem:
+        """Sum rows and squares in two passes; fits read the file again each time."""
+        n = len(self.indices)
+        mean, squares = self._mean(progress, 2)
+        centred, start_time = replace(self.features, mean=mean), time.perf_counter()
+        rows = gram.track(centred.rows(self.indices), progress, 2 * n, n)
+        column_squares = gram.column_squares(rows, centred.d)
+        log_pass_time(time.perf_counter() - start_time)
+        gram.check_not_constant(column_squares.sum(), squares)
+        passes = LocalPasses(lambda chosen: centred.rows(self.indices[chosen]))
+        return PrimalProblem(passes, n, column_squares, mean, squares / n)
 
-        return batches
+    def _mean(self, progress: Progress | None, n_passes: int) -> tuple[np.ndarray, float]:
+        """Return the mean of the rows and the sum of their squares, from the first pass."""
+        n, rows = len(self.indices), self.features.rows(self.indices)
+        total, squares = gram.row_sums(gram.track(rows, progress, n_passes * n), self.features.d)
+        return (total / n).astype(np.float32), squares

@@ -77,7 +77,7 @@ CLASSIFIERS = {
     for classifier in (
         Classifier("softmax", f"{_MODULE}linear:softmax", (*OF_VECTORS, "C", "label_smoothing")),
         Classifier("svm", f"{_MODULE}linear:svm", (*OF_VECTORS, "C")),
-        Classifier("ridge", f"{_MODULE}ridge:Ridge", (*OF_VECTORS, "C")),
+        Classifier("ridge", f"{_MODULE}linear:Ridge", (*OF_VECTORS, "C")),
         Classifier(
             "mlp",
             f"{_MODULE}mlp:MlpEstimator",

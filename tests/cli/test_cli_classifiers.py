@@ -35,7 +35,7 @@ class NearestMean(Estimator):
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
-        z = training.reduced.coordinates().z
+        z = training.reduced.coordinates.z
         indices = np.setdiff1d(training.every, val_folds[0])
         yield {"epochs": 1}, self._means(training, indices)(z)
 
@@ -45,7 +45,7 @@ class NearestMean(Estimator):
         return Model(linear, None, training.transforms, training.rows.class_names)
 
     def _means(self, training: Training, indices: np.ndarray) -> Linear:
-        z, labels = training.reduced.coordinates().z, training.rows.labels
+        z, labels = training.reduced.coordinates.z, training.rows.labels
         means = np.stack([z[indices][labels[indices] == k].mean(axis=0) for k in range(K)])
         return Linear(means.T, -np.square(means).sum(axis=1) / 2)
 

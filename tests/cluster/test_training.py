@@ -6,7 +6,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from support.errors import assert_names, raises
 from support.feature_files import flip_bit, write_features
 from support.rows import LOSSES
 
-from bilinear_cli.cluster import futures, tasks
+from bilinear_cli.cluster import reducer, tasks
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.reducer import DaskReducer, Workers
 from bilinear_cli.errors import BilinearError, FeatureFileError
@@ -35,6 +34,7 @@ from bilinear_cli.run import load_model, train
 from bilinear_cli.store import FeatureFile, open_features
 from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.estimator import Training
+from bilinear_cli.training.feature_transform import Features, fit_transforms
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.reducers import LocalReducer
@@ -51,16 +51,15 @@ CUT = 34  # a row, where the second shard begins
 QUICK = TrainOptions(C=1.0, label_smoothing=0.0)
 STREAM = replace(QUICK, solver="stream")
 Task = Callable[..., Any]
+Reducers = tuple[LocalReducer, DaskReducer]
 ROUNDING = 1e-5  # of an optimum: that of a hundred float32 sums, and where the solver stops
 
 
 def features_of_classes() -> dict[str, np.ndarray]:
     """Return max, sum and bilinear features of K classes that overlap."""
     rng = np.random.default_rng(0)
-    maps = rng.gamma(2, 1, (K, CHANNELS))[LABELS][:, None] + 1.5 * rng.normal(
-        size=(N_ROWS, 9, CHANNELS)
-    )
-    maps = np.abs(maps)
+    noise = 1.5 * rng.normal(size=(N_ROWS, 9, CHANNELS))
+    maps = np.abs(rng.gamma(2, 1, (K, CHANNELS))[LABELS][:, None] + noise)
     i, j = np.triu_indices(CHANNELS)
     matrices = np.sqrt(np.einsum("nlc,nld->ncd", maps, maps))[:, i, j]
     bilinear = matrices * np.where(i == j, 1, np.sqrt(2))
@@ -98,7 +97,7 @@ def shards(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Path:
+def features(tmp_path: Path) -> Path:
     """Return a feature file of the set."""
     return write(tmp_path / "x.h5", features_of_classes())
 
@@ -116,7 +115,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", SMALL_BLOCK)
 
 
-def union_parameters(
+def train_both(
     client: Client, paths: list[Path], spec: str, options: TrainOptions
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metrics of training alone and with workers, from one set of files."""
@@ -131,10 +130,10 @@ def assert_same_fit(alone: dict[str, Any], distributed: dict[str, Any], paths: l
     for name in ("C", "label_smoothing", "top1", "oof_top1", "solver", "folds", "fitted_on"):
         assert alone[name] == distributed[name], name
     for name in ("oof", "test"):
-        one, other = (np.load(Path(run["run"]) / f"{name}.npz") for run in (alone, distributed))
-        np.testing.assert_array_equal(one["paths"], other["paths"])
-        np.testing.assert_array_equal(one["scores"].argmax(1), other["scores"].argmax(1))
-        np.testing.assert_allclose(one["scores"], other["scores"], atol=0.02)
+        a, b = (np.load(Path(run["run"]) / f"{name}.npz") for run in (alone, distributed))
+        np.testing.assert_array_equal(a["paths"], b["paths"])
+        np.testing.assert_array_equal(a["scores"].argmax(1), b["scores"].argmax(1))
+        np.testing.assert_allclose(a["scores"], b["scores"], atol=0.02)
     values = [objective(run, paths) for run in (alone, distributed)]
     assert values[1] == pytest.approx(values[0], rel=ROUNDING)
     assert distributed["workers"] == 2
@@ -147,9 +146,7 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
     with open_features(paths) as file:
         rows = select_rows(file, None, 1)
         learn = rows if run["fitted_on"] != "train" else rows.take(rows.split == "train")
-        x = np.concatenate(
-            [x for _, x in feature_transform.row_blocks(model.transforms, file, learn.indices)]
-        )
+        x = np.concatenate([x for _, x in Features(file, model.transforms).rows(learn.indices)])
     weights = model.first.weights.astype(float)
     training = Training(None, learn, TrainOptions(run["classifier"]))
     targets = training.targets(run["label_smoothing"])
@@ -177,7 +174,7 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
 def test_workers_come_to_the_same_optimum(
     spec: str, options: TrainOptions, client: Client, shards: list[Path]
 ) -> None:
-    assert_same_fit(*union_parameters(client, shards, spec, options), shards)
+    assert_same_fit(*train_both(client, shards, spec, options), shards)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +198,9 @@ def test_passes_by_workers_come_to_the_same_optimum(
     caplog.set_level("INFO")
     submitted = submissions(monkeypatch)
     if not keep:
-        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
-    assert_same_fit(*union_parameters(client, shards, spec, options), shards)
-    assert (tasks.kept in submitted) == keep
+        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
+    assert_same_fit(*train_both(client, shards, spec, options), shards)
+    assert (tasks.load_rows in submitted) == keep
     assert any("0.0 GB" in record.getMessage() for record in caplog.records)
 
 
@@ -228,109 +225,90 @@ def submissions(
     return submitted
 
 
-def test_workers_load_no_tensorflow(client: Client, whole: Path) -> None:
-    with FeatureFile(whole) as file:
-        train(file, "max", QUICK, whole.parent / "runs", workers=Workers(client, file))
+def test_workers_load_no_tensorflow_and_are_asked_by_their_client_whichever_is_the_default(
+    client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distributed.client._get_global_client", lambda: None)
+    with FeatureFile(features) as file:
+        train(file, "bilinear", QUICK, features.parent / "runs", workers=Workers(client, file))
     loaded = client.run(lambda: {"tensorflow", "keras"} & set(sys.modules))
     assert list(loaded.values()) == [set(), set()]
 
 
-def test_workers_are_asked_by_their_client_whichever_is_the_default(
-    client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("distributed.client._get_global_client", lambda: None)
-    with FeatureFile(whole) as file:
-        train(file, "bilinear", QUICK, whole.parent / "runs", workers=Workers(client, file))
+@pytest.fixture
+def reducers(client: Client, features: Path) -> Iterator[Reducers]:
+    """Return the reducers of the training rows, in a random order: this process, and workers."""
+    indices = np.random.default_rng(0).permutation(np.flatnonzero(SPLIT == "train"))
+    with FeatureFile(features) as file:
+        transforms = fit_transforms(file, ["bilinear"], indices, normalize="none")
+        local = LocalReducer(Features(file, transforms), indices)
+        yield local, Workers(client, file).over(transforms, indices)
 
 
-@contextmanager
-def both_sums(client: Client, path: Path, spec: str) -> Iterator[tuple[LocalReducer, DaskReducer]]:
-    """Give the sums over the training rows, in a random order, as taken here and by workers."""
-    numbers = np.random.default_rng(0).permutation(np.flatnonzero(SPLIT == "train"))
-    with FeatureFile(path) as file:
-        transforms = feature_transform.fit_transforms(file, [spec], numbers, normalize="none")
-        yield (
-            LocalReducer(file, transforms, numbers),
-            Workers(client, file).over(transforms, numbers),
-        )
-
-
-def test_sums_of_a_gram_matrix_are_those_taken_here(client: Client, whole: Path) -> None:
-    with both_sums(client, whole, "bilinear") as (here, there):
-        steps: list[tuple[int, int]] = []
-        (inner, mean, square), actual = (
-            here.gram(None),
-            there.gram(lambda *done: steps.append(done)),
-        )
-        atol = 1e-6 * np.abs(inner).max()
-        np.testing.assert_allclose(actual[0], inner, atol=atol)
-        np.testing.assert_array_equal(actual[0], actual[0].T)
-        np.testing.assert_allclose(actual[1], mean, rtol=1e-6)
-        assert actual[2] == pytest.approx(square, rel=1e-6)
-        alpha = np.random.default_rng(1).normal(size=(len(inner), K)).astype(np.float32)
-        expected = here.weights(mean, alpha)
-        np.testing.assert_allclose(there.weights(mean, alpha), expected, atol=1e-5 * expected.max())
-        assert steps == [(i, 5) for i in range(1, 6)]  # two means, three tiles
+def test_a_gram_matrix_of_workers_is_that_of_this_process(reducers: Reducers) -> None:
+    steps: list[tuple[int, int]] = []
+    local, distributed = reducers[0].gram(), reducers[1].gram(lambda *done: steps.append(done))
+    atol = 1e-6 * np.abs(local.gram).max()
+    np.testing.assert_allclose(distributed.gram, local.gram, atol=atol)
+    np.testing.assert_array_equal(distributed.gram, distributed.gram.T)
+    np.testing.assert_allclose(distributed.mean, local.mean, rtol=1e-6)
+    assert distributed.mean_square == pytest.approx(local.mean_square, rel=1e-6)
+    alpha = np.random.default_rng(1).normal(size=(len(local.gram), K)).astype(np.float32)
+    weights, expected = (x.primal_weights(local.mean, alpha) for x in (distributed, local))
+    np.testing.assert_allclose(weights, expected, atol=1e-5 * expected.max())
+    assert steps == [(i, 5) for i in range(1, 6)]  # two means, three tiles
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "read again"])
-def test_passes_over_rows_in_any_order_are_those_taken_here(
-    keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+def test_passes_of_workers_over_rows_in_any_order_are_those_of_this_process(
+    keep: bool, reducers: Reducers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with both_sums(client, whole, "bilinear") as (here, there):
-        size = 4 * 60 * there.features.d
-        monkeypatch.setattr(there.workers, "room", lambda: size if keep else size - 1)
-        steps: list[tuple[int, int]] = []
-        one, other = here.stream(None), there.stream(lambda *done: steps.append(done))
-        np.testing.assert_allclose(other.variance, one.variance, rtol=1e-5)
-        np.testing.assert_allclose(other.mean, one.mean, rtol=1e-6)
-        assert other.mean_square == pytest.approx(one.mean_square, rel=1e-6)
-        assert steps == [(i, len(steps)) for i in range(1, 1 + (11 if keep else 4))]
-        rng = np.random.default_rng(2)
-        model = Linear(
-            rng.normal(size=(len(one.mean), K)).astype(np.float32), np.ones(K, np.float32)
-        )
-        for indices in (
-            rng.permutation(60),
-            rng.permutation(60)[:17],
-            np.array([59]),
-            np.arange(60),
-        ):
-            scores = one.passes.scores(model, indices)
-            np.testing.assert_allclose(other.passes.scores(model, indices), scores, atol=1e-5)
-            targets = rng.normal(size=(len(indices), K)).astype(np.float32)
-            make_loss = LOSSES["ridge"]
-            pair = [
-                stream.passes.losses(indices, targets, make_loss)(model) for stream in (one, other)
-            ]
-            for expected, actual in zip(*pair, strict=True):
-                np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+    size = 4 * 60 * reducers[0].features.d
+    monkeypatch.setattr(reducers[1].workers, "free_bytes", lambda: size if keep else size - 1)
+    steps: list[tuple[int, int]] = []
+    local, distributed = reducers[0].stream(), reducers[1].stream(lambda *done: steps.append(done))
+    for name, rtol in (("sum_of_squares", 1e-5), ("mean", 1e-6), ("mean_square", 1e-6)):
+        np.testing.assert_allclose(getattr(distributed, name), getattr(local, name), rtol=rtol)
+    assert steps == [(i, len(steps)) for i in range(1, 1 + (11 if keep else 4))]
+    rng = np.random.default_rng(2)
+    weights = rng.normal(size=(len(local.mean), K)).astype(np.float32)
+    model = Linear(weights, np.ones(K, np.float32))
+    shuffled = rng.permutation(60)
+    for indices in (shuffled, shuffled[:17], np.array([59]), np.arange(60)):
+        targets = rng.normal(size=(len(indices), K)).astype(np.float32)
+        scores, sums = [], []
+        for passes in (distributed.passes, local.passes):
+            scores.append(passes.scores(model, indices))
+            sums.append(passes.losses(indices, targets, LOSSES["ridge"])(model))
+        np.testing.assert_allclose(*scores, atol=1e-5)
+        for actual, expected in zip(*sums, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_work_is_shared_out(client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with both_sums(client, whole, "bilinear") as (_, there):
-        passes = there.stream(None).passes
-        held = Counter(holder for (holder,) in client.who_has(passes.blocks).values())
-        assert sorted(held.values()) == [4, 5]
-        groups = passes._groups(range(9))
-        assert Counter({by: len(blocks) for by, blocks in groups}) == held
-        constant = there.workers.put(np.zeros(1000))  # one worker has it
-        calls = [(constant, i) for i in range(5)]
-        done = client.gather(there.workers.share_out(doer, calls, [2, 1, 1, 1, 1]))
-        (first, _), (second, _), *_ = done
-        assert {i for by, i in done if by == first} == {0, 3}
-        assert {i for by, i in done if by == second} == {1, 2, 4}
-        threads = dict.fromkeys(client.nthreads(), 3)
-        monkeypatch.setattr(client, "nthreads", lambda: threads)
-        assert sorted(len(blocks) for _, blocks in passes._groups(range(9))) == [1, 1, 1, 2, 2, 2]
+def test_all_threads_have_as_much_to_do(
+    client: Client, reducers: Reducers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers, passes = reducers[1].workers, reducers[1].stream(None).passes
+    kept = Counter(holder for (holder,) in client.who_has(passes.blocks).values())
+    assert sorted(kept.values()) == [4, 5]
+    groups = passes._groups(range(9))
+    assert Counter({address: len(blocks) for address, blocks in groups}) == kept
+    constant = workers.send(np.zeros(1000))  # one worker has it
+    calls = [(constant, i) for i in range(5)]
+    done = client.gather(workers.map_evenly(address_of_worker, calls, [2, 1, 1, 1, 1]))
+    (first, _), (second, _), *_ = done
+    assert {i for address, i in done if address == first} == {0, 3}
+    assert {i for address, i in done if address == second} == {1, 2, 4}
+    threads = dict.fromkeys(client.nthreads(), 3)
+    monkeypatch.setattr(client, "nthreads", lambda: threads)
+    assert sorted(len(blocks) for _, blocks in passes._groups(range(9))) == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_sums_are_added_up_by_workers(n: int, client: Client) -> None:
-    work = futures.Futures(client)
-    steps: list[None] = []
-    each = [work.put((i, np.full(2, i))) for i in range(1, n + 1)]
-    number, array = work.total(each, lambda: steps.append(None))
+def test_sums_are_added_up_by_workers(n: int, reducers: Reducers) -> None:
+    workers, steps = reducers[1].workers, list[None]()
+    futures = [workers.send((i, np.full(2, i))) for i in range(1, n + 1)]
+    number, array = workers.tree_sum(futures, lambda: steps.append(None))
     assert (number, array.tolist()) == (n * (n + 1) / 2, [n * (n + 1) / 2] * 2)
     assert len(steps) == n
 
@@ -343,11 +321,11 @@ def test_rows_that_are_all_the_same_are_refused(
     options = replace(QUICK, solver=solver, normalize="none")
     with FeatureFile(path) as file:
         workers = Workers(client, file)
-        with raises(BilinearError, gram.SAME):
+        with raises(BilinearError, gram.EQUAL_ROWS):
             train(file, "max", options, tmp_path / "runs", workers=workers)
 
 
-def doer(_: np.ndarray, i: int) -> tuple[str, int]:
+def address_of_worker(_: np.ndarray, i: int) -> tuple[str, int]:
     return get_worker().address, i
 
 
@@ -371,7 +349,7 @@ def test_a_worker_that_is_killed_changes_nothing(
     keep: bool,
     task: Task,
     times: set[int],
-    whole: Path,
+    features: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -380,20 +358,20 @@ def test_a_worker_that_is_killed_changes_nothing(
             os.kill(workers.pop(), signal.SIGKILL)
 
     if not keep:
-        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
+        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
     client = request.getfixturevalue("client" if n_workers == 2 else "lone_client")
     wait_for(client.nthreads)
     # A worker that is killed while it starts is not replaced, so only these are killed.
     workers = [*client.run(os.getpid).values()]
     submissions(monkeypatch, kill)
-    alone, distributed = union_parameters(client, [whole], "bilinear", options)
+    alone, distributed = train_both(client, [features], "bilinear", options)
     assert len(workers) == n_workers - len(times)
-    assert_same_fit(alone, distributed | {"workers": 2}, [whole])
+    assert_same_fit(alone, distributed | {"workers": 2}, [features])
 
 
-@pytest.mark.parametrize("task", [tasks.products, tasks.kept, tasks.losses])
+@pytest.mark.parametrize("task", [tasks.products, tasks.load_rows, tasks.losses])
 def test_a_scheduler_that_is_killed_is_one_line(
-    task: Task, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = tmp_path / "scheduler.json"
 
@@ -406,7 +384,7 @@ def test_a_scheduler_that_is_killed_is_one_line(
     with (
         scheduler_and_worker(address) as process,
         raises(BilinearError, "scheduler"),
-        open_features([whole]) as file,
+        open_features([features]) as file,
         connect(str(address)) as client,
     ):
         client.register_plugin(SmallBlocks())
@@ -415,13 +393,13 @@ def test_a_scheduler_that_is_killed_is_one_line(
 
 @pytest.fixture
 def per_process(
-    client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Path, Callable[[int, Path], str]]]:
     """Return a path that every process sees as it stands, and what moves a worker elsewhere."""
     addresses = list(client.run(os.getpid))
     before = Path.cwd()
-    monkeypatch.chdir(whole.parent)
-    client.run(os.chdir, str(whole.parent))
+    monkeypatch.chdir(features.parent)
+    client.run(os.chdir, str(features.parent))
 
     def move(worker: int, folder: Path) -> str:
         client.run(os.chdir, str(folder), workers=[addresses[worker]])
@@ -459,7 +437,7 @@ def test_a_worker_that_comes_later_is_checked_as_it_reads(
             train(file, "bilinear", QUICK, tmp_path / "runs", workers=workers)
 
 
-def test_other_versions_are_refused(client: Client, whole: Path) -> None:
+def test_other_versions_are_refused(client: Client, features: Path) -> None:
     def become(version: Callable[[str], str]) -> None:
         tasks.version = version
 
@@ -467,7 +445,7 @@ def test_other_versions_are_refused(client: Client, whole: Path) -> None:
     client.run(become, lambda name: "0.0.1" if name == "scipy" else real(name), workers=[address])
     try:
         facts = (address, "scipy", "0.0.1", real("scipy"))
-        with FeatureFile(whole) as file, raises(BilinearError, *facts):
+        with FeatureFile(features) as file, raises(BilinearError, *facts):
             Workers(client, file)
     finally:
         client.run(become, real, workers=[address])
@@ -479,16 +457,16 @@ def test_other_versions_are_refused(client: Client, whole: Path) -> None:
 @pytest.mark.parametrize("solver", ["gram", "stream"])
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "read again"])
 def test_a_damaged_row_is_the_same_error_as_without_workers(
-    solver: str, keep: bool, client: Client, whole: Path, monkeypatch: pytest.MonkeyPatch
+    solver: str, keep: bool, client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not keep:
-        monkeypatch.setattr(futures, "SHARE_OF_MEMORY", 0)
-    flip_bit(whole, "bilinear", 8)
+        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
+    flip_bit(features, "bilinear", 8)
     options, messages = replace(QUICK, solver=solver), set[str]()
-    with FeatureFile(whole) as file:
+    with FeatureFile(features) as file:
         for workers in (None, Workers(client, file)):
-            with raises(FeatureFileError, whole, "row 8", "features/bilinear") as caught:
-                train(file, "bilinear", options, whole.parent / "runs", workers=workers)
+            with raises(FeatureFileError, features, "row 8", "features/bilinear") as caught:
+                train(file, "bilinear", options, features.parent / "runs", workers=workers)
             messages.add(str(caught.value))
     assert len(messages) == 1
 
@@ -500,17 +478,17 @@ def train_words(path: Path, *words: str) -> list[str]:
     return [*command, "--label-smoothing", "0", *words]
 
 
-def test_the_command_prints_one_line_of_a_damaged_row(client: Client, whole: Path) -> None:
-    flip_bit(whole, "bilinear", 8)
-    words = train_words(whole, "--pooling", "bilinear", "-C", "1")
+def test_the_command_prints_one_line_of_a_damaged_row(client: Client, features: Path) -> None:
+    flip_bit(features, "bilinear", 8)
+    words = train_words(features, "--pooling", "bilinear", "-C", "1")
     alone = run_command(*words, code=1)
     distributed = run_command(*words, "--scheduler", client.scheduler.address, code=1)
-    assert_names(error_line(alone), whole, "row 8", "features/bilinear")
+    assert_names(error_line(alone), features, "row 8", "features/bilinear")
     assert alone.stderr == distributed.stderr == f"Error: {error_line(distributed)}\n"
 
 
-def test_the_command_trains_with_workers(client: Client, whole: Path) -> None:
-    words = train_words(whole, "--pooling", "bilinear", "-C", "1")
+def test_the_command_trains_with_workers(client: Client, features: Path) -> None:
+    words = train_words(features, "--pooling", "bilinear", "-C", "1")
     done = run_command(*words, "--scheduler", client.scheduler.address)
     assert done.stderr == ""
     assert json.loads(done.stdout)["results"][0]["workers"] == 2

@@ -23,7 +23,7 @@ from bilinear_cli.cluster import connect as connect_module
 from bilinear_cli.cluster import reducer, worker
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.extract import choose_n_shards
-from bilinear_cli.cluster.reducer import tiles
+from bilinear_cli.cluster.reducer import gram_tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import versions as versions_module
@@ -222,12 +222,12 @@ def test_invalid_options_are_one_line(
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 8, 50])
 @pytest.mark.parametrize("n", [1, 2, 61, 100_000])
 def test_tiles_are_the_lower_half_and_share_the_work(n: int, n_threads: int) -> None:
-    pairs = tiles(n, n_threads)
+    pairs = gram_tiles(n, n_threads)
     area = sum((a.stop - a.start) * (b.stop - b.start) * (1 if a is b else 2) for a, b in pairs)
     assert area == n * n
     assert all(b.stop <= a.start or a is b for a, b in pairs)
-    assert all(0 < a.stop - a.start <= reducer.MOST_ROWS for pair in pairs for a in pair)
+    assert all(0 < a.stop - a.start <= reducer.MAX_ROWS for pair in pairs for a in pair)
     largest = max((a.stop - a.start) * (b.stop - b.start) for a, b in pairs)
     if n > 1000:
         assert largest <= 1.01 * n * n / n_threads
-    assert len(tiles(60, 1)) == 1  # one worker reads once
+    assert len(gram_tiles(60, 1)) == 1  # one worker reads once

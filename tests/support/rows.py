@@ -1,15 +1,14 @@
 """Training rows, and the problem of fitting a classifier to them, without a feature file."""
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bilinear_cli.training import gram, losses
-from bilinear_cli.training.primal import Batches, LocalPasses
-from bilinear_cli.training.problem import AxesProblem, GramProblem, Problem, StreamedProblem
+from bilinear_cli.training import losses
+from bilinear_cli.training.feature_transform import Block
+from bilinear_cli.training.reducers import LocalReducer, Problem
 from bilinear_cli.training.rows import Rows
 
 LOSSES = {
@@ -20,18 +19,35 @@ LOSSES = {
 
 
 @dataclass(frozen=True)
-class RowsInMemory:
-    """As much of a `Reducer` as makes weights."""
+class ArrayFeatures:
+    """`Features` of an array, in blocks of `size` rows or columns; the last may be smaller."""
 
     x: np.ndarray
+    size: int = 1000
+    mean: np.ndarray | None = None
 
-    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        return (self.x - mean).T @ alpha
+    @property
+    def d(self) -> int:
+        return self.x.shape[1]
+
+    def columns(self, indices: np.ndarray) -> Iterator[Block]:
+        x = self._centred(indices)
+        return ((span, x[:, span]) for span in self._spans(self.d))
+
+    def rows(self, indices: np.ndarray) -> Iterator[Block]:
+        return ((span, self._centred(indices[span])) for span in self._spans(len(indices)))
+
+    def _centred(self, indices: np.ndarray) -> np.ndarray:
+        return self.x[indices] if self.mean is None else self.x[indices] - self.mean
+
+    def _spans(self, n: int) -> list[slice]:
+        return [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
 
 
-def slices(n: int, size: int) -> list[slice]:
-    """Cut n rows or columns into blocks of this size; the last may be smaller."""
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+def make_reducer(x: np.ndarray, size: int = 1000) -> LocalReducer:
+    """Return the reducer of all rows of an array, read in blocks of `size` rows or columns."""
+    features: Any = ArrayFeatures(x.astype(np.float32), size)
+    return LocalReducer(features, np.arange(len(x)))
 
 
 def make_rows(
@@ -58,26 +74,6 @@ def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
         form: `kernel`, `columns` or `stream`; by default what `problem.reduce` takes in memory.
     """
     n, d = x.shape
-    x = x.astype(np.float32)
-    if (form or ("kernel" if n <= d else "columns")) == "kernel":
-        inner, mean, square = gram.gram([(slice(0, d), x.copy())], n, d)
-        reducer: Any = RowsInMemory(x)
-        return GramProblem(inner, mean, square, reducer)
-    reduced, axes, mean, square = gram.rotate(lambda: [(slice(0, n), x.copy())], n, d)
-    if form == "stream":
-        z = x - mean
-        variance = np.square(z).sum(axis=0, dtype=np.float64)
-        return StreamedProblem(LocalPasses(_in_batches(z, 2)), n, variance, mean, square)
-    passes = LocalPasses(_in_batches(reduced.z, 1))
-    return AxesProblem(passes, n, reduced.variance, mean, square, axes, reduced)
-
-
-def _in_batches(z: np.ndarray, n_batches: int) -> Callable[[np.ndarray], Batches]:
-    """Return a function: row numbers -> a function that yields these rows in batches."""
-
-    def batches(rows: np.ndarray) -> Batches:
-        ends = np.linspace(0, len(rows), n_batches + 1).astype(int)
-        slices = [slice(*pair) for pair in itertools.pairwise(ends)]
-        return lambda: [(part, z[rows[part]]) for part in slices]
-
-    return batches
+    reducer = make_reducer(x, n // 2)
+    methods = {"kernel": reducer.gram, "columns": reducer.rotate, "stream": reducer.stream}
+    return methods[form or ("kernel" if n <= d else "columns")]()

@@ -8,9 +8,9 @@ import pytest
 
 from bilinear_cli.training import conv1x1
 from bilinear_cli.training.conv1x1 import Conv1x1, directions_of, fit_conv1x1
+from bilinear_cli.training.feature_transform import pool_projected
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.training.pool_maps import pool_projected
 
 pytestmark = pytest.mark.slow  # Keras trains
 

@@ -1,6 +1,8 @@
 """Tests of the selection and normalisation of stored rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +12,8 @@ from support.errors import raises
 from bilinear_cli.errors import UsageError
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform
-from bilinear_cli.training.feature_transform import FeatureTransform
+from bilinear_cli.training.feature_transform import Block, Features, FeatureTransform
+from bilinear_cli.training.primal import array_blocks
 
 N_CHANNELS = 5
 D = N_CHANNELS * (N_CHANNELS + 1) // 2
@@ -30,25 +33,23 @@ def stored() -> dict[str, np.ndarray]:
 
 
 class Memory:
-    """What `inputs` uses of a feature file, in memory."""
+    """What `Features` uses of a feature file, in memory."""
 
     def __init__(self, stored: Mapping[str, np.ndarray]) -> None:
         self.stored = stored
         self.shapes = {spec: x.shape for spec, x in stored.items()}
 
-    def columns(
-        self, spec: str, indices: np.ndarray, step: int
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, self.shapes[spec][1], step):
-            columns_of_block = slice(start, min(start + step, self.shapes[spec][1]))
-            yield columns_of_block, self.stored[spec][indices, columns_of_block].astype(np.float32)
+    def columns(self, spec: str, indices: np.ndarray, step: int) -> Iterator[Block]:
+        for span in spans(self.shapes[spec][1], step):
+            yield span, self.stored[spec][indices, span].astype(np.float32)
 
-    def batches(
-        self, spec: str, indices: np.ndarray, step: int
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, len(indices), step):
-            columns_of_block = slice(start, min(start + step, len(indices)))
-            yield columns_of_block, self.stored[spec][indices[columns_of_block]].astype(np.float32)
+    def batches(self, spec: str, indices: np.ndarray, step: int) -> Iterator[Block]:
+        for span in spans(len(indices), step):
+            yield span, self.stored[spec][indices[span]].astype(np.float32)
+
+
+def spans(n: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def in_memory(stored: Mapping[str, np.ndarray]) -> FeatureFile:
@@ -62,9 +63,8 @@ def fit_transforms(
 
 
 def top_variance_columns(
-    rows: np.ndarray, train: np.ndarray, layout: str, n_entries: int
+    rows: np.ndarray, train: np.ndarray, n_entries: int, spec: str = "bilinear"
 ) -> np.ndarray:
-    spec = {"upper-triangle": "bilinear", "dense": "max"}[layout]
     return feature_transform.top_variance_columns(in_memory({spec: rows}), spec, train, n_entries)
 
 
@@ -72,16 +72,20 @@ def dense(
     transforms: Sequence[FeatureTransform], stored: dict[str, np.ndarray], indices: np.ndarray
 ) -> np.ndarray:
     """Return the features of a classifier in one array, the same by columns and by rows."""
-    file = in_memory(stored)
-    blocks = list(feature_transform.column_blocks(transforms, file, indices))
-    assert [columns.start for columns, _ in blocks[1:]] == [c.stop for c, _ in blocks[:-1]]
-    assert all(block.dtype == np.float32 for _, block in blocks)
-    whole = np.hstack([block for _, block in blocks])
-    by_rows = list(feature_transform.row_blocks(transforms, file, indices))
-    assert [rows.start for rows, _ in by_rows[1:]] == [r.stop for r, _ in by_rows[:-1]]
-    assert all(block.dtype == np.float32 for _, block in by_rows)
-    np.testing.assert_allclose(np.vstack([x for _, x in by_rows]), whole, rtol=1e-5, atol=1e-6)
-    return whole
+    features = Features(in_memory(stored), transforms)
+    arrays = []
+    for blocks, stack in (
+        (list(features.columns(indices)), np.hstack),
+        (list(features.rows(indices)), np.vstack),
+    ):
+        assert [span.start for span, _ in blocks[1:]] == [span.stop for span, _ in blocks[:-1]]
+        assert all(block.dtype == np.float32 for _, block in blocks)
+        arrays.append(stack([block for _, block in blocks]))
+    np.testing.assert_allclose(arrays[1], arrays[0], rtol=1e-5, atol=1e-6)
+    mean = arrays[0].mean(axis=0)
+    centred = np.hstack([x for _, x in replace(features, mean=mean).columns(indices)])
+    np.testing.assert_array_equal(centred, arrays[0] - mean)
+    return arrays[0]
 
 
 def expected(rows: np.ndarray, train: np.ndarray, normalize: str) -> np.ndarray:
@@ -106,47 +110,41 @@ def test_blocks_are_a_direct_computation_whatever_their_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", block_bytes)
-    one = {spec: stored[spec]}
-    parts = fit_transforms(one, TRAIN, normalize=normalize)
-    n_blocks = len(list(feature_transform.column_blocks(parts, in_memory(one), TRAIN)))
-    assert n_blocks == {1: stored[spec].shape[1], 1 << 28: 1}.get(
-        block_bytes, -(-stored[spec].shape[1] // 3)
-    )
-    expected_rows = expected(stored[spec], TRAIN, normalize)
+    x = {spec: stored[spec]}
+    transforms, d = fit_transforms(x, TRAIN, normalize=normalize), stored[spec].shape[1]
+    n_blocks = len(list(Features(in_memory(x), transforms).columns(TRAIN)))
+    assert n_blocks == {1: d, 1 << 28: 1}.get(block_bytes, -(-d // 3))
     for indices in (TRAIN, EVERY, TEST[::-1]):
-        np.testing.assert_allclose(
-            dense(parts, one, indices), expected_rows[indices], rtol=1e-4, atol=1e-5
-        )
+        rows = expected(stored[spec], TRAIN, normalize)[indices]
+        np.testing.assert_allclose(dense(transforms, x, indices), rows, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("top_variance", [None, 9])
 @pytest.mark.parametrize("normalize", ["auto", "none", "standard", "sqrt-l2"])
-@pytest.mark.parametrize("specs", [["max"], ["bilinear"], ["max", "sum", "bilinear"]])
+@pytest.mark.parametrize(
+    ("specs", "top_variance"),
+    [(["max"], None), (["bilinear"], None), (["bilinear"], 9), (["max", "sum", "bilinear"], None)],
+)
 def test_test_rows_change_nothing_that_is_fitted(
     stored: dict[str, np.ndarray], specs: list[str], normalize: str, top_variance: int | None
 ) -> None:
-    if top_variance and specs != ["bilinear"]:
-        specs = ["bilinear"]
     before = {spec: stored[spec] for spec in specs}
     after = {spec: x.copy() for spec, x in before.items()}
     for x in after.values():
         x[TEST] = 100 * x[TEST] + 7
-    fitted = [fit_transforms(x, TRAIN, normalize=normalize, top_variance=top_variance) for x in
-              (before, after)]  # fmt: skip
+    options = {"normalize": normalize, "top_variance": top_variance}
+    fitted = [fit_transforms(x, TRAIN, **options) for x in (before, after)]
     for a, b in zip(*fitted, strict=True):
-        np.testing.assert_array_equal(a.columns, b.columns)
-        np.testing.assert_array_equal(a.mean, b.mean)
-        np.testing.assert_array_equal(a.std, b.std)
-        assert a.factor == b.factor
+        for name in ("columns", "mean", "std", "factor"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     np.testing.assert_array_equal(dense(fitted[0], before, TRAIN), dense(fitted[1], after, TRAIN))
 
 
 def test_auto_is_standard_for_plain_poolings_and_none_for_normalised_ones(
     stored: dict[str, np.ndarray],
 ) -> None:
-    how = {part.spec: part.normalize for part in fit_transforms(stored, TRAIN)}
-    assert how == {"max": "standard", "sum": "standard", "bilinear": "none"}
-    assert {p.normalize for p in fit_transforms(stored, TRAIN, normalize="sqrt-l2")} == {"sqrt-l2"}
+    chosen = {x.spec: x.normalize for x in fit_transforms(stored, TRAIN)}
+    assert chosen == {"max": "standard", "sum": "standard", "bilinear": "none"}
+    assert {x.normalize for x in fit_transforms(stored, TRAIN, normalize="sqrt-l2")} == {"sqrt-l2"}
 
 
 def test_a_constant_column_becomes_zero_not_infinite(stored: dict[str, np.ndarray]) -> None:
@@ -177,14 +175,11 @@ def test_poolings_side_by_side_weigh_alike(stored: dict[str, np.ndarray], normal
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
 
 
-def test_a_pooling_of_zeros_beside_another_is_left_as_it_is(stored: dict[str, np.ndarray]) -> None:
-    stored["sum"][TRAIN] = 0
-    parts = fit_transforms(stored, TRAIN, normalize="none")
-    assert [part.factor for part in parts if part.spec == "sum"] == [1.0]
-
-
-def test_one_pooling_alone_keeps_its_scale(stored: dict[str, np.ndarray]) -> None:
+def test_one_pooling_or_a_pooling_of_zeros_keeps_its_scale(stored: dict[str, np.ndarray]) -> None:
     assert fit_transforms({"sum": stored["sum"]}, TRAIN)[0].factor == 1
+    stored["sum"][TRAIN] = 0
+    factors = {x.spec: x.factor for x in fit_transforms(stored, TRAIN, normalize="none")}
+    assert factors["sum"] == 1 != factors["max"]
 
 
 # Selection by variance --------------------------------------------------------------------
@@ -215,7 +210,7 @@ def test_top_variance_ranks_the_entries_of_the_whole_matrix(
 ) -> None:
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", block_bytes)
     rows = stored["bilinear"]
-    columns = top_variance_columns(rows, TRAIN, "upper-triangle", n_entries)
+    columns = top_variance_columns(rows, TRAIN, n_entries)
     assert columns.tolist() == brute_force(rows[TRAIN], n_entries)
     assert columns.tolist() != brute_force(rows[TEST], n_entries) or n_entries == N_CHANNELS**2
 
@@ -223,46 +218,34 @@ def test_top_variance_ranks_the_entries_of_the_whole_matrix(
 def test_top_variance_halves_what_is_off_the_diagonal() -> None:
     """Stored variances 0.6, 1, 0.4 are 0.6, 0.5 (twice), 0.4 in the matrix [[a, b], [b, c]]."""
     rows = np.sqrt([0.6, 1, 0.4]) * np.array([[-1], [1]])
-    chosen = {k: top_variance_columns(rows, np.arange(2), "upper-triangle", k) for k in (1, 3, 4)}
+    chosen = {k: top_variance_columns(rows, np.arange(2), k) for k in (1, 3, 4)}
     assert {k: x.tolist() for k, x in chosen.items()} == {1: [0], 3: [0, 1], 4: [0, 1, 2]}
-    assert top_variance_columns(rows, np.arange(2), "dense", 1).tolist() == [1]
+    assert top_variance_columns(rows, np.arange(2), 1, "max").tolist() == [1]
 
 
 def test_top_variance_of_one_entry_of_a_pair_is_refused() -> None:
     rows = np.array([[0, -1, 0], [0, 1, 0.0]])
     with raises(UsageError, "--top-variance 1", 2):
-        top_variance_columns(rows, np.arange(2), "upper-triangle", 1)
-
-
-def test_20000_entries_of_512_channels_are_about_10000_numbers() -> None:
-    d = 512 * 513 // 2
-    rows = np.random.default_rng(0).normal(size=(3, d)).astype(np.float16)
-    columns = top_variance_columns(rows, np.arange(3), "upper-triangle", 20_000)
-    i, j = np.triu_indices(512)
-    entries = int(np.where(i == j, 1, 2)[columns].sum())
-    assert entries in (19_999, 20_000)
-    assert 10_000 <= len(columns) < 10_600
-    assert (np.diff(columns) > 0).all()
+        top_variance_columns(rows, np.arange(2), 1)
 
 
 def test_columns_are_selected_before_they_are_normalised(stored: dict[str, np.ndarray]) -> None:
-    one = {"bilinear": stored["bilinear"]}
-    parts = fit_transforms(one, TRAIN, normalize="sqrt-l2", top_variance=12)
-    columns = parts[0].columns
-    assert columns is not None
-    assert parts[0].n_features == len(columns) < D
-    expected_rows = expected(stored["bilinear"][:, columns], TRAIN, "sqrt-l2")
-    np.testing.assert_allclose(dense(parts, one, EVERY), expected_rows, rtol=1e-4, atol=1e-6)
+    x = {"bilinear": stored["bilinear"]}
+    (transform,) = fit_transforms(x, TRAIN, normalize="sqrt-l2", top_variance=12)
+    assert transform.columns is not None
+    assert transform.n_features == len(transform.columns) < D
+    rows = expected(stored["bilinear"][:, transform.columns], TRAIN, "sqrt-l2")
+    np.testing.assert_allclose(dense([transform], x, EVERY), rows, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("spec", "n_entries"), [("bilinear", N_CHANNELS**2), ("max", 6)])
 def test_more_entries_than_the_matrix_has_are_refused(
     stored: dict[str, np.ndarray], spec: str, n_entries: int
 ) -> None:
-    one = {spec: stored[spec]}
-    assert fit_transforms(one, TRAIN, top_variance=n_entries)[0].n_features == stored[spec].shape[1]
+    x = {spec: stored[spec]}
+    assert fit_transforms(x, TRAIN, top_variance=n_entries)[0].n_features == stored[spec].shape[1]
     with raises(UsageError, f"--top-variance {n_entries + 1}", n_entries):
-        fit_transforms(one, TRAIN, top_variance=n_entries + 1)
+        fit_transforms(x, TRAIN, top_variance=n_entries + 1)
 
 
 def test_maps_stay_as_they_are_and_unknown_normalisations_are_refused(
@@ -278,12 +261,23 @@ def test_blocks_without_a_selected_column_are_left_out(
     stored: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
-    part = FeatureTransform("bilinear", np.array([0, 6, 7, 11]), 4, "none")
-    blocks = list(feature_transform.column_blocks([part], in_memory(stored), EVERY))
-    assert [columns_of_block for columns_of_block, _ in blocks] == [
-        slice(0, 1),
-        slice(1, 3),
-        slice(3, 4),
-    ]
-    selected = np.hstack([block for _, block in blocks])
-    np.testing.assert_array_equal(selected, stored["bilinear"][:, part.columns].astype(np.float32))
+    transform = FeatureTransform("bilinear", np.array([0, 6, 7, 11]), 4, "none")
+    columns, blocks = zip(*Features(in_memory(stored), [transform]).columns(EVERY), strict=True)
+    assert list(columns) == [slice(0, 1), slice(1, 3), slice(3, 4)]
+    selected = stored["bilinear"][:, transform.columns].astype(np.float32)
+    np.testing.assert_array_equal(np.hstack(blocks), selected)
+
+
+def test_rows_of_an_array_are_copied_in_blocks_unless_they_are_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * 6 * 5)  # five rows
+    x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(24)
+    for indices, ends in ((order[:17], [5, 10, 15, 17]), (order, [5, 10, 15, 20, 24])):
+        rows, blocks = zip(*array_blocks(x, indices), strict=True)
+        assert [(span.start, span.stop) for span in rows] == list(pairwise([0, *ends]))
+        np.testing.assert_array_equal(np.concatenate(blocks), x[indices])
+    ((span, block),) = array_blocks(x, np.arange(24))
+    assert span == slice(0, 24)
+    assert block is x

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy.optimize import minimize as scipy_minimize
-from scipy.special import logsumexp, softmax
 
 from bilinear_cli.training.lbfgs import minimize
 
@@ -36,21 +35,7 @@ def badly_scaled() -> Problem:
     return function, np.zeros(15)
 
 
-def softmax_problem() -> Problem:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
-    targets = np.eye(3)[y]
-
-    def function(w: np.ndarray) -> tuple[float, np.ndarray]:
-        w = w.reshape(6, 3)
-        scores = x @ w
-        value = (logsumexp(scores, axis=1) - (targets * scores).sum(1)).sum() + np.square(w).sum()
-        return float(value), (x.T @ (softmax(scores, axis=1) - targets) + 2 * w).ravel()
-
-    return function, np.zeros(18)
-
-
-@pytest.fixture(params=[quadratic, badly_scaled, softmax_problem])
+@pytest.fixture(params=[quadratic, badly_scaled])
 def problem(request: pytest.FixtureRequest) -> Problem:
     return request.param()
 

@@ -10,20 +10,25 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 from support.rows import LOSSES, make_problem
 
-from bilinear_cli.training import dual, ridge
+from bilinear_cli.training import dual, linear
 from bilinear_cli.training.losses import dot, one_hot, plus_minus_one
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.problem import Problem
+from bilinear_cli.training.reducers import Problem
 
-FORMS = [(60, 12, "columns"), (60, 12, "stream"), (40, 90, "kernel"), (40, 90, "stream")]
 K = 3
+ALL_FORMS = pytest.mark.parametrize(
+    ("n", "d", "form"),
+    [(60, 12, "columns"), (60, 12, "stream"), (40, 90, "kernel"), (40, 90, "stream")],
+)
+ITERATIVE = pytest.mark.parametrize("name", ["softmax", "svm"])
+LINEAR = pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
 
 
-def make(n: int, d: int, k: int = K, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def make(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
     """Return rows of norm one in overlapping classes, as bilinear features are, and labels."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % k
-    x = np.abs(rng.normal(size=(k, d))[labels] + 1.5 * rng.normal(size=(n, d)))
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % K
+    x = np.abs(rng.normal(size=(K, d))[labels] + 1.5 * rng.normal(size=(n, d)))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), labels
 
 
@@ -33,8 +38,8 @@ def targets_of(name: str, labels: np.ndarray, smoothing: float = 0.0) -> np.ndar
 
 def fit_path(problem: Problem, name: str, targets: np.ndarray, Cs: list[float]) -> Linear:
     """Return the last fit of a path, on the features as they are."""
-    every = np.arange(len(targets))
-    *_, last = problem.regularization_path(every, targets, LOSSES[name], [(C, 1e-9) for C in Cs])
+    steps, indices = [(C, 1e-9) for C in Cs], np.arange(len(targets))
+    *_, last = problem.regularization_path(indices, targets, LOSSES[name], steps)
     return problem.linear(last)
 
 
@@ -46,24 +51,21 @@ def objective(name: str, model: Linear, x: np.ndarray, targets: np.ndarray, C: f
 
 def scikit_learn_model(name: str, x: np.ndarray, labels: np.ndarray, C: float) -> Linear:
     """Return scikit-learn's optimum; its SVM penalises the intercept, but here by next to none."""
-    x = x.astype(np.float64)
-    model: Any
+    models: dict[str, Any] = {
+        "softmax": LogisticRegression(C=C, tol=1e-10, max_iter=100_000),
+        "ridge": Ridge(alpha=1 / C),
+        "svm": LinearSVC(C=C, tol=1e-9, max_iter=1_000_000, dual=False, intercept_scaling=1000),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        if name == "softmax":
-            model = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(x, labels)
-        elif name == "ridge":
-            model = Ridge(alpha=1 / C).fit(x, plus_minus_one(labels, K))
-        else:
-            model = LinearSVC(
-                C=C, tol=1e-9, max_iter=1_000_000, dual=False, intercept_scaling=1000
-            ).fit(x, labels)
+        targets = plus_minus_one(labels, K) if name == "ridge" else labels
+        model = models[name].fit(x.astype(np.float64), targets)
     return Linear(model.coef_.T, model.intercept_)
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0, 10_000.0])
-@pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
-@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+@LINEAR
+@ALL_FORMS
 @pytest.mark.slow
 def test_the_optimum_is_scikit_learns(n: int, d: int, form: str, name: str, C: float) -> None:
     x, labels = make(n, d)
@@ -74,95 +76,72 @@ def test_the_optimum_is_scikit_learns(n: int, d: int, form: str, name: str, C: f
     assert values[0] <= values[1] * (1 + 1e-4)
     if C < 10_000 or name == "softmax":  # beyond, reference is not at the optimum itself
         assert values[0] == pytest.approx(values[1], rel=1e-3)
-        scores = np.sort(reference(x.astype(np.float64)), axis=1)
-        clear = scores[:, -1] - scores[:, -2] > 3e-3 * np.abs(scores).max()
+        expected = reference(x.astype(np.float64))
+        ranked = np.sort(expected, axis=1)
+        clear = ranked[:, -1] - ranked[:, -2] > 3e-3 * np.abs(ranked).max()
         assert clear.mean() > 0.7
-        np.testing.assert_array_equal(ours(x).argmax(1)[clear], reference(x).argmax(1)[clear])
+        np.testing.assert_array_equal(ours(x).argmax(1)[clear], expected.argmax(1)[clear])
 
 
-@pytest.mark.parametrize("C", [0.1, 100.0])
-@pytest.mark.parametrize(("n", "d", "form"), FORMS)
-def test_an_svm_without_intercept_is_linear_svcs(n: int, d: int, form: str, C: float) -> None:
-    """On rows and their negatives, with contrary targets, the free intercept is zero."""
-    x, labels = make(n // 2, d)
-    both = np.vstack([x, -x])
-    targets = np.vstack([plus_minus_one(labels, K), -plus_minus_one(labels, K)])
-    ours = fit_path(make_problem(both, form), "svm", targets, [C / 100, C / 10, C])
-    svc = LinearSVC(C=2 * C, tol=1e-9, max_iter=1_000_000, fit_intercept=False, dual=False)
-    reference = Linear(svc.fit(x.astype(np.float64), labels).coef_.T, np.zeros(K))
-    np.testing.assert_allclose(ours.intercept, 0, atol=1e-3)
-    values = [objective("svm", model, both, targets, C) for model in (ours, reference)]
-    assert values[0] == pytest.approx(values[1], rel=1e-4)
-    np.testing.assert_array_equal(ours(x).argmax(1), reference(x.astype(np.float64)).argmax(1))
-
-
-@pytest.mark.parametrize("name", ["softmax", "svm"])
-@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+@ITERATIVE
+@ALL_FORMS
 def test_a_path_and_a_single_fit_reach_the_same_optimum(
     n: int, d: int, form: str, name: str
 ) -> None:
     x, labels = make(n, d)
-    problem, targets = (
-        make_problem(x, form),
-        targets_of(name, labels, 0.1 if name == "softmax" else 0),
-    )
-    along = fit_path(problem, name, targets, [10.0**decade for decade in range(-3, 3)])
-    alone = fit_path(problem, name, targets, [100.0])
-    values = [objective(name, model, x, targets, 100.0) for model in (along, alone)]
+    problem, targets = make_problem(x, form), targets_of(name, labels, smoothing=0.1)
+    paths = [10.0**decade for decade in range(-3, 3)], [100.0]
+    models = [fit_path(problem, name, targets, path) for path in paths]
+    values = [objective(name, model, x, targets, 100.0) for model in models]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["softmax", "svm"])
-@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+@ITERATIVE
+@ALL_FORMS
 def test_a_fit_on_some_rows_does_not_depend_on_the_others(
     n: int, d: int, form: str, name: str
 ) -> None:
     """And scores them as the model on the features does, though they are centred by all."""
     x, labels = make(n, d)
-    train_indices, val_indices = np.arange(n)[n // 4 :], np.arange(n)[: n // 4]
+    val_indices, train_indices = np.split(np.arange(n), [n // 4])
     changed = x.copy()
     changed[val_indices] += 1
     targets = targets_of(name, labels)[train_indices]
-    models = []
+    reference = scikit_learn_model(name, x[train_indices], labels[train_indices], 10.0)
     for rows in (x, changed):
-        problem = make_problem(rows, form)
+        problem: Any = make_problem(rows, form)
         (fit,) = problem.regularization_path(train_indices, targets, LOSSES[name], [(10.0, 1e-9)])
         scores = problem.scores(fit, val_indices)
-        models.append((scores, rows[val_indices]))
-    reference = scikit_learn_model(name, x[train_indices], labels[train_indices], 10.0)
-    for scores, rows in models:
-        expected = reference(rows.astype(np.float64))
+        expected = reference(rows[val_indices].astype(np.float64))
         np.testing.assert_allclose(scores, expected, atol=0.02 * np.abs(expected).max() + 0.01)
 
 
-@pytest.mark.parametrize("name", ["softmax", "svm", "ridge"])
-@pytest.mark.parametrize(("n", "d", "form"), FORMS)
+@LINEAR
+@ALL_FORMS
 def test_the_intercept_is_free_of_penalty(n: int, d: int, form: str, name: str) -> None:
     """So moving all features by a constant changes no score, and priors show at C near zero."""
     x, labels = make(n, d)
     labels = np.where(labels == 2, 1, labels)
     targets = targets_of(name, labels)[:, :2]
-    fits = [fit_path(make_problem(rows, form), name, targets, [10.0]) for rows in (x, x + 3)]
-    scores = [fit(rows) for fit, rows in zip(fits, (x, x + 3), strict=True)]
+    scores = [fit_path(make_problem(z, form), name, targets, [10.0])(z) for z in (x, x + 3)]
     np.testing.assert_allclose(scores[0], scores[1], atol=0.02)
     constant = fit_path(make_problem(x, form), name, targets, [1e-5])(x)
     assert np.ptp(constant, axis=0).max() < 0.01
     if name == "softmax":
-        shares = np.bincount(labels) / n
-        np.testing.assert_allclose(
-            constant[0, 1] - constant[0, 0], np.log(shares[1] / shares[0]), atol=0.02
-        )
+        priors = np.bincount(labels) / n
+        log_odds = np.log(priors[1] / priors[0])
+        np.testing.assert_allclose(constant[0, 1] - constant[0, 0], log_odds, atol=0.02)
 
 
 def test_a_metric_of_another_curvature_leads_to_the_same_optimum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x, labels = make(40, 90)
-    targets, Cs = targets_of("softmax", labels), [0.01, 0.1, 1.0, 10.0]
-    often = fit_path(make_problem(x), "softmax", targets, Cs)
-    monkeypatch.setattr(dual, "REBUILD", 1e9)
-    once = fit_path(make_problem(x), "softmax", targets, Cs)
-    values = [objective("softmax", model, x, targets, 10.0) for model in (often, once)]
+    targets, values = targets_of("softmax", labels), []
+    for rebuild in (dual.REBUILD, 1e9):
+        monkeypatch.setattr(dual, "REBUILD", rebuild)
+        model = fit_path(make_problem(x), "softmax", targets, [0.01, 0.1, 1.0, 10.0])
+        values.append(objective("softmax", model, x, targets, 10.0))
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
@@ -178,50 +157,49 @@ def test_rows_of_zeros_and_equal_rows_leave_the_weights_finite(form: str, C: flo
 
 # Ridge -----------------------------------------------------------------------------------
 
+IN_MEMORY = pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])
+
+
+def out_of_fold(x: np.ndarray, targets: np.ndarray) -> tuple[list[np.ndarray], Any]:
+    """Return four validation folds, and C -> their scores."""
+    val_folds = np.array_split(np.random.default_rng(0).permutation(len(x)), 4)
+    coordinates = make_problem(x).coordinates
+    assert coordinates
+    return val_folds, linear.out_of_fold(coordinates, targets, val_folds)
+
 
 @pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
-@pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])
+@IN_MEMORY
 def test_ridge_is_scikit_learns(n: int, d: int, C: float) -> None:
     x, labels = make(n, d)
     problem, targets = make_problem(x), plus_minus_one(labels, K)
-    coordinates = problem.coordinates()
-    assert coordinates
-    ours = problem.from_axes(ridge.fit_ridge(coordinates, targets, C))
+    assert problem.coordinates
+    ours = problem.from_axes(linear.fit_ridge(problem.coordinates, targets, C))
     reference = scikit_learn_model("ridge", x, labels, C)
-    np.testing.assert_allclose(
-        ours.weights, reference.weights, atol=2e-3 * np.abs(reference.weights).max()
-    )
+    atol = 2e-3 * np.abs(reference.weights).max()
+    np.testing.assert_allclose(ours.weights, reference.weights, atol=atol)
     np.testing.assert_allclose(ours.intercept, reference.intercept, atol=1e-3)
     values = [objective("ridge", model, x, targets, C) for model in (ours, reference)]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
-@pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])
+@IN_MEMORY
 def test_ridges_out_of_fold_scores_are_those_of_fits_on_the_other_folds(
     n: int, d: int, C: float
 ) -> None:
     x, labels = make(n, d)
     x[:3] = x[3:6]  # fewer axes than rows less one
-    problem, targets = make_problem(x), plus_minus_one(labels, K)
-    val_indices = np.array_split(np.random.default_rng(0).permutation(n), 4)
-    coordinates = problem.coordinates()
-    assert coordinates
-    scores = ridge.out_of_fold(coordinates, targets, val_indices)(C)
-    for fold in val_indices:
-        train_indices = np.setdiff1d(np.arange(n), fold)
-        alone = Ridge(alpha=1 / C).fit(x[train_indices].astype(np.float64), targets[train_indices])
-        np.testing.assert_allclose(scores[fold], alone.predict(x[fold]), atol=5e-3)
+    targets = plus_minus_one(labels, K)
+    val_folds, scores = out_of_fold(x, targets)
+    for fold in val_folds:
+        train = np.setdiff1d(np.arange(n), fold)
+        reference = Ridge(alpha=1 / C).fit(x[train].astype(np.float64), targets[train])
+        np.testing.assert_allclose(scores(C)[fold], reference.predict(x[fold]), atol=5e-3)
 
 
 def test_ridge_scores_are_finite_at_any_C() -> None:
     x, labels = make(60, 90)
-    x[:6] = x[6:12]
-    x[12:14] = 0
-    problem = make_problem(x)
-    coordinates = problem.coordinates()
-    assert coordinates
-    val_indices = np.array_split(np.random.default_rng(0).permutation(60), 4)
-    scores = ridge.out_of_fold(coordinates, plus_minus_one(labels, K), val_indices)
-    for C in 10.0 ** np.arange(3, 12):
-        assert np.isfinite(scores(C)).all()
+    x[:6], x[12:14] = x[6:12], 0
+    _, scores = out_of_fold(x, plus_minus_one(labels, K))
+    assert all(np.isfinite(scores(C)).all() for C in 10.0 ** np.arange(3, 12))

@@ -36,14 +36,14 @@ def test_derivatives_are_those_of_finite_differences(
     loss = make_loss(targets.astype(np.float64))
     scores = np.random.default_rng(0).normal(size=(5, 3))
     _, error, second = loss(scores)
-    bends = np.empty((5, 3))
-    for place in np.ndindex(5, 3):
+    curvatures = np.empty((5, 3))
+    for index in np.ndindex(5, 3):
         step = np.zeros((5, 3))
-        step[place] = 1e-4
-        below, here, above = (loss(scores + s)[0] for s in (-step, 0 * step, step))
-        assert error[place] == pytest.approx((above - below) / 2e-4, rel=1e-4, abs=1e-6)
-        bends[place] = (above - 2 * here + below) / 1e-8
-    assert second == pytest.approx(bends.mean(), rel=1e-3)
+        step[index] = 1e-4
+        below, value, above = (loss(scores + s)[0] for s in (-step, 0 * step, step))
+        assert error[index] == pytest.approx((above - below) / 2e-4, rel=1e-4, abs=1e-6)
+        curvatures[index] = (above - 2 * value + below) / 1e-8
+    assert second == pytest.approx(curvatures.mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("make_loss", "targets"), LOSSES)
@@ -64,8 +64,8 @@ def test_cross_entropy_is_a_divergence(smoothing: float) -> None:
     loss = cross_entropy(targets)
     scores = 3 * np.random.default_rng(1).normal(size=(5, 3))
     log_p = scores - np.log(np.exp(scores).sum(1, keepdims=True))
-    own = np.sum(targets[targets > 0] * np.log(targets[targets > 0]))
-    assert loss(scores)[0] == pytest.approx(own - (targets * log_p).sum())
+    negative_entropy = np.sum(targets[targets > 0] * np.log(targets[targets > 0]))
+    assert loss(scores)[0] == pytest.approx(negative_entropy - (targets * log_p).sum())
     if smoothing:
         assert loss(np.log(targets))[0] == pytest.approx(0, abs=1e-6)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from support.rows import make_reducer
 
 from bilinear_cli.training import mlp as mlp_module
-from bilinear_cli.training.gram import gram, principal
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.mlp import Mlp, fit_mlp
 from bilinear_cli.training.options import TrainOptions
@@ -79,9 +79,9 @@ def test_on_principal_axes_it_names_nearly_as_many_as_on_the_features(
     x = rng.normal(size=(3, 400))[labels] + 4.0 * rng.normal(size=(n, 400))
     x = (x - x[:n_train].mean(axis=0)).astype(np.float32)
     train, test = np.split(np.arange(n), [n_train])
-    inner, mean, _ = gram([(slice(0, 400), x[train].copy())], n_train, 400)
-    reduced = principal(inner)
-    basis = reduced.on_rows(np.eye(len(reduced.variance)))
+    problem = make_reducer(x[train]).gram()
+    reduced, mean = problem.coordinates, problem.mean
+    basis = reduced.coefficients(np.eye(len(reduced.sum_of_squares)))
     z = ((x - mean) @ ((x[train] - mean).T @ basis)).astype(np.float32)
     accuracy = []
     for rows in (x, z):

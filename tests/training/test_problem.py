@@ -1,4 +1,4 @@
-"""Tests of the choice of a solver, and of problems posed from a file."""
+"""Tests of the choice of a solver, and of problems reduced from a file."""
 
 from pathlib import Path
 from string import ascii_lowercase
@@ -10,28 +10,22 @@ from support.errors import assert_names, raises
 from support.feature_files import write_features
 from support.rows import LOSSES
 
-from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
+from bilinear_cli.errors import FeatureFileError, UsageError
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import feature_transform
-from bilinear_cli.training import problem as problems
+from bilinear_cli.training import feature_transform, reducers
 from bilinear_cli.training.losses import one_hot
-from bilinear_cli.training.problem import (
-    AxesProblem,
+from bilinear_cli.training.reducers import (
     GramProblem,
-    StreamedProblem,
-    _in_memory,
+    PrimalProblem,
+    Reading,
     bytes_needed,
     choose_solver,
     reduce,
 )
-from bilinear_cli.training.reducers import Reading
 
 N = 24
 LABELS = np.arange(N) % 3
-
-
-def with_memory(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problems, "free_memory", lambda: free)
+TRAIN = np.full(N, "train")
 
 
 @pytest.mark.parametrize(
@@ -42,17 +36,18 @@ def test_auto_is_gram_while_it_fits(
 ) -> None:
     caplog.set_level("INFO")
     needed = bytes_needed(n, d, k)
-    with_memory(int(needed / 0.69), monkeypatch)
-    assert choose_solver("auto", n, d, k) == "gram"
-    assert choose_solver("stream", n, d, k) == "stream"
-    with_memory(int(needed / 0.71), monkeypatch)
-    assert choose_solver("auto", n, d, k) == "stream"
-    assert choose_solver("gram", n, d, k) == "gram"
-    assert {record.levelname for record in caplog.records} == {"INFO"}
-    messages = [record.getMessage() for record in caplog.records]
-    sizes = [[f"{size / 1e9:.1f} GB" for size in (needed, needed / x)] for x in (0.69, 0.71)]
-    for message, memory in zip(messages, (sizes[0], [], sizes[1], sizes[1]), strict=True):
-        assert_names(message, f"{n:,}", f"{d:,}", *memory)
+    for share, solver, chosen, names_sizes in (
+        (0.69, "auto", "gram", True),
+        (0.69, "stream", "stream", False),
+        (0.71, "auto", "stream", True),
+        (0.71, "gram", "gram", True),
+    ):
+        monkeypatch.setattr(reducers, "free_memory", lambda share=share: int(needed / share))
+        assert choose_solver(solver, n, d, k) == chosen
+        record = caplog.records[-1]
+        assert record.levelname == "INFO"
+        sizes = [f"{size / 1e9:.1f} GB" for size in (needed, needed / share)]
+        assert_names(record.getMessage(), f"{n:,}", f"{d:,}", *(sizes if names_sizes else []))
     with raises(UsageError, "'grem'", "'gram'", "stream", "auto"):
         choose_solver("grem", n, d, k)
 
@@ -64,65 +59,39 @@ def test_memory_grows_with_the_smaller_side() -> None:
     assert bytes_needed(3000, 131_328, 1000) > bytes_needed(3000, 131_328, 100)
 
 
-@pytest.mark.parametrize(("d", "form"), [(6, AxesProblem), (40, GramProblem)])
+@pytest.mark.parametrize(("d", "form"), [(6, PrimalProblem), (40, GramProblem)])
 def test_both_solvers_find_the_same_optimum_of_a_file(
     d: int, form: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * N * 5)  # several blocks
     x = np.random.default_rng(0).normal(1, 1, (N, d)) + 2 * np.eye(3, d)[LABELS]
-    path = write_features(tmp_path / "x.h5", {"max": x}, LABELS, np.full(N, "train"))
     rows = np.arange(N)[::-1].copy()
-    targets = one_hot(LABELS[rows], 3)
-    calls: list[Any] = []
-    models = []
-    with FeatureFile(path) as file:
+    targets, steps = one_hot(LABELS[rows], 3), [(0.01, 1e-6), (0.1, 1e-9)]
+    figures = []
+    with FeatureFile(write_features(tmp_path / "x.h5", {"max": x}, LABELS, TRAIN)) as file:
         transforms = feature_transform.fit_transforms(file, ["max"], rows, normalize="none")
         for solver in ("gram", "stream"):
-            calls.clear()
-            reading = Reading(lambda *done: calls.append(done))
+            calls: list[Any] = []
+            reading = Reading(lambda *done, calls=calls: calls.append(done))
             problem: Any = reduce(file, transforms, rows, solver, reading)
             assert calls[-1][0] == calls[-1][1]
-            assert isinstance(problem, form if solver == "gram" else StreamedProblem)
-            steps = [(0.01, 1e-6), (0.1, 1e-9)]
+            assert isinstance(problem, form if solver == "gram" else PrimalProblem)
+            assert problem.solver == solver
             *_, fit = problem.regularization_path(np.arange(N), targets, LOSSES["softmax"], steps)
-            linear = problem.linear(fit)
-            models.append(
-                (linear.weights, linear.intercept + problem.mean @ linear.weights, problem)
-            )
-    for one, other in zip(models[0][:2], models[1][:2], strict=True):
-        np.testing.assert_allclose(one, other, atol=5e-3 * np.abs(one).max())
-    assert models[0][2].mean_square == pytest.approx(models[1][2].mean_square, rel=1e-5)
-    np.testing.assert_allclose(models[0][2].mean, models[1][2].mean, rtol=1e-4, atol=1e-6)
+            scores = problem.linear(fit)(x[rows].astype(np.float32))
+            figures.append((problem.mean, problem.mean_square, scores))
+    for gram, stream, tolerance in zip(*figures, (1e-5, 1e-5, 5e-3), strict=True):
+        np.testing.assert_allclose(gram, stream, atol=tolerance * np.abs(gram).max())
 
 
 @pytest.mark.parametrize("solver", ["gram", "stream"])
 @pytest.mark.parametrize("d", [6, 40])
-def test_bad_features_are_one_line(d: int, solver: str, tmp_path: Path) -> None:
+def test_a_feature_that_is_no_number_is_named(d: int, solver: str, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(N, d))
     x[5, 3] = np.nan
-    same = np.ones((N, d))
-    rows, photos = {"max": x, "sum": same}, [f"{letter}.png" for letter in ascii_lowercase[:N]]
-    path = write_features(tmp_path / "x.h5", rows, LABELS, np.full(N, "train"), paths=photos)
-    with FeatureFile(path) as file:
-        for spec, error, facts in (
-            ("max", FeatureFileError, (path, 5, "features/max", "f.png")),
-            ("sum", BilinearError, ()),
-        ):
-            transforms = [feature_transform.FeatureTransform(spec, None, d, "none")]
-            with raises(error, *facts):
-                reduce(file, transforms, np.arange(N), solver)
-
-
-def test_rows_in_memory_are_copied_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * 6 * 5)
-    z = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
-    rows = np.random.default_rng(1).permutation(N)[:17]
-    passes = _in_memory(z, rows)
-    for _ in range(2):
-        blocks = list(passes())
-        assert [len(block) for _, block in blocks] == [5, 5, 5, 2]
-        np.testing.assert_array_equal(np.concatenate([z for _, z in blocks]), z[rows])
-        assert [where for where, _ in blocks][-1] == slice(15, 17)
-    ((where, whole),) = _in_memory(z, np.arange(N))()
-    assert where == slice(0, N)
-    assert whole is z
+    paths = [f"{letter}.png" for letter in ascii_lowercase[:N]]
+    path = write_features(tmp_path / "x.h5", {"max": x}, LABELS, TRAIN, paths=paths)
+    transforms = [feature_transform.FeatureTransform("max", None, d, "none")]
+    facts = (path, 5, "features/max", "f.png")
+    with FeatureFile(path) as file, raises(FeatureFileError, *facts):
+        reduce(file, transforms, np.arange(N), solver)

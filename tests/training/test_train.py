@@ -594,7 +594,7 @@ def test_a_map_that_is_no_number_is_named_wherever_it_is(
 
 
 def test_an_mlp_is_not_streamed(run: Run, monkeypatch: pytest.MonkeyPatch, quick_mlp: None) -> None:
-    monkeypatch.setattr("bilinear_cli.training.problem.free_memory", lambda: 1000)
+    monkeypatch.setattr("bilinear_cli.training.reducers.free_memory", lambda: 1000)
     with raises(BilinearError, "mlp", "--top-variance", "--classifier", "--solver gram"):
         run("max", MLP)
     assert run("max", replace(MLP, solver="gram"))["solver"] == "gram"

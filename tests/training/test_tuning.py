@@ -18,7 +18,7 @@ from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.problem import Problem
+from bilinear_cli.training.reducers import Problem
 from bilinear_cli.training.rows import Rows
 from bilinear_cli.training.tuning import Tuning, choose
 
@@ -326,7 +326,7 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
     monkeypatch.setattr(mlp, "fit_mlp", fit_mlp)
     x, labels = gaussian(40, 6, 2, 2.0)
     problem, rows = make_problem(x), make_rows(labels)
-    coordinates = problem.coordinates()
+    coordinates = problem.coordinates
     assert coordinates
     z = coordinates.z
     options = TrainOptions(classifier="mlp", hidden=4, dropout=0.25, seed=3)

@@ -1,0 +1,120 @@
+"""Passes over blocks of rows by workers.
+
+If the memory of the workers allows it, each worker keeps blocks of rows. Otherwise the workers
+read the rows at each pass. Dask computes blocks again if a worker is lost.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bilinear_cli.cluster import tasks
+from bilinear_cli.cluster.tasks import SharedFeatures
+from bilinear_cli.training.losses import MakeLoss
+from bilinear_cli.training.primal import Linear, LossSums
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+    from bilinear_cli.cluster.reducer import Report, Workers
+
+
+class DaskPasses:
+    """Passes over blocks of rows by workers; see `training.primal.Passes`."""
+
+    def __init__(
+        self,
+        workers: "Workers",
+        features: SharedFeatures,
+        blocks: Sequence[np.ndarray],
+        keep: bool,
+        report: "Report",
+    ) -> None:
+        """Load the blocks if workers keep them.
+
+        Args:
+            workers: keep or read the blocks.
+            features: minus the mean.
+            blocks: indices of all rows, in order.
+            keep: whether workers keep the blocks, or read them in each pass.
+            report: called for each loaded block.
+        """
+        self.workers, self.features, self.keep = workers, workers.send(features), keep
+        self.starts = np.cumsum([0, *(len(block) for block in blocks)])
+        self.blocks: Sequence[Any] = blocks
+        if keep:
+            calls = [(self.features, block) for block in blocks]
+            self.blocks = workers.map_evenly(tasks.load_rows, calls)
+            workers.wait(self.blocks, report)
+
+    def column_squares(self, report: "Report | None") -> np.ndarray:
+        """Return the sum of squares of each column, float64 (d,)."""
+        all_rows = {block: np.arange(size) for block, size in enumerate(np.diff(self.starts))}
+        futures = [future for _, future in self._submit(tasks.column_squares, all_rows)]
+        (total,) = self.workers.tree_sum(futures, report)
+        return total
+
+    def losses(
+        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+    ) -> Callable[[Linear], LossSums]:
+        """Return a function that makes one pass at each call; workers keep the targets."""
+        chosen = {
+            block: self.workers.send((indices[rows] - self.starts[block], targets[rows]))
+            for block, rows in self._split(indices)
+        }
+
+        def sums(model: Linear) -> LossSums:
+            started = self._submit(tasks.losses, chosen, self.workers.send(model), make_loss)
+            return self.workers.tree_sum([future for _, future in started])
+
+        return sums
+
+    def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
+        """Return scores from one pass."""
+        rows = dict(self._split(indices))
+        chosen = {block: indices[rows[block]] - self.starts[block] for block in rows}
+        started = self._submit(tasks.block_scores, chosen, self.workers.send(model))
+        groups, futures = zip(*started, strict=True)
+        scores = np.empty((len(indices), len(model.intercept)), np.float32)
+        for group, of_group in zip(groups, self.workers.client.gather(futures), strict=True):
+            scores[np.concatenate([rows[block] for block in group])] = of_group
+        return scores
+
+    def _split(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each block that has any of these rows, and the positions of those in `indices`."""
+        block = np.searchsorted(self.starts, indices, side="right") - 1
+        order = np.argsort(block, kind="stable")
+        blocks, firsts = np.unique(block[order], return_index=True)
+        yield from zip(blocks.tolist(), np.split(order, firsts[1:]), strict=True)
+
+    def _submit(
+        self, task: Callable[..., Any], chosen: Mapping[int, Any], *args: Any
+    ) -> "list[tuple[list[int], Future]]":
+        """Start a task for each group of the chosen blocks; return the groups and the futures."""
+        started = []
+        for worker, group in self._groups(chosen):
+            blocks, values = [self.blocks[b] for b in group], [chosen[b] for b in group]
+            call = (self.features, blocks, values, *args)
+            started.append((group, self.workers.submit(task, *call, worker=worker)))
+        return started
+
+    def _groups(self, blocks: Iterable[int]) -> list[tuple[str, list[int]]]:
+        """Divide blocks among the threads of the workers that keep them.
+
+        Each group is the blocks of one task, with the address of its worker or an empty string.
+        """
+        if not self.keep:
+            workers = cycle(self.workers.threads())
+            return [(worker, [block]) for worker, block in zip(workers, blocks, strict=False)]
+        client, kept = self.workers.client, dict[str, list[int]]()
+        holders, n_threads = client.who_has([self.blocks[b] for b in blocks]), client.nthreads()
+        for block in blocks:
+            first = next(iter(holders.get(self.blocks[block].key, ())), "")  # none: being loaded
+            kept.setdefault(first, []).append(block)
+        groups = []
+        for worker, of_worker in kept.items():
+            n = min(n_threads.get(worker, len(of_worker)), len(of_worker))
+            groups += [(worker, of_worker[i::n]) for i in range(n)]
+        return groups
