@@ -139,7 +139,7 @@ def train(
     from bilinear_cli.store import open_features
 
     classifier = registry.get_classifier(options["classifier"])
-    for name in {*registry.SPECIFIC} - {*classifier.options}:
+    for name in {*registry.CLASSIFIER_OPTIONS} - {*classifier.options}:
         if not _typed(name):  # but in a config or the environment, which all classifiers share
             options[name] = getattr(DEFAULTS, name)
     chosen = TrainOptions(**options)

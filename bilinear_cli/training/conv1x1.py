@@ -105,7 +105,7 @@ class Conv1x1Estimator(Estimator):
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
         targets = training.targets(smoothing)
-        indices = np.setdiff1d(training.every, val_indices)
+        indices = np.setdiff1d(training.indices, val_indices)
         net = self._train(training, indices, targets, stop_on=(val_indices, targets[val_indices]))
         maps, scores = training.reduced, np.zeros(targets.shape, np.float32)
         model = self._model(training, net)
@@ -115,7 +115,7 @@ class Conv1x1Estimator(Estimator):
     def fit(self, training: Training, choice: Tuning) -> Model:
         """Train on all rows for as many epochs as were chosen."""
         targets = training.targets(choice.label_smoothing)
-        net = self._train(training, training.every, targets, epochs=choice.epochs)
+        net = self._train(training, training.indices, targets, epochs=choice.epochs)
         return self._model(training, net)
 
     def _train(

@@ -42,7 +42,7 @@ class Training:
     transforms: Sequence[FeatureTransform] = ()
 
     @property
-    def every(self) -> np.ndarray:
+    def indices(self) -> np.ndarray:
         """The indices of all rows."""
         return np.arange(len(self.rows.labels))
 

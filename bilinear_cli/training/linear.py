@@ -33,7 +33,7 @@ class LinearEstimator(Estimator):
         Cs = Cs_to_try(training) if C_given is None else warm_start(C_given)
         paths = []
         for fold in val_folds:
-            indices = np.setdiff1d(training.every, fold)
+            indices = np.setdiff1d(training.indices, fold)
             paths.append(self._path(problem, indices, targets, _coarsely(Cs)))
         for C, fits in zip(Cs, zip(*paths, strict=True), strict=True):
             if C_given not in (None, C):
@@ -49,7 +49,7 @@ class LinearEstimator(Estimator):
         *way, C = warm_start(choice.C)
         steps = [*_coarsely(way), (C, TOLERANCE)]
         problem, targets = training.reduced, training.targets(choice.label_smoothing)
-        (last,) = deque(self._path(problem, training.every, targets, steps), maxlen=1)
+        (last,) = deque(self._path(problem, training.indices, targets, steps), maxlen=1)
         linear = problem.linear(last)
         return Model(linear, None, training.transforms, training.rows.class_names)
 

@@ -43,7 +43,7 @@ class MlpEstimator(Estimator):
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
         targets, z = training.targets(smoothing), self._rows(training)
-        indices = np.setdiff1d(training.every, val_indices)
+        indices = np.setdiff1d(training.indices, val_indices)
         stop_on = (z[val_indices], targets[val_indices])
         mlp = self._train(training, z[indices], targets[indices], stop_on=stop_on)
         scores = np.zeros(targets.shape, np.float32)

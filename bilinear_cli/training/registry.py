@@ -10,8 +10,16 @@ from bilinear_cli.errors import validate_choice
 if TYPE_CHECKING:
     from bilinear_cli.training.estimator import Estimator
 
-OF_VECTORS = ("normalize", "top_variance", "solver")
-SPECIFIC = (*OF_VECTORS, "C", "label_smoothing", "hidden", "dropout", "channels", "frozen")
+VECTOR_OPTIONS = ("normalize", "top_variance", "solver")
+CLASSIFIER_OPTIONS = (
+    *VECTOR_OPTIONS,
+    "C",
+    "label_smoothing",
+    "hidden",
+    "dropout",
+    "channels",
+    "frozen",
+)
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,8 @@ class Classifier:
     Attributes:
         name: for `--classifier`.
         estimator: the `Estimator` that fits it, as `module:name`, imported by `load`; or itself.
-        options: those of `SPECIFIC` that it takes. With `label_smoothing` its targets are one-hot,
-            and smoothed; without, they are 1 for the class and -1 elsewhere.
+        options: those of `CLASSIFIER_OPTIONS` that it takes. With `label_smoothing` its targets are
+            one-hot, and smoothed; without, they are 1 for the class and -1 elsewhere.
         recorded: options that `metrics.json` has; `C` and the smoothing are there by themselves.
         in_folder_name: options that the name of the run folder has.
         on_maps: it is fitted on maps, not on vectors.
@@ -56,7 +64,7 @@ class Classifier:
 
         A number with a default of its own, as `--hidden`, cannot be told from one that is not set.
         """
-        for name in SPECIFIC:
+        for name in CLASSIFIER_OPTIONS:
             value, default = getattr(options, name), getattr(type(options), name)
             streams = (name, value) == ("solver", "stream") and not self.streamed
             is_set = value and value != default and default in (None, False, "auto")
@@ -75,13 +83,15 @@ _MODULE = "bilinear_cli.training."
 CLASSIFIERS = {
     classifier.name: classifier
     for classifier in (
-        Classifier("softmax", f"{_MODULE}linear:softmax", (*OF_VECTORS, "C", "label_smoothing")),
-        Classifier("svm", f"{_MODULE}linear:svm", (*OF_VECTORS, "C")),
-        Classifier("ridge", f"{_MODULE}ridge:Ridge", (*OF_VECTORS, "C")),
+        Classifier(
+            "softmax", f"{_MODULE}linear:softmax", (*VECTOR_OPTIONS, "C", "label_smoothing")
+        ),
+        Classifier("svm", f"{_MODULE}linear:svm", (*VECTOR_OPTIONS, "C")),
+        Classifier("ridge", f"{_MODULE}ridge:Ridge", (*VECTOR_OPTIONS, "C")),
         Classifier(
             "mlp",
             f"{_MODULE}mlp:MlpEstimator",
-            (*OF_VECTORS, "label_smoothing", "hidden", "dropout"),
+            (*VECTOR_OPTIONS, "label_smoothing", "hidden", "dropout"),
             recorded=("hidden", "dropout"),
             tensorflow=True,
             streamed=False,

@@ -166,7 +166,7 @@ def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form
         training = Training(alone, rows.take(train_indices), TrainOptions(name))
         steps = [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
         *_, last = alone.regularization_path(
-            training.every, training.targets(0.0), LOSSES[name], steps
+            training.indices, training.targets(0.0), LOSSES[name], steps
         )
         expected = alone.linear(last)(x[fold])
         scores = choice.scores[np.isin(choice.rows.indices, fold)]
