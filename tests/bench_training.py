@@ -28,7 +28,7 @@ from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.problem import reduce
 from bilinear_cli.training.rows import Rows, select_rows
-from bilinear_cli.training.tuning import Tuning, folds
+from bilinear_cli.training.tuning import Tuning, make_folds
 
 C = 100.0
 WITHIN = 0.01
@@ -57,34 +57,32 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     estimator = registry.get_classifier(classifier).load()
     training = Training(problem, rows, options, transforms)
     reduced = time.perf_counter()
+    tuning = Tuning(0.0, C, None, rows, np.empty((0, 0)), [])
     if tuned:
-        choice = estimator.choose(training)
-    else:
-        choice = Tuning(0.0, C, None, rows, np.empty((0, 0)), [])
+        tuning = estimator.tune(training)
     chosen = time.perf_counter()
-    linear = estimator.fit(training, choice).first
+    linear = estimator.fit(training, tuning).first
     if tuned:
-        every = select_rows(file, None, 2)
-        test = every.indices[every.split == "test"]
-        named = [
+        rows = select_rows(file, None, 2)
+        test = rows.take(rows.split == "test")
+        predicted = [
             linear(x).argmax(axis=1)
-            for _, x in feature_transform.row_blocks(transforms, file, test)
+            for _, x in feature_transform.row_blocks(transforms, file, test.indices)
         ]
     ended = time.perf_counter()
-    found = {
+    result = {
         "seconds": ended - began,
         "reduction": reduced - began,
         "tuning": chosen - reduced,
-        "C": choice.C,
-        "Cs": [point["C"] for point in choice.curve],
+        "C": tuning.C,
+        "Cs": [point["C"] for point in tuning.curve],
         "gib": peak_gib(),  # before the objective is taken, which wants all rows at once
     }
     if tuned:
-        right = np.concatenate(named) == every.labels[every.split == "test"]
-        found["top1"] = float(right.mean())
+        result["top1"] = float(np.mean(np.concatenate(predicted) == test.labels))
     elif classifier == "softmax":
-        found["objective"] = objective(linear, file.read(SPEC, rows.indices), rows)
-    return found
+        result["objective"] = objective(linear, file.read(SPEC, rows.indices), rows)
+    return result
 
 
 def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[str, Any]:
@@ -105,8 +103,8 @@ def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[st
             break
     else:
         sys.exit(f"scikit-learn has not come within {WITHIN:.0%} of the optimum")
-    found = {"seconds": seconds, "iterations": iterations, "objective": value}
-    return {**found, "columns": x.shape[1], "gib": peak_gib()}
+    result = {"seconds": seconds, "iterations": iterations, "objective": value}
+    return {**result, "columns": x.shape[1], "gib": peak_gib()}
 
 
 def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float) -> dict[str, Any]:
@@ -142,15 +140,17 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
             break
     else:
         sys.exit(f"scikit-learn has not come within {FOLDS_WITHIN} of the optimum")
-    cuts = [(np.setdiff1d(np.arange(len(rows.indices)), cut), cut) for cut in folds(rows, 5, 0)]
+    cuts = [
+        (np.setdiff1d(np.arange(len(rows.indices)), cut), cut) for cut in make_folds(rows, 5, 0)
+    ]
     began = time.perf_counter()
     fit = LogisticRegressionCV(
         Cs=Cs, cv=cuts, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False, **how
     ).fit(z, rows.labels)
     tuning = time.perf_counter() - began
     linear = on_features(fit)
-    every = select_rows(file, None, 2)
-    test = every.take(every.split == "test")
+    rows = select_rows(file, None, 2)
+    test = rows.take(rows.split == "test")
     scores = linear(file.read(SPEC, test.indices))
     ended = time.perf_counter()
     return {
@@ -196,8 +196,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     with FeatureFile(Path(case["features"])) as file:
         rows = training_rows(file, case["share"])
         how = {key: case[key] for key in case["with"]}
-        found = KINDS[case["kind"]](file, rows, **how)
-    return {**found, "rows": len(rows.indices), "classes": len(rows.class_names)}
+        result = KINDS[case["kind"]](file, rows, **how)
+    return {**result, "rows": len(rows.indices), "classes": len(rows.class_names)}
 
 
 # The whole -------------------------------------------------------------------------------
@@ -215,18 +215,18 @@ def measured(features: Path, kind: str, share: float, **how: Any) -> dict[str, A
 
 def main() -> None:
     """Run the benchmark, print a table, and keep the figures and a plot."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--features", type=Path)
-    options.add_argument("--output", type=Path, default=Path("bench"))
-    options.add_argument("--case")
-    options.add_argument("--answer", type=Path)
-    asked = options.parse_args()
-    if asked.case:
-        asked.answer.write_text(json.dumps(run_case(json.loads(asked.case))))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--features", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("bench"))
+    parser.add_argument("--case")
+    parser.add_argument("--answer", type=Path)
+    options = parser.parse_args()
+    if options.case:
+        options.answer.write_text(json.dumps(run_case(json.loads(options.case))))
         return
 
     def run(kind: str, share: float = 1.0, **how: Any) -> dict[str, Any]:
-        return measured(asked.features, kind, share, **how)
+        return measured(options.features, kind, share, **how)
 
     ours_once = run("ours", classifier="softmax", tuned=False)
     optimum = ours_once["objective"]
@@ -246,11 +246,11 @@ def main() -> None:
     growth.append(results["softmax, tuned"])
     print(table(results))
     print(growth_line(growth))
-    asked.output.mkdir(exist_ok=True)
-    figures = {"features": str(asked.features), "results": results, "growth": growth}
-    (asked.output / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
-    plot(results, growth, asked.output / "training.png")
-    print(f"figures: {asked.output}/training.json, training.png")
+    options.output.mkdir(exist_ok=True)
+    figures = {"features": str(options.features), "results": results, "growth": growth}
+    (options.output / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
+    plot(results, growth, options.output / "training.png")
+    print(f"figures: {options.output}/training.json, training.png")
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -263,11 +263,11 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "| training | s | scikit-learn's time over it | peak GiB |",
         "|---|---:|---:|---:|",
     ]
-    for name, found in results.items():
-        more = f", {found['iterations']} iterations" if "iterations" in found else ""
-        times = whole / found["seconds"]
+    for name, result in results.items():
+        more = f", {result['iterations']} iterations" if "iterations" in result else ""
+        times = whole / result["seconds"]
         lines.append(
-            f"| {name}{more} | {found['seconds']:.1f} | {times:.1f} | {found['gib']:.2f} |"
+            f"| {name}{more} | {result['seconds']:.1f} | {times:.1f} | {result['gib']:.2f} |"
         )
     ridge = results["ridge, tuned"]
     lines += [
@@ -279,7 +279,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def growth_line(growth: list[dict[str, Any]]) -> str:
     """Return how time and memory of the tuned softmax grow with the rows."""
-    points = [f"{g['rows']:,} rows {g['seconds']:.1f} s {g['gib']:.2f} GiB" for g in growth]
+    points = [
+        f"{point['rows']:,} rows {point['seconds']:.1f} s {point['gib']:.2f} GiB"
+        for point in growth
+    ]
     return "growth, softmax tuned: " + ", ".join(points)
 
 
@@ -291,12 +294,12 @@ def plot(results: dict[str, Any], growth: list[dict[str, Any]], path: Path) -> N
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-    left.barh(list(results), [found["seconds"] for found in results.values()])
+    left.barh(list(results), [result["seconds"] for result in results.values()])
     left.invert_yaxis()
     left.set(xscale="log", xlabel="seconds")
-    rows = [found["rows"] for found in growth]
-    right.loglog(rows, [found["seconds"] for found in growth], "o-", label="seconds")
-    right.loglog(rows, [found["gib"] for found in growth], "s-", label="peak GiB")
+    rows = [point["rows"] for point in growth]
+    right.loglog(rows, [point["seconds"] for point in growth], "o-", label="seconds")
+    right.loglog(rows, [point["gib"] for point in growth], "s-", label="peak GiB")
     right.set(xlabel="training rows", title="softmax, tuned", xticks=rows, xticklabels=rows)
     right.legend()
     figure.savefig(path, dpi=120)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.training import conv1x1
-from bilinear_cli.training.conv1x1 import Conv1x1, directions_of, fit_conv1x1
+from bilinear_cli.training.conv1x1 import Conv1x1, fit_conv1x1, initial_kernel
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.pool_maps import pool_projected
@@ -55,7 +55,7 @@ def fit(maps: np.ndarray, rows: np.ndarray | None = None, **options: Any) -> Con
 
 def directions(maps: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     rows = np.arange(N) if rows is None else rows
-    return directions_of(lambda indices: maps[indices], rows, 4, 0)
+    return initial_kernel(lambda indices: maps[indices], rows, 4, 0)
 
 
 def scores(model: Conv1x1, maps: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.problem import Problem
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.tuning import Tuning, choose
+from bilinear_cli.training.tuning import Tuning, cross_validate
 
 
 def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,13 +32,11 @@ def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.nd
 
 
 def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
-    return tuning.folds(make_rows(labels, group=group), 5, seed)
+    return tuning.make_folds(make_rows(labels, group=group), 5, seed)
 
 
 def tune(problem: Problem, rows: Rows, options: TrainOptions) -> Tuning:
-    return (
-        registry.get_classifier(options.classifier).load().choose(Training(problem, rows, options))
-    )
+    return registry.get_classifier(options.classifier).load().tune(Training(problem, rows, options))
 
 
 def fit(problem: Problem, rows: Rows, options: TrainOptions, choice: Tuning) -> Model:
@@ -111,7 +109,7 @@ def test_a_class_of_few_photos_lowers_the_number_of_folds_or_is_named(
 ) -> None:
     caplog.set_level("INFO")
     labels = np.repeat([0, 1], sizes)
-    assert len(tuning.folds(make_rows(labels), n_folds, 0)) == n_used
+    assert len(tuning.make_folds(make_rows(labels), n_folds, 0)) == n_used
     assert [record.levelname for record in caplog.records] == ["INFO"] * bool(facts)
     for record in caplog.records:
         assert_names(record.getMessage(), *facts)
@@ -267,7 +265,7 @@ def test_the_climb_ends_where_two_decades_bring_hardly_more(
         ({"C": 10.0 ** (decade - 3)}, scores_with_errors(labels, round(1000 * (1 - accuracy))))
         for decade, accuracy in enumerate(top1s)
     )
-    choice = choose(make_rows(labels), [np.arange(1000)], [0.0], lambda _: trials)
+    choice = cross_validate(make_rows(labels), [np.arange(1000)], [0.0], lambda _: trials)
     assert len(choice.curve) == tried
     assert 10.0**best == choice.C
     assert choice.report()["oof_top1"] == pytest.approx(max(top1s[:tried]))
@@ -279,7 +277,7 @@ def test_accuracy_comes_before_log_loss_which_decides_among_equals() -> None:
     wrong, right = (scores_with_errors(labels, n) for n in (1, 0))
     tried = [9 * wrong, 0.1 * right, 0.2 * right, 0.1 * right]
     trials = (({"C": float(C)}, scores) for C, scores in enumerate(tried, 1))
-    choice = choose(make_rows(labels), [np.arange(40)], [0.0], lambda _: trials)
+    choice = cross_validate(make_rows(labels), [np.arange(40)], [0.0], lambda _: trials)
     assert choice.C == 3.0
     assert choice.report()["oof_log_loss"] > min(point["log_loss"] for point in choice.curve)
     np.testing.assert_array_equal(choice.scores, 0.2 * right)
@@ -291,7 +289,7 @@ def test_out_of_fold_metrics_count_a_photo_once() -> None:
     scores = 3 * np.eye(2)[labels]
     scores[1::2] = np.eye(2)[labels][1::2, ::-1]
     rows = make_rows(labels, photo=np.repeat(np.arange(20), 2))
-    choice = choose(rows, [np.arange(40)], [0.0], lambda _: iter([({"C": 1.0}, scores)]))
+    choice = cross_validate(rows, [np.arange(40)], [0.0], lambda _: iter([({"C": 1.0}, scores)]))
     assert choice.report()["oof_top1"] == 1
 
 
@@ -303,7 +301,7 @@ def test_the_better_smoothing_of_two_is_chosen(better: float) -> None:
         scores = scores_with_errors(labels, 0 if smoothing == better else 3)
         yield {"C": 1 + smoothing}, scores + smoothing
 
-    choice = choose(make_rows(labels), [np.arange(40)], TrainOptions().smoothings, trials)
+    choice = cross_validate(make_rows(labels), [np.arange(40)], TrainOptions().smoothings, trials)
     assert (choice.label_smoothing, choice.C) == (better, 1 + better)
     assert {point["label_smoothing"] for point in choice.curve} == {0.0, 0.1}
     np.testing.assert_array_equal(choice.scores, np.eye(2)[labels] + better)
