@@ -21,7 +21,6 @@ from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.reducers import Progress, Reading
-from bilinear_cli.training.rows import Rows
 from bilinear_cli.training.tuning import Tuning
 
 Read = Callable[[np.ndarray], np.ndarray]
@@ -37,13 +36,7 @@ N_SAMPLED = 500  # maps from which the principal directions are computed
 
 @dataclass(frozen=True)
 class Conv1x1:
-    """The trained layers.
-
-    Attributes:
-        kernel: float32 (channels of the maps, channels).
-        head: the output layer, on the features of `pool_projected`.
-        epochs: the number of epochs they were trained for.
-    """
+    """The kernel (maps' channels, channels), the output layer, and the epochs of their training."""
 
     kernel: np.ndarray
     head: Linear
@@ -52,14 +45,7 @@ class Conv1x1:
 
 @dataclass(frozen=True)
 class StoredMaps:
-    """Maps of the training rows, which stay in the file.
-
-    Attributes:
-        file: the feature file.
-        spec: the pooling that stores maps.
-        indices: of the training rows in the file.
-        progress: called with (epochs done, maximum).
-    """
+    """Maps of the training rows, whose indices in the file are `indices`; they stay in the file."""
 
     file: FeatureFile
     spec: str
@@ -77,29 +63,20 @@ class Conv1x1Estimator(Estimator):
 
     cross_validated = False
 
-    def reduce(
-        self,
-        file: FeatureFile,
-        transforms: Sequence[FeatureTransform],
-        rows: Rows,
-        options: TrainOptions,
-        reading: Reading,
-    ) -> StoredMaps:
+    def reduce(self, file: FeatureFile, training: Training, reading: Reading) -> StoredMaps:
         """Check the maps of all training rows; training reads them in batches.
 
         Raises:
             UsageError: the maps have fewer channels than the convolution.
             FeatureFileError: a map is damaged or has a value that is not finite.
         """
-        (transform,) = transforms
-        channels = file.shapes[transform.spec][-1]
-        if options.channels > channels:
-            raise UsageError(
-                f"--channels {options.channels} is more than the {channels} channels of the maps"
-            )
-        for _ in file.batches(transform.spec, rows.indices, BATCH):
+        (transform,), indices = training.transforms, training.rows.indices
+        channels, available = training.options.channels, file.shapes[transform.spec][-1]
+        if channels > available:
+            raise UsageError(f"--channels {channels} is more than the {available} of the maps")
+        for _ in file.batches(transform.spec, indices, BATCH):
             pass  # an error during Keras's training would have a traceback of TensorFlow
-        return StoredMaps(file, transform.spec, rows.indices, reading.progress)
+        return StoredMaps(file, transform.spec, indices, reading.progress)
 
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
@@ -180,14 +157,7 @@ def fit_conv1x1(
 
 
 def initial_kernel(read: Read, indices: np.ndarray, channels: int, seed: int) -> np.ndarray:
-    """Return rotated principal directions, float32 (channels of the maps, channels).
-
-    Args:
-        read: as for `fit_conv1x1`.
-        indices: of the rows from which a sample is drawn.
-        channels: number of directions.
-        seed: of the sample.
-    """
+    """Return rotated principal directions, float32 (maps' channels, channels), of a sample."""
     sample = sample_indices(indices, N_SAMPLED, seed)
     batches = (read(sample[start : start + BATCH]) for start in range(0, len(sample), BATCH))
     return principal_directions(second_moment(batches), channels)

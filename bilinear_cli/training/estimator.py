@@ -27,7 +27,7 @@ Trials = Iterator[tuple[dict[str, Any], np.ndarray]]
 
 @dataclass(frozen=True)
 class Training:
-    """The training rows, reduced by `Estimator.reduce`, with their metadata."""
+    """The training rows; `reduced` is what `Estimator.reduce` returns for them."""
 
     reduced: Any
     rows: Rows
@@ -55,19 +55,13 @@ class Estimator(ABC):
 
     cross_validated: ClassVar[bool] = True
 
-    def reduce(
-        self,
-        file: FeatureFile,
-        transforms: Sequence[FeatureTransform],
-        rows: Rows,
-        options: TrainOptions,
-        reading: Reading,
-    ) -> Any:
+    def reduce(self, file: FeatureFile, training: Training, reading: Reading) -> Any:
         """Read the training rows, and reduce them to a `Problem`.
 
         Raises:
             BilinearError: they do not fit into memory, and the classifier cannot stream them.
         """
+        rows, transforms, options = training.rows, training.transforms, training.options
         n, d = len(rows.indices), sum(transform.n_features for transform in transforms)
         solver = problem.choose_solver(options.solver, n, d, len(rows.class_names))
         if solver == "stream" and not registry.get_classifier(options.classifier).streamed:

@@ -36,9 +36,9 @@ class TrainingResult:
 
     Attributes:
         metrics: the entries of `metrics.json`, without the run folder and the command.
-        model: the classifier.
+        model: the final model.
         scored: `oof` and `test` -> rows, and their scores (rows, classes).
-        rows: the training and the test rows.
+        rows: all training and test rows.
     """
 
     metrics: dict[str, Any]
@@ -111,14 +111,10 @@ def fit_model(
     """Fit on these rows only, with the settings of `tuning`, or tune on these rows first."""
     estimator = registry.get_classifier(options.classifier).load()
     transforms = fit_transforms(
-        file,
-        specs,
-        rows.indices,
-        normalize=options.normalize,
-        top_variance=options.top_variance,
+        file, specs, rows.indices, normalize=options.normalize, top_variance=options.top_variance
     )
-    reduced = estimator.reduce(file, transforms, rows, options, reading)
-    training = Training(reduced, rows, options, transforms)
+    training = Training(None, rows, options, transforms)
+    training = replace(training, reduced=estimator.reduce(file, training, reading))
     tuning = tuning or estimator.tune(training)
     return tuning, estimator.fit(training, tuning)
 
