@@ -132,7 +132,7 @@ def test_maps_of_zeros_have_finite_features_and_gradients(maps: np.ndarray) -> N
 def test_it_goes_back_to_the_epoch_that_was_best(
     maps: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The validation rows have labels that training only comes to contradict."""
+    """The labels of the validation rows are wrong, so training lowers the accuracy on them."""
     monkeypatch.setattr(conv1x1, "PATIENCE", 3)
     monkeypatch.setattr(conv1x1, "LEARNING_RATE", 3e-3)
     wrong = one_hot((LABELS[VAL] + 1) % 3, 3)
