@@ -128,17 +128,6 @@ def test_validation_rows_are_never_in_the_fit_of_their_fold(name: str, d: int) -
 
 
 @CLASSIFIERS
-def test_groups_and_views_are_in_one_fold(name: str) -> None:
-    """Labels are random, but a copy of a row in training reveals its label."""
-    x = np.random.default_rng(0).normal(size=(60, 200))
-    problem, labels = make_problem(np.repeat(x, 2, axis=0)), np.repeat([0, 1], 60)
-    together = make_rows(labels, photo=np.repeat(np.arange(60), 2))
-    apart = make_rows(labels)
-    assert tune(problem, together, unsmoothed(name, C=100.0)).report()["oof_top1"] < 0.7
-    assert tune(problem, apart, unsmoothed(name, C=100.0)).report()["oof_top1"] > 0.8
-
-
-@CLASSIFIERS
 @pytest.mark.parametrize("form", ["kernel", "columns", "stream"])
 @pytest.mark.slow
 def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form: str) -> None:
