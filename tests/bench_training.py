@@ -1,9 +1,9 @@
 """Time training against scikit-learn at equal objective, a process a case: `make bench`.
 
-One fit against one fit, and the whole tuned training (five folds, the path of C, the last fit, the
-test) against one fit; without label smoothing, which scikit-learn has not. scikit-learn is given
-its rows in memory, as the 262,144 columns of the whole matrix and as the 131,328 that are stored,
-and as many iterations (10, 20, 40, ...) as bring it within a hundredth of our optimum.
+It compares one fit with one fit, and the tuned training (five folds, the path of C, the last fit,
+the test) with one fit, without label smoothing, which scikit-learn does not have. scikit-learn gets
+its rows in memory, as the 262,144 columns of the full matrix and as the 131,328 stored columns. It
+gets as many iterations (10, 20, 40, ...) as it needs to come within a hundredth of our optimum.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def training_rows(file: FeatureFile, share: float) -> Rows:
 
 
 def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[str, Any]:
-    """Train from the file: read, reduce, fit, weights; where tuned, the folds and the test too."""
+    """Train from the file: read, reduce, fit; with `tuned` also cross-validate and test."""
     smoothing = 0.0 if classifier == "softmax" else None
     options = TrainOptions(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
@@ -76,7 +76,7 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
         "tuning": chosen - reduced,
         "C": tuning.C,
         "Cs": [point["C"] for point in tuning.curve],
-        "gib": peak_gib(),  # before the objective is taken, which wants all rows at once
+        "gib": peak_gib(),  # before `objective` reads all rows at once
     }
     if tuned:
         result["top1"] = float(np.mean(np.concatenate(predicted) == test.labels))
@@ -108,11 +108,12 @@ def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[st
 
 
 def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float) -> dict[str, Any]:
-    """Do by hand what a knowing user would, with NumPy, SciPy and scikit-learn.
+    """Do the same with NumPy, SciPy and scikit-learn, as an expert would.
 
-    The Gram matrix of the centred rows by one product, its eigenvectors, and on the rows in their
-    principal axes `LogisticRegressionCV`, with the same C and folds as ours. Its tolerance is the
-    first of 1e-2, 1e-3, ... with which one fit comes as near to the optimum as our fits on folds.
+    It computes the Gram matrix of the centred rows by one product, and its eigenvectors, and fits
+    `LogisticRegressionCV` on the rows' principal axes, with the same C and folds as ours. Its
+    tolerance is the first of 1e-2, 1e-3, ... with which one fit comes as close to the optimum as
+    our fits on folds.
     """
     from scipy.linalg import eigh
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
@@ -133,8 +134,8 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
 
     warnings.simplefilter("ignore")
     for tolerance in (10.0**-i for i in range(2, 9)):
-        how = {"tol": tolerance, "max_iter": 10_000}
-        one = on_features(LogisticRegression(C=C, **how).fit(z, rows.labels))
+        kwargs = {"tol": tolerance, "max_iter": 10_000}
+        one = on_features(LogisticRegression(C=C, **kwargs).fit(z, rows.labels))
         value = objective(one, x + mean, rows)
         if value <= (1 + FOLDS_WITHIN) * optimum:
             break
@@ -145,7 +146,7 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
     ]
     began = time.perf_counter()
     fit = LogisticRegressionCV(
-        Cs=Cs, cv=cuts, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False, **how
+        Cs=Cs, cv=cuts, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False, **kwargs
     ).fit(z, rows.labels)
     tuning = time.perf_counter() - began
     linear = on_features(fit)
@@ -166,7 +167,7 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
 
 
 def peak_gib() -> float:
-    """Return the most memory that this process has had, in GiB."""
+    """Return the peak memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -175,10 +176,10 @@ def whole_matrices(x: np.ndarray) -> np.ndarray:
     channels = isqrt(2 * x.shape[1])
     rows, columns = np.triu_indices(channels)
     unscaled = np.where(rows == columns, 1, np.sqrt(0.5)).astype(np.float32)
-    whole = np.empty((len(x), channels, channels), np.float32)
-    for matrix, row in zip(whole, x, strict=True):
+    matrices = np.empty((len(x), channels, channels), np.float32)
+    for matrix, row in zip(matrices, x, strict=True):
         matrix[rows, columns] = matrix[columns, rows] = unscaled * row
-    return whole.reshape(len(x), -1)
+    return matrices.reshape(len(x), -1)
 
 
 def objective(model: Linear, x: np.ndarray, rows: Rows) -> float:
@@ -195,17 +196,17 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Run one case in this process."""
     with FeatureFile(Path(case["features"])) as file:
         rows = training_rows(file, case["share"])
-        how = {key: case[key] for key in case["with"]}
-        result = KINDS[case["kind"]](file, rows, **how)
+        kwargs = {key: case[key] for key in case["with"]}
+        result = KINDS[case["kind"]](file, rows, **kwargs)
     return {**result, "rows": len(rows.indices), "classes": len(rows.class_names)}
 
 
-# The whole -------------------------------------------------------------------------------
+# Table and plot -------------------------------------------------------------------------------
 
 
-def measured(features: Path, kind: str, share: float, **how: Any) -> dict[str, Any]:
+def run_in_process(features: Path, kind: str, share: float, **kwargs: Any) -> dict[str, Any]:
     """Run a case in a process of its own."""
-    case = {"features": str(features), "kind": kind, "share": share, "with": list(how), **how}
+    case = {"features": str(features), "kind": kind, "share": share, "with": list(kwargs), **kwargs}
     with tempfile.NamedTemporaryFile("r") as answer:
         command = [sys.executable, __file__, "--case", json.dumps(case), "--answer", answer.name]
         if subprocess.run(command).returncode:
@@ -225,8 +226,8 @@ def main() -> None:
         options.answer.write_text(json.dumps(run_case(json.loads(options.case))))
         return
 
-    def run(kind: str, share: float = 1.0, **how: Any) -> dict[str, Any]:
-        return measured(options.features, kind, share, **how)
+    def run(kind: str, share: float = 1.0, **kwargs: Any) -> dict[str, Any]:
+        return run_in_process(options.features, kind, share, **kwargs)
 
     ours_once = run("ours", classifier="softmax", tuned=False)
     optimum = ours_once["objective"]
@@ -255,7 +256,7 @@ def main() -> None:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Return a Markdown table; times as they are, and as shares of scikit-learn's."""
-    whole = results["scikit-learn, one fit, whole matrix"]["seconds"]
+    baseline = results["scikit-learn, one fit, whole matrix"]["seconds"]
     first = next(iter(results.values()))
     lines = [
         f"{first['rows']:,} rows, {first['classes']} classes, C = {C:g} where it is not tuned",
@@ -265,7 +266,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     ]
     for name, result in results.items():
         more = f", {result['iterations']} iterations" if "iterations" in result else ""
-        times = whole / result["seconds"]
+        times = baseline / result["seconds"]
         lines.append(
             f"| {name}{more} | {result['seconds']:.1f} | {times:.1f} | {result['gib']:.2f} |"
         )
@@ -278,7 +279,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def growth_line(growth: list[dict[str, Any]]) -> str:
-    """Return how time and memory of the tuned softmax grow with the rows."""
+    """Return the growth of time and memory of the tuned softmax with the rows."""
     points = [
         f"{point['rows']:,} rows {point['seconds']:.1f} s {point['gib']:.2f} GiB"
         for point in growth
@@ -287,7 +288,7 @@ def growth_line(growth: list[dict[str, Any]]) -> str:
 
 
 def plot(results: dict[str, Any], growth: list[dict[str, Any]], path: Path) -> None:
-    """Draw the times, and how they grow."""
+    """Draw the times, and their growth."""
     import matplotlib
 
     matplotlib.use("Agg")

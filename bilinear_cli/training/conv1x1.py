@@ -97,10 +97,10 @@ class Conv1x1Estimator(Estimator):
         return _fit(training, train, epochs=tuning.epochs)[0]
 
 
-def _fit(training: Training, train: Targeted, **how: Any) -> tuple[Model, int]:
+def _fit(training: Training, train: Targeted, **kwargs: Any) -> tuple[Model, int]:
     """Return the trained model of stored maps, and its number of epochs."""
     maps = training.reduced
-    net = fit_conv1x1(maps.read, train, training.options, progress=maps.progress, **how)
+    net = fit_conv1x1(maps.read, train, training.options, progress=maps.progress, **kwargs)
     n_features = len(net.head.weights)
     transform = FeatureTransform(maps.spec, None, n_features, "none", kernel=net.kernel)
     return Model(net.head, None, [transform], training.rows.class_names), net.epochs
@@ -150,10 +150,10 @@ def fit_conv1x1(
         validation_data=_batches(read, *stop_on, None) if stop_on else None,
         shuffle=False,  # the batches are shuffled already
     )
-    pooling, scale, head = network.layers[-3:]
+    pooling, rescaling, head = network.layers[-3:]
     kernel = initial if options.frozen else pooling.get_weights()[0][0, 0] / unit
     weights, intercept = head.get_weights()
-    return Conv1x1(kernel, Linear(weights * scale.scale, intercept), best_epoch)
+    return Conv1x1(kernel, Linear(weights * rescaling.scale, intercept), best_epoch)
 
 
 def initial_kernel(read: Read, indices: np.ndarray, channels: int, seed: int) -> np.ndarray:

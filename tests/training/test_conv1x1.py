@@ -33,7 +33,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def maps() -> np.ndarray:
-    """Return maps whose classes differ in the pairs of active channels, not in how often one is."""
+    """Return maps whose classes differ in the pairs of active channels, not in single channels."""
     rng = np.random.default_rng(0)
     x = 0.1 * rng.random((N, SIDE * SIDE, DEPTH))
     pairs = {0: [(0, 1), (2, 3)], 1: [(0, 2), (1, 3)], 2: [(0, 3), (1, 2)]}
@@ -85,14 +85,6 @@ def test_it_learns_the_pairs_of_active_channels(
     means = maps.mean(axis=(1, 2))
     spread = means[:, :4].std(axis=0).max()
     assert np.abs([means[k == LABELS].mean(0) - means.mean(0) for k in range(3)]).max() < spread
-
-
-def test_only_a_frozen_projection_stays_as_it_was_initialised(
-    maps: np.ndarray, fitted: dict[bool, Fitted]
-) -> None:
-    initial = directions(maps)
-    np.testing.assert_array_equal(fitted[True][0].kernel, initial)
-    assert np.abs(fitted[False][0].kernel - initial).max() > 1e-3
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -127,8 +127,8 @@ def test_all_rows_of_a_photo_get_its_label(tmp_path: Path) -> None:
     ):
         photo_set = make_photo_set(tmp_path, contents, labels, "r" * len(labels))
         columns = {"photo": [photos.index(x) for x in photos], "sha256": digests(photos)}
-        n, old = len(photos), [1 - label for label in expected]
-        rows = choose(tmp_path, old, "r" * n, photo_set, min_photos=1, **columns)
+        n, replaced = len(photos), [1 - label for label in expected]
+        rows = choose(tmp_path, replaced, "r" * n, photo_set, min_photos=1, **columns)
         assert rows.labels.tolist() == expected
 
 

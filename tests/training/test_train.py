@@ -32,7 +32,7 @@ N, K = 48, 3
 IS_TRAIN = np.arange(N) % 4 != 3
 SPLIT = np.where(IS_TRAIN, "train", "test")
 LABELS = np.arange(N) // 4 % K
-CHANNELS = {"small": 8, "large": 12}  # 36 numbers, as many as training rows; and 78
+CHANNELS = {"small": 8, "large": 12}  # 36 and 78 features; there are 36 training rows
 KEYS = {
     *("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "C", "label_smoothing", "oof_top1"),
     *("confused", "versions", "extraction", "run", "seconds"),
@@ -372,10 +372,10 @@ def test_a_run_that_cannot_take_its_place_leaves_the_earlier_one(
     before = run("max")
     rename = run_folder.os.replace
 
-    def failing(old: Path, new: Path) -> None:
-        if old.name == "new":
+    def failing(source: Path, target: Path) -> None:
+        if source.name == "new":
             raise KeyboardInterrupt
-        rename(old, new)
+        rename(source, target)
 
     monkeypatch.setattr(run_folder.os, "replace", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -395,11 +395,10 @@ def test_a_folder_that_cannot_be_made_is_one_line(run: Run, tmp_path: Path) -> N
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a run folder with a small model."""
-    part = FeatureTransform(
-        "max", np.arange(2), 2, "standard", np.zeros(2, np.float32), np.ones(2), 0.5
-    )
-    layers = Linear(np.eye(2, dtype=np.float32), np.ones(2, np.float32))
-    save_model(tmp_path / "model.npz", Model(layers, layers, [part], np.array(["auk", "crow"])))
+    mean, std = np.zeros(2, np.float32), np.ones(2)
+    transform = FeatureTransform("max", np.arange(2), 2, "standard", mean, std, 0.5)
+    layer = Linear(np.eye(2, dtype=np.float32), np.ones(2, np.float32))
+    save_model(tmp_path / "model.npz", Model(layer, layer, [transform], np.array(["auk", "crow"])))
     return tmp_path
 
 
@@ -413,18 +412,18 @@ def cut(data: bytes) -> bytes:
 
 
 def changed(data: bytes) -> bytes:
-    place = data.index(b"NUMPY") + 130
-    return data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
+    offset = data.index(b"NUMPY") + 130
+    return data[:offset] + bytes([data[offset] ^ 255]) + data[offset + 1 :]
 
 
 def encrypted(data: bytes) -> bytes:
-    """Return a zip whose directory says so; the zip module raises RuntimeError."""
-    place = data.index(b"PK\x01\x02") + 8
-    return data[:place] + b"\x01" + data[place + 1 :]
+    """Return a zip with the flag of encryption; the zip module raises RuntimeError."""
+    offset = data.index(b"PK\x01\x02") + 8
+    return data[:offset] + b"\x01" + data[offset + 1 :]
 
 
 def array_alone(data: bytes) -> bytes:
-    """Return a file of `np.save` in the place of one of `np.savez`."""
+    """Return a file of `np.save` instead of `np.savez`."""
     file = io.BytesIO()
     np.save(file, np.zeros(3))
     return file.getvalue()
@@ -466,7 +465,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         load_model(tmp_path / "gone")
 
 
-# Other classifiers, other ways ------------------------------------------------------------
+# Classifiers and solvers ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("classifier", ["softmax", "svm", "ridge"])
@@ -552,8 +551,9 @@ def test_two_rows_can_be_told_apart(run: Run) -> None:
 def test_a_value_that_is_not_finite_is_named(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Row 7 is a test row. Row 6 is a training row, but not in the sample for the directions."""
+    """Row 7 is a test row. Row 6 is not in the sample or the first batch that Keras reads."""
     monkeypatch.setattr("bilinear_cli.training.conv1x1.N_SAMPLED", 4)
+    monkeypatch.setattr("bilinear_cli.training.conv1x1.BATCH", 4)
     rows = {"maps": random_maps(), **features()}
     rows["max"][7, 2], rows["maps"][6, 1, 1, 2] = np.inf, np.nan
     for spec, options, row in (("max", QUICK, 7), ("maps", CONV1X1, 6)):

@@ -65,7 +65,7 @@ def test_folds_are_stratified(sizes: list[int], views: int, counts: list[int]) -
 def test_each_row_is_in_one_fold_and_groups_stay_whole(
     groups: list[tuple[int, int]], seed: int
 ) -> None:
-    """Groups are (class, rows); a class may have few of them, or one."""
+    """Groups are (class, number of rows); a class may have fewer groups than folds."""
     labels = np.repeat([label for label, _ in groups], [size for _, size in groups])
     group = np.repeat(np.arange(len(groups)), [size for _, size in groups]).astype(str)
     most = np.bincount([label for label, _ in groups]).max()
@@ -167,24 +167,20 @@ def test_options_out_of_range_are_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classifier", "option", "value", "name"),
+    ("classifier", "options"),
     [
-        ("mlp", "C", 1.0, "-C"),
-        ("conv1x1", "C", 1.0, "-C"),
-        ("svm", "label_smoothing", 0.1, "--label-smoothing"),
-        ("ridge", "label_smoothing", 0.1, "--label-smoothing"),
-        ("mlp", "solver", "stream", "--solver stream"),
-        ("conv1x1", "solver", "gram", "--solver gram"),
-        ("softmax", "frozen", True, "--frozen"),
-        ("conv1x1", "normalize", "none", "--normalize"),
-        ("conv1x1", "top_variance", 20, "--top-variance"),
+        ("softmax", {"--frozen": True}),
+        ("svm", {"--label-smoothing": 0.1}),
+        ("ridge", {"--label-smoothing": 0.1}),
+        ("mlp", {"-C": 1.0, "--solver": "stream"}),
+        ("conv1x1", {"-C": 1.0, "--solver": "gram", "--normalize": "none", "--top-variance": 20}),
     ],
 )
-def test_options_of_other_classifiers_are_refused(
-    classifier: str, option: str, value: Any, name: str
-) -> None:
-    with raises(UsageError, name, f"--classifier {classifier}"):
-        TrainOptions(classifier, **{option: value})
+def test_options_of_other_classifiers_are_refused(classifier: str, options: dict[str, Any]) -> None:
+    for flag, value in options.items():
+        words = f"{flag} {value}" if isinstance(value, str) else flag
+        with raises(UsageError, words, f"--classifier {classifier}"):
+            TrainOptions(classifier, **{flag.strip("-").replace("-", "_"): value})
 
 
 # The search --------------------------------------------------------------------------------
@@ -198,24 +194,24 @@ def test_the_grid_is_decades_of_one_over_the_mean_square(name: str) -> None:
     for scale in (1.0, 32.0):
         problem = make_problem(unit * np.float32(scale))
         tuning = tune(problem, make_rows(labels), unsmoothed(name))
-        tried = np.array([point["C"] for point in tuning.curve]) * scale**2
-        np.testing.assert_allclose(np.log10(tried), np.arange(len(tried)) - 3, atol=0.003)
-        assert len(tried) >= 5
+        Cs = np.array([point["C"] for point in tuning.curve]) * scale**2
+        np.testing.assert_allclose(np.log10(Cs), np.arange(len(Cs)) - 3, atol=0.003)
+        assert len(Cs) >= 5
         results.append((tuning.report()["oof_top1"], round(np.log10(tuning.C * scale**2))))
         if scale == 1:  # and not 0.999086: the mean square is a sum in float32
-            assert tried[:5].tolist() == [0.001, 0.01, 0.1, 1, 10]
+            assert Cs[:5].tolist() == [0.001, 0.01, 0.1, 1, 10]
     assert results[0] == results[1]
 
 
 def scores_with_errors(labels: np.ndarray, wrong: int) -> np.ndarray:
-    """Return scores of two classes; the first so many rows are wrong."""
+    """Return scores of two classes; the first `wrong` rows are wrong."""
     scores = np.eye(2)[labels]
     scores[:wrong] = scores[:wrong, ::-1]
     return scores
 
 
 @pytest.mark.parametrize(
-    ("top1s", "best", "tried"),
+    ("top1s", "best", "n_tried"),
     [
         ([0.5, 0.5, 0.5, 0.6, 0.7, 0.703, 0.7, 0.9, 0.9], 2, 7),  # after the maximum
         ([0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.9], -3, 6),  # not before decade 2
@@ -225,7 +221,7 @@ def scores_with_errors(labels: np.ndarray, wrong: int) -> np.ndarray:
     ],
 )
 def test_the_search_ends_after_two_decades_without_a_gain(
-    top1s: list[float], best: int, tried: int
+    top1s: list[float], best: int, n_tried: int
 ) -> None:
     labels = np.arange(1000) % 2
     trials = (
@@ -233,17 +229,17 @@ def test_the_search_ends_after_two_decades_without_a_gain(
         for decade, accuracy in enumerate(top1s)
     )
     tuning = cross_validate(make_rows(labels), [np.arange(1000)], [0.0], lambda _: trials)
-    assert len(tuning.curve) == tried
+    assert len(tuning.curve) == n_tried
     assert 10.0**best == tuning.C
-    assert tuning.report()["oof_top1"] == pytest.approx(max(top1s[:tried]))
+    assert tuning.report()["oof_top1"] == pytest.approx(max(top1s[:n_tried]))
     assert top1(tuning.scores, labels) == tuning.report()["oof_top1"]
 
 
 def test_accuracy_comes_before_log_loss_which_decides_among_equals() -> None:
     labels = np.arange(40) % 2
     wrong, right = (scores_with_errors(labels, n) for n in (1, 0))
-    tried = [9 * wrong, 0.1 * right, 0.2 * right, 0.1 * right]
-    trials = (({"C": float(C)}, scores) for C, scores in enumerate(tried, 1))
+    all_scores = [9 * wrong, 0.1 * right, 0.2 * right, 0.1 * right]
+    trials = (({"C": float(C)}, scores) for C, scores in enumerate(all_scores, 1))
     tuning = cross_validate(make_rows(labels), [np.arange(40)], [0.0], lambda _: trials)
     assert tuning.C == 3.0
     assert tuning.report()["oof_log_loss"] > min(point["log_loss"] for point in tuning.curve)
