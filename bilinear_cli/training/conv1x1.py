@@ -73,7 +73,9 @@ class Conv1x1Estimator(Estimator):
         (transform,), indices = training.transforms, training.rows.indices
         channels, available = training.options.channels, file.shapes[transform.spec][-1]
         if channels > available:
-            raise UsageError(f"--channels {channels} is more than the {available} of the maps")
+            raise UsageError(
+                f"--channels {channels} is too high: the maps have {available} channels"
+            )
         for _ in file.batches(transform.spec, indices, BATCH):
             pass  # an error during Keras's training would have a traceback of TensorFlow
         return StoredMaps(file, transform.spec, indices, reading.progress)

@@ -81,14 +81,18 @@ def _relabel(rows: Rows, sha256: np.ndarray, photo_set: PhotoSet) -> Rows:
     indices = np.array([index_of.get(digest, -1) for digest in sha256])
     known = indices >= 0
     if not known.any():
-        raise BilinearError(f"{photo_set.spec} and the features have no photo in common")
+        raise BilinearError(
+            f"{photo_set.spec} and the features have no photo in common: give the --data of the "
+            "photos that were extracted"
+        )
     if not known.all():
         log.warning(
             "left out photos that are not in %s: %s", photo_set.spec, abbreviate(rows.paths[~known])
         )
     missing = np.setdiff1d(np.array(list(index_of.values())), indices)
     if missing.size:
-        log.warning("photos without features: %s", abbreviate(photo_set.paths[missing]))
+        missing_paths = abbreviate(photo_set.paths[missing])
+        log.warning("photos of %s without features: %s", photo_set.spec, missing_paths)
     rows, indices = rows.take(known), indices[known]
     return replace(
         rows,

@@ -112,9 +112,9 @@ def cross_validate(
             first, mean = average_views(val_rows.photo, scores[val_indices])
             labels = val_rows.labels[first]
             point = {"label_smoothing": smoothing, **settings}
-            name = ", ".join(f"{key} {value:g}" for key, value in point.items())
+            text = ", ".join(f"{key} {value:g}" for key, value in point.items())
             point |= {"top1": top1(mean, labels), "log_loss": log_loss(mean, labels)}
-            log.info("%s: out-of-fold accuracy %.4f", name, point["top1"])
+            log.info("%s: out-of-fold accuracy %.4f", text, point["top1"])
             curve.append(point)
             top1s.append(point["top1"])
             if point is max(curve, key=_rank):
@@ -149,5 +149,5 @@ def grid(mean_square: float) -> list[float]:
 
 
 def warm_start(C: float) -> list[float]:
-    """Return C after smaller values, from whose fits its own fit starts."""
+    """Return C after four smaller values; the fit of each value starts from the fit before it."""
     return [C / 10.0**decades for decades in (4, 3, 2, 1, 0)]
