@@ -1,9 +1,9 @@
 """Time training against scikit-learn at equal objective, a process a case: `make bench`.
 
-One fit against one fit, and the whole tuned training (five folds, the path of C, the last fit, the
-test) against one fit; without label smoothing, which scikit-learn has not. scikit-learn is given
-its rows in memory, as the 262,144 columns of the whole matrix and as the 131,328 that are stored,
-and as many iterations (10, 20, 40, ...) as bring it within a hundredth of our optimum.
+It compares one fit with one fit, and the tuned training (five folds, the path of C, the last fit,
+the test) with one fit, without label smoothing, which scikit-learn does not have. scikit-learn gets
+its rows in memory, as the 262,144 columns of the full matrix and as the 131,328 stored columns. It
+gets as many iterations (10, 20, 40, ...) as it needs to come within a hundredth of our optimum.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.reducers import reduce
 from bilinear_cli.training.rows import Rows, select_rows
-from bilinear_cli.training.tuning import Tuning, folds
+from bilinear_cli.training.tuning import Tuning, make_folds
 
 C = 100.0
 WITHIN = 0.01
@@ -49,7 +49,7 @@ def training_rows(file: FeatureFile, share: float) -> Rows:
 
 
 def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[str, Any]:
-    """Train from the file: read, reduce, fit, weights; where tuned, the folds and the test too."""
+    """Train from the file: read, reduce, fit; with `tuned` also cross-validate and test."""
     smoothing = 0.0 if classifier == "softmax" else None
     options = TrainOptions(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
@@ -58,31 +58,29 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     estimator = registry.get_classifier(classifier).load()
     training = Training(problem, rows, options, transforms)
     reduced = time.perf_counter()
+    tuning = Tuning(0.0, C, None, rows, np.empty((0, 0)), [])
     if tuned:
-        choice = estimator.choose(training)
-    else:
-        choice = Tuning(0.0, C, None, rows, np.empty((0, 0)), [])
+        tuning = estimator.tune(training)
     chosen = time.perf_counter()
-    linear = estimator.fit(training, choice).first
+    linear = estimator.fit(training, tuning).first
     if tuned:
-        every = select_rows(file, None, 2)
-        test = every.indices[every.split == "test"]
-        named = [linear(x).argmax(axis=1) for _, x in Features(file, transforms).rows(test)]
+        rows = select_rows(file, None, 2)
+        test, features = rows.take(rows.split == "test"), Features(file, transforms)
+        predicted = [linear(x).argmax(axis=1) for _, x in features.rows(test.indices)]
     ended = time.perf_counter()
-    found = {
+    result = {
         "seconds": ended - began,
         "reduction": reduced - began,
         "tuning": chosen - reduced,
-        "C": choice.C,
-        "Cs": [point["C"] for point in choice.curve],
-        "gib": peak_gib(),  # before the objective is taken, which wants all rows at once
+        "C": tuning.C,
+        "Cs": [point["C"] for point in tuning.curve],
+        "gib": peak_gib(),  # before `objective` reads all rows at once
     }
     if tuned:
-        right = np.concatenate(named) == every.labels[every.split == "test"]
-        found["top1"] = float(right.mean())
+        result["top1"] = float(np.mean(np.concatenate(predicted) == test.labels))
     elif classifier == "softmax":
-        found["objective"] = objective(linear, file.read(SPEC, rows.indices), rows)
-    return found
+        result["objective"] = objective(linear, file.read(SPEC, rows.indices), rows)
+    return result
 
 
 def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[str, Any]:
@@ -103,16 +101,17 @@ def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[st
             break
     else:
         sys.exit(f"scikit-learn has not come within {WITHIN:.0%} of the optimum")
-    found = {"seconds": seconds, "iterations": iterations, "objective": value}
-    return {**found, "columns": x.shape[1], "gib": peak_gib()}
+    result = {"seconds": seconds, "iterations": iterations, "objective": value}
+    return {**result, "columns": x.shape[1], "gib": peak_gib()}
 
 
 def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float) -> dict[str, Any]:
-    """Do by hand what a knowing user would, with NumPy, SciPy and scikit-learn.
+    """Do the same with NumPy, SciPy and scikit-learn, as an expert would.
 
-    The Gram matrix of the centred rows by one product, its eigenvectors, and on the rows in their
-    principal axes `LogisticRegressionCV`, with the same C and folds as ours. Its tolerance is the
-    first of 1e-2, 1e-3, ... with which one fit comes as near to the optimum as our fits on folds.
+    It computes the Gram matrix of the centred rows by one product, and its eigenvectors, and fits
+    `LogisticRegressionCV` on the rows' principal axes, with the same C and folds as ours. Its
+    tolerance is the first of 1e-2, 1e-3, ... with which one fit comes as close to the optimum as
+    our fits on folds.
     """
     from scipy.linalg import eigh
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
@@ -133,22 +132,24 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
 
     warnings.simplefilter("ignore")
     for tolerance in (10.0**-i for i in range(2, 9)):
-        how = {"tol": tolerance, "max_iter": 10_000}
-        one = on_features(LogisticRegression(C=C, **how).fit(z, rows.labels))
+        kwargs = {"tol": tolerance, "max_iter": 10_000}
+        one = on_features(LogisticRegression(C=C, **kwargs).fit(z, rows.labels))
         value = objective(one, x + mean, rows)
         if value <= (1 + FOLDS_WITHIN) * optimum:
             break
     else:
         sys.exit(f"scikit-learn has not come within {FOLDS_WITHIN} of the optimum")
-    cuts = [(np.setdiff1d(np.arange(len(rows.indices)), cut), cut) for cut in folds(rows, 5, 0)]
+    cuts = [
+        (np.setdiff1d(np.arange(len(rows.indices)), cut), cut) for cut in make_folds(rows, 5, 0)
+    ]
     began = time.perf_counter()
     fit = LogisticRegressionCV(
-        Cs=Cs, cv=cuts, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False, **how
+        Cs=Cs, cv=cuts, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False, **kwargs
     ).fit(z, rows.labels)
     tuning = time.perf_counter() - began
     linear = on_features(fit)
-    every = select_rows(file, None, 2)
-    test = every.take(every.split == "test")
+    rows = select_rows(file, None, 2)
+    test = rows.take(rows.split == "test")
     scores = linear(file.read(SPEC, test.indices))
     ended = time.perf_counter()
     return {
@@ -164,7 +165,7 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
 
 
 def peak_gib() -> float:
-    """Return the most memory that this process has had, in GiB."""
+    """Return the peak memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -173,10 +174,10 @@ def whole_matrices(x: np.ndarray) -> np.ndarray:
     channels = isqrt(2 * x.shape[1])
     rows, columns = np.triu_indices(channels)
     unscaled = np.where(rows == columns, 1, np.sqrt(0.5)).astype(np.float32)
-    whole = np.empty((len(x), channels, channels), np.float32)
-    for matrix, row in zip(whole, x, strict=True):
+    matrices = np.empty((len(x), channels, channels), np.float32)
+    for matrix, row in zip(matrices, x, strict=True):
         matrix[rows, columns] = matrix[columns, rows] = unscaled * row
-    return whole.reshape(len(x), -1)
+    return matrices.reshape(len(x), -1)
 
 
 def objective(model: Linear, x: np.ndarray, rows: Rows) -> float:
@@ -193,17 +194,17 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Run one case in this process."""
     with FeatureFile(Path(case["features"])) as file:
         rows = training_rows(file, case["share"])
-        how = {key: case[key] for key in case["with"]}
-        found = KINDS[case["kind"]](file, rows, **how)
-    return {**found, "rows": len(rows.indices), "classes": len(rows.class_names)}
+        kwargs = {key: case[key] for key in case["with"]}
+        result = KINDS[case["kind"]](file, rows, **kwargs)
+    return {**result, "rows": len(rows.indices), "classes": len(rows.class_names)}
 
 
-# The whole -------------------------------------------------------------------------------
+# Table and plot -------------------------------------------------------------------------------
 
 
-def measured(features: Path, kind: str, share: float, **how: Any) -> dict[str, Any]:
+def run_in_process(features: Path, kind: str, share: float, **kwargs: Any) -> dict[str, Any]:
     """Run a case in a process of its own."""
-    case = {"features": str(features), "kind": kind, "share": share, "with": list(how), **how}
+    case = {"features": str(features), "kind": kind, "share": share, "with": list(kwargs), **kwargs}
     with tempfile.NamedTemporaryFile("r") as answer:
         command = [sys.executable, __file__, "--case", json.dumps(case), "--answer", answer.name]
         if subprocess.run(command).returncode:
@@ -213,18 +214,18 @@ def measured(features: Path, kind: str, share: float, **how: Any) -> dict[str, A
 
 def main() -> None:
     """Run the benchmark, print a table, and keep the figures and a plot."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--features", type=Path)
-    options.add_argument("--output", type=Path, default=Path("bench"))
-    options.add_argument("--case")
-    options.add_argument("--answer", type=Path)
-    asked = options.parse_args()
-    if asked.case:
-        asked.answer.write_text(json.dumps(run_case(json.loads(asked.case))))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--features", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("bench"))
+    parser.add_argument("--case")
+    parser.add_argument("--answer", type=Path)
+    options = parser.parse_args()
+    if options.case:
+        options.answer.write_text(json.dumps(run_case(json.loads(options.case))))
         return
 
-    def run(kind: str, share: float = 1.0, **how: Any) -> dict[str, Any]:
-        return measured(asked.features, kind, share, **how)
+    def run(kind: str, share: float = 1.0, **kwargs: Any) -> dict[str, Any]:
+        return run_in_process(options.features, kind, share, **kwargs)
 
     ours_once = run("ours", classifier="softmax", tuned=False)
     optimum = ours_once["objective"]
@@ -244,16 +245,16 @@ def main() -> None:
     growth.append(results["softmax, tuned"])
     print(table(results))
     print(growth_line(growth))
-    asked.output.mkdir(exist_ok=True)
-    figures = {"features": str(asked.features), "results": results, "growth": growth}
-    (asked.output / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
-    plot(results, growth, asked.output / "training.png")
-    print(f"figures: {asked.output}/training.json, training.png")
+    options.output.mkdir(exist_ok=True)
+    figures = {"features": str(options.features), "results": results, "growth": growth}
+    (options.output / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
+    plot(results, growth, options.output / "training.png")
+    print(f"figures: {options.output}/training.json, training.png")
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Return a Markdown table; times as they are, and as shares of scikit-learn's."""
-    whole = results["scikit-learn, one fit, whole matrix"]["seconds"]
+    baseline = results["scikit-learn, one fit, whole matrix"]["seconds"]
     first = next(iter(results.values()))
     lines = [
         f"{first['rows']:,} rows, {first['classes']} classes, C = {C:g} where it is not tuned",
@@ -261,11 +262,11 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "| training | s | scikit-learn's time over it | peak GiB |",
         "|---|---:|---:|---:|",
     ]
-    for name, found in results.items():
-        more = f", {found['iterations']} iterations" if "iterations" in found else ""
-        times = whole / found["seconds"]
+    for name, result in results.items():
+        more = f", {result['iterations']} iterations" if "iterations" in result else ""
+        times = baseline / result["seconds"]
         lines.append(
-            f"| {name}{more} | {found['seconds']:.1f} | {times:.1f} | {found['gib']:.2f} |"
+            f"| {name}{more} | {result['seconds']:.1f} | {times:.1f} | {result['gib']:.2f} |"
         )
     ridge = results["ridge, tuned"]
     lines += [
@@ -276,25 +277,28 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def growth_line(growth: list[dict[str, Any]]) -> str:
-    """Return how time and memory of the tuned softmax grow with the rows."""
-    points = [f"{g['rows']:,} rows {g['seconds']:.1f} s {g['gib']:.2f} GiB" for g in growth]
+    """Return the growth of time and memory of the tuned softmax with the rows."""
+    points = [
+        f"{point['rows']:,} rows {point['seconds']:.1f} s {point['gib']:.2f} GiB"
+        for point in growth
+    ]
     return "growth, softmax tuned: " + ", ".join(points)
 
 
 def plot(results: dict[str, Any], growth: list[dict[str, Any]], path: Path) -> None:
-    """Draw the times, and how they grow."""
+    """Draw the times, and their growth."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-    left.barh(list(results), [found["seconds"] for found in results.values()])
+    left.barh(list(results), [result["seconds"] for result in results.values()])
     left.invert_yaxis()
     left.set(xscale="log", xlabel="seconds")
-    rows = [found["rows"] for found in growth]
-    right.loglog(rows, [found["seconds"] for found in growth], "o-", label="seconds")
-    right.loglog(rows, [found["gib"] for found in growth], "s-", label="peak GiB")
+    rows = [point["rows"] for point in growth]
+    right.loglog(rows, [point["seconds"] for point in growth], "o-", label="seconds")
+    right.loglog(rows, [point["gib"] for point in growth], "s-", label="peak GiB")
     right.set(xlabel="training rows", title="softmax, tuned", xticks=rows, xticklabels=rows)
     right.legend()
     figure.savefig(path, dpi=120)

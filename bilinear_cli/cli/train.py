@@ -136,7 +136,7 @@ def train(
 
     classifier = registry.get_classifier(options["classifier"])
     context = click.get_current_context()
-    for name in {*registry.SPECIFIC} - {*classifier.options}:
+    for name in {*registry.CLASSIFIER_OPTIONS} - {*classifier.options}:
         # An option in a config or the environment is for those classifiers that take it.
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             options[name] = getattr(DEFAULTS, name)

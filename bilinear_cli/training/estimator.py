@@ -1,4 +1,4 @@
-"""What all classifiers have in common: they reduce the training rows, choose settings, and fit."""
+"""What all classifiers have in common: they reduce the training rows, tune, and fit."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.reducers import Reading
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.tuning import Tuning, choose, folds
+from bilinear_cli.training.tuning import Tuning, cross_validate, make_folds
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,7 @@ Trials = Iterator[tuple[dict[str, Any], np.ndarray]]
 
 @dataclass(frozen=True)
 class Training:
-    """What a classifier is fitted on.
-
-    Attributes:
-        reduced: the training rows, as the estimator's `reduce` gives them.
-        rows: what is known of them.
-        options: of `train`.
-        transforms: how stored rows become features.
-    """
+    """The training rows; `reduced` is what `Estimator.reduce` returns for them."""
 
     reduced: Any
     rows: Rows
@@ -42,12 +35,12 @@ class Training:
     transforms: Sequence[FeatureTransform] = ()
 
     @property
-    def every(self) -> np.ndarray:
-        """The indices of all rows."""
+    def indices(self) -> np.ndarray:
+        """The indices of all training rows, 0 to n - 1."""
         return np.arange(len(self.rows.labels))
 
     def targets(self, smoothing: float) -> np.ndarray:
-        """Return what the scores of all rows should be, float32 (n, classes)."""
+        """Return the targets of all training rows, float32 (n, classes)."""
         labels, k = self.rows.labels, len(self.rows.class_names)
         smoothed = registry.get_classifier(self.options.classifier).one_hot
         return one_hot(labels, k, smoothing) if smoothed else plus_minus_one(labels, k)
@@ -57,70 +50,65 @@ class Estimator(ABC):
     """A classifier.
 
     Attributes:
-        cross_validated: settings are chosen on all folds in turn, not on the first alone.
+        cross_validated: whether it is tuned on all folds in turn, or on the first fold only.
     """
 
     cross_validated: ClassVar[bool] = True
 
-    def reduce(
-        self,
-        file: FeatureFile,
-        transforms: Sequence[FeatureTransform],
-        rows: Rows,
-        options: TrainOptions,
-        reading: Reading,
-    ) -> Any:
-        """Read the training rows; here, reduce them to a `Problem`.
+    def reduce(self, file: FeatureFile, training: Training, reading: Reading) -> Any:
+        """Read the training rows, and reduce them to a `Problem`.
 
         Raises:
-            BilinearError: they do not fit the memory, and the classifier cannot be streamed.
+            BilinearError: they do not fit into memory, and the classifier cannot stream them.
         """
-        d = sum(transform.n_features for transform in transforms)
-        k = len(rows.class_names)
-        solver = reducers.choose_solver(options.solver, len(rows.indices), d, k)
+        rows, transforms, options = training.rows, training.transforms, training.options
+        n, d = len(rows.indices), sum(transform.n_features for transform in transforms)
+        solver = reducers.choose_solver(options.solver, n, d, len(rows.class_names))
         if solver == "stream" and not registry.get_classifier(options.classifier).streamed:
             raise BilinearError(
-                f"--classifier {options.classifier} is fitted on the reduced rows, which do not "
-                "fit the free memory: take --top-variance, another --classifier, or --solver gram "
-                "all the same"
+                f"--classifier {options.classifier} needs the reduced training rows in memory, and "
+                "they do not fit into the free memory. Use --top-variance, another --classifier, "
+                "or --solver gram to try it nevertheless."
             )
         return reducers.reduce(file, transforms, rows.indices, solver, reading)
 
-    def choose(self, training: Training) -> Tuning:
-        """Choose what the options leave open, on folds; on none if nothing is open.
+    def tune(self, training: Training) -> Tuning:
+        """Choose the settings that the options leave open, by cross-validation.
 
-        Where each step is a pass over the file, the first fold alone is held out.
+        If each step is a pass over the file, only the first fold is held out. If no class can be
+        divided into folds and all settings are given, nothing is held out.
 
         Raises:
-            BilinearError: no class can be divided into folds, and something is to be chosen.
+            BilinearError: no class can be divided into folds, and a setting is open.
         """
         rows, options, solver = training.rows, training.options, training.reduced.solver
         try:
-            val_folds = folds(rows, options.folds, options.seed)
+            val_folds = make_folds(rows, options.folds, options.seed)
         except BilinearError:
             (smoothing, *others), C = options.smoothings, options.C
             if C is None or others:
                 raise
-            log.warning("no class has two training photos, or groups: nothing is held out")
-            nothing = rows.take(np.arange(0))
-            return Tuning(smoothing, C, None, nothing, np.empty((0, 0)), [], solver=solver)
+            log.warning("no class has two training photos or groups: nothing is held out")
+            none = rows.take(np.arange(0))
+            return Tuning(smoothing, C, None, none, np.empty((0, 0)), [], solver=solver)
         if solver == "stream" or not self.cross_validated:
             val_folds = val_folds[:1]
         trials = partial(self.trials, training, val_folds)
-        return replace(choose(rows, val_folds, options.smoothings, trials), solver=solver)
+        return replace(cross_validate(rows, val_folds, options.smoothings, trials), solver=solver)
 
     @abstractmethod
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
-        """Yield settings, and scores (rows, classes) of which those of validation rows count.
+        """Yield settings, and the scores (rows, classes) of the validation rows with them.
 
         Args:
             training: the training rows.
-            val_folds: indices of the validation rows of each fold.
-            smoothing: of the labels.
+            val_folds: indices of the validation rows of each fold. Scores of other rows are
+                ignored.
+            smoothing: label smoothing.
         """
 
     @abstractmethod
-    def fit(self, training: Training, choice: Tuning) -> Model:
-        """Fit on all training rows with the settings that were chosen."""
+    def fit(self, training: Training, tuning: Tuning) -> Model:
+        """Fit on all training rows with the chosen settings."""

@@ -40,7 +40,7 @@ class LinearEstimator(Estimator):
         steps = [(C, FOLD_TOLERANCE) for C in Cs]
         paths = [
             problem.regularization_path(indices, targets[indices], self.make_loss, steps)
-            for indices in (np.setdiff1d(training.every, fold) for fold in val_folds)
+            for indices in (np.setdiff1d(training.indices, fold) for fold in val_folds)
         ]
         for C, fits in zip(Cs, zip(*paths, strict=True), strict=True):
             if C_option not in (None, C):
@@ -56,7 +56,7 @@ class LinearEstimator(Estimator):
         *smaller, C = warm_start(choice.C)
         steps = [*((smaller_C, FOLD_TOLERANCE) for smaller_C in smaller), (C, TOLERANCE)]
         problem, targets = training.reduced, training.targets(choice.label_smoothing)
-        path = problem.regularization_path(training.every, targets, self.make_loss, steps)
+        path = problem.regularization_path(training.indices, targets, self.make_loss, steps)
         (last,) = deque(path, maxlen=1)
         return Model(problem.linear(last), None, training.transforms, training.rows.class_names)
 

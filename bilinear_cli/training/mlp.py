@@ -1,4 +1,4 @@
-"""A multi-layer perceptron with one hidden layer, on rows in any orthonormal basis."""
+"""A multi-layer perceptron with one hidden layer, on the principal axes of the rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.tuning import Tuning
 
 MAX_EPOCHS = 300
-PATIENCE = 30
+PATIENCE = 30  # epochs
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-4
 BATCH = 64
@@ -21,7 +21,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Mlp:
-    """Two layers with a ReLU between, and the number of epochs they were trained for."""
+    """Two layers with a ReLU between them, and the number of epochs they were trained for."""
 
     first: Linear
     second: Linear
@@ -33,7 +33,7 @@ class Mlp:
 
 
 class MlpEstimator(Estimator):
-    """An mlp on the principal axes of the rows; epochs are chosen on one fold."""
+    """A multi-layer perceptron; the number of epochs is chosen on one fold."""
 
     cross_validated = False
 
@@ -42,27 +42,24 @@ class MlpEstimator(Estimator):
     ) -> Trials:
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
-        targets, z = training.targets(smoothing), self._rows(training)
-        indices = np.setdiff1d(training.every, val_indices)
+        targets, z = training.targets(smoothing), _coordinates(training)
+        indices = np.setdiff1d(training.indices, val_indices)
         stop_on = (z[val_indices], targets[val_indices])
-        mlp = self._train(training, z[indices], targets[indices], stop_on=stop_on)
+        mlp = fit_mlp(z[indices], targets[indices], training.options, stop_on=stop_on)
         scores = np.zeros(targets.shape, np.float32)
         scores[val_indices] = mlp(z[val_indices])
         yield {"epochs": mlp.epochs}, scores
 
-    def fit(self, training: Training, choice: Tuning) -> Model:
-        """Train on all rows for as many epochs as were chosen."""
-        z, targets = self._rows(training), training.targets(choice.label_smoothing)
-        mlp = self._train(training, z, targets, epochs=choice.epochs)
+    def fit(self, training: Training, tuning: Tuning) -> Model:
+        """Train on all rows for the chosen number of epochs."""
+        z, targets = _coordinates(training), training.targets(tuning.label_smoothing)
+        mlp = fit_mlp(z, targets, training.options, epochs=tuning.epochs)
         first = training.reduced.from_axes(mlp.first)
         return Model(first, mlp.second, training.transforms, training.rows.class_names)
 
-    def _rows(self, training: Training) -> np.ndarray:
-        coordinates = training.reduced.coordinates
-        return coordinates.z.astype(np.float32)
 
-    def _train(self, training: Training, z: np.ndarray, targets: np.ndarray, **rest: Any) -> Mlp:
-        return fit_mlp(z, targets, training.options, **rest)
+def _coordinates(training: Training) -> np.ndarray:
+    return training.reduced.coordinates.z.astype(np.float32)
 
 
 def fit_mlp(
@@ -70,50 +67,66 @@ def fit_mlp(
     targets: np.ndarray,
     options: TrainOptions,
     *,
-    epochs: int = MAX_EPOCHS,
+    epochs: int | None = None,
     stop_on: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Mlp:
-    """Train a multi-layer perceptron with one hidden layer by Adam.
+    """Train a multi-layer perceptron with one hidden layer.
 
     Args:
         z: float32 (n, r), rows in any orthonormal basis.
         targets: float32 (n, k), rows of sum one.
-        options: `hidden`, units; `dropout`, the share of them that is left out at a time; `seed`,
-            of the initial weights, the order of the rows and the dropout.
-        epochs: how long; the most, where `stop_on` is given.
-        stop_on: rows and targets that are not trained on; training stops when their accuracy
-            has not risen for `PATIENCE` epochs, and goes back to where it was best.
+        options: `hidden`, the number of hidden units; `dropout`, their dropout rate; `seed`, of
+            the initial weights, the order of the rows and the dropout.
+        epochs: how many; None for `MAX_EPOCHS`, at most.
+        stop_on: validation rows and their targets, see `train_network`.
     """
     import keras
 
     keras.utils.set_random_seed(options.seed)
     unit = np.float32(np.sqrt(z.shape[1] / np.square(z).sum(axis=1).mean()))  # mean square one
+    decay = keras.regularizers.L2(WEIGHT_DECAY)
     network = keras.Sequential(
         [
-            keras.layers.Dense(
-                options.hidden, "relu", kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY)
-            ),
+            keras.layers.Dense(options.hidden, "relu", kernel_regularizer=decay),
             keras.layers.Dropout(options.dropout),
             keras.layers.Dense(targets.shape[1]),
         ]
     )
+    best_epoch = train_network(
+        network,
+        LEARNING_RATE,
+        epochs or MAX_EPOCHS,
+        PATIENCE,
+        x=z * unit,
+        y=targets,
+        batch_size=BATCH,
+        validation_data=(stop_on[0] * unit, stop_on[1]) if stop_on else None,
+    )
+    first, second = network.layers[0].get_weights(), network.layers[2].get_weights()
+    return Mlp(Linear(first[0] * unit, first[1]), Linear(*second), best_epoch)
+
+
+def train_network(
+    network: Any, learning_rate: float, epochs: int, patience: int, *callbacks: Any, **data: Any
+) -> int:
+    """Train a Keras network by Adam with early stopping; it returns scores, not probabilities.
+
+    With `validation_data`, training stops when their accuracy has not risen for `patience` epochs,
+    and restores the weights of the best epoch. `data` are arguments of `keras.Model.fit`.
+
+    Returns:
+        The number of epochs that the final weights were trained for.
+    """
+    import keras
+
     network.compile(
-        keras.optimizers.Adam(LEARNING_RATE),
+        keras.optimizers.Adam(learning_rate),
         keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     stop = keras.callbacks.EarlyStopping(
-        "val_accuracy", patience=PATIENCE, restore_best_weights=True
+        "val_accuracy", patience=patience, restore_best_weights=True
     )
-    history = network.fit(
-        z * unit,
-        targets,
-        batch_size=BATCH,
-        epochs=epochs,
-        verbose=0,
-        validation_data=(stop_on[0] * unit, stop_on[1]) if stop_on else None,
-        callbacks=[stop] if stop_on else [],
-    )
-    best = int(np.argmax(history.history["val_accuracy"])) + 1 if stop_on else epochs
-    first, second = network.layers[0].get_weights(), network.layers[2].get_weights()
-    return Mlp(Linear(first[0] * unit, first[1]), Linear(*second), best)
+    stops = [stop] if data["validation_data"] else []
+    network.fit(epochs=epochs, callbacks=[*stops, *callbacks], verbose=0, **data)
+    return stop.best_epoch + 1 if stops else epochs

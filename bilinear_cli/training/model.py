@@ -1,4 +1,4 @@
-"""A trained model: what a run folder keeps of it, and scores for new rows."""
+"""A trained model, and its scores for new rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from bilinear_cli.training.primal import Linear
 
 @dataclass(frozen=True)
 class Model:
-    """Features -> scores.
+    """A classifier of stored rows.
 
     Attributes:
-        first: weights (d, k) on the selected, normalised features.
-        second: what follows after a ReLU, in an mlp; else None.
-        transforms: selection and normalisation of each pooling.
-        class_names: what the scores stand for.
-        parameters: what the poolings take beside the maps, see `poolings/parameters.py`.
-        temperature: what scores, averaged over views, are divided by to be probabilities.
+        first: the first or only layer, weights (d, k) on the transformed features.
+        second: the output layer of an mlp, which follows a ReLU; else None.
+        transforms: selection and normalisation, one for each pooling.
+        class_names: str (k,).
+        parameters: parameters of the poolings; see `poolings/parameters.py`.
+        temperature: scores, averaged over views, are divided by it to give probabilities.
     """
 
     first: Linear
@@ -32,11 +32,7 @@ class Model:
     temperature: float = 1.0
 
     def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return scores (n, classes) of rows as a feature file stores them.
-
-        Args:
-            stored: spec -> (n, *row shape).
-        """
+        """Return scores (n, classes) of rows in a feature file's form, spec -> (n, *row shape)."""
         return self(transform_rows(self.transforms, stored))
 
     def score_rows(self, file: FeatureFile, indices: np.ndarray) -> np.ndarray:
@@ -46,7 +42,7 @@ class Model:
         return np.concatenate(scores)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return scores (n, classes) of rows (n, d), selected and normalised."""
+        """Return scores (n, classes) of transformed rows (n, d)."""
         output = self.first(x)
         return self.second(np.maximum(output, 0)) if self.second else output
 

@@ -1,4 +1,4 @@
-"""The options of `bilinear train`, and which of them a classifier takes."""
+"""The options of `bilinear train`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from math import inf
 from bilinear_cli.errors import UsageError
 from bilinear_cli.training import registry
 
-SMOOTHING = (0.0, 0.1)  # what is tried
+SMOOTHINGS = (0.0, 0.1)  # tried by cross-validation
 
 
 @dataclass(frozen=True)
@@ -16,19 +16,19 @@ class TrainOptions:
 
     Attributes:
         classifier: one of `registry.CLASSIFIERS`.
-        normalize: one of `inputs.NORMALIZE`.
-        top_variance: how many entries of highest variance to keep; None for all.
-        C: weight of the losses; None: chosen by cross-validation.
-        label_smoothing: likewise, of softmax, mlp and conv1x1.
-        folds: of the cross-validation, at most.
+        normalize: one of `feature_transform.NORMALIZE`.
+        top_variance: number of entries of highest variance to keep; None for all.
+        C: inverse regularisation strength, above 0; None to choose it by cross-validation.
+        label_smoothing: of softmax, mlp and conv1x1, from 0 to below 1; None to choose it likewise.
+        folds: maximum number of folds of the cross-validation.
         solver: one of `problem.SOLVERS`.
         min_photos: classes with fewer photos are left out.
-        seed: of the folds, and of mlp and conv1x1.
-        hidden: units of the mlp.
-        dropout: share of the mlp's hidden units that are left out at a time.
-        channels: of the conv1x1.
-        frozen: leave the conv1x1's projection as it was initialised.
-        refit_all: fit the final model on the test photos too.
+        seed: of the folds, of mlp and of conv1x1.
+        hidden: hidden units of the mlp.
+        dropout: dropout rate of the mlp.
+        channels: output channels of the conv1x1.
+        frozen: do not train the projection of the conv1x1.
+        refit_all: after the test, fit the final model on the test photos too.
     """
 
     classifier: str = "softmax"
@@ -47,17 +47,23 @@ class TrainOptions:
     refit_all: bool = False
 
     def __post_init__(self) -> None:
-        """Raise UsageError if an option is out of range, or not one of this classifier's."""
+        """Raise a UsageError if an option is out of range or the classifier does not take it."""
         if self.C is not None and not 0 < self.C < inf:
-            raise UsageError(f"-C {self.C} is not above zero, or not a number")
+            raise UsageError(f"-C {self.C} is out of range: give a finite number above 0")
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"--label-smoothing {self.label_smoothing} is not from 0 to below 1")
-        if option := registry.get_classifier(self.classifier).refused(self):
-            raise UsageError(f"{option} is not for --classifier {self.classifier}")
+            raise UsageError(
+                f"--label-smoothing {self.label_smoothing} is out of range: "
+                "give a number from 0 to below 1"
+            )
+        if option := registry.get_classifier(self.classifier).unsupported_option(self):
+            raise UsageError(
+                f"--classifier {self.classifier} does not take {option}: "
+                "leave the option out, or choose another classifier"
+            )
 
     @property
     def smoothings(self) -> Sequence[float]:
         """The label smoothings to try."""
         if not registry.get_classifier(self.classifier).one_hot:
             return (0.0,)
-        return SMOOTHING if self.label_smoothing is None else (self.label_smoothing,)
+        return SMOOTHINGS if self.label_smoothing is None else (self.label_smoothing,)

@@ -1,6 +1,5 @@
-"""The classifiers, one entry each. It imports no SciPy, scikit-learn or TensorFlow."""
+"""The classifiers, one entry each. Importing it imports no SciPy, scikit-learn or TensorFlow."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -10,29 +9,31 @@ from bilinear_cli.errors import validate_choice
 if TYPE_CHECKING:
     from bilinear_cli.training.estimator import Estimator
 
-OF_VECTORS = ("normalize", "top_variance", "solver")
-SPECIFIC = (*OF_VECTORS, "C", "label_smoothing", "hidden", "dropout", "channels", "frozen")
+VECTOR_OPTIONS = ("normalize", "top_variance", "solver")
+LINEAR_OPTIONS = (*VECTOR_OPTIONS, "C")
+NETWORK_OPTIONS = ("hidden", "dropout", "channels", "frozen")
+CLASSIFIER_OPTIONS = (*LINEAR_OPTIONS, "label_smoothing", *NETWORK_OPTIONS)
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What the command line, the options and the run folder must know of a classifier.
+    """What the command line, the options and the run folder must know about a classifier.
 
     Attributes:
         name: for `--classifier`.
-        estimator: the `Estimator` that fits it, as `module:name`, imported by `load`; or itself.
-        options: those of `SPECIFIC` that it takes. With `label_smoothing` its targets are one-hot,
-            and smoothed; without, they are 1 for the class and -1 elsewhere.
-        recorded: options that `metrics.json` has; `C` and the smoothing are there by themselves.
-        in_folder_name: options that the name of the run folder has.
+        estimator: the class or function that returns its `Estimator`, as `module:name`.
+        options: those of `CLASSIFIER_OPTIONS` that it takes. With `label_smoothing` its targets
+            are one-hot and smoothed. Without, they are 1 for the class and -1 elsewhere.
+        recorded: options that `metrics.json` records; it always records `C` and the smoothing.
+        in_folder_name: options that are part of the name of the run folder.
         on_maps: it is fitted on maps, not on vectors.
         tensorflow: it needs TensorFlow.
         streamed: it can be fitted by passes over the file.
-        distributed: workers can take the sums over its rows.
+        distributed: workers can compute the sums over its rows.
     """
 
     name: str
-    estimator: "str | Callable[[], Estimator]"
+    estimator: str
     options: tuple[str, ...]
     recorded: tuple[str, ...] = ()
     in_folder_name: tuple[str, ...] = ()
@@ -47,26 +48,26 @@ class Classifier:
         return "label_smoothing" in self.options
 
     def load(self) -> "Estimator":
-        """Return what fits it."""
-        make = self.estimator
-        return (resolve_name(make) if isinstance(make, str) else make)()
+        """Import its estimator and return an instance."""
+        return resolve_name(self.estimator)()
 
-    def refused(self, options: Any) -> str:
-        """Return the first option that is set and is not for this classifier, or nothing.
+    def unsupported_option(self, options: Any) -> str:
+        """Return the flag of the first option that is set but not supported, or an empty string.
 
-        A number with a default of its own, as `--hidden`, cannot be told from one that is not set.
+        The default of `--hidden`, `--dropout` and `--channels` is a number. They are not checked,
+        because a number that was set cannot be told from the default.
         """
-        for name in SPECIFIC:
+        for name in CLASSIFIER_OPTIONS:
             value, default = getattr(options, name), getattr(type(options), name)
-            streams = (name, value) == ("solver", "stream") and not self.streamed
             is_set = value and value != default and default in (None, False, "auto")
-            if is_set and (streams or name not in self.options):
+            cannot_stream = (name, value) == ("solver", "stream") and not self.streamed
+            if is_set and (cannot_stream or name not in self.options):
                 flag = "-C" if name == "C" else f"--{name.replace('_', '-')}"
                 return f"{flag} {value}" if isinstance(value, str) else flag
         return ""
 
     def words(self, options: Any) -> list[str]:
-        """Return what the name of the run folder has of the options, after the classifier."""
+        """Return the words that the run folder's name has after the classifier."""
         values = {name: getattr(options, name) for name in self.in_folder_name}
         return [name if value is True else str(value) for name, value in values.items() if value]
 
@@ -75,13 +76,13 @@ _MODULE = "bilinear_cli.training."
 CLASSIFIERS = {
     classifier.name: classifier
     for classifier in (
-        Classifier("softmax", f"{_MODULE}linear:softmax", (*OF_VECTORS, "C", "label_smoothing")),
-        Classifier("svm", f"{_MODULE}linear:svm", (*OF_VECTORS, "C")),
-        Classifier("ridge", f"{_MODULE}linear:Ridge", (*OF_VECTORS, "C")),
+        Classifier("softmax", f"{_MODULE}linear:softmax", (*LINEAR_OPTIONS, "label_smoothing")),
+        Classifier("svm", f"{_MODULE}linear:svm", LINEAR_OPTIONS),
+        Classifier("ridge", f"{_MODULE}linear:Ridge", LINEAR_OPTIONS),
         Classifier(
             "mlp",
             f"{_MODULE}mlp:MlpEstimator",
-            (*OF_VECTORS, "label_smoothing", "hidden", "dropout"),
+            (*VECTOR_OPTIONS, "label_smoothing", "hidden", "dropout"),
             recorded=("hidden", "dropout"),
             tensorflow=True,
             streamed=False,
@@ -102,9 +103,5 @@ CLASSIFIERS = {
 
 
 def get_classifier(name: str) -> Classifier:
-    """Return the classifier of this name.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Return the classifier of this name, or raise a UsageError."""
     return CLASSIFIERS[validate_choice("classifier", name, CLASSIFIERS)]

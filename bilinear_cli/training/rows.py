@@ -1,4 +1,4 @@
-"""Which rows of a feature file take part in training, and what is known of them."""
+"""The rows of a feature file that take part in training and testing."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -14,7 +14,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that take part: their indices in the file, and what is known of them."""
+    """Rows of a feature file: their indices in the file, and their metadata, each (rows,).
+
+    `class_names` has the names of the classes that the labels stand for.
+    """
 
     indices: np.ndarray
     photo: np.ndarray
@@ -25,77 +28,76 @@ class Rows:
     class_names: np.ndarray
 
     def take(self, keep: np.ndarray) -> "Rows":
-        """Return the rows where `keep` is True."""
+        """Return some of the rows, by a mask or by their positions."""
         columns = ("indices", "photo", "labels", "paths", "split", "group")
         return replace(self, **{name: getattr(self, name)[keep] for name in columns})
 
 
 def select_rows(file: FeatureFile, photo_set: PhotoSet | None, min_photos: int) -> Rows:
-    """Choose the rows that take part: labelled, of a class with enough photos.
+    """Return the rows of all classes with enough photos.
 
     Args:
         file: the features.
-        photo_set: labels, split and groups to take instead of the file's, by the photos' SHA-256.
-        min_photos: a class needs so many, and one of them for training; others are left out.
+        photo_set: replaces labels, split and groups of the file, matched by the photos' SHA-256.
+        min_photos: classes with fewer photos, or without a training photo, are left out.
 
     Raises:
-        BilinearError: fewer than two classes are left, or the data set contradicts itself.
+        BilinearError: fewer than two classes are left, or the photo set contradicts itself or has
+            no photo of the file.
     """
-    rows = Rows(
-        np.arange(len(file.labels)),
-        file.photo,
-        file.labels,
-        file.paths,
-        file.split,
-        file.group,
-        file.class_names,
-    )
+    columns = (file.photo, file.labels, file.paths, file.split, file.group)
+    rows = Rows(np.arange(len(file.labels)), *columns, file.class_names)
     if photo_set:
-        rows = _relabelled(rows, file.sha256, photo_set)
-    first = np.unique(rows.photo, return_index=True)[1]
-    count = np.bincount(rows.labels[first], minlength=len(rows.class_names))
-    trained = np.isin(np.arange(len(count)), rows.labels[rows.split == "train"])
-    enough = (count >= min_photos) & trained
-    if not enough.all():
-        names = abbreviate(rows.class_names[(count > 0) & ~enough], 20)
-        if names:
-            log.warning("left out, fewer than %d photos or none to train on: %s", min_photos, names)
-        rows = rows.take(enough[rows.labels])
-        renumbered = np.cumsum(enough) - 1
-        rows = replace(rows, labels=renumbered[rows.labels], class_names=rows.class_names[enough])
+        rows = _relabel(rows, file.sha256, photo_set)
+    k, first = len(rows.class_names), np.unique(rows.photo, return_index=True)[1]
+    n_photos = np.bincount(rows.labels[first], minlength=k)
+    n_training = np.bincount(rows.labels[rows.split == "train"], minlength=k)
+    keep = (n_photos >= min_photos) & (n_training > 0)
+    if (small := rows.class_names[(n_photos > 0) & ~keep]).size:
+        what = f"classes with fewer than {min_photos} photos or no training photo"
+        log.warning("left out %s: %s", what, abbreviate(small, 20))
+    rows, new_labels = rows.take(keep[rows.labels]), np.cumsum(keep) - 1
+    rows = replace(rows, labels=new_labels[rows.labels], class_names=rows.class_names[keep])
     if len(rows.class_names) < 2:
         raise BilinearError(
-            f"{file.path}: fewer than two classes have {min_photos} photos, and one to train on"
+            f"{file.path}: fewer than two classes have at least {min_photos} photos and a training "
+            "photo. Add photos, or lower --min-photos."
         )
     return rows
 
 
-def _relabelled(rows: Rows, sha256: np.ndarray, photo_set: PhotoSet) -> Rows:
-    """Give the rows labels, split and groups of a data set, and leave out what it has not."""
-    known: dict[str, int] = {}
+def _relabel(rows: Rows, sha256: np.ndarray, photo_set: PhotoSet) -> Rows:
+    """Return the rows of a photo set's photos, with its labels, split and groups."""
+    index_of: dict[str, int] = {}
     for i, digest in enumerate(photo_set.sha256()):
-        if not digest:  # a file that cannot be read
+        if not digest:  # an unreadable file
             continue
-        before = known.setdefault(digest, i)
-        if photo_set.labels[before] != photo_set.labels[i]:
+        first = index_of.setdefault(digest, i)
+        if photo_set.labels[first] != photo_set.labels[i]:
             raise BilinearError(
-                f"{photo_set.spec}: {photo_set.paths[before]} and {photo_set.paths[i]} are "
-                "the same photo with two labels: mend one"
+                f"{photo_set.spec}: {photo_set.paths[first]} and {photo_set.paths[i]} are the same "
+                "photo with two different labels. Correct one of them."
             )
-    place = np.array([known.get(digest, -1) for digest in sha256])
-    found = place >= 0
-    if not found.any():
-        raise BilinearError(f"{photo_set.spec} and the features have no photo in common")
-    if not found.all():
-        log.warning("left out, not in %s: %s", photo_set.spec, abbreviate(rows.paths[~found]))
-    absent = np.setdiff1d(np.array(list(known.values())), place)
-    if absent.size:
-        log.warning("not in the features: %s", abbreviate(photo_set.paths[absent]))
-    rows, place = rows.take(found), place[found]
+    indices = np.array([index_of.get(digest, -1) for digest in sha256])
+    known = indices >= 0
+    if not known.any():
+        raise BilinearError(
+            f"{photo_set.spec} and the features have no photo in common: give the --data of the "
+            "photos that were extracted"
+        )
+    if not known.all():
+        log.warning(
+            "left out photos that are not in %s: %s", photo_set.spec, abbreviate(rows.paths[~known])
+        )
+    missing = np.setdiff1d(np.array(list(index_of.values())), indices)
+    if missing.size:
+        missing_paths = abbreviate(photo_set.paths[missing])
+        log.warning("photos of %s without features: %s", photo_set.spec, missing_paths)
+    rows, indices = rows.take(known), indices[known]
     return replace(
         rows,
-        labels=photo_set.labels[place],
-        split=photo_set.split[place],
-        group=photo_set.group[place],
+        labels=photo_set.labels[indices],
+        split=photo_set.split[indices],
+        group=photo_set.group[indices],
         class_names=np.array(photo_set.class_names),
     )

@@ -1,9 +1,10 @@
-"""Stage 2: feature file -> rows -> features -> reduced -> chosen, fitted, scored, reported."""
+"""Stage 2: transform and reduce the rows of a feature file, tune, fit and test a classifier."""
 
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,29 +15,30 @@ from bilinear_cli.poolings.parameters import check_not_fitted_on_test
 from bilinear_cli.poolings.registry import canonical_spec, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
-from bilinear_cli.training.calibration import fit_temperature
+from bilinear_cli.training.calibration import calibration, fit_temperature
 from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.feature_transform import fit_transforms
-from bilinear_cli.training.metrics import average_views
-from bilinear_cli.training.model import Model
+from bilinear_cli.training.metrics import average_views, evaluate
+from bilinear_cli.training.model import Model, to_probabilities
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.reducers import LOCAL, Progress, Reading, Workers
-from bilinear_cli.training.results import facts, figures
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
+PACKAGES = ("bilinear-cli", "numpy", "scipy", "scikit-learn", "h5py")
+
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training gives.
+    """A trained classifier.
 
     Attributes:
-        metrics: what `metrics.json` says, but for where the run is and by which command.
-        model: the classifier.
+        metrics: the entries of `metrics.json`, without the run folder and the command.
+        model: the final model.
         scored: `oof` and `test` -> rows, and their scores (rows, classes).
-        rows: all rows, for training and for testing.
+        rows: all training and test rows.
     """
 
     metrics: dict[str, Any]
@@ -54,47 +56,48 @@ def fit_and_score(
     progress: Progress | None = None,
     workers: Workers | None = None,
 ) -> TrainingResult:
-    """Fit a classifier on a pooling, and score the test photos once.
+    """Tune and fit a classifier on the training rows, and score the test rows once.
 
     Args:
         file: the features.
         spec: a pooling of the file, or several joined by `+`.
-        options: how.
-        photo_set: labels, split and groups to take instead of the file's, by the photos' SHA-256.
-        progress: told (done, total) while the features are read.
-        workers: who takes the sums over rows, and scores them, if not this process; what selects
-            and normalises columns is fitted here.
+        options: of training.
+        photo_set: replaces labels, split and groups of the file, matched by the photos' SHA-256.
+        progress: called with (done, total) while the features are read.
+        workers: compute the sums over rows and the test scores, instead of this process. Columns
+            are always selected and normalised by this process.
 
     Raises:
-        BilinearError: there is nothing to learn from.
+        BilinearError: the rows cannot be trained on.
         UsageError: the options do not fit the file.
     """
-    began, reading = time.perf_counter(), Reading(progress, workers)
-    specs = _specs(file, spec, options)
+    started, reading = time.perf_counter(), Reading(progress, workers)
+    specs = _split_spec(file, spec, options)
     rows = select_rows(file, photo_set, options.min_photos)
-    is_train = rows.split == "train"
-    learn, test = rows.take(is_train), rows.take(~is_train)
-    check_not_fitted_on_test(
-        _parameters(file, specs), file.sha256[test.indices], "extract again, with --data"
-    )
-    choice, model = fit_model(file, specs, learn, options, reading=reading)
+    train, test = rows.take(rows.split == "train"), rows.take(rows.split != "train")
+    names = [name for x in specs for name in get_pooling(x).parameters]
+    parameters = {name: file.parameters[name] for name in names}
+    check_not_fitted_on_test(parameters, file.sha256[test.indices], "extract again, with --data")
+    tuning, model = fit_model(file, specs, train, options, reading=reading)
+    first, mean = average_views(tuning.rows.photo, tuning.scores)
+    temperature = fit_temperature(mean, tuning.rows.labels[first])
     scores = score_rows(file, model, test, workers)
-    temperature = _temperature(choice)
     metrics = {
-        **figures(test, scores, temperature),
-        **facts(file, spec, options, learn, test, model),
-        **choice.report(),
+        **_test_metrics(test, scores, temperature),
+        **_describe(file, spec, options, rows, model),
+        **tuning.report(),
     }
     refit = options.refit_all and len(test.indices) > 0
     if refit:
         log.info("fitting the final model on all photos")
-        _, model = fit_model(file, specs, rows, options, choice, reading)
+        _, model = fit_model(file, specs, rows, options, tuning, reading)
     if workers:
         metrics["workers"] = workers.n
     metrics["fitted_on"] = "train and test" if refit else "train"
-    metrics["seconds"] = round(time.perf_counter() - began, 2)
-    scored = {"oof": (choice.rows, choice.scores), "test": (test, scores)}
-    return TrainingResult(metrics, replace(model, temperature=temperature), scored, rows)
+    metrics["seconds"] = round(time.perf_counter() - started, 2)
+    model = replace(model, parameters=parameters, temperature=temperature)
+    scored = {"oof": (tuning.rows, tuning.scores), "test": (test, scores)}
+    return TrainingResult(metrics, model, scored, rows)
 
 
 def fit_model(
@@ -102,70 +105,89 @@ def fit_model(
     specs: Sequence[str],
     rows: Rows,
     options: TrainOptions,
-    choice: Tuning | None = None,
+    tuning: Tuning | None = None,
     reading: Reading = LOCAL,
 ) -> tuple[Tuning, Model]:
-    """Fit on rows, with the settings of `choice`, or such as are chosen on folds of them.
-
-    Args:
-        file: the features.
-        specs: poolings of the file, to be taken side by side.
-        rows: those to learn from, and no others.
-        options: how.
-        choice: settings that were chosen before; None: to be chosen.
-        reading: how the rows are read.
-
-    Returns:
-        The settings, and the model.
-    """
+    """Fit on these rows only, with the settings of `tuning`, or tune on these rows first."""
     estimator = registry.get_classifier(options.classifier).load()
     transforms = fit_transforms(
-        file,
-        specs,
-        rows.indices,
-        normalize=options.normalize,
-        top_variance=options.top_variance,
+        file, specs, rows.indices, normalize=options.normalize, top_variance=options.top_variance
     )
-    reduced = estimator.reduce(file, transforms, rows, options, reading)
-    training = Training(reduced, rows, options, transforms)
-    choice = choice or estimator.choose(training)
-    return choice, replace(estimator.fit(training, choice), parameters=_parameters(file, specs))
+    training = Training(None, rows, options, transforms)
+    training = replace(training, reduced=estimator.reduce(file, training, reading))
+    tuning = tuning or estimator.tune(training)
+    return tuning, estimator.fit(training, tuning)
 
 
 def score_rows(
     file: FeatureFile, model: Model, rows: Rows, workers: Workers | None = None
 ) -> np.ndarray:
-    """Return scores (rows, classes) of rows, read in batches, here or by workers."""
+    """Return scores (rows, classes), computed in batches by this process or by workers."""
     if workers and len(rows.indices):
         return workers.scores(model, rows.indices)
     return model.score_rows(file, rows.indices)
 
 
-def _specs(file: FeatureFile, spec: str, options: TrainOptions) -> list[str]:
+def _split_spec(file: FeatureFile, spec: str, options: TrainOptions) -> list[str]:
+    """Return the poolings of a spec, or raise a UsageError if they do not fit file and options."""
     specs = spec.split("+")
     for name in specs:
         validate_choice(f"pooling in {file.path}", name, file.shapes)
     if len(set(map(canonical_spec, specs))) < len(specs):
-        raise UsageError(f"--pooling {spec} names one twice")
+        raise UsageError(f"--pooling {spec} has a pooling twice: leave out one of them")
     if options.top_variance and len(specs) > 1:
-        raise UsageError("--top-variance takes one pooling, not several side by side")
+        raise UsageError(f"--top-variance takes a single pooling, not --pooling {spec}")
     maps = [name for name in specs if len(file.shapes[name]) != 2]
-    wanted = specs[:1] if registry.get_classifier(options.classifier).on_maps else []
-    if maps != wanted or (wanted and len(specs) > 1):
+    expected = specs[:1] if registry.get_classifier(options.classifier).on_maps else []
+    if maps != expected or (expected and len(specs) > 1):
         on_maps = [x.name for x in registry.CLASSIFIERS.values() if x.on_maps]
         raise UsageError(
-            f"--pooling {spec} is not for --classifier {options.classifier}: "
-            f"{', '.join(on_maps)} takes --pooling maps, and only it does"
+            f"--classifier {options.classifier} does not take --pooling {spec}: "
+            f"use --pooling maps with {', '.join(on_maps)}, and only with it"
         )
     return specs
 
 
-def _parameters(file: FeatureFile, specs: Sequence[str]) -> dict[str, np.ndarray]:
-    names = [name for spec in specs for name in get_pooling(spec).parameters]
-    return {name: file.parameters[name] for name in names}
+def _test_metrics(test: Rows, scores: np.ndarray, temperature: float) -> dict[str, Any]:
+    """Return the metrics on the test photos; without test photos they are None."""
+    if not len(test.indices):
+        log.warning("no test photos: only the out-of-fold accuracy is known")
+        names = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
+        return {**dict.fromkeys(names), "confused": [], "temperature": temperature}
+    first, mean = average_views(test.photo, scores)
+    labels = test.labels[first]
+    before, after = (calibration(to_probabilities(mean, t), labels) for t in (1, temperature))
+    return {
+        **evaluate(mean, labels, test.class_names),
+        "temperature": temperature,
+        "calibration": {"before": before, "after": after},
+    }
 
 
-def _temperature(choice: Tuning) -> float:
-    """Return that of the scores of photos that fits had not seen, their views averaged."""
-    first, mean = average_views(choice.rows.photo, choice.scores)
-    return fit_temperature(mean, choice.rows.labels[first])
+def _describe(
+    file: FeatureFile, spec: str, options: TrainOptions, rows: Rows, model: Model
+) -> dict[str, Any]:
+    """Return what the classifier was trained on and how."""
+    recorded = registry.get_classifier(options.classifier).recorded
+    n_photos = {name: len(np.unique(rows.photo[rows.split == name])) for name in ("train", "test")}
+    n_bytes = 0  # that are read for a row
+    for x in model.transforms:
+        n_values = x.n_features if x.kernel is None else int(np.prod(file.shapes[x.spec][1:]))
+        n_bytes += n_values * file.row_dtype(x.spec).itemsize
+    return {
+        **{name: getattr(options, name) for name in recorded},
+        "classifier": options.classifier,
+        "pooling": spec,
+        "normalize": options.normalize,
+        "top_variance": options.top_variance,
+        "n_train": n_photos["train"],
+        "n_test": n_photos["test"],
+        "n_rows": len(rows.indices),
+        "n_features": sum(x.n_features for x in model.transforms),
+        "bytes": n_bytes,
+        "n_classes": len(rows.class_names),
+        "seed": options.seed,
+        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "features_file": " ".join(map(str, file.files)),
+        "extraction": file.attributes,
+    }

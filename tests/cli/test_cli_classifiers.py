@@ -36,11 +36,11 @@ class NearestMean(Estimator):
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
         z = training.reduced.coordinates.z
-        indices = np.setdiff1d(training.every, val_folds[0])
+        indices = np.setdiff1d(training.indices, val_folds[0])
         yield {"epochs": 1}, self._means(training, indices)(z)
 
     def fit(self, training: Training, choice: Tuning) -> Model:
-        on_axes = self._means(training, training.every)
+        on_axes = self._means(training, training.indices)
         linear = training.reduced.from_axes(on_axes)
         return Model(linear, None, training.transforms, training.rows.class_names)
 
@@ -70,7 +70,7 @@ def test_an_entry_is_all_that_a_new_classifier_needs(
     entry = Classifier(
         "nearest-mean",
         f"{__name__}:NearestMean",
-        (*registry.OF_VECTORS, "hidden"),
+        (*registry.VECTOR_OPTIONS, "hidden"),
         recorded=("hidden",),
         in_folder_name=("hidden",),
         streamed=False,

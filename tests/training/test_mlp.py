@@ -20,7 +20,7 @@ def options(hidden: int, dropout: float, seed: int = 0) -> TrainOptions:
 
 
 def exclusive_or(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows in four clouds; opposite ones share a class."""
+    """Return rows in four clouds; opposite clouds have the same label."""
     rng = np.random.default_rng(seed)
     corner = rng.integers(0, 2, (n, 2))
     x = (2 * corner - 1) + 0.2 * rng.normal(size=(n, 2))
@@ -38,20 +38,19 @@ def test_an_mlp_learns_what_no_linear_model_can_and_a_seed_reproduces_it_in_any_
         targets = one_hot(labels, 2)
         return fit_mlp(x * np.float32(scale), targets, options(32, 0.2, seed), epochs=15)
 
-    small, large, other = fit(1 / SCALE, 5), fit(SCALE, 5), fit(SCALE, 6)
+    small, large, different = fit(1 / SCALE, 5), fit(SCALE, 5), fit(SCALE, 6)
     assert (small(test / np.float32(SCALE)).argmax(1) == test_labels).mean() > 0.95
-    linear = LogisticRegression(C=100.0).fit(x, labels)
-    assert linear.score(x, labels) < 0.75
+    assert LogisticRegression(C=100.0).fit(x, labels).score(x, labels) < 0.75
     assert small.epochs == 15
     np.testing.assert_array_equal(small.first.weights / SCALE, large.first.weights * SCALE)
     np.testing.assert_array_equal(small.second.weights, large.second.weights)
     for layer in ("first", "second"):
-        weights, different = (getattr(mlp, layer).weights for mlp in (large, other))
-        assert np.abs(weights - different).max() > 0.01 * np.abs(weights).max()
+        weights = [getattr(mlp, layer).weights for mlp in (large, different)]
+        assert np.abs(weights[0] - weights[1]).max() > 0.01 * np.abs(weights[0]).max()
 
 
 def test_an_mlp_goes_back_to_the_epoch_that_was_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The validation rows have labels that training only comes to contradict."""
+    """The labels of the validation rows are wrong, so training lowers the accuracy on them."""
     monkeypatch.setattr(mlp_module, "PATIENCE", 4)
     monkeypatch.setattr(mlp_module, "LEARNING_RATE", 0.003)
     x, labels = exclusive_or(128, 0)
@@ -68,10 +67,10 @@ def test_an_mlp_goes_back_to_the_epoch_that_was_best(monkeypatch: pytest.MonkeyP
     assert (mlp(val).argmax(1) == wrong).mean() > (longer(val).argmax(1) == wrong).mean()
 
 
-def test_on_principal_axes_it_names_nearly_as_many_as_on_the_features(
+def test_on_principal_axes_the_accuracy_is_nearly_that_on_the_features(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Here 119 axes stand for 400 numbers. Adam treats no two bases quite alike."""
+    """Here 119 axes replace 400 columns. Adam depends a little on the basis."""
     monkeypatch.setattr(mlp_module, "LEARNING_RATE", 0.01)
     rng = np.random.default_rng(1)
     n_train, n = 120, 1200

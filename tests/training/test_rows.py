@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,66 +16,40 @@ from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.rows import Rows, select_rows
 
-Choose = Callable[..., Rows]
+SPLITS = {"r": "train", "e": "test"}
 
 
-@pytest.fixture
-def choose(tmp_path: Path) -> Choose:
-    """Return choose(labels, split, photo_set=None, min_photos=2, **columns) -> Rows."""
-
-    def call(
-        labels: Sequence[int],
-        split: str,
-        photo_set: PhotoSet | None = None,
-        min_photos: int = 2,
-        **columns: Any,
-    ) -> Rows:
-        splits = [{"r": "train", "e": "test"}[letter] for letter in split]
-        values = np.ones((len(labels), 3), np.float32)
-        path = write_features(tmp_path / "x.h5", {"max": values}, labels, splits, **columns)
-        with FeatureFile(path) as file:
-            return select_rows(file, photo_set, min_photos)
-
-    return call
+def choose(
+    folder: Path, labels: Sequence[int], split: str, *args: Any, min_photos: int = 2, **columns: Any
+) -> Rows:
+    """Select the rows of a new file, by the photo set in `args` if it is given."""
+    values = np.ones((len(labels), 3), np.float32)
+    splits = [SPLITS[letter] for letter in split]
+    path = write_features(folder / "x.h5", {"max": values}, labels, splits, **columns)
+    with FeatureFile(path) as file:
+        return select_rows(file, *(args or [None]), min_photos)
 
 
-@pytest.fixture
-def photo_set(tmp_path: Path) -> Callable[..., PhotoSet]:
-    """Return make(contents, labels, split, group) -> PhotoSet; None is no file."""
-
-    def make(
-        contents: Sequence[str | None],
-        labels: Sequence[int],
-        split: str,
-        group: Sequence[str] | None = None,
-    ) -> PhotoSet:
-        paths = [f"new{i}.jpg" for i in range(len(contents))]
-        for path, content in zip(paths, contents, strict=True):
-            if content is not None:
-                (tmp_path / path).write_text(content)
-        splits = np.array([{"r": "train", "e": "test"}[letter] for letter in split])
-        return PhotoSet(
-            "new",
-            "manifest",
-            "new.csv",
-            tmp_path,
-            np.array(paths),
-            np.array(labels),
-            splits,
-            np.array(group or paths),
-            ("wren", "robin"),
-            None,
-        )
-
-    return make
+def make_photo_set(
+    folder: Path, contents: Sequence[str | None], labels: Sequence[int], split: str, group: str = ""
+) -> PhotoSet:
+    """Return a photo set of files with these contents; None is a missing file."""
+    paths = [f"new{i}.jpg" for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        (folder / path).unlink(missing_ok=True)
+        if content:
+            (folder / path).write_text(content)
+    splits = [SPLITS[letter] for letter in split]
+    columns = [np.array(x) for x in (paths, labels, splits, [*group] or paths)]
+    return PhotoSet("new", "manifest", "new.csv", folder, *columns, ("wren", "robin"), None)
 
 
-def digests(*contents: str) -> list[str]:
+def digests(contents: str) -> list[str]:
     return [hashlib.sha256(content.encode()).hexdigest() for content in contents]
 
 
-def test_all_rows_are_used_as_the_file_has_them(choose: Choose) -> None:
-    rows = choose([0, 1, 0, 1], "rree", class_names=["wren", "robin"], group=list("abcd"))
+def test_all_rows_are_used_as_the_file_has_them(tmp_path: Path) -> None:
+    rows = choose(tmp_path, [0, 1, 0, 1], "rree", class_names=["wren", "robin"], group=list("abcd"))
     assert rows.indices.tolist() == [0, 1, 2, 3]
     assert rows.labels.tolist() == [0, 1, 0, 1]
     assert rows.split.tolist() == ["train", "train", "test", "test"]
@@ -87,11 +61,11 @@ def test_all_rows_are_used_as_the_file_has_them(choose: Choose) -> None:
 
 
 def test_small_classes_and_classes_without_a_training_photo_are_left_out(
-    choose: Choose, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["auk", "crow", "kite", "tern", "wren"]  # crow: one photo; tern: none to train on
     with caplog.at_level(logging.WARNING):
-        rows = choose([0, 0, 1, 2, 2, 3, 3, 3, 4, 4], "rerrreeerr", class_names=names)
+        rows = choose(tmp_path, [0, 0, 1, 2, 2, 3, 3, 3, 4, 4], "rerrreeerr", class_names=names)
     assert rows.class_names.tolist() == ["auk", "kite", "wren"]
     assert rows.indices.tolist() == [0, 1, 3, 4, 8, 9]
     assert rows.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -101,38 +75,39 @@ def test_small_classes_and_classes_without_a_training_photo_are_left_out(
     assert not any(name in record.getMessage() for name in rows.class_names)
 
 
-def test_photos_are_counted_not_their_views(choose: Choose) -> None:
+def test_photos_are_counted_not_their_views(tmp_path: Path) -> None:
     columns = {"photo": [0, 0, 1, 1, 2, 2, 3, 3, 4, 4], "class_names": ["auk", "crow", "kite"]}
-    rows = choose([0, 0, 0, 0, 1, 1, 2, 2, 2, 2], "r" * 10, **columns)
+    rows = choose(tmp_path, [0, 0, 0, 0, 1, 1, 2, 2, 2, 2], "r" * 10, **columns)
     assert rows.class_names.tolist() == ["auk", "kite"]
-    rows = choose([0, 0, 0, 0, 1, 1, 2, 2, 2, 2], "r" * 10, min_photos=1, **columns)
+    rows = choose(tmp_path, [0, 0, 0, 0, 1, 1, 2, 2, 2, 2], "r" * 10, min_photos=1, **columns)
     assert rows.class_names.tolist() == ["auk", "crow", "kite"]
 
 
 def test_a_class_without_any_photo_is_left_out_without_a_warning(
-    choose: Choose, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = choose([0, 0, 2, 2], "rrrr", class_names=["auk", "crow", "kite"])
+    rows = choose(tmp_path, [0, 0, 2, 2], "rrrr", class_names=["auk", "crow", "kite"])
     assert rows.class_names.tolist() == ["auk", "kite"]
     assert rows.labels.tolist() == [0, 0, 1, 1]
     assert not caplog.records
 
 
-def test_fewer_than_two_classes_are_refused(choose: Choose, tmp_path: Path) -> None:
+def test_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
     with raises(BilinearError, tmp_path / "x.h5", 3):
-        choose([0, 0, 0, 1, 1], "rrrrr", min_photos=3)
+        choose(tmp_path, [0, 0, 0, 1, 1], "rrrrr", min_photos=3)
 
 
 # Labels of another photo set --------------------------------------------------------------
 
 
 def test_labels_split_and_groups_come_by_the_photos_bytes(
-    choose: Choose, photo_set: Callable[..., PhotoSet], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Under other names, in another order; b is not there any more, and new is not here yet."""
-    relabelled = photo_set(["d", "new", "a", "c"], [1, 1, 0, 0], "rrre", group=list("vwxy"))
+    """Names and order differ. The photo set has no b, and the file has no photo `new`."""
+    relabelled = make_photo_set(tmp_path, ["d", "new", "a", "c"], [1, 1, 0, 0], "rrre", "vwxy")
     with caplog.at_level(logging.WARNING):
-        rows = choose([0, 1, 1, 0], "eerr", relabelled, 1, sha256=digests("a", "b", "c", "d"))
+        columns = {"min_photos": 1, "sha256": digests("abcd")}
+        rows = choose(tmp_path, [0, 1, 1, 0], "eerr", relabelled, **columns)
     assert rows.indices.tolist() == [0, 2, 3]
     assert rows.labels.tolist() == [0, 0, 1]
     assert rows.split.tolist() == ["train", "test", "train"]
@@ -144,39 +119,27 @@ def test_labels_split_and_groups_come_by_the_photos_bytes(
     assert_names(messages[1], "new1.jpg")
 
 
-def test_views_of_a_photo_are_all_relabelled(
-    choose: Choose, photo_set: Callable[..., PhotoSet]
+def test_all_rows_of_a_photo_get_its_label(tmp_path: Path) -> None:
+    for contents, labels, photos, expected in (
+        (["a", "b"], [1, 0], "aabb", [1, 1, 0, 0]),  # views
+        (["a", "b", "a"], [0, 1, 0], "ab", [0, 1]),  # a photo twice, with one label
+        (["a", "b", None, None], [0, 1, 0, 1], "ab", [0, 1]),  # unreadable files are not one photo
+    ):
+        photo_set = make_photo_set(tmp_path, contents, labels, "r" * len(labels))
+        columns = {"photo": [photos.index(x) for x in photos], "sha256": digests(photos)}
+        n, replaced = len(photos), [1 - label for label in expected]
+        rows = choose(tmp_path, replaced, "r" * n, photo_set, min_photos=1, **columns)
+        assert rows.labels.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("contents", "labels", "facts"),
+    [("aba", [0, 1, 1], ("new0.jpg", "new2.jpg")), ("yz", [0, 1], ())],
+    ids=["two labels", "no photo in common"],
+)
+def test_a_photo_set_that_does_not_fit_is_refused(
+    contents: str, labels: list[int], facts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    relabelled = photo_set(["a", "b"], [1, 0], "rr")
-    rows = choose(
-        [0, 0, 1, 1], "rrrr", relabelled, 1, photo=[0, 0, 1, 1], sha256=digests("a", "a", "b", "b")
-    )
-    assert rows.labels.tolist() == [1, 1, 0, 0]
-
-
-def test_the_same_photo_with_two_labels_is_refused(
-    choose: Choose, photo_set: Callable[..., PhotoSet]
-) -> None:
-    with raises(BilinearError, "new.csv", "new0.jpg", "new2.jpg"):
-        choose([0, 1], "rr", photo_set(["a", "b", "a"], [0, 1, 1], "rrr"), sha256=digests("a", "b"))
-
-
-def test_the_same_photo_twice_with_one_label_is_accepted(
-    choose: Choose, photo_set: Callable[..., PhotoSet]
-) -> None:
-    twice = photo_set(["a", "b", "a"], [0, 1, 0], "rrr")
-    assert choose([1, 0], "rr", twice, 1, sha256=digests("a", "b")).labels.tolist() == [0, 1]
-
-
-def test_unreadable_files_are_not_one_photo(
-    choose: Choose, photo_set: Callable[..., PhotoSet]
-) -> None:
-    gone = photo_set(["a", "b", None, None], [0, 1, 0, 1], "rrrr")
-    assert choose([1, 0], "rr", gone, 1, sha256=digests("a", "b")).labels.tolist() == [0, 1]
-
-
-def test_a_photo_set_of_other_photos_is_refused(
-    choose: Choose, photo_set: Callable[..., PhotoSet]
-) -> None:
-    with raises(BilinearError, "new.csv"):
-        choose([0, 1], "rr", photo_set(["y", "z"], [0, 1], "rr"), sha256=digests("a", "b"))
+    photo_set = make_photo_set(tmp_path, contents, labels, "r" * len(labels))
+    with raises(BilinearError, "new.csv", *facts):
+        choose(tmp_path, [0, 1], "rr", photo_set, sha256=digests("ab"))

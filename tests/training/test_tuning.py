@@ -1,6 +1,7 @@
-"""Tests of the choice of hyper-parameters on folds."""
+"""Tests of the choice of hyper-parameters by cross-validation."""
 
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from support.errors import assert_names, raises
 from support.rows import LOSSES, make_problem, make_rows
 
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.training import mlp, registry, tuning
+from bilinear_cli.training import mlp, registry
 from bilinear_cli.training.estimator import Training
 from bilinear_cli.training.metrics import top1
 from bilinear_cli.training.mlp import Mlp
@@ -20,7 +21,7 @@ from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.reducers import Problem
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.tuning import Tuning, choose
+from bilinear_cli.training.tuning import Tuning, cross_validate, make_folds
 
 
 def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,21 +33,17 @@ def gaussian(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.nd
 
 
 def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
-    return tuning.folds(make_rows(labels, group=group), 5, seed)
+    return make_folds(make_rows(labels, group=group), 5, seed)
 
 
 def tune(problem: Problem, rows: Rows, options: TrainOptions) -> Tuning:
-    return (
-        registry.get_classifier(options.classifier).load().choose(Training(problem, rows, options))
-    )
+    training = Training(problem, rows, options)
+    return registry.get_classifier(options.classifier).load().tune(training)
 
 
-def fit(problem: Problem, rows: Rows, options: TrainOptions, choice: Tuning) -> Model:
-    return (
-        registry.get_classifier(options.classifier)
-        .load()
-        .fit(Training(problem, rows, options), choice)
-    )
+def fit(problem: Problem, rows: Rows, options: TrainOptions, tuning: Tuning) -> Model:
+    training = Training(problem, rows, options)
+    return registry.get_classifier(options.classifier).load().fit(training, tuning)
 
 
 # Folds ------------------------------------------------------------------------------------
@@ -68,7 +65,7 @@ def test_folds_are_stratified(sizes: list[int], views: int, counts: list[int]) -
 def test_each_row_is_in_one_fold_and_groups_stay_whole(
     groups: list[tuple[int, int]], seed: int
 ) -> None:
-    """Groups are (class, rows); a class may have few of them, or one."""
+    """Groups are (class, number of rows); a class may have fewer groups than folds."""
     labels = np.repeat([label for label, _ in groups], [size for _, size in groups])
     group = np.repeat(np.arange(len(groups)), [size for _, size in groups]).astype(str)
     most = np.bincount([label for label, _ in groups]).max()
@@ -88,30 +85,21 @@ def test_each_row_is_in_one_fold_and_groups_stay_whole(
 
 def test_a_seed_reproduces_the_folds_and_another_does_not() -> None:
     labels, group = np.arange(40) % 2, np.arange(40).astype(str)
-    one, same, other = (np.concatenate(folds(labels, group, seed)) for seed in (3, 3, 4))
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
+    expected, same, different = (np.concatenate(folds(labels, group, s)) for s in (3, 3, 4))
+    np.testing.assert_array_equal(expected, same)
+    assert (expected != different).any()
 
 
 @pytest.mark.parametrize(
     ("sizes", "n_folds", "n_used", "facts"),
-    [
-        ([9, 9], 5, 5, ()),
-        ([3, 2], 5, 3, (3,)),
-        ([9, 3], 5, 5, (5, "class 1")),
-        ([9, 9], 3, 3, ()),
-    ],
+    [([9, 9], 5, 5, []), ([3, 2], 5, 3, [3]), ([9, 3], 5, 5, [5, "class 1"]), ([9, 9], 3, 3, [])],
 )
 def test_a_class_of_few_photos_lowers_the_number_of_folds_or_is_named(
-    sizes: list[int],
-    n_folds: int,
-    n_used: int,
-    facts: tuple[str | int, ...],
-    caplog: pytest.LogCaptureFixture,
+    sizes: list[int], n_folds: int, n_used: int, facts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     labels = np.repeat([0, 1], sizes)
-    assert len(tuning.folds(make_rows(labels), n_folds, 0)) == n_used
+    assert len(make_folds(make_rows(labels), n_folds, 0)) == n_used
     assert [record.levelname for record in caplog.records] == ["INFO"] * bool(facts)
     for record in caplog.records:
         assert_names(record.getMessage(), *facts)
@@ -129,27 +117,14 @@ def unsmoothed(name: str, **options: Any) -> TrainOptions:
 @CLASSIFIERS
 @pytest.mark.parametrize("d", [20, 200])
 def test_validation_rows_are_never_in_the_fit_of_their_fold(name: str, d: int) -> None:
-    """On random labels, only a fit to the validation rows themselves can name them."""
+    """Labels are random, so only a fit that includes the validation rows can predict them."""
     x, labels = np.random.default_rng(0).normal(size=(120, d)), np.repeat([0, 1], 60)
-    problem, rows = make_problem(x), make_rows(labels)
-    options = unsmoothed(name, C=100.0)
-    choice = tune(problem, rows, options)
-    fitted = fit(problem, rows, options, choice)
-    assert top1(x @ fitted.first.weights, labels) > (0.6 if d == 20 else 0.95)
-    report = choice.report()
-    assert 0.3 < report["oof_top1"] < 0.65
-    assert report["oof_top1"] == top1(choice.scores, labels)
-
-
-@CLASSIFIERS
-def test_groups_and_views_are_in_one_fold(name: str) -> None:
-    """Views that are copies would give random labels away."""
-    x = np.random.default_rng(0).normal(size=(60, 200))
-    problem, labels = make_problem(np.repeat(x, 2, axis=0)), np.repeat([0, 1], 60)
-    together = make_rows(labels, photo=np.repeat(np.arange(60), 2))
-    apart = make_rows(labels)
-    assert tune(problem, together, unsmoothed(name, C=100.0)).report()["oof_top1"] < 0.7
-    assert tune(problem, apart, unsmoothed(name, C=100.0)).report()["oof_top1"] > 0.8
+    arguments = (make_problem(x), make_rows(labels), unsmoothed(name, C=100.0))
+    tuning = tune(*arguments)
+    model = fit(*arguments, tuning)
+    assert top1(x @ model.first.weights, labels) > (0.6 if d == 20 else 0.95)
+    assert 0.3 < tuning.report()["oof_top1"] < 0.65
+    assert tuning.report()["oof_top1"] == top1(tuning.scores, labels)
 
 
 @CLASSIFIERS
@@ -158,18 +133,16 @@ def test_groups_and_views_are_in_one_fold(name: str) -> None:
 def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form: str) -> None:
     x, labels = gaussian(60, 60, 3, 2.0)
     rows = make_rows(labels)
-    choice = tune(make_problem(x, form), rows, unsmoothed(name, C=0.01, seed=2))
-    assert choice.folds == (1 if form == "stream" else 5)
-    for fold in folds(labels, rows.group, 2)[: choice.folds]:
+    tuning = tune(make_problem(x, form), rows, unsmoothed(name, C=0.01, seed=2))
+    assert tuning.folds == (1 if form == "stream" else 5)
+    for fold in folds(labels, rows.group, 2)[: tuning.folds]:
         train_indices = np.setdiff1d(np.arange(60), fold)
-        alone = make_problem(x[train_indices], "kernel")
-        training = Training(alone, rows.take(train_indices), TrainOptions(name))
-        steps = [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
-        *_, last = alone.regularization_path(
-            training.every, training.targets(0.0), LOSSES[name], steps
-        )
-        expected = alone.linear(last)(x[fold])
-        scores = choice.scores[np.isin(choice.rows.indices, fold)]
+        problem = make_problem(x[train_indices], "kernel")
+        training = Training(problem, rows.take(train_indices), TrainOptions(name))
+        targets, steps = training.targets(0.0), [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
+        *_, last = problem.regularization_path(training.indices, targets, LOSSES[name], steps)
+        expected = problem.linear(last)(x[fold])
+        scores = tuning.scores[np.isin(tuning.rows.indices, fold)]
         np.testing.assert_allclose(scores, expected, atol=0.03)
 
 
@@ -186,43 +159,31 @@ def test_options_that_are_set_are_used() -> None:
         assert (point["C"], point["label_smoothing"]) == (0.37, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("option", "name", "values"),
-    [
-        ("C", "-C", (0.0, -1.0, float("nan"), float("inf"))),
-        ("label_smoothing", "--label-smoothing", (1.0, -0.1, float("nan"))),
-    ],
-)
-def test_options_out_of_range_are_refused(
-    option: str, name: str, values: tuple[float, ...]
-) -> None:
-    for value in values:
-        with raises(UsageError, f"{name} {value}"):
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0, float("nan"), float("inf")])
+def test_options_out_of_range_are_refused(value: float) -> None:
+    for option, name, valid in (("C", "-C", 1.0), ("label_smoothing", "--label-smoothing", 0.0)):
+        with nullcontext() if value == valid else raises(UsageError, f"{name} {value}"):
             TrainOptions(**{option: value})
 
 
 @pytest.mark.parametrize(
-    ("classifier", "option", "value", "name"),
+    ("classifier", "options"),
     [
-        ("mlp", "C", 1.0, "-C"),
-        ("conv1x1", "C", 1.0, "-C"),
-        ("svm", "label_smoothing", 0.1, "--label-smoothing"),
-        ("ridge", "label_smoothing", 0.1, "--label-smoothing"),
-        ("mlp", "solver", "stream", "--solver stream"),
-        ("conv1x1", "solver", "gram", "--solver gram"),
-        ("softmax", "frozen", True, "--frozen"),
-        ("conv1x1", "normalize", "none", "--normalize"),
-        ("conv1x1", "top_variance", 20, "--top-variance"),
+        ("softmax", {"--frozen": True}),
+        ("svm", {"--label-smoothing": 0.1}),
+        ("ridge", {"--label-smoothing": 0.1}),
+        ("mlp", {"-C": 1.0, "--solver": "stream"}),
+        ("conv1x1", {"-C": 1.0, "--solver": "gram", "--normalize": "none", "--top-variance": 20}),
     ],
 )
-def test_options_of_other_classifiers_are_refused(
-    classifier: str, option: str, value: Any, name: str
-) -> None:
-    with raises(UsageError, name, f"--classifier {classifier}"):
-        TrainOptions(classifier, **{option: value})
+def test_options_of_other_classifiers_are_refused(classifier: str, options: dict[str, Any]) -> None:
+    for flag, value in options.items():
+        words = f"{flag} {value}" if isinstance(value, str) else flag
+        with raises(UsageError, words, f"--classifier {classifier}"):
+            TrainOptions(classifier, **{flag.strip("-").replace("-", "_"): value})
 
 
-# The climb --------------------------------------------------------------------------------
+# The search --------------------------------------------------------------------------------
 
 
 @CLASSIFIERS
@@ -232,67 +193,67 @@ def test_the_grid_is_decades_of_one_over_the_mean_square(name: str) -> None:
     results = []
     for scale in (1.0, 32.0):
         problem = make_problem(unit * np.float32(scale))
-        choice = tune(problem, make_rows(labels), unsmoothed(name))
-        tried = np.array([point["C"] for point in choice.curve]) * scale**2
-        np.testing.assert_allclose(np.log10(tried), np.arange(len(tried)) - 3, atol=0.003)
-        assert len(tried) >= 5
-        results.append((choice.report()["oof_top1"], round(np.log10(choice.C * scale**2))))
-        if scale == 1:  # no 0.999086: the mean square is a sum in float32
-            assert tried[:5].tolist() == [0.001, 0.01, 0.1, 1, 10]
+        tuning = tune(problem, make_rows(labels), unsmoothed(name))
+        Cs = np.array([point["C"] for point in tuning.curve]) * scale**2
+        np.testing.assert_allclose(np.log10(Cs), np.arange(len(Cs)) - 3, atol=0.003)
+        assert len(Cs) >= 5
+        results.append((tuning.report()["oof_top1"], round(np.log10(tuning.C * scale**2))))
+        if scale == 1:  # and not 0.999086: the mean square is a sum in float32
+            assert Cs[:5].tolist() == [0.001, 0.01, 0.1, 1, 10]
     assert results[0] == results[1]
 
 
 def scores_with_errors(labels: np.ndarray, wrong: int) -> np.ndarray:
-    """Return scores of two classes; the first so many rows are wrong."""
+    """Return scores of two classes; the first `wrong` rows are wrong."""
     scores = np.eye(2)[labels]
     scores[:wrong] = scores[:wrong, ::-1]
     return scores
 
 
 @pytest.mark.parametrize(
-    ("top1s", "best", "tried"),
+    ("top1s", "best", "n_tried"),
     [
-        ([0.5, 0.5, 0.5, 0.6, 0.7, 0.703, 0.7, 0.9, 0.9], 2, 7),  # over the hill
+        ([0.5, 0.5, 0.5, 0.6, 0.7, 0.703, 0.7, 0.9, 0.9], 2, 7),  # after the maximum
         ([0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.9], -3, 6),  # not before decade 2
-        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99], 5, 9),  # up and up
-        ([0.5, 0.6, 0.7, 0.8, 0.801, 0.802, 0.9], 2, 6),  # too little to go on, yet the best
-        ([0.5, 0.9, 0.9, 1.0, 1.0, 1.0, 1.0], 0, 6),  # nowhere to go on to
+        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99], 5, 9),  # a gain in each decade
+        ([0.5, 0.6, 0.7, 0.8, 0.801, 0.802, 0.9], 2, 6),  # the last gain is small, yet the best
+        ([0.5, 0.9, 0.9, 1.0, 1.0, 1.0, 1.0], 0, 6),  # no accuracy can be higher
     ],
 )
-def test_the_climb_ends_where_two_decades_bring_hardly_more(
-    top1s: list[float], best: int, tried: int
+def test_the_search_ends_after_two_decades_without_a_gain(
+    top1s: list[float], best: int, n_tried: int
 ) -> None:
     labels = np.arange(1000) % 2
     trials = (
         ({"C": 10.0 ** (decade - 3)}, scores_with_errors(labels, round(1000 * (1 - accuracy))))
         for decade, accuracy in enumerate(top1s)
     )
-    choice = choose(make_rows(labels), [np.arange(1000)], [0.0], lambda _: trials)
-    assert len(choice.curve) == tried
-    assert 10.0**best == choice.C
-    assert choice.report()["oof_top1"] == pytest.approx(max(top1s[:tried]))
-    assert top1(choice.scores, labels) == choice.report()["oof_top1"]
+    tuning = cross_validate(make_rows(labels), [np.arange(1000)], [0.0], lambda _: trials)
+    assert len(tuning.curve) == n_tried
+    assert 10.0**best == tuning.C
+    assert tuning.report()["oof_top1"] == pytest.approx(max(top1s[:n_tried]))
+    assert top1(tuning.scores, labels) == tuning.report()["oof_top1"]
 
 
 def test_accuracy_comes_before_log_loss_which_decides_among_equals() -> None:
     labels = np.arange(40) % 2
     wrong, right = (scores_with_errors(labels, n) for n in (1, 0))
-    tried = [9 * wrong, 0.1 * right, 0.2 * right, 0.1 * right]
-    trials = (({"C": float(C)}, scores) for C, scores in enumerate(tried, 1))
-    choice = choose(make_rows(labels), [np.arange(40)], [0.0], lambda _: trials)
-    assert choice.C == 3.0
-    assert choice.report()["oof_log_loss"] > min(point["log_loss"] for point in choice.curve)
-    np.testing.assert_array_equal(choice.scores, 0.2 * right)
+    all_scores = [9 * wrong, 0.1 * right, 0.2 * right, 0.1 * right]
+    trials = (({"C": float(C)}, scores) for C, scores in enumerate(all_scores, 1))
+    tuning = cross_validate(make_rows(labels), [np.arange(40)], [0.0], lambda _: trials)
+    assert tuning.C == 3.0
+    assert tuning.report()["oof_log_loss"] > min(point["log_loss"] for point in tuning.curve)
+    np.testing.assert_array_equal(tuning.scores, 0.2 * right)
 
 
 def test_out_of_fold_metrics_count_a_photo_once() -> None:
-    """One view of each photo is surely right, the other narrowly wrong: the photo is right."""
+    """Each photo has a view that is right by far and one that is just wrong: the photo is right."""
     labels = np.repeat(np.arange(20) % 2, 2)
     scores = 3 * np.eye(2)[labels]
     scores[1::2] = np.eye(2)[labels][1::2, ::-1]
     rows = make_rows(labels, photo=np.repeat(np.arange(20), 2))
-    choice = choose(rows, [np.arange(40)], [0.0], lambda _: iter([({"C": 1.0}, scores)]))
-    assert choice.report()["oof_top1"] == 1
+    tuning = cross_validate(rows, [np.arange(40)], [0.0], lambda _: iter([({"C": 1.0}, scores)]))
+    assert tuning.report()["oof_top1"] == 1
 
 
 @pytest.mark.parametrize("better", [0.0, 0.1])
@@ -303,10 +264,10 @@ def test_the_better_smoothing_of_two_is_chosen(better: float) -> None:
         scores = scores_with_errors(labels, 0 if smoothing == better else 3)
         yield {"C": 1 + smoothing}, scores + smoothing
 
-    choice = choose(make_rows(labels), [np.arange(40)], TrainOptions().smoothings, trials)
-    assert (choice.label_smoothing, choice.C) == (better, 1 + better)
-    assert {point["label_smoothing"] for point in choice.curve} == {0.0, 0.1}
-    np.testing.assert_array_equal(choice.scores, np.eye(2)[labels] + better)
+    tuning = cross_validate(make_rows(labels), [np.arange(40)], TrainOptions().smoothings, trials)
+    assert (tuning.label_smoothing, tuning.C) == (better, 1 + better)
+    assert {point["label_smoothing"] for point in tuning.curve} == {0.0, 0.1}
+    np.testing.assert_array_equal(tuning.scores, np.eye(2)[labels] + better)
 
 
 # MLP --------------------------------------------------------------------------------------
@@ -317,22 +278,19 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
 ) -> None:
     calls: list[dict[str, Any]] = []
 
-    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **rest: Any) -> Mlp:
-        asked = {name: getattr(options, name) for name in ("hidden", "dropout", "seed")}
-        calls.append({"z": z, "targets": targets, **asked, **rest})
+    def fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **kwargs: Any) -> Mlp:
+        calls.append({"z": z, "targets": targets, "options": options, **kwargs})
         first = Linear(np.zeros((z.shape[1], 4), np.float32), np.zeros(4, np.float32))
         return Mlp(first, Linear(np.zeros((4, 2), np.float32), targets[0]), 7)
 
     monkeypatch.setattr(mlp, "fit_mlp", fit_mlp)
     x, labels = gaussian(40, 6, 2, 2.0)
     problem, rows = make_problem(x), make_rows(labels)
-    coordinates = problem.coordinates
-    assert coordinates
-    z = coordinates.z
-    options = TrainOptions(classifier="mlp", hidden=4, dropout=0.25, seed=3)
-    choice = tune(problem, rows, options)
-    fitted = fit(problem, rows, options, choice)
-    val_indices = folds(labels, rows.group, 3)[0]
+    options = TrainOptions("mlp", hidden=4, dropout=0.25, seed=3)
+    tuning = tune(problem, rows, options)
+    model = fit(problem, rows, options, tuning)
+    assert problem.coordinates
+    z, val_indices = problem.coordinates.z, folds(labels, rows.group, 3)[0]
     train_indices = np.setdiff1d(np.arange(40), val_indices)
     *trials, last = calls
     assert [trial["targets"].min() for trial in trials] == pytest.approx([0, 0.05])
@@ -342,9 +300,9 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
         np.testing.assert_array_equal(trial["stop_on"][1].argmax(1), labels[val_indices])
     np.testing.assert_array_equal(last["z"], z)
     assert "stop_on" not in last
-    assert last["epochs"] == choice.report()["epochs"] == 7
-    assert {(call["hidden"], call["dropout"], call["seed"]) for call in calls} == {(4, 0.25, 3)}
-    np.testing.assert_array_equal(choice.rows.indices, val_indices)
-    assert choice.scores.shape == (len(val_indices), 2)
-    assert choice.C is None
-    assert fitted.second is not None
+    assert last["epochs"] == tuning.report()["epochs"] == 7
+    assert {call["options"] for call in calls} == {options}
+    np.testing.assert_array_equal(tuning.rows.indices, val_indices)
+    assert tuning.scores.shape == (len(val_indices), 2)
+    assert tuning.C is None
+    assert model.second is not None
