@@ -12,10 +12,8 @@ from distributed import Client
 from bilinear_cli.cluster.requirements import resolve_on_worker
 from bilinear_cli.cluster.shards_folder import ExistingShards, shards_folder
 from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.extraction.existing import ADVICE, check_resumable, open_reused, resolve_recipe
 from bilinear_cli.extraction.job import Job, Origin
-from bilinear_cli.extraction.resolve import resolve_recipe
-from bilinear_cli.extraction.resume import ADVICE, check_resumable
-from bilinear_cli.extraction.reuse import open_reused
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import merge_parameters
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, Recipe, check_same, differences

@@ -12,7 +12,6 @@ from typing import Any
 
 from bilinear_cli.cluster.worker import shard_name, when_free
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
-from bilinear_cli.extraction.resume import photos_done
 from bilinear_cli.poolings.parameters import Parameters
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, locked, partial_path
@@ -109,7 +108,7 @@ def _read(folder: Path) -> list[ExistingShards]:
             continue
         try:
             with FeatureFile(path, allow_partial=True) as file:
-                done[number] = None if file.attributes["complete"] else photos_done(file)
+                done[number] = None if file.attributes["complete"] else file.photos_done
                 stored = (file.recipe, file.comparable_attributes(), file.parameters)
                 found = found or [ExistingShards(n_shards, done, file.path, *stored)]
         except InUseError as error:

@@ -4,6 +4,7 @@ import json
 import operator
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,7 @@ class FeatureFile:
     sha256: np.ndarray
     split: np.ndarray
     group: np.ndarray
+    _shards: "Sequence[FeatureFile]" = ()  # of `Shards`
 
     def __init__(self, path: Path, *, allow_partial: bool = False, mode: str = "r") -> None:
         """Open and check a file, or the unfinished file under its partial name.
@@ -93,21 +95,18 @@ class FeatureFile:
         """
         if not path.exists() and partial_path(path).exists():
             path = partial_path(path)
-        self.path, self.files, self._shards = path, [path], [self]
-        self._file = open_hdf5(path, mode)
-        self._raw = path.open("rb", buffering=0)
-        try:
-            with as_damage(path):
-                check_format(path, self._file)
-                self._load()
-                if not (self.attributes["complete"] or allow_partial):
-                    raise self._incomplete_error()
-                self._check_columns()
-                self._check_views()
-                self._check_features()
-        except BaseException:
-            self.close()
-            raise
+        self.path, self.files = path, [path]
+        with ExitStack() as on_error, as_damage(path):
+            self._file = on_error.enter_context(open_hdf5(path, mode))
+            self._raw = on_error.enter_context(path.open("rb", buffering=0))
+            check_format(path, self._file)
+            self._load()
+            if not (self.attributes["complete"] or allow_partial):
+                raise self._incomplete_error()
+            self._check_columns()
+            self._check_views()
+            self._check_features()
+            on_error.pop_all()
 
     def _load(self) -> None:
         self.attributes = read_attributes(self._file)
@@ -181,8 +180,9 @@ class FeatureFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
-        self._raw.close()
+        for file in self._shards or [self]:
+            file._file.close()
+            file._raw.close()
 
     def layout(self, spec: str) -> dict[str, Any]:
         """Return the pooling, layout, channels, normalization and dtype of the rows of a spec."""
@@ -201,6 +201,11 @@ class FeatureFile:
     def n_views(self) -> int:
         """Number of rows of each photo."""
         return len(self._view_names())
+
+    @property
+    def photos_done(self) -> int:
+        """Number of photos whose rows are all written."""
+        return self.rows_done // self.n_views
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -269,10 +274,10 @@ class FeatureFile:
     def _stored(self, spec: str) -> StoredRows:
         validate_choice(f"pooling in {self.path}", spec, self.shapes)
         files, checksums = [], []
-        for shard in self._shards:
-            with as_damage(shard.path):
-                files.append((shard.path, shard._raw, shard._dataset("features", spec)))
-                checksums.append(shard._dataset("crc32", spec)[()])
+        for file in self._shards or [self]:
+            with as_damage(file.path):
+                files.append((file.path, file._raw, file._dataset("features", spec)))
+                checksums.append(file._dataset("crc32", spec)[()])
         return StoredRows(files, np.concatenate(checksums), self.paths)
 
     def _dataset(self, group: str, spec: str) -> h5py.Dataset:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -32,36 +32,30 @@ def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile
     Raises:
         FeatureFileError: a file cannot be read, there is none, or they do not belong together.
     """
-    files: list[Path] = []
+    with ExitStack() as on_error:
+        files = [on_error.enter_context(FeatureFile(file)) for file in _list_files(paths)]
+        file = files[0]
+        if len(files) > 1 or _shard_of(file) != (1, 1):
+            _check_compatible(files, allow_mix)
+            _check_all_present(files)
+            file = Shards(files)
+        on_error.pop_all()
+        return file
+
+
+def _list_files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
-        in_path = sorted(path.glob("*.h5")) if path.is_dir() else [path]
-        if not in_path:
+        files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+        if not files:
             raise FeatureFileError(f"the folder {path} has no finished feature file (*.h5)")
-        files += in_path
-    if len(files) == 1:
-        with ExitStack() as on_return:
-            file = on_return.enter_context(FeatureFile(files[0]))
-            if _shard_of(file) == (1, 1):
-                on_return.pop_all()
-                return file
-    return Shards(files, allow_mix)
+        yield from files
 
 
 class Shards(FeatureFile):
     """All shards of one photo set, with the rows of the file of a single run."""
 
-    def __init__(self, paths: Sequence[Path], allow_mix: bool = False) -> None:
-        """Open the files of all shards, in any order; raise as `open_features` does."""
-        self._shards: list[FeatureFile] = []
-        try:
-            for path in paths:
-                self._shards.append(FeatureFile(path))
-            _check_compatible(self._shards, allow_mix)
-            _check_all_present(self._shards)
-        except BaseException:
-            self.close()
-            raise
-        self._shards.sort(key=lambda shard: _shard_of(shard)[0])
+    def __init__(self, shards: Sequence[FeatureFile]) -> None:
+        self._shards = sorted(shards, key=_shard_of)
         first, self.files = self._shards[0], [shard.path for shard in self._shards]
         self.path, self.class_names = first.path, first.class_names
         self.parameters = first.parameters
@@ -76,11 +70,6 @@ class Shards(FeatureFile):
         self.shapes = SpecDict(shapes)
         self.skipped = {path: x for shard in self._shards for path, x in shard.skipped.items()}
         self._file, self._keys = first._file, first._keys  # for layouts and dtypes, equal in all
-
-    def close(self) -> None:
-        """Close the files."""
-        for shard in self._shards:
-            shard.close()
 
 
 def merge(

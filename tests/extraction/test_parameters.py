@@ -14,7 +14,7 @@ from support.network import extract_photos, pool_maps
 from support.photos import class_folders
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
-from bilinear_cli.extraction.reuse import read_projection
+from bilinear_cli.extraction.existing import read_projection
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.parameters import make_parameters
