@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -46,13 +46,12 @@ def resolve_recipe(
     reused: Recipe | None,
     resolve: Callable[[Recipe], Recipe] = resolve_locally,
 ) -> Recipe:
-    """Return the recipe of a job with its precision and batch size.
+    """Return the recipe of a job without precision `auto` and batch size 0.
 
     Args:
-        job: its recipe may have the precision `auto` and the batch size 0.
-        existing: recipe of the existing output.
-        reused: recipe of the file whose rows are copied.
-        resolve: chooses what no existing file decides.
+        job: what to extract.
+        existing, reused: recipes of the existing output and of the file whose rows are copied.
+        resolve: chooses what neither decides.
     """
     recipe = job.recipe
     if stored := existing or reused:
@@ -76,32 +75,23 @@ def resolve_recipe(
 # Resume ----------------------------------------------------------------------------------
 
 
-@contextmanager
-def open_existing(output: Path, overwrite: bool) -> Iterator[FeatureFile | None]:
-    """Open the existing output of a job.
-
-    Yields:
-        None if there is none, or with `overwrite`; a `FeatureWriter` of an unfinished file, even
-        beside a complete file; else the complete `FeatureFile`.
+def open_existing(
+    output: Path, overwrite: bool
+) -> AbstractContextManager[FeatureFile | FeatureWriter | None]:
+    """Open the unfinished file of an output, or else the complete file; None with `overwrite`.
 
     Raises:
         FeatureFileError: the file is damaged, or `output` is a folder.
     """
     if output.is_dir():
         raise FeatureFileError(f"{output} is a folder. Give --output a file name.")
-    if overwrite or not (output.exists() or partial_path(output).exists()):
-        yield None
-        return
-    with FeatureWriter(output) if partial_path(output).exists() else FeatureFile(output) as file:
-        yield file
+    if partial_path(output).exists() and not overwrite:
+        return FeatureWriter(output)
+    return FeatureFile(output) if output.exists() and not overwrite else nullcontext()
 
 
 def check_resumable(existing: FeatureFile, source: Source, recipe: Recipe) -> None:
-    """Check that a run can resume a file, or that a complete file has the wanted contents.
-
-    Raises:
-        FeatureFileError: the recipe or the photos differ, or a row is damaged.
-    """
+    """Raise a FeatureFileError if the recipe or photos differ, or if a row to keep is damaged."""
     stored, wanted = existing.recipe.comparable_attributes(), recipe.comparable_attributes()
     check_same(differences(stored, wanted, "resume"), existing.path, ADVICE)
     _check_photos(existing, source)
@@ -140,26 +130,23 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
 # Reuse -----------------------------------------------------------------------------------
 
 
-@contextmanager
-def open_reused(job: Job[Origin], complete: bool = False) -> Iterator[FeatureFile | None]:
-    """Open the feature file, finished or not, whose rows are copied; None if there is none.
+def open_reused(
+    job: Job[Origin], complete: bool = False
+) -> AbstractContextManager[FeatureFile | None]:
+    """Open the file of `job.reuse`, finished or not.
 
-    Args:
-        job: with or without `reuse`.
-        complete: the output is complete; the file is then read only for what it mixes.
+    If the output is complete, the file is opened only where its precision matters.
 
     Raises:
         FeatureFileError: the file cannot be read.
         UsageError: the file is the unfinished output.
     """
     if not job.reuse or (complete and not job.allow_mix):
-        yield None
-        return
+        return nullcontext()
     path = job.reuse if job.reuse.exists() else partial_path(job.reuse)
     if path.resolve() == partial_path(job.output).resolve():
         raise UsageError(f"--reuse {path} is the file to write. Name another --output.")
-    with FeatureFile(job.reuse, allow_partial=True) as file:
-        yield file
+    return FeatureFile(job.reuse, allow_partial=True)
 
 
 def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
@@ -180,18 +167,10 @@ def find_reused(
     paths: Sequence[str],
     sha256: Sequence[str],
 ) -> dict[str, int]:
-    """Find photos of the same bytes in a feature file, finished or not.
-
-    Args:
-        file: a file that `check_reusable` accepts.
-        shapes: spec -> shape of all rows of the new file, (rows, ...).
-        paths, sha256: of the new photos.
-
-    Returns:
-        New path -> the photo's first row in the file, of the photos that it has.
+    """Return path -> first row in a reusable file, of the photos whose bytes it has.
 
     Raises:
-        FeatureFileError: rows of the file have another shape.
+        FeatureFileError: rows of the file have other shapes than `shapes`, spec -> (rows, ...).
     """
     for spec, shape in shapes.items():
         stored = file.shapes[spec][1:]
@@ -220,11 +199,10 @@ def reused_batches(
 
 
 def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
-    """Return the projections of channels in a feature file, finished or not.
+    """Return the projections of channels that the poolings take from a file, finished or not.
 
     Raises:
-        FeatureFileError: the file cannot be read, lacks a projection that the poolings need, or
-            is of another network.
+        FeatureFileError: the file cannot be read, lacks a projection, or is of another network.
     """
     projected = [kind for kind in map(get_pooling, recipe.poolings) if kind.is_projected]
     names = {name for kind in projected for name in kind.parameters}

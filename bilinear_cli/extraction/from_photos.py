@@ -37,7 +37,7 @@ N_SAMPLED = 256  # photos that a projection is fitted on
 
 
 class MapNetwork(Protocol):
-    """Computes maps of photos, see `networks.load.Network`; equal networks have equal hashes."""
+    """Computes maps of photos, see `networks.load.Network`."""
 
     def load(self, recipe: Recipe) -> Forward:
         """Return a function of uint8 photos -> float32 maps, in TensorFlow."""
@@ -46,7 +46,7 @@ class MapNetwork(Protocol):
         """Return the SHA-256 of the weights."""
 
     def __hash__(self) -> int:
-        """Return the hash."""
+        """Return equal hashes for equal networks."""
 
 
 @dataclass(frozen=True)

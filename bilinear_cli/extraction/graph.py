@@ -51,8 +51,8 @@ def compile_pooling(
         parameters: of the poolings.
 
     Returns:
-        A function, size -> uint8 photos (batch, size, size, 3) -> spec -> rows in the stored dtype,
-        all views of a photo together; and spec -> shape of a row.
+        A function, size -> uint8 photos -> spec -> rows in the stored dtype, all views of a photo
+        together; and spec -> shape of a row.
 
     Raises:
         UsageError: rows of views of several sizes would differ in shape.
@@ -103,12 +103,7 @@ def _graph_errors(batch_size: int) -> Iterator[None]:
 def compile_maps(
     specs: Sequence[str], shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]
 ) -> tuple[Callable[[np.ndarray], Rows], Shapes]:
-    """Compile the poolings of stored maps.
-
-    Args:
-        specs: the poolings.
-        shape: of a map, (height, width, channels).
-        parameters: of the poolings.
+    """Compile the poolings of stored maps of shape (height, width, channels).
 
     Returns:
         A function, float16 or float32 maps (batch, *shape) -> spec -> rows in the stored dtype;

@@ -74,11 +74,7 @@ class ExtractOptions:
 
 
 def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]":
-    """Return the job that pools stored maps.
-
-    Args:
-        options: with `maps`.
-        command: the command line, to be recorded.
+    """Return the job that pools stored maps; the file records `command`.
 
     Raises:
         FeatureFileError: the maps or a projection cannot be read.
@@ -105,12 +101,9 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
 def photos_job(
     options: ExtractOptions, command: Sequence[str] = (), progress: "Progress | None" = None
 ) -> "Job[Photos]":
-    """Return the job that runs a network over photos.
+    """Return the job that runs a network over photos; the file records `command`.
 
-    Args:
-        options: without `maps`.
-        command: the command line, to be recorded.
-        progress: called with (done, total) while photos are drawn or unpacked.
+    `progress` is called with (done, total) while photos are drawn or unpacked.
 
     Raises:
         BilinearError: the photo set does not exist, or the weights cannot be fetched.
@@ -217,11 +210,7 @@ def estimate_cost(n_photos: int, image_size: int) -> dict[str, Any]:
     """Return the bytes and seconds of `extract` with the default poolings.
 
     The bytes are exact. The seconds are for two cores with bfloat16, and grow with the number of
-    pixels.
-
-    Args:
-        n_photos: number of photos.
-        image_size: width and height of resized photos, in pixels.
+    pixels, `image_size` squared.
     """
     poolings = ExtractOptions().pooling
     bytes_a_photo = sum(map(row_bytes, poolings))

@@ -84,14 +84,9 @@ class FeatureFile:
     def __init__(self, path: Path, *, allow_partial: bool = False, mode: str = "r") -> None:
         """Open and check a file, or the unfinished file under its partial name.
 
-        Args:
-            path: the file.
-            allow_partial: accept an unfinished file.
-            mode: of `h5py.File`.
-
         Raises:
-            FeatureFileError: the file is missing, incomplete, damaged, of a later version, not a
-                feature file, or another run is writing it.
+            FeatureFileError: the file is missing, damaged, of a later version, not a feature file,
+                another run is writing it, or it is incomplete without `allow_partial`.
         """
         if not path.exists() and partial_path(path).exists():
             path = partial_path(path)

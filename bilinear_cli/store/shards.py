@@ -84,9 +84,8 @@ def merge(
     """Write all shards of a photo set to one file, equal to the file of a single run.
 
     Args:
-        paths: the shards, in any order; a folder stands for its files `*.h5`.
+        paths, allow_mix: see `open_features`.
         output: the new file.
-        allow_mix: the shards may differ in precision.
         overwrite: replace an existing output.
         attributes: more root attributes.
         progress: called with (rows done, all rows).

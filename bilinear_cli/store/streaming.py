@@ -38,8 +38,7 @@ class StoredRows:
         """Locate the rows.
 
         Args:
-            files: for each file its path, for messages; the file, open for reading without a
-                buffer; and its dataset, all of one dtype and row shape.
+            files: (path, unbuffered file, dataset), all datasets of one dtype and row shape.
             checksums: uint32 (rows,), the CRC-32 of each row.
             photos: str (rows,), the path of each row's photo, for messages.
 

@@ -137,14 +137,9 @@ def copy_rows(
     header: Header,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a complete file of some rows of another file; leave no partial file after an error.
+    """Write rows of a file to a new, complete file; leave no partial file after an error.
 
-    Args:
-        file: the other file.
-        indices: int (n,), the rows.
-        output: the new file.
-        header: its contents beside the features.
-        progress: called with (rows done, all rows).
+    `progress` is called with (rows done, all rows).
     """
     rows = {spec: file._stored(spec) for spec in file.shapes}
     writer = create(output, {spec: shape[1:] for spec, shape in file.shapes.items()}, header)
@@ -166,7 +161,7 @@ def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) 
     Args:
         output: the final name; its folder is made.
         shapes: spec -> shape of a row.
-        header: the contents of the file beside its features.
+        header: contents beside the features.
 
     Raises:
         FeatureFileError: `output` cannot be written, or the disk has too little space.
