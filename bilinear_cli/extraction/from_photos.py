@@ -15,14 +15,7 @@ from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Shapes
 from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.networks.load import Forward
-from bilinear_cli.photos.images import (
-    decode_photo,
-    empty_batch,
-    fill_batch,
-    read_batches,
-    read_bytes,
-    read_photo,
-)
+from bilinear_cli.photos import images
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import Parameters, make_parameters
 from bilinear_cli.poolings.projection import sample_indices, second_moment
@@ -142,16 +135,16 @@ class _PhotoSource:
                 is at fault, so it is not skipped.
         """
         n_views, n = len(self._recipe.views), self._recipe.batch_size
-        pixels = empty_batch(self._sizes, n)
+        pixels = images.empty_batch(self._sizes, n)
 
-        for i, photos in enumerate(read_batches(paths, n, self._read)):
+        for i, photos in enumerate(images.read_batches(paths, n, self._read)):
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             if (bad := next(filter(None, errors), None)) and not self._skip_bad:
                 raise BadPhotoError(
                     f"{bad}. Fix the file and run again, or use --skip-bad to leave such files out."
                 )
             sha256 = ["" if isinstance(photo, BadPhotoError) else photo[0] for photo in photos]
-            fill_batch(pixels, [p if isinstance(p, BadPhotoError) else p[1] for p in photos])
+            images.fill_batch(pixels, [p if isinstance(p, BadPhotoError) else p[1] for p in photos])
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
             yield Batch(paths[i * n : (i + 1) * n], sha256, errors, rows)
 
@@ -159,8 +152,8 @@ class _PhotoSource:
         """Return the SHA-256 of a photo's file, and its pixels in each size."""
         file = self._photo_set.root / path
         try:
-            content = read_bytes(file)
-            pixels = decode_photo(content, file, self._sizes, self._recipe.resize)
+            content = images.read_bytes(file)
+            pixels = images.decode_photo(content, file, self._sizes, self._recipe.resize)
         except BadPhotoError as error:
             state = self._initial_states.get(path)
             cannot_open = isinstance(error.__cause__, OSError)
@@ -181,7 +174,7 @@ class _PhotoSource:
 
     def reason(self, path: str) -> str:
         try:
-            read_photo(self._photo_set.root / path, self._sizes, self._recipe.resize)
+            images.read_photo(self._photo_set.root / path, self._sizes, self._recipe.resize)
         except BadPhotoError as error:
             return str(error)
         return "could not be read when the run reached it"

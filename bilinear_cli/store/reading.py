@@ -22,18 +22,8 @@ from bilinear_cli.poolings.registry import (
     parameter_channels,
 )
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.store.checks import (
-    INTEGERS,
-    ROW_COLUMNS,
-    as_damage,
-    check_format,
-    damage_error,
-    open_hdf5,
-    partial_path,
-    read_attributes,
-    read_column,
-    read_parameters,
-)
+from bilinear_cli.store import checks
+from bilinear_cli.store.checks import INTEGERS, ROW_COLUMNS, as_damage, partial_path
 from bilinear_cli.store.streaming import RowBlock, StoredRows, prefetch
 
 
@@ -92,9 +82,9 @@ class FeatureFile:
             path = partial_path(path)
         self.path, self.files = path, [path]
         with ExitStack() as on_error, as_damage(path):
-            self._file = on_error.enter_context(open_hdf5(path, mode))
+            self._file = on_error.enter_context(checks.open_hdf5(path, mode))
             self._raw = on_error.enter_context(path.open("rb", buffering=0))
-            check_format(path, self._file)
+            checks.check_format(path, self._file)
             self._load()
             if not (self.attributes["complete"] or allow_partial):
                 raise self._incomplete_error()
@@ -104,18 +94,19 @@ class FeatureFile:
             on_error.pop_all()
 
     def _load(self) -> None:
-        self.attributes = read_attributes(self._file)
+        self.attributes = checks.read_attributes(self._file)
         self._keys = SpecDict({spec: spec for spec in self._file["features"]})
         if len(self._keys) < len(self._file["features"]):
             raise ValueError("features have one pooling under two names")
         self.shapes = SpecDict({s: self._dataset("features", s).shape for s in self._keys})
         for name in ROW_COLUMNS:
-            setattr(self, name, read_column(self._file, name))
-        self.class_names = read_column(self._file, "class_names")
-        self.parameters = read_parameters(self._file)
+            setattr(self, name, checks.read_column(self._file, name))
+        self.class_names = checks.read_column(self._file, "class_names")
+        self.parameters = checks.read_parameters(self._file)
         self.rows_done = operator.index(self._file["rows_done"][0])  # TypeError if no integer
-        skipped = (read_column(self._file, f"skipped/{name}") for name in ("paths", "reasons"))
-        self.skipped = dict(zip(*skipped, strict=True))
+        paths = checks.read_column(self._file, "skipped/paths")
+        reasons = checks.read_column(self._file, "skipped/reasons")
+        self.skipped = dict(zip(paths, reasons, strict=True))
 
     def _incomplete_error(self) -> FeatureFileError:
         command = json.loads(self.attributes.get("command", "[]"))
@@ -132,24 +123,24 @@ class FeatureFile:
         shapes |= {f"crc32/{spec}": self._dataset("crc32", spec).shape for spec in self.shapes}
         for name, shape in shapes.items():
             if shape != (n,):
-                raise damage_error(self.path, f"{name} should have {n} rows")
+                raise ValueError(f"{name} should have {n} rows")
         for name in ROW_COLUMNS:
             if getattr(self, name).dtype.kind != ("i" if name in INTEGERS else "U"):
-                raise damage_error(self.path, f"{name} has values of the wrong kind")
+                raise ValueError(f"{name} has values of the wrong kind")
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
-            raise damage_error(self.path, "labels are outside class_names")
+            raise ValueError("labels are outside class_names")
         if not set(self.split) <= {"train", "test"}:
-            raise damage_error(self.path, "split has values other than train and test")
+            raise ValueError("split has values other than train and test")
         if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
-            raise damage_error(self.path, f"rows_done is {self.rows_done} of {n}")
+            raise ValueError(f"rows_done is {self.rows_done} of {n}")
 
     def _check_views(self) -> None:
         names = self._view_names()
         partial_photos = len(self.view) % len(names) or self.rows_done % len(names)
         if partial_photos or (self.view.reshape(-1, len(names)) != names).any():
-            raise damage_error(self.path, f"its rows are not the views {' '.join(names)} of photos")
+            raise ValueError(f"its rows are not the views {' '.join(names)} of photos")
         if np.diff(self.photo.reshape(-1, len(names))).any():
-            raise damage_error(self.path, "the views of a photo are not in consecutive rows")
+            raise ValueError("the views of a photo are not in consecutive rows")
 
     def _check_features(self) -> None:
         """Raise unless the shapes of rows and parameters fit their poolings and each other."""
@@ -157,10 +148,10 @@ class FeatureFile:
         for spec, (_, *shape) in self.shapes.items():
             pooling = get_pooling(spec) if is_known_pooling(spec) else None
             if not (pooling.fits(tuple(shape)) if pooling else all(shape)):
-                raise damage_error(self.path, f"features/{spec} has rows of shape {shape}")
+                raise ValueError(f"features/{spec} has rows of shape {shape}")
             channels |= {shape[-1]} if pooling and pooling.rank > 1 else set()
         if len(counts := sorted(n for n in channels if n)) > 1:
-            raise damage_error(self.path, f"its poolings are of maps of {counts} channels")
+            raise ValueError(f"its poolings are of maps of {counts} channels")
 
     def _view_names(self) -> list[str]:
         return str(self.attributes.get("views", "original")).split() or ["original"]
@@ -183,7 +174,7 @@ class FeatureFile:
         """Return the pooling, layout, channels, normalization and dtype of the rows of a spec."""
         with as_damage(self.path):
             data = self._dataset("features", spec)
-            return read_attributes(data) | {
+            return checks.read_attributes(data) | {
                 "pooling": canonical_spec(spec),
                 "dtype": str(data.dtype),
             }

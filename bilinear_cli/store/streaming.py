@@ -107,7 +107,7 @@ class StoredRows:
             chunk = slice(start, start + step)
             stored = rows[chunk] if self._dtype == np.float32 else halves[: len(rows[chunk])]
             sums[chunk] = self._fetch(stored, indices[chunk], first, sums[chunk])
-            if as_float32(stored, rows[chunk]) is None:
+            if not to_float32(stored, rows[chunk]):
                 raise self._not_finite_error(stored, indices[chunk])
 
     def _fetch(
@@ -162,8 +162,8 @@ def _rows_in_chunk(shape: tuple[int, ...]) -> int:
     return max(1, CHUNK // max(1, prod(shape)))
 
 
-def as_float32(stored: np.ndarray, out: np.ndarray | None = None) -> np.ndarray | None:
-    """Return finite float16 or float32 numbers as float32, exactly; None if one is not finite.
+def to_float32(stored: np.ndarray, out: np.ndarray) -> bool:
+    """Convert float16 numbers to float32, exactly; return whether all are finite.
 
     NumPy converts halves one by one, which takes several times as long. Here the exponent and the
     fraction of a half move to their places in a single, which gives the number times 2^-112. For
@@ -171,29 +171,23 @@ def as_float32(stored: np.ndarray, out: np.ndarray | None = None) -> np.ndarray 
     those of TensorFlow do, use NumPy's conversion.
 
     Args:
-        stored: any shape of at least one axis, C order.
-        out: float32, of the same shape and order, for the converted halves.
+        stored: float16 of any shape, not empty; or float32, which needs no conversion.
+        out: float32, of the same shape; with float32 `stored` itself.
     """
     if stored.dtype == np.float32:
-        return stored if np.isfinite(stored).all() else None
-    out = np.empty(stored.shape, np.float32) if out is None else out
-    halves, singles = stored.reshape(-1), out.reshape(-1)
-    convert = _move_bits if LEAST * SCALE else np.copyto
-    for start in range(0, len(halves), CHUNK):
-        half = halves[start : start + CHUNK]
-        # as signed and as unsigned integers, infinity and NaN are above the finite numbers
-        if half.view(np.int16).max() >= 0x7C00 or half.view(np.uint16).max() >= 0xFC00:
-            return None
-        convert(singles[start : start + CHUNK], half)
-    return out
-
-
-def _move_bits(single: np.ndarray, half: np.ndarray) -> None:
-    bits = single.view(np.int32)
-    bits[...] = half.view(np.int16)  # the sign fills the upper half
+        return bool(np.isfinite(stored).all())
+    # as signed and as unsigned integers, infinity and NaN are above the finite numbers
+    if stored.view(np.int16).max() >= 0x7C00 or stored.view(np.uint16).max() >= 0xFC00:
+        return False
+    if LEAST * SCALE == 0:
+        np.copyto(out, stored)
+        return True
+    bits = out.view(np.int32)
+    bits[...] = stored.view(np.int16)  # the sign fills the upper half
     bits <<= 13
     bits &= -0x70000001  # 0x8FFFFFFF: keep one copy of the sign
-    single *= SCALE
+    out *= SCALE
+    return True
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
