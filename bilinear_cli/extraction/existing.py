@@ -96,7 +96,7 @@ def check_resumable(existing: FeatureFile, source: Source, recipe: Recipe) -> No
     check_same(differences(stored, wanted, "resume"), existing.path, ADVICE)
     _check_photos(existing, source)
     if isinstance(existing, FeatureWriter):
-        warn_if_versions_differ(existing, recipe.precision)
+        warn_if_versions_differ(existing)
         for spec in existing.shapes:
             existing.check(spec)
         log.info("resuming after %d of %d photos", existing.photos_done, len(source.paths))
@@ -204,16 +204,11 @@ def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
     Raises:
         FeatureFileError: the file cannot be read, lacks a projection, or is of another network.
     """
-    projected = [kind for kind in map(get_pooling, recipe.poolings) if kind.is_projected]
-    names = {name for kind in projected for name in kind.parameters}
+    projected = [x for x in map(get_pooling, recipe.poolings) if x.is_projected]
+    names = {name for pooling in projected for name in pooling.parameters}
     with FeatureFile(path, allow_partial=True) as file:
-        for name in NETWORK:
-            stored, expected = getattr(file.recipe, name), getattr(recipe, name)
-            if stored != expected:
-                raise FeatureFileError(
-                    f"the projection in {path} is of another network: its {name} is {stored}, and "
-                    f"should be {expected}"
-                )
+        stored, wanted = ({n: getattr(x, n) for n in NETWORK} for x in (file.recipe, recipe))
+        check_same(differences(stored, wanted, "predict"), path, "its projection cannot be used")
         if not names:
             raise FeatureFileError(f"{path} is of no use: no --pooling takes a --projection")
         if missing := sorted(names - file.parameters.keys() - {FITTED_ON}):

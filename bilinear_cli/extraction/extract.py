@@ -63,7 +63,7 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
         if reused:
             parameters = merge_parameters(parameters, reused.parameters, reused.path)
             check_reusable(reused, recipe)
-            warn_if_versions_differ(reused, reused.recipe.precision)
+            warn_if_versions_differ(reused)
         writer = _prepare(job, source, parameters, writer)
         with writer:
             _fill(writer, _missing_rows(writer, source, reused, recipe.batch_size), progress)

@@ -29,13 +29,9 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def warn_if_versions_differ(file: FeatureFile, precision: str) -> None:
-    """Warn if rows of a file in this precision were made with other versions."""
+def warn_if_versions_differ(file: FeatureFile) -> None:
+    """Warn if other versions made the rows of a file."""
     versions = file.attributes.get("versions")
-    if versions != installed_versions(precision):
-        log.warning(
-            "the rows of %s were made with other versions (%s); the last digits of new rows may "
-            "differ",
-            file.path,
-            versions,
-        )
+    if versions != installed_versions(file.recipe.precision):
+        message = "other versions made the rows of %s (%s); the last digits of new rows may differ"
+        log.warning(message, file.path, versions)

@@ -128,15 +128,9 @@ def _check_compatible(shards: Sequence[FeatureFile], allow_mix: bool) -> None:
                 f"first and {value_2} in the second{advice}"
             )
         if differences(*pair, "merge"):
-            precisions = [str(file.attributes.get("precision")) for file in (first, shard)]
-            log.warning(
-                "%s is in %s and %s in %s: %s",
-                first.path,
-                precisions[0],
-                shard.path,
-                precisions[1],
-                measured_difference(*precisions),
-            )
+            a, b = (str(file.attributes.get("precision")) for file in (first, shard))
+            difference = measured_difference(a, b)
+            log.warning("%s is in %s and %s in %s: %s", first.path, a, shard.path, b, difference)
 
 
 def _check_all_present(shards: Sequence[FeatureFile]) -> None:

@@ -21,16 +21,8 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, InUseError
 from bilinear_cli.poolings.registry import SpecDict, get_pooling, storage_dtype
-from bilinear_cli.store.checks import (
-    FORMAT,
-    FORMAT_VERSION,
-    INTEGERS,
-    ROW_COLUMNS,
-    one_line,
-    open_hdf5,
-    parameter_sha256,
-    partial_path,
-)
+from bilinear_cli.store import checks
+from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, partial_path
 from bilinear_cli.store.reading import FeatureFile, Header
 
 SHA256_DIGITS = 64
@@ -188,7 +180,7 @@ def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) 
 def _check_not_in_use(path: Path) -> None:
     """Raise an InUseError if another run has the partial file open."""
     try:
-        open_hdf5(path, "r+").close()
+        checks.open_hdf5(path, "r+").close()
     except InUseError:
         raise
     except FeatureFileError:
@@ -237,7 +229,7 @@ def _lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Hea
             channels=pooling.channels(shape, parameters),
         )
     for name, array in parameters.items():
-        file[f"parameters/{name}"].attrs["sha256"] = parameter_sha256(array)
+        file[f"parameters/{name}"].attrs["sha256"] = checks.parameter_sha256(array)
     file.flush()
 
 
@@ -256,4 +248,6 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         advice = " The rows before are kept: free some space and run again." if kept else ""
         where = getattr(error, "filename", None) or path
-        raise FeatureFileError(f"cannot write {where}: {one_line(error)}.{advice}") from error
+        raise FeatureFileError(
+            f"cannot write {where}: {checks.one_line(error)}.{advice}"
+        ) from error
