@@ -1,7 +1,6 @@
 """Tests of extracting a photo set in shards, of reading and merging shards, and of reuse."""
 
 import logging
-import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -131,75 +130,62 @@ def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: PhotoSet, tmp_pat
         assert set(file.skipped) == set(birds.paths[[1, 7]])
 
 
-Spoil = Callable[[PhotoSet, list[Path]], None]
+Spoil = Callable[[PhotoSet, Path], Any]
+LAST = replace(RECIPE, shard="3/3")
 
 
-def shard_of(recipe: Recipe, take: slice = slice(None)) -> Spoil:
-    """Return what puts another second shard, of these photos, in the place of the right one."""
-
-    def spoil(birds: PhotoSet, shards: list[Path]) -> None:
-        photos = birds.take(np.arange(len(birds))[take])
-        run(photos, shards[1], recipe, overwrite=True)
-
-    return spoil
+def replace_by(recipe: Recipe, take: slice = slice(None)) -> Spoil:
+    """Return what replaces a shard by one of another recipe, or of fewer photos."""
+    return lambda birds, path: run(
+        birds.take(np.arange(len(birds))[take]), path, recipe, overwrite=True
+    )
 
 
-def other_layout(_: PhotoSet, shards: list[Path]) -> None:
-    with h5py.File(shards[1], "r+") as file:
+def change_layout(_: PhotoSet, path: Path) -> None:
+    with h5py.File(path, "r+") as file:
         file["features/max"].attrs["normalization"] = "l2"
-
-
-SECOND = replace(RECIPE, shard="2/2")
 
 
 @pytest.mark.parametrize(
     ("spoil", "facts"),
     [
-        (shard_of(replace(SECOND, image_size=40)), ("image_size", 32, 40)),
-        (shard_of(replace(SECOND, poolings=("max",))), ("pooling", "bilinear maps max")),
-        (shard_of(SECOND, slice(10)), ("data_sha256",)),
-        (other_layout, ("max", "normalization", "l2")),
-        (shard_of(replace(RECIPE, shard="2/3")), (2, 3)),
+        (replace_by(replace(LAST, image_size=40)), ("image_size", 32, 40)),
+        (replace_by(replace(LAST, poolings=("max",))), ("pooling", "bilinear maps max")),
+        (replace_by(LAST, slice(10)), ("data_sha256",)),
+        (change_layout, ("max", "normalization", "l2")),
+        (replace_by(replace(RECIPE, shard="3/4")), (3, 4)),
     ],
 )
 @pytest.mark.slow
 def test_shards_that_do_not_belong_together_are_refused_by_their_difference(
     spoil: Spoil, facts: tuple[Any, ...], birds: PhotoSet, tmp_path: Path
 ) -> None:
-    shards = shards_of(birds, RECIPE, tmp_path, 2)
-    spoil(birds, shards)
-    with raises(FeatureFileError, *shards, *facts):
-        open_features(shards)
-    with raises(FeatureFileError, *shards, *facts):
-        merge(shards, tmp_path / "merged.h5")
-    assert {path.name for path in tmp_path.iterdir()} == {"birds", "shard1.h5", "shard2.h5"}
+    first, second, last = shards_of(birds, RECIPE, tmp_path, 3)
+    spoil(birds, last)
+    before = sorted(tmp_path.iterdir())
+    with raises(FeatureFileError, first, last, *facts):
+        merge([first, second, last], tmp_path / "merged.h5")
+    assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.fixture
+def shards(birds: PhotoSet, tmp_path: Path) -> list[Path]:
+    """Return two shards."""
+    return shards_of(birds, RECIPE, tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("indices", "facts"), [([1], (1, 2)), ([0, 0], ("shard1.h5",)), ([0, 1, 0], ("shard1.h5",))]
+)
 @pytest.mark.slow
-def test_missing_and_repeated_shards_are_refused(birds: PhotoSet, tmp_path: Path) -> None:
-    one, two = shards_of(birds, RECIPE, tmp_path, 2)
-    for shards, facts in (
-        ([two], ("1/2", 1, 2)),
-        ([one, one], ("1/2", one)),
-        ([one, two, one], ("1/2", one)),
-    ):
-        with raises(FeatureFileError, *facts):
-            open_features(shards)
-        with raises(FeatureFileError, *facts):
-            merge(shards, tmp_path / "merged.h5")
-    assert not [*tmp_path.glob("merged*")]
+def test_missing_and_repeated_shards_are_refused(
+    shards: list[Path], indices: list[int], facts: tuple[Any, ...]
+) -> None:
+    with raises(FeatureFileError, "1/2", *facts):
+        open_features([shards[i] for i in indices])
 
 
-@pytest.mark.slow
-def test_the_last_of_three_shards_is_compared_too(birds: PhotoSet, tmp_path: Path) -> None:
-    shards = shards_of(birds, RECIPE, tmp_path, 3)
-    run(birds, shards[2], replace(RECIPE, shard="3/3", image_size=40), overwrite=True)
-    with raises(FeatureFileError, shards[0], shards[2], "image_size", 32, 40):
-        open_features(shards)
-
-
-def test_a_damaged_shard_leaves_nothing_and_is_named(birds: PhotoSet, tmp_path: Path) -> None:
-    shards = shards_of(birds, RECIPE, tmp_path, 2)
+def test_a_damaged_shard_leaves_nothing_and_is_named(shards: list[Path], tmp_path: Path) -> None:
     flip_bit(shards[1], "max", 0)
     with raises(FeatureFileError, shards[1], "features/max", 0):
         merge(shards, tmp_path / "merged.h5")
@@ -207,24 +193,35 @@ def test_a_damaged_shard_leaves_nothing_and_is_named(birds: PhotoSet, tmp_path: 
 
 
 @pytest.mark.slow
-def test_files_are_replaced_only_with_overwrite(birds: PhotoSet, tmp_path: Path) -> None:
-    shards = shards_of(birds, RECIPE, tmp_path, 2)
+def test_files_are_replaced_only_with_overwrite(shards: list[Path], tmp_path: Path) -> None:
     before = shards[0].read_bytes()
     with raises(FeatureFileError, shards[0]):
         merge(shards, shards[0], overwrite=True)
     assert shards[0].read_bytes() == before
-    merge(shards, tmp_path / "merged.h5")
-    with raises(FeatureFileError, tmp_path / "merged.h5", "--overwrite"):
-        merge(shards, tmp_path / "merged.h5")
-    merge(shards, tmp_path / "merged.h5", overwrite=True)
-    partial = partial_path(tmp_path / "begun.h5")
-    partial.write_text("an unfinished run")
-    with raises(FeatureFileError, partial, "--overwrite"):
-        merge(shards, tmp_path / "begun.h5")
-    assert partial.read_text() == "an unfinished run"
+    merged = tmp_path / "merged.h5"
+    for path in (merged, partial_path(merged)):
+        path.write_text("of an earlier run")
+        with raises(FeatureFileError, path, "--overwrite"):
+            merge(shards, merged)
+        assert path.read_text() == "of an earlier run"
+        merge(shards, merged, overwrite=True)
+        FeatureFile(merged).close()
+        merged.unlink()
 
 
 # Reuse -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(birds: PhotoSet, tmp_path: Path) -> Path:
+    """Return a file with the rows of all photos."""
+    run(birds, tmp_path / "old.h5")
+    return tmp_path / "old.h5"
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    return tmp_path / "new.h5"
 
 
 @pytest.mark.slow
@@ -232,160 +229,147 @@ def test_only_what_is_new_is_computed(
     birds: PhotoSet, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    run(birds, tmp_path / "old.h5", recipe)
-    root = birds.root
+    old, new, root = tmp_path / "old.h5", tmp_path / "new.h5", birds.root
+    run(birds, old, recipe)
     make_photo(root / "tit" / "0a.png", seed=100)  # added, in the middle of others
     make_photo(root / "wren" / "z.png", seed=101)
     make_photo(root / "wren" / "2.png", seed=102)  # changed
     (root / "tit" / "3.png").rename(root / "wren" / "moved.png")  # moved, and relabelled
     (root / "tit" / "4.png").unlink()
-    new = load_photo_set(str(root))
-    run(new, tmp_path / "whole.h5", recipe)
+    changed = load_photo_set(str(root))
+    run(changed, tmp_path / "whole.h5", recipe)
     caplog.clear()
-    network = run(new, tmp_path / "new.h5", recipe, reuse=tmp_path / "old.h5")
-    assert len(network.photos) == 3 * len(recipe.views)
-    (line,) = [x for x in caplog.records if str(tmp_path / "old.h5") in x.getMessage()]
+    assert len(run(changed, new, recipe, reuse=old).photos) == 3 * len(recipe.views)
+    (line,) = [x for x in caplog.records if str(old) in x.getMessage()]
     assert line.levelno == logging.INFO
-    assert_names(line.getMessage(), 9, len(new))
-    assert contents(tmp_path / "new.h5") == contents(tmp_path / "whole.h5")
+    assert_names(line.getMessage(), 9, len(changed))
+    assert contents(new) == contents(tmp_path / "whole.h5")
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_that_reuses_resumes(birds: PhotoSet, tmp_path: Path) -> None:
-    run(birds, tmp_path / "old.h5")
+def test_an_interrupted_run_that_reuses_resumes(birds: PhotoSet, old: Path, new: Path) -> None:
     for i in range(5):
         make_photo(birds.root / "tit" / f"{i}b.png", seed=50 + i)
-    new = load_photo_set(str(birds.root))
-    interrupt(new, tmp_path / "new.h5", 6, reuse=tmp_path / "old.h5")
-    run(new, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
-    run(new, tmp_path / "whole.h5")
-    assert contents(tmp_path / "new.h5") == contents(tmp_path / "whole.h5")
+    birds = load_photo_set(str(birds.root))
+    interrupt(birds, new, 6, reuse=old)
+    run(birds, new, reuse=old)
+    run(birds, new.with_name("whole.h5"))
+    assert contents(new) == contents(new.with_name("whole.h5"))
 
 
-def test_the_rows_of_an_unfinished_file_are_reused(birds: PhotoSet, tmp_path: Path) -> None:
-    interrupt(birds, tmp_path / "old.h5", 6)
-    old = partial_path(tmp_path / "old.h5")
-    assert len(run(birds, tmp_path / "new.h5", reuse=old).photos) == 5
+def test_the_rows_of_an_unfinished_file_are_reused(birds: PhotoSet, new: Path) -> None:
+    old = interrupt(birds, new.with_name("old.h5"), 6)
+    assert len(run(birds, new, reuse=old).photos) == 5
 
 
 def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
-    birds: PhotoSet, tmp_path: Path
+    birds: PhotoSet, old: Path, new: Path
 ) -> None:
-    run(birds, tmp_path / "old.h5")
     fewer = replace(RECIPE, poolings=("max",))
-    assert len(run(birds, tmp_path / "new.h5", fewer, reuse=tmp_path / "old.h5").photos) == 0
-    with raises(FeatureFileError, tmp_path / "new.h5", "bilinear", "maps"):
-        run(birds, tmp_path / "more.h5", reuse=tmp_path / "new.h5")
+    assert not run(birds, new, fewer, reuse=old).photos
+    with raises(FeatureFileError, new, "bilinear", "maps"):
+        run(birds, new.with_name("more.h5"), reuse=new)
+    old.unlink()  # a complete file needs no file to reuse
+    assert not run(birds, new, fewer, reuse=old).photos
 
 
-def test_rows_made_otherwise_are_not_reused(birds: PhotoSet, tmp_path: Path) -> None:
-    run(birds, tmp_path / "old.h5")
+def test_rows_of_another_recipe_are_not_reused(birds: PhotoSet, old: Path, new: Path) -> None:
     for mixed in ("", "int8"):
         other = replace(RECIPE, resize="crop", mixed_with=mixed)
-        with raises(FeatureFileError, tmp_path / "old.h5", "resize", "squash", "crop"):
-            run(birds, tmp_path / "new.h5", other, reuse=tmp_path / "old.h5")
-    with raises(FeatureFileError, tmp_path / "none.h5"):
-        run(birds, tmp_path / "new.h5", reuse=tmp_path / "none.h5")
-    assert not [*tmp_path.glob("new*")]
+        with raises(FeatureFileError, old, "resize", "squash", "crop"):
+            run(birds, new, other, reuse=old)
+    old.unlink()
+    with raises(FeatureFileError, old):
+        run(birds, new, reuse=old)
+    assert not [*new.parent.glob("new*")]
 
 
-def test_a_file_does_not_reuse_itself(birds: PhotoSet, tmp_path: Path) -> None:
-    interrupt(birds, tmp_path / "x.h5", 6)
-    with raises(UsageError, "--reuse", partial_path(tmp_path / "x.h5"), "--output"):
-        run(birds, tmp_path / "x.h5", reuse=tmp_path / "x.h5")
-    assert len(run(birds, tmp_path / "x.h5").photos) == 5
+def test_a_file_does_not_reuse_itself(birds: PhotoSet, new: Path) -> None:
+    partial = interrupt(birds, new, 6)
+    with raises(UsageError, "--reuse", partial, "--output"):
+        run(birds, new, reuse=new)
+    assert len(run(birds, new).photos) == 5
 
 
-def test_a_complete_file_needs_no_file_to_reuse(birds: PhotoSet, tmp_path: Path) -> None:
-    run(birds, tmp_path / "old.h5")
-    run(birds, tmp_path / "new.h5", reuse=tmp_path / "old.h5")
-    (tmp_path / "old.h5").unlink()
-    assert len(run(birds, tmp_path / "new.h5", reuse=tmp_path / "old.h5").photos) == 0
+BAD_ATTRIBUTES = [("batch_size", 0), ("image_size", "x"), ("views", "flop"), ("layer", None)]
 
 
-def test_attributes_that_cannot_be_are_damage(birds: PhotoSet, tmp_path: Path) -> None:
-    old = tmp_path / "old.h5"
-    run(birds, old)
-    good = old.read_bytes()
-    bad = [("batch_size", 0), ("image_size", "x"), ("views", "flop"), ("layer", None)]
-    for name, value in bad:
-        with h5py.File(old, "r+") as file:
-            del file.attrs[name]
-            if value is not None:
-                file.attrs[name] = value
-        for output in ("old.h5", "new.h5"):
-            with raises(FeatureFileError, old, name if value is None else value):
-                run(birds, tmp_path / output, reuse=old)
-        old.write_bytes(good)
-    for i, shard in enumerate(("0/0", "2/1", "x", "1/2/3")):
-        copy = Path(shutil.copy(old, tmp_path / f"{i}.h5"))
-        with h5py.File(copy, "r+") as file:
-            file.attrs["shard"] = shard
-        with raises(FeatureFileError, copy):
-            open_features([copy])
-
-
-def test_one_of_very_many_shards_costs_nothing(birds: PhotoSet, tmp_path: Path) -> None:
-    run(birds, tmp_path / "x.h5")
-    with h5py.File(tmp_path / "x.h5", "r+") as file:
-        file.attrs["shard"] = "1/1000000000000"
-    with raises(FeatureFileError, 999999999999, 1000000000000, "2/1000000000000"):
-        open_features([tmp_path / "x.h5"])
+def set_attribute(path: Path, name: str, value: Any) -> None:
+    with h5py.File(path, "r+") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
 
 
 @pytest.mark.slow
-def test_rows_of_another_shape_or_no_numbers_are_not_reused(
-    birds: PhotoSet, tmp_path: Path
+@pytest.mark.parametrize(("name", "value"), BAD_ATTRIBUTES)
+def test_invalid_attributes_are_damage(
+    birds: PhotoSet, old: Path, new: Path, name: str, value: Any
 ) -> None:
-    for name, values, facts in (
-        ("wide", np.zeros((11, 7), np.float32), ("max", 7, "wide.h5", 6)),
-        ("nan", np.full((11, 6), np.nan, np.float32), ("max", birds.paths[0], "float32")),
-    ):
-        old = tmp_path / f"{name}.h5"
-        run(birds, old, replace(RECIPE, poolings=("max",)))
-        replace_dataset(old, "features/max", values)
-        with h5py.File(old, "r+") as file:
-            file["crc32/max"][...] = [zlib.crc32(row.tobytes()) for row in values]
-        new = tmp_path / "new.h5"
-        error = FeatureFileError if name == "wide" else BilinearError
-        with raises(error, *facts):
-            run(birds, new, replace(RECIPE, poolings=("max",)), reuse=old, overwrite=True)
+    set_attribute(old, name, value)
+    for output in (old, new):
+        with raises(FeatureFileError, old, name if value is None else value):
+            run(birds, output, reuse=old)
 
 
-def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_invalid_shards_are_damage_and_very_many_cost_nothing(old: Path) -> None:
+    for shard in ("0/0", "2/1", "x", "1/2/3"):
+        set_attribute(old, "shard", shard)
+        with raises(FeatureFileError, old):
+            open_features([old])
+    set_attribute(old, "shard", "1/1000000000000")
+    with raises(FeatureFileError, 999999999999, 1000000000000, "2/1000000000000"):
+        open_features([old])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "error", "facts"),
+    [
+        (np.zeros((11, 7), np.float32), FeatureFileError, (7, 6, "old.h5")),
+        (np.full((11, 6), np.nan, np.float32), BilinearError, ("tit/0.png", "float32")),
+    ],
+)
+def test_rows_of_another_shape_or_no_numbers_are_not_reused(
+    birds: PhotoSet, old: Path, new: Path, values: np.ndarray, error: Any, facts: tuple
+) -> None:
+    recipe = replace(RECIPE, poolings=("max",))
+    run(birds, old, recipe, overwrite=True)
+    replace_dataset(old, "features/max", values)
+    replace_dataset(old, "crc32/max", np.array([zlib.crc32(row) for row in values], np.uint32))
+    with raises(error, "max", *facts):
+        run(birds, new, recipe, reuse=old)
+
+
+def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, new: Path) -> None:
     def progress(done: int, _: int) -> None:
         if done == 3:
-            birds.root.rename(tmp_path / "away")
+            birds.root.rename(new.with_name("away"))
 
     with raises(BilinearError, birds.root):
-        run(birds, tmp_path / "x.h5", progress=progress, skip_bad=True)
-    (tmp_path / "away").rename(birds.root)
-    run(birds, tmp_path / "x.h5", skip_bad=True)
-    with FeatureFile(tmp_path / "x.h5") as file:
+        run(birds, new, progress=progress, skip_bad=True)
+    new.with_name("away").rename(birds.root)
+    run(birds, new, skip_bad=True)
+    with FeatureFile(new) as file:
         assert len(file.labels) == 11
 
 
 @pytest.mark.slow
 def test_rows_of_other_versions_are_a_warning(
-    birds: PhotoSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    birds: PhotoSet, old: Path, new: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def change_versions(path: Path, versions: str) -> None:
-        with h5py.File(path, "r+") as file:
-            file.attrs["versions"] = versions
+    def warnings() -> list[str]:
+        return [x.getMessage() for x in caplog.records if x.levelno == logging.WARNING]
 
-    def warning() -> str:
-        (record,) = [x for x in caplog.records if x.levelno == logging.WARNING]
-        caplog.clear()
-        return record.getMessage()
-
-    old, new = tmp_path / "old.h5", tmp_path / "new.h5"
-    run(birds, old)
     run(birds, new, reuse=old)
-    assert not [x for x in caplog.records if x.levelno == logging.WARNING]
-    change_versions(old, "tensorflow 1.0")
+    assert not warnings()
+    set_attribute(old, "versions", "tensorflow 1.0")
     run(birds, new, reuse=old, overwrite=True)
-    assert_names(warning(), old, "tensorflow 1.0")
-    interrupt(birds, tmp_path / "x.h5", 6)
-    change_versions(partial_path(tmp_path / "x.h5"), "tensorflow 2.0")
-    run(birds, tmp_path / "x.h5")
-    assert_names(warning(), partial_path(tmp_path / "x.h5"), "tensorflow 2.0")
+    partial = interrupt(birds, new, 6, overwrite=True)
+    set_attribute(partial, "versions", "tensorflow 2.0")
+    run(birds, new)
+    for line, facts in zip(
+        warnings(), ((old, "tensorflow 1.0"), (partial, "tensorflow 2.0")), strict=True
+    ):
+        assert_names(line, *facts)
