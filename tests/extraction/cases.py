@@ -88,3 +88,12 @@ def contents(path: Path) -> dict[str, Any]:
     with h5py.File(path) as file:
         file.visititems(add)
         return items | {key: value for key, value in file.attrs.items() if key != "created"}
+
+
+def assert_uninterrupted(
+    photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any
+) -> None:
+    """Compare a file with that of a run without interruption and reuse, to the byte."""
+    expected = output.with_name("expected.h5")
+    run(photo_set, expected, recipe, **options)
+    assert contents(output) == contents(expected)

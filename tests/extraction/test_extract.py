@@ -18,6 +18,7 @@ from extraction.cases import (
     POOLINGS,
     RECIPE,
     Network,
+    assert_uninterrupted,
     contents,
     interrupt,
     run,
@@ -157,9 +158,8 @@ def test_progress_counts_photos(birds: PhotoSet, output: Path) -> None:
 @pytest.mark.parametrize("done", [0, 3, 6, 8])
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    birds: PhotoSet, output: Path, tmp_path: Path, done: int
+    birds: PhotoSet, output: Path, done: int
 ) -> None:
-    run(birds, tmp_path / "whole.h5")
     interrupt(birds, output, done)
     assert not output.exists()
 
@@ -167,23 +167,20 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     network = run(birds, output, progress=lambda now, _: steps.append(now))
     assert steps == [now for now in (0, 3, 6, 8) if now >= done]
     assert network.batches == len(steps) - 1  # none is computed a second time
-    assert contents(output) == contents(tmp_path / "whole.h5")
     assert [path.name for path in output.parent.iterdir()] == ["birds.h5"]
+    assert_uninterrupted(birds, output)
 
 
 @pytest.mark.slow
-def test_a_network_that_fails_loses_only_its_batch(
-    birds: PhotoSet, output: Path, tmp_path: Path
-) -> None:
+def test_a_network_that_fails_loses_only_its_batch(birds: PhotoSet, output: Path) -> None:
     def fail() -> None:
         raise RuntimeError("the network fails")
 
-    run(birds, tmp_path / "whole.h5")
     for batch in (2, 2, 1):
         with pytest.raises(tf.errors.OpError, match="the network fails"):
             run(birds, output, network=Network(at_batch={batch: fail}))
     assert run(birds, output).batches == 1
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(birds, output)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -206,14 +203,11 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_photos_in_another_order_keep_their_rows(
-    birds: PhotoSet, output: Path, tmp_path: Path
-) -> None:
+def test_photos_in_another_order_keep_their_rows(birds: PhotoSet, output: Path) -> None:
     turned = birds.take(np.arange(len(birds))[::-1])
-    run(birds, tmp_path / "whole.h5")
     interrupt(birds, output, 3)
     run(turned, output)
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(birds, output)
     assert run(turned, output).loaded == 0
 
 
@@ -292,14 +286,11 @@ def test_other_photos_are_refused_by_name(
 
 
 @pytest.mark.slow
-def test_photos_whose_rows_are_to_come_may_change(
-    birds: PhotoSet, output: Path, tmp_path: Path
-) -> None:
+def test_photos_whose_rows_are_to_come_may_change(birds: PhotoSet, output: Path) -> None:
     interrupt(birds, output, 6)
     make_photo(birds.root / birds.paths[6], seed=99)
     run(birds, output)
-    run(birds, tmp_path / "whole.h5")
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(birds, output)
     with FeatureFile(output) as file:
         assert file.sha256[6] == sha256_of(birds, birds.paths[6])
 
@@ -365,15 +356,14 @@ def stop_at_bad(photo_set: PhotoSet, output: Path, *facts: str) -> None:
 
 
 def test_a_run_that_a_bad_photo_stops_resumes_when_the_photos_are_mended(
-    spoilt: PhotoSet, output: Path, tmp_path: Path
+    spoilt: PhotoSet, output: Path
 ) -> None:
     for _ in range(2):
         stop_at_bad(spoilt, output)
     for seed, path in enumerate((spoilt.paths[4], spoilt.paths[7])):
         make_photo(spoilt.root / path, seed=90 + seed)
     assert run(spoilt, output).batches == 2
-    run(spoilt, tmp_path / "whole.h5")
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(spoilt, output)
 
 
 @pytest.mark.parametrize(
@@ -461,8 +451,7 @@ def test_a_row_is_of_the_bytes_whose_digest_stands_beside_it(
             make_photo(birds.root / "wren/3.png", seed=99)
 
     run(birds, output, progress=progress, skip_bad=skip_bad)
-    run(birds, output.with_name("whole.h5"))
-    assert contents(output) == contents(output.with_name("whole.h5"))
+    assert_uninterrupted(birds, output)
     with FeatureFile(output) as file:
         assert file.sha256[7] == sha256_of(birds, "wren/3.png")
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from extraction import cases
-from extraction.cases import contents, stop_at
+from extraction.cases import assert_uninterrupted, contents, interrupt, stop_at
 from support.errors import raises
 from support.feature_files import all_rows, replace_dataset
 from support.network import pool_maps
@@ -23,7 +23,7 @@ from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.projection import principal_directions, second_moment
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
-from bilinear_cli.store import FeatureFile, merge, partial_path
+from bilinear_cli.store import FeatureFile, merge
 from bilinear_cli.store.checks import parameter_sha256
 from bilinear_cli.training.options import TrainOptions
 
@@ -56,7 +56,9 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.slow
-def test_rows_are_pooled_with_the_parameters_of_the_file(birds: PhotoSet, output: Path) -> None:
+def test_rows_are_pooled_with_parameters_that_are_fitted_on_training_photos_alone(
+    birds: PhotoSet, output: Path
+) -> None:
     run(birds, output)
     arrays, stored = parameters(output), rows(output)
     is_train = birds.split == "train"
@@ -71,23 +73,17 @@ def test_rows_are_pooled_with_the_parameters_of_the_file(birds: PhotoSet, output
         wanted = pool_function(spec, arrays)(stored["maps"]).numpy()
         np.testing.assert_allclose(stored[spec], wanted, atol=1e-3 if ":3" in spec else 1e-5)
         assert np.abs(stored[spec]).max() > 0.1
-
-
-@pytest.mark.slow
-def test_a_projection_is_fitted_on_training_photos_alone(birds: PhotoSet, output: Path) -> None:
-    maps = rows(run(birds, output))["maps"]
-    wanted = principal_directions(second_moment([maps[birds.split == "train"]]), 3)
-    np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
+    maps = stored["maps"]
+    wanted = principal_directions(second_moment([maps[is_train]]), 3)
+    np.testing.assert_allclose(arrays["projection-3"], wanted, atol=1e-4)
     with_test = principal_directions(second_moment([maps]), 3)
     assert np.abs(with_test - wanted).max() > 1e-3
 
 
-@pytest.mark.slow
-def test_hashes_follow_from_the_seed(birds: PhotoSet, output: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, poolings=("compact:16",))
-    first = parameters(run(birds, output, recipe))
-    assert same(first, parameters(run(birds, tmp_path / "again.h5", recipe)))
-    other = parameters(run(birds, tmp_path / "other.h5", replace(recipe, seed=1)))
+def test_hashes_follow_from_the_seed() -> None:
+    recipes = [replace(RECIPE, poolings=("compact:16",), seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (make_parameters(recipe, 6, {}, sample(6)) for recipe in recipes)
+    assert same(first, again)
     assert not np.array_equal(first["hash-16"], other["hash-16"])
 
 
@@ -150,14 +146,10 @@ def test_wide_maps_may_be_sketched_or_projected() -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_parameters(birds: PhotoSet, output: Path, tmp_path: Path) -> None:
-    whole = run(birds, tmp_path / "whole.h5")
-    with pytest.raises(KeyboardInterrupt):
-        run(birds, output, progress=stop_at(3))
-    with h5py.File(partial_path(output)) as file:
-        assert file["rows_done"][0] == 3
+def test_a_resumed_run_keeps_its_parameters(birds: PhotoSet, output: Path) -> None:
+    interrupt(birds, output, 3, recipe=RECIPE)
     run(birds, output)
-    assert contents(output) == contents(whole)
+    assert_uninterrupted(birds, output, RECIPE)
     with raises(FeatureFileError, output, "seed", 0, 1):
         run(birds, output, replace(RECIPE, seed=1))
 
@@ -183,16 +175,16 @@ def test_shards_share_the_projection_of_the_first(
 
 @pytest.mark.slow
 def test_reused_rows_bring_their_projection(birds: PhotoSet, tmp_path: Path) -> None:
-    old = run(birds.limit(6), tmp_path / "old.h5")
-    new = run(birds, tmp_path / "new.h5", reuse=old)
-    assert same(parameters(new), parameters(old))
+    reused = run(birds.limit(6), tmp_path / "reused.h5")
+    new = run(birds, tmp_path / "new.h5", reuse=reused)
+    assert same(parameters(new), parameters(reused))
     other = run(birds, tmp_path / "other.h5")
-    assert not same(parameters(other), parameters(old))
+    assert not same(parameters(other), parameters(reused))
     for path, options in (
-        (tmp_path / "y.h5", {"reuse": old, "projection": other}),
+        (tmp_path / "y.h5", {"reuse": reused, "projection": other}),
         (new, {"projection": other}),
     ):
-        with raises(FeatureFileError, "projection-3", old if path != new else new):
+        with raises(FeatureFileError, "projection-3", reused if path != new else new):
             run(birds, path, **options)
     assert not (tmp_path / "y.h5").exists()
 

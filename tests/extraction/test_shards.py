@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from extraction.cases import POOLINGS, RECIPE, contents, interrupt, run
+from extraction.cases import POOLINGS, RECIPE, assert_uninterrupted, contents, interrupt, run
 from support.errors import assert_names, raises
 from support.feature_files import flip_bit, replace_dataset
 from support.photos import make_photo
@@ -124,8 +124,7 @@ def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: PhotoSet, tmp_pat
         (birds.root / birds.paths[i]).write_text("no photo")
     shards = shards_of(birds, RECIPE, tmp_path, 2, skip_bad=True)
     merge(shards, tmp_path / "merged.h5")
-    run(birds, tmp_path / "whole.h5", skip_bad=True)
-    assert contents(tmp_path / "merged.h5") == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(birds, tmp_path / "merged.h5", skip_bad=True)
     with FeatureFile(tmp_path / "merged.h5") as file:
         assert set(file.skipped) == set(birds.paths[[1, 7]])
 
@@ -213,10 +212,10 @@ def test_files_are_replaced_only_with_overwrite(shards: list[Path], tmp_path: Pa
 
 
 @pytest.fixture
-def old(birds: PhotoSet, tmp_path: Path) -> Path:
+def reused(birds: PhotoSet, tmp_path: Path) -> Path:
     """Return a file with the rows of all photos."""
-    run(birds, tmp_path / "old.h5")
-    return tmp_path / "old.h5"
+    run(birds, tmp_path / "reused.h5")
+    return tmp_path / "reused.h5"
 
 
 @pytest.fixture
@@ -229,58 +228,56 @@ def test_only_what_is_new_is_computed(
     birds: PhotoSet, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    old, new, root = tmp_path / "old.h5", tmp_path / "new.h5", birds.root
-    run(birds, old, recipe)
+    reused, new, root = tmp_path / "reused.h5", tmp_path / "new.h5", birds.root
+    run(birds, reused, recipe)
     make_photo(root / "tit" / "0a.png", seed=100)  # added, in the middle of others
     make_photo(root / "wren" / "z.png", seed=101)
     make_photo(root / "wren" / "2.png", seed=102)  # changed
     (root / "tit" / "3.png").rename(root / "wren" / "moved.png")  # moved, and relabelled
     (root / "tit" / "4.png").unlink()
     changed = load_photo_set(str(root))
-    run(changed, tmp_path / "whole.h5", recipe)
     caplog.clear()
-    assert len(run(changed, new, recipe, reuse=old).photos) == 3 * len(recipe.views)
-    (line,) = [x for x in caplog.records if str(old) in x.getMessage()]
+    assert len(run(changed, new, recipe, reuse=reused).photos) == 3 * len(recipe.views)
+    (line,) = [x for x in caplog.records if str(reused) in x.getMessage()]
     assert line.levelno == logging.INFO
     assert_names(line.getMessage(), 9, len(changed))
-    assert contents(new) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(changed, new, recipe)
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_that_reuses_resumes(birds: PhotoSet, old: Path, new: Path) -> None:
+def test_an_interrupted_run_that_reuses_resumes(birds: PhotoSet, reused: Path, new: Path) -> None:
     for i in range(5):
         make_photo(birds.root / "tit" / f"{i}b.png", seed=50 + i)
     birds = load_photo_set(str(birds.root))
-    interrupt(birds, new, 6, reuse=old)
-    run(birds, new, reuse=old)
-    run(birds, new.with_name("whole.h5"))
-    assert contents(new) == contents(new.with_name("whole.h5"))
+    interrupt(birds, new, 6, reuse=reused)
+    run(birds, new, reuse=reused)
+    assert_uninterrupted(birds, new)
 
 
 def test_the_rows_of_an_unfinished_file_are_reused(birds: PhotoSet, new: Path) -> None:
-    old = interrupt(birds, new.with_name("old.h5"), 6)
-    assert len(run(birds, new, reuse=old).photos) == 5
+    reused = interrupt(birds, new.with_name("reused.h5"), 6)
+    assert len(run(birds, new, reuse=reused).photos) == 5
 
 
 def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
-    birds: PhotoSet, old: Path, new: Path
+    birds: PhotoSet, reused: Path, new: Path
 ) -> None:
     fewer = replace(RECIPE, poolings=("max",))
-    assert not run(birds, new, fewer, reuse=old).photos
+    assert not run(birds, new, fewer, reuse=reused).photos
     with raises(FeatureFileError, new, "bilinear", "maps"):
         run(birds, new.with_name("more.h5"), reuse=new)
-    old.unlink()  # a complete file needs no file to reuse
-    assert not run(birds, new, fewer, reuse=old).photos
+    reused.unlink()  # a complete file needs no file to reuse
+    assert not run(birds, new, fewer, reuse=reused).photos
 
 
-def test_rows_of_another_recipe_are_not_reused(birds: PhotoSet, old: Path, new: Path) -> None:
+def test_rows_of_another_recipe_are_not_reused(birds: PhotoSet, reused: Path, new: Path) -> None:
     for mixed in ("", "int8"):
         other = replace(RECIPE, resize="crop", mixed_with=mixed)
-        with raises(FeatureFileError, old, "resize", "squash", "crop"):
-            run(birds, new, other, reuse=old)
-    old.unlink()
-    with raises(FeatureFileError, old):
-        run(birds, new, reuse=old)
+        with raises(FeatureFileError, reused, "resize", "squash", "crop"):
+            run(birds, new, other, reuse=reused)
+    reused.unlink()
+    with raises(FeatureFileError, reused):
+        run(birds, new, reuse=reused)
     assert not [*new.parent.glob("new*")]
 
 
@@ -304,42 +301,42 @@ def set_attribute(path: Path, name: str, value: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), BAD_ATTRIBUTES)
 def test_invalid_attributes_are_damage(
-    birds: PhotoSet, old: Path, new: Path, name: str, value: Any
+    birds: PhotoSet, reused: Path, new: Path, name: str, value: Any
 ) -> None:
-    set_attribute(old, name, value)
-    for output in (old, new):
-        with raises(FeatureFileError, old, name if value is None else value):
-            run(birds, output, reuse=old)
+    set_attribute(reused, name, value)
+    for output in (reused, new):
+        with raises(FeatureFileError, reused, name if value is None else value):
+            run(birds, output, reuse=reused)
 
 
 @pytest.mark.slow
-def test_invalid_shards_are_damage_and_very_many_cost_nothing(old: Path) -> None:
+def test_invalid_shards_are_damage_and_very_many_cost_nothing(reused: Path) -> None:
     for shard in ("0/0", "2/1", "x", "1/2/3"):
-        set_attribute(old, "shard", shard)
-        with raises(FeatureFileError, old):
-            open_features([old])
-    set_attribute(old, "shard", "1/1000000000000")
+        set_attribute(reused, "shard", shard)
+        with raises(FeatureFileError, reused):
+            open_features([reused])
+    set_attribute(reused, "shard", "1/1000000000000")
     with raises(FeatureFileError, 999999999999, 1000000000000, "2/1000000000000"):
-        open_features([old])
+        open_features([reused])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "error", "facts"),
     [
-        (np.zeros((11, 7), np.float32), FeatureFileError, (7, 6, "old.h5")),
+        (np.zeros((11, 7), np.float32), FeatureFileError, (7, 6, "reused.h5")),
         (np.full((11, 6), np.nan, np.float32), BilinearError, ("tit/0.png", "float32")),
     ],
 )
 def test_rows_of_another_shape_or_no_numbers_are_not_reused(
-    birds: PhotoSet, old: Path, new: Path, values: np.ndarray, error: Any, facts: tuple
+    birds: PhotoSet, reused: Path, new: Path, values: np.ndarray, error: Any, facts: tuple
 ) -> None:
     recipe = replace(RECIPE, poolings=("max",))
-    run(birds, old, recipe, overwrite=True)
-    replace_dataset(old, "features/max", values)
-    replace_dataset(old, "crc32/max", np.array([zlib.crc32(row) for row in values], np.uint32))
+    run(birds, reused, recipe, overwrite=True)
+    replace_dataset(reused, "features/max", values)
+    replace_dataset(reused, "crc32/max", np.array([zlib.crc32(row) for row in values], np.uint32))
     with raises(error, "max", *facts):
-        run(birds, new, recipe, reuse=old)
+        run(birds, new, recipe, reuse=reused)
 
 
 def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, new: Path) -> None:
@@ -357,19 +354,19 @@ def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, new: 
 
 @pytest.mark.slow
 def test_rows_of_other_versions_are_a_warning(
-    birds: PhotoSet, old: Path, new: Path, caplog: pytest.LogCaptureFixture
+    birds: PhotoSet, reused: Path, new: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def warnings() -> list[str]:
         return [x.getMessage() for x in caplog.records if x.levelno == logging.WARNING]
 
-    run(birds, new, reuse=old)
+    run(birds, new, reuse=reused)
     assert not warnings()
-    set_attribute(old, "versions", "tensorflow 1.0")
-    run(birds, new, reuse=old, overwrite=True)
+    set_attribute(reused, "versions", "tensorflow 1.0")
+    run(birds, new, reuse=reused, overwrite=True)
     partial = interrupt(birds, new, 6, overwrite=True)
     set_attribute(partial, "versions", "tensorflow 2.0")
     run(birds, new)
     for line, facts in zip(
-        warnings(), ((old, "tensorflow 1.0"), (partial, "tensorflow 2.0")), strict=True
+        warnings(), ((reused, "tensorflow 1.0"), (partial, "tensorflow 2.0")), strict=True
     ):
         assert_names(line, *facts)

@@ -63,13 +63,13 @@ def joined(
 
 
 @both_sizes
-@pytest.mark.parametrize("which", [range(6), range(5, -1, -1), [4, 0, 3], [2, 2, 5, 2], []])
+@pytest.mark.parametrize("chosen", [range(6), range(5, -1, -1), [4, 0, 3], [2, 2, 5, 2], []])
 @pytest.mark.parametrize("spec", ["max", "bilinear", "maps"])
 @pytest.mark.slow
 def test_rows_and_batches_and_columns_are_the_stored_rows(
-    stored: Callable[[Shapes], Path], shapes: Shapes, which: Sequence[int], spec: str
+    stored: Callable[[Shapes], Path], shapes: Shapes, chosen: Sequence[int], spec: str
 ) -> None:
-    indices = np.array(which, int)
+    indices = np.array(chosen, int)
     expected = random_rows(shapes, 6)[spec][indices]
     with FeatureFile(stored(shapes)) as file:
         rows = file.read(spec, indices)
@@ -107,7 +107,7 @@ def test_a_reader_may_overwrite_what_it_gets(
 
 @pytest.mark.parametrize("chunk", [100, 10_000])
 @pytest.mark.parametrize("spec", MIXED)
-def test_rows_are_converted_a_few_at_once(
+def test_rows_are_converted_in_chunks(
     mixed: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, spec: str
 ) -> None:
     monkeypatch.setattr(streaming, "CHUNK", chunk)
@@ -234,17 +234,6 @@ def test_a_reader_that_stops_early_leaves_no_thread(
             assert not new_threads()
 
 
-@each_iterator
-def test_a_reader_that_meets_damage_leaves_no_thread(
-    complete: Path, method: str, new_threads: Callable[[], int]
-) -> None:
-    flip_bit(complete, "max", 3)
-    with FeatureFile(complete) as file:
-        with raises(FeatureFileError, complete, "features/max", 3):
-            list(getattr(file, method)("max", np.arange(6), 1))
-        assert not new_threads()
-
-
 # The conversion to float32 ---------------------------------------------------------------
 
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
@@ -320,7 +309,9 @@ def test_a_flipped_bit_is_reported_when_its_row_is_read_and_not_otherwise(
             read(file, np.array([5, 0, 3, 1]))
 
 
-def test_columns_come_before_the_checksums_are_known_and_batches_after(complete: Path) -> None:
+def test_columns_come_before_the_checksums_are_known_and_batches_after(
+    complete: Path, new_threads: Callable[[], int]
+) -> None:
     flip_bit(complete, "max", 3)
     rows = np.arange(6)
     with FeatureFile(complete) as file:
@@ -329,6 +320,7 @@ def test_columns_come_before_the_checksums_are_known_and_batches_after(complete:
             assert len(list(itertools.islice(blocks, n_good))) == n_good
             with raises(FeatureFileError, complete, "features/max", 3, REPLACE):
                 next(blocks)
+            assert not new_threads()
 
 
 @each_read
@@ -371,7 +363,7 @@ def test_a_number_that_damage_made_infinite_is_reported_as_damage(
 
 
 @pytest.mark.parametrize("chunk", [10, 20, 1000])
-def test_the_bad_row_is_named_however_many_are_converted_at_once(
+def test_the_bad_row_is_named_however_large_a_chunk_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     monkeypatch.setattr(streaming, "CHUNK", chunk)
