@@ -102,7 +102,8 @@ def check_resumable(existing: FeatureFile, source: Source, recipe: Recipe) -> No
         log.info("resuming after %d of %d photos", existing.photos_done, len(source.paths))
     else:
         without = f", without {abbreviate(existing.skipped)}" if existing.skipped else ""
-        log.info("%s is complete%s; --overwrite makes it again", existing.path, without)
+        message = "%s is complete%s: nothing to do. Use --overwrite to make it again."
+        log.info(message, existing.path, without)
 
 
 def _check_photos(file: FeatureFile, source: Source) -> None:
