@@ -254,9 +254,17 @@ def test_an_interrupted_run_that_reuses_resumes(birds: PhotoSet, reused: Path, n
     assert_uninterrupted(birds, new)
 
 
-def test_the_rows_of_an_unfinished_file_are_reused(birds: PhotoSet, new: Path) -> None:
-    reused = interrupt(birds, new.with_name("reused.h5"), 6)
-    assert len(run(birds, new, reuse=reused).photos) == 5
+@pytest.mark.slow
+@pytest.mark.parametrize("unreadable", [[], [4]])
+def test_the_rows_of_an_unfinished_file_are_reused_except_those_of_unreadable_photos(
+    birds: PhotoSet, new: Path, unreadable: list[int]
+) -> None:
+    for path in birds.paths[unreadable]:
+        (birds.root / path).unlink()
+    reused = interrupt(birds, new.with_name("reused.h5"), 6, skip_bad=True)
+    assert len(run(birds, new, reuse=reused, skip_bad=True).photos) == 5
+    with FeatureFile(new) as file:
+        assert [*file.skipped] == birds.paths[unreadable].tolist()
 
 
 def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
