@@ -21,11 +21,11 @@ COLUMNS = ("paths", "labels", "split", "group")  # of a photo set
 
 
 class Network:
-    """The small network, and what it was used for.
+    """The small network, which counts its uses.
 
     Attributes:
         kernel: of the convolution.
-        at_batch: what to do before a batch is computed, by its number from 1.
+        at_batch: called before a batch is computed, by the batch's number from 1.
         loaded, batches: how often it is loaded, and how many batches it computes.
         photos: the photos that it computes.
     """

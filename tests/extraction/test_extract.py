@@ -63,7 +63,7 @@ def refused(photo_set: PhotoSet, output: Path, *facts: Any, **options: Any) -> N
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """Return what the program logs at this level."""
+    """Return the log lines of the program at this level."""
     records = [x for x in caplog.records if x.name.startswith("bilinear_cli")]
     return [x.getMessage() for x in records if x.levelno == level]
 
@@ -188,7 +188,7 @@ def test_a_network_that_fails_loses_only_its_batch(birds: PhotoSet, output: Path
 def test_a_killed_run_resumes_to_the_same_bits(
     birds: PhotoSet, output: Path, tmp_path: Path, batch: int
 ) -> None:
-    """A copy of the file in the middle of a run is what SIGKILL leaves of it."""
+    """SIGKILL leaves the file as it is in the middle of a run, so a copy of it is enough."""
     killed = tmp_path / "killed.h5"
 
     def copy() -> None:
@@ -218,7 +218,7 @@ def test_a_damaged_row_is_found_before_resuming(birds: PhotoSet, output: Path) -
     refused(birds, output, partial_path(output), 4, "features/max")
 
 
-# A file that is there --------------------------------------------------------------------
+# An existing file ------------------------------------------------------------------------
 
 
 def test_a_second_identical_run_does_nothing(
@@ -262,7 +262,7 @@ def test_recipes_that_differ_are_refused_with_both_values(
 
 
 def begin(photo_set: PhotoSet, output: Path, finished: bool) -> Path:
-    """Extract all photos, or two batches of them, and return the path of what is there."""
+    """Extract all photos, or two batches of them, and return the path of the file."""
     if finished:
         run(photo_set, output)
         return output
@@ -286,7 +286,7 @@ def test_other_photos_are_refused_by_name(
 
 
 @pytest.mark.slow
-def test_photos_whose_rows_are_to_come_may_change(birds: PhotoSet, output: Path) -> None:
+def test_photos_whose_rows_are_not_done_may_change(birds: PhotoSet, output: Path) -> None:
     interrupt(birds, output, 6)
     make_photo(birds.root / birds.paths[6], seed=99)
     run(birds, output)
@@ -432,7 +432,7 @@ def test_a_photo_that_cannot_be_opened(birds: PhotoSet, output: Path) -> None:
 def test_photos_that_all_could_not_be_opened_may_come_back(
     birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
-    away = birds.root.rename(tmp_path / "away")  # as of a drive that is not there
+    away = birds.root.rename(tmp_path / "away")  # as if a drive is not connected
     with raises(BadPhotoError, birds.root / birds.paths[0], 0, 8):
         run(birds, output)
     away.rename(birds.root)

@@ -348,7 +348,7 @@ def test_a_damaged_row_of_maps_is_found(maps: Path, output: Path) -> None:
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return what a feature file holds."""
+    """Return the bytes of a feature file."""
     folder = tmp_path_factory.mktemp("parameters")
     photo_set = load_photo_set(str(class_folders(folder / "birds", {"tit": 6, "wren": 5})))
     return run(photo_set, folder / "x.h5").read_bytes()

@@ -134,7 +134,7 @@ LAST = replace(RECIPE, shard="3/3")
 
 
 def replace_by(recipe: Recipe, take: slice = slice(None)) -> Spoil:
-    """Return what replaces a shard by one of another recipe, or of fewer photos."""
+    """Return a function that replaces a shard by one of another recipe, or of fewer photos."""
     return lambda birds, path: run(
         birds.take(np.arange(len(birds))[take]), path, recipe, overwrite=True
     )

@@ -1,4 +1,4 @@
-"""Tests of what is read from a feature file: all that was written, and nothing else."""
+"""Tests of reading a feature file: it returns the values that were written."""
 
 from pathlib import Path
 

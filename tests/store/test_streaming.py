@@ -90,7 +90,7 @@ def test_rows_and_batches_and_columns_are_the_stored_rows(
 
 
 @both_sizes
-def test_a_reader_may_overwrite_what_it_gets(
+def test_a_reader_may_overwrite_its_blocks(
     stored: Callable[[Shapes], Path], shapes: Shapes
 ) -> None:
     rows, path = np.arange(6), stored(shapes)
@@ -152,7 +152,7 @@ def test_no_byte_of_other_columns_is_read(mixed: Path, calls: list[int]) -> None
     assert calls == [4 * 35] * len(SOME) + [4] * len(SOME)
 
 
-def test_a_call_may_read_less_than_was_asked_for(
+def test_a_call_may_read_fewer_bytes_than_requested(
     mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preadv = os.preadv
@@ -192,7 +192,7 @@ def test_the_next_block_and_no_other_is_prepared_meanwhile(new_threads: Callable
     assert next(blocks) == 0
     assert ready.wait(100)  # the reader does nothing, and yet it is prepared
     assert new_threads() == 1
-    blocks.close()  # waits for all that the thread was asked for
+    blocks.close()  # waits for the thread
     assert prepared == [0, 1]
     assert list(prefetch(items())) == [0, 1, 2, 3]
     assert not new_threads()
@@ -402,7 +402,7 @@ def test_a_file_that_is_cut_short_between_two_blocks(complete: Path, method: str
 
 
 @each_iterator
-def test_a_file_too_short_for_its_rows_is_refused_before_memory_is_asked_for(
+def test_a_file_too_short_for_its_rows_is_refused_before_memory_is_allocated(
     complete: Path, method: str
 ) -> None:
     with FeatureFile(complete) as file:
