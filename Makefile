@@ -1,7 +1,7 @@
-# Everything runs in .venv, which the first target that needs it makes. See `make help`.
+# Everything runs in .venv. The first target that needs it creates it. See `make help`.
 
-# The newest Python that TensorFlow has wheels for and that is installed. A name alone does not count:
-# it may be a stand-in of a version manager that has no such Python.
+# The newest installed Python for which TensorFlow has wheels. The command must run: the name alone
+# may be a shim of a version manager without that Python.
 PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
   python$(version) -c '' 2> /dev/null && echo python$(version))) python3)
 VENV := .venv
@@ -9,10 +9,11 @@ BIN := .venv/bin
 PINS := configs/pins.txt
 EXTRAS := check,cluster,int8,onnx,report,tfds,dev
 
-# What `make reproduce` compares: any --data, and a config of extract and train.
+# Input of `make reproduce`: any --data, and a config file for extract and train.
 DATA ?= sample
 CONFIG ?= configs/sample.toml
-# A name for it: its last part, and a checksum of the whole, since two sets may share the last part.
+# The name of the results: the last component of the path, and a checksum of the whole path, because
+# two sets may have the same last component.
 WORD := $(shell basename "$(DATA)" | tr -c 'A-Za-z0-9_\n' -)
 SUM := $(if $(filter sample%,$(DATA)),,-$(shell realpath -m "$(DATA)" | cksum | cut -d ' ' -f 1))
 NAME := $(WORD)$(SUM)-$(basename $(notdir $(CONFIG)))
@@ -25,15 +26,15 @@ EXTRACT_MAPS := $(BIN)/bilinear extract --maps $(FEATURES)
 TRAIN_POOLINGS := $(BIN)/bilinear train --features features/$(NAME)-poolings.h5 --output $(RUNS)
 TRAIN := $(BIN)/bilinear --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
 
-# Processes that share the tests. More do not help on two cores, and each takes up to 2 GB.
+# Number of test processes. More than two do not help on two cores, and each needs up to 2 GB.
 TESTERS ?= 2
 
 .PHONY: extraction help install packages lint test reproduce poolings why docs bench torture pins clean
 
-help:  ## Say what can be made
+help:  ## List all targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-install: .venv/installed  ## Make .venv with the pinned packages, this one and VGG16's weights
+install: .venv/installed  ## Create .venv with pinned packages, this package and VGG16's weights
 
 .venv/installed: pyproject.toml $(PINS)
 	@echo "Installing into .venv ($$($(PYTHON) --version)); this takes a minute or two"
@@ -42,10 +43,10 @@ install: .venv/installed  ## Make .venv with the pinned packages, this one and V
 	$(BIN)/bilinear weights
 	@touch $@
 
-packages:  # into an environment that is there: VENV=path for another than .venv
+packages:  # install into an existing environment: .venv, or VENV=path
 	$(VENV)/bin/python -m pip install --quiet --constraint $(PINS) --editable '.[$(EXTRAS)]'
 
-lint: install  ## Check format, style, types and the direction of imports
+lint: install  ## Check format, style, types and import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -57,7 +58,7 @@ test: install  ## Run all tests
 reproduce: extraction $(RUNS)/comparison.txt  ## Compare poolings [DATA=...] [CONFIG=configs/post.toml]
 	@cat $(RUNS)/comparison.txt
 
-extraction: install  # always asked for: it says quickly whether anything is to be done
+extraction: install  # always runs: it finds quickly whether the file is complete
 	$(EXTRACT) --output $(FEATURES)
 
 $(FEATURES): | extraction
@@ -80,7 +81,7 @@ $(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wil
 	     $(STEM)-bilinear-plain-none-softmax $(STEM)-bilinear-softmax ) > $@.partial
 	@mv $@.partial $@
 
-poolings: extraction $(RUNS)/poolings.txt  ## Compare second-order poolings, their accuracy and time [DATA=...]
+poolings: extraction $(RUNS)/poolings.txt  ## Compare accuracy and time of second-order poolings [DATA=...]
 	@cat $(RUNS)/poolings.txt
 	$(BIN)/python tests/bench_poolings.py
 
@@ -95,28 +96,28 @@ $(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wildc
 	  $(STEM)-poolings-$(subst :,-,$(pooling))-$(classifier))) ) > $@.partial
 	@mv $@.partial $@
 
-why: extraction  ## Measure why it works, and write docs/why.md [DATA=...]
+why: extraction  ## Measure why bilinear pooling works, and write docs/why.md [DATA=...]
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python docs/why/why.py --features $(FEATURES) --work $(RUNS)/why
 
-docs: install  ## Write docs/commands.md from the commands
+docs: install  ## Write docs/commands.md from the help of the commands
 	$(BIN)/python docs/commands.py
 
-bench: install $(FEATURES)  ## Time extraction, the layer and training against floors and peers [DATA=...]
+bench: install $(FEATURES)  ## Time extraction, the layer and training against references [DATA=...]
 	$(BIN)/python tests/bench.py --data "$(DATA)"
 	$(BIN)/python tests/bench.py --data "$(DATA)" --image-size 448 --limit 40
 	$(BIN)/python tests/bench_layer.py
 	$(BIN)/python tests/bench_training.py --features $(FEATURES)
 
-torture: install  ## Kill 1,000 runs and spoil 20,000 feature files; an hour or so
+torture: install  ## Kill 1,000 runs and damage 20,000 feature files; takes about an hour
 	$(BIN)/python tests/torture.py --kills 1000 --mutations 10000 --bytes 10000
 
-pins:  ## Renew configs/pins.txt from pyproject.toml
+pins:  ## Update configs/pins.txt from pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links \
 	  --no-emit-trusted-host --extra $(subst $(comma), --extra ,$(EXTRAS)) --output-file $(PINS) pyproject.toml
 
-clean:  ## Remove .venv and what tools leave; features/ and runs/ stay
+clean:  ## Remove .venv and tool caches; keep features/ and runs/
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 comma := ,

@@ -1,15 +1,16 @@
-"""Say how far features in one precision are from those in another, and what it costs in accuracy.
+"""Compare the features of two precisions, and the accuracies on them.
 
     python .ci/agreement.py float32.h5 int8.h5 --runs RUNS
 
-For each pooling the mean and the least cosine of a photo's two rows. For each run of `float32.h5`
-in RUNS, as `bilinear train --output RUNS` made it, top-1 on the test photos; and, less that, top-1
+For each pooling, the script prints the mean and the minimum cosine between the two rows of a photo.
+For each run of `float32.h5` in RUNS (from `bilinear train --output RUNS`), it prints top-1 on the
+test photos, and the difference from it for three other models:
 
-- of the like run of `int8.h5`, whose C was chosen on its own folds;
-- of one with the C and the label smoothing of the first, which is trained here;
-- of the first on the rows of `int8.h5`,
+- the corresponding run of `int8.h5`, with C chosen on its own folds;
+- a model on `int8.h5` with the C and the label smoothing of the first run, which is trained here;
+- the model of the first run on the rows of `int8.h5`.
 
-each with its 95 % interval over pairs of photos.
+Each difference has its 95 % interval over pairs of photos.
 """
 
 import argparse
@@ -23,53 +24,53 @@ from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("exact", type=Path)
-parser.add_argument("near", type=Path)
+parser.add_argument("reference", type=Path)
+parser.add_argument("other", type=Path)
 parser.add_argument("--runs", type=Path, required=True)
-asked = parser.parse_args()
+options = parser.parse_args()
 
 
-def difference(right: np.ndarray, wrong: np.ndarray) -> str:
-    """Return the mean of the first less the second, bool (n,), and its interval."""
-    paired = right.astype(float) - wrong
-    half = 1.96 * paired.std() / np.sqrt(len(paired))
-    return f"{paired.mean():+.4f} ({paired.mean() - half:+.4f} to {paired.mean() + half:+.4f})"
+def difference(hits: np.ndarray, baseline: np.ndarray) -> str:
+    """Return the mean difference of two bool arrays (n,), and its interval."""
+    gains = hits.astype(float) - baseline
+    mean, half = gains.mean(), 1.96 * gains.std() / np.sqrt(len(gains))
+    return f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f})"
 
 
-def is_right(run: Path, photos: np.ndarray) -> np.ndarray:
-    """Return whether a run is right about these test photos, bool (n,)."""
-    with np.load(run / "test.npz") as scored:
-        assert (scored["photo"] == photos).all()
-        return scored["scores"].argmax(axis=1) == scored["labels"]
+def hits_of(run: Path, photos: np.ndarray) -> np.ndarray:
+    """Return whether the predictions of a run for these test photos are correct, bool (n,)."""
+    with np.load(run / "test.npz") as test:
+        assert (test["photo"] == photos).all()
+        return test["scores"].argmax(axis=1) == test["labels"]
 
 
-with FeatureFile(asked.exact) as exact, FeatureFile(asked.near) as near:
-    assert exact.sha256.tolist() == near.sha256.tolist()
-    rows = np.arange(len(exact.labels))
-    for spec in exact.shapes:
+with FeatureFile(options.reference) as reference, FeatureFile(options.other) as other:
+    assert reference.sha256.tolist() == other.sha256.tolist()
+    rows = np.arange(len(reference.labels))
+    for spec in reference.shapes:
         cosines = []
         for start in range(0, len(rows), 256):
-            pair = [file.read(spec, rows[start : start + 256]) for file in (exact, near)]
+            pair = [file.read(spec, rows[start : start + 256]) for file in (reference, other)]
             a, b = (x.reshape(len(x), -1).astype(np.float64) for x in pair)
-            lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-            cosines.append(np.einsum("ij,ij->i", a, b) / lengths)
-        found = np.concatenate(cosines)
-        print(f"{spec}: cosine {found.mean():.5f}, least {found.min():.5f}")
-    test = rows[near.split == "test"]
-    for run in sorted(asked.runs.glob(f"{exact.path.stem}-*")):
-        made, photos = read_metrics(run), near.photo[test]
-        spec, like = made["pooling"], run.name.replace(exact.path.stem, near.path.stem, 1)
-        how = TrainOptions(
-            classifier=made["classifier"], C=made["C"], label_smoothing=made["label_smoothing"]
-        )
+            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            cosines.extend(np.einsum("ij,ij->i", a, b) / norms)
+        print(f"{spec}: cosine {np.mean(cosines):.5f}, least {min(cosines):.5f}")
+    test = rows[other.split == "test"]
+    photos = other.photo[test]
+    for run in sorted(options.runs.glob(f"{reference.path.stem}-*")):
+        metrics, hits = read_metrics(run), hits_of(run, photos)
+        spec = metrics["pooling"]
+        choices = {name: metrics[name] for name in ("classifier", "C", "label_smoothing")}
         with tempfile.TemporaryDirectory() as folder:
-            same = is_right(Path(train(near, spec, how, Path(folder))["run"]), photos)
-        exactly, tuned = is_right(run, photos), is_right(run.with_name(like), photos)
-        scores = load_model(run).scores({spec: near.read(spec, test)})
-        only = scores.argmax(axis=1) == near.labels[test]
+            trained = train(other, spec, TrainOptions(**choices), Path(folder))
+            same_c = hits_of(Path(trained["run"]), photos)
+        name = run.name.replace(reference.path.stem, other.path.stem, 1)
+        tuned = hits_of(run.with_name(name), photos)
+        scores = load_model(run).scores({spec: other.read(spec, test)})
+        only_tested = scores.argmax(axis=1) == other.labels[test]
         print(
-            f"{run.name}: top-1 {exactly.mean():.4f}; trained and tested in the other "
-            f"{difference(tuned, exactly)}; with the same C {difference(same, exactly)}; "
-            f"only tested {difference(only, exactly)}",
+            f"{run.name}: top-1 {hits.mean():.4f}; trained and tested in the other "
+            f"{difference(tuned, hits)}; with the same C {difference(same_c, hits)}; "
+            f"only tested {difference(only_tested, hits)}",
             flush=True,
         )

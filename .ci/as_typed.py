@@ -1,4 +1,4 @@
-"""Print the commands of a section of the README, for a shell: `as_typed.py "Names, and"`."""
+"""Print the shell commands in a section of the README: `as_typed.py "Predict, "`."""
 
 import re
 import sys

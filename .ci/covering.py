@@ -1,7 +1,7 @@
-"""Check that what explain calls telling is: cover it, and a score falls more than by chance.
+"""Check the locations that explain finds important: covering them must lower the score.
 
-Of test photos that are named right the hottest tenth of places is covered by the photo's mean
-colour, and then a random tenth.
+For correctly predicted test photos, the script hides the tenth of the locations with the largest
+contributions, and then a random tenth, behind the mean colour of the photo. It compares the scores.
 """
 
 import sys
@@ -18,10 +18,10 @@ from bilinear_cli.run import load_model, read_recipe
 N_PHOTOS = 60
 
 
-def covered(pixels: np.ndarray, places: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the photo with these places, numbers of a map's locations, in its mean colour."""
+def cover(pixels: np.ndarray, locations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the photo with these locations (indices in the map) in its mean colour."""
     hidden = np.zeros(shape, bool)
-    hidden.ravel()[places] = True
+    hidden.ravel()[locations] = True
     cell = pixels.shape[0] // shape[0]
     mask = hidden.repeat(cell, 0).repeat(cell, 1)[..., None]
     return np.where(mask, pixels.mean(axis=(0, 1)), pixels).astype(np.uint8)
@@ -33,24 +33,24 @@ weights = load_vgg16_weights()
 network = load_backbone(weights.tensors, recipe.backbone, recipe.layer, recipe.precision)
 forward = tf.function(network, reduce_retracing=True)
 with np.load(run / "test.npz") as test:
-    right = np.flatnonzero(test["scores"].argmax(axis=1) == test["labels"])
+    correct = np.flatnonzero(test["scores"].argmax(axis=1) == test["labels"])
     rng = np.random.default_rng(0)
-    chosen = test["paths"][rng.permutation(right)[:N_PHOTOS]]
-falls = []
-for path in chosen:
-    why = explain(run, photos / path, forward)
-    number = list(model.class_names).index(why.name)
-    n = why.heat.size // 10
-    hottest, random = np.argsort(-why.heat.ravel())[:n], rng.permutation(why.heat.size)[:n]
-    without = [
-        scores_of(covered(why.pixels, places, why.heat.shape), model, forward)[number]
-        for places in (hottest, random)
+    paths = test["paths"][rng.permutation(correct)[:N_PHOTOS]]
+decreases = []
+for path in paths:
+    explanation = explain(run, photos / path, forward)
+    heat, class_index = explanation.heat, list(model.class_names).index(explanation.name)
+    n = heat.size // 10
+    hottest, random = np.argsort(-heat.ravel())[:n], rng.permutation(heat.size)[:n]
+    scores = [
+        scores_of(cover(explanation.pixels, locations, heat.shape), model, forward)[class_index]
+        for locations in (hottest, random)
     ]
-    falls.append([why.score - score for score in without])
-mean, error = np.mean(falls, axis=0), np.std(falls, axis=0) / np.sqrt(len(falls))
+    decreases.append(explanation.score - np.array(scores))
+mean, error = np.mean(decreases, axis=0), np.std(decreases, axis=0) / np.sqrt(len(decreases))
 print(
     f"a score falls by {mean[0]:.3f} (standard error {error[0]:.3f}) when the hottest tenth of "
-    f"{len(falls)} photos is covered, and by {mean[1]:.3f} ({error[1]:.3f}) for a random tenth"
+    f"{len(decreases)} photos is covered, and by {mean[1]:.3f} ({error[1]:.3f}) for a random tenth"
 )
 if mean[0] <= mean[1] + 3 * np.hypot(*error):
-    sys.exit("what explain calls telling is not")
+    sys.exit("covering the hottest locations does not lower the score more than random locations")

@@ -1,4 +1,4 @@
-"""Check that feature files hold the same rows, to the bit."""
+"""Check that feature files have bitwise identical rows."""
 
 import sys
 

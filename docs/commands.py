@@ -10,11 +10,12 @@ HEAD = """<!-- Written by `make docs` from the commands themselves. -->
 
 # All commands
 
-Every option may also stand in a file, `bilinear --config FILE`, in a table of its command
-(`[extract]`, `image-size = 448`), or in the environment, `BILINEAR_EXTRACT_IMAGE_SIZE=448`; a flag
-beats the environment, which beats the file.
+A TOML file, `bilinear --config FILE`, can set every option, in a table with the name of the command
+(`[extract]`, `image-size = 448`). An environment variable can set it, too:
+`BILINEAR_EXTRACT_IMAGE_SIZE=448`. The command line overrides the environment, and the environment
+overrides the file.
 
-The shell completes commands and options after one of
+One of these lines makes the shell complete commands and options:
 
 ```sh
 eval "$(_BILINEAR_COMPLETE=bash_source bilinear)"    # in ~/.bashrc
@@ -26,12 +27,12 @@ _BILINEAR_COMPLETE=fish_source bilinear | source     # in ~/.config/fish/config.
 
 def page() -> str:
     """Return the page, Markdown."""
-    whole = click.Context(cli, info_name="bilinear", **cli.context_settings)
-    parts = [HEAD, "```", whole.get_help(), "```"]
+    parent = click.Context(cli, info_name="bilinear", **cli.context_settings)
+    lines = [HEAD, "```", parent.get_help(), "```"]
     for name, command in sorted(cli.commands.items()):
-        context = click.Context(command, info_name=name, parent=whole, **cli.context_settings)
-        parts += [f"\n## {name}\n", "```", context.get_help(), "```"]
-    return "\n".join(parts) + "\n"
+        context = click.Context(command, info_name=name, parent=parent, **cli.context_settings)
+        lines += [f"\n## {name}\n", "```", context.get_help(), "```"]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Put `BilinearPooling` on MobileNet, and compare it with global average pooling.
+"""Use `BilinearPooling` in MobileNet, and compare it with global average pooling.
 
     python docs/plug_in.py
 
-Both networks are the first layers of MobileNet, a pooling and a softmax, trained alike and end to
-end on the built-in sample; the accuracy is that on its test photos after the last epoch.
+Both networks consist of the first layers of MobileNet, a pooling and a softmax. Both are trained in
+the same way, end to end, on the built-in sample. The accuracy is measured on its test photos after
+the last epoch.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import load_photo_set
 
 SIZE = 96
-LAYER = "conv_pw_3_relu"  # 24 x 24 x 128; later ones see too much at once to tell what is where
+LAYER = "conv_pw_3_relu"  # 24 x 24 x 128; receptive fields of later layers are too large
 CHANNELS = 64
-# Each of the 2,080 numbers of a feature of norm one is small, and Adam's steps on the weights of
-# the softmax are not: ten times the numbers, and it learns ten times as fast.
+# Each of the 2,080 values of a feature with norm one is small, but Adam's steps on the weights of
+# the softmax are not. With values ten times as large, it learns ten times as fast.
 SCALE = 10
-MOMENTUM = 0.9  # of batch normalisation, whose 0.99 is for more steps than the 300 there are
+MOMENTUM = 0.9  # of batch normalisation; the default 0.99 needs more than the 300 steps here
 
 Layers = list[keras.layers.Layer]
 POOLINGS: dict[str, Callable[[], Layers]] = {
@@ -37,15 +38,16 @@ POOLINGS: dict[str, Callable[[], Layers]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Train both networks and print their accuracies."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--data", default="sample")
-    options.add_argument("--epochs", type=int, default=20)
-    options.add_argument("--weights", choices=("imagenet", "random"), default="imagenet")
-    asked = options.parse_args(arguments)
-    photo_set = load_photo_set(asked.data)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="sample")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--weights", choices=("imagenet", "random"), default="imagenet")
+    options = parser.parse_args(arguments)
+    photo_set = load_photo_set(options.data)
     photos = np.stack([read_photo(photo_set.root / path, [SIZE])[0] for path in photo_set.paths])
     is_train, n_classes = photo_set.split == "train", len(photo_set.class_names)
-    weights = weights_at_hand(asked.weights)
+    train, test = ((photos[rows], photo_set.labels[rows]) for rows in (is_train, ~is_train))
+    weights = available_weights(options.weights)
     print(
         f"{is_train.sum()} photos of {n_classes} classes to train on, {(~is_train).sum()} to "
         f"test; MobileNet to {LAYER}, {weights or 'random'} weights; chance is {1 / n_classes:.3f}"
@@ -53,44 +55,37 @@ def main(arguments: list[str] | None = None) -> None:
     for name, pooling in POOLINGS.items():
         keras.utils.set_random_seed(0)
         network = build(pooling(), weights, n_classes)
-        began = time.perf_counter()
-        network.fit(
-            photos[is_train],
-            photo_set.labels[is_train],
-            batch_size=16,
-            epochs=asked.epochs,
-            verbose=0,
-        )
-        seconds = time.perf_counter() - began
-        accuracy = network.evaluate(photos[~is_train], photo_set.labels[~is_train], verbose=0)[1]
+        start = time.perf_counter()
+        network.fit(*train, batch_size=16, epochs=options.epochs, verbose=0)
+        seconds = time.perf_counter() - start
+        accuracy = network.evaluate(*test, verbose=0)[1]
         print(f"{name:<30} {accuracy:.3f}   ({seconds:.0f} s)")
 
 
-def weights_at_hand(wanted: str) -> str | None:
-    """Return `imagenet` where it is wanted and can be had, else None, which is random weights."""
-    if wanted == "random":
+def available_weights(weights: str) -> str | None:
+    """Return `imagenet` if it is requested and available, else None for random weights."""
+    if weights == "random":
         return None
     try:
-        backbone(wanted)
-    except Exception as error:  # Keras raises no other when it cannot download
-        print(f"no ImageNet weights, so random ones: {error}")
+        backbone(weights)
+    except Exception as error:  # Keras raises a bare Exception if it cannot download
+        print(f"ImageNet weights are not available, so weights are random: {error}")
         return None
-    return wanted
+    return weights
 
 
 def backbone(weights: str | None) -> keras.Model:
     """Return the first layers of MobileNet."""
-    whole = keras.applications.MobileNet(
-        include_top=False, weights=weights, input_shape=(SIZE, SIZE, 3)
-    )
-    for layer in whole.layers:
+    shape = (SIZE, SIZE, 3)
+    network = keras.applications.MobileNet(include_top=False, weights=weights, input_shape=shape)
+    for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = MOMENTUM
-    return keras.Model(whole.input, whole.get_layer(LAYER).output)
+    return keras.Model(network.input, network.get_layer(LAYER).output)
 
 
 def build(pooling: Layers, weights: str | None, n_classes: int) -> keras.Model:
-    """Return photos -> backbone -> pooling -> softmax, ready to be trained."""
+    """Return the compiled network: photos -> backbone -> pooling -> softmax."""
     network = keras.Sequential(
         [
             keras.Input((SIZE, SIZE, 3)),

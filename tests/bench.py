@@ -1,14 +1,14 @@
-"""Time both stages against their floors, in one process, as ratios: `make bench`.
+"""Time both stages against a lower bound, in one process, as ratios: `make bench`.
 
-Stage 1 against the same compiled graph fed from memory, and in each precision against float32;
-stage 2's reduction against reading the features once. Medians of interleaved runs, since other work
-on the machine comes and goes.
+Stage 1 is compared with the same compiled graph on batches from memory, and each precision with
+float32. The reduction of stage 2 is compared with one pass over the features. All values are
+medians of interleaved runs, because other work on the machine comes and goes.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -28,131 +28,114 @@ from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform
 from bilinear_cli.training.problem import reduce
 
-POOLINGS = ("max", "bilinear")
-PRECISIONS = ("float32", "bfloat16", "int8")  # the first is what the others are compared with
+PRECISIONS = ("float32", "bfloat16", "int8")  # the others are compared with the first
+Times = tuple[float, float, float]  # ratio, and both times in seconds
 
 
 def main() -> None:
     """Run the benchmark and print a table."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--data", default="sample")
-    options.add_argument("--image-size", type=int, default=224)
-    options.add_argument("--limit", type=int, default=160)
-    options.add_argument("--pairs", type=int, default=5)
-    asked = options.parse_args()
-    photo_set = load_photo_set(asked.data).limit(asked.limit)
-    weights, precision = load_vgg16_weights(), resolve_precision("auto")
-    recipe = Recipe(
-        POOLINGS,
-        "block5_conv3",
-        asked.image_size,
-        "squash",
-        precision,
-        resolve_batch_size(asked.image_size),
-        weights.sha256,
-    )
-    forward = load_backbone(weights.tensors, recipe.backbone, recipe.layer, precision)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="sample")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--limit", type=int, default=160)
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    pairs, photo_set = options.pairs, load_photo_set(options.data).limit(options.limit)
+    recipe, tensors = vgg16_recipe(("max", "bilinear"), options.image_size)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "x.h5"
-        stage1 = time_stage1(photo_set, recipe, forward, output, asked.pairs)
+        stage1 = time_stage1(photo_set, recipe, tensors, output, pairs)
         with FeatureFile(output) as file:
-            stage2 = time_stage2(file, asked.pairs)
-        precisions = time_precisions(photo_set, recipe, weights.tensors, output, asked.pairs)
-        large = time_large_photo(
-            photo_set.root / photo_set.paths[0], Path(folder), asked.image_size, asked.pairs
-        )
+            stage2 = time_stage2(file, pairs)
+        precisions = time_precisions(photo_set, recipe, tensors, output, pairs)
+        large = time_large_photo(photo_set.root / photo_set.paths[0], recipe.image_size, pairs)
     print(
-        f"{len(photo_set)} photos at {asked.image_size} pixels, {precision}, batch "
-        f"{recipe.batch_size}; medians of {asked.pairs} pairs"
+        f"{len(photo_set)} photos at {recipe.image_size} pixels, {recipe.precision}, batch "
+        f"{recipe.batch_size}; medians of {pairs} pairs"
     )
-    print(
-        "extract / network and pooling fed from memory:  {:.3f} ({:.1f} s / {:.1f} s)".format(
-            *stage1[0]
-        )
-    )
-    print(
-        "the same / the network alone:                   {:.3f} ({:.1f} s / {:.1f} s)".format(
-            *stage1[1]
-        )
-    )
-    for name, ms, share in precisions:
-        print(f"{f'extract in {name}, ms a photo / float32:':<49}{share:.3f} ({ms:.1f} ms)")
-    print(
-        "reduction / one pass over the features:         {:.1f} ({:.2f} s / {:.2f} s)".format(
-            *stage2
-        )
-    )
-    print(
-        "12 megapixels decoded whole / as here:          {:.1f} ({:.3f} s / {:.3f} s)".format(
-            *large
-        )
-    )
+    seconds = "{:.3f} ({:.1f} s / {:.1f} s)"
+    print_row("extract / network and pooling fed from memory", seconds, stage1[0])
+    print_row("the same / the network alone", seconds, stage1[1])
+    for precision, times in zip(PRECISIONS, precisions, strict=True):
+        print_row(f"extract in {precision}, ms a photo / float32", "{:.3f} ({:.1f} ms)", times)
+    print_row("reduction / one pass over the features", "{:.1f} ({:.2f} s / {:.2f} s)", stage2)
+    print_row("12 megapixels decoded whole / as here", "{:.1f} ({:.3f} s / {:.3f} s)", large)
 
 
-Times = tuple[float, float, float]
+def print_row(label: str, template: str, values: Sequence[float]) -> None:
+    """Print one row of the table."""
+    print(f"{label + ':':<48}{template.format(*values)}")
+
+
+def vgg16_recipe(poolings: tuple[str, ...], image_size: int) -> tuple[Recipe, Tensors]:
+    """Return a recipe for VGG16 in the fastest precision, and its weights."""
+    weights, precision = load_vgg16_weights(), resolve_precision("auto")
+    batch_size = resolve_batch_size(image_size)
+    layer, resize = "block5_conv3", "squash"
+    recipe = Recipe(poolings, layer, image_size, resize, precision, batch_size, weights.sha256)
+    return recipe, weights.tensors
 
 
 def time_stage1(
-    photo_set: PhotoSet, recipe: Recipe, forward: Callable, output: Path, pairs: int
+    photo_set: PhotoSet, recipe: Recipe, tensors: Tensors, output: Path, pairs: int
 ) -> tuple[Times, Times]:
-    """Time extraction, photos on disk to features on disk, against what it cannot do without."""
-    pooled, _ = compile_pooling(forward, POOLINGS, recipe.batch_size, recipe.parsed_views)
+    """Time extraction from disk to disk against the graph alone, and that against the network."""
+    forward = load_backbone(tensors, recipe.backbone, recipe.layer, recipe.precision)
+    pooled, _ = compile_pooling(forward, recipe.poolings, recipe.batch_size, recipe.parsed_views)
     shape = (recipe.batch_size, recipe.image_size, recipe.image_size, 3)
     signature = [tf.TensorSpec(shape, tf.uint8)]
     network = tf.function(forward, input_signature=signature).get_concrete_function()
     batch = np.zeros(shape, np.uint8)
     n_batches = -(-len(photo_set) // recipe.batch_size)
 
-    def extraction() -> None:
+    def run_extraction() -> None:
         extract_photos(photo_set, recipe, output, lambda: forward, overwrite=True)
 
-    def graph() -> None:
+    def run_graph() -> None:
         for _ in range(n_batches):
             pooled({recipe.image_size: batch})
 
-    def alone() -> None:
+    def run_network() -> None:
         for _ in range(n_batches):
             network(tf.constant(batch)).numpy()
 
-    return ratio(extraction, graph, pairs), ratio(graph, alone, pairs)
+    return ratio(run_extraction, run_graph, pairs), ratio(run_graph, run_network, pairs)
 
 
 def time_precisions(
     photo_set: PhotoSet, recipe: Recipe, tensors: Tensors, output: Path, pairs: int
-) -> list[tuple[str, float, float]]:
-    """Time extraction, photos on disk to features on disk, in each precision.
+) -> list[tuple[float, float]]:
+    """Time extraction, from photos on disk to features on disk, in each precision.
 
     Returns:
-        Each precision, the milliseconds that a photo takes, and their ratio to float32's.
+        For each of `PRECISIONS`, the ratio to the time of float32, and milliseconds per photo.
     """
 
-    def timed(precision: str) -> Callable[[], object]:
+    def extraction(precision: str) -> Callable[[], object]:
         forward = load_backbone(tensors, "vgg16", recipe.layer, precision)
-        made = replace(recipe, precision=precision)
-        return lambda: extract_photos(photo_set, made, output, lambda: forward, overwrite=True)
+        changed = replace(recipe, precision=precision)
+        return lambda: extract_photos(photo_set, changed, output, lambda: forward, overwrite=True)
 
-    runs = [timed(name) for name in PRECISIONS]
+    runs = [extraction(precision) for precision in PRECISIONS]
     rounds = np.array([[seconds(run) for run in runs] for _ in range(pairs + 1)][1:])
-    return [
-        (name, 1000 * median(taken) / len(photo_set), median(taken / rounds[:, 0]))
-        for name, taken in zip(PRECISIONS, rounds.T, strict=True)
-    ]
+    return [(median(x / rounds[:, 0]), 1000 * median(x) / len(photo_set)) for x in rounds.T]
 
 
-def time_large_photo(photo: Path, folder: Path, size: int, pairs: int) -> Times:
-    """Time the reading of a photo as a camera makes them, of all its pixels and as it is done."""
+def time_large_photo(photo: Path, size: int, pairs: int) -> Times:
+    """Time reading a photo of 12 megapixels: decoding all pixels against `read_photo`."""
     rng = np.random.default_rng(0)
     with Image.open(photo) as image:
-        large = np.asarray(image.convert("RGB").resize((4000, 3000)), np.int16)
-    noisy = (large + rng.normal(0, 5, large.shape)).clip(0, 255).astype(np.uint8)
-    path = folder / "large.jpg"
-    Image.fromarray(noisy).save(path, quality=92)
+        pixels = np.asarray(image.convert("RGB").resize((4000, 3000)), np.int16)
+    noisy = (pixels + rng.normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
 
-    def decode_whole() -> None:
+    def decode_all(path: Path) -> None:
         with Image.open(path) as image:
             image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
 
-    return ratio(decode_whole, lambda: read_photo(path, [size]), pairs)
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        path = Path(file.name)
+        Image.fromarray(noisy).save(path, quality=92)
+        return ratio(lambda: decode_all(path), lambda: read_photo(path, [size]), pairs)
 
 
 def time_stage2(file: FeatureFile, pairs: int) -> Times:
@@ -167,18 +150,14 @@ def time_stage2(file: FeatureFile, pairs: int) -> Times:
     return ratio(lambda: reduce(file, transforms, rows, "gram"), one_pass, pairs)
 
 
-def ratio(slow: Callable[[], object], floor: Callable[[], object], pairs: int) -> Times:
-    """Return the medians of slow / floor pair by pair, of slow and of floor in seconds."""
-    timed = [(seconds(slow), seconds(floor)) for _ in range(pairs + 1)][1:]  # the first warms up
-    return (
-        median(a / b for a, b in timed),
-        median(a for a, _ in timed),
-        median(b for _, b in timed),
-    )
+def ratio(work: Callable[[], object], reference: Callable[[], object], pairs: int) -> Times:
+    """Return the medians of work / reference in pairs, and of both times in seconds."""
+    times = [(seconds(work), seconds(reference)) for _ in range(pairs + 1)][1:]  # first: warm-up
+    return (median(a / b for a, b in times), *map(median, zip(*times, strict=True)))
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long one call takes."""
+    """Return the time of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

@@ -1,14 +1,14 @@
-"""Time `BilinearPooling` against the post's procedure, and take both's memory: `make bench`.
+"""Time `BilinearPooling` against the post's procedure, and measure their memory: `make bench`.
 
-Times are medians of interleaved pairs; memory is the most that a process of its own has had above
-what it had after a small call. Both are compiled into a graph.
+Times are medians of interleaved pairs. Memory is the peak of a separate process during a call,
+minus its memory after a small call. Both procedures are compiled into a graph.
 """
 
 import argparse
 import re
-import subprocess
-import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import keras
@@ -22,6 +22,7 @@ from bilinear_cli.layers.bilinear import methods
 
 SIDE, CHANNELS = 14, 512
 N_TIMED = 9
+Pool = Callable[[tf.Tensor], tf.Tensor]
 
 
 def bili_pooling(x: tf.Tensor) -> tf.Tensor:
@@ -47,9 +48,9 @@ def maps(batch: int, side: int = SIDE) -> tf.Tensor:
     return tf.constant(np.maximum(x, 0), tf.float32)
 
 
-def compiled(work: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the work as a graph for maps of any size."""
-    return tf.function(work, input_signature=[tf.TensorSpec((None, None, None, CHANNELS))])
+def compiled(pool: Pool) -> Pool:
+    """Compile for maps of any size."""
+    return tf.function(pool, input_signature=[tf.TensorSpec((None, None, None, CHANNELS))])
 
 
 PROCEDURES = {
@@ -59,75 +60,66 @@ PROCEDURES = {
 }
 
 
+def peak_in_process(name: str, batch: int) -> float:
+    """Return the memory of a call in MiB, measured in a separate process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        return executor.submit(peak, name, batch).result()
+
+
 def peak(name: str, batch: int) -> float:
-    """Return how many MiB of memory a call takes, measured in a process of its own."""
-    command = [sys.executable, __file__, "--batch", str(batch), "--peak", name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    """Return the peak of this process during a call, minus its memory before, in MiB."""
+    pool, x = compiled(PROCEDURES[name]), maps(batch)
+    pool(maps(1, 1))
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which includes building x
+    before = peak_of_process()
+    pool(x)
+    return peak_of_process() - before
 
 
-def own_peak(name: str, batch: int) -> float:
-    """Return how many MiB this process has at most in a call, above what it had before."""
-    work, x = compiled(PROCEDURES[name]), maps(batch)
-    work(maps(1, 1))
-    Path("/proc/self/clear_refs").write_text("5")  # from now on; else building x counts too
-    before = most()
-    work(x)
-    return most() - before
-
-
-def most() -> float:
-    """Return the most MiB that this process has had; `ru_maxrss` would count its parent's too."""
+def peak_of_process() -> float:
+    """Return the peak memory of this process in MiB; `ru_maxrss` would include its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
-def with_gradient(layer: keras.layers.Layer) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the gradient of something of the layer's output, with respect to the maps."""
+def with_gradient(layer: keras.layers.Layer) -> Pool:
+    """Return a function: maps -> gradient of a sum of outputs with respect to the maps."""
 
-    def work(x: tf.Tensor) -> tf.Tensor:
+    def gradient(x: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            found = tf.reduce_sum(layer(x)[:, ::7])
-        return tape.gradient(found, x)
+            total = tf.reduce_sum(layer(x)[:, ::7])
+        return tape.gradient(total, x)
 
-    return work
+    return gradient
 
 
-def milliseconds(work: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> float:
-    """Return the median time a map; the graph is made for this size of maps."""
-    graph = tf.function(work).get_concrete_function(x)
-    timed = [seconds(lambda: graph(x)) for _ in range(N_TIMED + 1)][1:]
-    return 1000 * float(np.median(timed)) / len(x)
+def milliseconds(pool: Pool, x: tf.Tensor) -> float:
+    """Return the median time per map, with a graph for this size of maps."""
+    graph = tf.function(pool).get_concrete_function(x)
+    times = [seconds(lambda: graph(x)) for _ in range(N_TIMED + 1)][1:]
+    return 1000 * float(np.median(times)) / len(x)
 
 
 def main() -> None:
     """Run the benchmark and print two tables."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--batch", type=int, default=8)
-    options.add_argument("--pairs", type=int, default=5)
-    options.add_argument("--peak", choices=PROCEDURES)
-    asked = options.parse_args()
-    if asked.peak:
-        print(own_peak(asked.peak, asked.batch))
-        return
-    x = maps(asked.batch)
-    post = compiled(bili_pooling)
-    whole = peak("the post's", asked.batch)
-    print(f"{asked.batch} maps of {SIDE} x {SIDE} x {CHANNELS}; medians of {asked.pairs} pairs\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    x, post = maps(options.batch), compiled(bili_pooling)
+    print(f"{len(x)} maps of {SIDE} x {SIDE} x {CHANNELS}; medians of {options.pairs} pairs\n")
     print("| | s | the post's / it | peak MiB | the post's / it |\n|---|---:|---:|---:|---:|")
+    memory = {name: peak_in_process(name, options.batch) for name in PROCEDURES}
     for name, procedure in PROCEDURES.items():
-        layer = compiled(procedure)
-        times = ratio(lambda: post(x), lambda layer=layer: layer(x), asked.pairs)
-        memory = peak(name, asked.batch)
-        print(
-            f"| {name} | {times[2]:.4f} | {times[0]:.0f} | {memory:,.1f} | {whole / memory:.0f} |"
-        )
-    print()
-    print("| method | ms a map | with gradient |\n|---|---:|---:|")
+        pool, share = compiled(procedure), memory["the post's"] / memory[name]
+        speed, _, time = ratio(lambda: post(x), lambda pool=pool: pool(x), options.pairs)
+        print(f"| {name} | {time:.4f} | {speed:.0f} | {memory[name]:,.1f} | {share:.0f} |")
+    print("\n| method | ms a map | with gradient |\n|---|---:|---:|")
     for method in methods():
-        pooling = BilinearPooling(method)
-        timed = [milliseconds(work, x) for work in (pooling, with_gradient(pooling))]
-        print("| {} | {:.1f} | {:.1f} |".format(method, *timed))
+        layer = BilinearPooling(method)
+        times = [milliseconds(pool, x) for pool in (layer, with_gradient(layer))]
+        print("| {} | {:.1f} | {:.1f} |".format(method, *times))
 
 
 if __name__ == "__main__":

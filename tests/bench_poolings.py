@@ -1,24 +1,22 @@
-"""Time each pooling of maps in memory beside the network that makes them: `make poolings`.
+"""Time each pooling of maps in memory beside the network that computes them: `make poolings`.
 
-Batches as in extraction, rows as they are stored; medians of interleaved rounds, since other work
-on the machine comes and goes.
+Batches are as in extraction, rows as they are stored. All times are medians of interleaved rounds,
+because other work on the machine comes and goes.
 """
 
 import argparse
-import time
 from functools import partial
 from statistics import median
 
 import numpy as np
 import tensorflow as tf
+from bench import seconds, vgg16_recipe
 
 from bilinear_cli.extraction.graph import compile_maps
-from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
-from bilinear_cli.networks.weights import load_vgg16_weights
+from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.poolings.matrix_root import matrix_sqrt
 from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.registry import storage_dtype
-from bilinear_cli.recipe import Recipe
 
 POOLINGS = ("max", "avg", "bilinear", "covariance", "matrix-sqrt", "compact:8192", "bilinear:144")
 SIZE = 224
@@ -26,51 +24,46 @@ SIZE = 224
 
 def main() -> None:
     """Run the benchmark and print a table."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--rounds", type=int, default=15)
-    rounds = options.parse_args().rounds
-    weights, precision, batch = (
-        load_vgg16_weights(),
-        resolve_precision("auto"),
-        resolve_batch_size(SIZE),
-    )
-    recipe = Recipe(POOLINGS, "block5_conv3", SIZE, "squash", precision, batch, weights.sha256)
-    forward = load_backbone(weights.tensors, "vgg16", recipe.layer, precision)
-    photos = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
-    network = tf.function(forward)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    recipe, tensors = vgg16_recipe(POOLINGS, SIZE)
+    batch_size, precision = recipe.batch_size, recipe.precision
+    network = tf.function(load_backbone(tensors, recipe.backbone, recipe.layer, precision))
+    photos = np.random.default_rng(0).integers(0, 256, (batch_size, SIZE, SIZE, 3), np.uint8)
     maps = network(tf.constant(photos)).numpy()
     channels = maps.shape[-1]
     parameters = make_parameters(recipe, channels, {}, lambda: (np.eye(channels), []))
-    compiled = {spec: compile_maps([spec], maps.shape[1:], parameters) for spec in POOLINGS}
-    times: dict[str, list[float]] = {"the network": [], **{spec: [] for spec in POOLINGS}}
-    for _ in range(rounds + 1):
-        times["the network"].append(seconds(lambda: network(tf.constant(photos)).numpy()))
-        for spec, (compute, _) in compiled.items():
-            times[spec].append(seconds(lambda compute=compute: compute(maps)))
-    floor = median(times["the network"][1:])  # the first of each warms up
-    print(f"{batch} photos of {SIZE} pixels a batch, network in {precision}; {rounds} rounds\n")
+    poolings = {spec: compile_maps([spec], maps.shape[1:], parameters) for spec in POOLINGS}
+    work = {spec: partial(compute, maps) for spec, (compute, _) in poolings.items()}
+    work["network"] = lambda: network(tf.constant(photos)).numpy()
+    times = [{name: seconds(call) for name, call in work.items()} for _ in range(rounds + 1)]
+    ms = {name: 1000 * median(x[name] for x in times[1:]) / batch_size for name in work}
+    print(
+        f"{batch_size} photos of {SIZE} pixels a batch, network in {precision}; {rounds} rounds\n"
+    )
     print("| pooling | numbers a photo | bytes a photo | ms a photo | of the network's |")
     print("|---|---:|---:|---:|---:|")
-    print(f"| the network | | | {1000 * floor / batch:.1f} | |")
-    for spec, (_, shapes) in compiled.items():
-        found, n = median(times[spec][1:]), int(np.prod(shapes[spec]))
-        size = n * storage_dtype(shapes[spec]).itemsize
-        print(f"| {spec} | {n:,} | {size:,} | {1000 * found / batch:.2f} | {found / floor:.3f} |")
+    print(f"| the network | | | {ms['network']:.1f} | |")
+    for spec, (_, shapes) in poolings.items():
+        n = int(np.prod(shapes[spec]))
+        n_bytes, share = n * storage_dtype(shapes[spec]).itemsize, ms[spec] / ms["network"]
+        print(f"| {spec} | {n:,} | {n_bytes:,} | {ms[spec]:.2f} | {share:.3f} |")
     compare_roots(maps, rounds)
 
 
 def compare_roots(maps: np.ndarray, rounds: int) -> None:
-    """Print cost and error of the matrix root, as it is and by Newton and Schulz."""
+    """Print time and error of the matrix root by eigendecomposition and by Newton-Schulz."""
     x = maps.reshape(len(maps), -1, maps.shape[-1])
-    exact = np.stack([root_in_double(one) for one in x])
-    ways = {"eigendecomposition": tf.function(matrix_sqrt)}
+    exact = np.stack([root_in_double(photo) for photo in x])
+    methods = {"eigendecomposition": tf.function(matrix_sqrt)}
     for steps in (5, 10, 15):
-        ways[f"Newton-Schulz, {steps} steps"] = tf.function(partial(newton_schulz, steps=steps))
+        methods[f"Newton-Schulz, {steps} steps"] = tf.function(partial(newton_schulz, steps=steps))
     print("\n| matrix root | ms a photo | error, of the root's norm |\n|---|---:|---:|")
-    for name, root in ways.items():
+    for name, root in methods.items():
         error = np.linalg.norm(root(x) - exact, axis=(1, 2)) / np.linalg.norm(exact, axis=(1, 2))
-        timed = [seconds(lambda root=root: root(x).numpy()) for _ in range(rounds)]
-        print(f"| {name} | {1000 * median(timed) / len(x):.1f} | {error.max():.0e} |")
+        times = [seconds(lambda root=root: root(x).numpy()) for _ in range(rounds)]
+        print(f"| {name} | {1000 * median(times) / len(x):.1f} | {error.max():.0e} |")
 
 
 def root_in_double(x: np.ndarray) -> np.ndarray:
@@ -89,13 +82,6 @@ def newton_schulz(x: tf.Tensor, steps: int) -> tf.Tensor:
         t = 1.5 * identity - 0.5 * tf.matmul(z, y)
         y, z = tf.matmul(y, t), tf.matmul(t, z)
     return tf.matmul(tf.matmul(x, z, transpose_a=True), x) / tf.sqrt(trace)
-
-
-def seconds(work: object) -> float:
-    """Return how long one call takes."""
-    start = time.perf_counter()
-    work()  # type: ignore[operator]
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every example of every `--help`, run as it stands there."""
+"""The examples of every `--help` run as they are printed."""
 
 import re
 import shlex
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -39,30 +40,26 @@ def examples(command: click.Command) -> list[str]:
 
 
 def run_line(line: str) -> str:
-    """Run a command line in the working folder, and return what it prints.
+    """Run a command line in the working folder, and return its stdout.
 
-    A shell runs what stands before a pipe; what stands after `>` is not run.
+    A shell runs the command before a pipe. The function ignores a redirection to a file.
     """
-    before, pipe, after = line.rpartition(" | ")
-    words = shlex.split((after if pipe else line).partition(" > ")[0])
-    assert words.pop(0) == "bilinear", line
-    names = [name for word in words for name in _expanded(word)]
-    process = subprocess.run(before, shell=True, capture_output=True, check=True)
-    return run_command(*names, input=process.stdout).stdout
-
-
-def _expanded(word: str) -> list[str]:
-    return sorted(map(str, Path().glob(word))) if "*" in word else [word]
+    shell_command, _, command = line.rpartition(" | ")
+    program, *words = shlex.split(command.partition(" > ")[0])
+    assert program == "bilinear", line
+    expanded = [sorted(map(str, Path().glob(x))) if "*" in x else [x] for x in words]
+    process = subprocess.run(shell_command, shell=True, capture_output=True, check=True)
+    return run_command(*chain.from_iterable(expanded), input=process.stdout).stdout
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a folder that has what examples name: photos, feature files, runs.
+    """Return a folder with the photos, feature files and runs that the examples use.
 
-    The networks are thin, the sample has few drawings, and trainings are not tuned.
+    The networks are thin, the sample has few drawings, and training does not tune.
     """
     folder = tmp_path_factory.mktemp("prepared")
-    with thin_networks(144) as patch:  # as many as --top-variance 20000 needs
+    with thin_networks(144) as patch:  # channels, required by --top-variance 20000
         set_quick_options(patch, batch_size=4)
         patch.setenv("BILINEAR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(sample, "N_SPECIES", 2)
@@ -93,10 +90,10 @@ def _write_cub(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """Return the address of a scheduler with one worker, which is a thread: its networks are thin.
+    """Return the address of a scheduler with one worker.
 
-    The worker thread has the patches of this process. A worker keeps files open until it ends, and
-    this one does not end with the cluster.
+    The worker is a thread, so its networks are thin, too. A worker keeps files open until its
+    process ends, so the fixture closes them.
     """
     options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
     with ExitStack() as files, pytest.MonkeyPatch.context() as patch:
@@ -129,12 +126,11 @@ def test_the_examples_of_help_run(
         if "tcp://" in line:
             line = line.replace("tcp://host:8786", request.getfixturevalue("scheduler"))
         line = line.replace("/shared/", "")
-        output = re.search(r" -o (\S+)", line)
-        if output:
-            Path(output[1]).unlink(missing_ok=True)
+        outputs = [Path(output) for output in re.findall(r" -o (\S+)", line)]
+        for output in outputs:
+            output.unlink(missing_ok=True)
         assert run_line(line), line
-        if output:
-            assert Path(output[1]).stat().st_size > 0, line
+        assert all(output.stat().st_size > 0 for output in outputs), line
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,20 +1,18 @@
-"""Files of version 0.1 are read, trained on, predicted with and loaded as they were then.
+"""Reading, training, predicting and loading with files of version 0.1 still give the same results.
 
-`data_files/make.py` made them and `expected.json`, the figures of that version.
+`data_files/make.py` wrote the files. `expected.json` has the results of that version.
 """
 
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from support.commands import environment, run_command
+from support.commands import run_command, run_python
 from support.feature_files import all_rows
 from support.thin_network import thin_networks
 
@@ -29,7 +27,7 @@ POOLINGS = {
 }
 WITH_KERAS = ("mlp", "conv1x1")
 TOLERANCE = 1e-4  # other CPUs and versions add in another order
-OF_TRAINING = 1e-3  # likewise; with OpenBLAS's kernels for Nehalem a log loss differs by 1.1e-4
+TRAINING_TOLERANCE = 1e-3  # likewise; a log loss differs by 1.1e-4 with OpenBLAS for Nehalem
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +42,16 @@ def network() -> Iterator[None]:
 
 
 def assert_same_rows(path: Path, expected: Path, views: tuple[str, ...] = ()) -> None:
-    """Compare the rows of the poolings that a file has with those of a file that has more."""
-    with FeatureFile(path) as file, FeatureFile(expected) as other:
-        rows = np.isin(other.view, views) if views else slice(None)
+    """Compare the poolings of a file with those of a file that may have more."""
+    with FeatureFile(path) as file, FeatureFile(expected) as reference:
+        rows = np.isin(reference.view, views) if views else slice(None)
         for column in ("photo", "view", "labels", "paths", "sha256", "split", "group"):
-            assert getattr(file, column).tolist() == getattr(other, column)[rows].tolist()
-        assert file.class_names.tolist() == other.class_names.tolist()
+            assert getattr(file, column).tolist() == getattr(reference, column)[rows].tolist()
+        assert file.class_names.tolist() == reference.class_names.tolist()
         for name, array in file.parameters.items():
-            np.testing.assert_array_equal(array, other.parameters[name])
+            np.testing.assert_array_equal(array, reference.parameters[name])
         for spec in file.shapes:
-            stored = all_rows(other, spec)[rows]
+            stored = all_rows(reference, spec)[rows]
             atol = TOLERANCE * np.abs(stored).max()
             np.testing.assert_allclose(all_rows(file, spec), stored, TOLERANCE, atol, err_msg=spec)
 
@@ -69,14 +67,14 @@ def test_columns_and_keys_of_feature_files() -> None:
         assert file.split.tolist() == ["train"] * 24 + ["test"] * 12
         assert file.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8 + [0] * 4 + [1] * 4 + [2] * 4
     with h5py.File("maps.h5") as file:
-        assert [*file["features"]] == ["conv5"]  # whatever the pooling is called today
+        assert [*file["features"]] == ["conv5"]  # the key of version 0.1
 
 
 @pytest.mark.slow
 def test_stored_maps_are_pooled_to_the_stored_rows(tmp_path: Path) -> None:
-    options = [word for spec in sorted(POOLINGS) for word in ("--pooling", spec)]
-    projected = ["--projection", "birds.h5"]
-    run_command("extract", "--maps", "maps.h5", "-o", tmp_path / "x.h5", *projected, *options)
+    poolings = [word for spec in sorted(POOLINGS) for word in ("--pooling", spec)]
+    options = ["--maps", "maps.h5", "--projection", "birds.h5", *poolings]
+    run_command("extract", *options, "-o", tmp_path / "x.h5")
     assert_same_rows(tmp_path / "x.h5", Path("birds.h5"), views=("original",))
 
 
@@ -112,17 +110,18 @@ def test_shards_are_merged(tmp_path: Path) -> None:
         for line in EXPECTED["trained"]
     ],
 )
-def test_training_gives_the_same_figures(
+def test_training_gives_the_same_metrics(
     options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As in make.py: so few photos teach it nothing at its own.
+    # As in make.py: the default is too small for so few photos.
     monkeypatch.setattr("bilinear_cli.training.conv1x1.LEARNING_RATE", 0.03)
     words = ["train", "--json", "-o", tmp_path, "--features", *options.split()]
     (metrics,) = json.loads(run_command(*words).stdout)["results"]
     expected = dict(EXPECTED["trained"][options])
-    chosen = expected.pop("C")
-    assert metrics["C"] == (chosen and pytest.approx(chosen, rel=0.01))  # of three digits
-    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=OF_TRAINING)
+    best_c = expected.pop("C")
+    assert metrics["C"] == (best_c and pytest.approx(best_c, rel=0.01))  # C has three digits
+    metrics = {name: metrics[name] for name in expected}
+    assert metrics == pytest.approx(expected, abs=TRAINING_TOLERANCE)
 
 
 # Run folders -----------------------------------------------------------------------------
@@ -145,9 +144,9 @@ def test_predictions_of_runs(run: str) -> None:
 def test_an_explanation_of_a_run(tmp_path: Path) -> None:
     words = ["explain", "runs/birds-bilinear-softmax", "photos/test/wren/4.png", "--class", "wren"]
     stdout = run_command(*words, "-o", tmp_path / "x.png", "--weights", "random").stdout
-    figures = [float(x) for x in re.findall(r"-?\d+\.\d{4}", stdout)[:3]]
-    expected = EXPECTED["score, intercept, places"]  # of four decimals
-    assert figures == pytest.approx(expected, abs=5 * TOLERANCE)
+    values = [float(x) for x in re.findall(r"-?\d+\.\d{4}", stdout)[:3]]
+    expected = EXPECTED["score, intercept, places"]  # with four decimals
+    assert values == pytest.approx(expected, abs=5 * TOLERANCE)
 
 
 def test_runs_as_a_table() -> None:
@@ -162,7 +161,7 @@ def test_runs_as_a_table() -> None:
 
 
 @pytest.mark.slow
-def test_keras_loads_the_exported_model_after_importing_the_layers_alone() -> None:
+def test_keras_loads_the_exported_model_after_importing_only_the_layers() -> None:
     code = (
         "import json, keras, numpy as np, bilinear_cli.layers\n"
         "pixels = np.arange(2 * 32 * 32 * 3).reshape(2, 32, 32, 3) % 251\n"
@@ -170,9 +169,6 @@ def test_keras_loads_the_exported_model_after_importing_the_layers_alone() -> No
         "names = network.layers[-1].class_names\n"
         "print(json.dumps([names, network.predict_on_batch(pixels).tolist()]))\n"
     )
-    process = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, env=environment()
-    )
-    names, probabilities = json.loads(process.stdout.splitlines()[-1])
+    names, probabilities = json.loads(run_python(code).splitlines()[-1])
     assert names == ["jay", "tit", "wren"]
     np.testing.assert_allclose(probabilities, EXPECTED["exported"], 0, TOLERANCE)

@@ -1,7 +1,8 @@
-"""Tests of docs/why: its vectors, its identities, its intervals, and the script."""
+"""Tests of docs/why: vectors, identities, intervals, and the script."""
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,27 +50,34 @@ def maps() -> np.ndarray:
     return values.astype(np.float16).astype(np.float32)
 
 
-def test_shuffled_channels_keep_everything_but_the_products_of_two(maps: np.ndarray) -> None:
-    moved = vectors.shuffled(maps, np.random.default_rng(0))
-    before, after = (np.sort(x.reshape(3, 16, 6), axis=1) for x in (maps, moved))
-    np.testing.assert_array_equal(after, before)  # so maximum, mean and sum are the same
-    diagonals = [vectors.diagonal(x).numpy() for x in (maps, moved)]
-    np.testing.assert_allclose(*diagonals, rtol=1e-6)
-    assert np.abs(bilinear_pool(moved) - bilinear_pool(maps)).max() > 0.05
-    orders = [[photo[..., c].tolist() for c in range(6)] for photo in moved - maps]
-    assert len({str(order) for photo in orders for order in photo}) == 18  # each has its own order
+def orders(shuffle: Callable) -> np.ndarray:
+    """Return the locations that the values of each channel come from, (photos, channels, 16)."""
+    locations = np.broadcast_to(np.arange(16).reshape(4, 4, 1), (3, 4, 4, 6))
+    shuffled = shuffle(locations, np.random.default_rng(0))
+    return shuffled.reshape(3, 16, 6).transpose(0, 2, 1)
+
+
+def test_shuffled_channels_keep_their_values_and_lose_their_products(maps: np.ndarray) -> None:
+    shuffled = vectors.shuffled(maps, np.random.default_rng(0))
+    before, after = (x.reshape(3, 16, 6) for x in (maps, shuffled))
+    # The maximum, mean and sum of each channel are the same.
+    np.testing.assert_array_equal(np.sort(after, axis=1), np.sort(before, axis=1))
+    np.testing.assert_allclose(vectors.diagonal(shuffled), vectors.diagonal(maps), rtol=1e-6)
+    assert np.abs(bilinear_pool(shuffled) - bilinear_pool(maps)).max() > 0.05
+    assert len(np.unique(orders(vectors.shuffled).reshape(18, 16), axis=0)) == 18
 
 
 def test_channels_shuffled_together_change_nothing(maps: np.ndarray) -> None:
-    moved = vectors.shuffled_together(maps, np.random.default_rng(0))
-    for before, after in zip(maps.reshape(3, 16, 6), moved.reshape(3, 16, 6), strict=True):
-        assert not np.array_equal(after, before)
-        assert sorted(after.tolist()) == sorted(before.tolist())
-    np.testing.assert_allclose(bilinear_pool(moved), bilinear_pool(maps), atol=1e-6)
+    shuffled = vectors.shuffled_together(maps, np.random.default_rng(0))
+    first, *others = orders(vectors.shuffled_together).swapaxes(0, 1)  # one order per photo
+    assert (others == first).all()
+    assert len(np.unique(first, axis=0)) == 3
+    assert (np.sort(first) == np.arange(16)).all()
+    np.testing.assert_allclose(bilinear_pool(shuffled), bilinear_pool(maps), atol=1e-6)
 
 
 def test_matrices_by_hand() -> None:
-    # two channels, 1 2 0 1 and 0 1 3 0: squares' sums 6 and 10, products' sum 2, means 1 and 1
+    # Channels 1 2 0 1 and 0 1 3 0: sums of squares 6 and 10, sum of products 2, means 1 and 1.
     maps = np.array([[[[1, 0], [2, 1]], [[0, 3], [1, 0]]]], np.float32)
     by_hand = {
         vectors.mean_product: [[1.5, 0.5], [0.5, 2.5]],
@@ -96,7 +104,7 @@ def test_norms_by_hand() -> None:
         np.testing.assert_allclose(row, expected, rtol=1e-6, err_msg=norm)
 
 
-def test_the_bilinear_vector_is_that_of_the_program(maps: np.ndarray) -> None:
+def test_the_program_computes_the_same_bilinear_vector(maps: np.ndarray) -> None:
     rows = vectors.VARIANTS[vectors.FULL].rows(maps, np.random.default_rng(0))
     np.testing.assert_allclose(rows, bilinear_pool(maps), atol=1e-6)
 
@@ -106,8 +114,8 @@ def test_the_bilinear_vector_is_that_of_the_program(maps: np.ndarray) -> None:
 
 def test_matches_by_hand() -> None:
     x, y = np.array([[1.0, 0], [0, 2]]), np.array([[1.0, 1], [0, 1]])  # matches 1 0 2 2
-    similarities = matches.by_matches(x, y)
-    assert (similarities["sum"], similarities["bilinear"]) == (5, 9)
+    products = matches.expected_products(x, y)
+    assert (products["sum"], products["bilinear"]) == (5, 9)
 
 
 def test_identities_hold(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,10 +129,10 @@ def test_identities_hold(features: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert checks["moved"]["bilinear"] < 1e-6 < checks["moved"]["bilinear, each channel"]
 
 
-def test_shares_of_the_strongest() -> None:
-    equal = matches.carried(np.ones(1000))
+def test_shares_of_the_strongest_matches() -> None:
+    equal = matches.shares_of_strongest(np.ones(1000))
     np.testing.assert_allclose(equal, np.ceil(1000 * matches.SHARES) / 1000)
-    dominated = matches.carried(np.array([99.0] + [1 / 99] * 99))
+    dominated = matches.shares_of_strongest(np.array([99.0] + [1 / 99] * 99))
     assert dominated[matches.ONE_PER_CENT] == pytest.approx(0.99)
     assert dominated[-1] == 1
 
@@ -132,65 +140,65 @@ def test_shares_of_the_strongest() -> None:
 # The intervals -----------------------------------------------------------------------------------
 
 
-def hits_of(rate: float, n: int, seed: int) -> np.ndarray:
+def random_hits(rate: float, n: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).random((1, n)) < rate).astype(np.float32)
 
 
 @pytest.mark.slow
 def test_an_interval_has_the_width_of_the_normal_approximation() -> None:
     n = 2000
-    middle, low, high = figures.accuracy(hits_of(0.8, n, 0))
-    assert low < middle < high
+    mean, low, high = figures.accuracy(random_hits(0.8, n, 0))
+    assert low < mean < high
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.16 / n), rel=0.1)
 
 
 @pytest.mark.slow
 def test_differences_are_paired() -> None:
-    hits = hits_of(0.8, 2000, 0)
+    hits = random_hits(0.8, 2000, 0)
     assert figures.difference(hits, hits) == (0, 0, 0)
     similar = hits.copy()
     similar[0, :20] = 0
-    middle, low, high = figures.difference(hits, similar)
-    assert middle == pytest.approx((hits - similar).mean())
+    mean, low, high = figures.difference(hits, similar)
+    assert mean == pytest.approx((hits - similar).mean())
     assert high - low < 0.01
-    _, low, high = figures.difference(hits, hits_of(0.8, 2000, 1))
+    _, low, high = figures.difference(hits, random_hits(0.8, 2000, 1))
     assert high - low > 0.04
 
 
 @pytest.mark.slow
-def test_intervals_are_wider_where_trainings_differ() -> None:
-    same = np.repeat(hits_of(0.7, 1000, 0), 5, axis=0)
+def test_intervals_are_wider_if_trainings_differ() -> None:
+    same = np.repeat(random_hits(0.7, 1000, 0), 5, axis=0)
     widths = []
     for rates in ([0.7] * 5, [0.5, 0.6, 0.7, 0.8, 0.9]):
-        hits = np.concatenate([hits_of(rate, 1000, i) for i, rate in enumerate(rates)])
+        hits = np.concatenate([random_hits(rate, 1000, i) for i, rate in enumerate(rates)])
         _, low, high = figures.difference(hits, same)
         widths.append(high - low)
     assert widths[1] > 2 * widths[0]
 
 
 @pytest.mark.slow
-def test_hits_are_those_of_train(features: Path, tmp_path: Path) -> None:
+def test_hits_agree_with_train(features: Path, tmp_path: Path) -> None:
+    path = tmp_path / "v.h5"
     with FeatureFile(features) as file:
-        path = tmp_path / "v.h5"
         measure.write_vectors(file, vectors.VARIANTS[vectors.FULL], 0, path)
     with FeatureFile(path) as file:
-        trial = Trial(vectors.FULL)
-        result = measure.run(file, trial)
+        result = measure.run(file, Trial(vectors.FULL))
         metrics = train(file, "bilinear", TrainOptions(normalize="none"), tmp_path / "runs")
-    with np.load(Path(metrics["run"]) / "test.npz") as scored:
-        expected = scored["scores"].argmax(axis=1) == scored["labels"]
-    results = {"made": {"n_test": len(expected)}, "trials": {trial.key: result}}
-    np.testing.assert_array_equal(figures.hits(results, trial.key)[0], expected)
+    with np.load(Path(metrics["run"]) / "test.npz") as test:
+        expected = test["scores"].argmax(axis=1) == test["labels"]
+    results = {"made": {"n_test": len(expected)}, "trials": {f"{vectors.FULL}/0": result}}
+    np.testing.assert_array_equal(figures.hits(results, vectors.FULL), [expected])
     assert result["top1"] == metrics["top1"]
 
 
-def test_seeds_are_in_order() -> None:
-    trials = dict.fromkeys(["x/photos2/10", "x/photos2/9", "x/photos20/1", "x/0", "xx/1"])
-    assert figures.seeds({"trials": trials}, "x/photos2") == ["x/photos2/9", "x/photos2/10"]
-    assert figures.seeds({"trials": trials}, "x") == ["x/0"]
+def test_trials_are_in_order_of_their_seeds() -> None:
+    keys = ("x/photos2/10", "x/photos2/9", "x/photos20/1", "x/0", "xx/1")
+    results = {"trials": {key: {"key": key} for key in keys}}
+    for prefix, expected in {"x/photos2": ["x/photos2/9", "x/photos2/10"], "x": ["x/0"]}.items():
+        assert [trial["key"] for trial in figures.trials(results, prefix)] == expected
 
 
-def test_draws_hold_smaller_ones(features: Path) -> None:
+def test_larger_draws_contain_the_smaller_ones(features: Path) -> None:
     with FeatureFile(features) as file:
         rows = select_rows(file, None, 2)
     two, four = (measure.draw(rows, n, seed=1) for n in (2, 4))
@@ -207,38 +215,39 @@ def run_script(features: Path, folder: Path) -> dict[str, Any]:
     (folder / "docs" / "why").mkdir(parents=True, exist_ok=True)
     options = ["--work", str(folder / "work"), "--docs", str(folder / "docs")]
     why.main(["--features", str(features), *options])
-    text = (folder / "docs" / "why" / "birds-of-mine.json").read_text("utf-8")
-    return json.loads(text)
+    return json.loads((folder / "docs" / "why" / "birds-of-mine.json").read_text("utf-8"))
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_resumes_and_writes_whole_pages(
+def test_an_interrupted_run_resumes_and_writes_complete_pages(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"PHOTOS": (2,), "DRAWS": 2}.items():
         monkeypatch.setattr(measure, name, value)
     monkeypatch.setattr(matches, "N_PAIRS", 5)
-    run, keys, interrupted = measure.run, [], []
+    run, keys = measure.run, []
 
-    def interrupt_once(file: FeatureFile, trial: Trial) -> dict[str, Any]:
-        if len(keys) == 11 and not interrupted:
-            interrupted.append(trial.key)
+    def run_eleven(file: FeatureFile, trial: Trial) -> dict[str, Any]:
+        if len(keys) == 11:
             raise KeyboardInterrupt
+        return count_and_run(file, trial)
+
+    def count_and_run(file: FeatureFile, trial: Trial) -> dict[str, Any]:
         keys.append(trial.key)
         return run(file, trial)
 
-    monkeypatch.setattr(measure, "run", interrupt_once)
+    monkeypatch.setattr(measure, "run", run_eleven)
     with pytest.raises(KeyboardInterrupt):
         run_script(features, tmp_path)
+    monkeypatch.setattr(measure, "run", count_and_run)
     results = run_script(features, tmp_path)
     assert sorted(keys) == sorted(set(keys)) == sorted(results["trials"])
     page = (tmp_path / "docs" / "why.md").read_text("utf-8")
     assert "{{" not in page
     assert "| birds-of-mine |" in page
-    for folder in ("docs", "docs/why"):  # all pictures and pages that a page links to exist
-        for text in [path.read_text("utf-8") for path in (tmp_path / folder).glob("*.md")]:
-            for target in re.findall(r"\]\(([^):#]+)\)", text):
-                assert (tmp_path / folder / target).exists(), target
+    for path in (tmp_path / "docs").rglob("*.md"):
+        for target in re.findall(r"\]\(([^):#]+)\)", path.read_text("utf-8")):
+            assert (path.parent / target).exists(), target
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["birds-of-mine.json"]
 
 
@@ -248,17 +257,17 @@ def test_results_of_other_photos_are_not_reused(
     monkeypatch.setattr(why, "measure", lambda *_: None)
     monkeypatch.setattr(matches, "N_PAIRS", 2)
     with FeatureFile(features) as file:
-        before = {"name": "x", "made": why.made_of(file), "checks": {}, "trials": {"y": 1}}
-        measure.keep(before, tmp_path / "x.json")
-        assert why.measured(file, "x", tmp_path) == before
-        before["made"]["photos_sha256"] = "0"
-        measure.keep(before, tmp_path / "x.json")
-        assert why.measured(file, "x", tmp_path)["trials"] == {}
+        stored = {"name": "x", "made": why.inputs_of(file), "checks": {}, "trials": {"y": 1}}
+        measure.save(stored, tmp_path / "x.json")
+        assert why.measure_file(file, "x", tmp_path) == stored
+        stored["made"]["photos_sha256"] = "0"
+        measure.save(stored, tmp_path / "x.json")
+        assert why.measure_file(file, "x", tmp_path)["trials"] == {}
 
 
 def test_results_of_another_version_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "why" / "old.json"
-    measure.keep({"trials": {"bilinear-both/0": {}}}, path)
+    measure.save({"trials": {"bilinear-both/0": {}}}, path)
     with raises(SystemExit, path, "max-standard/0", "make why"):
         why.main(["--docs", str(tmp_path)])
 

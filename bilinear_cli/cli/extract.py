@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from bilinear_cli.cli.base import bar, cli, data_option, mix_option, weights_option
-from bilinear_cli.cluster.load import import_dask
+from bilinear_cli.cluster.connect import import_dask
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
 from bilinear_cli.recipe import CHOICES

@@ -1,19 +1,19 @@
-"""Where the workers are: an address, a scheduler file, or processes of this machine."""
+"""Connections to Dask: a scheduler's address, a scheduler file, or processes of this machine.
 
-import asyncio
+The command line imports this module, and Dask is an extra: only functions import Dask here.
+"""
+
 import json
 import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bilinear_cli.cluster.load import import_dask
 from bilinear_cli.errors import BilinearError, UsageError
 
 if TYPE_CHECKING:
@@ -24,153 +24,180 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 10
 LOOK_SECONDS = 5
 LOCAL = {
-    # Dask's workers by themselves give memory back to the system at once. A network takes the same
-    # again for each batch, and would pay for each page anew.
+    # By default Dask's workers return memory to the system at once. A network needs the same
+    # memory again for each batch, and would pay for each page again.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
-    # They look a hundred times a second at what each thread is doing, for a page nobody sees here.
+    # The profiler samples each thread a hundred times a second, for a page that nobody opens here.
     "distributed.worker.profile.enabled": False,
-    # Dask gives up a worker that is not there this long after it died. If it died a second time
-    # and is being restarted at that moment, it would be lost.
+    # Dask gives up a worker that is absent for this long. A worker that dies a second time while
+    # it restarts would be lost.
     "distributed.deploy.lost-worker-timeout": "1 day",
 }
 
 
+def import_dask() -> None:
+    """Import Dask, and silence its log lines in this process and in the processes that it starts.
+
+    Errors are silenced too: Dask recovers from a dead worker, a broken connection or a failed task,
+    or this program reports it in one line. A worker that was started by hand logs as usual.
+
+    Raises:
+        BilinearError: Dask is not installed.
+    """
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
+    # A large photo set is sent to the scheduler once, on purpose.
+    os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__LARGE_GRAPH_WARNING_THRESHOLD", "1GB")
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise BilinearError(
+            f"--scheduler needs {error.name}, which is not installed: pip install '.[cluster]'"
+        ) from error
+    # These warn of ports, and of versions, which `check_workers` compares.
+    warnings.filterwarnings("ignore", module="distributed")
+    for name in ("distributed", "distributed.client", "distributed.gc"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 @contextmanager
 def connect(address: str) -> "Iterator[Client]":
-    """Give a client of a scheduler that has workers, and leave it tidily.
+    """Yield a client of a scheduler that has workers, and close it at the end.
 
-    Workers may come late, since a cluster's queue gives them when it pleases, and may go: that is
-    said, and they are waited for.
+    Workers may join late and may leave. While there is none, the client logs a warning and waits.
 
     Args:
         address: `tcp://host:8786` or another of Dask's protocols; the path of a scheduler file; or
-            `local` or `local:WORKERS`, processes of one thread each on this machine, by themselves
-            as many as it has cores.
+            `local` or `local:WORKERS`, processes of one thread each on this machine, by default as
+            many as it has cores.
 
     Raises:
-        BilinearError: Dask is not installed, or nobody answers at the address; in the block, the
-            scheduler has gone, or workers died over a task.
-        UsageError: the address is of no kind that is known.
+        BilinearError: Dask is not installed, or no scheduler answers; in the block, the scheduler
+            ended, or a task killed its workers.
+        UsageError: the address is invalid.
     """
     import_dask()
-    import dask
-    from distributed import Client, LocalCluster
-
-    if address == "local" or address.startswith("local:"):
-        n_workers = _workers_of(address)
-        with dask.config.set(LOCAL):  # as long as there may be workers that are begun anew
-            with _without_ctrl_c():
-                cluster = LocalCluster(
-                    n_workers=n_workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address="127.0.0.1:0",  # a port that is free
-                )
-            with cluster, Client(cluster) as client, _watched(client), _in_one_line(client):
-                yield client
-        return
-    with _client(Client, address) as client, _watched(client), _in_one_line(client):
+    is_local = address.partition(":")[0] == "local"
+    opened = _start_workers(address) if is_local else _open_client(address)
+    with opened as client, _warn_without_workers(client), _translate_errors(client):
         client.wait_for_workers(1)
         yield client
 
 
 @contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Keep ctrl-C, which a terminal sends to all processes, from those that are begun here.
+def _start_workers(address: str) -> "Iterator[Client]":
+    """Start the workers of `local` or `local:WORKERS`, and yield their client."""
+    import dask
+    from distributed import Client, LocalCluster
 
-    Threads and processes inherit what is blocked, so it holds for workers that are begun anew, too.
-    What arrives meanwhile is not lost.
-    """
-    resource_tracker.ensure_running()  # which else would let it through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _workers_of(address: str) -> int:
-    """Return the number in `local:WORKERS`."""
-    _, _, number = address.partition(":")
-    if not number and address == "local":
-        return len(os.sched_getaffinity(0))
-    if not (number.isdecimal() and int(number)):
-        raise UsageError(f"--scheduler {address}: write local:4 for four workers")
-    return int(number)
-
-
-def _client(client: "type[Client]", address: str) -> "Client":
-    if Path(address).is_file():
-        address = _address_in(Path(address))
-    if "://" not in address:
-        raise UsageError(
-            f"--scheduler {address}: it is no tcp://host:8786, no scheduler file that is there, "
-            "and not local[:WORKERS]"
-        )
-    try:
-        asyncio.run(_greet(address))
-        return client(address, timeout=CONNECT_SECONDS)
-    except Exception as error:  # of any type, since who listens there may say anything
-        said = " ".join(str(error).split()) or f"nothing was said in {CONNECT_SECONDS} s"
-        raise BilinearError(f"no scheduler answers at {address}: {said}") from error
-
-
-async def _greet(address: str) -> None:
-    """Raise unless who listens there answers as Dask's processes do, and soon.
-
-    A client waits without limit for that.
-    """
-    from distributed.comm import connect
-    from distributed.security import Security
-
-    security = Security().get_connection_args("client")
-    greeting = connect(address, timeout=CONNECT_SECONDS, **security)
-    comm = await asyncio.wait_for(greeting, CONNECT_SECONDS + 1)
-    comm.abort()
-
-
-def _address_in(scheduler_file: Path) -> str:
-    """Return the address that a scheduler has written to its file."""
-    try:
-        address = json.loads(scheduler_file.read_bytes())["address"]
-    except (KeyError, TypeError, ValueError):
-        address = None
-    if not isinstance(address, str):
-        raise BilinearError(f"{scheduler_file} is no scheduler file: it has no address in JSON")
-    return address
+    _, colon, count = address.partition(":")
+    if colon and not (count.isdecimal() and int(count)):
+        raise UsageError(f"--scheduler {address} is invalid: write local:4 for four workers")
+    n_workers = int(count) if colon else len(os.sched_getaffinity(0))
+    with dask.config.set(LOCAL):  # for the whole block, since Dask restarts workers
+        with _block_ctrl_c():
+            cluster = LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # any free port
+            )
+        with cluster, Client(cluster) as client:
+            yield client
 
 
 @contextmanager
-def _watched(client: "Client") -> Iterator[None]:
-    """Say, each time that it comes to that, that there is no worker."""
-    over = threading.Event()
+def _block_ctrl_c() -> Iterator[None]:
+    """Keep ctrl-C, which a terminal sends to all processes, from processes that start here.
+
+    Threads and processes inherit the signal mask, so restarted workers have it too. This process
+    receives a ctrl-C of the meantime at the end.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _open_client(address: str) -> "Client":
+    import asyncio
+
+    from distributed import Client
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    async def check_answer() -> None:
+        """Raise unless a process of Dask answers in time; a `Client` would wait for ever."""
+        security = Security().get_connection_args("client")
+        handshake = connect(address, timeout=CONNECT_SECONDS, **security)
+        (await asyncio.wait_for(handshake, CONNECT_SECONDS + 1)).abort()
+
+    if Path(address).is_file():
+        address = _read_address(Path(address))
+    if "://" not in address:
+        raise UsageError(
+            f"--scheduler {address} is neither an address such as tcp://host:8786, nor an existing "
+            "scheduler file, nor local[:WORKERS]"
+        )
+    try:
+        asyncio.run(check_answer())
+        return Client(address, timeout=CONNECT_SECONDS)
+    except Exception as error:  # of any type: any program may listen at the address
+        reason = " ".join(str(error).split()) or f"no answer within {CONNECT_SECONDS} s"
+        raise BilinearError(
+            f"no scheduler answers at {address}: {reason}. Check the address, and that a scheduler "
+            "runs there"
+        ) from error
+
+
+def _read_address(scheduler_file: Path) -> str:
+    """Return the address that a scheduler wrote to its file."""
+    with suppress(KeyError, TypeError, ValueError):
+        address = json.loads(scheduler_file.read_bytes())["address"]
+        if isinstance(address, str):
+            return address
+    raise BilinearError(
+        f"{scheduler_file} is not a scheduler file: it has no address in JSON. Give the file that "
+        "`dask scheduler --scheduler-file` writes"
+    )
+
+
+@contextmanager
+def _warn_without_workers(client: "Client") -> Iterator[None]:
+    """Log a warning each time that the scheduler has lost its last worker, or has none yet."""
+    end = threading.Event()
 
     def watch() -> None:
-        alone = False
-        while not over.wait(LOOK_SECONDS):
+        n_workers = 1
+        while not end.wait(LOOK_SECONDS):
             try:
-                was, alone = alone, not client.nthreads()
-            except Exception:  # the scheduler has gone, which others will say
+                n_before, n_workers = n_workers, len(client.nthreads())
+            except Exception:  # the scheduler ended, which `_translate_errors` reports
                 return
-            if alone and not was:
-                log.warning("there is no worker: start one, it is waited for")
+            if n_before and not n_workers:
+                log.warning("the scheduler has no worker: start one, this command waits for it")
 
-    thread = threading.Thread(target=watch, name="watching for workers", daemon=True)
+    thread = threading.Thread(target=watch, name="watch workers", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
-        thread.join(LOOK_SECONDS)  # it may wait for a scheduler that does not answer
+        end.set()
+        thread.join(LOOK_SECONDS)  # it may be waiting for a scheduler that does not answer
 
 
 @contextmanager
-def _in_one_line(client: "Client") -> Iterator[None]:
+def _translate_errors(client: "Client") -> Iterator[None]:
     """Raise what happens to the scheduler or to workers as errors of this program.
 
-    Without a scheduler every call of the client ends in an error of another type, so that it is not
-    the type which tells.
+    Without a scheduler, each of the client's methods raises another type, so the client's status
+    decides.
     """
+    from concurrent.futures import CancelledError
+
     from distributed import KilledWorker
 
     try:
@@ -178,19 +205,19 @@ def _in_one_line(client: "Client") -> Iterator[None]:
     except BilinearError:
         raise
     except KeyboardInterrupt:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of Dask's waits, broken off
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # on Dask's interrupted waits
         raise
     except KilledWorker as error:
         raise BilinearError(
-            f"{error.allowed_failures + 1} workers died over the task {error.task}, the last of "
-            f"them {error.last_worker.address}: see their logs; if it was for memory, give them "
-            "more, or begin an extraction again (--overwrite) with a smaller --batch-size; what is "
-            "done of it is kept"
+            f"{error.allowed_failures + 1} workers died during the task {error.task}, the last was "
+            f"{error.last_worker.address}: read their logs. If memory ran out, give workers more "
+            "and run the same command again, which resumes an extraction; or begin it again "
+            "(--overwrite) with a smaller --batch-size"
         ) from error
     except Exception as error:
         if client.status == "running" and not isinstance(error, CancelledError):
             raise
         raise BilinearError(
-            "the scheduler has gone: when there is one again, give the same command; what is done "
-            "of an extraction is kept, and a fit begins anew"
+            "the scheduler ended: start one and run the same command again. An extraction resumes; "
+            "training starts again"
         ) from error

@@ -1,178 +1,196 @@
-"""Stage 1 on Dask's distributed scheduler: the client, which cuts, follows, and merges.
+"""Stage 1 on Dask's scheduler: the client cuts a photo set into shards, and workers extract them.
 
-The photos are cut into shards, and each is a task that runs `extract` as it is. What makes that
-robust is the shard's file, not Dask: whoever takes a shard up goes on where it stopped, whether its
-worker died or the client did, and its lock keeps two from writing it.
+Each shard is a task that runs `extraction.extract`. Its file makes this robust, not Dask: a task
+resumes the file where an earlier one stopped, whether a worker or the client died, and the file's
+lock keeps two tasks from writing it.
 """
 
-import contextlib
 import logging
 import secrets
+from contextlib import suppress
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
+from queue import SimpleQueue
 
-from distributed import Client
+from distributed import Client, Future
 
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.preflight import (
-    a_photo,
-    check_shards,
-    is_complete,
-    on_workers,
-)
-from bilinear_cli.cluster.progress import run
-from bilinear_cli.cluster.requirements import ExtractRequirements
+from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.cluster.shards_folder import (
-    ExistingShards,
-    clear,
+    check_shards,
     find_existing_shards,
-    shards_folder,
+    is_complete,
+    remove_shards,
     shared_folder,
 )
-from bilinear_cli.cluster.worker import ShardedJob, fit
-from bilinear_cli.cluster.worker_check import check_workers
+from bilinear_cli.cluster.worker import ShardedJob, extract_shard, fit_projection
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.extraction.existing import check_reusable, open_reused, resolve_recipe
-from bilinear_cli.extraction.from_photos import Photos, photo_set_attributes
+from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import Job, Progress
-from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.poolings.parameters import Parameters, merge_parameters, needs_projection_fit
-from bilinear_cli.recipe import Recipe
-from bilinear_cli.store import FeatureFile, locked, merge
+from bilinear_cli.store import FeatureFile, locked, merge, open_features
 
 log = logging.getLogger(__name__)
 
-SHARDS_PER_WORKER = 4  # so that all end at about the same time
-MOST_IN_SHARD = 2000  # photos; so that there is work for workers that come later
+SHARDS_PER_WORKER = 4  # so that all workers end at about the same time
+MOST_IN_SHARD = 2000  # photos; so that workers that join later find work
 
 
 def extract_shards(
     job: Job[Photos], address: str, progress: Progress | None = None
 ) -> list[Path] | None:
-    """Write the shards of a photo set's feature file on a cluster, or resume them.
+    """Extract the shards of a feature file on a cluster, or resume them.
 
     Args:
-        job: as for `extraction.extract`. Photos and output are in folders that all workers see.
-        address: where the workers are, see `connect`.
-        progress: is called with (photos done, photos in all).
+        job: as for `extraction.extract`; all workers see its photos and its output's folder.
+        address: of the scheduler, see `connect`.
+        progress: called with (photos done, all photos).
 
     Returns:
-        The shards' files, in their order; None if the output is there and complete.
+        The files of the shards, in order; None if the output is complete.
 
     Raises:
-        BadPhotoError: a photo cannot be read; what is done is kept.
-        BilinearError: no workers, or one is not as it must be, or several died; or see `extract`.
-        FeatureFileError: what is there was made otherwise, or cannot be written.
+        BadPhotoError: a photo cannot be read; finished rows are kept.
+        BilinearError: see `connect`, `check_workers` and `extraction.extract`.
+        FeatureFileError: existing files were made otherwise, or the folder is not writable.
         InUseError: another run writes the shards of this output.
     """
     if is_complete(job):
         return None
-    folder = shards_folder(job.output).resolve()
     with (
-        shared_folder(job.output) as (token_file, token),
+        shared_folder(job.output) as token,
         connect(address) as client,
-        open_reused(job) as old,
+        open_reused(job) as reused,
     ):
-        begun = None if job.overwrite else find_existing_shards(folder)
-        of_begun, of_old = (file.recipe if file else None for file in (begun, old))
-        open_recipe = resolve_recipe(job, of_begun, of_old, resolve=lambda recipe: recipe)
-        requirements = _requirements(job, open_recipe, token_file, token)
+        folder = token.parent
+        existing, n_done = (None, {}) if job.overwrite else find_existing_shards(folder)
+        stored, copied = (file.recipe if file else None for file in (existing, reused))
+        recipe = resolve_recipe(job, stored, copied, lambda recipe: recipe)  # workers do the rest
+        requirements = ExtractRequirements.of(job.origin, recipe, token)
         check_workers(client, requirements)
         if job.overwrite:
-            clear(folder)
+            remove_shards(folder)
         job = replace(
             job,
-            recipe=on_workers(client, open_recipe),
+            recipe=resolve_on_workers(client, recipe),
+            output=folder,
             reuse=job.reuse.resolve() if job.reuse else None,
-            allow_mix=False,  # the recipe says by now what is mixed
+            allow_mix=False,  # `mixed_with` of the recipe has replaced it
             overwrite=False,
         )
-        job = replace(job, parameters=_agreed_parameters(job, begun, old))
-        n_shards = begun.n_shards if begun else _n_shards(client, job)
-        sharded = ShardedJob(job, requirements, n_shards, folder, secrets.token_hex(8))
+        job = replace(job, parameters=_stored_parameters(job, existing, reused))
+        n_shards = choose_n_shards(client, job, existing)
+        sharded = ShardedJob(job, requirements, n_shards, secrets.token_hex(8))
         sharded = _with_projection(client, sharded)
-        run(client, sharded, begun.done if begun else {}, progress)
-    return [sharded.output(number) for number in range(1, n_shards + 1)]
-
-
-def _requirements(
-    job: Job[Photos], recipe: Recipe, token_file: Path, token: str
-) -> ExtractRequirements:
-    """Return what every worker must have; `recipe` may have no batch size yet."""
-    photo_set = job.origin.photo_set
-    return ExtractRequirements(
-        token_file,
-        token,
-        photo_set.root,
-        a_photo(photo_set),
-        installed_versions(recipe.precision),
-        job.origin.network,
-        recipe.weights_sha256,
-        recipe.precision,
-    )
-
-
-def _agreed_parameters(
-    job: Job[Photos], begun: ExistingShards | None, old: FeatureFile | None
-) -> Parameters:
-    """Return the parameters that there are; check that earlier shards and rows can be used."""
-    parameters = job.parameters
-    if begun:
-        record = {**photo_set_attributes(job.origin.photo_set, job.recipe), **job.attributes}
-        check_shards(begun, {**job.recipe.comparable_attributes(), **record})
-        parameters = merge_parameters(parameters, begun.parameters, begun.path)
-    if old:
-        check_reusable(old, job.recipe)
-        parameters = merge_parameters(parameters, old.parameters, old.path)
-    return parameters
+        _run(client, sharded, n_done, progress)
+    return [sharded.path(shard) for shard in range(1, n_shards + 1)]
 
 
 def merge_shards(shards: list[Path], output: Path, progress: Progress | None = None) -> None:
-    """Write the shards to one file, as a single run would have made it, and remove them.
+    """Merge the shards to the file that a single run would write, and remove them.
 
     Args:
         shards: as `extract_shards` returns them.
-        output: the file; one that is there is replaced.
-        progress: told (rows done, rows in all).
+        output: the file; an existing one is replaced.
+        progress: called with (rows done, all rows).
 
     Raises:
-        BadPhotoError: not one photo could be read.
-        FeatureFileError: a shard is damaged, or the output cannot be written.
-        InUseError: another run is merging them, or writes the output.
+        BadPhotoError: no photo could be read.
+        FeatureFileError: a shard is damaged, or the output is not writable.
+        InUseError: another run merges them, or writes the output.
     """
     folder = shards[0].parent
-    merged = folder / "merged"  # so that what a killed process leaves of it is nobody else's
+    merged = folder / "merged"  # a killed process leaves its rest in the folder of the shards
     with locked(folder), locked(output):
-        if not any(_n_rows(shard) for shard in shards):
-            raise BadPhotoError("not one file of the photo set can be read as a photo")
+        with open_features(shards) as file:
+            if not file.rows_done:
+                data = file.attributes["data"]
+                raise BadPhotoError(f"no file of {data} can be read as a photo: check --data")
         merge(shards, merged, overwrite=True, progress=progress)
         merged.replace(output)
         for shard in shards:
             shard.unlink()
-    with contextlib.suppress(OSError):  # something else is in it
+    with suppress(OSError):  # the folder has other files
         folder.rmdir()
 
 
-def _n_rows(shard: Path) -> int:
-    with FeatureFile(shard) as file:
-        return file.rows_done
+def _stored_parameters(
+    job: Job[Photos], existing: FeatureFile | None, reused: FeatureFile | None
+) -> Parameters:
+    """Return the parameters of the job and of earlier files, which must suit the job."""
+    if existing:
+        check_shards(existing, job)
+    if reused:
+        check_reusable(reused, job.recipe)
+    parameters = job.parameters
+    for file in filter(None, (existing, reused)):
+        parameters = merge_parameters(parameters, file.parameters, file.path)
+    return parameters
 
 
-def _n_shards(client: Client, job: Job[Photos]) -> int:
+def choose_n_shards(client: Client, job: Job[Photos], existing: FeatureFile | None) -> int:
+    """Return the number of shards, each of one batch or more."""
+    if existing:
+        return int(existing.recipe.shard.rpartition("/")[2])
     n_photos, n_workers = len(job.origin.photo_set), len(client.nthreads())
-    n_batches = -(-n_photos // job.recipe.batch_size)
-    n_shards = max(SHARDS_PER_WORKER * n_workers, -(-n_photos // MOST_IN_SHARD), 1)
-    return min(n_shards, n_batches)
+    n_shards = max(SHARDS_PER_WORKER * n_workers, ceil(n_photos / MOST_IN_SHARD), 1)
+    return min(n_shards, ceil(n_photos / job.recipe.batch_size))
 
 
 def _with_projection(client: Client, sharded: ShardedJob) -> ShardedJob:
-    """Return the job with the projection, which all shards must share to the last digit.
+    """Return the job with the projection, which one worker fits once, for all shards alike.
 
-    It is fitted on one worker, once, and from then on it is data: Dask may run a task again.
+    From then on the projection is data of the job, since Dask may run a task again.
     """
     job = sharded.job
     if not needs_projection_fit(job.recipe.poolings, job.parameters):
         return sharded
     log.info("fitting the projection of channels on a worker")
-    fitted = client.submit(fit, sharded, key=sharded.key("fit")).result()
+    fitted = client.submit(fit_projection, sharded, pure=False).result()
     return replace(sharded, job=replace(job, parameters=fitted))
+
+
+def _run(
+    client: Client, sharded: ShardedJob, n_done: dict[int, int], progress: Progress | None
+) -> None:
+    """Extract all shards on the workers; `n_done` is shard -> photos that are already done."""
+    n_photos = len(sharded.job.origin.photo_set)
+    progress = progress or (lambda done, total: None)
+    events: SimpleQueue = SimpleQueue()
+    client.subscribe_topic(sharded.run_id, events.put)
+    running = set(_submit(client, sharded))
+    for future in running:
+        future.add_done_callback(events.put)
+    try:
+        while running:
+            event = events.get()
+            if isinstance(event, Future):
+                running.remove(event)
+                event.result()
+            elif "warning" in event[1]:
+                log.warning("%s", event[1]["warning"])
+            else:
+                n_done[event[1]["shard"]] = event[1]["n_done"]
+                progress(sum(n_done.values()), n_photos)
+    finally:
+        client.unsubscribe_topic(sharded.run_id)
+        client.cancel([*running])
+    progress(n_photos, n_photos)  # a task reports nothing if another run has finished its shard
+
+
+def _submit(client: Client, sharded: ShardedJob) -> list[Future]:
+    """Submit a task for each shard."""
+    recipe, n_workers = sharded.job.recipe, len(client.nthreads())
+    values = (sharded.n_shards, n_workers, recipe.precision, recipe.batch_size)
+    log.info("shards: %d, workers: %d, precision: %s, batch size: %d", *values)
+    # A task returns a copy of the job, so that each worker receives the job once.
+    shared = client.submit(replace, sharded, pure=False)
+    # Dask groups tasks by the start of their keys, and gives many of a group out as workers become
+    # free. A key must differ from those of earlier runs, whose tasks may still be running.
+    key = f"extract_shard-{sharded.run_id}-"
+    return [
+        client.submit(extract_shard, shared, shard, key=f"{key}{shard}", priority=-shard)
+        for shard in range(1, sharded.n_shards + 1)
+    ]

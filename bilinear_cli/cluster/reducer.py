@@ -20,8 +20,8 @@ from distributed import as_completed
 
 from bilinear_cli.cluster import tasks
 from bilinear_cli.cluster.futures import Futures, Tell
+from bilinear_cli.cluster.requirements import check_workers
 from bilinear_cli.cluster.tasks import Features, Source
-from bilinear_cli.cluster.worker_check import check_workers
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.feature_transform import FeatureTransform

@@ -1,85 +1,136 @@
-"""What every worker must have and see to make shards of a feature file."""
+"""What every worker must have. All workers are checked at the start, and again by each task."""
 
 import asyncio
-import contextlib
 import tempfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
 
-from bilinear_cli.cluster.worker_check import differing
 from bilinear_cli.errors import BilinearError, InUseError
-from bilinear_cli.extraction.from_photos import MapNetwork
+from bilinear_cli.extraction.existing import resolve_locally
+from bilinear_cli.extraction.from_photos import MapNetwork, Photos
 from bilinear_cli.extraction.versions import installed_versions
-from bilinear_cli.networks.quiet import import_tensorflow
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
+
+if TYPE_CHECKING:
+    from distributed import Client, Worker
+
+
+class Requirements(Protocol):
+    """What must be the same on every worker as on the client, which sends it to them."""
+
+    def fault(self) -> str | None:
+        """Return what is wrong with this process, as a phrase to follow its name, or None."""
+
+
+def check_workers(client: "Client", requirements: Requirements) -> None:
+    """Raise a BilinearError that names the first worker that does not meet the requirements."""
+    results = client.run(_check_beside_tasks, requirements, on_error="return")
+    for address, error in results.items():
+        if isinstance(error, BilinearError):
+            raise error
+        if isinstance(error, Exception):  # for example if this program is not installed there
+            reason = " ".join(str(error).split())
+            raise BilinearError(f"worker {address} cannot run this program: {reason}")
+
+
+async def _check_beside_tasks(requirements: Requirements, dask_worker: "Worker") -> None:
+    """Check a worker in a thread of its own, since tasks may occupy all task threads."""
+    await asyncio.to_thread(check, requirements, dask_worker)
+
+
+def check(requirements: Requirements, worker: "Worker") -> None:
+    """Raise a BilinearError unless this process, which is the worker, meets the requirements."""
+    if fault := requirements.fault():
+        name = "" if worker.name == worker.address else f"{worker.name} at "
+        raise BilinearError(f"worker {name}{worker.address} {fault}")
+
+
+def differing(on_worker: str, on_client: str) -> str | None:
+    """Return a phrase that names the versions `name version, ...` that differ, or None."""
+    lists = (versions.split(", ") for versions in (on_worker, on_client))
+    worker, client = (dict(version.rsplit(" ", 1) for version in versions) for versions in lists)
+    names = [name for name in {**worker, **client} if worker.get(name) != client.get(name)]
+    phrases = [
+        f"{name} {worker.get(name, 'missing')} (the client has {client.get(name, 'none')})"
+        for name in names
+    ]
+    return f"has {', '.join(phrases)}: install the same versions" if names else None
 
 
 @dataclass(frozen=True)
 class ExtractRequirements:
-    """What must be the same on every worker as on the client.
+    """What must be the same on every worker to extract shards of a feature file.
 
     Attributes:
-        token_file: a file in the shared folder, which the client has locked.
-        token: what is in it.
+        token: a file with a random name in the folder of the shards, which the client has locked.
         root: the folder of the photos.
-        photo: one of them, and its size in bytes; None if the client could read none.
-        versions: see `versions.py`.
-        network: where it comes from.
-        weights_sha256: of its weights.
-        precision: of the rows; it decides whose versions count.
+        photo: path and size in bytes of a photo; None if the client can read none.
+        network: its weights must be the same.
+        recipe: it may leave precision and batch size open.
+        versions: of the packages that decide the numbers, see `extraction/versions.py`.
     """
 
-    token_file: Path
-    token: str
+    token: Path
     root: Path
     photo: tuple[Path, int] | None
-    versions: str
     network: MapNetwork
-    weights_sha256: str
-    precision: str = "float32"
+    recipe: Recipe
+    versions: str
+
+    @classmethod
+    def of(cls, origin: Photos, recipe: Recipe, token: Path) -> Self:
+        """Return the requirements for extracting these photos."""
+        root, photo = origin.photo_set.root, None
+        for path in map(root.joinpath, origin.photo_set.paths):
+            with suppress(OSError):
+                photo = path, path.stat().st_size
+                break
+        versions = installed_versions(recipe.precision)
+        return cls(token, root, photo, origin.network, recipe, versions)
 
     def fault(self) -> str | None:
-        """Return what this process lacks, or None; see `check.Requirements`."""
-        folder = self.token_file.parent
-        try:
-            token = self.token_file.read_text()
-        except OSError:
-            token = ""
-        if token != self.token:
+        """Return the first requirement that this process does not meet."""
+        folder = self.token.parent
+        if not self.token.exists():
             return f"does not see {folder}: give an --output in a folder that all workers share"
         try:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             return f"cannot write to {folder}: {error.strerror}"
-        with contextlib.suppress(InUseError), locked(folder):
+        with suppress(InUseError), locked(folder):
             return (
-                f"does not see that {folder} is locked: it needs a file system whose locks (flock) "
-                "hold on all machines"
+                f"does not see that {folder} is locked: give an --output on a file system whose "
+                "locks (flock) hold on all machines"
             )
         if not self.root.is_dir():
             return f"does not see the photos in {self.root}: put them where all workers see them"
         if self.photo:
             path, size = self.photo
             if not path.is_file() or path.stat().st_size != size:
-                return f"does not see the photo {path} as it is here: put it where all see it"
-        if fault := differing(installed_versions(self.precision), self.versions):
+                return f"does not see the client's photo {path}: put it where all workers see it"
+        if fault := differing(installed_versions(self.recipe.precision), self.versions):
             return fault
         try:
             sha256 = self.network.sha256()
         except BilinearError as error:
             return f"has no weights: {error}"
-        if sha256 != self.weights_sha256:
-            return f"has weights {sha256}, and here they are {self.weights_sha256}: give --weights"
+        if sha256 != (expected := self.recipe.weights_sha256):
+            return f"has weights {sha256}, the client has {expected}: give --weights"
         return None
 
 
-async def resolve_on_worker(precision: str, size: int) -> tuple[str, int]:
-    """Return the precision and the batch size that suit the worker, see `backbone.py`."""
-    return await asyncio.to_thread(_resolve, precision, size)
-
-
-def _resolve(precision: str, size: int) -> tuple[str, int]:
-    import_tensorflow()
-    from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
-
-    return resolve_precision(precision), resolve_batch_size(size)
+def resolve_on_workers(client: "Client", recipe: Recipe) -> Recipe:
+    """Return the recipe with the precision and the batch size that suit all workers."""
+    if recipe.precision != "auto" and recipe.batch_size:
+        return recipe
+    # in a thread, since importing TensorFlow would block a worker's event loop
+    recipes = client.run(asyncio.to_thread, resolve_locally, recipe).values()
+    precisions = {recipe.precision for recipe in recipes}
+    return replace(
+        recipe,
+        precision=precisions.pop() if len(precisions) == 1 else "float32",
+        batch_size=min(recipe.batch_size for recipe in recipes),
+    )

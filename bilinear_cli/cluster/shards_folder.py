@@ -1,44 +1,28 @@
-"""The folder beside an output where its shards grow: `x.h5.shards/003of016.h5`."""
+"""The folder beside an output that holds its shards: `x.h5.shards/003of016.h5`.
 
-import contextlib
+Its content decides whether an extraction on workers is new, resumed or complete.
+"""
+
 import logging
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from bilinear_cli.cluster.worker import shard_name, when_free
+from bilinear_cli.cluster.worker import retry_while_in_use
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
-from bilinear_cli.poolings.parameters import Parameters
-from bilinear_cli.recipe import Recipe
+from bilinear_cli.extraction.existing import ADVICE
+from bilinear_cli.extraction.extract import extract
+from bilinear_cli.extraction.from_photos import Photos, photo_set_attributes
+from bilinear_cli.extraction.job import Job, Origin
+from bilinear_cli.recipe import PRECISION_ATTRIBUTES, check_same, differences
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
 log = logging.getLogger(__name__)
 
-TOKEN = "token"
-NAME = re.compile(r"(\d+)of(\d+)\.h5(\.partial)?")
-
-
-@dataclass(frozen=True)
-class ExistingShards:
-    """What an earlier run left.
-
-    Attributes:
-        n_shards: in how many the set was cut.
-        done: number of a shard -> its photos that are done; of a finished one None, for all.
-        path: a shard that can be read.
-        recipe, facts, parameters: what that says of itself.
-    """
-
-    n_shards: int
-    done: dict[int, int | None]
-    path: Path
-    recipe: Recipe
-    facts: dict[str, Any]
-    parameters: Parameters
+SHARD = re.compile(r"((\d+)of(\d+)\.h5)(\.partial)?")
 
 
 def shards_folder(output: Path) -> Path:
@@ -46,97 +30,123 @@ def shards_folder(output: Path) -> Path:
     return output.with_name(output.name + ".shards")
 
 
-@contextmanager
-def shared_folder(output: Path) -> Iterator[tuple[Path, str]]:
-    """Make the folder, keep other clients from it, and put a token there for the workers.
-
-    Yields:
-        The token's file, and what is in it.
+def is_complete(job: Job[Origin]) -> bool:
+    """Return whether the output is complete, after a check that it is what the job asks for.
 
     Raises:
-        FeatureFileError: the folder cannot be written to.
-        InUseError: another client writes there.
+        FeatureFileError: the output was made otherwise, or without --scheduler and is unfinished.
     """
-    folder, token = shards_folder(output).resolve(), secrets.token_hex(16)
+    output, folder = job.output, shards_folder(job.output)
+    if job.overwrite:
+        return False
+    if partial_path(output).exists():
+        raise FeatureFileError(
+            f"{partial_path(output)} was begun without --scheduler: leave out --scheduler to "
+            f"finish it, or {ADVICE}"
+        )
+    shards = [*folder.glob("*.h5"), *folder.glob("*.h5.partial")]
+    newest = max((shard.stat().st_mtime_ns for shard in shards), default=0)
+    # An earlier run with --overwrite began newer shards, which are to replace the output.
+    if not output.exists() or newest > output.stat().st_mtime_ns:
+        return False
+    extract(job)  # which checks a complete file, and does no more
+    if shards:
+        log.info("the shards in %s are older than %s, and can be removed", folder, output)
+    return True
+
+
+@contextmanager
+def shared_folder(output: Path) -> Iterator[Path]:
+    """Make and lock the folder, and yield a new file in it, which all workers must see.
+
+    Raises:
+        FeatureFileError: the folder is not writable.
+        InUseError: another client has locked it.
+    """
+    folder = shards_folder(output).resolve()
+    token = folder / f"token-{secrets.token_hex(16)}"
     with locked(folder):
-        file = folder / TOKEN
         try:
             folder.mkdir(exist_ok=True)
-            file.write_text(token)
+            for leftover in folder.glob("token*"):  # of a killed client
+                leftover.unlink()
+            token.touch()
         except OSError as error:
-            raise FeatureFileError(f"cannot write {file}: {error.strerror}") from error
+            raise FeatureFileError(f"cannot write {token}: {error.strerror}") from error
         try:
-            yield file, token
+            yield token
         finally:
-            file.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # there are shards in it
+            token.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder has shards
                 folder.rmdir()
 
 
-def find_existing_shards(folder: Path) -> ExistingShards | None:
-    """Return what an earlier run left in a folder; None if there is nothing.
+def find_existing_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, int]]:
+    """Return the shards that an earlier run left in a folder.
 
-    Tasks of a client that was killed may still be writing all there is: then wait, they will stop
-    after a batch.
+    If tasks of a killed client still write all of them, wait: those tasks stop after a batch.
 
-    Raises:
-        BilinearError: there are shards of several runs.
-        FeatureFileError: one is damaged.
-    """
-    found: list[ExistingShards] = []
-
-    def read() -> None:
-        found.extend(_read(folder))
-
-    when_free(read)
-    return found[0] if found else None
-
-
-def _read(folder: Path) -> list[ExistingShards]:
-    """Return what there is, none or one.
+    Returns:
+        A shard or None, closed, so that only its header can be read; and shard, from 1 -> the
+        number of its finished photos.
 
     Raises:
-        InUseError: there are shards, and none can be read at the moment.
+        BilinearError: the shards are of several runs.
+        FeatureFileError: a shard is damaged.
     """
-    n_shards = _n_shards(folder)
-    done: dict[int, int | None] = {}
-    found: list[ExistingShards] = []
-    in_use = None
-    for number in range(1, n_shards + 1):
-        path = folder / shard_name(number, n_shards)
-        if not (path.exists() or partial_path(path).exists()):
-            continue
+    return retry_while_in_use(partial(_read_shards, folder))
+
+
+def _read_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, int]]:
+    """Do as `find_existing_shards`; raise an InUseError if all shards are in use."""
+    shards = _shards_in(folder)
+    n_shards = {n for _, n in shards.values()}
+    if len(n_shards) > 1:
+        raise BilinearError(
+            f"{folder} has shards of several runs, of {sorted(n_shards)}: remove it, or --overwrite"
+        )
+    n_done: dict[int, int] = {}
+    existing = in_use = None
+    for path, (shard, _) in shards.items():
         try:
             with FeatureFile(path, allow_partial=True) as file:
-                done[number] = None if file.attributes["complete"] else file.photos_done
-                stored = (file.recipe, file.comparable_attributes(), file.parameters)
-                found = found or [ExistingShards(n_shards, done, file.path, *stored)]
+                n_done[shard] = file.photos_done + len(file.skipped)
+                existing = existing or file
         except InUseError as error:
             in_use = error
-    if in_use and not found:
+    if in_use and not existing:
         raise in_use
-    return found
+    return existing, n_done
 
 
-def _n_shards(folder: Path) -> int:
-    """Return in how many shards the set was cut whose shards are in a folder; 0 if none are."""
-    names = [NAME.fullmatch(path.name) for path in folder.iterdir()]
-    numbers = {int(name[2]) for name in names if name}
-    if len(numbers) > 1:
-        raise BilinearError(
-            f"{folder} has shards of several runs, of {sorted(numbers)}: remove it, or --overwrite"
+def check_shards(existing: FeatureFile, job: Job[Photos]) -> None:
+    """Raise a FeatureFileError unless new shards of a job belong together with an existing one."""
+    record = photo_set_attributes(job.origin.photo_set, job.recipe)
+    new = {**job.recipe.comparable_attributes(), **record, **job.attributes}
+    attributes = existing.comparable_attributes()
+    stored = {name: attributes.get(name, "") for name in (*new, *PRECISION_ATTRIBUTES)}
+    differing = differences(stored, new, "merge")
+    if differing and differing[0].name == "data_sha256":
+        raise FeatureFileError(
+            f"the photos, their labels or their split are not those of {existing.path}: {ADVICE}"
         )
-    return max(numbers, default=0)
+    check_same(differing, existing.path, ADVICE)
 
 
-def clear(folder: Path) -> None:
-    """Remove all shards from a folder, each when no task is writing it any more."""
-    names = {path.name.removesuffix(".partial") for path in folder.iterdir()}
-    for name in sorted(name for name in names if NAME.fullmatch(name)):
+def _shards_in(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Return the files of shards, finished or not, by final name -> (shard from 1, n_shards)."""
+    names = sorted(path.name for path in folder.iterdir())
+    matches = [match for match in map(SHARD.fullmatch, names) if match]
+    return {folder / match[1]: (int(match[2]), int(match[3])) for match in matches}
 
-        def remove(path: Path = folder / name) -> None:
-            with locked(path):
-                partial_path(path).unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
 
-        when_free(remove)
+def remove_shards(folder: Path) -> None:
+    """Remove all shards from a folder, each as soon as no task writes it."""
+    for path in _shards_in(folder):
+        retry_while_in_use(partial(_remove, path))
+
+
+def _remove(shard: Path) -> None:
+    with locked(shard):
+        partial_path(shard).unlink(missing_ok=True)
+        shard.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.cluster.worker_check import check, differing
+from bilinear_cli.cluster.requirements import check, differing
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile, open_features
 from bilinear_cli.training import feature_transform
@@ -49,7 +49,7 @@ class Source:
         return cls(files, tuple(map(_described, files)), _versions())
 
     def fault(self) -> str | None:
-        """Return what this process lacks, or None; see `check.Requirements`."""
+        """Return what this process lacks, or None; see `requirements.Requirements`."""
         for path, here in zip(self.files, self.described, strict=True):
             there = _described(path)
             if there != here:

@@ -1,7 +1,7 @@
-"""The identities behind bilinear vectors, checked on real maps; and what matches weigh.
+"""The identities of bilinear vectors, checked on real maps, and the weights of matches.
 
-With X and Y the maps of two photos as matrices, one row a location, X Yᵀ has the inner product of
-every location of one with every location of the other: the matches.
+X and Y are the maps of two photos as matrices, with one row per location. X Yᵀ contains the inner
+product of every location of X with every location of Y. These products are the matches.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from bilinear_cli.poolings import functions as pooling
 from bilinear_cli.store import FeatureFile
 
 N_PAIRS = 200
-SHARES = np.geomspace(1e-3, 1, 31)  # of all matches; every tenth is a decade
-ONE_PER_CENT = 10  # where that stands in `SHARES`
+SHARES = np.geomspace(1e-3, 1, 31)  # fractions of all matches; ten steps per decade
+ONE_PER_CENT = 10  # index of 1 % in `SHARES`
 QUARTILES = (25, 50, 75)
 BILINEAR = pooling.pool_function("bilinear", {})
 POOLS = {
@@ -29,100 +29,92 @@ POOLS = {
 
 
 def check(file: FeatureFile, seed: int = 0) -> dict[str, Any]:
-    """Return figures on pairs of training photos of one class.
-
-    Args:
-        file: the features, `conv5` among them.
-        seed: of the pairs, and of the shuffles.
+    """Return measurements on random pairs of training photos of one class.
 
     Returns:
-        `identities`: name -> largest relative difference of its two sides;
+        `identities`: name -> largest relative difference between its two sides;
         `shares`: `sum` and `bilinear` -> quartiles over the pairs, (3, len(SHARES)), of the share
-        of the similarity that the strongest matches carry;
-        `moved`: how far the shuffles move what they should not.
+        of the similarity in the strongest matches;
+        `moved`: differences caused by the shuffles in values that should not change.
     """
     rng = np.random.default_rng(seed)
-    off: dict[str, float] = dict.fromkeys(POOLS, 0.0)
+    errors: dict[str, float] = dict.fromkeys(POOLS, 0.0)
     shares: dict[str, list[np.ndarray]] = {"sum": [], "bilinear": []}
-    maps = np.empty((0,))
     for pair in pairs(file, rng):
         maps = file.read("conv5", pair)
         x, y = maps.reshape(2, -1, maps.shape[-1]).astype(np.float64)
         if not (x.any() and y.any()):
             continue
-        for name, right in by_matches(x, y).items():
-            left = np.prod(POOLS[name](tf.constant(maps)).numpy().astype(np.float64), axis=0).sum()
-            off[name] = max(off[name], abs(float(left) - right) / right if right else abs(left))
+        for name, expected in expected_products(x, y).items():
+            rows = POOLS[name](tf.constant(maps)).numpy().astype(np.float64)
+            error = abs(float(rows.prod(axis=0).sum()) - expected)
+            errors[name] = max(errors[name], error / expected if expected else error)
         matches = np.sort(x @ y.T, axis=None)[::-1]
-        shares["sum"].append(carried(matches))
-        shares["bilinear"].append(carried(matches**2))
-    quartiles = {name: np.percentile(s, QUARTILES, axis=0).tolist() for name, s in shares.items()}
+        shares["sum"].append(shares_of_strongest(matches))
+        shares["bilinear"].append(shares_of_strongest(matches**2))
     return {
         "pairs": len(shares["sum"]),
-        "identities": off,
-        "shares": quartiles,
-        "moved": moved(file, rng),
+        "identities": errors,
+        "shares": {k: np.percentile(x, QUARTILES, axis=0).tolist() for k, x in shares.items()},
+        "moved": shuffle_errors(file, rng),
     }
 
 
 def pairs(file: FeatureFile, rng: np.random.Generator) -> np.ndarray:
-    """Return rows of two training photos of one class, (N_PAIRS, 2); of each its first view."""
-    first = np.unique(file.photo, return_index=True)[1]
-    first = first[file.split[first] == "train"]
-    labels = file.labels[first]
-    several = first[np.bincount(labels)[labels] > 1]
-    one = rng.choice(several, N_PAIRS)
-    alike = [first[(labels == file.labels[i]) & (first != i)] for i in one]
-    return np.column_stack([one, [rng.choice(others) for others in alike]])
+    """Return rows of two training photos of one class, (N_PAIRS, 2), each with its first view."""
+    rows = np.unique(file.photo, return_index=True)[1]
+    rows = rows[file.split[rows] == "train"]
+    labels = file.labels[rows]
+    first = rng.choice(rows[np.bincount(labels)[labels] > 1], N_PAIRS)
+    candidates = [rows[(labels == file.labels[i]) & (rows != i)] for i in first]
+    return np.column_stack([first, [rng.choice(x) for x in candidates]])
 
 
-def by_matches(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Return what the inner products of two photos' vectors are to be, in float64.
+def expected_products(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Return the inner products of the vectors of two photos by the identities, in float64.
 
-    Args:
-        x: a map, (locations, channels).
-        y: another.
+    Both arguments are maps (locations, channels).
     """
-    matches = x @ y.T
-    together = [z.T @ z for z in (x, y)]
-    alone = [z.mean(axis=0) for z in (x, y)]
+    matches, means = x @ y.T, (x.mean(axis=0), y.mean(axis=0))
     return {
         "sum": float(matches.sum()),
         "bilinear": float((matches**2).sum()),
-        "bilinear, square root and l2": overlap(*together),
-        "outer product of the means, square root and l2": overlap(*alone) ** 2,
+        "bilinear, square root and l2": overlap(x.T @ x, y.T @ y),
+        "outer product of the means, square root and l2": overlap(*means) ** 2,
     }
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Bhattacharyya's coefficient of non-negative numbers, as distributions."""
+    """Return Bhattacharyya's coefficient of two non-negative arrays, as distributions."""
     return float(np.sqrt(a / a.sum() * (b / b.sum())).sum())
 
 
-def carried(matches: np.ndarray) -> np.ndarray:
-    """Return the share of the sum of descending matches that the first `SHARES` of them carry."""
-    first = np.ceil(SHARES * len(matches)).astype(int) - 1
+def shares_of_strongest(matches: np.ndarray) -> np.ndarray:
+    """Return the shares of the first `SHARES` of the matches, which are in descending order."""
+    last = np.ceil(SHARES * len(matches)).astype(int) - 1
     total = np.cumsum(matches)
-    return total[first] / total[-1]
+    return total[last] / total[-1]
 
 
-def moved(file: FeatureFile, rng: np.random.Generator) -> dict[str, float]:
-    """Return the largest differences that shuffling makes where it should make none.
+def shuffle_errors(file: FeatureFile, rng: np.random.Generator) -> dict[str, float]:
+    """Return the largest differences after shuffling, in values that should not change.
 
-    `max`, `sum`: of each channel shuffled by itself, in float64, which adds float16 numbers
-    exactly. `bilinear`: of channels shuffled together, in float32, numbers of rows of norm one;
-    `bilinear, each channel`: likewise, of each by itself, for comparison.
+    `max`, `sum`: each channel is shuffled separately; float64 adds float16 values exactly.
+    `bilinear`: channels are shuffled together; float32 values of rows with norm one.
+    `bilinear, each channel`: each channel is shuffled separately, for comparison.
     """
-    which = np.sort(rng.choice(len(file.labels), min(N_PAIRS, len(file.labels)), replace=False))
-    far = {"max": 0.0, "sum": 0.0, "bilinear": 0.0, "bilinear, each channel": 0.0}
-    for _, maps in file.batches("conv5", which, 32):
-        alone, together = shuffled(maps, rng), shuffled_together(maps, rng)
+    n = len(file.labels)
+    indices = np.sort(rng.choice(n, min(N_PAIRS, n), replace=False))
+    largest = {"max": 0.0, "sum": 0.0, "bilinear": 0.0, "bilinear, each channel": 0.0}
+    for _, maps in file.batches("conv5", indices, 32):
+        separately, together = shuffled(maps, rng), shuffled_together(maps, rng)
         before = BILINEAR(maps)
-        apart = {
-            "max": alone.max(axis=(1, 2)) - maps.max(axis=(1, 2)),
-            "sum": alone.sum(axis=(1, 2), dtype=float) - maps.sum(axis=(1, 2), dtype=float),
+        differences = {
+            "max": separately.max(axis=(1, 2)) - maps.max(axis=(1, 2)),
+            "sum": separately.sum(axis=(1, 2), dtype=float) - maps.sum(axis=(1, 2), dtype=float),
             "bilinear": BILINEAR(together) - before,
-            "bilinear, each channel": BILINEAR(alone) - before,
+            "bilinear, each channel": BILINEAR(separately) - before,
         }
-        far = {name: max(far[name], float(np.abs(x).max())) for name, x in apart.items()}
-    return far
+        for name, x in differences.items():
+            largest[name] = max(largest[name], float(np.abs(x).max()))
+    return largest

@@ -1,12 +1,11 @@
-"""A feature file with maps -> the accuracy of every variant, each kept as soon as it is made.
+"""A feature file with maps -> the accuracy of every variant; each result is stored immediately.
 
-A variant's vectors go into a feature file of their own, which is trained on as any other and then
-deleted: a softmax; C and label smoothing chosen on five folds of the training photos; the test
-photos scored once.
+The vectors of a variant are written to a temporary feature file. Training is the same as for any
+feature file: a softmax, with C and label smoothing chosen on five folds of the training photos.
+The test photos are scored once.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from vectors import BASELINE, FULL, UNRELATED, VARIANTS, Variant
 
+from bilinear_cli.files import atomic_write
 from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.store import FeatureFile, Header, create
 from bilinear_cli.store.checks import ROW_COLUMNS
@@ -25,42 +25,34 @@ from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.train import fit_model, score_rows
 
-AT_ONCE = 64  # maps
-TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # entries of the matrix that are kept
-PHOTOS = (2, 5, 10, 20)  # training photos of a class
-DRAWS = 5  # of so many photos
-DRAWN = (FULL, UNRELATED, BASELINE)  # are trained on those too
+BATCH_SIZE = 64  # maps
+TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # numbers of entries to keep
+PHOTOS = (2, 5, 10, 20)  # training photos per class
+DRAWS = 5  # for each number of photos
+DRAWN = (FULL, UNRELATED, BASELINE)  # variants that are also trained on these draws
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a variant, on how much of its vectors and of the training photos.
+    """One training: a variant, the entries of its vectors and the training photos."""
 
-    Attributes:
-        variant: its key.
-        seed: of the shuffle, or of the draw of photos.
-        top: entries of highest variance over the training photos; None for all.
-        photos: of each class, drawn, or all there are where it has fewer; None for all.
-    """
-
-    variant: str
-    seed: int = 0
-    top: int | None = None
-    photos: int | None = None
+    variant: str  # its key
+    seed: int = 0  # of the shuffle, or of the draw of photos
+    top: int | None = None  # number of entries with the highest variance; None: all
+    photos: int | None = None  # number drawn per class, or all if the class has fewer; None: all
 
     @property
     def key(self) -> str:
-        """What its result is kept under."""
+        """The key of its result."""
         amount = f"top{self.top}/" if self.top else f"photos{self.photos}/" if self.photos else ""
         return f"{self.variant}/{amount}{self.seed}"
 
 
 def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Trial]]]:
-    """Yield variants, the seed of their maps, and what is trained on their vectors.
+    """Yield variants, the seed of their shuffle, and the trials on their vectors.
 
-    Args:
-        n_entries: of a whole bilinear matrix.
-        n_photos: training photos of the class that has most.
+    The number of entries is that of a bilinear matrix, the number of photos that of the largest
+    class in the training set.
     """
     for variant in VARIANTS.values():
         for seed in range(variant.seeds):
@@ -68,50 +60,46 @@ def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Tri
             if variant.key == FULL:
                 trials += [Trial(FULL, top=top) for top in TOP if top < n_entries]
             if variant.key in DRAWN:
-                drawn = [n for n in PHOTOS if n < n_photos]
-                trials += [Trial(variant.key, s, photos=n) for n in drawn for s in range(DRAWS)]
+                counts = [n for n in PHOTOS if n < n_photos]
+                trials += [Trial(variant.key, s, photos=n) for n in counts for s in range(DRAWS)]
             yield variant, seed, trials
 
 
-def measure(file: FeatureFile, results: dict[str, Any], kept_in: Path) -> None:
-    """Add what is missing to the results, and keep them in a file after each training.
+def measure(file: FeatureFile, results: dict[str, Any], path: Path) -> None:
+    """Add missing trials to `results["trials"]`, and write a JSON file after each training.
 
-    Args:
-        file: the features, `conv5` among them.
-        results: `results["trials"]` is added to.
-        kept_in: a JSON file; vectors are for a while in its folder.
+    The folder of the JSON file also holds the temporary file of vectors.
     """
-    done = results["trials"]
+    trials_done = results["trials"]
     first = np.unique(file.photo, return_index=True)[1]
     n_photos = int(np.bincount(file.labels[first][file.split[first] == "train"]).max())
     channels = file.shapes["conv5"][-1]
-    beside = kept_in.with_name("vectors.h5")
+    vectors_path = path.with_name("vectors.h5")
     for variant, seed, trials in plan(channels**2, n_photos):
-        missing = [trial for trial in trials if trial.key not in done]
+        missing = [trial for trial in trials if trial.key not in trials_done]
         if not missing:
             continue
-        write_vectors(file, variant, seed, beside)
-        with FeatureFile(beside) as vectors:
+        write_vectors(file, variant, seed, vectors_path)
+        with FeatureFile(vectors_path) as vectors:
             for trial in missing:
-                done[trial.key] = run(vectors, trial)
-                keep(results, kept_in)
-                print(f"{trial.key}: {done[trial.key]['top1']:.4f}", file=sys.stderr)
-        beside.unlink()
+                trials_done[trial.key] = result = run(vectors, trial)
+                save(results, path)
+                print(f"{trial.key}: {result['top1']:.4f}", file=sys.stderr)
+        vectors_path.unlink()
 
 
-def keep(results: dict[str, Any], path: Path) -> None:
-    """Write results as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(new, path)
+def save(results: dict[str, Any], path: Path) -> None:
+    """Write results as JSON, atomically."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_vectors(file: FeatureFile, variant: Variant, seed: int, path: Path) -> None:
-    """Write a feature file with the vectors of all of a file's maps."""
-    writer, which = None, np.arange(len(file.labels))
-    for places, maps in file.batches("conv5", which, AT_ONCE):
-        rows = variant.rows(maps, np.random.default_rng([seed, places.start]))
+    """Write a feature file with the vectors of all maps of a file."""
+    writer = None
+    for batch, maps in file.batches("conv5", np.arange(len(file.labels)), BATCH_SIZE):
+        rows = variant.rows(maps, np.random.default_rng([seed, batch.start]))
         shape = rows.shape[1:]
         if writer is None:
             columns = {name: getattr(file, name) for name in ROW_COLUMNS}
@@ -128,30 +116,30 @@ def run(vectors: FeatureFile, trial: Trial) -> dict[str, Any]:
     """Train and test.
 
     Returns:
-        What is to be kept; `hits` says of each test photo, in order, whether it was named rightly.
+        The result. `hits` has one bit per test photo, in order: 1 for a correct prediction.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     variant = VARIANTS[trial.variant]
     rows = select_rows(vectors, None, 2)
-    to_learn, test = rows.take(rows.split == "train"), rows.take(rows.split == "test")
+    train, test = (rows.take(rows.split == split) for split in ("train", "test"))
     if trial.photos:
-        to_learn = draw(to_learn, trial.photos, trial.seed)
+        train = draw(train, trial.photos, trial.seed)
     options = TrainOptions(normalize=variant.normalize, top_variance=trial.top)
-    choice, model = fit_model(vectors, [variant.spec], to_learn, options)
+    tuning, model = fit_model(vectors, [variant.spec], train, options)
     first, scores = average_views(test.photo, score_rows(vectors, model, test))
     hits = scores.argmax(axis=1) == test.labels[first]
     return {
         "top1": float(hits.mean()),
-        "numbers": sum(part.n_features for part in model.transforms),
-        **{name: choice.report()[name] for name in ("C", "label_smoothing", "oof_top1")},
-        "seconds": round(time.perf_counter() - began, 2),
+        "numbers": sum(transform.n_features for transform in model.transforms),
+        **{name: tuning.report()[name] for name in ("C", "label_smoothing", "oof_top1")},
+        "seconds": round(time.perf_counter() - start, 2),
         "hits": np.packbits(hits).tobytes().hex(),
     }
 
 
 def draw(rows: Rows, n_photos: int, seed: int) -> Rows:
-    """Return the rows of so many photos of each class; a larger draw holds the smaller ones."""
-    rng, chosen = np.random.default_rng(seed), []
+    """Return the rows of `n_photos` per class; a larger draw contains the smaller ones."""
+    rng, photos = np.random.default_rng(seed), []
     for label in np.unique(rows.labels):
-        chosen.append(rng.permutation(np.unique(rows.photo[rows.labels == label]))[:n_photos])
-    return rows.take(np.isin(rows.photo, np.concatenate(chosen)))
+        photos.append(rng.permutation(np.unique(rows.photo[rows.labels == label]))[:n_photos])
+    return rows.take(np.isin(rows.photo, np.concatenate(photos)))

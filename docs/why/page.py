@@ -1,6 +1,6 @@
-"""All results there are -> docs/why.md, and of each data set a page with every figure.
+"""All results -> docs/why.md, and one page per data set with all its figures.
 
-The text is in `template.md`; `{{name}}` in it stands for a table or a picture.
+The text is in `template.md`. In it, `{{name}}` stands for a table or a picture.
 """
 
 import json
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pictures
 import tables
+from figures import Results
 from measure import DRAWN, DRAWS
-from tables import Results
 from vectors import FULL, VARIANTS
 
 from bilinear_cli.errors import BilinearError, abbreviate
@@ -19,84 +19,84 @@ from bilinear_cli.errors import BilinearError, abbreviate
 TEMPLATE = Path(__file__).with_name("template.md")
 NOTE = "<!-- Written by `make why`; the text is in docs/why/template.md. -->\n\n"
 ALT = {
-    "matches": "share of the similarity that the strongest matches carry, bilinear and sum",
-    "ablation": "top-1 of each variant less that of bilinear, with intervals",
-    "numbers": "top-1 against the number of entries kept, by variance",
-    "photos": "top-1 against training photos of a class, of three kinds of vectors",
+    "matches": "share of the similarity in the strongest matches, for bilinear and sum",
+    "ablation": "difference in top-1 between each variant and bilinear, with intervals",
+    "numbers": "top-1 against the number of entries with the highest variance",
+    "photos": "top-1 against training photos per class, for three kinds of vectors",
 }
 CAPTIONS = {
-    "matches": "medians over pairs of training photos of one class; the bands hold half of them",
-    "ablation": "what is taken away, and what it costs",
+    "matches": "medians over pairs of training photos of one class; bands show the quartiles",
+    "ablation": "effect of removing each component",
     "numbers": "bars are 95 % intervals of the difference from all entries",
-    "photos": "bars are over test photos and draws",
+    "photos": "bars are 95 % intervals over test photos and draws",
 }
 
 
 def write_pages(docs: Path) -> None:
-    """Write docs/why.md, and beside the results in docs/why/ pictures and pages of each set."""
-    files = sorted((docs / "why").glob("*.json"))
-    results = [whole(path) for path in files]
-    results.sort(key=lambda found: (-found["made"]["n_test"], found["name"]))
-    for found in results:
-        pictures.draw(found, docs / "why")
-        (docs / "why" / f"{found['name']}.md").write_text(NOTE + set_page(found), encoding="utf-8")
-    (docs / "why.md").write_text(NOTE + rendered(TEMPLATE.read_text("utf-8"), results), "utf-8")
-
-
-def whole(path: Path) -> Results:
-    """Read results, which may be of another version of this script.
+    """Write docs/why.md, and in docs/why/ the pictures and the page of each data set.
 
     Raises:
-        BilinearError: what the pages show is not all there.
+        BilinearError: results for the pages are missing.
     """
-    found = json.loads(path.read_text(encoding="utf-8"))
-    drawn = [key.removeprefix(FULL) for key in found["trials"] if f"{FULL}/photos" in key]
-    wanted = [f"{key}/{n}" for key, variant in VARIANTS.items() for n in range(variant.seeds)]
-    wanted += [f"{key}{amount}" for key in DRAWN for amount in drawn]
-    if lacking := [key for key in wanted if key not in found["trials"]]:
+    data_sets = [read_results(path) for path in (docs / "why").glob("*.json")]
+    data_sets.sort(key=lambda results: (-results["made"]["n_test"], results["name"]))
+    for results in data_sets:
+        pictures.draw(results, docs / "why")
+        page = docs / "why" / f"{results['name']}.md"
+        page.write_text(NOTE + page_of_set(results), encoding="utf-8")
+    (docs / "why.md").write_text(NOTE + main_page(data_sets), encoding="utf-8")
+
+
+def read_results(path: Path) -> Results:
+    """Read results, perhaps of an earlier version, and check that no trial is missing."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    keys = results["trials"]
+    drawn = [key.removeprefix(FULL) for key in keys if f"{FULL}/photos" in key]
+    required = [f"{key}/{n}" for key, variant in VARIANTS.items() for n in range(variant.seeds)]
+    required += [f"{key}{suffix}" for key in DRAWN for suffix in drawn]
+    if missing := [key for key in required if key not in keys]:
         raise BilinearError(
-            f"{path} lacks {abbreviate(lacking)}: run make why on those photos again, or remove it"
+            f"{path} lacks {abbreviate(missing)}: run make why on its photos again, or remove it"
         )
-    return found
+    return results
 
 
-def rendered(template: str, results: Sequence[Results]) -> str:
-    """Return the page; of pictures those of the first data set."""
+def main_page(data_sets: Sequence[Results]) -> str:
+    """Return the page over all data sets, with the pictures of the first."""
 
-    def filled(place: re.Match[str]) -> str:
-        name = place[1]
+    def replacement(placeholder: re.Match[str]) -> str:
+        name = placeholder[1]
         if name in pictures.PICTURES:
-            return picture(results[0], name, "why/") if results else ""
-        return tables.PLACES[name](results)
+            return picture(data_sets[0], name, "why/") if data_sets else ""
+        return tables.TABLES[name](data_sets)
 
-    return re.sub(r"\{\{([\w-]+)\}\}", filled, template)
+    return re.sub(r"\{\{([\w-]+)\}\}", replacement, TEMPLATE.read_text("utf-8"))
 
 
-def picture(found: Results, what: str, folder: str = "") -> str:
+def picture(results: Results, name: str, folder: str = "") -> str:
     """Return a picture of a data set and its caption."""
-    name = found["name"]
-    return f"![{name}: {ALT[what]}]({folder}{name}-{what}.svg)\n\n*{name}: {CAPTIONS[what]}*"
+    data = results["name"]
+    return f"![{data}: {ALT[name]}]({folder}{data}-{name}.svg)\n\n*{data}: {CAPTIONS[name]}*"
 
 
-def set_page(found: Results) -> str:
-    """Return a page with every figure of a data set."""
-    facts = found["made"] | {"map": " x ".join(map(str, found["made"]["map"]))}
-    made = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    parts = [
-        f"# {found['name']}: every figure",
-        "What each means is in [why.md](../why.md). Intervals are of 95 %, by a bootstrap over the "
-        "test photos and, where there are several, over shuffles or draws.",
-        tables.variants(found),
-        picture(found, "ablation"),
-        picture(found, "matches"),
-        "## Entries kept, of highest variance",
-        tables.numbers(found),
-        picture(found, "numbers"),
-        "## Training photos of a class",
-        f"Drawn {DRAWS} times; all there are where a class has fewer.",
-        tables.photos(found),
-        picture(found, "photos"),
-        "## How it was made",
-        made,
+def page_of_set(results: Results) -> str:
+    """Return the page with all figures of a data set."""
+    facts = results["made"] | {"map": " x ".join(map(str, results["made"]["map"]))}
+    paragraphs = [
+        f"# {results['name']}: all figures",
+        "[why.md](../why.md) explains the figures. Intervals are 95 % intervals, from a bootstrap "
+        "over the test photos and, if there are several, over shuffles or draws.",
+        tables.variants(results),
+        picture(results, "ablation"),
+        picture(results, "matches"),
+        "## Entries with the highest variance",
+        tables.numbers(results),
+        picture(results, "numbers"),
+        "## Training photos per class",
+        f"Drawn {DRAWS} times. If a class has fewer photos, all are used.",
+        tables.photos(results),
+        picture(results, "photos"),
+        "## Data, options and versions",
+        "\n".join(f"- {name}: {value}" for name, value in facts.items()),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(paragraphs) + "\n"

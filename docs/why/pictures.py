@@ -1,4 +1,4 @@
-"""Results -> SVG pictures: narrow enough for a telephone, on white, in colours for all eyes."""
+"""Results -> SVG pictures: narrow enough for a phone, on white, in colour-blind safe colours."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,17 +7,18 @@ from typing import Any
 import figures
 import matplotlib
 import numpy as np
+from figures import Results
 from matches import SHARES
 from matplotlib import pyplot
-from measure import DRAWN, PHOTOS, TOP, Trial
+from measure import DRAWN, PHOTOS, TOP
 from vectors import BASELINE, FULL, VARIANTS
 
-BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # of Okabe and Ito
+BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # palette of Okabe and Ito
 STYLE: Any = {
     "figure.figsize": (4.6, 3.1),
     "figure.constrained_layout.use": True,
     "font.size": 10,
-    "svg.fonttype": "none",  # text stays text: small files, and a reader's own letters
+    "svg.fonttype": "none",  # text stays text: small files, and the reader's own fonts
     "svg.hashsalt": "why",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -26,24 +27,24 @@ STYLE: Any = {
 BARS = "95 % interval"
 
 
-def draw(results: dict[str, Any], folder: Path) -> None:
+def draw(results: Results, folder: Path) -> None:
     """Draw all pictures of a data set, `NAME-matches.svg` and others, into a folder."""
     matplotlib.use("Agg")
-    for what, picture in PICTURES.items():
+    for name, picture in PICTURES.items():
         with matplotlib.rc_context(STYLE):
             figure, axes = pyplot.subplots()
             picture(axes, results)
-            figure.savefig(folder / f"{results['name']}-{what}.svg", metadata={"Date": None})
+            figure.savefig(folder / f"{results['name']}-{name}.svg", metadata={"Date": None})
             pyplot.close(figure)
 
 
-def matches(axes: Any, results: dict[str, Any]) -> None:
-    """Draw what share of the similarity the strongest matches carry."""
+def matches(axes: Any, results: Results) -> None:
+    """Draw the share of the similarity in the strongest matches."""
     for name, colour, line in (("bilinear", BLUE, "-"), ("sum", RED, "--")):
         low, middle, high = 100 * np.array(results["checks"]["shares"][name])
         axes.fill_between(100 * SHARES, low, high, color=colour, alpha=0.25, linewidth=0)
         axes.plot(100 * SHARES, middle, line, color=colour, label=name)
-    axes.plot(100 * SHARES, 100 * SHARES, ":", color=GREY, label="were all alike")
+    axes.plot(100 * SHARES, 100 * SHARES, ":", color=GREY, label="equal matches")
     axes.axvline(1, color=GREY, linewidth=0.5)
     axes.set(xscale="log", xlabel="strongest matches, % of all pairs of locations")
     axes.set(ylabel="their share of the similarity, %", ylim=(0, 100))
@@ -51,55 +52,50 @@ def matches(axes: Any, results: dict[str, Any]) -> None:
     axes.legend(frameon=False)
 
 
-def ablation(axes: Any, results: dict[str, Any]) -> None:
-    """Draw by how much each variant differs from the bilinear vector."""
-    full = figures.hits(results, *figures.seeds(results, FULL))
+def ablation(axes: Any, results: Results) -> None:
+    """Draw the difference between each variant and the bilinear vector."""
+    full = figures.hits(results, FULL)
     variants = [variant for key, variant in VARIANTS.items() if key != FULL]
     axes.figure.set_size_inches(4.6, 4.4)
-    for place, variant in enumerate(variants):
-        of = figures.hits(results, *figures.seeds(results, variant.key))
-        middle, low, high = figures.difference(of, full)
+    for y, variant in enumerate(variants):
+        middle, low, high = figures.difference(figures.hits(results, variant.key), full)
         error = [[middle - low], [high - middle]]
-        axes.errorbar(middle, place, xerr=error, fmt="o", color=BLUE, markersize=4)
+        axes.errorbar(middle, y, xerr=error, fmt="o", color=BLUE, markersize=4)
     axes.axvline(0, color=GREY, linewidth=1)
-    axes.set_yticks(range(len(variants)), [variant.says for variant in variants], fontsize=9)
+    axes.set_yticks(range(len(variants)), [variant.label for variant in variants], fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlabel(f"top-1 less that of bilinear ({BARS})", loc="right")
+    axes.set_xlabel(f"difference in top-1 from bilinear ({BARS})", loc="right")
+    axes.locator_params(axis="x", nbins=4)
     axes.grid(axis="x", linewidth=0.3)
 
 
-def numbers(axes: Any, results: dict[str, Any]) -> None:
-    """Draw accuracy against how many entries of the bilinear matrix are kept."""
-    channels = results["made"]["map"][-1]
-    full = figures.hits(results, Trial(FULL).key)
-    kept = [top for top in TOP if Trial(FULL, top=top).key in results["trials"]]
-    hits = [figures.hits(results, Trial(FULL, top=top).key) for top in kept]
-    level = float(full.mean())
-    found = [figures.difference(of, full) for of in hits]
-    shifted = [tuple(level + x for x in interval) for interval in found]
-    _curve(axes, [*kept, channels**2], [*shifted, (level,) * 3], BLUE, "o-", "bilinear")
-    base = float(figures.hits(results, Trial(BASELINE).key).mean())
-    axes.axhline(base, color=RED, linestyle="--", label=VARIANTS[BASELINE].says)
-    axes.set(xscale="log", xlabel="entries kept, of highest variance", ylabel="top-1")
+def numbers(axes: Any, results: Results) -> None:
+    """Draw accuracy against the number of entries of the bilinear matrix."""
+    full, baseline = (figures.hits(results, key) for key in (FULL, BASELINE))
+    tops = [top for top in TOP if figures.trials(results, f"{FULL}/top{top}")]
+    hits = [figures.hits(results, f"{FULL}/top{top}") for top in tops]
+    top1 = float(full.mean())
+    points = [top1 + np.array(figures.difference(x, full)) for x in hits]
+    n_entries = results["made"]["map"][-1] ** 2
+    _curve(axes, [*tops, n_entries], [*points, [top1] * 3], BLUE, "o-", "bilinear")
+    axes.axhline(baseline.mean(), color=RED, linestyle="--", label=VARIANTS[BASELINE].label)
+    axes.set(xscale="log", xlabel="entries with the highest variance", ylabel="top-1")
     _plain_ticks(axes, [100, 1_000, 10_000, 100_000])
     axes.legend(frameon=False, loc="lower right")
 
 
-def photos(axes: Any, results: dict[str, Any]) -> None:
-    """Draw accuracy against training photos of a class, side by side where they would overlap."""
-    whole = round(results["made"]["n_train"] / results["made"]["n_classes"])
-    places = [n for n in PHOTOS if Trial(FULL, photos=n).key in results["trials"]]
-    looks = ((BLUE, "o-", 0.96), (GREEN, "^:", 1.0), (RED, "s--", 1.04))
-    for variant, (colour, line, aside) in zip(DRAWN, looks, strict=True):
-        drawn = [figures.seeds(results, f"{variant}/photos{n}") for n in places]
-        points = [
-            figures.accuracy(figures.hits(results, *keys))
-            for keys in [*drawn, [Trial(variant).key]]
-        ]
-        x = [aside * n for n in [*places, whole]]
-        _curve(axes, x, points, colour, line, VARIANTS[variant].says)
-    axes.set(xscale="log", xlabel="training photos of a class", ylabel=f"top-1 ({BARS})")
-    _plain_ticks(axes, [*places, whole])
+def photos(axes: Any, results: Results) -> None:
+    """Draw accuracy against training photos per class, with an offset to avoid overlap."""
+    counts = [n for n in PHOTOS if figures.trials(results, f"{FULL}/photos{n}")]
+    mean_count = round(results["made"]["n_train"] / results["made"]["n_classes"])
+    styles = ((BLUE, "o-", 0.96), (GREEN, "^:", 1.0), (RED, "s--", 1.04))
+    for key, (colour, line, offset) in zip(DRAWN, styles, strict=True):
+        prefixes = [*(f"{key}/photos{n}" for n in counts), key]
+        points = [figures.accuracy(figures.hits(results, prefix)) for prefix in prefixes]
+        x = [offset * n for n in [*counts, mean_count]]
+        _curve(axes, x, points, colour, line, VARIANTS[key].label)
+    axes.set(xscale="log", xlabel="training photos per class", ylabel=f"top-1 ({BARS})")
+    _plain_ticks(axes, [*counts, mean_count])
     axes.figure.set_size_inches(4.6, 3.7)
     axes.figure.legend(frameon=False, loc="outside upper left")
 

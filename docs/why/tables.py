@@ -1,181 +1,174 @@
-"""Results -> Markdown tables: over all data sets, a column for each, and of one data set."""
+"""Results -> Markdown tables: over all data sets, with one column each, and for one data set."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import figures
+from figures import Results
 from matches import ONE_PER_CENT
-from measure import DRAWN, PHOTOS, TOP, Trial
+from measure import DRAWN, PHOTOS, TOP
 from vectors import BASELINE, FULL, NORMS, SHUFFLED, UNRELATED, VARIANTS
 
-Results = dict[str, Any]
-AMOUNTS = (*(f"/photos{n}" for n in PHOTOS), "")  # in the keys of trials
+AMOUNTS = {f"/photos{n}": str(n) for n in PHOTOS} | {"": "all"}  # suffix of keys -> label
 CAUSES = ("together", SHUFFLED, UNRELATED, "means", "diagonal", "off-diagonal")
+MOVED = {
+    "max": "each channel shuffled: max",
+    "sum": "each channel shuffled: sum",
+    "bilinear, each channel": "each channel shuffled: bilinear",
+    "bilinear": "channels shuffled together: bilinear",
+}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; its first column to the left, the others to the right."""
+    """Return a Markdown table. Its first column is left-aligned, the others are right-aligned."""
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
 
 def by_set(
-    corner: str, lines: Sequence[tuple[str, Callable[[Results], str]]], results: Sequence[Results]
+    corner: str,
+    labels: Mapping[str, str],
+    cell: Callable[[Results, str], str],
+    data_sets: Sequence[Results],
 ) -> str:
-    """Return a table with a column for each data set."""
-    rows = [[says, *(cell(found) for found in results)] for says, cell in lines]
-    return table([corner, *(found["name"] for found in results)], rows)
+    """Return a table with a row for each key of `labels` and a column for each data set."""
+    rows = [
+        [label, *(cell(results, key) for results in data_sets)] for key, label in labels.items()
+    ]
+    return table([corner, *(results["name"] for results in data_sets)], rows)
 
 
-def accuracy(found: Results, variant: str) -> str:
-    """Return a variant's top-1, the mean over its seeds."""
-    return f"{figures.hits(found, *figures.seeds(found, variant)).mean():.3f}"
+def labels_of(keys: Sequence[str]) -> dict[str, str]:
+    """Return variants as key -> label."""
+    return {key: VARIANTS[key].label for key in keys}
 
 
-def less(found: Results, variant: str, than: str) -> str:
+def accuracy(results: Results, prefix: str) -> str:
+    """Return top-1, the mean over the trials with keys `prefix/SEED`."""
+    return f"{figures.hits(results, prefix).mean():.3f}"
+
+
+def gain(results: Results, prefix: str, baseline: str) -> str:
     """Return a difference in top-1 and its interval."""
-    of, other = (figures.hits(found, *figures.seeds(found, key)) for key in (variant, than))
-    return said(figures.difference(of, other))
-
-
-def said(interval: figures.Interval) -> str:
-    """Return a difference and its interval in words."""
-    middle, low, high = interval
-    return f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"
+    hits = [figures.hits(results, key) for key in (prefix, baseline)]
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*figures.difference(*hits))
 
 
 # Over all data sets -----------------------------------------------------------------------------
 
 
-def identities(results: Sequence[Results]) -> str:
-    """Return how far both sides of the identities are apart."""
+def identities(data_sets: Sequence[Results]) -> str:
+    """Return the difference between both sides of each identity."""
+    names = data_sets[0]["checks"]["identities"] if data_sets else []
 
-    def line(name: str) -> tuple[str, Callable[[Results], str]]:
-        return name, lambda found: f"{found['checks']['identities'][name]:.0e}"
+    def cell(results: Results, name: str) -> str:
+        return f"{results['checks']['identities'][name]:.0e}"
 
-    names = results[0]["checks"]["identities"] if results else []
-    return by_set("inner product of", [line(name) for name in names], results)
-
-
-def shares(results: Sequence[Results]) -> str:
-    """Return what the strongest 1 % of the matches carry."""
-
-    def line(name: str) -> tuple[str, Callable[[Results], str]]:
-        def cell(found: Results) -> str:
-            low, middle, high = (q[ONE_PER_CENT] for q in found["checks"]["shares"][name])
-            return f"{middle:.1%} ({low:.1%} to {high:.1%})"
-
-        return name, cell
-
-    return by_set("carried by the strongest 1 %", [line("sum"), line("bilinear")], results)
+    return by_set("inner product of", {name: name for name in names}, cell, data_sets)
 
 
-def moved(results: Sequence[Results]) -> str:
-    """Return what the shuffles move."""
+def shares(data_sets: Sequence[Results]) -> str:
+    """Return the share of the similarity in the strongest 1 % of the matches."""
 
-    def line(says: str, name: str) -> tuple[str, Callable[[Results], str]]:
-        return says, lambda found: f"{found['checks']['moved'][name]:.0e}".replace("0e+00", "0")
+    def cell(results: Results, name: str) -> str:
+        low, middle, high = (x[ONE_PER_CENT] for x in results["checks"]["shares"][name])
+        return f"{middle:.1%} ({low:.1%} to {high:.1%})"
 
-    lines = [
-        line("each channel shuffled: max", "max"),
-        line("each channel shuffled: sum", "sum"),
-        line("each channel shuffled: bilinear", "bilinear, each channel"),
-        line("channels shuffled together: bilinear", "bilinear"),
-    ]
-    return by_set("largest difference", lines, results)
+    labels = {"sum": "sum", "bilinear": "bilinear"}
+    return by_set("share of the strongest 1 %", labels, cell, data_sets)
 
 
-def cause(results: Sequence[Results]) -> str:
-    """Return bilinear's accuracy, and by how much it changes without parts of it."""
-    lines = [(f"**{VARIANTS[FULL].says}**", lambda found: f"**{accuracy(found, FULL)}**")]
-    lines += [_less_full(key) for key in CAUSES]
-    return by_set("vectors", lines, results)
+def moved(data_sets: Sequence[Results]) -> str:
+    """Return the differences caused by the shuffles."""
+
+    def cell(results: Results, name: str) -> str:
+        return f"{results['checks']['moved'][name]:.0e}".replace("0e+00", "0")
+
+    return by_set("largest difference", MOVED, cell, data_sets)
 
 
-def _less_full(key: str) -> tuple[str, Callable[[Results], str]]:
-    return VARIANTS[key].says, lambda found: less(found, key, FULL)
+def cause(data_sets: Sequence[Results]) -> str:
+    """Return the accuracy of bilinear, and its change without each component."""
+
+    def cell(results: Results, key: str) -> str:
+        return f"**{accuracy(results, key)}**" if key == FULL else gain(results, key, FULL)
+
+    labels = {FULL: f"**{VARIANTS[FULL].label}**", **labels_of(CAUSES)}
+    return by_set("vectors", labels, cell, data_sets)
 
 
-def norms(results: Sequence[Results]) -> str:
-    """Return accuracies by normalisation."""
+def norms(data_sets: Sequence[Results]) -> str:
+    """Return the accuracy for each normalisation."""
     keys = ["max-standard", "max-both", "average-standard"]
     keys += [f"{pool}-{norm}" for pool in ("average", "bilinear") for norm in NORMS]
-
-    def line(key: str) -> tuple[str, Callable[[Results], str]]:
-        return VARIANTS[key].says, lambda found: accuracy(found, key)
-
-    return by_set("top-1", [line(key) for key in keys], results)
+    return by_set("top-1", labels_of(keys), accuracy, data_sets)
 
 
-def where(results: Sequence[Results]) -> str:
-    """Return by data set what bilinear gains, and over what."""
+def gain_per_set(data_sets: Sequence[Results]) -> str:
+    """Return the gain of bilinear over other vectors for each data set."""
     head = ["data", "test photos", "chance", "top-1", "over max, standardised"]
-    head += [f"over {VARIANTS[BASELINE].says}", "over means' product, true diagonal"]
+    head += [f"over {VARIANTS[BASELINE].label}", "over product of means, true diagonal"]
     rows = []
-    for found in results:
-        made = found["made"]
-        gains = [less(found, FULL, key) for key in ("max-standard", BASELINE, UNRELATED)]
-        row = [f"[{found['name']}](why/{found['name']}.md)", f"{made['n_test']:,}"]
-        rows.append([*row, f"{1 / made['n_classes']:.3f}", accuracy(found, FULL), *gains])
+    for results in data_sets:
+        name, made = results["name"], results["made"]
+        row = [f"[{name}](why/{name}.md)", f"{made['n_test']:,}", f"{1 / made['n_classes']:.3f}"]
+        gains = [gain(results, FULL, key) for key in ("max-standard", BASELINE, UNRELATED)]
+        rows.append([*row, accuracy(results, FULL), *gains])
     return table(head, rows)
 
 
-def few(results: Sequence[Results]) -> str:
-    """Return by training photos of a class what co-occurrence is worth."""
+def gain_per_amount(data_sets: Sequence[Results]) -> str:
+    """Return the effect of co-occurrence for each number of training photos per class."""
 
-    def line(amount: str) -> tuple[str, Callable[[Results], str]]:
-        def cell(found: Results) -> str:
-            keys = (f"{FULL}{amount}", f"{UNRELATED}{amount}")
-            return less(found, *keys) if figures.seeds(found, keys[0]) else ""
+    def cell(results: Results, suffix: str) -> str:
+        if not figures.trials(results, FULL + suffix):
+            return ""
+        return gain(results, FULL + suffix, UNRELATED + suffix)
 
-        return amount.removeprefix("/photos") or "all", cell
-
-    return by_set("photos of a class", [line(amount) for amount in AMOUNTS], results)
+    return by_set("photos per class", AMOUNTS, cell, data_sets)
 
 
-PLACES = {place.__name__: place for place in (identities, shares, moved, cause, norms, few, where)}
+TABLES = {
+    **{"identities": identities, "shares": shares, "moved": moved, "cause": cause},
+    **{"norms": norms, "few": gain_per_amount, "where": gain_per_set},
+}
 
 
-# Of one data set --------------------------------------------------------------------------------
+# For one data set -------------------------------------------------------------------------------
 
 
-def variants(found: Results) -> str:
+def variants(results: Results) -> str:
     """Return a table of all variants."""
-    head = ["vectors", "numbers", "top-1", "less bilinear", "seeds: least to most", "C"]
+    head = ["vectors", "values", "top-1", "difference from bilinear", "range over seeds", "C"]
     rows = []
     for key, variant in VARIANTS.items():
-        trials = [found["trials"][name] for name in figures.seeds(found, key)]
+        trials = figures.trials(results, key)
         top1 = [trial["top1"] for trial in trials]
         spread = f"{min(top1):.3f} to {max(top1):.3f}" if len(top1) > 1 else ""
-        apart = "" if key == FULL else less(found, key, FULL)
-        row = [variant.says, f"{trials[0]['numbers']:,}", accuracy(found, key), apart, spread]
-        rows.append([*row, f"{trials[0]['C']:.3g}"])
+        difference = "" if key == FULL else gain(results, key, FULL)
+        row = [variant.label, f"{trials[0]['numbers']:,}", accuracy(results, key), difference]
+        rows.append([*row, spread, f"{trials[0]['C']:.3g}"])
     return table(head, rows)
 
 
-def numbers(found: Results) -> str:
-    """Return the accuracy by entries kept."""
-    full = figures.hits(found, Trial(FULL).key)
+def numbers(results: Results) -> str:
+    """Return the accuracy for each number of entries."""
+    n_entries = results["made"]["map"][-1] ** 2
+    prefixes = {top: f"{FULL}/top{top}" for top in TOP} | {n_entries: FULL}
     rows = []
-    for top in TOP:
-        trial = found["trials"].get(Trial(FULL, top=top).key)
-        if trial:
-            apart = figures.difference(figures.hits(found, Trial(FULL, top=top).key), full)
-            row = [f"{top:,}", f"{trial['numbers']:,}", f"{trial['top1']:.3f}"]
-            rows.append([*row, said(apart)])
-    whole = found["trials"][Trial(FULL).key]
-    entries = found["made"]["map"][-1] ** 2
-    rows.append([f"{entries:,}", f"{whole['numbers']:,}", f"{whole['top1']:.3f}", ""])
-    return table(["entries", "stored numbers", "top-1", "less all"], rows)
+    for n, prefix in prefixes.items():
+        for trial in figures.trials(results, prefix):  # one, or none of a small network
+            difference = "" if prefix == FULL else gain(results, prefix, FULL)
+            rows.append([f"{n:,}", f"{trial['numbers']:,}", f"{trial['top1']:.3f}", difference])
+    return table(["entries", "stored values", "top-1", "difference from all"], rows)
 
 
-def photos(found: Results) -> str:
-    """Return accuracies by training photos, and what bilinear is better by."""
-    others = [variant for variant in DRAWN if variant != FULL]
+def photos(results: Results) -> str:
+    """Return the accuracy and the gain of bilinear for each number of training photos."""
+    baselines = [key for key in DRAWN if key != FULL]
     rows = []
-    for amount in AMOUNTS:
-        if figures.seeds(found, f"{FULL}{amount}"):
-            row = [amount.removeprefix("/photos") or "all", accuracy(found, f"{FULL}{amount}")]
-            rows.append([*row, *(less(found, f"{FULL}{amount}", f"{k}{amount}") for k in others)])
-    head = ["photos", VARIANTS[FULL].says, *(f"over {VARIANTS[key].says}" for key in others)]
+    for suffix, label in AMOUNTS.items():
+        if figures.trials(results, FULL + suffix):
+            gains = [gain(results, FULL + suffix, key + suffix) for key in baselines]
+            rows.append([label, accuracy(results, FULL + suffix), *gains])
+    head = ["photos", VARIANTS[FULL].label, *(f"over {VARIANTS[key].label}" for key in baselines)]
     return table(head, rows)

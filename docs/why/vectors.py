@@ -1,7 +1,7 @@
-"""Maps -> the vectors that are compared: what of a map is kept, and how it is normalised.
+"""Maps -> the vectors that are compared: the information that they keep, and their normalisation.
 
-All but the shuffles are TensorFlow functions over maps (batch, height, width, channels), made of
-those of `bilinear_cli.poolings.functions`; matrices are packed by `upper_triangle` in the end.
+Except for the shuffles, these are TensorFlow functions over maps (batch, height, width, channels).
+They use `bilinear_cli.poolings.functions`. `upper_triangle` packs matrices at the end.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from bilinear_cli.poolings import functions as pooling
 
-NORMS = ("plain", "root", "l2", "both")  # square root of each number, division by the l2 norm
+BOTH = "square root and l2"  # square root of each number, then division by the l2 norm
+NORMS = {"plain": "not normalised", "root": "square root", "l2": "l2", "both": BOTH}
 
 
-# What is kept of a map: vectors (batch, channels) or matrices (batch, channels, channels) --------
+# Vectors (batch, channels) or matrices (batch, channels, channels) of maps -----------------------
 
 
 def mean_product(maps: tf.Tensor) -> tf.Tensor:
@@ -37,133 +38,105 @@ def off_diagonal(maps: tf.Tensor) -> tf.Tensor:
 
 
 def product_of_means(maps: tf.Tensor) -> tf.Tensor:
-    """Return m mᵀ of the channels' means m: as many numbers, and nothing that m has not."""
+    """Return m mᵀ of the channel means m: as many values, but no more information than m."""
     return mean_product(pooling.avg_pool(maps)[:, None, None, :])
 
 
 def unrelated(maps: tf.Tensor) -> tf.Tensor:
-    """Return the bilinear matrix that shuffled channels have on the average.
+    """Return the mean bilinear matrix over all shuffles of the channels.
 
-    Its diagonal is the mean squares, which no shuffle changes; off it are the products of means.
+    Its diagonal is the mean squares, which no shuffle changes. The other entries are products of
+    means.
     """
     return tf.linalg.set_diag(product_of_means(maps), diagonal(maps))
 
 
-# How it is normalised ----------------------------------------------------------------------------
+# Normalisation -----------------------------------------------------------------------------------
 
 
-def normalized(kept: tf.Tensor, norm: str) -> tf.Tensor:
-    """Return rows (batch, numbers).
-
-    Args:
-        kept: vectors (batch, channels) or symmetric matrices (batch, channels, channels).
-        norm: one of `NORMS`.
-    """
+def normalized(pooled: tf.Tensor, norm: str) -> tf.Tensor:
+    """Return vectors, or packed symmetric matrices, after one of `NORMS`, (batch, values)."""
     if norm in ("root", "both"):
-        kept = pooling.signed_sqrt(kept)
-    if len(kept.shape) == 3:
-        kept = pooling.upper_triangle(kept)
-    return pooling.l2_normalize(kept) if norm in ("l2", "both") else kept
+        pooled = pooling.signed_sqrt(pooled)
+    if len(pooled.shape) == 3:
+        pooled = pooling.upper_triangle(pooled)
+    return pooling.l2_normalize(pooled) if norm in ("l2", "both") else pooled
 
 
-# Where things are --------------------------------------------------------------------------------
+# Shuffles ----------------------------------------------------------------------------------------
 
 
 def shuffled(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put each channel's values at other locations, each channel by itself.
+    """Move the values of each channel to random locations, independently of other channels.
 
-    A channel keeps its values, and so its maximum, mean, sum and sum of squares; which channels
-    are active at one place is left to chance.
+    A channel keeps its values, and so its maximum, mean, sum and sum of squares. Co-occurrence of
+    channels at one location becomes random.
     """
-    batch, height, width, channels = maps.shape
-    moved = rng.permuted(maps.reshape(batch, height * width, channels), axis=1)
-    return moved.reshape(maps.shape)
+    rows = maps.reshape(len(maps), -1, maps.shape[-1])  # (batch, locations, channels)
+    return rng.permuted(rows, axis=1).reshape(maps.shape)
 
 
 def shuffled_together(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put whole locations elsewhere: all channels alike, each photo in its own way."""
-    batch, height, width, channels = maps.shape
-    order = rng.permuted(np.tile(np.arange(height * width), (batch, 1)), axis=1)
-    rows = maps.reshape(batch, height * width, channels)
+    """Move whole locations: in the same way for all channels, independently for each photo."""
+    rows = maps.reshape(len(maps), -1, maps.shape[-1])
+    order = rng.permuted(np.tile(np.arange(rows.shape[1]), (len(rows), 1)), axis=1)
     return np.take_along_axis(rows, order[:, :, None], axis=1).reshape(maps.shape)
 
 
 # The variants ------------------------------------------------------------------------------------
 
-Kept = Callable[[tf.Tensor], tf.Tensor]
-Move = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Pool = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way from maps to vectors.
+    """One method to compute vectors from maps."""
 
-    Attributes:
-        key: a short name, which results are kept under.
-        says: what tables call it.
-        kept: maps -> vectors or matrices.
-        norm: one of `NORMS`.
-        spec: what the vectors are called in a feature file, which has names for what is stored
-            and not for how it was made: `avg` for vectors, `bilinear` for packed matrices.
-        normalize: what training does with them: `none`, or `standard` (each number less its mean,
-            divided by its standard deviation, both over the training photos).
-        move: what is done to the maps before.
-        seeds: how often, where `move` is random.
-    """
-
-    key: str
-    says: str
-    kept: Kept
-    norm: str = "both"
-    spec: str = "bilinear"
-    normalize: str = "none"
-    move: Move | None = None
-    seeds: int = 1
+    key: str  # prefix of the keys of its results
+    label: str  # in tables and pictures
+    pool: Pool  # maps -> vectors or matrices
+    norm: str = "both"  # one of `NORMS`
+    spec: str = "bilinear"  # in the feature file; of vectors: `max` or `avg`
+    normalize: str = "none"  # option of training: `none` or `standard`
+    shuffle: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    seeds: int = 1  # repetitions of a shuffle
 
     def rows(self, maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return float32 (batch, numbers) of float32 maps."""
-        moved = maps if self.move is None else self.move(maps, rng)
-        return _graph(self.kept, self.norm, maps.shape[1:])(tf.constant(moved)).numpy()
+        """Return float32 (batch, values) of float32 maps."""
+        maps = self.shuffle(maps, rng) if self.shuffle else maps
+        return _graph(self.pool, self.norm, maps.shape[1:])(tf.constant(maps)).numpy()
 
 
 @cache
-def _graph(kept: Kept, norm: str, shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Compile for maps of one shape, as many as there are."""
+def _graph(pool: Pool, norm: str, shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Compile for maps of one shape, for any batch size."""
     signature = [tf.TensorSpec((None, *shape), tf.float32)]
-    graph = tf.function(lambda maps: normalized(kept(maps), norm), input_signature=signature)
+    graph = tf.function(lambda maps: normalized(pool(maps), norm), input_signature=signature)
     return graph.get_concrete_function()
 
 
-BOTH = "square root and l2"
-SAYS = {"plain": "as it is", "root": "square root", "l2": "l2", "both": BOTH}
 BASELINE, FULL = "average-both", "bilinear-both"
 SHUFFLED, UNRELATED = "shuffled", "unrelated"
+MAX, AVERAGE = pooling.max_pool, pooling.avg_pool
 VARIANTS = {
     variant.key: variant
     for variant in (
-        Variant("max-standard", "max, standardised", pooling.max_pool, "plain", "max", "standard"),
-        Variant("max-both", f"max, {BOTH}", pooling.max_pool, "both", "max"),
-        Variant(
-            "average-standard",
-            "average, standardised",
-            pooling.avg_pool,
-            "plain",
-            "avg",
-            "standard",
+        Variant("max-standard", "max, standardised", MAX, "plain", "max", "standard"),
+        Variant("max-both", f"max, {BOTH}", MAX, "both", "max"),
+        Variant("average-standard", "average, standardised", AVERAGE, "plain", "avg", "standard"),
+        *(
+            Variant(f"average-{norm}", f"average, {label}", AVERAGE, norm, "avg")
+            for norm, label in NORMS.items()
         ),
         *(
-            Variant(f"average-{norm}", f"average, {SAYS[norm]}", pooling.avg_pool, norm, "avg")
-            for norm in NORMS
+            Variant(f"bilinear-{norm}", f"bilinear, {label}", mean_product, norm)
+            for norm, label in NORMS.items()
         ),
-        *(
-            Variant(f"bilinear-{norm}", f"bilinear, {SAYS[norm]}", mean_product, norm)
-            for norm in NORMS
-        ),
-        Variant("diagonal", "diagonal alone", diagonal, spec="avg"),
-        Variant("off-diagonal", "all but the diagonal", off_diagonal),
+        Variant("diagonal", "diagonal only", diagonal, spec="avg"),
+        Variant("off-diagonal", "without the diagonal", off_diagonal),
         Variant("means", "outer product of the means", product_of_means),
-        Variant(UNRELATED, "means' product, true diagonal", unrelated),
-        Variant(SHUFFLED, "each channel shuffled", mean_product, move=shuffled, seeds=3),
-        Variant("together", "channels shuffled together", mean_product, move=shuffled_together),
+        Variant(UNRELATED, "product of means, true diagonal", unrelated),
+        Variant(SHUFFLED, "each channel shuffled", mean_product, shuffle=shuffled, seeds=3),
+        Variant("together", "channels shuffled together", mean_product, shuffle=shuffled_together),
     )
 }

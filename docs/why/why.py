@@ -2,9 +2,9 @@
 
     python docs/why/why.py --features FILE [--name NAME] [--work FOLDER]
 
-FILE is a feature file with conv5 maps. Results are kept in FOLDER as they are made, so that a run
-that was broken off goes on when typed again; finished, they go to docs/why/NAME.json. The page is
-written from all the results there are; without --features nothing but that is done.
+FILE is a feature file with maps. FOLDER stores each result immediately: run the same command again
+to resume an interrupted run. At the end, the results are written to docs/why/NAME.json. The page
+includes all results in docs/why. Without --features, the script only writes the page.
 """
 
 import argparse
@@ -19,82 +19,77 @@ from typing import Any
 
 import numpy as np
 from matches import check
-from measure import keep, measure
+from measure import measure, save
 from page import write_pages
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile
 
-FACTS = ("layer", "image_size", "resize", "views", "precision", "limit", "weights_sha256")
-USUAL = {"layer": "block5_conv3", "image_size": 224}
+RECIPE = ("layer", "image_size", "resize", "views", "precision", "limit", "weights_sha256")
+DEFAULTS = {"layer": "block5_conv3", "image_size": 224}
 PACKAGES = ("bilinear-cli", "tensorflow", "numpy", "scipy", "scikit-learn")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is missing, and write the pages."""
-    asked = parse(arguments)
+    """Measure the missing results, and write the pages."""
+    parser = argparse.ArgumentParser(
+        "why", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--features", type=Path, metavar="FILE")
+    parser.add_argument("--name", help="name of the results [default: name of the photos]")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", default=Path("runs/why"))
+    parser.add_argument("--docs", type=Path, default=Path(__file__).parents[1])
+    options = parser.parse_args(arguments)
     try:
-        if asked.features:
-            with FeatureFile(asked.features) as file:
-                results = measured(file, asked.name or name_of(file), asked.work)
-            keep(results, asked.docs / "why" / f"{results['name']}.json")
-        write_pages(asked.docs)
+        if options.features:
+            with FeatureFile(options.features) as file:
+                results = measure_file(file, options.name or name_of(file), options.work)
+            save(results, options.docs / "why" / f"{results['name']}.json")
+        write_pages(options.docs)
     except BilinearError as error:
         sys.exit(f"error: {error}")
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return what was asked for."""
-    options = argparse.ArgumentParser(
-        "why", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--features", type=Path, metavar="FILE")
-    options.add_argument("--name", help="of the results; else that of the photos")
-    options.add_argument("--work", type=Path, metavar="FOLDER", default=Path("runs/why"))
-    options.add_argument("--docs", type=Path, default=Path(__file__).parents[1])
-    return options.parse_args(arguments)
-
-
 def name_of(file: FeatureFile) -> str:
-    """Return what the photos are called, and where they are not taken as usual, how."""
+    """Return the name of the photos, with layer and image size unless they are the default."""
     name = PurePosixPath(str(file.attributes["data"])).name
-    how = {fact: file.attributes[fact] for fact in USUAL}
-    words = [name] if how == USUAL else [name, *map(str, how.values())]
+    recipe = {option: file.attributes[option] for option in DEFAULTS}
+    words = [name] if recipe == DEFAULTS else [name, *map(str, recipe.values())]
     return re.sub(r"[^\w.-]+", "-", "-".join(words))
 
 
-def measured(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
-    """Return the results of a file, those made before included."""
+def measure_file(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
+    """Return the results of a file, including stored ones."""
     if "conv5" not in file.shapes:
         raise BilinearError(f"{file.path} has no maps: extract them with --pooling maps")
     if set(file.split) != {"train", "test"}:
-        raise BilinearError(f"{file.path} has no photos to train on, or none to test")
-    kept_in = work / f"{name}.json"
-    results: dict[str, Any] = {"name": name, "made": made_of(file), "trials": {}}
-    if kept_in.exists():
-        before = json.loads(kept_in.read_text(encoding="utf-8"))
-        if before["made"] == results["made"]:
-            results = before
+        raise BilinearError(f"{file.path} has no training photos or no test photos")
+    path = work / f"{name}.json"
+    results: dict[str, Any] = {"name": name, "made": inputs_of(file), "trials": {}}
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["made"] == results["made"]:
+            results = stored
         else:
-            print(f"{kept_in} was made of something else: beginning anew", file=sys.stderr)
+            print(f"{path} has results of other inputs: starting again", file=sys.stderr)
     if "checks" not in results:
         results["checks"] = check(file)
-        keep(results, kept_in)
-    measure(file, results, kept_in)
+        save(results, path)
+    measure(file, results, path)
     return results
 
 
-def made_of(file: FeatureFile) -> dict[str, Any]:
-    """Return what results depend on: photos, labels, split, network, versions."""
-    first = np.unique(file.photo, return_index=True)[1]
+def inputs_of(file: FeatureFile) -> dict[str, Any]:
+    """Return the inputs of the results: photos, labels, split, network, versions."""
+    split = file.split[np.unique(file.photo, return_index=True)[1]]  # of each photo
     columns = (file.sha256, file.labels.astype(str), file.split)
     rows = "\n".join(map(" ".join, zip(*columns, strict=True)))
     return {
-        "n_train": int(np.sum(file.split[first] == "train")),
-        "n_test": int(np.sum(file.split[first] == "test")),
+        "n_train": int(np.sum(split == "train")),
+        "n_test": int(np.sum(split == "test")),
         "n_classes": len(file.class_names),
         "map": list(file.shapes["conv5"][1:]),
-        **{fact: file.attributes[fact] for fact in FACTS if fact in file.attributes},
+        **{option: file.attributes[option] for option in RECIPE if option in file.attributes},
         "photos_sha256": hashlib.sha256(rows.encode()).hexdigest(),
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }

@@ -8,11 +8,10 @@ import dask
 import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from support.dask_processes import SmallBlocks, wait_for
-from support.shards import ONE_BY_ONE, extract_here, photo_set
+from support.shards import ONE_BY_ONE, OnWorkers, extract_here, photo_set
 from support.worker_network import WorkerNetwork
 
-from bilinear_cli.cluster.connect import LOCAL, connect
-from bilinear_cli.cluster.load import import_dask
+from bilinear_cli.cluster.connect import LOCAL, connect, import_dask
 from bilinear_cli.photos.photo_set import PhotoSet
 
 POLL_OFTEN = """
@@ -23,7 +22,7 @@ worker.POLL_SECONDS = 0.1
 
 @pytest.fixture(scope="package")
 def local_client() -> Iterator[Client]:
-    """Return a client of `local:2`, begun where Dask's profiler is on and malloc as by default."""
+    """Return a client of `local:2`, although Dask's profiler is on and malloc has its default."""
     with (
         pytest.MonkeyPatch.context() as patch,
         dask.config.set({"distributed.worker.profile.enabled": True}),
@@ -37,14 +36,14 @@ def local_client() -> Iterator[Client]:
 
 @pytest.fixture
 def client(local_client: Client) -> Client:
-    """Return the client of two workers without TensorFlow, when both are there."""
+    """Return the client of two workers without TensorFlow, as soon as both run."""
     wait_for(lambda: len(local_client.run(os.getpid, on_error="ignore")) == 2)
     return local_client
 
 
 @pytest.fixture(scope="package")
 def address() -> Iterator[str]:
-    """Return the scheduler of two workers, `odd` and `even`, of two threads and with TensorFlow."""
+    """Return the scheduler of two workers, `odd` and `even`, with two threads and TensorFlow."""
     import_dask()
     scheduler = {"host": "127.0.0.1", "dashboard": False}
     worker = {"cls": Nanny, "options": {"nthreads": 2, "preload": [POLL_OFTEN]}}
@@ -72,7 +71,7 @@ def flock(tmp_path_factory: pytest.TempPathFactory) -> PhotoSet:
 
 @pytest.fixture(scope="package")
 def flock_rows(flock: PhotoSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what one process makes of the 32 photos, one by one."""
+    """Return the feature file that one process extracts from the 32 photos, one by one."""
     return extract_here(flock, ONE_BY_ONE, tmp_path_factory.mktemp("rows") / "x.h5")
 
 
@@ -84,5 +83,11 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def network(tmp_path: Path) -> WorkerNetwork:
-    """Return the network, whose gate is open as long as a test does not write it."""
+    """Return the network, whose gate is open unless a test writes its file."""
     return WorkerNetwork("small", "random", tmp_path / "notes", tmp_path / "gate")
+
+
+@pytest.fixture
+def on_workers(address: str, output: Path, network: WorkerNetwork) -> OnWorkers:
+    """Return the extraction of that file by `odd` and `even`."""
+    return OnWorkers(address, output, network)

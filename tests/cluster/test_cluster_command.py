@@ -14,7 +14,7 @@ from support.commands import environment, run_command
 from support.dask_processes import end_scheduler, scheduler_and_worker, wait_for
 from support.errors import raises
 from support.photos import class_folders
-from support.shards import ONE_BY_ONE, TINY, assert_same, extract_shards
+from support.shards import ONE_BY_ONE, TINY, OnWorkers, assert_same
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
@@ -45,37 +45,24 @@ def test_the_command_prints_the_folder_of_shards_or_the_file(
     assert_same(output, alone)
 
 
-@pytest.mark.parametrize("moment", ["check", "shard"])
-def test_a_scheduler_that_is_killed_is_one_line(
-    moment: str,
-    birds: PhotoSet,
-    output: Path,
-    network: WorkerNetwork,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_scheduler_that_is_killed_during_a_shard_is_one_line(
+    birds: PhotoSet, output: Path, network: WorkerNetwork, tmp_path: Path
 ) -> None:
     network.gate.touch()
     network = replace(network, load_fault="wait")
     file = tmp_path / "scheduler.json"
 
-    def kill(*_: PhotoSet) -> None:
+    def kill() -> None:
+        wait_for(network.loaded_by)
         end_scheduler(process, distributed.default_client())
 
-    def kill_in_shard() -> None:
-        wait_for(network.loaded_by)
-        kill()
-
-    killing = threading.Thread(target=kill_in_shard)
-    if moment == "check":
-        monkeypatch.setattr(extract_module, "a_photo", kill)
     with scheduler_and_worker(file) as process:
-        if moment == "shard":
-            killing.start()
+        killing = threading.Thread(target=kill)
+        killing.start()
         with raises(BilinearError, "scheduler"):
-            extract_shards(str(file), birds, ONE_BY_ONE, output, network)
-        if moment == "shard":
-            killing.join()
-    assert bool(network.loaded_by()) == (moment == "shard")
+            OnWorkers(str(file), output, network).extract_shards(birds, ONE_BY_ONE)
+        killing.join()
+    assert network.loaded_by()
 
 
 INTERRUPTED = """
@@ -112,6 +99,3 @@ def test_ctrl_c_is_one_line(birds: PhotoSet, output: Path, network: WorkerNetwor
     assert stdout == ""
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("Error: ")
-
-
-# Words that are refused ---------------------------------------------------------------------

@@ -18,21 +18,11 @@ from distributed import Client, Worker
 from support.commands import environment
 from support.dask_processes import wait_for
 from support.errors import raises
-from support.shards import (
-    MAX,
-    ONE_BY_ONE,
-    RECIPE,
-    assert_same,
-    extract_here,
-    extract_on_workers,
-    extract_shards,
-    photo_set,
-)
-from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE, WorkerNetwork
+from support.shards import MAX, ONE_BY_ONE, RECIPE, OnWorkers, assert_same, extract_here, photo_set
+from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE
 
 from bilinear_cli.cluster import extract as extract_module
-from bilinear_cli.cluster.preflight import is_complete
-from bilinear_cli.cluster.shards_folder import shards_folder
+from bilinear_cli.cluster.shards_folder import is_complete, shards_folder
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import Job
@@ -52,13 +42,13 @@ def _few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def ten_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut 32 photos into ten shards of three or four.
 
-    Dask gives so many to both workers alike, and keeps some back for workers that come later.
+    Dask gives both workers some of so many tasks, and keeps the rest for workers that join later.
     """
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 5)
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """Return the program's lines of a level."""
+    """Return the program's log messages of a level."""
     records = [record for record in caplog.records if record.name.startswith("bilinear_cli")]
     return [record.getMessage() for record in records if record.levelno == level]
 
@@ -67,11 +57,7 @@ def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 
 
 def test_rows_are_those_of_a_single_run(
-    address: str,
-    output: Path,
-    network: WorkerNetwork,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    on_workers: OnWorkers, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     birds = photo_set(tmp_path / "birds", 6, 5)
     bad = [birds.root / birds.paths[i] for i in (3, 4, 5, 10)]  # one shard, and one of another
@@ -80,81 +66,55 @@ def test_rows_are_those_of_a_single_run(
     recipe = replace(RECIPE, views=("original", "flip"))
     options: dict[str, Any] = {"skip_bad": True, "attributes": {"limit": 0}}
     steps: list[tuple[int, int]] = []
-    extract_on_workers(
-        address,
-        birds,
-        recipe,
-        output,
-        network,
-        progress=lambda *step: steps.append(step),
-        **options,
-    )
+    on_workers.extract(birds, recipe, lambda *step: steps.append(step), **options)
     warnings = messages(caplog, logging.WARNING)
     assert all(any(str(path) in line for line in warnings) for path in bad)
     caplog.clear()
-    assert_same(output, extract_here(birds, recipe, tmp_path / "one" / "y.h5", **options))
-    assert steps == sorted(set(steps))
+    rows = extract_here(birds, recipe, tmp_path / "one" / "y.h5", **options)
+    assert_same(on_workers.output, rows)
+    assert steps == sorted(steps)
     assert steps[-1] == (11, 11)
-    assert len(network.loaded_by()) == len(set(network.loaded_by())) <= 2
+    loaded_by = on_workers.network.loaded_by()
+    assert len(loaded_by) == len(set(loaded_by)) <= 2
 
 
 def test_auto_precision_and_batch_size_are_those_that_suit_the_workers(
-    address: str, birds: PhotoSet, output: Path, network: WorkerNetwork
+    on_workers: OnWorkers, birds: PhotoSet
 ) -> None:
     from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
 
-    extract_on_workers(
-        address, birds, replace(MAX, precision="auto", batch_size=0), output, network
-    )
-    with FeatureFile(output) as file:
+    on_workers.extract(birds, replace(MAX, precision="auto", batch_size=0))
+    with FeatureFile(on_workers.output) as file:
         assert file.attributes["precision"] == resolve_precision("auto")
         assert file.attributes["batch_size"] == resolve_batch_size(32)
 
 
 def test_rows_of_an_earlier_file_are_reused_with_their_projection(
-    address: str, birds: PhotoSet, output: Path, network: WorkerNetwork, tmp_path: Path
+    on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
 ) -> None:
-    old = extract_here(birds.limit(8), RECIPE, tmp_path / "one" / "old.h5")
-    extract_on_workers(address, birds, RECIPE, output, network, reuse=old)
-    assert len(network.batches()) <= 3  # for 3 of 11 photos
-    assert_same(output, extract_here(birds, RECIPE, tmp_path / "two" / "y.h5", reuse=old))
+    earlier = extract_here(birds.limit(8), RECIPE, tmp_path / "one" / "x.h5")
+    on_workers.extract(birds, RECIPE, reuse=earlier)
+    assert len(on_workers.network.batches()) <= 3  # for 3 of 11 photos
+    expected = extract_here(birds, RECIPE, tmp_path / "two" / "y.h5", reuse=earlier)
+    assert_same(on_workers.output, expected)
 
 
-def test_a_set_without_a_readable_photo_is_refused(
-    address: str, output: Path, network: WorkerNetwork, tmp_path: Path
-) -> None:
+def test_a_set_without_a_readable_photo_is_refused(on_workers: OnWorkers, tmp_path: Path) -> None:
     birds = photo_set(tmp_path / "birds", 2, 2)
     for path in birds.paths:
         (birds.root / path).write_text(f"no photo {path}")
-    with raises(BadPhotoError):
-        extract_on_workers(address, birds, MAX, output, network, skip_bad=True)
-    assert not output.exists()
-
-
-def test_large_sets_have_shards_for_workers_that_come_later(
-    address: str,
-    birds: PhotoSet,
-    output: Path,
-    network: WorkerNetwork,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(extract_module, "MOST_IN_SHARD", 2)
-    shards = extract_shards(address, birds, ONE_BY_ONE, output, network)
-    assert shards
-    assert len(shards) == 6  # of 11 photos
+    with raises(BadPhotoError, birds.root):
+        on_workers.extract(birds, MAX, skip_bad=True)
+    assert not on_workers.output.exists()
 
 
 # A run that is repeated ---------------------------------------------------------------------
 
 
 def test_a_killed_worker_loses_its_batch_alone(
-    address: str,
-    flock: PhotoSet,
-    flock_rows: Path,
-    output: Path,
-    network: WorkerNetwork,
-    ten_shards: None,
+    on_workers: OnWorkers, flock: PhotoSet, flock_rows: Path, ten_shards: None
 ) -> None:
+    network = on_workers.network
     network.gate.write_text("8")
     killed: list[int] = []
 
@@ -163,16 +123,16 @@ def test_a_killed_worker_loses_its_batch_alone(
         if killed:
             return
         wait_for(lambda: len(network.batches()) == 10)  # both workers are at the gate
-        begun = Counter(network.computed_by())
-        killed.append(next(pid for pid, n in begun.items() if (n - 1) % 3))
+        n_batches = Counter(network.computed_by())
+        killed.append(next(pid for pid, n in n_batches.items() if (n - 1) % 3))
         os.kill(killed[0], signal.SIGKILL)
         wait_for(lambda: len(set(network.loaded_by())) == 3)
         network.gate.unlink()
 
-    extract_on_workers(address, flock, ONE_BY_ONE, output, network, progress=kill)
+    on_workers.extract(flock, ONE_BY_ONE, kill)
     assert len(set(network.loaded_by()) - {*killed}) == 2
     assert sorted(Counter(network.batches()).values()) == [1] * 31 + [2]
-    assert_same(output, flock_rows)
+    assert_same(on_workers.output, flock_rows)
 
 
 CLIENT = """
@@ -180,98 +140,84 @@ import sys
 from pathlib import Path
 from bilinear_cli.cluster import extract
 from bilinear_cli.photos.photo_set import load_photo_set
-from support.shards import ONE_BY_ONE, extract_shards
+from support.shards import ONE_BY_ONE, OnWorkers
 from support.worker_network import WorkerNetwork
 extract.SHARDS_PER_WORKER = 5
 address, photos, output, notes, gate = sys.argv[1:]
 network = WorkerNetwork("small", "random", Path(notes), Path(gate))
-extract_shards(address, load_photo_set(photos), ONE_BY_ONE, Path(output), network)
+OnWorkers(address, Path(output), network).extract_shards(load_photo_set(photos), ONE_BY_ONE)
 """
 
 
-def executing(dask_worker: Worker) -> int:
-    return sum(task.state == "executing" for task in dask_worker.state.tasks.values())
-
-
-def tasks_of_worker(dask_worker: Worker) -> int:
-    return len(dask_worker.state.tasks)
+def states(dask_worker: Worker) -> list[str]:
+    return [task.state for task in dask_worker.state.tasks.values()]
 
 
 def test_tasks_of_a_killed_client_stop_and_no_batch_is_computed_twice(
-    address: str, flock: PhotoSet, flock_rows: Path, output: Path, network: WorkerNetwork
+    on_workers: OnWorkers, flock: PhotoSet, flock_rows: Path
 ) -> None:
+    network, output = on_workers.network, on_workers.output
     network.gate.write_text("5")
-    words = [address, flock.spec, output, network.notes, network.gate]
+    words = [on_workers.address, flock.spec, output, network.notes, network.gate]
     command = [sys.executable, "-c", CLIENT, *map(str, words)]
     with subprocess.Popen(command, env=environment()) as killed:
         wait_for(lambda: len(network.batches()) == 7)  # both workers are at the gate
         killed.kill()
-    with Client(address) as client:
-        wait_for(lambda: not any(client.run(executing).values()))
+    with Client(on_workers.address) as client:
+        wait_for(lambda: not any("executing" in tasks for tasks in client.run(states).values()))
         network.gate.unlink()
-        wait_for(lambda: not any(client.run(tasks_of_worker).values()))
+        wait_for(lambda: not any(client.run(states).values()))
     folder = shards_folder(output)
     assert not [*folder.glob("*.lock")]
     assert len(network.batches()) == 7
     assert [*folder.glob("*.h5.partial")]
     steps: list[int] = []
-    extract_on_workers(
-        address,
-        flock,
-        ONE_BY_ONE,
-        output,
-        network,
-        progress=lambda done, _: steps.append(done),
-    )
+    on_workers.extract(flock, ONE_BY_ONE, lambda n_done, _: steps.append(n_done))
     assert steps[0] >= 7
     assert len(network.batches()) == len(set(network.batches())) == 32
     assert_same(output, flock_rows)
 
 
 def test_a_bad_photo_ends_the_run_and_rows_are_kept(
-    address: str, flock: PhotoSet, flock_rows: Path, output: Path, network: WorkerNetwork
+    on_workers: OnWorkers, flock: PhotoSet, flock_rows: Path
 ) -> None:
     bad = flock.root / flock.paths[14]
     photo = bad.read_bytes()
     bad.write_text("no photo")
     try:
         with raises(BadPhotoError, bad, "--skip-bad"):
-            extract_on_workers(address, flock, ONE_BY_ONE, output, network)
+            on_workers.extract(flock, ONE_BY_ONE)
     finally:
         bad.write_bytes(photo)
-    assert not output.exists()
-    extract_on_workers(address, flock, ONE_BY_ONE, output, network)
-    assert len(network.batches()) == len(set(network.batches())) == 32
-    assert_same(output, flock_rows)
+    assert not on_workers.output.exists()
+    on_workers.extract(flock, ONE_BY_ONE)
+    batches = on_workers.network.batches()
+    assert len(batches) == len(set(batches)) == 32
+    assert_same(on_workers.output, flock_rows)
 
 
 def test_a_complete_file_needs_no_workers(
-    birds: PhotoSet, output: Path, network: WorkerNetwork, caplog: pytest.LogCaptureFixture
+    on_workers: OnWorkers, birds: PhotoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
+    nowhere, output = replace(on_workers, address="nowhere"), on_workers.output
     caplog.set_level(logging.INFO)
     extract_here(birds, MAX, output)
     caplog.clear()
-    auto = replace(MAX, precision="auto", batch_size=0)
-    assert extract_shards("nowhere", birds, auto, output, network) is None
+    assert nowhere.extract_shards(birds, replace(MAX, precision="auto", batch_size=0)) is None
     assert [str(output) in line for line in messages(caplog, logging.INFO)] == [True]
     with raises(FeatureFileError, output, "resize", "squash", "pad", "--output", "--overwrite"):
-        extract_shards("nowhere", birds, replace(MAX, resize="pad"), output, network)
+        nowhere.extract_shards(birds, replace(MAX, resize="pad"))
     output.rename(partial_path(output))
     with raises(FeatureFileError, partial_path(output), "--scheduler", "--output", "--overwrite"):
-        extract_shards("nowhere", birds, MAX, output, network)
+        nowhere.extract_shards(birds, MAX)
 
 
-def test_earlier_shards_decide(
-    address: str,
-    birds: PhotoSet,
-    output: Path,
-    network: WorkerNetwork,
-    monkeypatch: pytest.MonkeyPatch,
+def test_new_shards_must_suit_existing_ones(
+    on_workers: OnWorkers, birds: PhotoSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 1)
     recipe = replace(RECIPE, poolings=("max", "bilinear:3"))
-    shards = extract_shards(address, birds, recipe, output, network)
-    assert shards
+    shards = on_workers.extract_shards(birds, recipe)
     assert [path.name for path in shards] == ["001of002.h5", "002of002.h5"]
     shards[1].unlink()
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 2)
@@ -281,39 +227,36 @@ def test_earlier_shards_decide(
         ("precision", "float32", "bfloat16"),
     ):
         with raises(FeatureFileError, shards[0], name.replace("_", "-"), earlier, now, "--output"):
-            extract_shards(address, birds, replace(recipe, **{name: now}), output, network)
-    labels = replace(birds, labels=1 - birds.labels)
+            on_workers.extract_shards(birds, replace(recipe, **{name: now}))
     with raises(FeatureFileError, shards[0], "--output", "--overwrite"):
-        extract_shards(address, labels, recipe, output, network)
+        on_workers.extract_shards(replace(birds, labels=1 - birds.labels), recipe)
     with raises(FeatureFileError, shards[0], "limit", 5, "--output", "--overwrite"):
-        extract_shards(address, birds, recipe, output, network, attributes={"limit": 5})
-    auto, before = replace(recipe, precision="auto", batch_size=0), len(network.batches())
-    assert extract_shards(address, birds, auto, output, network) == shards
-    assert len(network.batches()) == before + 2  # of the shard, and none for a projection
-    with FeatureFile(shards[1]) as again, FeatureFile(shards[0]) as earlier:
-        projections = [file.parameters["projection-3"] for file in (again, earlier)]
+        on_workers.extract_shards(birds, recipe, attributes={"limit": 5})
+    n_batches = len(on_workers.network.batches())
+    auto = replace(recipe, precision="auto", batch_size=0)
+    assert on_workers.extract_shards(birds, auto) == shards
+    # Two batches of the shard, and none for a projection.
+    assert len(on_workers.network.batches()) == n_batches + 2
+    with FeatureFile(shards[1]) as resumed, FeatureFile(shards[0]) as earlier:
+        projections = [file.parameters["projection-3"] for file in (resumed, earlier)]
     np.testing.assert_array_equal(*projections)
-    extract_shards(address, birds, recipe, output, network, overwrite=True)
+    on_workers.extract_shards(birds, recipe, overwrite=True)
     assert len([*shards[0].parent.iterdir()]) == 4
 
 
 def test_shards_older_than_the_output_do_not_replace_it(
-    address: str,
-    birds: PhotoSet,
-    output: Path,
-    network: WorkerNetwork,
-    caplog: pytest.LogCaptureFixture,
+    on_workers: OnWorkers, birds: PhotoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shards = extract_shards(address, birds, MAX, output, network)
-    assert shards
+    nowhere, output = replace(on_workers, address="nowhere"), on_workers.output
+    shards = on_workers.extract_shards(birds, MAX)
     extract_here(birds, replace(MAX, resize="pad"), output)
     with raises(FeatureFileError, output, "resize", "pad", "squash"):
-        extract_shards("nowhere", birds, MAX, output, network)
+        nowhere.extract_shards(birds, MAX)
     for shard in shards:
         shard.unlink()
     partial_path(shards[0]).touch()
-    assert not is_complete(Job(Photos(birds, network), MAX, output))
-    extract_on_workers(address, birds, MAX, output, network, overwrite=True)
+    assert not is_complete(Job(Photos(birds, on_workers.network), MAX, output))
+    on_workers.extract(birds, MAX, overwrite=True)
     with FeatureFile(output) as file:
         assert file.attributes["resize"] == "squash"
     shards[0].parent.mkdir()
@@ -321,7 +264,7 @@ def test_shards_older_than_the_output_do_not_replace_it(
     os.utime(shards[0], (0, 0))
     caplog.set_level(logging.INFO)
     caplog.clear()
-    assert extract_shards("nowhere", birds, MAX, output, network) is None
+    assert nowhere.extract_shards(birds, MAX) is None
     (line,) = [x for x in messages(caplog, logging.INFO) if str(shards[0].parent) in x]
     assert str(output) in line.replace(str(shards[0].parent), "")
 
@@ -336,67 +279,54 @@ merge_shards(shards, output, lambda *_: os.kill(os.getpid(), 9))
 
 
 def test_a_client_that_is_killed_while_it_merges_merges_again(
-    address: str, birds: PhotoSet, output: Path, network: WorkerNetwork, tmp_path: Path
+    on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
 ) -> None:
-    shards = extract_shards(address, birds, MAX, output, network)
-    assert shards
-    command = [sys.executable, "-c", MERGE, *map(str, (output, *shards))]
+    shards = on_workers.extract_shards(birds, MAX)
+    command = [sys.executable, "-c", MERGE, *map(str, (on_workers.output, *shards))]
     assert subprocess.run(command, env=environment()).returncode == -signal.SIGKILL
-    assert not output.exists()
-    before = len(network.batches())
-    extract_on_workers(address, birds, MAX, output, network)
-    assert len(network.batches()) == before
-    assert_same(output, extract_here(birds, MAX, tmp_path / "one" / "y.h5"))
+    assert not on_workers.output.exists()
+    n_batches = len(on_workers.network.batches())
+    on_workers.extract(birds, MAX)
+    assert len(on_workers.network.batches()) == n_batches
+    assert_same(on_workers.output, extract_here(birds, MAX, tmp_path / "one" / "y.h5"))
 
 
 def test_overwriting_keeps_shards_until_the_workers_are_checked(
-    address: str,
-    birds: PhotoSet,
-    output: Path,
-    network: WorkerNetwork,
-    monkeypatch: pytest.MonkeyPatch,
+    on_workers: OnWorkers, birds: PhotoSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shards = extract_shards(address, birds, MAX, output, network)
-    assert shards
+    shards = on_workers.extract_shards(birds, MAX)
     monkeypatch.setenv(WEIGHTS_VARIABLE, OTHER_SHA256)  # of the client
-    other = replace(MAX, weights_sha256=OTHER_SHA256)
-    with raises(BilinearError, OTHER_SHA256, network.sha256()):
-        extract_shards(address, birds, other, output, network, overwrite=True)
+    recipe = replace(MAX, weights_sha256=OTHER_SHA256)
+    with raises(BilinearError, OTHER_SHA256, on_workers.network.sha256()):
+        on_workers.extract_shards(birds, recipe, overwrite=True)
     assert all(shard.exists() for shard in shards)
 
 
-def test_workers_ignore_warnings_of_pillow(
-    address: str, birds: PhotoSet, output: Path, network: WorkerNetwork
-) -> None:
+def test_workers_ignore_warnings_of_pillow(on_workers: OnWorkers, birds: PhotoSet) -> None:
     def warns(module: str) -> bool:
         with warnings.catch_warnings(record=True) as caught:
             warnings.warn_explicit("Corrupt EXIF data", UserWarning, "x.py", 1, module)
         return bool(caught)
 
-    extract_on_workers(address, birds, MAX, output, network)
-    with Client(address) as client:
+    on_workers.extract(birds, MAX)
+    with Client(on_workers.address) as client:
         assert False in client.run(warns, "PIL.TiffImagePlugin").values()
         assert False not in client.run(warns, "bilinear_cli").values()
 
 
 def test_a_shard_in_use_is_waited_for(
-    address: str,
-    birds: PhotoSet,
-    output: Path,
-    network: WorkerNetwork,
-    caplog: pytest.LogCaptureFixture,
+    on_workers: OnWorkers, birds: PhotoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shard = shards_folder(output) / "002of004.h5"
-    arguments = (address, birds, MAX, output, network)
-    extraction = threading.Thread(target=extract_on_workers, args=arguments)
+    shard = shards_folder(on_workers.output) / "002of004.h5"
+    extraction = threading.Thread(target=on_workers.extract, args=(birds, MAX))
     with locked(shard):
         extraction.start()
         wait_for(lambda: messages(caplog, logging.WARNING))
         with raises(InUseError, shard.parent):
-            extract_shards(*arguments)
-        assert not output.exists()
+            on_workers.extract_shards(birds, MAX)
+        assert not on_workers.output.exists()
     extraction.join()
-    assert output.exists()
+    assert on_workers.output.exists()
     (line,) = messages(caplog, logging.WARNING)
     assert str(shard) in line
     assert f"{os.getpid()}" in line
@@ -405,14 +335,10 @@ def test_a_shard_in_use_is_waited_for(
 # A process of a worker ----------------------------------------------------------------------
 
 
-def test_a_worker_with_several_threads_makes_one_shard_at_a_time(
-    address: str,
-    flock: PhotoSet,
-    flock_rows: Path,
-    output: Path,
-    network: WorkerNetwork,
-    ten_shards: None,
+def test_a_worker_with_several_threads_extracts_one_shard_at_a_time(
+    on_workers: OnWorkers, flock: PhotoSet, flock_rows: Path, ten_shards: None
 ) -> None:
+    network = on_workers.network
     network.gate.write_text("0")
     n_shards: list[int] = []
 
@@ -421,12 +347,12 @@ def test_a_worker_with_several_threads_makes_one_shard_at_a_time(
         if n_shards:
             return
         wait_for(lambda: len(network.batches()) >= 2)
-        with Client(address) as client:
-            wait_for(lambda: [*client.run(executing).values()] == [2, 2])
-        n_shards.append(len([*shards_folder(output).glob("*.lock")]))
+        with Client(on_workers.address) as client:
+            wait_for(lambda: [x.count("executing") for x in client.run(states).values()] == [2, 2])
+        n_shards.append(len([*shards_folder(on_workers.output).glob("*.lock")]))
         network.gate.unlink()
 
-    extract_on_workers(address, flock, ONE_BY_ONE, output, network, progress=open_gate)
+    on_workers.extract(flock, ONE_BY_ONE, open_gate)
     assert n_shards == [2]
     assert len(network.batches()) == len(set(network.batches())) == 32  # no two at a time
-    assert_same(output, flock_rows)
+    assert_same(on_workers.output, flock_rows)

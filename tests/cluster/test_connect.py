@@ -14,15 +14,9 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client
+from support import dask_processes
 from support.commands import environment
-from support.dask_processes import (
-    end,
-    end_scheduler,
-    scheduler,
-    scheduler_and_worker,
-    start,
-    wait_for,
-)
+from support.dask_processes import end, end_scheduler, scheduler_and_worker, start, wait_for
 from support.errors import raises
 
 from bilinear_cli.cluster import connect as connect_module
@@ -37,43 +31,40 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "scheduler.json"
 
 
-def test_a_worker_that_is_not_there_is_waited_for(
+def test_a_missing_worker_is_waited_for(
     file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[int] = []  # how many workers there were, each time
+    n_workers: list[int] = []  # each time that the client looks
     nthreads = Client.nthreads
 
-    def inspect_photo(client: Client) -> dict[str, int]:
+    def look(client: Client) -> dict[str, int]:
         workers = nthreads(client)
         if client.scheduler.address in file.read_text():  # and not that of another test's cluster
-            looks.append(len(workers))
+            n_workers.append(len(workers))
         return workers
 
     monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(Client, "nthreads", inspect_photo)
+    monkeypatch.setattr(Client, "nthreads", look)
     workers: list[subprocess.Popen] = []
 
-    def come() -> None:
-        wait_for(lambda: looks[:3] == [0] * 3)
+    def join() -> None:
+        wait_for(lambda: n_workers[:3] == [0] * 3)
         workers.append(start("worker", "--scheduler-file", file, "--no-nanny"))
 
-    coming = threading.Thread(target=come)
-    with scheduler(file):
-        coming.start()
-        try:
-            with connect(str(file)) as client:
-                coming.join()
-                assert len(client.nthreads()) == 1
-                assert [record.levelname for record in caplog.records] == ["WARNING"]
-                n_looks = len(looks)
-                wait_for(lambda: looks[n_looks:][:3] == [1] * 3)
-                end(workers[0])
-                wait_for(lambda: looks[-3:] == [0] * 3)
-                assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
-        finally:
-            coming.join()
-            for worker in workers:
-                end(worker)
+    joining = threading.Thread(target=join)
+    with dask_processes.scheduler(file), ExitStack() as stack:
+        stack.callback(lambda: [end(worker) for worker in workers])
+        stack.callback(joining.join)
+        joining.start()
+        with connect(str(file)) as client:
+            joining.join()
+            assert len(client.nthreads()) == 1
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+            n_looks = len(n_workers)
+            wait_for(lambda: n_workers[n_looks:][:3] == [1] * 3)
+            end(workers[0])
+            wait_for(lambda: n_workers[-3:] == [0] * 3)
+            assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
 
 
 def fail(*_: Any) -> None:
@@ -81,56 +72,47 @@ def fail(*_: Any) -> None:
 
 
 CALLS: list[Callable[[Client, Any], Any]] = [
-    lambda client, _: client.run(os.getpid),
+    lambda client, _: client.run(os.getpid, on_error="return"),  # as workers are checked
     lambda _, future: future.result(),
     lambda client, _: client.submit(os.getpid, pure=False).result(),
     lambda client, _: wait_for(lambda: client.status == "closed") and client.nthreads(),
+    fail,
 ]
 
 
 def test_a_scheduler_that_is_killed_is_one_line_and_hides_no_other_error(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = [*CALLS, fail]
-    stacks = [ExitStack() for _ in calls]
+    stacks = [ExitStack() for _ in CALLS]
     with scheduler_and_worker(file) as process:
         clients = [stack.enter_context(connect(str(file))) for stack in stacks]
         assert {client._timeout for client in clients} == {connect_module.CONNECT_SECONDS}
         futures = [client.submit(time.sleep, 60, pure=False) for client in clients]
         end_scheduler(process, *clients)
-        for call, stack, client, future in zip(calls, stacks, clients, futures, strict=True):
-            error, fact = (
-                (FeatureFileError, "the disk is full")
-                if call is fail
-                else (BilinearError, "scheduler")
-            )
-            with raises(error, fact), stack:
+        for call, stack, client, future in zip(CALLS, stacks, clients, futures, strict=True):
+            error = FeatureFileError if call is fail else BilinearError
+            with raises(error, "disk" if call is fail else "scheduler"), stack:
                 call(client, future)
     assert capsys.readouterr().err == ""
 
 
-def test_a_scheduler_that_another_one_replaces_has_gone(file: Path) -> None:
-    def use() -> None:
-        with connect(str(file)) as client:
-            future = client.submit(time.sleep, 60)
-            port = client.scheduler.address.rpartition(":")[2]
-            end(process)
-            wait_for(lambda: client.status == "connecting")
-            others.append(start("scheduler", "--host", "127.0.0.1", "--port", port))
-            wait_for(lambda: client.status == "running")
-            future.result()
-
-    others: list[subprocess.Popen] = []
-    with scheduler_and_worker(file) as process:
+def test_a_scheduler_that_another_one_replaces_is_one_line(file: Path) -> None:
+    with scheduler_and_worker(file) as process, ExitStack() as stack:
+        client = stack.enter_context(connect(str(file)))
+        future = client.submit(time.sleep, 60)
+        port = client.scheduler.address.rpartition(":")[2]
+        end(process)
+        wait_for(lambda: client.status == "connecting")
+        replacement = start("scheduler", "--host", "127.0.0.1", "--port", port)
         try:
-            with raises(BilinearError, "scheduler"):
-                use()
+            wait_for(lambda: client.status == "running")
+            with raises(BilinearError, "scheduler"), stack:
+                future.result()
         finally:
-            for other in others:
-                end(other)
+            end(replacement)
 
 
-BROKEN_OFF = """
+INTERRUPTED = """
 import os, signal, sys, threading, time
 from bilinear_cli.cluster.connect import connect
 try:
@@ -139,14 +121,14 @@ try:
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         client.gather([future])
 except KeyboardInterrupt:
-    print("broken off")
+    print("interrupted")
 """
 
 
-def test_waits_that_ctrl_c_breaks_off_are_silent(client: Client) -> None:
-    command = [sys.executable, "-c", BROKEN_OFF, client.scheduler.address]
+def test_a_wait_that_ctrl_c_interrupts_is_silent(client: Client) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, client.scheduler.address]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("broken off\n", "")
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
 # Workers of this machine --------------------------------------------------------------------

@@ -1,34 +1,33 @@
-"""What holds of clusters without any: checks of a worker, refused words, the sharing of work."""
+"""Clusters without workers: checks of a worker, invalid addresses and options, shares of work."""
 
 import errno
 import gc
 import os
 import socket
 import threading
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import ANY
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names, raises
-from support.feature_files import write_features
 from support.shards import RECIPE, TINY
 from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_network
 
 from bilinear_cli.cluster import connect as connect_module
-from bilinear_cli.cluster import reducer, worker, worker_check
+from bilinear_cli.cluster import reducer, worker
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.preflight import on_workers
+from bilinear_cli.cluster.extract import choose_n_shards
 from bilinear_cli.cluster.reducer import tiles
-from bilinear_cli.cluster.requirements import ExtractRequirements
-from bilinear_cli.cluster.shards_folder import shards_folder
+from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import versions as versions_module
+from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.networks.load import Network
 from bilinear_cli.photos.photo_set import PhotoSet
@@ -46,72 +45,85 @@ from bilinear_cli.store import locked
 def test_auto_precision_and_batch_size_suit_workers_that_differ(
     workers: list[tuple[str, int]], chosen: tuple[str, int]
 ) -> None:
-    client = SimpleNamespace(run=lambda *_: dict(enumerate(workers)))
-    recipe = on_workers(client, replace(RECIPE, precision="auto", batch_size=0))
+    recipes = [replace(RECIPE, precision=precision, batch_size=n) for precision, n in workers]
+    client = SimpleNamespace(run=lambda *_: dict(enumerate(recipes)))
+    recipe = resolve_on_workers(client, replace(RECIPE, precision="auto", batch_size=0))
     assert (recipe.precision, recipe.batch_size) == chosen
 
 
+@pytest.mark.parametrize(
+    ("n_photos", "n_workers", "batch_size", "n_shards"),
+    [
+        (1000, 2, 4, 8),  # four a worker
+        (11, 2, 3, 4),  # a batch each
+        (100_000, 2, 4, 50),  # 2,000 photos each, for workers that come later
+    ],
+)
+def test_a_set_is_cut_into_shards(
+    n_photos: int, n_workers: int, batch_size: int, n_shards: int
+) -> None:
+    client = SimpleNamespace(nthreads=lambda: range(n_workers))
+    origin = SimpleNamespace(photo_set=range(n_photos))
+    job = SimpleNamespace(origin=origin, recipe=replace(RECIPE, batch_size=batch_size))
+    assert choose_n_shards(client, job, None) == n_shards
+
+
 @pytest.mark.parametrize(("version", "collects"), [((3, 11), False), ((3, 12), True)])
-def test_frames_are_taken_without_garbage_collection_before_python_3_12(
+def test_the_profiler_collects_no_garbage_before_python_3_12(
     version: tuple[int, int], collects: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collecting: list[bool] = []
-    python = SimpleNamespace(
-        version_info=version, _current_frames=lambda: collecting.append(gc.isenabled()) or {}
-    )
+    python = SimpleNamespace(version_info=version, _current_frames=gc.isenabled)
     monkeypatch.setattr(worker, "sys", python)
-    worker._keep_from_freezing.cache_clear()
+    worker._protect_from_profiler.cache_clear()
     try:
-        worker._keep_from_freezing()
-        once = python._current_frames
-        worker._keep_from_freezing()
+        worker._protect_from_profiler()
+        current_frames = python._current_frames
+        worker._protect_from_profiler()
     finally:
-        worker._keep_from_freezing.cache_clear()
-    assert python._current_frames is once
-    assert once() == {}
-    assert collecting == [collects]
+        worker._protect_from_profiler.cache_clear()
+    assert python._current_frames is current_frames
+    assert current_frames() is collects
     assert gc.isenabled()
 
 
-# What a worker needs -----------------------------------------------------------------------
+# Requirements of a worker -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def requirements(birds: PhotoSet, network: WorkerNetwork, output: Path) -> ExtractRequirements:
-    """Return what this process has."""
-    folder = shards_folder(output)
-    folder.mkdir(parents=True)
-    (folder / "token").write_text("abc")
-    photo = birds.root / birds.paths[0]
-    size = photo.stat().st_size
-    return ExtractRequirements(
-        folder / "token", "abc", birds.root, (photo, size), installed_versions(), network, SHA256
-    )
+    """Return requirements that this process meets, except for the lock of the folder."""
+    token = output.parent / "token"
+    token.parent.mkdir()
+    token.touch()
+    return ExtractRequirements.of(Photos(birds, network), RECIPE, token)
 
 
 def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequirements) -> None:
-    folder = requirements.token_file.parent
+    folder = requirements.token.parent
     assert_names(str(requirements.fault()), folder)
     with locked(folder):
         assert requirements.fault() is None
 
 
-def test_a_worker_looks_at_all_that_it_needs(
+def test_a_worker_checks_all_requirements(
     requirements: ExtractRequirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, none = requirements.token_file.parent, tmp_path / "none"
+    folder, none = requirements.token.parent, tmp_path / "none"
     assert requirements.photo
     photo, size = requirements.photo
+    versions, keras = installed_versions(), version("keras")
+    other_weights = replace(RECIPE, weights_sha256=OTHER_SHA256)
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
-        ({"token": "abd"}, (folder, "--output")),
-        ({"token_file": folder / "none"}, (folder, "--output")),
+        ({"token": folder / "none"}, (folder, "--output")),
         ({"root": none}, (none,)),
         ({"photo": (photo, 1)}, (photo,)),
         ({"photo": (none, size)}, (none,)),
-        ({"weights_sha256": OTHER_SHA256}, (SHA256, OTHER_SHA256, "--weights")),
+        ({"versions": versions.replace(keras, "0.0.1")}, ("keras", keras, "0.0.1")),
+        ({"recipe": other_weights}, (SHA256, OTHER_SHA256, "--weights")),
         ({"network": Network("vgg16", str(none))}, (none,)),
     ]
-    in_int8 = replace(requirements, precision="int8", versions=installed_versions("int8"))
+    recipe = replace(RECIPE, precision="int8")
+    in_int8 = replace(requirements, recipe=recipe, versions=installed_versions("int8"))
     with locked(folder):
         for change, facts in changes:
             assert_names(str(replace(requirements, **change).fault()), *facts)
@@ -123,27 +135,18 @@ def test_a_worker_looks_at_all_that_it_needs(
 def test_a_worker_must_be_able_to_write(
     requirements: ExtractRequirements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reason = os.strerror(errno.ENOSPC)
-
-    def no_space(**_: Any) -> None:
-        raise OSError(errno.ENOSPC, reason)
-
-    monkeypatch.setattr("tempfile.TemporaryFile", no_space)
-    assert_names(str(requirements.fault()), requirements.token_file.parent, reason)
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=error))
+    assert_names(str(requirements.fault()), requirements.token.parent, error.strerror)
 
 
 def test_a_worker_without_the_program_is_named() -> None:
-    class Strange:
-        """A client of a worker that cannot read what it is sent."""
-
-        def run(self, *_: Any, **__: Any) -> dict[str, Exception]:
-            return {"tcp://a:1": ModuleNotFoundError("No module named 'bilinear_cli'")}
-
+    error = ModuleNotFoundError("No module named 'bilinear_cli'")
     with raises(BilinearError, "tcp://a:1", "bilinear_cli"):
-        worker_check.check_workers(Strange(), ANY)
+        check_workers(Mock(run=Mock(return_value={"tcp://a:1": error})), Mock())
 
 
-# Addresses and options that are refused ----------------------------------------------------
+# Invalid addresses and options ----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,28 +155,24 @@ def test_a_worker_without_the_program_is_named() -> None:
     ids=["nothing", "something else"],
 )
 @pytest.mark.slow
-def test_who_is_no_scheduler_is_one_line(
+def test_a_server_that_is_no_scheduler_is_one_line(
     answer: bytes, facts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 0.2)
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = "tcp://{}:{}".format(*server.getsockname())
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.settimeout(20)
 
         def serve() -> None:
             visitor, _ = server.accept()
-            with visitor:
-                visitor.sendall(answer)
-                over.wait()
+            stack.enter_context(visitor).sendall(answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        try:
-            with raises(BilinearError, address, *facts):
-                connect(address).__enter__()
-        finally:
-            over.set()
-            thread.join()
+        address = "tcp://{}:{}".format(*server.getsockname())
+        with raises(BilinearError, address, *facts):
+            connect(address).__enter__()
+        thread.join()
 
 
 def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
@@ -181,63 +180,40 @@ def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
         connect("tls://127.0.0.1:1").__enter__()
 
 
-@pytest.fixture
-def refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, birds: PhotoSet, network: WorkerNetwork
-) -> Callable[..., None]:
-    """Return what runs a command that is refused in one line, which names these facts."""
-    monkeypatch.chdir(tmp_path)
-    use_network(monkeypatch, network)
-
-    def run(words: list[str], facts: tuple[str, ...], code: int) -> None:
-        command = ["extract", "--data", birds.root, *TINY, "-o", "x.h5", *words]
-        result = run_command(*command, code=code)
-        assert_names(error_line(result), *facts)
-        assert len(result.stderr.splitlines()) == 1
-        assert not [*tmp_path.glob("x.h5*")]
-
-    return run
-
-
-@pytest.mark.slow
-def test_a_scheduler_that_is_not_there_is_one_line(
-    refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 0.25)
-    refused(["--scheduler", "tcp://127.0.0.1:1"], ("tcp://127.0.0.1:1", "0.25 s"), 1)
-
-
-@pytest.mark.parametrize("content", ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"])
-def test_a_file_that_is_no_scheduler_file_is_refused(
-    content: str, refused: Callable[..., None], tmp_path: Path
-) -> None:
-    (tmp_path / "scheduler.json").write_text(content, "latin-1")
-    refused(["--scheduler", "scheduler.json"], ("scheduler.json",), 1)
+NO_ADDRESS = ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"]
 
 
 @pytest.mark.parametrize(
-    ("words", "facts"),
+    ("words", "facts", "code"),
     [
-        (["--scheduler", "local:0"], ("--scheduler", "local:0")),
-        (["--scheduler", "local:x"], ("--scheduler", "local:x")),
-        (["--scheduler", ""], ("--scheduler", "tcp://", "local")),
-        (["--scheduler", "none.json"], ("--scheduler", "none.json", "tcp://", "local")),
-        (["--scheduler", "local", "--shard", "1/2"], ("--scheduler", "--shard")),
-        (["--no-merge"], ("--no-merge", "--scheduler")),
-        (["--scheduler", "local", "--maps", "m.h5"], ("--maps", "--data")),
+        (["--scheduler", "local:0"], ["--scheduler", "local:0"], 2),
+        (["--scheduler", "local:x"], ["--scheduler", "local:x"], 2),
+        (["--scheduler", ""], ["--scheduler", "tcp://", "local"], 2),
+        (["--scheduler", "none.json"], ["--scheduler", "none.json", "tcp://", "local"], 2),
+        (["--scheduler", "local", "--shard", "1/2"], ["--scheduler", "--shard"], 2),
+        (["--scheduler", "local", "--maps", "m.h5"], ["--maps", "--data"], 2),
+        (["--scheduler", "tcp://127.0.0.1:1"], ["tcp://127.0.0.1:1", "0.25 s"], 1),
+        *[(["--scheduler", f"{i}.json"], [f"{i}.json"], 1) for i in range(len(NO_ADDRESS))],
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(
-    words: list[str], facts: tuple[str, ...], refused: Callable[..., None]
+def test_invalid_options_are_one_line(
+    words: list[str],
+    facts: list[str],
+    code: int,
+    birds: PhotoSet,
+    network: WorkerNetwork,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    refused(words, facts, 2)
-
-
-def test_a_projection_is_not_trained_by_workers(tmp_path: Path) -> None:
-    path = write_features(tmp_path / "x.h5", {"max": np.eye(8)}, [0, 1] * 4, ["train"] * 8)
-    words = ["train", "--features", path, "--classifier", "conv1x1", "--scheduler", "local:2"]
-    facts = ("--scheduler", "--classifier", "conv1x1")
-    assert_names(error_line(run_command(*words, code=2)), *facts)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 0.25)
+    use_network(monkeypatch, network)
+    for i, content in enumerate(NO_ADDRESS):
+        Path(f"{i}.json").write_text(content, "latin-1")
+    result = run_command("extract", "--data", birds.root, *TINY, "-o", "x.h5", *words, code=code)
+    assert_names(error_line(result), *facts)
+    assert len(result.stderr.splitlines()) == 1
+    assert not [*tmp_path.glob("x.h5*")]
 
 
 # Tiles of a Gram matrix ---------------------------------------------------------------------

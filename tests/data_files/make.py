@@ -1,11 +1,10 @@
-"""Make what tests/data_files/v0.1 keeps. Commit dbef3b9 made it, and tests only read it.
-
-Its expected.json holds what that commit's train, predict and explain print of these files, and
-what Keras predicts with birds.keras.
+"""Write the files in tests/data_files/v0.1. Commit dbef3b9 wrote them, and tests only read them.
 
     cd tests && PYTHONPATH=..:. python data_files/make.py && cp -r /tmp/birds data_files/v0.1
 
-Files of a later version go to another folder: those of v0.1 stay as they are.
+`expected.json` has the output of train, predict and explain of that commit on these files, and the
+predictions of Keras with birds.keras. The files of v0.1 never change. Files of a later version go
+to another folder.
 """
 
 import os
@@ -56,15 +55,15 @@ def make_features() -> None:
             Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(folder / f"{i}.png")
     bilinear(f"{EXTRACT} -o birds.h5 --flip{POOLINGS}")
     bilinear(f"{EXTRACT} -o maps.h5 --pooling conv5")
-    some = "--flip --pooling max --pooling bilinear:4 --projection birds.h5"
+    options = "--flip --pooling max --pooling bilinear:4 --projection birds.h5"
     for i in (1, 2):
-        bilinear(f"{EXTRACT} -o shard-{i}.h5 --shard {i}/2 {some}")
+        bilinear(f"{EXTRACT} -o shard-{i}.h5 --shard {i}/2 {options}")
     with patch.object(FeatureWriter, "append", append_and_stop):
         bilinear(f"{EXTRACT} -o begun.h5 --flip{POOLINGS}", code=130)
 
 
 def make_runs() -> None:
-    with patch.object(conv1x1, "LEARNING_RATE", 0.03):  # so few photos teach it nothing at its own
+    with patch.object(conv1x1, "LEARNING_RATE", 0.03):  # the default is too small for so few photos
         for options in RUNS:
             bilinear(f"train --json --features {options}")
     bilinear("export runs/birds-bilinear-softmax birds.keras --weights random")

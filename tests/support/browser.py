@@ -1,4 +1,4 @@
-"""A page in Debian's Chromium without a window, driven through a pipe."""
+"""A page in Debian's Chromium without a window, controlled through a pipe."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
-PATIENCE = 60  # seconds
+TIMEOUT = 60  # seconds
 
 needs_chromium = pytest.mark.skipif(
     not shutil.which("chromium"), reason="Chromium is not installed: apt-get install chromium"
@@ -23,7 +23,7 @@ class Page:
     """A page, and the events of the browser.
 
     Attributes:
-        events: (method, parameters) in the order they came.
+        events: (method, parameters), in order of arrival.
     """
 
     def __init__(self, requests: int, responses: int) -> None:
@@ -44,9 +44,9 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
-            read = os.read(self._responses, 1 << 16)
-            assert read, "the browser has ended"
-            self._unread += read
+            data = os.read(self._responses, 1 << 16)
+            assert data, "the browser has ended"
+            self._unread += data
         first, self._unread = self._unread.split(b"\0", 1)
         message = json.loads(first)
         if "method" in message:
@@ -81,16 +81,13 @@ class Page:
 @contextmanager
 def browser(folder: Path) -> Iterator[Page]:
     """Start Chromium with a profile in `folder`, and end it afterwards."""
-    (its_input, requests), (responses, its_output) = os.pipe(), os.pipe()
-    command = ["chromium", *FLAGS, f"--user-data-dir={folder}"]
-    script = f'exec "$@" 3<&{its_input} 4>&{its_output}'
-    process = subprocess.Popen(
-        ["bash", "-c", script, "bash", *command],
-        pass_fds=(its_input, its_output),
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(its_input)
-    os.close(its_output)
+    (child_input, requests), (responses, child_output) = os.pipe(), os.pipe()
+    script = f'exec "$@" 3<&{child_input} 4>&{child_output}'
+    command = ["bash", "-c", script, "bash", "chromium", *FLAGS, f"--user-data-dir={folder}"]
+    pipes = (child_input, child_output)
+    process = subprocess.Popen(command, pass_fds=pipes, stderr=subprocess.DEVNULL)
+    for pipe in pipes:
+        os.close(pipe)
     try:
         yield Page(requests, responses)
     finally:
@@ -98,7 +95,7 @@ def browser(folder: Path) -> Iterator[Page]:
         os.close(responses)
         process.terminate()
         try:
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

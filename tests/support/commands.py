@@ -1,7 +1,8 @@
-"""The command line, called in this process or as a process of its own."""
+"""Functions that run commands, in this process or as a separate process."""
 
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 from bilinear_cli.cli import cli
 
 ROOT = Path(__file__).parents[2]
-# With the name that the command has, and without a script that an environment may lack.
+# This has the name of the command, and needs no script, which an environment may lack.
 BILINEAR = [sys.executable, "-c", "from bilinear_cli.cli import main; main()"]
 
 
@@ -22,8 +23,15 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
 
 
+def run_python(code: str, *arguments: Any, **variables: str) -> str:
+    """Run Python code as a separate process with these variables, and return its stdout."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    pipe, variables = subprocess.PIPE, environment(**variables)
+    return subprocess.run(command, check=True, stdout=pipe, text=True, env=variables).stdout
+
+
 def set_quick_options(patch: pytest.MonkeyPatch, batch_size: int) -> None:
-    """Let commands take random weights, small photos and little tuning where no option is given."""
+    """Set defaults of commands to random weights, small photos and little tuning."""
     for command in cli.commands:
         patch.setenv(f"BILINEAR_{command.upper()}_WEIGHTS", "random")
     patch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
@@ -34,9 +42,9 @@ def set_quick_options(patch: pytest.MonkeyPatch, batch_size: int) -> None:
 
 
 def run_command(*words: Any, code: int = 0, **options: Any) -> Result:
-    """Run a command in this process, check its exit code, and return what it printed.
+    """Run a command in this process, check its exit code, and return its result.
 
-    The program's logger is afterwards as it was.
+    The function restores the program's logger.
     """
     logger = logging.getLogger("bilinear_cli")
     level, handlers = logger.level, logger.handlers
@@ -50,7 +58,7 @@ def run_command(*words: Any, code: int = 0, **options: Any) -> Result:
 
 
 def error_line(result: Result) -> str:
-    """Return the one line of an error on stderr; nothing else is said, and stdout is empty."""
+    """Return the one error line on stderr, after checking that stdout is empty."""
     assert result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1, result.stderr

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,38 +35,33 @@ class SmallBlocks(WorkerPlugin):
         feature_transform.BLOCK_BYTES = SMALL_BLOCK
 
 
-def start(*arguments: str | Path, **variables: str) -> subprocess.Popen:
+def start(*words: str | Path, **variables: str) -> subprocess.Popen:
     """Start `dask scheduler` or `dask worker` as a user does, with these environment variables."""
-    return _start("-m", "dask", *map(str, arguments), "--no-dashboard", **variables)
+    return _start("-m", "dask", *words, "--no-dashboard", **variables)
+
+
+def scheduler(file: Path) -> AbstractContextManager[subprocess.Popen]:
+    """Start `dask scheduler`, which writes this file; end it at the end of a block."""
+    words = ("scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0")
+    return _running(start(*words), file)
+
+
+def scheduler_and_worker(file: Path) -> AbstractContextManager[subprocess.Popen]:
+    """Start one process that is a scheduler, which writes this file, and its worker; likewise."""
+    return _running(_start("-c", SCHEDULER_AND_WORKER, file), file)
 
 
 @contextmanager
-def scheduler(file: Path) -> Iterator[subprocess.Popen]:
-    """Start `dask scheduler`, which writes this file, and end it."""
-    process = start("scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0")
-    with _ending(process, file):
-        yield process
-
-
-@contextmanager
-def scheduler_and_worker(file: Path) -> Iterator[subprocess.Popen]:
-    """Start one process that is a scheduler, which writes this file, and its worker; end it."""
-    process = _start("-c", SCHEDULER_AND_WORKER, str(file))
-    with _ending(process, file):
-        yield process
-
-
-@contextmanager
-def _ending(process: subprocess.Popen, file: Path) -> Iterator[None]:
+def _running(process: subprocess.Popen, file: Path) -> Iterator[subprocess.Popen]:
     try:
         wait_for(lambda: file.exists() and file.stat().st_size)
-        yield
+        yield process
     finally:
         end(process)
 
 
-def _start(*arguments: str, **variables: str) -> subprocess.Popen:
-    command = [sys.executable, *arguments]
+def _start(*words: str | Path, **variables: str) -> subprocess.Popen:
+    command = [sys.executable, *map(str, words)]
     return subprocess.Popen(command, env=environment(**variables), stderr=subprocess.DEVNULL)
 
 

@@ -1,4 +1,4 @@
-"""Errors checked by their facts: the type, and what the one line names."""
+"""Assertions about errors: the type, and the facts in the message."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -10,10 +10,10 @@ import pytest
 
 @contextmanager
 def raises(error: type[Exception], *facts: Any) -> Iterator[pytest.ExceptionInfo]:
-    """Expect an error of exactly this type, whose one line names these facts.
+    """Expect an error of exactly this type, with these facts in its message, which is one line.
 
-    Facts are what a user needs and no wording can do without: the file, the option, the value, the
-    name. They are looked for as text, in any order.
+    Facts are what a user needs in any wording: the file, the option, the value, the name. The
+    message may contain them in any order.
     """
     with pytest.raises(error) as caught:
         yield caught
@@ -22,10 +22,9 @@ def raises(error: type[Exception], *facts: Any) -> Iterator[pytest.ExceptionInfo
 
 
 def assert_names(message: str, *facts: Any) -> None:
-    """Check that a message is one line that names these facts.
+    """Check that a message is one line that contains these facts.
 
-    A number (`int`) has to stand by itself: digits within another number, or within another fact
-    such as a path, do not count.
+    A number (`int`) must not be part of another number, or of another fact such as a path.
     """
     assert "\n" not in message
     texts = [str(fact) for fact in facts if not isinstance(fact, int)]
@@ -39,6 +38,6 @@ def assert_names(message: str, *facts: Any) -> None:
 
 
 def assert_suggests(message: str, nearest: str, known: Iterable[str]) -> None:
-    """Check that a message names the nearest of the known names before any other of them."""
-    places = [(message.find(name), name) for name in known if name in message]
-    assert min(places)[1] == nearest, message
+    """Check that a message contains the nearest of the known names before any other of them."""
+    positions = [(message.find(name), name) for name in known if name in message]
+    assert min(positions)[1] == nearest, message

@@ -1,4 +1,4 @@
-"""The builder of feature files, and what damages them."""
+"""Functions that write feature files, and functions that damage them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -33,40 +33,38 @@ def begin_features(
     class_names: Sequence[str] | None = None,
     attributes: Mapping[str, Any] | None = None,
     parameters: Mapping[str, np.ndarray] | None = None,
-    skipped: Mapping[str, str] | None = None,
     **columns: Sequence[Any] | np.ndarray,
 ) -> FeatureWriter:
-    """Begin a feature file, and return its writer; no row is written yet.
+    """Create a feature file without rows, and return its writer.
 
     Args:
         path: of the file.
         shapes: spec -> shape of a row.
         labels: int (n,).
         split: `train` or `test`, (n,).
-        class_names: `class 0`, `class 1`, ... by default.
-        attributes: root attributes beside `ATTRIBUTES`.
-        parameters: of the poolings, name -> array.
-        skipped: path -> reason, of photos without rows.
-        columns: `photo`, `view`, `paths`, `sha256` and `group`, (n,). Without them each row is a
-            photo of its own, and each photo a group; a second row of a photo is its `flip`.
+        class_names: default: `class 0`, `class 1`, ...
+        attributes: root attributes in addition to `ATTRIBUTES`.
+        parameters: parameters of the poolings, name -> array.
+        columns: `photo`, `view`, `paths`, `sha256` and `group`, (n,). By default, each row is a
+            photo and each photo is a group. A second row of a photo is its `flip`.
     """
-    labels = np.asarray(labels)
-    photo = np.asarray(columns.get("photo", np.arange(len(labels))))
+    photo = np.asarray(columns.get("photo", range(len(labels))))
     paths = np.array([f"{label}/{i}.png" for label, i in zip(labels, photo, strict=True)])
-    described = {
+    all_columns = {
         "photo": photo,
         "view": np.where(np.append(False, photo[1:] == photo[:-1]), "flip", "original"),
-        "labels": labels,
+        "labels": np.asarray(labels),
         "paths": paths,
         "sha256": np.array([hashlib.sha256(str(i).encode()).hexdigest() for i in photo]),
         "split": np.asarray(split),
         "group": paths,
     }
-    described |= {name: np.asarray(values) for name, values in columns.items()}
-    names = class_names or [f"class {i}" for i in range(int(labels.max()) + 1)]
-    views = {"views": " ".join(dict.fromkeys(described["view"]))}
-    record = ATTRIBUTES | views | (attributes or {})
-    return create(path, shapes, Header(described, names, record, skipped or {}, parameters or {}))
+    all_columns |= {name: np.asarray(values) for name, values in columns.items()}
+    class_names = class_names or [f"class {i}" for i in range(max(labels) + 1)]
+    views = " ".join(dict.fromkeys(all_columns["view"]))
+    root = ATTRIBUTES | {"views": views} | (attributes or {})
+    header = Header(all_columns, class_names, root, parameters=parameters or {})
+    return create(path, shapes, header)
 
 
 def write_features(
@@ -80,10 +78,10 @@ def write_features(
 
     Args:
         path: of the file.
-        rows: spec -> the rows, (n, ...); they are stored in the dtype that the program chooses.
+        rows: spec -> rows (n, ...), which are stored in the dtype that the program chooses.
         labels: int (n,).
         split: `train` or `test`, (n,).
-        options: as of `begin_features`.
+        options: of `begin_features`.
     """
     shapes = {spec: x.shape[1:] for spec, x in rows.items()}
     with begin_features(path, shapes, labels, split, **options) as writer:
@@ -96,23 +94,23 @@ def flip_bit(path: Path, spec: str, row: int) -> None:
     """Change one bit of a stored row."""
     with h5py.File(path) as file:
         data = file[f"features/{spec}"]
-        place = data.id.get_offset() + row * data.nbytes // len(data) + 5
+        offset = data.id.get_offset() + row * data.nbytes // len(data) + 5
     with path.open("r+b") as raw:
-        raw.seek(place)
+        raw.seek(offset)
         byte = raw.read(1)[0]
-        raw.seek(place)
+        raw.seek(offset)
         raw.write(bytes([byte ^ 16]))
 
 
 def replace_dataset(path: Path, name: str, values: Any) -> None:
-    """Put other values in the place of a photo_set."""
+    """Replace a dataset by other values."""
     with h5py.File(path, "r+") as file:
         del file[name]
         file[name] = values
 
 
 def error_of_opening(path: Path, **options: bool) -> str:
-    """Return the one line of the error that opening `path` ends with."""
+    """Return the message, one line, of the error on opening `path`."""
     with pytest.raises(FeatureFileError) as caught:
         FeatureFile(path, **options)
     assert "\n" not in str(caught.value)
@@ -120,5 +118,5 @@ def error_of_opening(path: Path, **options: bool) -> str:
 
 
 def all_rows(file: FeatureFile, spec: str) -> np.ndarray:
-    """Return all rows that are stored, float32."""
+    """Return all rows of a file, float32."""
     return file.read(spec, np.arange(file.rows_done))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def small_network(
     """Return a network: uint8 photos (batch, size, size, 3) -> float32 maps.
 
     Args:
-        watch: is called with each batch of photos, uint8, before the network sees it.
+        watch: a function that is called with each batch of photos, uint8, before the network.
         kernel: of the convolution; `random_kernel()` by default.
         stride: of the convolution; 8 gives maps 4 x 4 of photos of 32 pixels.
     """
@@ -63,19 +64,6 @@ def small_maps(photo: np.ndarray, kernel: np.ndarray, stride: int = PATCH) -> np
     return np.maximum(np.einsum("ijcab,abcd->ijd", patches[::stride, ::stride], kernel), 0)
 
 
-class LoadedBy:
-    """A network of tests, as extraction takes it, that a function loads."""
-
-    def __init__(self, load: Callable[[], Any]) -> None:
-        self._load = load
-
-    def load(self, recipe: Recipe) -> Callable[[Any], Any]:
-        return self._load()
-
-    def sha256(self) -> str:
-        return SHA256
-
-
 def extract_photos(
     photo_set: PhotoSet,
     recipe: Recipe,
@@ -85,7 +73,8 @@ def extract_photos(
     **options: Any,
 ) -> None:
     """Extract from photos; `load` returns the network, `options` are those of a `Job`."""
-    extract(Job(Photos(photo_set, LoadedBy(load)), recipe, output, **options), progress)
+    network = SimpleNamespace(load=lambda recipe: load(), sha256=lambda: SHA256)
+    extract(Job(Photos(photo_set, network), recipe, output, **options), progress)
 
 
 def pool_maps(
@@ -96,11 +85,12 @@ def pool_maps(
     **options: Any,
 ) -> None:
     """Pool stored maps; `options` are those of the command."""
-    asked = ExtractOptions(maps=maps, pooling=poolings, output=output, **options)
-    extract(maps_job(asked), progress)
+    extract(
+        maps_job(ExtractOptions(maps=maps, pooling=poolings, output=output, **options)), progress
+    )
 
 
 def use_small_network(patch: pytest.MonkeyPatch) -> None:
-    """Let commands run the small network wherever they would load a network and its weights."""
+    """Let commands run the small network instead of the network that they would load."""
     patch.setattr(Network, "weights", lambda self: Weights({}, SHA256, (), None))
     patch.setattr(Network, "load", lambda self, recipe: small_network())

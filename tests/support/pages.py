@@ -1,12 +1,12 @@
-"""HTML as a tree, for tests of its structure and facts."""
+"""HTML pages as trees, for tests of their structure and facts."""
 
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
-VOID = {"br", "img", "link", "meta", "wbr"}  # tags without an end
+VOID = {"br", "img", "link", "meta", "wbr"}  # elements without an end tag
 NO_TEXT = {"script", "style", "svg"}
-# What a browser would fetch from elsewhere.
+# References that a browser would load from elsewhere.
 EXTERNAL = re.compile(r"""https?:|(?:src|href|action)=["']//|url\((?!#)|@import""", re.I)
 
 
@@ -85,7 +85,7 @@ class _Parser(HTMLParser):
 
 
 def parse(html: str) -> Element:
-    """Return the tree of a page whose elements all end where they should."""
+    """Return a page as a tree, after checking that all elements are closed in order."""
     parser = _Parser()
     parser.feed(html)
     parser.close()

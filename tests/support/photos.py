@@ -1,4 +1,4 @@
-"""Photos made on the spot, and folders of them."""
+"""Functions that write photos, and folders of photos."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,8 @@ def make_photo(
 ) -> Path:
     """Write a photo of random blocks, or of one colour, and return its path.
 
-    The suffix decides the format. Folders are made as needed. Photos of two seeds differ.
+    The suffix determines the format. The function creates missing folders. Photos of different
+    seeds differ.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if colour:
@@ -28,9 +29,9 @@ def make_photo(
 
 
 def class_folders(folder: Path, classes: Mapping[str, int | Sequence[str]]) -> Path:
-    """Make a folder of photos for each class, and return `folder`.
+    """Write a folder of photos for each class, and return `folder`.
 
-    A number n stands for 0.png to (n-1).png. No two photos are the same.
+    A number n means the names 0.png to (n-1).png. All photos are different.
 
         class_folders(folder, {"train/wren": 3, "test/wren": ["a b.JPG"]})
     """

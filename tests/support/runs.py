@@ -1,4 +1,4 @@
-"""Run folders written by hand, as `train` leaves them, and the page of `report`."""
+"""Run folders like those that `train` writes, and the page of `report`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -44,11 +44,11 @@ def make_run(
 
     Args:
         folder: of the run; its photos are in the folder `photos` beside it.
-        classes: their names.
+        classes: names of the classes.
         photos: False: the photos do not exist.
         tested: False: there are no test photos.
-        per_class: training photos, and as many test photos. One more is in no fold.
-        metrics: replace those of `metrics.json`.
+        per_class: number of training photos, and of test photos. One more photo is in no fold.
+        metrics: replace values of `metrics.json`.
     """
     folder.mkdir(parents=True)
     root = folder.parent / "photos"
@@ -73,7 +73,7 @@ def make_run(
 
 
 def random_scores(labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
-    """Return scores (n, classes): about two thirds name the label, the rest the next class."""
+    """Return scores (n, classes). About two thirds predict the label, others the next class."""
     rng = np.random.default_rng(seed)
     predicted = np.where(rng.random(len(labels)) < 0.67, labels, (labels + 1) % n_classes)
     noise = rng.normal(0, 0.5, (len(labels), n_classes))
@@ -83,19 +83,19 @@ def random_scores(labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
 def write_scores(
     path: Path, scores: np.ndarray, labels: Sequence[int] | np.ndarray, paths: Sequence[str]
 ) -> None:
-    """Write `test.npz` or `oof.npz`; each row is a photo of its own."""
+    """Write `test.npz` or `oof.npz` with one row per photo."""
     photo = np.arange(len(paths))
     np.savez(path, scores=scores, labels=labels, paths=np.array(paths, str), photo=photo)
 
 
 def metrics_of(
-    scored: Mapping[str, tuple[np.ndarray, np.ndarray]], names: np.ndarray, root: Path
+    scored: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: np.ndarray, root: Path
 ) -> dict[str, Any]:
-    """Return what `metrics.json` holds.
+    """Return the content of `metrics.json`.
 
     Args:
         scored: `train` and `test` -> scores and labels.
-        names: of the classes.
+        class_names: names of the classes.
         root: folder of the photos.
     """
     scores, labels = scored["test"]
@@ -103,21 +103,20 @@ def metrics_of(
     accuracy: dict[str, Any] = {**dict.fromkeys(missing), "confused": []}
     if len(labels):
         before, after = (calibration(to_probabilities(scores, t), labels) for t in (1, TEMPERATURE))
-        accuracy = evaluate(scores, labels, names)
+        accuracy = evaluate(scores, labels, class_names)
         accuracy["calibration"] = {"before": before, "after": after}
+    n_train, n_test, n_classes = len(scored["train"][1]), len(labels), len(class_names)
+    extract = json.dumps(["bilinear", "extract", "-o", "x y.h5"])
+    train = json.dumps(["bilinear", "train", "--features", "x y.h5"])
     curve = [(0.0, 1.0, 0.5), (0.0, 10.0, 0.7), (0.1, 1.0, 0.6), (0.1, 10.0, 0.65)]
     return {
         **accuracy,
         "temperature": TEMPERATURE,
         **{"classifier": "softmax", "pooling": "max", "normalize": "auto", "top_variance": None},
-        **{"n_train": len(scored["train"][1]), "n_test": len(labels), "n_classes": len(names)},
-        **{"n_features": 512, "bytes": 2048, "seed": 0, "versions": "numpy 2", "seconds": 1.0},
-        **{"features_file": "x.h5", "fitted_on": "train", "run": "runs/x"},
-        "command": '["bilinear", "train", "--features", "x y.h5"]',
-        "extraction": {
-            "data_root": str(root),
-            "command": '["bilinear", "extract", "-o", "x y.h5"]',
-        },
+        **{"n_train": n_train, "n_test": n_test, "n_classes": n_classes, "n_features": 512},
+        **{"bytes": 2048, "seed": 0, "versions": "numpy 2", "seconds": 1.0},
+        **{"features_file": "x.h5", "fitted_on": "train", "run": "runs/x", "command": train},
+        "extraction": {"data_root": str(root), "command": extract},
         **{"C": 10.0, "label_smoothing": 0.0, "folds": 5, "oof_top1": 0.7, "oof_log_loss": 1.0},
         "curve": [
             {"label_smoothing": smoothing, "C": c, "top1": top1, "log_loss": 1.0}
@@ -127,7 +126,7 @@ def metrics_of(
 
 
 def report_html(*runs: Path) -> str:
-    """Write the page of some runs with `report`, and return it."""
+    """Run `report` on these runs, and return the page."""
     output = runs[0].parent / "report.html"
     run_command("report", *runs, "-o", output)
     return output.read_text("utf-8")

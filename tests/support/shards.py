@@ -1,18 +1,17 @@
 """Feature files of the small network, made by workers or by this process, and their comparison."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bilinear_cli.cluster import extract
-from bilinear_cli.cluster.extract import merge_shards
 from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import Job, Progress
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.store import FeatureFile
+from bilinear_cli.store import ROW_COLUMNS, FeatureFile
 from support.network import extract_photos
 from support.photos import class_folders
 from support.worker_network import SHA256, WorkerNetwork
@@ -24,8 +23,32 @@ ONE_BY_ONE = replace(MAX, batch_size=1)
 # Options of the real network, with random weights
 TINY = ["--weights", "random", "--image-size", "32", "--batch-size", "2", "--precision", "float32"]
 TINY += ["--pooling", "max", "--pooling", "bilinear:4"]
-COLUMNS = ("photo", "view", "labels", "paths", "sha256", "split", "group")
-OWN = ("created", "command")  # attributes
+
+
+@dataclass(frozen=True)
+class OnWorkers:
+    """Extraction on the workers of a scheduler, with the small network.
+
+    Attributes:
+        address: of the scheduler.
+        output: the feature file, in a folder of its own.
+        network: notes what the workers do.
+    """
+
+    address: str
+    output: Path
+    network: WorkerNetwork
+
+    def extract_shards(
+        self, photos: PhotoSet, recipe: Recipe, progress: Progress | None = None, **options: Any
+    ) -> list[Path] | None:
+        """Extract the shards; `options` are those of a `Job`."""
+        job = Job(Photos(photos, self.network), recipe, self.output, **options)
+        return extract.extract_shards(job, self.address, progress)
+
+    def extract(self, *arguments: Any, **options: Any) -> None:
+        """Extract the shards and merge them."""
+        extract.merge_shards(self.extract_shards(*arguments, **options) or [], self.output)
 
 
 def photo_set(folder: Path, tits: int, wrens: int) -> PhotoSet:
@@ -33,39 +56,11 @@ def photo_set(folder: Path, tits: int, wrens: int) -> PhotoSet:
     return load_photo_set(str(class_folders(folder, {"tit": tits, "wren": wrens})))
 
 
-def extract_here(photo_set: PhotoSet, recipe: Recipe, output: Path, **options: Any) -> Path:
+def extract_here(photos: PhotoSet, recipe: Recipe, output: Path, **options: Any) -> Path:
     """Extract in this process, and return the file."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    extract_photos(photo_set, recipe, output, **options)
+    extract_photos(photos, recipe, output, **options)
     return output
-
-
-def extract_shards(
-    address: str,
-    photo_set: PhotoSet,
-    recipe: Recipe,
-    output: Path,
-    network: WorkerNetwork,
-    progress: Progress | None = None,
-    **options: Any,
-) -> list[Path] | None:
-    """Extract on workers; `options` are those of a `Job`."""
-    job = Job(Photos(photo_set, network), recipe, output, **options)
-    return extract.extract_shards(job, address, progress)
-
-
-def extract_on_workers(
-    address: str,
-    photo_set: PhotoSet,
-    recipe: Recipe,
-    output: Path,
-    network: WorkerNetwork,
-    **options: Any,
-) -> None:
-    """Extract on workers, and merge."""
-    shards = extract_shards(address, photo_set, recipe, output, network, **options)
-    assert shards
-    merge_shards(shards, output)
 
 
 def assert_same(output: Path, expected: Path) -> None:
@@ -73,20 +68,15 @@ def assert_same(output: Path, expected: Path) -> None:
 
     Only the time and the command may differ.
     """
-    with FeatureFile(output) as one, FeatureFile(expected) as other:
-        rows = np.arange(one.rows_done)
-        assert one.shapes == other.shapes
-        for name in COLUMNS:
-            assert getattr(one, name).tolist() == getattr(other, name).tolist()
-        for spec in one.shapes:
-            assert one.read_raw(spec, rows).tobytes() == other.read_raw(spec, rows).tobytes()
-        assert one.parameters.keys() == other.parameters.keys()
-        for name, array in one.parameters.items():
-            np.testing.assert_array_equal(array, other.parameters[name])
-        assert one.skipped == other.skipped
-        attributes = [
-            {name: value for name, value in file.attributes.items() if name not in OWN}
-            for file in (one, other)
-        ]
-        assert attributes[0] == attributes[1]
+    with FeatureFile(output) as file, FeatureFile(expected) as other:
+        rows = np.arange(file.rows_done)
+        assert file.shapes == other.shapes
+        for name in ROW_COLUMNS:
+            assert getattr(file, name).tolist() == getattr(other, name).tolist()
+        for spec in file.shapes:
+            assert file.read_raw(spec, rows).tobytes() == other.read_raw(spec, rows).tobytes()
+        np.testing.assert_equal(dict(file.parameters), dict(other.parameters))
+        assert file.skipped == other.skipped
+        differing = dict(file.attributes.items() ^ other.attributes.items())
+        assert differing.keys() <= {"created", "command"}
     assert [path.name for path in output.parent.iterdir()] == [output.name]

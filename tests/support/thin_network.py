@@ -1,4 +1,4 @@
-"""VGG16 with few channels: all commands run the whole program on it, and a photo costs little."""
+"""VGG16 with few channels: commands run the whole program on it in little time."""
 
 import functools
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import keras
 import pytest
 
-# The program takes `preprocess_input` from the module in which the network's function is defined.
+# The program takes `preprocess_input` from the module that defines the function of the network.
 from keras.applications.vgg16 import preprocess_input  # noqa: F401
 
 from bilinear_cli.networks import applications, weights
@@ -16,9 +16,9 @@ from bilinear_cli.networks.load import _weights
 
 @contextmanager
 def thin_networks(channels: int = 8) -> Iterator[pytest.MonkeyPatch]:
-    """Replace vgg16 and resnet50 in this process by a VGG16 of 4 channels, `channels` at its end.
+    """Replace vgg16 and resnet50 in this process by a VGG16 of 4 channels, `channels` in block 5.
 
-    Give commands the weights `random`. Processes that a test starts still have the true networks.
+    Commands need `--weights random`. Other processes still have the original networks.
     """
     blocks = ((2, 4), (2, 4), (3, 4), (3, 4), (3, channels))
 

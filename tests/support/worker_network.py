@@ -1,4 +1,4 @@
-"""The small network in place of VGG16 on Dask's workers, and the notes that it leaves in a file."""
+"""The small network in place of VGG16 on Dask's workers, which notes its calls in a file."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction import options, versions
+from bilinear_cli.extraction import options
 from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.recipe import Recipe
@@ -24,18 +24,17 @@ SHA256 = "0" * 64
 OTHER_SHA256 = "1" * 64
 WEIGHTS_VARIABLE = "NETWORK_SHA256"  # the environment of a worker with other weights has it
 BUSY = threading.Lock()
-PATCH = pytest.MonkeyPatch()  # of a worker
 
 
 @dataclass(frozen=True)
 class WorkerNetwork(Network):
-    """The small network, which notes its process whenever it is loaded and for each batch.
+    """The small network, which notes its process at each loading and at each batch.
 
     Attributes:
         notes: file that gets the lines.
-        gate: file with a number. As long as it exists, only so many batches pass.
-        load_fault: what loading does instead: `kill` its process, or `wait` as long as the gate
-            exists, and then raise a BilinearError. Neither imports TensorFlow.
+        gate: file with a number. While it exists, only so many batches pass.
+        load_fault: `kill`: loading kills its process; `wait`: loading waits while the gate exists,
+            and then raises a BilinearError. Neither imports TensorFlow.
     """
 
     notes: Path = Path(os.devnull)
@@ -77,18 +76,17 @@ class WorkerNetwork(Network):
         """Return the digest of each batch, in order."""
         return [event for _, event in self._events() if event != "load"]
 
-    def loaded_by(self) -> list[int]:
-        """Return the process of each loading, in order."""
-        return [pid for pid, event in self._events() if event == "load"]
-
     def computed_by(self) -> list[int]:
         """Return the process of each batch, in order."""
-        return [pid for pid, event in self._events() if event != "load"]
+        return [int(pid) for pid, event in self._events() if event != "load"]
 
-    def _events(self) -> list[tuple[int, str]]:
-        text = self.notes.read_text() if self.notes.exists() else ""
-        lines = [line.split(maxsplit=1) for line in text.splitlines()]
-        return [(int(pid), event) for pid, event in lines]
+    def loaded_by(self) -> list[int]:
+        """Return the process of each loading, in order."""
+        return [int(pid) for pid, event in self._events() if event == "load"]
+
+    def _events(self) -> list[list[str]]:
+        lines = self.notes.read_text().splitlines() if self.notes.exists() else []
+        return [line.split(maxsplit=1) for line in lines]
 
 
 def use_network(patch: pytest.MonkeyPatch, network: WorkerNetwork) -> None:
@@ -96,32 +94,6 @@ def use_network(patch: pytest.MonkeyPatch, network: WorkerNetwork) -> None:
     patch.setattr(options, "Network", lambda *_: network)
 
 
-# What makes a worker unlike the client ----------------------------------------------------
-
-
-def hide_token() -> None:
-    """Let this process see an output's folder that is not the client's."""
-    read_text = Path.read_text
-
-    def read_other(path: Path, **options: Any) -> str:
-        if path.name == "token":
-            raise FileNotFoundError
-        return read_text(path, **options)
-
-    PATCH.setattr(Path, "read_text", read_other)
-
-
-def age_keras() -> None:
-    """Let this process have another version of Keras."""
-    version = versions.version
-    PATCH.setattr(versions, "version", lambda name: "0.0.1" if name == "keras" else version(name))
-
-
-def change_weights() -> None:
-    """Let this process have other weights."""
-    PATCH.setenv(WEIGHTS_VARIABLE, OTHER_SHA256)
-
-
-def undo() -> None:
-    """Undo these changes."""
-    PATCH.undo()
+def set_weights(sha256: str) -> None:
+    """Let the network of this process have these weights."""
+    os.environ[WEIGHTS_VARIABLE] = sha256
