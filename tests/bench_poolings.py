@@ -14,7 +14,7 @@ from bench import seconds, vgg16_recipe
 
 from bilinear_cli.extraction.graph import compile_maps
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.poolings.matrix_root import matrix_sqrt
+from bilinear_cli.poolings.functions import matrix_sqrt
 from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.registry import storage_dtype
 

@@ -39,7 +39,7 @@ def test_the_example_trains_both_networks(
 
 
 def python_with(words: str) -> str:
-    """Return the README's block of Python that has these words."""
+    """Return the README's block of Python that contains these words."""
     readme = (ROOT / "README.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
     (code,) = [block for block in blocks if words in block]

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from bilinear_cli.cli.base import cli, weights_option
-from bilinear_cli.networks.quiet import import_tensorflow
+from bilinear_cli.networks.load import import_tensorflow
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from bilinear_cli.cli.base import bar, cli
 from bilinear_cli.errors import UsageError, validate_choice
-from bilinear_cli.networks.quiet import import_tensorflow
+from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import TrainOptions
 

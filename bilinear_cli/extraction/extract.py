@@ -21,7 +21,7 @@ from bilinear_cli.extraction.existing import (
 from bilinear_cli.extraction.job import Batch, Job, Origin, Progress, Source
 from bilinear_cli.extraction.versions import warn_if_versions_differ
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
-from bilinear_cli.poolings.sizes import FITTED_ON
+from bilinear_cli.poolings.registry import FITTED_ON
 from bilinear_cli.recipe import UNSHARDED, Recipe
 from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked
 

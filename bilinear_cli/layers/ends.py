@@ -1,4 +1,4 @@
-"""What stands before and after the pooling in an exported model."""
+"""The layers before and after the pooling in an exported model."""
 
 from typing import Any
 
@@ -9,13 +9,19 @@ from bilinear_cli.networks.applications import preprocess_function
 from bilinear_cli.poolings.functions import l2_normalize, signed_sqrt
 
 
+class _SameShape(keras.layers.Layer):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape, which does not change."""
+        return input_shape
+
+
 @keras.saving.register_keras_serializable(package="bilinear")
-class Preprocess(keras.layers.Layer):
-    """RGB pixels, 0 to 255, (batch, height, width, 3) -> what a network of Keras's wants to see.
+class Preprocess(_SameShape):
+    """RGB pixels, 0 to 255, (batch, height, width, 3) -> the input of a network of Keras.
 
     Args:
         backbone: a name of `keras.applications` in small letters.
-        mirrored: left for right.
+        mirrored: whether to flip the photos left to right.
         **kwargs: of `keras.layers.Layer`.
     """
 
@@ -25,16 +31,7 @@ class Preprocess(keras.layers.Layer):
 
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
         """Return the preprocessed pixels."""
-        shown = pixels[:, :, ::-1] if self.mirrored else pixels
-        return preprocess_function(self.backbone)(shown)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the shape, which stays as it is."""
-        return input_shape
-
-    def compute_output_spec(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
-        """Return the shape and the dtype."""
-        return keras.KerasTensor(pixels.shape, dtype=self.compute_dtype)
+        return preprocess_function(self.backbone)(pixels[:, :, ::-1] if self.mirrored else pixels)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments by name."""
@@ -42,44 +39,36 @@ class Preprocess(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="bilinear")
-class SqrtL2(keras.layers.Layer):
-    """Signed square root, then l2 norm one, of those numbers of rows (batch, d) that are kept.
+class SqrtL2(_SameShape):
+    """Select columns of rows (batch, d), take signed square roots, and normalise to l2 norm 1.
 
     Attributes:
-        kept: a weight that is not trained, (d,): 1 for what is kept, 0 for what becomes zero.
+        kept: a weight that is not trained, (d,): 1 for a selected column, 0 for others.
     """
 
     def build(self, input_shape: tuple[int | None, int]) -> None:
-        """Keep everything, until the weight is set."""
+        """Make the weight, which first selects all columns."""
         self.kept = self.add_weight(
             shape=input_shape[-1:], initializer="ones", trainable=False, name="kept"
         )
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the shape, which stays as it is."""
-        return input_shape
-
     def call(self, rows: tf.Tensor) -> tf.Tensor:
-        """Return the rows, normalised."""
+        """Return the normalised rows, 0 in the columns that are not selected."""
         return l2_normalize(signed_sqrt(rows * self.kept))
 
 
 @keras.saving.register_keras_serializable(package="bilinear")
-class ClassProbabilities(keras.layers.Layer):
+class ClassProbabilities(_SameShape):
     """Scores (batch, classes) -> probabilities, 0 to 1, that sum up to one.
 
     Args:
-        class_names: what the columns stand for; kept with the model, as that attribute.
+        class_names: of the columns; an attribute that is saved with the model.
         **kwargs: of `keras.layers.Layer`.
     """
 
     def __init__(self, class_names: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.class_names = list(class_names)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the shape, which stays as it is."""
-        return input_shape
 
     def call(self, scores: tf.Tensor) -> tf.Tensor:
         """Return the softmax."""

@@ -1,22 +1,20 @@
-"""The layer of any pooling, made from its entry."""
+"""The layer of any pooling, made from its entry in the registry."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from bilinear_cli.layers.bilinear import BilinearPooling, projection_layer
+from bilinear_cli.layers.bilinear import BilinearPooling, PoolingLayer
 from bilinear_cli.layers.compact import CompactPooling
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import get_pooling
-from bilinear_cli.poolings.sizes import SKETCH
 
 
 @keras.saving.register_keras_serializable(package="bilinear")
-class MapPooling(keras.layers.Layer):
-    """A pooling that takes nothing beside the maps but a projection of the channels.
+class MapPooling(PoolingLayer):
+    """A pooling that takes only the maps, and perhaps a projection of their channels.
 
     Args:
         spec: as of `bilinear extract --pooling`.
@@ -26,25 +24,20 @@ class MapPooling(keras.layers.Layer):
         (batch, height, width, channels).
 
     Output:
-        float32, rows as a feature file stores them, but for their rounding.
+        float32 rows, equal to those of a feature file except for rounding.
     """
 
     def __init__(self, spec: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.spec, kind = spec, get_pooling(spec)
-        self.supports_jit = kind.xla
-        self.projection = projection_layer(kind.size, self) if kind.size else None
-        self._pool = pool_function(kind.method, {})
+        pooling = get_pooling(spec)
+        super().__init__(pooling.size, **kwargs)
+        self.spec, self._pooling = spec, pooling
+        self.supports_jit = pooling.xla
+        self._pool = pool_function(pooling.method, {})
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the projection's weights."""
-        if self.projection is not None:
-            self.projection.build(input_shape)
-
-    def call(self, maps: tf.Tensor) -> tf.Tensor:
-        """Return the pooled maps."""
-        maps = maps if self.projection is None else self.projection(maps)
-        return self._pool(tf.cast(maps, tf.float32))
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the maps, or (batch, length of a row)."""
+        row = (self._pooling.row_length(self.n_channels(input_shape)),)
+        return input_shape if self._pooling.rank == 3 else (input_shape[0], *row)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments by name."""
@@ -52,19 +45,17 @@ class MapPooling(keras.layers.Layer):
 
 
 def pooling_layer(spec: str, parameters: Mapping[str, np.ndarray]) -> keras.layers.Layer:
-    """Return the layer, maps -> rows as a feature file stores them, but for their rounding.
+    """Return the layer, maps -> rows as in a feature file except for rounding.
 
-    Args:
-        spec: the pooling.
-        parameters: what the poolings take beside the maps, see `poolings/parameters.py`.
+    `parameters` are at least those that the pooling takes, see `poolings/parameters.py`.
     """
-    kind = get_pooling(spec)
-    arrays = [parameters[name] for name in kind.arguments]
-    if kind.sized is SKETCH and kind.size:
+    pooling = get_pooling(spec)
+    arrays = [parameters[name] for name in pooling.arguments]
+    if pooling.size and not pooling.is_projected:
         hashes, signs = arrays
-        return CompactPooling(kind.size, hashes, signs)
-    if kind.is_normalized_matrix:
-        layer = BilinearPooling(kind.method, kind.size, trainable=False)
+        return CompactPooling(pooling.size, hashes, signs)
+    if pooling.is_normalized_matrix:
+        layer = BilinearPooling(pooling.method, pooling.size, trainable=False)
     else:
         layer = MapPooling(spec, trainable=False)
     for projection in arrays:

@@ -13,10 +13,9 @@ import numpy as np
 from bilinear_cli.errors import BilinearError, UsageError, abbreviate, validate_choice
 from bilinear_cli.networks.weights import Weights
 
-# The names of Keras's functions, in small letters. Two families are left out. The first
-# EfficientNets: for weights "imagenet" Keras builds them with a layer more, and among their weights
-# is a normalisation that takes no effect when it is set as others are. The NASNets: how many layers
-# they have depends on the size of photos.
+# The names of Keras's functions, in small letters, without two families. The first EfficientNets:
+# for weights "imagenet" Keras builds them with one layer more, and a normalisation among their
+# weights has no effect when it is set. The NASNets: the number of layers depends on the photo size.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     name.lower(): getattr(keras.applications, name)
     for name in dir(keras.applications)
@@ -25,30 +24,26 @@ NETWORKS: dict[str, Callable[..., keras.Model]] = {
 
 
 def preprocess_function(backbone: str) -> Callable[[Any], Any]:
-    """Return what a network wants done to float32 RGB photos, 0 to 255; it may overwrite them."""
+    """Return the function that prepares float32 RGB photos, 0 to 255; it may overwrite them."""
     return inspect.getmodule(_function(backbone)).preprocess_input  # type: ignore[union-attr]
 
 
 def build(backbone: str, precision: str = "float32") -> keras.Model:
-    """Return a network without its top, for photos of any size, its weights still to be set.
+    """Return a network without its top, for photos of any size; its weights must still be set.
 
-    Args:
-        backbone: one of `NETWORKS`.
-        precision: `float32`, `bfloat16` or `float16`: what it multiplies in.
-
-    Raises:
-        UsageError: there is no such network.
+    Its precision is `float32`, `bfloat16` or `float16`. An unknown network is a UsageError.
     """
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
     original = _original(backbone)
     names = _names(original)
 
-    def under_policy(layer: keras.Operation) -> keras.Operation:
-        own = {"dtype": policy} if isinstance(layer, keras.layers.Layer) else {}
-        own |= {"name": names.get(layer.name, layer.name)}
-        return type(layer).from_config(layer.get_config() | own)
+    def with_policy(layer: keras.Operation) -> keras.Operation:
+        config = layer.get_config() | {"name": names.get(layer.name, layer.name)}
+        if isinstance(layer, keras.layers.Layer):
+            config["dtype"] = policy
+        return type(layer).from_config(config)
 
-    return keras.models.clone_model(original, clone_function=under_policy, recursive=True)
+    return keras.models.clone_model(original, clone_function=with_policy, recursive=True)
 
 
 @cache
@@ -56,61 +51,66 @@ def _original(backbone: str) -> keras.Model:
     return _function(backbone)(include_top=False, weights=None, input_shape=(None, None, 3))
 
 
-def _names(network: keras.Model) -> dict[str, str]:
-    """Return the names that layers have where the network is the first that a process builds.
-
-    Keras numbers the layers that have no name of their own on through a process.
-    """
-    numbered: dict[str, list[tuple[int, str]]] = {}
-    for layer in network.layers:
-        kind, _, number = layer.name.rpartition("_")
-        kind, number = (kind, number) if number.isdecimal() else (layer.name, "0")
-        if kind.replace("_", "") == type(layer).__name__.lower():
-            numbered.setdefault(kind, []).append((int(number), layer.name))
-    return {
-        name: f"{kind}_{place}" if place else kind
-        for kind, found in numbered.items()
-        for place, (_, name) in enumerate(sorted(found))
-    }
-
-
 def _function(backbone: str) -> Callable[..., keras.Model]:
     return NETWORKS[validate_choice("backbone", backbone, NETWORKS)]
 
 
-def resolve_layer(backbone: str, layer: str | None) -> str:
-    """Return the name of a layer whose output are maps; without a name, the network's last.
+def _names(network: keras.Model) -> dict[str, str]:
+    """Return layer name -> its name if the process had built no network before.
 
-    Raises:
-        UsageError: there is no such layer or network, or its output are no maps.
+    Keras numbers layers without a name of their own through the whole process.
     """
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    for layer in network.layers:
+        kind, _, count = layer.name.rpartition("_")
+        kind, count = (kind, count) if count.isdecimal() else (layer.name, "0")
+        if kind.replace("_", "") == type(layer).__name__.lower():
+            numbered.setdefault(kind, []).append((int(count), layer.name))
+    return {
+        name: f"{kind}_{i}" if i else kind
+        for kind, layers in numbered.items()
+        for i, (_, name) in enumerate(sorted(layers))
+    }
+
+
+def layer_shapes(backbone: str) -> dict[str, tuple[int | None, ...]]:
+    """Return layer name -> shape of its output, in the network's order, without the input."""
     network = _original(backbone)
     names = _names(network)
-    rank = {names.get(x.name, x.name): len(x.output.shape) for x in network.layers[1:]}
+    return {names.get(x.name, x.name): x.output.shape for x in network.layers[1:]}
+
+
+def resolve_layer(backbone: str, layer: str | None) -> str:
+    """Return the name of a layer whose output are maps; of None the network's last layer.
+
+    Raises:
+        UsageError: the layer or the network is unknown, or the layer's output are not maps.
+    """
+    shapes = layer_shapes(backbone)
     if layer is None:
-        return list(rank)[-1]
-    if layer not in rank:
-        near = [name for name in rank if layer in name] or list(rank)[-5:]
-        raise UsageError(f"{backbone} has no layer {layer!r}: there are {abbreviate(near)}")
-    if rank[layer] != 4:
+        return list(shapes)[-1]
+    if layer not in shapes:
+        similar = [name for name in shapes if layer in name] or list(shapes)[-5:]
+        raise UsageError(f"{backbone} has no layer {layer!r}, but has {abbreviate(similar)}")
+    if len(shapes[layer]) != 4:
         raise UsageError(
-            f"layer {layer} of {backbone} gives no maps, (photos, height, width, channels), but "
-            f"{rank[layer]} axes: name another --layer"
+            f"the output of layer {layer} of {backbone} has {len(shapes[layer])} dimensions, and "
+            "not those of maps, (photos, height, width, channels). Choose another --layer."
         )
     return layer
 
 
 def load_keras_weights(backbone: str, source: str) -> Weights:
-    """Return the weights of a network; nobody vouches for them here.
+    """Return the weights of a network, which are not verified.
 
     Args:
         backbone: one of `NETWORKS`.
         source: `auto` or `keras` (ImageNet's, from Keras's host or its cache), `random` (always
-            the same), or a path: a `.h5` or `.weights.h5` of Keras's, without the top.
+            the same), or the path of a `.h5` or `.weights.h5` file of Keras, without the top.
 
     Raises:
-        BilinearError: they cannot be had.
-        UsageError: there is no such network.
+        BilinearError: the weights cannot be fetched or read.
+        UsageError: the network is unknown, or the source is `pypi`.
     """
     path = None
     if source in ("auto", "keras"):
@@ -119,7 +119,7 @@ def load_keras_weights(backbone: str, source: str) -> Weights:
         keras.utils.set_random_seed(0)
         network = _function(backbone)(include_top=False, weights=None)
     elif source == "pypi":
-        raise UsageError("the package index has the weights of vgg16 alone: --weights PATH")
+        raise UsageError("the package index has only the weights of vgg16. Use --weights PATH.")
     else:
         path = Path(source)
         network = _read(backbone, path)
@@ -129,23 +129,24 @@ def load_keras_weights(backbone: str, source: str) -> Weights:
 
 
 def _fetch(backbone: str) -> keras.Model:
+    function = _function(backbone)
     try:
-        return _function(backbone)(include_top=False, weights="imagenet")
-    except Exception as error:  # as such Keras raises that a host was not reached
+        return function(include_top=False, weights="imagenet")
+    except Exception as error:  # Keras raises it if the host is out of reach
         reason = " ".join(str(error).split())[:200]
         raise BilinearError(
-            f"Keras's host gave no weights of {backbone}: {reason}; give a file of them as "
-            "--weights PATH"
+            f"cannot fetch weights of {backbone} from Keras's host: {reason}. Give a file of them "
+            "as --weights PATH."
         ) from error
 
 
 def _read(backbone: str, path: Path) -> keras.Model:
     if not path.is_file():
-        raise BilinearError(f"there are no weights at '{path}': give a file, auto or keras")
+        raise BilinearError(f"'{path}' is not a file of weights. Give a file, auto or keras.")
     network = build(backbone)
     try:
         network.load_weights(path)
-    except Exception as error:  # whatever Keras, h5py and zipfile make of a file
+    except Exception as error:  # of Keras, h5py or zipfile
         reason = " ".join(str(error).split())[:200]
         raise BilinearError(f"cannot read {path} as weights of {backbone}: {reason}") from error
     return network

@@ -1,8 +1,10 @@
-"""Photos -> maps of a network: conv5 of VGG16 (Simonyan and Zisserman 2015), or another's."""
+"""Photos -> maps of VGG16 (Simonyan and Zisserman 2015) or another network."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,24 +16,24 @@ from bilinear_cli.networks.int8 import load_int8
 
 log = logging.getLogger(__name__)
 
-MOST_IN_BATCH = 64
+MAX_BATCH_SIZE = 64
 BYTES_PER_PIXEL = 700  # of vgg16, measured on a CPU in float32, at 224 and at 448 pixels
-BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
+BFLOAT16_CPU = r"(?m)^flags\b.*\b(avx512_bf16|amx_bf16)\b"  # in /proc/cpuinfo
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 
 
 def load_backbone(
     weights: Mapping[str, np.ndarray], backbone: str, layer: str, precision: str
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Build the network.
+    """Build a network up to a layer.
 
     Args:
-        weights: float32, in the order of the network's own list of them; their names do not count.
+        weights: float32, in the order of the network's own list of weights; names do not matter.
         backbone: a name of `keras.applications` in small letters.
-        layer: the layer whose output is taken, after its activation; of vgg16 `block5_conv3` (the
-            paper's relu5_3), or `block5_pool` (the network's end, the post's).
-        precision: `float32`, `bfloat16`, `float16` or, of vgg16, `int8`: what the network
-            multiplies in.
+        layer: the last layer, whose output after its activation is returned; of vgg16
+            `block5_conv3` (the paper's relu5_3) or `block5_pool` (the post's, the network's end).
+        precision: in which the network multiplies: `float32`, `bfloat16`, `float16` or, of vgg16,
+            `int8`.
 
     Returns:
         A function of uint8 RGB photos (batch, size, size, 3) -> float32 maps (batch, height,
@@ -39,7 +41,7 @@ def load_backbone(
         // 32 after `block5_pool`.
 
     Raises:
-        UsageError: there is no such network, or no such layer, or it gives no maps.
+        UsageError: the network or the layer is unknown, or the layer's output are not maps.
     """
     if precision == "int8":
         return load_int8(weights, layer)
@@ -56,47 +58,47 @@ def load_backbone(
 
 
 def use_devices() -> list[str]:
-    """Let TensorFlow take a GPU's memory as needed; return what it will run on, for a log line.
+    """Let TensorFlow take a GPU's memory as needed; return the names of the devices.
 
-    To be called before anything else uses TensorFlow.
+    Call it before anything else uses TensorFlow.
     """
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
+    for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
-    return [name or "GPU" for name in names] or ["CPU"]
+    return [gpu.get("device_name") or "GPU" for gpu in _gpus()] or ["CPU"]
 
 
 def resolve_precision(precision: str) -> str:
-    """Return the precision; for `auto` bfloat16 where the device multiplies in it, else float32.
+    """Return the precision; for `auto` bfloat16 if the device multiplies in it, else float32.
 
-    Without such units bfloat16 can be twenty times slower than float32. float16 is never chosen:
-    the activations of VGG16 come near its limit of 65,504.
+    On other devices bfloat16 can be twenty times slower than float32. `auto` is never float16: the
+    activations of VGG16 come near its limit of 65,504.
     """
     if precision != "auto":
         return precision
     if _has_bfloat16():
         return "bfloat16"
-    if not tf.config.list_physical_devices("GPU"):
-        log.info("this CPU has no bfloat16: VGG16 may be faster in --precision int8")
+    if not _gpus():
+        log.info("this CPU has no bfloat16. VGG16 may be faster with --precision int8.")
     return "float32"
 
 
-def _has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def _gpus() -> list[dict[str, Any]]:
+    """Return TensorFlow's details of each GPU."""
     gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    if details:
-        capable = [detail.get("compute_capability", (0, 0)) for detail in details]
-        return min(capable) >= BFLOAT16_COMPUTE_CAPABILITY
+    return [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+
+
+def _has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    if gpus := _gpus():
+        capabilities = [gpu.get("compute_capability", (0, 0)) for gpu in gpus]
+        return min(capabilities) >= BFLOAT16_COMPUTE_CAPABILITY
     try:
-        lines = cpuinfo.read_text().splitlines()
+        return bool(re.search(BFLOAT16_CPU, cpuinfo.read_text()))
     except OSError:  # not Linux
         return False
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
-    return bool(flags & BFLOAT16_CPU_FLAGS)
 
 
 def resolve_batch_size(image_size: int) -> int:
-    """Return a batch size: about 800,000 pixels (16 photos at 224), fewer if memory is short."""
+    """Return a batch size of about 800,000 pixels (16 photos at 224), less if memory is short."""
     pixels = min(16 * 224**2, free_memory() // 2 // BYTES_PER_PIXEL)
-    return int(np.clip(pixels // image_size**2, 1, MOST_IN_BATCH))
+    return int(np.clip(pixels // image_size**2, 1, MAX_BATCH_SIZE))

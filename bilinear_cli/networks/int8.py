@@ -1,7 +1,7 @@
-"""VGG16 in 8 bits, by the kernels of LiteRT (TensorFlow Lite's successor) for a CPU.
+"""VGG16 in 8 bits on a CPU, by LiteRT (TensorFlow Lite's successor).
 
 Kernels are quantised channel by channel, activations by the fixed ranges of `int8.json`, so that
-the network is the same for every photo, batch, shard and machine. Sums are of integers, and exact.
+the network is the same for every photo, batch, shard and machine. Sums of integers are exact.
 """
 
 import hashlib
@@ -17,40 +17,31 @@ import tensorflow as tf
 from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.files import atomic_write
-from bilinear_cli.networks.applications import preprocess_function, resolve_layer
-from bilinear_cli.networks.precision import ELSE, int8_sha256, int8_table
-from bilinear_cli.networks.quiet import silent_stderr
-from bilinear_cli.networks.weights import BLOCKS
+from bilinear_cli.networks.applications import layer_shapes, preprocess_function, resolve_layer
+from bilinear_cli.networks.load import silent_stderr
+from bilinear_cli.networks.precision import ALTERNATIVES, int8_sha256, int8_table
 
 log = logging.getLogger(__name__)
 
 
 def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Load the 8-bit network; build it first if it is not in the cache.
-
-    Args:
-        tensors: VGG16's published weights.
-        layer: whose maps are taken.
-
-    Returns:
-        A function of uint8 RGB photos (batch, size, size, 3) -> float32 maps (batch, height,
-        width, channels), for use in a graph.
+    """Return the 8-bit network up to a layer, as `load_backbone` does; it is built only once.
 
     Raises:
-        BilinearError: LiteRT does not take the network.
-        UsageError: there is no such layer.
+        BilinearError: LiteRT refuses the network.
+        UsageError: the layer is unknown.
     """
     names = _layers(layer)
     n_pools = sum(name.endswith("pool") for name in names)
-    channels = BLOCKS[int(names[-1][5]) - 1][1]
+    channels = layer_shapes("vgg16")[layer][-1]
     model = _cached(tensors, names)
     try:
         _interpreter(model, (1, 34, 34, 3))
     except (ImportError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BilinearError(
-            f"ai-edge-litert does not take the network: {reason}: pip install --upgrade '.[int8]', "
-            f"or {ELSE}"
+            f"ai-edge-litert cannot load the network: {reason}. Run pip install --upgrade "
+            f"'.[int8]'. {ALTERNATIVES}"
         ) from error
 
     def forward(photos: tf.Tensor) -> tf.Tensor:
@@ -64,13 +55,12 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
 def build_int8(
     tensors: Mapping[str, np.ndarray], names: Sequence[str], ranges: Mapping[str, float]
 ) -> bytes:
-    """Return the network up to the last of these layers as a LiteRT model.
+    """Return the network of these layers as a LiteRT model.
 
-    It takes uint8 RGB photos in a frame, see `framed`, of any size, and gives float32 maps; in
-    between all is in 8 bits. The mean colour, which VGG16 takes off its photos, is in the first
-    bias, so that the photos are not rounded.
+    It takes uint8 RGB photos of any size in a frame, see `framed`, and returns float32 maps; all
+    else is in 8 bits. The first bias subtracts the mean colour, so photos are not rounded.
     """
-    # the converter takes its ranges from these
+    # the converter reads its ranges from these operations
     fake_quant = tf.quantization.fake_quant_with_min_max_args
     first, mean = names[0], mean_colour()
 
@@ -83,13 +73,13 @@ def build_int8(
                 continue
             kernel, bias = tensors[f"{name}/kernel"], tensors[f"{name}/bias"]
             if name == first:
-                kernel = kernel[:, :, ::-1]  # they are of BGR
+                kernel = kernel[:, :, ::-1]  # of BGR
                 bias = bias - np.einsum("hwio,i->o", kernel, mean)
             x = tf.nn.conv2d(x, kernel, 1, "VALID" if name == first else "SAME")
             x = fake_quant(tf.nn.relu(tf.nn.bias_add(x, bias)), 0, ranges[name])
         return x
 
-    handlers = logging.root.handlers[:]  # the converter adds one, which repeats all that is logged
+    handlers = logging.root.handlers[:]  # the converter adds one, which repeats each line
     with silent_stderr():
         graph = network.get_concrete_function()
         converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
@@ -101,15 +91,12 @@ def build_int8(
 
 
 def mean_colour() -> np.ndarray:
-    """Return what VGG16 takes off the RGB pixels of its photos, float32 (3,)."""
+    """Return the RGB colour that VGG16 subtracts from its photos, float32 (3,)."""
     return -preprocess_function("vgg16")(np.zeros(3, np.float32))[::-1]
 
 
 def framed(photos: np.ndarray) -> np.ndarray:
-    """Return photos with a pixel of the mean colour, to a whole number, around each.
-
-    The network takes that for zeros, of which it has a frame around all its maps.
-    """
+    """Return photos with a frame of one pixel of the rounded mean colour, the network's zero."""
     n, height, width, channels = photos.shape
     frame = np.empty((n, height + 2, width + 2, channels), np.uint8)
     frame[:] = np.rint(mean_colour())
@@ -118,58 +105,51 @@ def framed(photos: np.ndarray) -> np.ndarray:
 
 
 def _layers(last: str) -> list[str]:
-    """Return the names of VGG16's layers up to this one."""
-    names = [
-        f"block{block}_{kind}"
-        for block, (n_convolutions, _) in enumerate(BLOCKS, 1)
-        for kind in (*(f"conv{i + 1}" for i in range(n_convolutions)), "pool")
-    ]
+    """Return the names of VGG16's layers up to the last."""
+    names = list(layer_shapes("vgg16"))
     return names[: names.index(resolve_layer("vgg16", last)) + 1]
 
 
 def _cached(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
-    """Return the model from the cache, where a first line says what it is and its own SHA-256."""
+    """Return the model from the cache; build it if it is missing, damaged or outdated."""
     path = cache_folder() / f"vgg16-int8-{names[-1]}.tflite"
-    what = f"{int8_sha256()} tensorflow {tf.__version__}"
     try:
-        line, _, model = path.read_bytes().partition(b"\n")
-    except OSError:  # there is none yet
-        line, model = b"", b""
-    if line.decode(errors="replace") == _line(what, model):
-        return model
-    log.info("quantising VGG16, once: it is kept in %s", path)
+        line, newline, model = path.read_bytes().partition(b"\n")
+        if line + newline == _header(model):
+            return model
+    except OSError:  # the file does not exist yet
+        pass
+    log.info("quantising VGG16, once; the result is kept in %s", path)
     model = build_int8(tensors, names, int8_table()["ranges"])
     try:
         with atomic_write(path) as new:
-            new.write_bytes(_line(what, model).encode() + b"\n" + model)
+            new.write_bytes(_header(model) + model)
     except BilinearError as error:
-        log.warning("%s: it will be quantised each time", error)
+        log.warning("%s; VGG16 will be quantised in each run", error)
     return model
 
 
-def _line(what: str, model: bytes) -> str:
-    return f"{what} {hashlib.sha256(model).hexdigest()}"
+def _header(model: bytes) -> bytes:
+    """Return the first line of a cached model: the network, TensorFlow, and the model's SHA-256."""
+    digest = hashlib.sha256(model).hexdigest()
+    return f"{int8_sha256()} tensorflow {tf.__version__} {digest}\n".encode()
 
 
 def run_int8(model: bytes, photos: np.ndarray) -> np.ndarray:
-    """Return the maps of uint8 RGB photos (batch, height, width, 3), float32.
-
-    Raises:
-        MemoryError: there is not enough.
-    """
+    """Return the float32 maps of uint8 RGB photos (batch, height, width, 3), or a MemoryError."""
     pixels = framed(photos)
     try:
         network = _interpreter(model, pixels.shape)
         network.set_tensor(network.get_input_details()[0]["index"], pixels)
         network.invoke()
-    except RuntimeError as error:  # it knows no other; the model was loaded before
+    except RuntimeError as error:  # a model that was loaded fails only for lack of memory
         raise MemoryError(str(error)) from error
     return network.get_tensor(network.get_output_details()[0]["index"])
 
 
 @lru_cache(maxsize=32)  # the sizes of a photo's views
 def _interpreter(model: bytes, shape: tuple[int, ...]) -> Any:
-    """Return the model made ready for photos of this shape."""
+    """Return an interpreter of the model for photos of this shape."""
     from ai_edge_litert.interpreter import Interpreter
 
     with silent_stderr():

@@ -1,13 +1,15 @@
-"""The network of stage 1, by its name, without TensorFlow until it is needed."""
+"""The network of stage 1 by its name; TensorFlow is imported only when it is needed."""
 
 import logging
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bilinear_cli.networks.precision import check_int8
-from bilinear_cli.networks.quiet import import_tensorflow
 from bilinear_cli.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ Forward = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Network:
-    """A network and where its weights come from; cheap to make, and to send to another process.
+    """A network and the source of its weights; cheap to make, and to send to another process.
 
     Attributes:
         backbone: its name.
@@ -39,11 +41,11 @@ class Network:
         return self.weights().sha256
 
     def load(self, recipe: Recipe) -> Forward:
-        """Load the network in the recipe's precision, up to its layer; log what it runs on.
+        """Load the network up to the recipe's layer, in its precision; log the device.
 
         Returns:
-            A function of uint8 photos (batch, size, size, 3) -> float32 maps (batch, height,
-            width, channels), in TensorFlow.
+            A TensorFlow function of uint8 photos (batch, size, size, 3) -> float32 maps (batch,
+            height, width, channels).
         """
         import_tensorflow()
         from bilinear_cli.networks.backbone import load_backbone, use_devices
@@ -59,11 +61,35 @@ class Network:
 
 @lru_cache(maxsize=1)
 def _weights(backbone: str, source: str) -> "Weights":
-    from bilinear_cli.networks import weights
-
     if backbone == "vgg16":
+        from bilinear_cli.networks import weights
+
         return weights.load_vgg16_weights(source)
     import_tensorflow()
     from bilinear_cli.networks.applications import load_keras_weights
 
     return load_keras_weights(backbone, source)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without the lines that its C++ code writes to stderr.
+
+    TensorFlow writes them before its log level takes effect.
+    """
+    with silent_stderr():
+        import tensorflow  # noqa: F401
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Discard what is written to stderr, also by C++ code; exceptions are not affected."""
+    sys.stderr.flush()
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

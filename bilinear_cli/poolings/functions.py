@@ -1,52 +1,37 @@
-"""Maps -> vectors: pure TensorFlow functions over (batch, height, width, channels).
+"""Maps -> vectors: pure TensorFlow functions of float32 maps (batch, height, width, channels).
 
-All of them take float32 maps and return float32; `graph.py` puts them into one graph with the
-network, so that only what is stored leaves it.
+All return float32. `graph.py` puts them into one graph with the network, so that only the stored
+rows leave it.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.poolings import triangle
-from bilinear_cli.poolings.matrix_root import matrix_sqrt
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 
-Pool = Callable[[tf.Tensor], tf.Tensor]
-SLOPE_FLOOR = 1e-3  # of the mean size of a map's numbers; the root of less is not steeper
-ROUNDING = 1e-6  # of a mean over locations, relatively
+SLOPE_FLOOR = 1e-3  # times the mean |x| of a row: the slope of the root is constant below
+ROUNDING = 1e-6  # relative error of a mean over locations
+RANK_TOLERANCE = 1e-7  # smaller eigenvalues, relative to the largest, are rounding errors
 EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
 
-def max_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the largest value of each channel, (batch, channels)."""
-    return tf.reduce_max(maps, axis=(1, 2))
-
-
-def avg_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the mean of each channel over the locations, (batch, channels)."""
-    return tf.reduce_mean(maps, axis=(1, 2))
-
-
-def sum_pool(maps: tf.Tensor) -> tf.Tensor:
-    """Return the sum of each channel over the locations, (batch, channels)."""
-    return tf.reduce_sum(maps, axis=(1, 2))
-
-
-def keep_maps(maps: tf.Tensor) -> tf.Tensor:
-    """Return the maps as they are."""
-    return tf.identity(maps)
-
+# The largest value, the mean and the sum of each channel over the locations, (batch, channels).
+max_pool = partial(tf.reduce_max, axis=(1, 2))
+avg_pool = partial(tf.reduce_mean, axis=(1, 2))
+sum_pool = partial(tf.reduce_sum, axis=(1, 2))
+keep_maps = tf.identity
 
 # Matrices, (batch, channels, channels) --------------------------------------------------------
 
 
 def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
-    """Return the sum over the locations of x xᵀ, of which bilinear pooling takes the root.
+    """Return the sum over the locations of x xᵀ: bilinear pooling before the normalisation.
 
-    With a map as a matrix X, one row a location, this is the one product Xᵀ X; no outer product
-    is ever formed.
+    With a map as a matrix X, one row a location, this is Xᵀ X. No outer product is ever formed.
 
     Source: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition",
     ICCV 2015, with one network in both roles.
@@ -56,193 +41,202 @@ def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
 
 
 def outer_product_mean(maps: tf.Tensor) -> tf.Tensor:
-    """Return the mean outer product: stored as it is, the control for the normalisation."""
+    """Return the mean outer product, which is not normalised: a control."""
     n_locations = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
     return outer_product_sum(maps) / n_locations
 
 
 def centred_product_sum(maps: tf.Tensor) -> tf.Tensor:
-    """Return `outer_product_sum` of channels less their mean over the locations.
+    """Return `outer_product_sum` after subtracting each channel's mean over the locations.
 
     Source: Tuzel, Porikli, Meer, "Region Covariance: A Fast Descriptor for Detection and
     Classification", ECCV 2006, for covariance as a descriptor; the normalisation is Lin's.
     """
-    return outer_product_sum(centre_channels(maps))
+    mean = tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
+    centred = maps - mean
+    is_signal = tf.abs(centred) > ROUNDING * tf.abs(mean)
+    return outer_product_sum(tf.where(is_signal, centred, 0.0))
 
 
 def outer_product_root(maps: tf.Tensor) -> tf.Tensor:
     """Return the square root of the matrix of `outer_product_sum`.
 
-    The matrix root evens out the directions that the channels have in common, which else outweigh
-    all others; the signed square root and the l2 norm follow as ever.
+    It reduces the weight of directions that the channels have in common, which otherwise outweigh
+    all others. The signed square root and the l2 norm follow as in `bilinear`.
 
-    Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017. With B = Xᵀ X and the
-    smaller X Xᵀ = U Λ Uᵀ, its root is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X: one eigendecomposition of as many
-    rows as there are locations, where those are fewer than channels. It takes less
-    time than as many steps of Newton and Schulz as come near it (`make poolings`).
+    Source: Lin, Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017.
     """
     return matrix_sqrt(location_matrix(maps))
 
 
+@tf.custom_gradient
+def matrix_sqrt(x: tf.Tensor) -> tf.Tensor:
+    """Return the square root of Xᵀ X, symmetric (batch, channels, channels).
+
+    With X Xᵀ = U Λ Uᵀ, it is Yᵀ Y for Y = Λ^(-1/4) Uᵀ X. If a map has fewer locations than
+    channels, the smaller matrix is decomposed. That takes less time than the steps of Newton and
+    Schulz that reach a similar accuracy (`make poolings`).
+
+    The gradient through the eigendecomposition would divide by differences of eigenvalues, which
+    are zero in a map with fewer locations than channels. The true gradient is bounded, see
+    `_matrix_sqrt_gradient`. `x` has the shape (batch, locations, channels).
+    """
+    if (x.shape[1] or np.inf) < x.shape[2]:
+        values, left = tf.linalg.eigh(tf.matmul(x, x, transpose_b=True))
+        y = tf.matmul(left * _power(values, -0.25), x, transpose_a=True)
+        right = None
+    else:
+        values, right = tf.linalg.eigh(tf.matmul(x, x, transpose_a=True))
+        y = tf.linalg.matrix_transpose(right * _power(values, 0.25))
+        left = None
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        inverse = _power(values, -0.5)
+        u = tf.matmul(x, right * inverse) if left is None else left
+        v = tf.matmul(x, left * inverse, transpose_a=True) if right is None else right
+        return _matrix_sqrt_gradient(u, _power(values, 0.5), v, upstream)
+
+    return tf.matmul(y, y, transpose_a=True), gradient
+
+
+def _matrix_sqrt_gradient(
+    u: tf.Tensor, s: tf.Tensor, v: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    """Return the gradient with respect to X = U S Vᵀ of a function of F = (Xᵀ X)^(1/2).
+
+    Let G be the symmetric gradient with respect to F. F dF + dF F = d(Xᵀ X) gives 2 X P with
+    F P + P F = G (Lin and Maji 2017). In the basis of V, extended to the whole space,
+    P_ij = (Vᵀ G V)_ij / (s_i + s_j). So Uᵀ (2 X P) is Vᵀ G in that basis, with each element times
+    2 s_i / (s_i + s_j) = 2 - 2 s_j / (s_i + s_j), which is between 0 and 2.
+
+    Args:
+        u: (batch, locations, k).
+        s: (batch, 1, k); zero for rounding errors, whose column of `u` or `v` is then zero too.
+        v: (batch, channels, k).
+        upstream: G, (batch, channels, channels).
+    """
+    g = tf.matmul(v, upstream + tf.linalg.matrix_transpose(upstream), transpose_a=True)
+    ratio = tf.math.divide_no_nan(s, s + tf.linalg.matrix_transpose(s))
+    return tf.matmul(u, g - tf.matmul(ratio * tf.matmul(g, v), v, transpose_b=True))
+
+
+def _power(eigenvalues: tf.Tensor, exponent: float) -> tf.Tensor:
+    """Return powers (batch, 1, n) of ascending eigenvalues; zero for rounding errors."""
+    is_nonzero = eigenvalues > RANK_TOLERANCE * eigenvalues[:, -1:]
+    powers = tf.pow(tf.where(is_nonzero, eigenvalues, 1.0), exponent)
+    return tf.where(is_nonzero, powers, 0.0)[:, None]
+
+
 def location_matrix(maps: tf.Tensor) -> tf.Tensor:
-    """Return maps as matrices X, one row a location, (batch, height * width, channels)."""
+    """Return the maps as matrices, one row a location, (batch, height * width, channels)."""
     _, height, width, channels = maps.shape
     if height and width:
         return tf.reshape(maps, (-1, height * width, channels))
     return tf.reshape(maps, (tf.shape(maps)[0], -1, channels))
 
 
-def centre_channels(maps: tf.Tensor) -> tf.Tensor:
-    """Return maps less the mean of each channel over the locations; what is rounding, as zero."""
-    mean = tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
-    centred = maps - mean
-    return tf.where(tf.abs(centred) > ROUNDING * tf.abs(mean), centred, 0.0)
-
-
 @tf.custom_gradient
 def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
-    """Return sign(x) sqrt(|x|), element by element, with a gradient that has a bound.
+    """Return sign(x) sqrt(|x|) of each element of x (batch, ...), with a bounded gradient.
 
-    The true slope, 1 / (2 sqrt(|x|)), is infinite at zero, where two channels that are never active
-    together have their number. Numbers below `SLOPE_FLOOR` times the mean |x| of their row are
-    given the slope at that floor, the numbers of an all-zero row the slope zero. So the gradient is
-    exact for all others, and a step on the brightness of the map stays what it is.
-
-    Args:
-        x: (batch, ...).
+    The true slope, 1 / (2 sqrt(|x|)), is infinite at zero, the value of two channels that are never
+    active together. Elements below `SLOPE_FLOOR` times the mean |x| of their row get the slope at
+    that floor, and elements of an all-zero row get the slope zero. All other slopes are exact. The
+    floor is relative, so the unit of a map does not matter.
     """
-    size = tf.abs(x)
+    magnitude = tf.abs(x)
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        mean = tf.reduce_mean(size, axis=tuple(range(1, size.shape.rank)), keepdims=True)
-        held = tf.sqrt(tf.maximum(size, SLOPE_FLOOR * mean))
-        return tf.math.divide_no_nan(0.5 * upstream, held)
+        mean = tf.reduce_mean(magnitude, axis=tuple(range(1, magnitude.shape.rank)), keepdims=True)
+        clipped_root = tf.sqrt(tf.maximum(magnitude, SLOPE_FLOOR * mean))
+        return tf.math.divide_no_nan(0.5 * upstream, clipped_root)
 
-    root = tf.sqrt(size)
+    root = tf.sqrt(magnitude)
     with tf.control_dependencies([root]):  # the sign can then take the memory of x
         return root * tf.sign(x), gradient
 
 
-def upper_triangle(matrices: tf.Tensor) -> tf.Tensor:
-    """Pack symmetric matrices so that inner products and norms stay what they were.
+def upper_triangle(matrices: tf.Tensor, normalize: bool = False) -> tf.Tensor:
+    """Pack symmetric matrices into (batch, channels * (channels + 1) / 2), see `triangle.py`.
 
     Args:
         matrices: (batch, channels, channels).
-
-    Returns:
-        (batch, channels * (channels + 1) / 2), see `triangle.py`.
+        normalize: also take signed square roots, and divide by the l2 norm.
     """
-    entries, scale = _upper_entries(matrices)
-    return entries * scale
-
-
-def normalized_triangle(matrices: tf.Tensor) -> tf.Tensor:
-    """Pack the signed square roots of symmetric matrices as `upper_triangle`, to l2 norm one.
-
-    Args:
-        matrices: (batch, channels, channels).
-
-    Returns:
-        (batch, channels * (channels + 1) / 2).
-    """
-    entries, scale = _upper_entries(matrices)  # before the root: half the work and memory
-    return l2_normalize(signed_sqrt(entries) * scale)
-
-
-def _upper_entries(matrices: tf.Tensor) -> tuple[tf.Tensor, np.ndarray]:
-    """Return the upper triangle row by row, and what its numbers are to be multiplied by."""
     channels = matrices.shape[-1]
     rows, columns = triangle.indices(channels)
     flat = tf.reshape(matrices, (-1, channels * channels))
     scale = triangle.scale(channels).astype(np.float32)
-    return tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1), scale
+    # before the root: half the work and memory
+    entries = tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1)
+    return l2_normalize(signed_sqrt(entries) * scale) if normalize else entries * scale
 
 
 def l2_normalize(x: tf.Tensor) -> tf.Tensor:
-    """Return the rows of (batch, d) divided by their l2 norm; a row of zeros stays one."""
+    """Divide the rows of (batch, d) by their l2 norm; a row of zeros stays zero."""
     return tf.math.l2_normalize(x, axis=1, epsilon=EPSILON)
 
 
 def tensor_sketch(
     matrices: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int
 ) -> tf.Tensor:
-    """Sketch symmetric matrices so that inner products are kept on average.
+    """Sketch symmetric matrices (batch, channels, channels) to rows (batch, size).
 
-    Entry (i, j) is added to number h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j). Over
-    random hashes and signs the inner product of two sketches has the mean of that of the matrices.
+    Entry (i, j) is added to element h₀(i) + h₁(j) modulo `size`, with the sign s₀(i) s₁(j), where
+    h are the hashes, int (2, channels) from 0 to size - 1, and s the signs, -1 or 1. The inner
+    products of sketches are unbiased. A sketch is linear: a sum of outer products needs none of
+    the Fourier transforms of the paper.
 
     Source: Pham, Pagh, "Fast and Scalable Polynomial Kernels via Explicit Feature Maps", KDD 2013.
-    A sketch is linear, so that of a sum of outer products is one signed addition of its entries,
-    without the Fourier transforms that single vectors need.
-
-    Args:
-        matrices: (batch, channels, channels).
-        hashes: int (2, channels), from 0 to size - 1.
-        signs: int (2, channels), of -1 and 1.
-        size: numbers of a sketch.
-
-    Returns:
-        (batch, size).
     """
     channels = hashes.shape[1]
-    numbers = ((hashes[0][:, None] + hashes[1]) % size).ravel()
-    order = np.argsort(numbers, kind="stable")  # what adds up lies together: twice as fast
-    ordered = numbers[order].astype(np.int32)
+    elements = ((hashes[0][:, None] + hashes[1]) % size).ravel()
+    order = np.argsort(elements, kind="stable")  # a sum of neighbours is twice as fast
+    segments = elements[order].astype(np.int32)
     sign = (signs[0][:, None] * signs[1]).ravel().astype(np.float32)
     entries = tf.transpose(tf.reshape(matrices, (-1, channels * channels)) * sign)
-    sums = tf.math.segment_sum(tf.gather(entries, order.astype(np.int32)), ordered)
-    whole = tf.pad(sums, [[0, size - 1 - ordered[-1]], [0, 0]])
-    return tf.reshape(tf.transpose(whole), (-1, size))
+    sums = tf.math.segment_sum(tf.gather(entries, order.astype(np.int32)), segments)
+    padded = tf.pad(sums, [[0, size - 1 - segments[-1]], [0, 0]])
+    return tf.reshape(tf.transpose(padded), (-1, size))
 
 
 def compact_pool(maps: tf.Tensor, hashes: np.ndarray, signs: np.ndarray, size: int) -> tf.Tensor:
-    """Return the sketch of the matrix of `outer_product_sum`, its signed square root, l2 norm one.
+    """Return the normalised `tensor_sketch` of `outer_product_sum`, (batch, size).
 
     Source: Gao, Beijbom, Zhang, Darrell, "Compact Bilinear Pooling", CVPR 2016.
-
-    Args:
-        maps: (batch, height, width, channels).
-        hashes, signs, size: of `tensor_sketch`.
-
-    Returns:
-        (batch, size).
     """
     sketch = tensor_sketch(outer_product_sum(maps), hashes, signs, size)
     return l2_normalize(signed_sqrt(sketch))
 
 
-def project(maps: tf.Tensor, projection: np.ndarray) -> tf.Tensor:
-    """Return maps whose channels are projected, (batch, height, width, fewer channels).
-
-    Args:
-        maps: (batch, height, width, channels).
-        projection: float32 (channels, fewer).
-    """
-    return tf.tensordot(maps, projection, 1)
-
-
-def matrix_function(method: str) -> Pool:
-    """Return the function of a pooling of matrices, maps -> (batch, channels, channels)."""
-    return globals()[get_pooling(method).function]
-
-
-def pool_function(spec: str, parameters: Mapping[str, np.ndarray]) -> Pool:
-    """Return the function of a pooling, of maps alone.
+def pool_function(
+    spec: str,
+    parameters: Mapping[str, np.ndarray],
+    pack: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> Callable[..., tf.Tensor]:
+    """Return the function of a pooling.
 
     Args:
         spec: the pooling.
-        parameters: of `parameters.py`; those that it takes must be there.
-    """
-    kind = get_pooling(spec)
-    function = globals()[kind.function]
-    arguments = [parameters[name] for name in kind.arguments]
-    pack = normalized_triangle if kind.is_normalized_matrix else upper_triangle
+        parameters: at least those that the pooling takes, see `parameters.py`.
+        pack: of a pooling of matrices, what turns (batch, channels, channels) into rows; by default
+            the upper triangle, normalised if the pooling is.
 
-    def pool(maps: tf.Tensor) -> tf.Tensor:
-        if kind.is_projected:
-            rows = function(project(maps, *arguments))
+    Returns:
+        A function of maps, and of the class token (batch, d) if the network has one, which only
+        poolings with `uses_class_token` receive.
+    """
+    pooling = get_pooling(spec)
+    function = globals()[pooling.function]
+    arguments = [parameters[name] for name in pooling.arguments]
+    pack = pack or partial(upper_triangle, normalize=pooling.is_normalized_matrix)
+
+    def pool(maps: tf.Tensor, class_token: tf.Tensor | None = None) -> tf.Tensor:
+        token = {"class_token": class_token} if pooling.uses_class_token else {}
+        if pooling.is_projected:
+            rows = function(tf.tensordot(maps, *arguments, 1), **token)
         else:
-            rows = function(maps, *arguments, *([kind.size] if kind.size else []))
-        return pack(rows) if kind.layout == TRIANGLE else rows
+            rows = function(maps, *arguments, *([pooling.size] if pooling.size else []), **token)
+        return pack(rows) if pooling.layout == TRIANGLE else rows
 
     return pool

@@ -1,7 +1,7 @@
-"""The poolings, one entry each; read without loading TensorFlow.
+"""The poolings, one entry each, and the arrays that they take; TensorFlow is not imported here.
 
-A pooling is named by a spec, and the spec is its key in the feature file: a method, and for some a
-size after a colon. `bilinear:144` projects the channels on 144 first; `compact:8192` is a sketch of
+A spec names a pooling, and is its key in the feature file: a method, and for some methods a size
+after a colon. `bilinear:144` first projects the channels to 144. `compact:8192` is a sketch of
 8,192 numbers.
 
 A new pooling is a function in `functions.py` and an entry in `ENTRIES`.
@@ -9,22 +9,45 @@ A new pooling is a function in `functions.py` and an entry in `ENTRIES`.
 
 import re
 from collections import UserDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
-from bilinear_cli.poolings.sizes import FITTED_ON, PROJECTION, SKETCH, Parameter, Size
 
 HALF_PRECISION_FROM = 4096  # numbers in a row
 TRIANGLE = "upper-triangle"
 ROOT_L2 = "signed-sqrt,l2"
 MAPS = "maps"
+FITTED_ON = "fitted-on"  # SHA-256 of the photos that projections were fitted on
 T = TypeVar("T")
+
+
+# Arrays that poolings take, by their names without the size: dtype, the axis of a matrix that has
+# the maps' channels (None for a vector), and whether an array has valid values for a size.
+PARAMETERS: dict[str, tuple[str, int | None, Callable[[np.ndarray, str], bool | np.bool_]]] = {
+    "projection": ("f4", 0, lambda x, k: x.shape[1] == int(k) and np.isfinite(x).all()),
+    "fitted": ("S64", None, lambda x, k: True),
+    "hash": ("i8", 1, lambda x, k: len(x) == 2 and ((x >= 0) & (x < int(k))).all()),
+    "sign": ("i8", 1, lambda x, k: len(x) == 2 and np.isin(x, (-1, 1)).all()),
+}
+
+
+class Size(NamedTuple):
+    """What a size after the colon means."""
+
+    help: str
+    example: int
+    parameters: tuple[str, ...]  # arrays that the pooling takes; `K` stands for the size
+    is_required: bool = False  # the pooling does not exist without a size
+
+
+PROJECTION = Size("project the channels to this number first", 144, ("projection-K", FITTED_ON))
+SKETCH = Size("the number of values in the sketch", 8192, ("hash-K", "sign-K"), is_required=True)
 
 
 @dataclass(frozen=True)
@@ -32,21 +55,20 @@ class Pooling:
     """One pooling.
 
     Attributes:
-        method: what is done.
+        method: its name.
         help: one line.
-        function: its name in `functions.py`. It takes maps, and returns rows as they are stored; or
-            symmetric matrices, where the layout is `upper-triangle`: packing and normalising
-            follow.
-        layout: of a stored row: `dense`, or `upper-triangle` of a symmetric matrix, see
-            `triangle.py`.
-        normalization: what has been done to a row, in order; empty for nothing.
-        sized: what a size after the colon means; None: there may be none.
+        function: its name in `functions.py`, maps -> rows as they are stored; or for the layout
+            `upper-triangle` symmetric matrices, which are then packed and normalised.
+        layout: of a row: `dense`, or `upper-triangle` of a symmetric matrix, see `triangle.py`.
+        normalization: the steps that were applied to a row, in order; empty for none.
+        size_meaning: what a size after the colon means; None if the pooling takes no size.
         rank: dimensions of a row; 3 of maps, (height, width, channels).
-        explainable: a row is that of Σ x xᵀ over the places x, normalised, so that a linear
-            classifier's score is a sum over places.
+        explainable: a row is that of Σ x xᵀ over the locations x, normalised, so that a linear
+            classifier's score is a sum over locations.
         xla: XLA compiles the function, and well.
         aliases: other names that may be typed.
-        size: what the spec names after the colon; None for nothing.
+        uses_class_token: the function also takes `class_token`, None if the network has none.
+        size: the number after the colon of the spec; None for none.
     """
 
     method: str
@@ -54,11 +76,12 @@ class Pooling:
     function: str
     layout: str = "dense"
     normalization: str = ""
-    sized: Size | None = None
+    size_meaning: Size | None = None
     rank: int = 1
     explainable: bool = False
     xla: bool = True
     aliases: tuple[str, ...] = ()
+    uses_class_token: bool = False
     size: int | None = None
 
     @property
@@ -68,19 +91,19 @@ class Pooling:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Names of the arrays that it takes beside the maps, see `parameters.py`."""
-        if self.sized is None or self.size is None:
+        """Names of the arrays that the pooling takes beside the maps, see `parameters.py`."""
+        if self.size_meaning is None or self.size is None:
             return ()
-        return tuple(x.name.replace("K", str(self.size)) for x in self.sized.parameters)
+        return tuple(name.replace("K", str(self.size)) for name in self.size_meaning.parameters)
 
     @property
     def is_projected(self) -> bool:
-        """Whether the channels are projected first, on parameters that are fitted."""
+        """Whether the channels are first projected by a parameter that is fitted."""
         return FITTED_ON in self.parameters
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Names of those of its parameters that are used in computing rows."""
+        """Names of those parameters that rows are computed from."""
         return tuple(name for name in self.parameters if name != FITTED_ON)
 
     @property
@@ -89,46 +112,44 @@ class Pooling:
         return self.layout == TRIANGLE and self.normalization.endswith(ROOT_L2)
 
     def row_length(self, channels: int) -> int:
-        """Return the numbers in a row, of maps at one location, where the maps have channels."""
+        """Return the length of a row of maps with so many channels at one location."""
         pooled = self.size or channels
         return triangle.n_entries(pooled) if self.layout == TRIANGLE else pooled
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Say whether a row can have this shape."""
+        """Return whether a row can have this shape."""
         if len(shape) != self.rank or not all(shape):
             return False
         channels = triangle.n_channels(shape[0]) if self.layout == TRIANGLE else shape[-1]
         return shape[-1] == self.row_length(channels)
 
     def channels(self, shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]) -> int:
-        """Return how many channels are pooled where a row has this shape."""
+        """Return the number of channels that are pooled to a row of this shape."""
         if self.layout == TRIANGLE:
             return triangle.n_channels(shape[0])
-        counted = (parameter_channels(name, parameters[name]) for name in self.parameters)
-        return next((n for n in counted if n), shape[-1])
+        counts = (parameter_channels(name, parameters[name]) for name in self.parameters)
+        return next((count for count in counts if count), shape[-1])
 
 
-matrix = partial(Pooling, layout=TRIANGLE, normalization=ROOT_L2, sized=PROJECTION)
-sketch = partial(Pooling, normalization=ROOT_L2, sized=SKETCH, xla=False)
+matrix = partial(Pooling, layout=TRIANGLE, normalization=ROOT_L2, size_meaning=PROJECTION)
+sketch = partial(Pooling, normalization=ROOT_L2, size_meaning=SKETCH, xla=False)
 ENTRIES = (
     Pooling("max", "the largest value of each channel", "max_pool"),
     Pooling("avg", "the mean of each channel", "avg_pool"),
     Pooling("sum", "the sum of each channel", "sum_pool"),
-    matrix("bilinear", "products of two channels, summed", "outer_product_sum", explainable=True),
-    matrix("bilinear-plain", "their mean, not normalised", "outer_product_mean", normalization=""),
-    matrix("covariance", "bilinear of channels less their mean", "centred_product_sum"),
+    matrix("bilinear", "sums of products of two channels", "outer_product_sum", explainable=True),
+    matrix("bilinear-plain", "their means, not normalised", "outer_product_mean", normalization=""),
+    matrix("covariance", "bilinear after subtracting channel means", "centred_product_sum"),
     matrix(
         "matrix-sqrt",
-        "bilinear of the square root of the matrix",
+        "bilinear with the square root of the matrix",
         "outer_product_root",
         normalization=f"matrix-sqrt,{ROOT_L2}",
         xla=False,
     ),
-    sketch("compact", "a sketch of bilinear, of so many numbers", "compact_pool"),
-    # explainable are those of a conv1x1, which projects them and pools them bilinearly
-    Pooling(
-        MAPS, "the maps as they are", "keep_maps", rank=3, explainable=True, aliases=("conv5",)
-    ),
+    sketch("compact", "a sketch of bilinear with this many numbers", "compact_pool"),
+    # explainable since `conv1x1` trains on maps: it projects them and pools them bilinearly
+    Pooling(MAPS, "the maps unchanged", "keep_maps", rank=3, explainable=True, aliases=("conv5",)),
 )
 POOLINGS = {pooling.method: pooling for pooling in ENTRIES}
 
@@ -137,88 +158,80 @@ def get_pooling(spec: str) -> Pooling:
     """Return the pooling of that name.
 
     Raises:
-        UsageError: there is none, and the message names the nearest; or its size cannot be.
+        UsageError: the method is unknown, and the message names the nearest; or the size is wrong.
     """
     method, colon, size = canonical_spec(spec).partition(":")
-    kind = POOLINGS[validate_choice("pooling", method, POOLINGS)]
-    if colon and not kind.sized:
-        raise UsageError(f"{method} takes no size: write {method}, not {spec}")
-    if not colon and kind.sized and kind.sized.required:
-        raise UsageError(f"{method} takes a size, {kind.sized.help}: {usage(kind)}")
+    pooling = POOLINGS[validate_choice("pooling", method, POOLINGS)]
+    meaning = pooling.size_meaning
     if not colon:
-        return kind
+        if meaning and meaning.is_required:
+            raise UsageError(f"{method} needs a size, {meaning.help}: for example {usage(pooling)}")
+        return pooling
+    if not meaning:
+        raise UsageError(f"{spec}: {method} takes no size. Write {method}.")
     if not (re.fullmatch("[0-9]{1,9}", size) and int(size) > 0):
-        raise UsageError(f"{spec}: after the colon comes a whole number from 1 on")
-    return replace(kind, size=int(size))
+        raise UsageError(f"{spec}: the size after the colon must be an integer from 1 to 999999999")
+    return replace(pooling, size=int(size))
 
 
 def is_known_pooling(spec: str) -> bool:
-    """Say whether a spec, perhaps of a later version's file, names a method that is known here."""
+    """Return whether the method is known; a file of a later version may have others."""
     return canonical_spec(spec).partition(":")[0] in POOLINGS
 
 
 def canonical_spec(spec: str) -> str:
     """Return the spec with the method's own name in place of an alias."""
     method, colon, size = spec.partition(":")
-    own = (kind.method for kind in POOLINGS.values() if method in kind.aliases)
-    return next(own, method) + colon + size
+    names = (pooling.method for pooling in POOLINGS.values() if method in pooling.aliases)
+    return next(names, method) + colon + size
 
 
 class SpecDict(UserDict[str, T]):
-    """A dictionary by specs, which may be given by aliases."""
+    """A dictionary whose keys are specs; an alias finds the same value."""
 
     def __getitem__(self, spec: str) -> T:
-        """Return what a pooling has."""
+        """Return the value of a pooling."""
         return super().__getitem__(canonical_spec(spec))
 
     def __setitem__(self, spec: str, value: T) -> None:
-        """Set what a pooling has, under its own name."""
+        """Set the value of a pooling, under the method's own name."""
         super().__setitem__(canonical_spec(spec), value)
 
     def __contains__(self, spec: object) -> bool:
-        """Say whether the pooling is there."""
+        """Return whether the pooling has a value."""
         return isinstance(spec, str) and super().__contains__(canonical_spec(spec))
 
 
-def usage(kind: Pooling) -> str:
+def usage(pooling: Pooling) -> str:
     """Return how a pooling is typed."""
-    names = " or ".join((kind.method, *kind.aliases))
-    if not kind.sized:
+    names = " or ".join((pooling.method, *pooling.aliases))
+    if not pooling.size_meaning:
         return names
-    size = f":{kind.sized.example}"
-    return names + (size if kind.sized.required else f"[{size}]")
+    size = f":{pooling.size_meaning.example}"
+    return names + (size if pooling.size_meaning.is_required else f"[{size}]")
 
 
 def poolings_help() -> str:
     """Return what each pooling is, for the command line."""
-    lines = [f"{usage(kind)}: {kind.help}" for kind in POOLINGS.values()]
+    lines = [f"{usage(pooling)}: {pooling.help}" for pooling in POOLINGS.values()]
     return "; ".join(lines) + f". [:{PROJECTION.example}]: {PROJECTION.help}. Repeatable."
-
-
-# Parameters, by their names -----------------------------------------------------------------
-
-
-def parameter(name: str) -> tuple[Parameter, int]:
-    """Return what kind of parameter a name is of, and the size in it, 0 for none."""
-    stem, _, size = name.rpartition("-")
-    name, size = (f"{stem}-K", size) if size.isdecimal() else (name, "0")
-    sizes = (kind.sized for kind in POOLINGS.values() if kind.sized)
-    return next(x for kind in sizes for x in kind.parameters if x.name == name), int(size)
 
 
 def check_parameter(name: str, array: np.ndarray) -> None:
     """Raise a ValueError unless the array can be the parameter of that name."""
-    kind, size = parameter(name)
-    if not (array.size and kind.fits(array, size)):
-        raise ValueError(f"{name} has values of the wrong kind")
+    kind, _, size = name.rpartition("-")
+    dtype, axis, is_valid = PARAMETERS[kind]
+    has_type = array.size and array.dtype == dtype and array.ndim == (1 if axis is None else 2)
+    if not (has_type and is_valid(array, size)):
+        raise ValueError(f"{name} has the wrong shape, dtype or values")
 
 
 def parameter_channels(name: str, array: np.ndarray) -> int | None:
-    """Return how many channels maps have that a parameter is for; None if it is for any."""
-    axis = parameter(name)[0].axis
+    """Return the number of the maps' channels that a parameter is for; None for any number."""
+    _, axis, _ = PARAMETERS[name.rpartition("-")[0]]
     return None if axis is None else array.shape[axis]
 
 
 def storage_dtype(shape: tuple[int, ...]) -> np.dtype:
-    """Return how a row of this shape is stored: float32 if it is small, else float16."""
+    """Return the dtype in which a row of this shape is stored: float32 if small, else float16."""
     return np.dtype(np.float32 if np.prod(shape) < HALF_PRECISION_FROM else np.float16)

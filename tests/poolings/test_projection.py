@@ -1,4 +1,4 @@
-"""Tests of the directions that maps are projected on."""
+"""Tests of projections of maps to fewer channels."""
 
 import numpy as np
 from support.errors import raises
@@ -41,8 +41,8 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
 def test_varimax_finds_the_sparse_basis_of_a_span() -> None:
     rng = np.random.default_rng(0)
     sparse = np.eye(20)[:, :5]
-    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
-    rotated = np.abs(varimax(sparse @ turn))
+    rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    rotated = np.abs(varimax(sparse @ rotation))
     np.testing.assert_allclose(np.sort(rotated.max(axis=0)), 1, atol=1e-3)
     np.testing.assert_allclose(rotated.sum(axis=0), 1, atol=0.05)
 

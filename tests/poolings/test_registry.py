@@ -1,15 +1,13 @@
-"""Tests of the poolings' names."""
+"""Tests of the registry: specs, sizes, channels and dtypes."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from support.errors import assert_suggests, raises
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.poolings import functions, registry
+from bilinear_cli.poolings import registry
 
 SPECS = [
     *sorted(registry.POOLINGS.keys() - {"compact"}),
@@ -21,14 +19,8 @@ SPECS = [
 ]
 
 
-def test_every_name_has_a_function() -> None:
-    assert all(hasattr(functions, kind.function) for kind in registry.POOLINGS.values())
-
-
 def test_maps_has_its_older_name_too() -> None:
-    assert (
-        registry.get_pooling("conv5") == registry.get_pooling("maps") == registry.POOLINGS["maps"]
-    )
+    assert registry.get_pooling("conv5") == registry.POOLINGS["maps"]
     maps = registry.SpecDict({"conv5": 1, "max": 2})
     assert list(maps) == ["maps", "max"]
     assert "conv5" in maps
@@ -36,21 +28,21 @@ def test_maps_has_its_older_name_too() -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_pooling_is_found_by_its_name(spec: str) -> None:
+def test_a_spec_names_a_pooling(spec: str) -> None:
     assert registry.get_pooling(spec).spec == spec
 
 
 @pytest.mark.parametrize(
     ("spec", "nearest"), [("bilinaer", "bilinear"), ("Max", "max"), ("map", "maps")]
 )
-def test_an_unknown_name_is_answered_with_the_nearest(spec: str, nearest: str) -> None:
+def test_an_unknown_method_suggests_the_nearest(spec: str, nearest: str) -> None:
     with raises(UsageError, repr(spec), *registry.POOLINGS) as caught:
         registry.get_pooling(spec)
     assert_suggests(str(caught.value), nearest, registry.POOLINGS)
 
 
 @pytest.mark.parametrize("spec", ["xyz", ""])
-def test_a_name_unlike_all_others_is_answered_with_all_names(spec: str) -> None:
+def test_an_unknown_method_without_a_nearest_lists_all_methods(spec: str) -> None:
     with raises(UsageError, repr(spec), *registry.POOLINGS) as caught:
         registry.get_pooling(spec)
     words = re.findall(r"[\w-]+", str(caught.value))
@@ -58,23 +50,20 @@ def test_a_name_unlike_all_others_is_answered_with_all_names(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "facts"),
+    "spec",
     [
-        ("max:5", ("max", "max:5")),
-        ("conv5:", ("conv5", "conv5:")),
-        ("compact", ("compact:8192",)),
-        *(
-            (spec, (spec,))
-            for spec in (
-                *("compact:0", "bilinear:0", "bilinear:", "compact:-1", "compact:1.5"),
-                *("bilinear:٣", "bilinear: 3", "bilinear:1:2", "compact:x", "compact:9999999999"),
-            )
-        ),
+        *("max:5", "conv5:", "compact:0", "bilinear:0", "bilinear:", "compact:-1", "compact:1.5"),
+        *("bilinear:٣", "bilinear: 3", "bilinear:1:2", "compact:x", "compact:9999999999"),
     ],
 )
-def test_a_size_that_cannot_be_is_refused(spec: str, facts: tuple[str, ...]) -> None:
-    with raises(UsageError, *facts):
+def test_a_wrong_size_is_refused(spec: str) -> None:
+    with raises(UsageError, spec):
         registry.get_pooling(spec)
+
+
+def test_a_missing_size_is_refused() -> None:
+    with raises(UsageError, "compact:8192"):
+        registry.get_pooling("compact")
 
 
 def test_a_size_has_one_spelling() -> None:
@@ -95,19 +84,9 @@ def test_channels_follow_from_a_rows_shape(channels: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [
-        ((512,), np.float32),
-        ((4095,), np.float32),
-        ((4096,), np.float16),
-        ((131_328,), np.float16),
-        ((14, 14, 512), np.float16),
-        ((2, 2, 512), np.float32),
+        *(((4095,), np.float32), ((2, 2, 512), np.float32)),
+        *(((4096,), np.float16), ((14, 14, 512), np.float16)),
     ],
 )
 def test_small_rows_are_kept_in_float32(shape: tuple[int, ...], dtype: type) -> None:
     assert registry.storage_dtype(shape) == dtype
-
-
-@pytest.mark.slow
-def test_names_are_known_without_loading_tensorflow() -> None:
-    code = "import sys, bilinear_cli.poolings.registry; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -28,6 +28,11 @@ def random_kernel(channels: int = CHANNELS) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32) / 100
 
 
+def relu_maps(*shape: int, seed: int = 0) -> np.ndarray:
+    """Return random maps, float32 (*shape), like ReLU output: half of the values are zero."""
+    return np.maximum(np.random.default_rng(seed).normal(size=shape), 0).astype(np.float32)
+
+
 def small_network(
     watch: Callable[[np.ndarray], Any] | None = None,
     *,
