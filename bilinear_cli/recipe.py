@@ -23,6 +23,7 @@ INT8_PACKAGES = ("ai-edge-litert",)  # packages that affect the numbers in 8 bit
 MAY_DIFFER: dict[str, tuple[str, ...]] = {
     "resume": (),
     "reuse": ("poolings", "shard"),
+    "projection": (),  # of the attributes of the network
     "merge": ("command", "created", "data", "data_root", "shard"),
 }
 
@@ -37,7 +38,7 @@ class Recipe:
         image_size: width and height of the resized photos in pixels, the first of several.
         resize: `squash`, `crop` or `pad`.
         precision: `float32`, `bfloat16`, `float16` or `int8`, in which the network computes. `auto`
-            is resolved later, see `extraction/resolve.py`.
+            is resolved later, see `extraction/existing.py`.
         batch_size: photos in a batch of the network. 0 is resolved later.
         weights_sha256: of the network's weights.
         backbone: name of the network.
@@ -117,7 +118,7 @@ def differences(
 
     Args:
         first, second: `comparable_attributes()` of recipes or of feature files.
-        use: `resume`, `reuse` or `merge`, see `MAY_DIFFER`.
+        use: `resume`, `reuse`, `projection` or `merge`, see `MAY_DIFFER`.
         allow_mix: precisions may differ, and so may the versions of packages for 8 bits.
     """
     allowed = {*MAY_DIFFER[use], *(PRECISION_ATTRIBUTES if allow_mix else ())}

@@ -30,7 +30,7 @@ from support.network import extract_photos, small_network
 from support.photos import class_folders
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction.reuse import ReusedRows
+from bilinear_cli.extraction.existing import check_reusable, find_reused, reused_batches
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.report import describe
 from bilinear_cli.store import FeatureFile, open_features, partial_path
@@ -166,9 +166,11 @@ def read_all(path: Path) -> dict[str, bytes]:
         indices = np.arange(len(file.labels))
         if "bilinear" in file.shapes:
             feature_transform.fit_transforms(file, ["bilinear"], indices, top_variance=5)
-        earlier, photos = ReusedRows(file, recipe), slice(None, None, file.n_views)
-        earlier.find(file.paths[photos].tolist(), file.sha256[photos].tolist())
-        list(earlier.batches([*earlier.sha256][:1]))
+        check_reusable(file, recipe)
+        photos = slice(None, None, file.n_views)
+        columns = (file.paths[photos].tolist(), file.sha256[photos].tolist())
+        reused = find_reused(file, file.shapes, *columns)
+        next(reused_batches(file, file.shapes, 1, reused), None)
         for spec, shape in file.shapes.items():
             if len(shape) == 2:
                 list(file.columns(spec, indices, 5))

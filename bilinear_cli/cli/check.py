@@ -39,7 +39,7 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     bilinear check --data photos
     bilinear check --data photos --groups grouped.csv
     """
-    from bilinear_cli.extraction.cost import estimate_cost
+    from bilinear_cli.extraction.options import estimate_cost
     from bilinear_cli.photos.audit import audit_photos, check_new, write_groups
     from bilinear_cli.photos.audit_report import as_text, facts
     from bilinear_cli.photos.photo_set import load_photo_set

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from bilinear_cli.errors import BilinearError, InUseError
+from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, Photos
-from bilinear_cli.extraction.resolve import resolve_locally
 from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked

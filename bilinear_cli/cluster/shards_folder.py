@@ -13,10 +13,10 @@ from pathlib import Path
 
 from bilinear_cli.cluster.worker import retry_while_in_use
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
+from bilinear_cli.extraction.existing import ADVICE
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import Photos, photo_set_attributes
 from bilinear_cli.extraction.job import Job, Origin
-from bilinear_cli.extraction.resume import ADVICE, photos_done
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, check_same, differences
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -110,7 +110,7 @@ def _read_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, int]]:
     for path, (shard, _) in shards.items():
         try:
             with FeatureFile(path, allow_partial=True) as file:
-                n_done[shard] = photos_done(file) + len(file.skipped)
+                n_done[shard] = file.photos_done + len(file.skipped)
                 existing = existing or file
         except InUseError as error:
             in_use = error

@@ -1,4 +1,4 @@
-"""Stage 1: photos or stored maps -> poolings -> feature file. The one orchestration of it."""
+"""Stage 1: photos or stored maps -> poolings -> feature file."""
 
 import logging
 from collections.abc import Iterator
@@ -9,108 +9,112 @@ from itertools import groupby
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.extraction.job import Batch, Job, Origin, Progress, Shapes, Source
-from bilinear_cli.extraction.resolve import resolve_recipe
-from bilinear_cli.extraction.resume import check_resumable, open_existing, photos_done
-from bilinear_cli.extraction.reuse import ReusedRows, check_not_output, open_reused
+from bilinear_cli.extraction.existing import (
+    check_resumable,
+    check_reusable,
+    find_reused,
+    open_existing,
+    open_reused,
+    resolve_recipe,
+    reused_batches,
+)
+from bilinear_cli.extraction.job import Batch, Job, Origin, Progress, Source
+from bilinear_cli.extraction.versions import warn_if_versions_differ
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON
 from bilinear_cli.recipe import UNSHARDED, Recipe
-from bilinear_cli.store import FeatureWriter, create, locked
+from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked
 
 log = logging.getLogger(__name__)
 
-UNSEEN = "extract without that projection (--reuse or --projection)"
+LEAK_ADVICE = "extract without that projection (--reuse or --projection)"
 
 
 def extract(job: Job[Origin], progress: Progress | None = None) -> None:
-    """Write a feature file, or resume one that a stopped run left.
+    """Write a feature file, or resume an unfinished one.
 
-    The network is loaded only if there is something to do.
+    The network is loaded only if there is work to do.
 
     Args:
-        job: of what, how and where to.
-        progress: is called with (photos done, photos in all).
+        job: what to extract.
+        progress: called with (photos done, all photos).
 
     Raises:
         BadPhotoError: a photo cannot be read; the rows before its batch are kept.
-        FeatureFileError: a file is there and was made otherwise, or cannot be written.
+        FeatureFileError: the existing output has other contents, or it cannot be written.
         InUseError: another run is writing it.
-        UsageError: a pooling does not suit the maps, or there is nothing to fit its projection on.
+        UsageError: a pooling does not suit the maps, or a projection has no photos to fit on.
     """
     with ExitStack() as stack:
         stack.enter_context(locked(job.output))
-        check_not_output(job)
-        begun = stack.enter_context(open_existing(job.output, job.overwrite))
-        complete = begun is not None and not isinstance(begun, FeatureWriter)
-        old = stack.enter_context(open_reused(job, complete))
-        recipe = resolve_recipe(job, begun.recipe if begun else None, old.recipe if old else None)
-        with job.origin.open(recipe, job.skip_bad) as source:
-            if begun:
-                check_resumable(begun, source, recipe)
-            parameters = job.parameters
-            for file in filter(None, (begun, None if complete else old)):
-                parameters = merge_parameters(parameters, file.parameters, file.path)
-            if complete:
-                return
-            earlier = ReusedRows(old, recipe) if old else None
-            parameters = source.parameters(parameters)
-            if FITTED_ON in parameters:
-                check_not_fitted_on_test(parameters, source.test_sha256(), UNSEEN)
-            shapes = source.compile(parameters)
-            resumed = begun if isinstance(begun, FeatureWriter) else None
-            with resumed or _create(job, source, shapes, parameters) as writer:
-                _fill(writer, _in_order(writer, source, earlier), progress)
-                _finish(writer, source, recipe)
+        existing = stack.enter_context(open_existing(job.output, job.overwrite))
+        writer = existing if isinstance(existing, FeatureWriter) else None
+        complete = existing is not None and writer is None
+        reused = stack.enter_context(open_reused(job, complete))
+        existing_recipe, reused_recipe = (x.recipe if x else None for x in (existing, reused))
+        recipe = resolve_recipe(job, existing_recipe, reused_recipe)
+        source = stack.enter_context(job.origin.open(recipe, job.skip_bad))
+        parameters = job.parameters
+        if existing:
+            check_resumable(existing, source, recipe)
+            parameters = merge_parameters(parameters, existing.parameters, existing.path)
+        if complete:
+            return
+        if reused:
+            parameters = merge_parameters(parameters, reused.parameters, reused.path)
+            check_reusable(reused, recipe)
+            warn_if_versions_differ(reused)
+        writer = _prepare(job, source, parameters, writer)
+        with writer:
+            _fill(writer, _missing_rows(writer, source, reused, recipe.batch_size), progress)
+            _finish(writer, source, recipe)
 
 
-def _create(
-    job: Job[Origin], source: Source, shapes: Shapes, parameters: Parameters
+def _prepare(
+    job: Job[Origin], source: Source, parameters: Parameters, writer: FeatureWriter | None
 ) -> FeatureWriter:
-    header = source.header()
-    record = {**header.attributes, **job.attributes}
-    return create(job.output, shapes, replace(header, attributes=record, parameters=parameters))
+    """Fit missing parameters, compile the poolings, and create the file unless it is resumed."""
+    parameters, header = source.parameters(parameters), source.header()
+    if FITTED_ON in parameters:
+        test = header.columns["paths"][header.columns["split"] == "test"]
+        sha256 = source.sha256([*dict.fromkeys(test.tolist())])
+        check_not_fitted_on_test(parameters, np.array(sha256, str), LEAK_ADVICE)
+    shapes = source.compile(parameters)
+    if writer:
+        return writer
+    attributes = {**header.attributes, **job.attributes}
+    return create(job.output, shapes, replace(header, attributes=attributes, parameters=parameters))
 
 
-def _finish(writer: FeatureWriter, source: Source, recipe: Recipe) -> None:
-    """Give the file its final name, without the rows of bad photos."""
-    bad = dict.fromkeys(writer.paths[writer.photo < 0].tolist())
-    if recipe.shard == UNSHARDED and (writer.photo < 0).all():
-        data = writer.attributes["data"]
-        raise BadPhotoError(f"not one file of {data} can be read as a photo")
-    writer.finish({path: source.reason(path) for path in bad})
-
-
-def _in_order(writer: FeatureWriter, source: Source, earlier: ReusedRows | None) -> Iterator[Batch]:
-    """Yield the rows that are missing in the file's order of photos.
-
-    Those that the earlier file has stand among those that the source computes, whole batches at a
-    time.
-    """
-    paths = writer.paths[:: writer.n_views][photos_done(writer) :].tolist()
-    if earlier:
-        earlier.check_shapes(writer.shapes)
-        earlier.find(paths, source.sha256(paths))
-    known = earlier.sha256 if earlier else {}
-    computed, batch = source.batches([path for path in paths if path not in known]), None
-    for is_known, run in groupby(paths, known.__contains__):
-        if earlier and is_known:
-            yield from earlier.batches([*run])
+def _missing_rows(
+    writer: FeatureWriter, source: Source, reused_file: FeatureFile | None, batch_size: int
+) -> Iterator[Batch]:
+    """Yield the rows that are not done, in order: reused rows, and whole computed batches."""
+    paths = writer.paths[:: writer.n_views][writer.photos_done :].tolist()
+    if not reused_file:
+        yield from source.batches(paths)
+        return
+    reused = find_reused(reused_file, writer.shapes, paths, source.sha256(paths))
+    computed, batch = source.batches([path for path in paths if path not in reused]), None
+    for is_reused, run in groupby(paths, reused.__contains__):
+        if is_reused:
+            rows = {path: reused[path] for path in run}
+            yield from reused_batches(reused_file, writer.shapes, batch_size, rows)
             continue
-        n_wanted = len([*run])
-        while n_wanted:
-            taken, batch = (batch or next(computed)).split(n_wanted)
-            n_wanted -= len(taken.paths)
-            batch = batch if batch.paths else None
-            yield taken
+        n_photos = len([*run])
+        while n_photos:
+            first, rest = (batch or next(computed)).split(n_photos)
+            n_photos -= len(first.paths)
+            batch = rest if rest.paths else None
+            yield first
 
 
 def _fill(writer: FeatureWriter, batches: Iterator[Batch], progress: Progress | None) -> None:
-    """Write batches to the file, each so that it survives a kill."""
+    """Write batches to the file; each survives a kill."""
     n_views = writer.n_views
     n_photos = len(writer.paths) // n_views
     progress = progress or (lambda done, total: None)
-    progress(photos_done(writer), n_photos)
+    progress(writer.photos_done, n_photos)
     try:
         for batch in batches:
             for error in filter(None, batch.errors):
@@ -119,10 +123,10 @@ def _fill(writer: FeatureWriter, batches: Iterator[Batch], progress: Progress | 
             bad = np.repeat([error is not None for error in batch.errors], n_views)
             sha256 = np.repeat(batch.sha256, n_views)
             writer.append(batch.rows, np.flatnonzero(bad).tolist(), sha256)
-            progress(photos_done(writer), n_photos)
+            progress(writer.photos_done, n_photos)
     except BadPhotoError as error:
-        done = f"{photos_done(writer)} of {n_photos} photos are kept"
-        raise BadPhotoError(f"{error} ({done})") from error
+        done = f"{writer.photos_done} of {n_photos} photos are done and kept."
+        raise BadPhotoError(f"{error} {done}") from error
 
 
 def _check_finite(batch: Batch, n_views: int) -> None:
@@ -132,6 +136,14 @@ def _check_finite(batch: Batch, n_views: int) -> None:
         if not finite.all():
             path = batch.paths[int(np.argmin(finite)) // n_views]
             raise BilinearError(
-                f"{spec} of {path} is beyond what {values.dtype} can hold: begin again "
-                "(--overwrite) without that photo, or, after float16, with --precision float32"
+                f"{spec} of {path} exceeds the range of {values.dtype}. Run again with --overwrite "
+                "and without that photo, or, after float16, with --precision float32."
             )
+
+
+def _finish(writer: FeatureWriter, source: Source, recipe: Recipe) -> None:
+    """Give the file its final name, without the rows of bad photos."""
+    bad = dict.fromkeys(writer.paths[writer.photo < 0].tolist())
+    if recipe.shard == UNSHARDED and (writer.photo < 0).all():
+        raise BadPhotoError(f"no file of {writer.attributes['data']} can be read as a photo")
+    writer.finish({path: source.reason(path) for path in bad})

@@ -20,13 +20,13 @@ from bilinear_cli.store import FeatureFile, Header
 
 log = logging.getLogger(__name__)
 
-N_SAMPLED = 1000  # maps that a projection is fitted on; they cost nothing but reading
+N_SAMPLED = 1000  # maps that a projection is fitted on; they need no network
 
 
 def recipe_for_maps(path: Path, poolings: tuple[str, ...], seed: int, output: Path) -> Recipe:
-    """Return the recipe of other poolings of the maps that a feature file has.
+    """Return the recipe of other poolings of the maps in a feature file.
 
-    The rows are those of the photos except for the rounding of the maps to float16.
+    The rows equal those of the photos except for the rounding of the maps to float16.
 
     Raises:
         FeatureFileError: the file cannot be read.
@@ -34,27 +34,27 @@ def recipe_for_maps(path: Path, poolings: tuple[str, ...], seed: int, output: Pa
     """
     with FeatureFile(path) as file:
         if MAPS not in file.shapes:
-            stored = ", ".join(file.shapes)
-            raise UsageError(f"{path} has no maps: it has {stored}; extract --pooling {MAPS} first")
+            specs = ", ".join(file.shapes)
+            raise UsageError(f"{path} has no maps, but {specs}. Extract --pooling {MAPS} first.")
         if output.resolve() == file.path.resolve():
-            raise UsageError(f"--maps {path} is what is to be written: name another --output")
+            raise UsageError(f"--maps {path} is the file to write. Name another --output.")
         return replace(file.recipe, poolings=poolings, seed=seed, pooled_from="maps")
 
 
 @dataclass(frozen=True)
 class Maps:
-    """A feature file that has maps."""
+    """A feature file with maps."""
 
     path: Path
 
     @contextmanager
-    def open(self, recipe: Recipe, skip_bad: bool) -> Iterator["MapsSource"]:
+    def open(self, recipe: Recipe, skip_bad: bool) -> Iterator["_MapsSource"]:
         """Open the file."""
         with FeatureFile(self.path) as file:
-            yield MapsSource(file, recipe)
+            yield _MapsSource(file, recipe)
 
 
-class MapsSource:
+class _MapsSource:
     """The maps of a complete feature file, see `job.Source`."""
 
     def __init__(self, file: FeatureFile, recipe: Recipe) -> None:
@@ -63,24 +63,18 @@ class MapsSource:
         self._index = {path: i for i, path in enumerate(self.paths.tolist())}
 
     def sha256(self, paths: Sequence[str]) -> list[str]:
-        """Return the SHA-256 of photos."""
         return [str(self._file.sha256[self._index[path] * self._file.n_views]) for path in paths]
 
-    def test_sha256(self) -> np.ndarray:
-        """Return the SHA-256 of the test photos."""
-        return self._file.sha256[self._file.split == "test"]
-
     def header(self) -> Header:
-        """Return what the file of the maps says, with what is different now."""
+        """Return the header of the maps' file with the new recipe and versions."""
         header, recipe = self._file.header(), self._recipe
         record = {name: x for name, x in header.attributes.items() if name != "created"}
         record |= {**recipe.attributes(), "versions": installed_versions(recipe.precision)}
         return replace(header, attributes=record)
 
-    def parameters(self, have: Parameters) -> dict[str, np.ndarray]:
-        """Fit on training maps what the poolings need and is not there."""
+    def parameters(self, known: Parameters) -> dict[str, np.ndarray]:
         channels = self._file.shapes[MAPS][-1]
-        return make_parameters(self._recipe, channels, have, self._sample)
+        return make_parameters(self._recipe, channels, known, self._sample)
 
     def _sample(self) -> tuple[np.ndarray, list[str]]:
         """Return the second moment of some training maps, and the SHA-256 of their photos."""
@@ -91,7 +85,6 @@ class MapsSource:
         return second_moment(x for _, x in batches), file.sha256[sample].tolist()
 
     def compile(self, parameters: Parameters) -> Shapes:
-        """Compile the poolings; return spec -> shape of a row."""
         import_tensorflow()
         from bilinear_cli.extraction.graph import compile_maps
 
@@ -100,14 +93,13 @@ class MapsSource:
         return shapes
 
     def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
-        """Yield the rows of photos, in order, a batch at a time."""
         n_views, n = self._file.n_views, self._recipe.batch_size
         first = np.array([self._index[path] for path in paths], int) * n_views
         indices = (first[:, None] + np.arange(n_views)).ravel()
         for i, (_, maps) in enumerate(self._file.batches(MAPS, indices, n * n_views)):
-            few = paths[i * n : (i + 1) * n]
-            yield Batch(few, self.sha256(few), [None] * len(few), self._compute(maps))
+            batch = paths[i * n : (i + 1) * n]
+            yield Batch(batch, self.sha256(batch), [None] * len(batch), self._compute(maps))
 
     def reason(self, path: str) -> str:
-        """Return why a photo has no row; of stored maps each has one."""
+        """Raise a KeyError: stored maps have no unreadable photos."""
         raise KeyError(path)

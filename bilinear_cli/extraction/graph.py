@@ -1,6 +1,7 @@
 """The network and the poolings of its maps, compiled into one graph."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,11 @@ from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.views import View, distinct_sizes
 
-NOT_FINITE = (
-    "a photo's maps are not finite, so that they have no matrix-sqrt: after --precision float16, "
-    "begin again (--overwrite) with --precision float32"
-)
 Compute = Callable[[Mapping[int, np.ndarray]], Rows]
 
 
 def count_channels(forward: Forward, size: int) -> int:
-    """Return how many channels the network's maps of photos of this size have.
+    """Return the number of channels of the network's maps of photos of this size.
 
     Raises:
         UsageError: the photos are too small.
@@ -29,19 +26,12 @@ def count_channels(forward: Forward, size: int) -> int:
     signature = tf.TensorSpec((1, size, size, 3), tf.uint8)
     try:
         maps = tf.function(forward).get_concrete_function(signature).structured_outputs
-    except ValueError as error:  # a layer's
+    except ValueError as error:  # from a layer
         message = " ".join(str(error).split())[:200]
-        raise UsageError(f"the network does not take photos of {size} pixels: {message}") from error
+        raise UsageError(f"the network cannot take photos of {size} pixels: {message}") from error
     if not all(maps.shape):
-        raise UsageError(f"nothing is left of photos of {size} pixels: give a larger --image-size")
+        raise UsageError(f"maps of photos of {size} pixels are empty. Use a larger --image-size.")
     return maps.shape[-1]
-
-
-def _out_of_memory(batch_size: int) -> str:
-    message = f"the device has not the memory for {batch_size} photos at a time"
-    if batch_size == 1:
-        return f"{message}: take a smaller --image-size"
-    return f"{message}: end what else runs, or begin again with --batch-size {batch_size // 2}"
 
 
 def compile_pooling(
@@ -51,70 +41,73 @@ def compile_pooling(
     views: Sequence[View],
     parameters: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Compute, Shapes]:
-    """Compile the network and the poolings of its maps into one graph for each size of photos.
+    """Compile the network and the poolings into one graph for each size of photos.
 
     Args:
         forward: uint8 photos (batch, size, size, 3) -> maps (batch, height, width, channels).
         specs: the poolings.
-        batch_size: photos in a batch; every batch must have as many.
-        views: how each photo is shown.
-        parameters: what the poolings take beside the maps.
+        batch_size: photos in every batch.
+        views: of each photo.
+        parameters: of the poolings.
 
     Returns:
-        A function, size -> uint8 photos (batch, size, size, 3) -> spec -> rows as they are stored,
-        photo by photo and of each its views; and spec -> shape of a row.
+        A function, size -> uint8 photos -> spec -> rows in the stored dtype, all views of a photo
+        together; and spec -> shape of a row.
 
     Raises:
         UsageError: rows of views of several sizes would differ in shape.
     """
-
     pool = _pool_all(specs, parameters or {})
-
-    def pooled(photos: tf.Tensor) -> dict[str, tf.Tensor]:
-        return pool(tf.cast(forward(photos), tf.float32))
-
     graphs: dict[int, Callable[..., Any]] = {}
     shapes: Shapes = {}
+
+    def pool_photos(photos: tf.Tensor) -> dict[str, tf.Tensor]:
+        return pool(tf.cast(forward(photos), tf.float32))
+
     for size in distinct_sizes(views):
         signature = [tf.TensorSpec((batch_size, size, size, 3), tf.uint8)]
-        graph = tf.function(pooled, input_signature=signature).get_concrete_function()
-        graphs[size] = graph
-        for spec, x in graph.structured_outputs.items():
+        graphs[size] = tf.function(pool_photos, input_signature=signature).get_concrete_function()
+        for spec, x in graphs[size].structured_outputs.items():  # type: ignore[attr-defined]
             if shapes.setdefault(spec, tuple(x.shape[1:])) != tuple(x.shape[1:]):
                 raise UsageError(f"{spec} of photos of several sizes has several shapes")
 
     def compute(photos: Mapping[int, np.ndarray]) -> Rows:
-        try:
-            shown = [
-                graphs[view.size](tf.constant(view.apply(photos[view.size]))) for view in views
-            ]
-        except tf.errors.ResourceExhaustedError as error:
-            raise BilinearError(_out_of_memory(batch_size)) from error
-        except tf.errors.InvalidArgumentError as error:
-            if "SelfAdjointEig" not in error.message:
-                raise
-            raise BilinearError(NOT_FINITE) from error
-        if len(views) == 1:
-            return {spec: x.numpy() for spec, x in shown[0].items()}
-        rows = {spec: np.stack([view[spec] for view in shown], axis=1) for spec in specs}
+        with _graph_errors(batch_size):
+            by_view = [graphs[x.size](tf.constant(x.apply(photos[x.size]))) for x in views]
+            rows = {spec: np.stack([view[spec] for view in by_view], axis=1) for spec in specs}
         return {spec: x.reshape(-1, *shapes[spec]) for spec, x in rows.items()}
 
     return compute, shapes
 
 
+@contextmanager
+def _graph_errors(batch_size: int) -> Iterator[None]:
+    """Turn known errors of a graph into one line with the next step."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        smaller = f"end other programs, or run again with --batch-size {batch_size // 2}"
+        advice = "use a smaller --image-size" if batch_size == 1 else smaller
+        raise BilinearError(
+            f"the device has too little memory for {batch_size} photos at a time: {advice}"
+        ) from error
+    except tf.errors.InvalidArgumentError as error:
+        if "SelfAdjointEig" not in error.message:
+            raise
+        raise BilinearError(
+            "matrix-sqrt is not defined: the maps of a photo are not finite. After --precision "
+            "float16, run again with --overwrite and --precision float32."
+        ) from error
+
+
 def compile_maps(
     specs: Sequence[str], shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]
 ) -> tuple[Callable[[np.ndarray], Rows], Shapes]:
-    """Compile the poolings of stored maps.
-
-    Args:
-        specs: the poolings.
-        shape: of a map, (height, width, channels).
-        parameters: what the poolings take beside the maps.
+    """Compile the poolings of stored maps of shape (height, width, channels).
 
     Returns:
-        A function, float16 or float32 maps (batch, *shape) -> spec -> rows as they are stored; and
-        spec -> shape of a row.
+        A function, float16 or float32 maps (batch, *shape) -> spec -> rows in the stored dtype;
+        and spec -> shape of a row.
     """
     pool = _pool_all(specs, parameters)
     graph = tf.function(pool, input_signature=[tf.TensorSpec((None, *shape), tf.float32)])
@@ -129,7 +122,7 @@ def compile_maps(
 def _pool_all(
     specs: Sequence[str], parameters: Mapping[str, np.ndarray]
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Return a function, maps -> spec -> rows as they are stored."""
+    """Return a function, maps -> spec -> rows in the stored dtype."""
     functions = {spec: pool_function(spec, parameters) for spec in specs}
 
     def pool(maps: tf.Tensor) -> dict[str, tf.Tensor]:

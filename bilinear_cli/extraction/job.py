@@ -1,4 +1,4 @@
-"""What is to be extracted: of what, how and where to. All ways to run it take the same `Job`."""
+"""What to extract, and from what; one process and a cluster take the same `Job`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,8 +24,8 @@ class Batch(NamedTuple):
     Attributes:
         paths: of the photos.
         sha256: of their files, hexadecimal; empty for a bad photo.
-        errors: for each photo None, or why its rows mean nothing.
-        rows: spec -> rows as they are stored, photo by photo and of each its views.
+        errors: for each photo None, or why its rows are invalid.
+        rows: spec -> rows in the stored dtype, all views of a photo together.
     """
 
     paths: Sequence[str]
@@ -34,20 +34,19 @@ class Batch(NamedTuple):
     rows: Rows
 
     def split(self, n_photos: int) -> tuple["Batch", "Batch"]:
-        """Return a batch of the first photos, and one of the others."""
+        """Return a batch of the first photos, and a batch of the others."""
         n_rows = n_photos * len(next(iter(self.rows.values()))) // len(self.paths)
 
-        def part(photos: slice, rows: slice) -> Batch:
+        def take(photos: slice, rows: slice) -> Batch:
             columns = (self.paths[photos], self.sha256[photos], self.errors[photos])
             return Batch(*columns, {spec: x[rows] for spec, x in self.rows.items()})
 
-        return part(slice(n_photos), slice(n_rows)), part(
-            slice(n_photos, None), slice(n_rows, None)
-        )
+        rest = take(slice(n_photos, None), slice(n_rows, None))
+        return take(slice(n_photos), slice(n_rows)), rest
 
 
 class Source(Protocol):
-    """Where the maps come from that are pooled, opened for one recipe.
+    """Photos or stored maps, opened for one recipe.
 
     Attributes:
         paths: str (photos,).
@@ -58,30 +57,27 @@ class Source(Protocol):
     def sha256(self, paths: Sequence[str]) -> Sequence[str]:
         """Return the SHA-256 of the photos' files, hexadecimal; empty for an unreadable one."""
 
-    def test_sha256(self) -> np.ndarray:
-        """Return the SHA-256 of the test photos, str."""
-
     def header(self) -> Header:
-        """Return what a feature file says beside its features; SHA-256 to come are empty."""
+        """Return the header of the feature file; the SHA-256 of a photo may be empty."""
 
-    def parameters(self, have: Parameters) -> dict[str, np.ndarray]:
-        """Return the parameters of the poolings: those that there are, and what is fitted now."""
+    def parameters(self, known: Parameters) -> dict[str, np.ndarray]:
+        """Return the parameters of the poolings: the known ones, and newly fitted ones."""
 
     def compile(self, parameters: Parameters) -> Shapes:
-        """Prepare to pool maps with these parameters; return spec -> shape of a row."""
+        """Prepare the poolings with these parameters; return spec -> shape of a row."""
 
     def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
-        """Yield the rows of photos, in order, a batch at a time."""
+        """Yield the rows of photos in batches, in order."""
 
     def reason(self, path: str) -> str:
-        """Return why a photo has no row."""
+        """Return why a photo is unreadable."""
 
 
 class Origin(Protocol):
-    """What a source is opened from, and what can be sent to another process."""
+    """Opens a source; can be sent to another process."""
 
     def open(self, recipe: Recipe, skip_bad: bool) -> AbstractContextManager[Source]:
-        """Open the source; `skip_bad` leaves out what cannot be read as a photo."""
+        """Open the source; with `skip_bad` it leaves out unreadable photos."""
 
 
 AnyOrigin = TypeVar("AnyOrigin", bound=Origin, covariant=True)
@@ -89,20 +85,19 @@ AnyOrigin = TypeVar("AnyOrigin", bound=Origin, covariant=True)
 
 @dataclass(frozen=True)
 class Job(Generic[AnyOrigin]):
-    """What is to be extracted.
+    """What to extract.
 
     Attributes:
-        origin: photos and the network that they are shown to, or stored maps; see
-            `from_photos.py` and `from_maps.py`.
-        recipe: what to make of them. Precision `auto` and batch size 0 are left open: they become
-            what an earlier run took, or what suits the machine.
-        output: the feature file; until it is complete it is `partial_path(output)`.
-        parameters: of the poolings, to be used as they are; those that are missing are fitted.
-        reuse: a feature file, finished or not, whose rows are copied for the photos that it has.
-        allow_mix: its rows may be of another precision.
-        attributes: more root attributes, to keep a record.
-        overwrite: begin again; what is there does not count.
-        skip_bad: leave out what cannot be read as a photo, instead of stopping there.
+        origin: photos and a network, see `from_photos.py`, or stored maps, see `from_maps.py`.
+        recipe: precision `auto` and batch size 0 are resolved from an existing file, or for the
+            machine.
+        output: the feature file.
+        parameters: of the poolings; missing ones are fitted.
+        reuse: feature file, finished or not, whose rows are copied for photos of the same bytes.
+        allow_mix: the reused rows may have another precision.
+        attributes: more root attributes.
+        overwrite: replace an existing output, finished or not.
+        skip_bad: leave out unreadable photos, instead of stopping.
     """
 
     origin: AnyOrigin

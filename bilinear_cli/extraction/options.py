@@ -1,7 +1,7 @@
-"""The options of `bilinear extract`, and the job that they ask for."""
+"""The options of `bilinear extract`, the job that they describe, and what it costs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from bilinear_cli.extraction.job import Job, Progress
     from bilinear_cli.poolings.parameters import Parameters
 
-FOLDER = Path("features")  # of files without a name
+FOLDER = Path("features")  # for outputs without a name
+CHANNELS = 512  # of VGG16's last block
+MS_AT_224 = 74.0  # for a photo, VGG16 in bfloat16 on two cores, with reading and writing
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,15 @@ class ExtractOptions:
     Attributes:
         data: spec of a photo set, see `load_photo_set`.
         pooling: specs.
-        output: the feature file; None: named by the photos and the recipe, in `features`.
-        backbone, layer, image_size, resize, precision, shard, seed: see `Recipe`; no layer is the
-            network's default.
-        batch_size: photos that go through the network together; None: by image size and memory.
-        scales: several sizes instead of `image_size`.
-        flip: mirrored, too.
-        weights: where the network's weights come from, see `Network`.
-        limit: take so many photos, of all classes; None for all.
-        split_seed: for a set without a split of its own.
+        output: the feature file; None for a name in `features` from the photos and the recipe.
+        backbone, layer, image_size, resize, precision, shard, seed: see `Recipe`; without a layer
+            the network's default.
+        batch_size: photos in a batch; None to choose by image size and memory.
+        scales: several sizes in pixels, instead of `image_size`.
+        flip: add a mirrored view of each size.
+        weights: source of the network's weights, see `Network`.
+        limit: number of photos to take, from all classes; None for all.
+        split_seed: for a photo set without a split.
         maps: pool the maps of this feature file, instead of running the network.
         reuse, allow_precision_mix, skip_bad, overwrite: see `Job`.
         projection: feature file whose projection of channels is used.
@@ -67,16 +69,12 @@ class ExtractOptions:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Width and height that photos are resized to, in pixels; the first is the main one."""
+        """Width and height of resized photos, in pixels; the first size is the main one."""
         return self.scales or (self.image_size,)
 
 
 def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]":
-    """Return the job of pooling stored maps.
-
-    Args:
-        options: with `maps`.
-        command: to be recorded.
+    """Return the job that pools stored maps; the file records `command`.
 
     Raises:
         FeatureFileError: the maps or a projection cannot be read.
@@ -103,38 +101,27 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
 def photos_job(
     options: ExtractOptions, command: Sequence[str] = (), progress: "Progress | None" = None
 ) -> "Job[Photos]":
-    """Return the job of running a network over photos.
+    """Return the job that runs a network over photos; the file records `command`.
 
-    Args:
-        options: without `maps`.
-        command: to be recorded.
-        progress: is called with (done, total) while a set's photos are drawn or unpacked.
+    `progress` is called with (done, total) while photos are drawn or unpacked.
 
     Raises:
-        BilinearError: there is no such photo set, or the weights cannot be fetched.
+        BilinearError: the photo set does not exist, or the weights cannot be fetched.
         UsageError: the options do not fit each other.
     """
     from bilinear_cli.extraction.from_photos import Photos
     from bilinear_cli.extraction.job import Job
     from bilinear_cli.photos.photo_set import load_photo_set
-    from bilinear_cli.poolings.registry import MAPS
 
     specs = _specs(options)
-    if MAPS in specs and len(options.sizes) > 1:
-        raise UsageError(
-            "maps (conv5) of several --scales has rows of several shapes: name one size"
-        )
     photo_set = load_photo_set(options.data, split_seed=options.split_seed, progress=progress)
     if options.limit:
         photo_set = photo_set.limit(options.limit)
-    backbone = options.backbone.lower()
-    if options.precision == "int8":
-        check_int8(backbone)  # before anything is fetched
-    network = Network(backbone, _resolved(options.weights))
-    recipe = _recipe(options, specs, backbone, network.sha256())
+    network = _network(options)
+    recipe = _recipe(options, specs, network)
     output = options.output or FOLDER / _file_name(photo_set.name, recipe, options)
     if not output.name or output.is_dir():
-        raise UsageError(f"{output} is a folder: give --output a file name")
+        raise UsageError(f"{output} is a folder. Give --output a file name.")
     return Job(
         Photos(photo_set, network),
         recipe,
@@ -142,18 +129,44 @@ def photos_job(
         parameters=_projection(options, recipe),
         reuse=options.reuse,
         allow_mix=options.allow_precision_mix,
-        attributes=_record(options, network, command),
+        attributes={
+            "command": json.dumps([*command]),
+            "limit": options.limit or 0,
+            "weights_differing": " ".join(network.weights().differing),
+        },
         overwrite=options.overwrite,
         skip_bad=options.skip_bad,
     )
 
 
-def _recipe(
-    options: ExtractOptions, specs: tuple[str, ...], backbone: str, weights_sha256: str
-) -> Recipe:
+def _specs(options: ExtractOptions) -> tuple[str, ...]:
+    from bilinear_cli.poolings.registry import MAPS, get_pooling
+
+    specs = tuple(dict.fromkeys(get_pooling(spec).spec for spec in options.pooling))
+    if MAPS in specs and len(options.sizes) > 1:
+        raise UsageError("maps (conv5) of several --scales differ in shape. Name one size.")
+    return specs
+
+
+def _network(options: ExtractOptions) -> Network:
+    """Return the network; its weights do not depend on the folder of the process."""
+    backbone, source = options.backbone.lower(), Path(options.weights)
+    if options.precision == "int8":
+        check_int8(backbone)  # before weights are fetched
+    return Network(backbone, str(source.resolve()) if source.is_file() else options.weights)
+
+
+def _recipe(options: ExtractOptions, specs: tuple[str, ...], network: Network) -> Recipe:
+    weights_sha256 = network.sha256()  # raises for an unknown network
+    backbone = options.backbone.lower()
+    layer = options.layer or "block5_conv3"
+    if not options.layer and backbone != "vgg16":
+        from bilinear_cli.networks.applications import resolve_layer
+
+        layer = resolve_layer(backbone, None)
     recipe = Recipe(
         poolings=specs,
-        layer=options.layer or _default_layer(backbone),
+        layer=layer,
         image_size=options.sizes[0],
         resize=options.resize,
         precision=options.precision,
@@ -167,37 +180,10 @@ def _recipe(
     return with_precision(recipe, options.precision)
 
 
-def _specs(options: ExtractOptions) -> tuple[str, ...]:
-    from bilinear_cli.poolings.registry import get_pooling
-
-    return tuple(dict.fromkeys(get_pooling(spec).spec for spec in options.pooling))
-
-
-def _resolved(source: str) -> str:
-    """Return a source of weights that does not depend on the folder of the process."""
-    return str(Path(source).resolve()) if Path(source).is_file() else source
-
-
-def _record(options: ExtractOptions, network: Network, command: Sequence[str]) -> Mapping[str, Any]:
-    return {
-        "command": json.dumps([*command]),
-        "limit": options.limit or 0,
-        "weights_differing": " ".join(network.weights().differing),
-    }
-
-
 def _projection(options: ExtractOptions, recipe: Recipe) -> "Parameters":
-    from bilinear_cli.extraction.reuse import read_projection
+    from bilinear_cli.extraction.existing import read_projection
 
     return read_projection(options.projection, recipe) if options.projection else {}
-
-
-def _default_layer(backbone: str) -> str:
-    if backbone == "vgg16":
-        return "block5_conv3"
-    from bilinear_cli.networks.applications import resolve_layer
-
-    return resolve_layer(backbone, None)
 
 
 def _file_name(name: str, recipe: Recipe, options: ExtractOptions) -> str:
@@ -207,3 +193,33 @@ def _file_name(name: str, recipe: Recipe, options: ExtractOptions) -> str:
     if recipe.shard != UNSHARDED:
         words.append("shard" + recipe.shard.replace("/", "of"))
     return "-".join(words) + ".h5"
+
+
+# What a run costs ------------------------------------------------------------------------
+
+
+def row_bytes(spec: str) -> int:
+    """Return the bytes of a photo's row of VGG16's maps; not for the maps themselves."""
+    from bilinear_cli.poolings.registry import get_pooling, storage_dtype
+
+    numbers = get_pooling(spec).row_length(CHANNELS)
+    return numbers * storage_dtype((numbers,)).itemsize
+
+
+def estimate_cost(n_photos: int, image_size: int) -> dict[str, Any]:
+    """Return the bytes and seconds of `extract` with the default poolings.
+
+    The bytes are exact. The seconds are for two cores with bfloat16, and grow with the number of
+    pixels, `image_size` squared.
+    """
+    poolings = ExtractOptions().pooling
+    bytes_a_photo = sum(map(row_bytes, poolings))
+    ms_a_photo = MS_AT_224 * (image_size / 224) ** 2
+    return {
+        "poolings": list(poolings),
+        "image_size": image_size,
+        "bytes_a_photo": bytes_a_photo,
+        "bytes": bytes_a_photo * n_photos,
+        "ms_a_photo": round(ms_a_photo, 1),
+        "seconds": round(ms_a_photo * n_photos / 1000, 1),
+    }

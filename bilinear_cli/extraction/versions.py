@@ -1,13 +1,13 @@
-"""Versions of the packages that decide the last digits of a feature file's numbers."""
+"""Versions of the packages that affect the last digits of features."""
 
 import logging
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from PIL import features as pillow_features
 
 from bilinear_cli.recipe import INT8_PACKAGES
+from bilinear_cli.store import FeatureFile
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,9 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def warn_if_versions_differ(path: Path, made_with: str | None, precision: str) -> None:
-    """Warn if rows in this precision were made with other versions than those here."""
-    if made_with != installed_versions(precision):
-        log.warning(
-            "the rows of %s were made with other versions (%s): new ones may differ in digits",
-            path,
-            made_with,
-        )
+def warn_if_versions_differ(file: FeatureFile) -> None:
+    """Warn if other versions made the rows of a file."""
+    versions = file.attributes.get("versions")
+    if versions != installed_versions(file.recipe.precision):
+        message = "other versions made the rows of %s (%s); the last digits of new rows may differ"
+        log.warning(message, file.path, versions)

@@ -1,8 +1,8 @@
 """The feature file between the two stages (HDF5, version 1; see `docs/feature-file.md`)."""
 
-from bilinear_cli.store.checks import ROW_COLUMNS, damage, parameter_sha256
+from bilinear_cli.store.checks import ROW_COLUMNS, parameter_sha256, partial_path
 from bilinear_cli.store.lock import locked
-from bilinear_cli.store.reading import FeatureFile, Header, partial_path
+from bilinear_cli.store.reading import FeatureFile, Header
 from bilinear_cli.store.shards import merge, open_features
 from bilinear_cli.store.writing import FeatureWriter, create
 
@@ -12,7 +12,6 @@ __all__ = [
     "FeatureWriter",
     "Header",
     "create",
-    "damage",
     "locked",
     "merge",
     "open_features",

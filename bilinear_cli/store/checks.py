@@ -1,4 +1,4 @@
-"""What opens and checks HDF5 files that may be anything, and says in a line what is wrong."""
+"""Open and check HDF5 files from any source; report every fault in one line."""
 
 import hashlib
 import os
@@ -12,127 +12,118 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError
 from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
-from bilinear_cli.store.lock import in_use
+from bilinear_cli.store.lock import in_use_error
 
-PARTIAL = ".partial"  # of the name of an unfinished file
+PARTIAL = ".partial"  # suffix of an unfinished file
 FORMAT = "bilinear-features"
 FORMAT_VERSION = 1
 INTEGERS = ("photo", "labels")
 ROW_COLUMNS = (*INTEGERS, "view", "paths", "sha256", "split", "group")
 
 
-def open_hdf5(path: Path, mode: str) -> h5py.File:
-    """Open a file.
+def partial_path(path: Path) -> Path:
+    """Return the path of the unfinished file that becomes `path`."""
+    return path.with_name(path.name + PARTIAL)
 
-    Raises:
-        FeatureFileError: it is missing, not HDF5, damaged, or open in another run.
-    """
+
+def open_hdf5(path: Path, mode: str) -> h5py.File:
+    """Open a file; raise a FeatureFileError if it is missing, damaged, not HDF5, or in use."""
     try:
         return h5py.File(path, mode)
     except BlockingIOError as error:
-        raise in_use(path.with_name(path.name.removesuffix(PARTIAL))) from error
+        raise in_use_error(path.with_name(path.name.removesuffix(PARTIAL))) from error
     except FileNotFoundError as error:
         raise FeatureFileError(
-            f"there is no feature file {path}: make one with bilinear extract"
+            f"the feature file {path} does not exist. Make it with bilinear extract."
         ) from error
     except OSError as error:
         if error.errno:
-            raise FeatureFileError(f"cannot open {path}: {reason(error)}") from error
+            raise FeatureFileError(f"cannot open {path}: {one_line(error)}") from error
         if not h5py.is_hdf5(path):
             raise FeatureFileError(
-                f"{path} is not an HDF5 file: make one with bilinear extract"
+                f"{path} is not an HDF5 file. Make a feature file with bilinear extract."
             ) from error
-        raise damaged(path, reason(error)) from error
+        raise damage_error(path, one_line(error)) from error
 
 
 def check_format(path: Path, file: h5py.File) -> None:
-    """Raise unless the file is ours, of a version known here, and holds nothing but data."""
+    """Raise unless this is a feature file of a known version that holds plain data only."""
     if str(file.attrs.get("format")) != FORMAT:
         raise FeatureFileError(f"{path} was not made by bilinear extract")
     version = int(file.attrs["format_version"])
     if version > FORMAT_VERSION:
         raise FeatureFileError(
-            f"{path} has version {version} of the format, and {FORMAT_VERSION} is the latest known "
-            "here: update bilinear"
+            f"{path} has format version {version}, but this program reads versions up to "
+            f"{FORMAT_VERSION}. Update bilinear."
         )
-    features = _member(file, "features")
+    features = _get_member(file, "features")
     specs = list(features) if isinstance(features, h5py.Group) else []
     if not specs:
-        raise damaged(path, "features are missing")
+        raise damage_error(path, "features are missing")
     names = [*ROW_COLUMNS, "class_names", "rows_done", "skipped/paths", "skipped/reasons"]
     names += [f"{group}/{spec}" for spec in specs for group in ("features", "crc32")]
-    names += [f"parameters/{name}" for name in _parameters_of(specs)]
+    names += [f"parameters/{name}" for name in _parameter_names(specs)]
     for name in names:
-        if not _is_plain(_member(file, name)):
-            raise damaged(path, f"{name} is missing or is not plain data")
+        data = _get_member(file, name)
+        # Chunked, external, virtual and unwritten datasets have no offset in this file. An empty
+        # dataset has none either, which is harmless.
+        contiguous = isinstance(data, h5py.Dataset) and (
+            data.size == 0 or data.id.get_offset() is not None
+        )
+        if not contiguous:
+            raise damage_error(path, f"{name} is missing or is not plain data")
 
 
-def _member(file: h5py.File, name: str) -> h5py.Dataset | h5py.Group | None:
-    """Return what is at `name` if every link on the way is a hard one, within the file."""
-    walked = ""
-    for part in name.split("/"):
-        walked = f"{walked}/{part}"
-        if not isinstance(file.get(walked, getlink=True), h5py.HardLink):
+def _get_member(file: h5py.File, name: str) -> h5py.Dataset | h5py.Group | None:
+    """Return the member `name`; None unless every link on the way is a hard link."""
+    names = name.split("/")
+    for i in range(len(names)):
+        link = file.get("/".join(names[: i + 1]), getlink=True)
+        if not isinstance(link, h5py.HardLink):
             return None
     return file[name]
 
 
-def _is_plain(data: h5py.Dataset | h5py.Group | None) -> bool:
-    """Say whether it is one run of bytes in this file: not chunked, external, virtual, unwritten.
-
-    Those have no offset; nor has a dataset without elements, which does no harm.
-    """
-    return isinstance(data, h5py.Dataset) and (data.size == 0 or data.id.get_offset() is not None)
-
-
-def column(file: h5py.File, name: str) -> np.ndarray:
-    """Return a dataset of one entry a row; text as str."""
+def read_column(file: h5py.File, name: str) -> np.ndarray:
+    """Return a dataset with one entry for each row; text as str."""
     data = file[name]
     text = h5py.check_string_dtype(data.dtype)
-    if text and text.length is None:  # of any length, elsewhere in the file, many times perhaps
+    if text and text.length is None:  # stored elsewhere in the file, perhaps many times
         raise ValueError(f"{name} is text of no fixed length")
     if text:
         return np.array([text.decode() for text in data[()].tolist()], dtype=str)
     return data[()]
 
 
-def parameters(file: h5py.File) -> dict[str, np.ndarray]:
-    """Return what the poolings took beside the maps.
-
-    Raises:
-        ValueError: one is not what was written, or cannot be.
-    """
-    found = {}
-    for name in _parameters_of(list(file["features"])):
+def read_parameters(file: h5py.File) -> dict[str, np.ndarray]:
+    """Return the parameters of the poolings; raise a ValueError if one is damaged or invalid."""
+    parameters = {}
+    for name in _parameter_names(list(file["features"])):
         data = file[f"parameters/{name}"]
-        found[name] = array = data[()]
-        if attributes(data)["sha256"] != parameter_sha256(array):
-            raise ValueError(f"{name} is not what was written")
+        parameters[name] = array = data[()]
+        if read_attributes(data)["sha256"] != parameter_sha256(array):
+            raise ValueError(f"{name} differs from its SHA-256")
         check_parameter(name, array)
-    return found
+    return parameters
 
 
 def parameter_sha256(array: np.ndarray) -> str:
     """Return the SHA-256 of an array's type, shape and bytes."""
-    what = f"{array.dtype.newbyteorder('<').str} {array.shape} ".encode()
-    return hashlib.sha256(what + np.ascontiguousarray(array).tobytes()).hexdigest()
+    header = f"{array.dtype.newbyteorder('<').str} {array.shape} ".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _parameters_of(specs: Sequence[str]) -> list[str]:
-    """Return the names of what these poolings take; of a pooling unknown here nothing."""
+def _parameter_names(specs: Sequence[str]) -> list[str]:
+    """Return the names of the parameters of these poolings; none for an unknown pooling."""
     try:
-        kinds = [get_pooling(spec) for spec in specs if is_known_pooling(spec)]
+        poolings = [get_pooling(spec) for spec in specs if is_known_pooling(spec)]
     except UsageError as error:
         raise ValueError(str(error)) from error
-    return list(dict.fromkeys(name for kind in kinds for name in kind.parameters))
+    return list(dict.fromkeys(name for pooling in poolings for name in pooling.parameters))
 
 
-def attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    """Return attributes as plain Python values.
-
-    Raises:
-        ValueError: one is neither a number nor text.
-    """
+def read_attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
+    """Return attributes as Python values; raise a ValueError unless they are numbers or text."""
     values = {name: item.attrs[name] for name in item.attrs}
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
     for name, value in plain.items():
@@ -141,26 +132,26 @@ def attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
     return plain
 
 
-# In one line -----------------------------------------------------------------------------
+# Errors in one line ----------------------------------------------------------------------
 
 
 @contextmanager
-def damage(path: Path) -> Iterator[None]:
-    """Turn whatever h5py and NumPy raise on a malformed file into one line."""
+def as_damage(path: Path) -> Iterator[None]:
+    """Turn the errors that h5py and NumPy raise for a malformed file into a FeatureFileError."""
     try:
         yield
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise damaged(path, reason(error)) from error
+        raise damage_error(path, one_line(error)) from error
 
 
-def damaged(path: Path, what: str) -> FeatureFileError:
-    """Return the error that says so."""
+def damage_error(path: Path, fault: str) -> FeatureFileError:
+    """Return the error for a damaged file."""
     return FeatureFileError(
-        f"{path} is damaged: {what}; make it again with bilinear extract --overwrite"
+        f"{path} is damaged: {fault}. Make it again with bilinear extract --overwrite."
     )
 
 
-def reason(error: Exception) -> str:
-    """Return what an error says, in one line."""
+def one_line(error: Exception) -> str:
+    """Return the message of an error, without line breaks."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else " ".join(str(error).split())

@@ -1,13 +1,14 @@
-"""A feature file, open for reading: what it says of its rows, and the rows themselves."""
+"""A feature file, open for reading: its attributes, its columns, and its rows."""
 
 import json
 import operator
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -21,36 +22,21 @@ from bilinear_cli.poolings.registry import (
     parameter_channels,
 )
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.store.checks import (
-    INTEGERS,
-    PARTIAL,
-    ROW_COLUMNS,
-    attributes,
-    check_format,
-    column,
-    damage,
-    damaged,
-    open_hdf5,
-    parameters,
-)
-from bilinear_cli.store.streaming import StoredRows, prefetch
-
-
-def partial_path(path: Path) -> Path:
-    """Return where an unfinished `path` is kept."""
-    return path.with_name(path.name + PARTIAL)
+from bilinear_cli.store import checks
+from bilinear_cli.store.checks import INTEGERS, ROW_COLUMNS, as_damage, partial_path
+from bilinear_cli.store.streaming import RowBlock, StoredRows, prefetch
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a feature file says beside its features.
+    """The contents of a feature file beside its features.
 
     Attributes:
-        columns: for each of `ROW_COLUMNS` an array with an entry a row.
-        class_names: what the labels stand for.
-        attributes: root attributes; format, version, time and `complete` are set by `create`.
-        skipped: path -> reason, of photos that have no rows.
-        parameters: what the poolings took beside the maps, name -> array.
+        columns: for each of `ROW_COLUMNS` an array with one entry for each row.
+        class_names: the names of the classes; labels are indices into them.
+        attributes: root attributes; `create` sets the format, version, time and `complete`.
+        skipped: path -> reason, of photos without rows.
+        parameters: parameters of the poolings, name -> array.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -64,18 +50,16 @@ class FeatureFile:
     """A feature file, open for reading; a context manager.
 
     Attributes:
-        path: where it is.
-        files: likewise; of several files that are read as one, all.
+        path: the file.
+        files: a list of the file, or of all shards that are read as one file.
         attributes: the root attributes, name -> value.
-        shapes: spec -> shape of all its rows, (rows, ...). Aliases of a pooling open it too,
-            whatever its key in the file is.
-        photo, view, labels, paths, sha256, split, group: one entry a row. In an unfinished file
-            `photo` is `~number`, which is negative, where a row stands for no readable photo.
-        class_names: str, what the labels stand for.
-        rows_done: how many rows are in the file for good; in a complete file all.
-        skipped: path -> reason, of photos that were left out.
-        parameters: what the poolings took beside the maps, name -> array; see
-            `poolings/parameters.py`.
+        shapes: spec -> shape of all its rows, (rows, ...). An alias of a pooling is a key too.
+        photo, view, labels, paths, sha256, split, group: one entry for each row. In an unfinished
+            file, `photo` is `~index`, which is negative, for a row of an unreadable photo.
+        class_names: str, the names of the classes; labels are indices into them.
+        rows_done: number of rows that are written; all rows in a complete file.
+        skipped: path -> reason, of photos without rows.
+        parameters: parameters of the poolings, name -> array; see `poolings/parameters.py`.
     """
 
     photo: np.ndarray
@@ -85,89 +69,89 @@ class FeatureFile:
     sha256: np.ndarray
     split: np.ndarray
     group: np.ndarray
+    _shards: "Sequence[FeatureFile]" = ()  # of `Shards`
 
     def __init__(self, path: Path, *, allow_partial: bool = False, mode: str = "r") -> None:
-        """Open and check a file, or what an unfinished run left under its partial name.
-
-        Args:
-            path: the file.
-            allow_partial: also take an unfinished one.
-            mode: of `h5py.File`.
+        """Open and check a file, or the unfinished file under its partial name.
 
         Raises:
-            FeatureFileError: it is missing, incomplete, damaged, of a later version, not ours, or
-                being written by another run.
+            FeatureFileError: the file is missing, damaged, of a later version, not a feature file,
+                another run is writing it, or it is incomplete without `allow_partial`.
         """
         if not path.exists() and partial_path(path).exists():
             path = partial_path(path)
         self.path, self.files = path, [path]
-        self._file = open_hdf5(path, mode)
-        self._raw = path.open("rb", buffering=0)
-        try:
-            with damage(path):
-                check_format(path, self._file)
-                self._load()
-                if not (self.attributes["complete"] or allow_partial):
-                    raise FeatureFileError(self._how_to_finish())
-                self._check()
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as on_error, as_damage(path):
+            self._file = on_error.enter_context(checks.open_hdf5(path, mode))
+            self._raw = on_error.enter_context(path.open("rb", buffering=0))
+            checks.check_format(path, self._file)
+            self._load()
+            if not (self.attributes["complete"] or allow_partial):
+                raise self._incomplete_error()
+            self._check_columns()
+            self._check_views()
+            self._check_features()
+            on_error.pop_all()
 
     def _load(self) -> None:
-        self.attributes = attributes(self._file)
+        self.attributes = checks.read_attributes(self._file)
         self._keys = SpecDict({spec: spec for spec in self._file["features"]})
         if len(self._keys) < len(self._file["features"]):
             raise ValueError("features have one pooling under two names")
-        self.shapes = SpecDict({s: self._of("features", s).shape for s in self._keys})
+        self.shapes = SpecDict({s: self._dataset("features", s).shape for s in self._keys})
         for name in ROW_COLUMNS:
-            setattr(self, name, column(self._file, name))
-        self.class_names = column(self._file, "class_names")
-        self.parameters = parameters(self._file)
-        self.rows_done = operator.index(self._file["rows_done"][0])  # a TypeError if no integer
-        skipped = (column(self._file, f"skipped/{name}") for name in ("paths", "reasons"))
-        self.skipped = dict(zip(*skipped, strict=True))
+            setattr(self, name, checks.read_column(self._file, name))
+        self.class_names = checks.read_column(self._file, "class_names")
+        self.parameters = checks.read_parameters(self._file)
+        self.rows_done = operator.index(self._file["rows_done"][0])  # TypeError if no integer
+        paths = checks.read_column(self._file, "skipped/paths")
+        reasons = checks.read_column(self._file, "skipped/reasons")
+        self.skipped = dict(zip(paths, reasons, strict=True))
 
-    def _how_to_finish(self) -> str:
+    def _incomplete_error(self) -> FeatureFileError:
         command = json.loads(self.attributes.get("command", "[]"))
-        again = f"finish it with {shlex.join(command)}" if command else "run bilinear extract again"
-        return f"{self.path} is incomplete, {self.rows_done} of {len(self.paths)} rows: {again}"
+        advice = f"Finish it with: {shlex.join(command)}" if command else "Run bilinear extract."
+        return FeatureFileError(
+            f"{self.path} is incomplete: {self.rows_done} of {len(self.paths)} rows. {advice}"
+        )
 
-    def _check(self) -> None:
-        """Raise unless what there is for each row is there for each, and is of the right kind."""
+    def _check_columns(self) -> None:
+        """Raise unless each column has a valid value for each row."""
         n = len(self.labels)
         shapes = {name: getattr(self, name).shape for name in ROW_COLUMNS}
         shapes |= {f"features/{spec}": shape[:1] for spec, shape in self.shapes.items()}
-        shapes |= {f"crc32/{spec}": self._of("crc32", spec).shape for spec in self.shapes}
+        shapes |= {f"crc32/{spec}": self._dataset("crc32", spec).shape for spec in self.shapes}
         for name, shape in shapes.items():
             if shape != (n,):
-                raise damaged(self.path, f"{name} should have {n} rows")
+                raise ValueError(f"{name} should have {n} rows")
         for name in ROW_COLUMNS:
             if getattr(self, name).dtype.kind != ("i" if name in INTEGERS else "U"):
-                raise damaged(self.path, f"{name} has values of the wrong kind")
+                raise ValueError(f"{name} has values of the wrong kind")
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
-            raise damaged(self.path, "labels are outside class_names")
+            raise ValueError("labels are outside class_names")
         if not set(self.split) <= {"train", "test"}:
-            raise damaged(self.path, "split has other values than train and test")
+            raise ValueError("split has values other than train and test")
         if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
-            raise damaged(self.path, f"rows_done is {self.rows_done} of {n}")
-        self._check_views()
-        maps = {parameter_channels(name, array) for name, array in self.parameters.items()}
-        for spec, (_, *shape) in self.shapes.items():
-            kind = get_pooling(spec) if is_known_pooling(spec) else None
-            if not (kind.fits(tuple(shape)) if kind else all(shape)):
-                raise damaged(self.path, f"features/{spec} has rows of {shape} numbers")
-            maps |= {shape[-1]} if kind and kind.rank > 1 else set()
-        if len(several := sorted(n for n in maps if n)) > 1:
-            raise damaged(self.path, f"its poolings are of maps of {several} channels")
+            raise ValueError(f"rows_done is {self.rows_done} of {n}")
 
     def _check_views(self) -> None:
         names = self._view_names()
-        whole = not (len(self.view) % len(names) or self.rows_done % len(names))
-        if not (whole and (self.view.reshape(-1, len(names)) == names).all()):
-            raise damaged(self.path, f"its rows are not the views of photos, {' '.join(names)}")
+        partial_photos = len(self.view) % len(names) or self.rows_done % len(names)
+        if partial_photos or (self.view.reshape(-1, len(names)) != names).any():
+            raise ValueError(f"its rows are not the views {' '.join(names)} of photos")
         if np.diff(self.photo.reshape(-1, len(names))).any():
-            raise damaged(self.path, "the views of a photo do not stand together")
+            raise ValueError("the views of a photo are not in consecutive rows")
+
+    def _check_features(self) -> None:
+        """Raise unless the shapes of rows and parameters fit their poolings and each other."""
+        channels = {parameter_channels(name, array) for name, array in self.parameters.items()}
+        for spec, (_, *shape) in self.shapes.items():
+            pooling = get_pooling(spec) if is_known_pooling(spec) else None
+            if not (pooling.fits(tuple(shape)) if pooling else all(shape)):
+                raise ValueError(f"features/{spec} has rows of shape {shape}")
+            channels |= {shape[-1]} if pooling and pooling.rank > 1 else set()
+        if len(counts := sorted(n for n in channels if n)) > 1:
+            raise ValueError(f"its poolings are of maps of {counts} channels")
 
     def _view_names(self) -> list[str]:
         return str(self.attributes.get("views", "original")).split() or ["original"]
@@ -182,36 +166,41 @@ class FeatureFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
-        self._raw.close()
+        for file in self._shards or [self]:
+            file._file.close()
+            file._raw.close()
 
     def layout(self, spec: str) -> dict[str, Any]:
-        """Return of one pooling its pooling, layout, channels, normalization, and dtype."""
-        with damage(self.path):
-            data = self._of("features", spec)
-            return attributes(data) | {"pooling": canonical_spec(spec), "dtype": str(data.dtype)}
+        """Return the pooling, layout, channels, normalization and dtype of the rows of a spec."""
+        with as_damage(self.path):
+            data = self._dataset("features", spec)
+            return checks.read_attributes(data) | {
+                "pooling": canonical_spec(spec),
+                "dtype": str(data.dtype),
+            }
 
     def row_dtype(self, spec: str) -> np.dtype:
-        """Return how the numbers of a pooling are stored: float16 or float32."""
-        return self._of("features", spec).dtype
+        """Return the dtype in which rows are stored: float16 or float32."""
+        return self._dataset("features", spec).dtype
 
     @property
     def n_views(self) -> int:
-        """How many rows a photo has."""
+        """Number of rows of each photo."""
         return len(self._view_names())
+
+    @property
+    def photos_done(self) -> int:
+        """Number of photos whose rows are all written."""
+        return self.rows_done // self.n_views
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What decided the file's numbers.
-
-        Raises:
-            FeatureFileError: the file does not say it.
-        """
-        with damage(self.path):
+        """The recipe that made the file; raises a FeatureFileError if attributes are invalid."""
+        with as_damage(self.path):
             return Recipe.from_attributes(self.attributes, tuple(self.shapes))
 
     def header(self) -> Header:
-        """Return what the file says beside its features."""
+        """Return the contents of the file beside its features."""
         columns = {name: getattr(self, name) for name in ROW_COLUMNS}
         return Header(columns, self.class_names, self.attributes, self.skipped, self.parameters)
 
@@ -221,79 +210,62 @@ class FeatureFile:
 
     # The rows ----------------------------------------------------------------------------
 
-    def columns(
-        self, spec: str, which: np.ndarray, step: int
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Read rows of vectors, as training does: in blocks of columns, the next one meanwhile.
+    def columns(self, spec: str, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
+        """Read rows in blocks of columns, as training does; a thread reads one block ahead.
 
         Args:
-            spec: a pooling of vectors.
-            which: int64 (n,), the rows' numbers.
+            spec: a pooling whose rows are vectors.
+            indices: int64 (n,), the rows.
             step: columns in a block, at most.
 
         Yields:
-            (which columns, float32 (n, their number)), in order; the reader may overwrite it.
+            (slice of columns, float32 (n, its length)), in order. The caller may overwrite a block.
 
         Raises:
-            FeatureFileError: a row is not what was written, which shows after the last block, or
-                holds NaN or infinity, which shows at once.
+            FeatureFileError: a row differs from its checksum, which is known after the last block,
+                or holds NaN or infinity, which is known at once.
             UsageError: the file has no such pooling.
         """
-        return prefetch(self._stored(spec).columns(which, step))
+        return prefetch(self._stored(spec).columns(indices, step))
 
-    def batches(
-        self, spec: str, which: np.ndarray, step: int
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Read whole rows in the order asked for, in batches, the next one meanwhile.
+    def batches(self, spec: str, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
+        """Read whole rows in batches; a thread reads one batch ahead.
 
         Args:
             spec: a pooling.
-            which: int64 (n,), the rows' numbers.
+            indices: int64 (n,), the rows, in any order.
             step: rows in a batch, at most.
 
         Yields:
-            (slice of `which`, float32 (its length, *row shape)); the reader may overwrite it.
+            (slice of `indices`, float32 (its length, *row shape)). The caller may overwrite it.
 
         Raises:
-            FeatureFileError: a row is not what was written, or holds NaN or infinity.
+            FeatureFileError: a row differs from its checksum, or holds NaN or infinity.
             UsageError: the file has no such pooling.
         """
-        return prefetch(self._stored(spec).batches(which, step))
+        return prefetch(self._stored(spec).batches(indices, step))
 
-    def read(self, spec: str, which: np.ndarray) -> np.ndarray:
-        """Return whole rows, float32 (len(which), *row shape); raise as `batches` does."""
-        return self._stored(spec).read(which)
+    def read(self, spec: str, indices: np.ndarray) -> np.ndarray:
+        """Return whole rows, float32 (n, *row shape); raise as `batches` does."""
+        return self._stored(spec).read(indices)
 
-    def read_raw(self, spec: str, which: np.ndarray) -> np.ndarray:
-        """Return whole rows as they are stored, compared with their checksums.
-
-        Raises:
-            FeatureFileError: a row is not what was written.
-            UsageError: the file has no such pooling.
-        """
-        return self._stored(spec).read_raw(which)
+    def read_raw(self, spec: str, indices: np.ndarray) -> np.ndarray:
+        """Return whole rows in the stored dtype, finite or not; raise as `batches` does."""
+        return self._stored(spec).read_raw(indices)
 
     def check(self, spec: str) -> None:
-        """Compare all rows that are done with their checksums.
-
-        Raises:
-            FeatureFileError: a row is not what was written.
-            UsageError: the file has no such pooling.
-        """
+        """Compare all rows that are done with their checksums; raise as `batches` does."""
         self._stored(spec).check(np.arange(self.rows_done))
 
     def _stored(self, spec: str) -> StoredRows:
-        self._validate_spec(spec)
-        with damage(self.path):
-            checksums = self._of("crc32", spec)[()]
-            return StoredRows([self._rows_of(spec)], checksums, self.paths)
-
-    def _validate_spec(self, spec: str) -> None:
         validate_choice(f"pooling in {self.path}", spec, self.shapes)
+        files, checksums = [], []
+        for file in self._shards or [self]:
+            with as_damage(file.path):
+                files.append((file.path, file._raw, file._dataset("features", spec)))
+                checksums.append(file._dataset("crc32", spec)[()])
+        return StoredRows(files, np.concatenate(checksums), self.paths)
 
-    def _rows_of(self, spec: str) -> tuple[Path, BinaryIO, h5py.Dataset]:
-        return self.path, self._raw, self._of("features", spec)
-
-    def _of(self, group: str, spec: str) -> h5py.Dataset:
-        """Return what a group of datasets has of a pooling."""
+    def _dataset(self, group: str, spec: str) -> h5py.Dataset:
+        """Return the dataset of a pooling in a group."""
         return self._file[f"{group}/{self._keys[spec]}"]

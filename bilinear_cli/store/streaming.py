@@ -1,7 +1,7 @@
-"""Rows as training reads them: past HDF5, compared with their checksums, as float32.
+"""Rows as training reads them: read past HDF5, compared with checksums, converted to float32.
 
-They do not come by way of mapped memory: its pages count as the process's own, and a file that is
-cut short under its reader would be a signal instead of an error.
+Files are not mapped into memory: mapped pages count as memory of the process, and a file that is
+cut short while it is read would raise a signal instead of an error.
 """
 
 import os
@@ -17,21 +17,17 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.store.checks import damaged
+from bilinear_cli.store.checks import damage_error
 
 CHUNK = 1 << 17  # numbers that fit the cache, as stored and as float32 together
 LEAST, SCALE = np.uint32(1).view(np.float32), np.float32(2.0**112)  # 2^-149, without arithmetic
 
+RowBlock = tuple[slice, np.ndarray]
 T = TypeVar("T")
 
 
 class StoredRows:
-    """The rows of one pooling, one run of bytes in each file; see `FeatureFile` for its methods.
-
-    Attributes:
-        shape: of a row.
-        dtype: how its numbers are stored, float16 or float32.
-    """
+    """The rows of one pooling in one or several files, one contiguous dataset in each."""
 
     def __init__(
         self,
@@ -39,180 +35,165 @@ class StoredRows:
         checksums: np.ndarray,
         photos: np.ndarray,
     ) -> None:
-        """Find the rows of a dataset, or of several, one after the other.
+        """Locate the rows.
 
         Args:
-            files: for each its path, for messages; the file, open for reading, unbuffered; and the
-                rows in it, alike in all but their number, which are not kept.
-            checksums: uint32, CRC-32 of each row.
-            photos: str, the path of each row's photo, for messages.
+            files: (path, unbuffered file, dataset), all datasets of one dtype and row shape.
+            checksums: uint32 (rows,), the CRC-32 of each row.
+            photos: str (rows,), the path of each row's photo, for messages.
 
         Raises:
-            FeatureFileError: the numbers are of another kind, or a file is too short for them.
+            FeatureFileError: the dtype is not float16 or float32, or a file is too short.
         """
         _, _, data = files[0]
-        self.shape, self.dtype, self._name = data.shape[1:], data.dtype, data.name.strip("/")
+        self._shape, self._dtype, self._name = data.shape[1:], data.dtype, data.name.strip("/")
         self._checksums, self._photos = checksums, photos
-        self._row_bytes = self.dtype.itemsize * prod(self.shape)
+        self._row_bytes = self._dtype.itemsize * prod(self._shape)
         self._files = [(path, raw) for path, raw, _ in files]
-        starts = [data.id.get_offset() or 0 for *_, data in files]  # without elements there is none
+        starts = [data.id.get_offset() or 0 for *_, data in files]  # None if it is empty
         for (path, raw, data), start in zip(files, starts, strict=True):
             if data.dtype not in (np.float16, np.float32):
-                raise damaged(path, f"{self._name} holds {data.dtype}")
-            if start + data.nbytes > os.fstat(raw.fileno()).st_size:
-                raise damaged(path, "it ends too early")  # before memory is asked for
-        self._ends = np.cumsum([len(data) for *_, data in files])
-        rows_before = np.array([0, *self._ends[:-1]])
-        self._row_0 = np.array(starts) - rows_before * self._row_bytes  # where it would be
+                raise damage_error(path, f"{self._name} holds {data.dtype}")
+            if start + data.nbytes > os.fstat(raw.fileno()).st_size:  # checked before allocation
+                raise damage_error(path, "it ends too early")
+        self._starts, lengths = np.array(starts), [len(data) for *_, data in files]
+        self._file_index = np.repeat(np.arange(len(files)), lengths)
+        self._row_in_file = np.concatenate([np.arange(n) for n in lengths])
 
-    def columns(self, which: np.ndarray, step: int) -> Iterator[tuple[slice, np.ndarray]]:
+    def columns(self, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
         """Yield blocks of columns; the checksums are carried from block to block."""
-        (width,) = self.shape
-        sums = [0] * len(which)
+        (width,) = self._shape
+        sums = [0] * len(indices)
         for first in range(0, width, step):
-            places = slice(first, min(first + step, width))
-            block = np.empty((len(which), places.stop - first), np.float32)
-            self._load(block, which, first, sums)
-            yield places, block
-        self._compare(which, sums)
+            columns = slice(first, min(first + step, width))
+            block = np.empty((len(indices), columns.stop - first), np.float32)
+            self._load(block, indices, first, sums)
+            yield columns, block
+        self._compare(indices, sums)
 
-    def batches(self, which: np.ndarray, step: int) -> Iterator[tuple[slice, np.ndarray]]:
+    def batches(self, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
         """Yield batches of rows."""
-        for start in range(0, len(which), step):
-            batch = slice(start, min(start + step, len(which)))
-            yield batch, self.read(which[batch])
+        for start in range(0, len(indices), step):
+            batch = slice(start, min(start + step, len(indices)))
+            yield batch, self.read(indices[batch])
 
-    def read(self, which: np.ndarray) -> np.ndarray:
+    def read(self, indices: np.ndarray) -> np.ndarray:
         """Return rows as float32."""
-        rows, sums = np.empty((len(which), *self.shape), np.float32), [0] * len(which)
-        self._load(rows, which, 0, sums)
-        self._compare(which, sums)
+        rows, sums = np.empty((len(indices), *self._shape), np.float32), [0] * len(indices)
+        self._load(rows, indices, 0, sums)
+        self._compare(indices, sums)
         return rows
 
-    def read_raw(self, which: np.ndarray) -> np.ndarray:
-        """Return rows as they are stored, whatever their numbers are."""
-        rows = np.empty((len(which), *self.shape), self.dtype)
-        self._compare(which, self._fetch(rows, which, 0, [0] * len(which)))
+    def read_raw(self, indices: np.ndarray) -> np.ndarray:
+        """Return rows in the stored dtype, finite or not."""
+        rows = np.empty((len(indices), *self._shape), self._dtype)
+        self._compare(indices, self._fetch(rows, indices, 0, [0] * len(indices)))
         return rows
 
-    def check(self, which: np.ndarray) -> None:
-        """Compare rows with their checksums, whatever their numbers are."""
-        step = _rows_at_once(self.shape)
-        for start in range(0, len(which), step):
-            self.read_raw(which[start : start + step])
+    def check(self, indices: np.ndarray) -> None:
+        """Compare rows with their checksums, finite or not."""
+        step = _rows_in_chunk(self._shape)
+        for start in range(0, len(indices), step):
+            self.read_raw(indices[start : start + step])
 
-    def _load(self, rows: np.ndarray, which: np.ndarray, first: int, sums: list[int]) -> None:
-        """Fill float32 `rows` from column `first` on; a few at once, so that they stay in cache.
+    def _load(self, rows: np.ndarray, indices: np.ndarray, first: int, sums: list[int]) -> None:
+        """Fill float32 `rows` (n, ...) from column `first` on, in chunks that stay in the cache.
 
-        Args:
-            rows: (n, ...), what to fill.
-            which: (n,), their numbers.
-            first: the column.
-            sums: n checksums of what comes before; carried on.
+        `sums` are the checksums of the columns before, and are updated in place.
         """
-        step = _rows_at_once(rows.shape[1:])
+        step = _rows_in_chunk(rows.shape[1:])
         halves = np.empty((step, *rows.shape[1:]), np.float16)
-        for start in range(0, len(which), step):
-            few = slice(start, start + step)
-            stored = rows[few] if self.dtype == np.float32 else halves[: len(rows[few])]
-            sums[few] = self._fetch(stored, which[few], first, sums[few])
-            if as_float32(stored, rows[few]) is None:
-                raise self._not_finite(stored, which[few])
+        for start in range(0, len(indices), step):
+            chunk = slice(start, start + step)
+            stored = rows[chunk] if self._dtype == np.float32 else halves[: len(rows[chunk])]
+            sums[chunk] = self._fetch(stored, indices[chunk], first, sums[chunk])
+            if not to_float32(stored, rows[chunk]):
+                raise self._not_finite_error(stored, indices[chunk])
 
     def _fetch(
-        self, stored: np.ndarray, which: np.ndarray, first: int, sums: list[int]
+        self, stored: np.ndarray, indices: np.ndarray, first: int, sums: list[int]
     ) -> list[int]:
-        """Fill `stored` from column `first` on, and return the checksums carried on from `sums`."""
-        if not len(which):
+        """Fill `stored` from column `first` on; return the checksums, continued from `sums`."""
+        if not len(indices):
             return []
         content = stored.reshape(-1).view(np.uint8).data
         size = prod(stored.shape[1:]) * stored.itemsize
-        file = self._file_of(which)
-        places = self._row_0[file] + first * self.dtype.itemsize + which * self._row_bytes
-        ends: list[int] | range = range(len(which) + 1)
-        if size == self._row_bytes:  # then a run of rows is one run of bytes
-            breaks = (np.diff(which) != 1) | (np.diff(file) != 0)
-            ends = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(which)]
-        for start, stop in pairwise(ends):
-            self._fill(content[start * size : stop * size], file[start], int(places[start]))
+        file, row = self._file_index[indices], self._row_in_file[indices]
+        offsets = self._starts[file] + row * self._row_bytes + first * self._dtype.itemsize
+        bounds: list[int] | range = range(len(indices) + 1)
+        if size == self._row_bytes:  # consecutive rows are then consecutive bytes
+            breaks = (np.diff(row) != 1) | (np.diff(file) != 0)
+            bounds = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(indices)]
+        for start, stop in pairwise(bounds):
+            self._fill(content[start * size : stop * size], file[start], int(offsets[start]))
         return [zlib.crc32(content[i * size : (i + 1) * size], crc) for i, crc in enumerate(sums)]
 
-    def _file_of(self, which: np.ndarray) -> np.ndarray:
-        """Return the number of the file that each row is in."""
-        return np.searchsorted(self._ends, which, side="right")
-
-    def _fill(self, content: memoryview, file: int, place: int) -> None:
-        """Read bytes. A call may bring fewer than asked for, but none only at the file's end."""
+    def _fill(self, content: memoryview, file: int, offset: int) -> None:
+        """Read bytes. One call may return fewer bytes; no bytes are the end of the file."""
         path, raw = self._files[file]
         while content:
-            n = os.preadv(raw.fileno(), [content], place)
+            n = os.preadv(raw.fileno(), [content], offset)
             if not n:
-                raise damaged(path, "it ends too early")
-            content, place = content[n:], place + n
+                raise damage_error(path, "it ends too early")
+            content, offset = content[n:], offset + n
 
-    def _compare(self, which: np.ndarray, sums: list[int]) -> None:
-        wrong = which[self._checksums[which] != np.array(sums, np.uint32)]
+    def _compare(self, indices: np.ndarray, sums: list[int]) -> None:
+        """Raise for the first row whose checksum differs."""
+        wrong = indices[self._checksums[indices] != np.array(sums, np.uint32)]
         if len(wrong):
-            path, row = self._place_of(wrong[0])
-            raise damaged(path, f"row {row} of {self._name} has another checksum")
+            path, row = self._locate(wrong[0])
+            raise damage_error(path, f"row {row} of {self._name} has another checksum")
 
-    def _place_of(self, row: int) -> tuple[Path, int]:
-        """Return the file that a row is in, and its number there."""
-        file = int(self._file_of(np.array(row)))
-        return self._files[file][0], row - (int(self._ends[file - 1]) if file else 0)
+    def _locate(self, index: int) -> tuple[Path, int]:
+        """Return the file of a row, and the index of the row in that file."""
+        return self._files[self._file_index[index]][0], int(self._row_in_file[index])
 
-    def _not_finite(self, stored: np.ndarray, which: np.ndarray) -> FeatureFileError:
-        bad = which[[not np.isfinite(row).all() for row in stored]][:1]
-        self.check(bad)  # if the row is damaged, that is what there is to say
-        path, row = self._place_of(bad[0])
+    def _not_finite_error(self, stored: np.ndarray, indices: np.ndarray) -> FeatureFileError:
+        bad = indices[[not np.isfinite(row).all() for row in stored]][:1]
+        self.check(bad)  # raises if the row is damaged, which is the better message
+        path, row = self._locate(bad[0])
         return FeatureFileError(
-            f"{path}: row {row} of {self._name}, of {self._photos[bad[0]]}, holds what is "
-            "no number: extract it again, or leave that photo out"
+            f"{path}: row {row} of {self._name}, of the photo {self._photos[bad[0]]}, holds NaN or "
+            "infinity. Extract it again, or leave that photo out."
         )
 
 
-def _rows_at_once(shape: tuple[int, ...]) -> int:
+def _rows_in_chunk(shape: tuple[int, ...]) -> int:
     return max(1, CHUNK // max(1, prod(shape)))
 
 
-def as_float32(stored: np.ndarray, out: np.ndarray | None = None) -> np.ndarray | None:
-    """Return finite float16 or float32 numbers as float32, exactly; None if one is not finite.
+def to_float32(stored: np.ndarray, out: np.ndarray) -> bool:
+    """Convert float16 numbers to float32, exactly; return whether all are finite.
 
-    NumPy converts halves one by one, and takes ten times as long. Here a half's exponent and
-    fraction are moved to where a single has its own, which makes the number times 2^-112. Of a
-    half below 2^-14 that is less than the smallest normal single, and some threads, as those of
-    TensorFlow, take it for zero; they do it NumPy's way.
+    NumPy converts halves one by one, which takes several times as long. Here the exponent and the
+    fraction of a half move to their places in a single, which gives the number times 2^-112. For
+    halves below 2^-14 that product is subnormal. Threads that flush subnormal numbers to zero, as
+    those of TensorFlow do, use NumPy's conversion.
 
     Args:
-        stored: any shape of at least one axis, C order.
-        out: float32, of that shape and order: where halves go to.
+        stored: float16 of any shape, not empty; or float32, which needs no conversion.
+        out: float32, of the same shape; with float32 `stored` itself.
     """
     if stored.dtype == np.float32:
-        return stored if np.isfinite(stored).all() else None
-    out = np.empty(stored.shape, np.float32) if out is None else out
-    halves, singles = stored.reshape(-1), out.reshape(-1)
-    convert = _move_bits if LEAST * SCALE else np.copyto
-    for start in range(0, len(halves), CHUNK):
-        half = halves[start : start + CHUNK]
-        # as integers of either kind, infinity and NaN come after the finite numbers of their sign
-        if half.view(np.int16).max() >= 0x7C00 or half.view(np.uint16).max() >= 0xFC00:
-            return None
-        convert(singles[start : start + CHUNK], half)
-    return out
-
-
-def _move_bits(single: np.ndarray, half: np.ndarray) -> None:
-    bits = single.view(np.int32)
-    bits[...] = half.view(np.int16)  # the sign fills the upper half
+        return bool(np.isfinite(stored).all())
+    # as signed and as unsigned integers, infinity and NaN are above the finite numbers
+    if stored.view(np.int16).max() >= 0x7C00 or stored.view(np.uint16).max() >= 0xFC00:
+        return False
+    if LEAST * SCALE == 0:
+        np.copyto(out, stored)
+        return True
+    bits = out.view(np.int32)
+    bits[...] = stored.view(np.int16)  # the sign fills the upper half
     bits <<= 13
-    bits &= -0x70000001  # 0x8FFFFFFF: of the sign's copies one is left
-    single *= SCALE
+    bits &= -0x70000001  # 0x8FFFFFFF: keep one copy of the sign
+    out *= SCALE
+    return True
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Yield what an iterator does, while a thread prepares the next item, and only that one."""
+    """Yield the items of an iterator, while a thread prepares only the next item."""
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
+        future = thread.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = thread.submit(next, items, None)
             yield item

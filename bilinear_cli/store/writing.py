@@ -1,15 +1,15 @@
-"""What makes a feature file: batch by batch, so that a run may be killed at any moment.
+"""Write a feature file batch by batch, so that a run can be killed at any moment.
 
-A file is written under the name `NAME.h5.partial`: HDF5 lays out all of it at the start, with the
-features' space set aside; from then on batches are written in place, past HDF5: rows and checksums,
-a sync, the count of rows done. A run that is killed, or meets a full disk, therefore leaves a
-correct prefix. Only a finished file has its final name.
+HDF5 lays out the whole file `NAME.h5.partial` first and reserves the space of the features. Each
+batch is then written in place, past HDF5: rows and checksums, a sync, the number of rows done. A
+killed run or a full disk therefore leaves the correct rows of all earlier batches. Only a finished
+file gets its final name.
 """
 
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,18 +19,11 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.errors import FeatureFileError, InUseError
 from bilinear_cli.poolings.registry import SpecDict, get_pooling, storage_dtype
-from bilinear_cli.store.checks import (
-    FORMAT,
-    FORMAT_VERSION,
-    INTEGERS,
-    ROW_COLUMNS,
-    parameter_sha256,
-    reason,
-)
-from bilinear_cli.store.lock import in_use
-from bilinear_cli.store.reading import FeatureFile, Header, partial_path
+from bilinear_cli.store import checks
+from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, partial_path
+from bilinear_cli.store.reading import FeatureFile, Header
 
 SHA256_DIGITS = 64
 BLOCK = 64  # rows that are copied at a time
@@ -44,14 +37,14 @@ class FeatureWriter(FeatureFile):
     """
 
     def __init__(self, output: Path) -> None:
-        """Open `output`'s partial file, as `create` left it or as a stopped run did.
+        """Open the partial file of `output`, new or from an earlier run.
 
         Raises:
-            FeatureFileError: it is damaged, or another run has it open.
+            FeatureFileError: the file is damaged, or another run has it open.
         """
         self.output = output
         super().__init__(partial_path(output), allow_partial=True, mode="r+")
-        self.sha256 = self.sha256.astype(f"U{SHA256_DIGITS}")  # those to come may be empty
+        self.sha256 = self.sha256.astype(f"U{SHA256_DIGITS}")  # empty entries are filled later
 
     def append(
         self,
@@ -59,13 +52,12 @@ class FeatureWriter(FeatureFile):
         bad: Sequence[int] = (),
         sha256: Sequence[str] | np.ndarray | None = None,
     ) -> None:
-        """Write the next rows, of every pooling as many, so that they survive a kill.
+        """Write the next rows of every pooling, so that they survive a kill.
 
         Args:
             rows: spec -> array (batch, *row shape) of the stored dtype.
-            bad: which of them, counted from the batch's start, stand for no readable photo;
-                `finish` takes them out.
-            sha256: of each row's photo; None if it is in the file already.
+            bad: indices in the batch of rows of unreadable photos; `finish` leaves them out.
+            sha256: (batch,), of each row's photo; None if the file has them already.
 
         Raises:
             FeatureFileError: the disk is full or fails; the earlier rows are kept.
@@ -74,95 +66,104 @@ class FeatureWriter(FeatureFile):
         photo = self.photo[start : start + n]
         shapes = {spec: (len(photo), *shape[1:]) for spec, shape in self.shapes.items()}
         if {spec: values.shape for spec, values in rows.items()} != shapes:
-            raise ValueError(f"rows do not fit: the file wants {shapes}")
-        photo[photo < 0] = ~photo[photo < 0]  # of a batch that was killed before it was done
+            raise ValueError(f"rows should have the shapes {shapes}")
+        photo[photo < 0] = ~photo[photo < 0]  # marked by a run that was killed in this batch
         photo[list(bad)] = ~photo[list(bad)]
-        with self._in_place() as raw:
+        # HDF5 loses rows on a full disk without an error, so the file is written as bytes
+        with _write_errors(self.path, kept=True), self.path.open("r+b") as raw:
             for spec, values in rows.items():
-                values = self._put(raw, self._of("features", spec), start, values)
+                values = _put(raw, self._dataset("features", spec), start, values)
                 checksums = [zlib.crc32(row.data) for row in values]
-                self._put(raw, self._of("crc32", spec), start, checksums)
-            self._put(raw, self._file["photo"], start, photo)
+                _put(raw, self._dataset("crc32", spec), start, checksums)
+            _put(raw, self._file["photo"], start, photo)
             if sha256 is not None:
-                written = self._put(raw, self._file["sha256"], start, sha256)
+                written = _put(raw, self._file["sha256"], start, sha256)
                 self.sha256[start : start + n] = written.astype(str)
             raw.flush()
             os.fsync(raw.fileno())
-            self._put(raw, self._file["rows_done"], 0, [start + n])
+            _put(raw, self._file["rows_done"], 0, [start + n])
         self.rows_done = start + n
 
-    @contextmanager
-    def _in_place(self) -> Iterator[BinaryIO]:
-        """Give the file as bytes, for HDF5 on a full disk loses rows without a word."""
-        with _writing(self.path, kept=True), self.path.open("r+b") as raw:
-            yield raw
-
-    def _put(self, raw: BinaryIO, data: h5py.Dataset, start: int, values: Any) -> np.ndarray:
-        """Write `values` from row `start` of a dataset on; return them as written."""
-        values = np.ascontiguousarray(values, data.dtype)
-        row_bytes = data.dtype.itemsize * int(np.prod(data.shape[1:]))
-        raw.seek(data.id.get_offset() + start * row_bytes)
-        raw.write(values.data)
-        return values
-
     def finish(self, reasons: Mapping[str, str] | None = None) -> None:
-        """Mark the file as complete and give it its final name.
+        """Leave out the rows of unreadable photos, mark the file as complete, and rename it.
 
         Args:
-            reasons: path -> what is wrong with it, for the photos of bad rows, which are left out.
+            reasons: path -> why the photo is unreadable.
 
         Raises:
             FeatureFileError: the disk is full or fails; the rows are kept.
         """
         if self.rows_done < len(self.photo):
             raise ValueError(f"{self.rows_done} of {len(self.photo)} rows are done")
-        with _writing(self.path, kept=True):
-            keep = np.flatnonzero(self.photo >= 0)
-            if len(keep) < len(self.photo):
+        with _write_errors(self.path, kept=True):
+            indices = np.flatnonzero(self.photo >= 0)
+            if len(indices) < len(self.photo):
+                header = self.header()
+                columns = {name: values[indices] for name, values in header.columns.items()}
+                header = replace(header, columns=columns, skipped=reasons or {})
                 try:
-                    self._replace_by_copy(keep, reasons or {})
+                    copy_rows(self, indices, self.path, header)
                 except FeatureFileError as error:
-                    raise FeatureFileError(f"{error}; all rows are kept, run again then") from error
+                    raise FeatureFileError(f"{error} All rows are kept: run again.") from error
             else:
-                self._file.attrs.modify("complete", True)  # in place: nothing moves
+                self._file.attrs.modify("complete", True)  # in place, so that nothing moves
             self._file.close()
             with self.path.open("rb") as raw:
                 os.fsync(raw.fileno())
             os.replace(self.path, self.output)
 
-    def _replace_by_copy(self, keep: np.ndarray, reasons: Mapping[str, str]) -> None:
-        """Put a complete file with the rows to keep under the partial name."""
-        header = self.header()
-        kept = {name: values[keep] for name, values in header.columns.items()}
-        header = replace(header, columns=kept, skipped=reasons)
-        shapes = {spec: shape[1:] for spec, shape in self.shapes.items()}
-        rows = {spec: self._stored(spec) for spec in self.shapes}
-        try:
-            with create(self.path, shapes, header) as copy:
-                for start in range(0, len(keep), BLOCK):
-                    block = keep[start : start + BLOCK]
-                    copy.append({spec: stored.read_raw(block) for spec, stored in rows.items()})
-                copy.finish()
-        finally:
-            partial_path(self.path).unlink(missing_ok=True)
+
+def _put(raw: BinaryIO, data: h5py.Dataset, start: int, values: Any) -> np.ndarray:
+    """Write `values` to a dataset from row `start` on; return them as written."""
+    values = np.ascontiguousarray(values, data.dtype)
+    row_bytes = data.dtype.itemsize * int(np.prod(data.shape[1:]))
+    raw.seek(data.id.get_offset() + start * row_bytes)
+    raw.write(values.data)
+    return values
+
+
+def copy_rows(
+    file: FeatureFile,
+    indices: np.ndarray,
+    output: Path,
+    header: Header,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write rows of a file to a new, complete file; leave no partial file after an error.
+
+    `progress` is called with (rows done, all rows).
+    """
+    rows = {spec: file._stored(spec) for spec in file.shapes}
+    writer = create(output, {spec: shape[1:] for spec, shape in file.shapes.items()}, header)
+    try:
+        with writer:
+            for start in range(0, len(indices), BLOCK):
+                block = indices[start : start + BLOCK]
+                writer.append({spec: stored.read_raw(block) for spec, stored in rows.items()})
+                if progress:
+                    progress(writer.rows_done, len(indices))
+            writer.finish()
+    finally:
+        partial_path(output).unlink(missing_ok=True)
 
 
 def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) -> FeatureWriter:
-    """Begin a feature file, in place of an unfinished one: everything but the features.
+    """Create an unfinished feature file, and replace an earlier unfinished one.
 
     Args:
         output: the final name; its folder is made.
         shapes: spec -> shape of a row.
-        header: what the file says beside its features.
+        header: contents beside the features.
 
     Raises:
-        FeatureFileError: no right to write there, no room, or another run is writing that file.
+        FeatureFileError: `output` cannot be written, or the disk has too little space.
+        InUseError: another run is writing the file.
     """
     path, shapes = partial_path(output), SpecDict(shapes)
     new = path.with_name(path.name + ".new")
-    with _writing(path):
+    with _write_errors(path):
         output.parent.mkdir(parents=True, exist_ok=True)
-        _check_free(output)
+        _check_not_in_use(path)
         _check_space(path, shapes, header.columns)
         try:
             with h5py.File(new, "w") as file:
@@ -176,79 +177,77 @@ def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) 
     return FeatureWriter(output)
 
 
-def _check_free(output: Path) -> None:
-    """Raise if another run is writing the file that is to be replaced."""
+def _check_not_in_use(path: Path) -> None:
+    """Raise an InUseError if another run has the partial file open."""
     try:
-        h5py.File(partial_path(output), "r+").close()
-    except BlockingIOError as error:
-        raise in_use(output) from error
-    except OSError:
-        pass  # there is none, or a damaged one
+        checks.open_hdf5(path, "r+").close()
+    except InUseError:
+        raise
+    except FeatureFileError:
+        pass  # missing, or damaged: it will be replaced
 
 
 def _check_space(
     path: Path, shapes: Mapping[str, tuple[int, ...]], columns: Mapping[str, np.ndarray]
 ) -> None:
     row_bytes = sum(storage_dtype(s).itemsize * int(np.prod(s)) for s in shapes.values())
-    wanted = len(columns["labels"]) * row_bytes + sum(c.nbytes for c in columns.values())
-    replaced = path.stat().st_blocks * 512 if path.exists() else 0  # what it really takes
+    needed = len(columns["labels"]) * row_bytes + sum(c.nbytes for c in columns.values())
+    replaced = path.stat().st_blocks * 512 if path.exists() else 0  # blocks in use, not the length
     free = shutil.disk_usage(path.parent).free + replaced
-    if wanted > free:
+    if needed > free:
         raise FeatureFileError(
-            f"{path} will have {wanted / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there: "
-            "make room, or choose another --output or fewer --pooling"
+            f"{path} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free some "
+            "space, or choose another --output or fewer --pooling."
         )
 
 
 def _lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
+    """Write the columns and parameters, and reserve the space of the features."""
     columns, parameters = header.columns, header.parameters
     n_rows = len(columns["labels"])
     small = {name: np.asarray(columns[name], np.int64) for name in INTEGERS}
-    small |= {name: _strings(columns[name]) for name in ROW_COLUMNS if name not in INTEGERS}
-    small["sha256"] = _strings(columns["sha256"], SHA256_DIGITS)
-    small["class_names"] = _strings(header.class_names)
-    small["skipped/paths"] = _strings(list(header.skipped))
-    small["skipped/reasons"] = _strings(list(header.skipped.values()))
+    small |= {name: _encode(columns[name]) for name in ROW_COLUMNS if name not in INTEGERS}
+    small["sha256"] = _encode(columns["sha256"], SHA256_DIGITS)
+    small["class_names"] = _encode(header.class_names)
+    small["skipped/paths"] = _encode(list(header.skipped))
+    small["skipped/reasons"] = _encode(list(header.skipped.values()))
     small["rows_done"] = np.zeros(1, np.int64)
     small |= {f"crc32/{spec}": np.zeros(n_rows, np.uint32) for spec in shapes}
     small |= {f"parameters/{name}": array for name, array in parameters.items()}
-    # all stay open until the flush: of a dataset that h5py closes itself, it passes over errors
+    # h5py ignores errors when it closes a dataset by itself, so all stay open until the flush
     data = [file.create_dataset(name, data=values) for name, values in small.items()]
+    contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     for spec, shape in shapes.items():
-        kind = get_pooling(spec)
-        data.append(_set_aside(file, f"features/{spec}", (n_rows, *shape)))
+        name, dtype, pooling = f"features/{spec}", storage_dtype(shape), get_pooling(spec)
+        data.append(file.create_dataset(name, (n_rows, *shape), dtype, dcpl=contiguous))
         data[-1].attrs.update(
             pooling=spec,
-            layout=kind.layout,
-            normalization=kind.normalization,
-            channels=kind.channels(shape, parameters),
+            layout=pooling.layout,
+            normalization=pooling.normalization,
+            channels=pooling.channels(shape, parameters),
         )
     for name, array in parameters.items():
-        file[f"parameters/{name}"].attrs["sha256"] = parameter_sha256(array)
+        file[f"parameters/{name}"].attrs["sha256"] = checks.parameter_sha256(array)
     file.flush()
 
 
-def _strings(values: Sequence[str] | np.ndarray, at_least: int = 1) -> np.ndarray:
-    """Return fixed-length UTF-8, which h5py can write in one call."""
+def _encode(values: Sequence[str] | np.ndarray, min_length: int = 1) -> np.ndarray:
+    """Return fixed-length UTF-8, which h5py writes in one call."""
     encoded = np.char.encode(np.asarray(values, dtype=str), "utf-8")
-    length = max(encoded.dtype.itemsize, at_least)
+    length = max(encoded.dtype.itemsize, min_length)
     return encoded.astype(h5py.string_dtype("utf-8", length))
 
 
-def _set_aside(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
-    """Create a contiguous dataset with its place in the file, but write nothing into it."""
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    return file.create_dataset(name, shape, storage_dtype(shape[1:]), dcpl=plist)
-
-
 @contextmanager
-def _writing(path: Path, *, kept: bool = False) -> Iterator[None]:
-    """Turn a fault of the disk into one line; HDF5 reports some as `RuntimeError`."""
+def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
+    """Turn an error of the disk into a FeatureFileError; HDF5 raises some as RuntimeError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        note = "; what is done is kept: make room and run again" if kept else ""
+        advice = " The rows before are kept: free some space and run again." if kept else ""
         where = getattr(error, "filename", None) or path
-        raise FeatureFileError(f"cannot write {where}: {reason(error)}{note}") from error
+        raise FeatureFileError(
+            f"cannot write {where}: {checks.one_line(error)}.{advice}"
+        ) from error

@@ -12,46 +12,28 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from extraction.cases import (
+    BATCH,
+    COLUMNS,
+    POOLINGS,
+    RECIPE,
+    Network,
+    assert_uninterrupted,
+    contents,
+    interrupt,
+    run,
+)
 from support.errors import assert_names, raises
 from support.feature_files import all_rows
-from support.network import extract_photos, random_kernel, small_maps, small_network
+from support.network import random_kernel, small_maps
 from support.photos import class_folders, make_photo
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
-from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, partial_path
 
-SIZE, BATCH = 32, 3
-POOLINGS = ("max", "avg", "sum", "bilinear", "maps")
-RECIPE = Recipe(POOLINGS, "block5_conv3", SIZE, "squash", "float32", BATCH, "0" * 64)
-
-
-class Network:
-    """The small network, and a count of how often it is loaded and of the batches it computes.
-
-    Attributes:
-        kernel: of the convolution.
-        at_batch: what to do before a batch is computed, by its number from 1.
-    """
-
-    def __init__(
-        self,
-        kernel: np.ndarray | None = None,
-        at_batch: dict[int, Callable[[], Any]] | None = None,
-    ) -> None:
-        self.kernel = random_kernel() if kernel is None else kernel
-        self.at_batch = at_batch or {}
-        self.loaded = self.batches = 0
-
-    def load(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        self.loaded += 1
-        return small_network(self._count, kernel=self.kernel)
-
-    def _count(self, _: np.ndarray) -> None:
-        self.batches += 1
-        self.at_batch.get(self.batches, int)()
+SIZE = RECIPE.image_size
 
 
 def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
@@ -61,8 +43,6 @@ def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
     upper = np.triu(matrix) + np.triu(matrix, 1) * (np.sqrt(2) - 1)
     return {
         "max": x.max(axis=0),
-        "avg": x.mean(axis=0),
-        "sum": x.sum(axis=0),
         "bilinear": upper[np.triu_indices(len(matrix))] / np.linalg.norm(matrix),
         "maps": maps,
     }
@@ -74,61 +54,16 @@ def birds(tmp_path: Path) -> PhotoSet:
     return load_photo_set(str(class_folders(tmp_path / "birds", {"tit": 4, "wren": 4})))
 
 
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "features" / "birds.h5"
-
-
-def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Network:
-    """Extract with a new network and return it."""
-    network = options.pop("network", None) or Network()
-    extract_photos(photo_set, recipe, output, network.load, **options)
-    return network
-
-
-def stopping_at(done: int) -> Callable[[int, int], None]:
-    """Return a progress callback that interrupts the run when so many photos are done."""
-
-    def progress(now: int, _: int) -> None:
-        if now >= done:
-            raise KeyboardInterrupt
-
-    return progress
-
-
-def interrupt(photo_set: PhotoSet, output: Path, done: int, **options: Any) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(photo_set, output, progress=stopping_at(done), **options)
-    with FeatureFile(partial_path(output), allow_partial=True) as file:
-        assert file.rows_done == done
-
-
-def contents(path: Path) -> dict[str, Any]:
-    """Return every byte of a feature file except its time of creation."""
-    items: dict[str, Any] = {}
-
-    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
-            items[name] = (item.dtype.str, item.shape, item[()].tobytes(), dict(item.attrs))
-
-    with h5py.File(path) as file:
-        file.visititems(add)
-        items |= {key: value for key, value in file.attrs.items() if key != "created"}
-    return items
-
-
-def refused(
-    photo_set: PhotoSet, output: Path, *facts: Any, recipe: Recipe = RECIPE, **options: Any
-) -> None:
+def refused(photo_set: PhotoSet, output: Path, *facts: Any, **options: Any) -> None:
     """Check that a run ends with one line that has these facts before it loads the network."""
     network = Network()
     with raises(FeatureFileError, *facts):
-        run(photo_set, output, recipe, network=network, **options)
+        run(photo_set, output, network=network, **options)
     assert network.loaded == 0
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """Return what the program logs at this level."""
+    """Return the log lines of the program at this level."""
     records = [x for x in caplog.records if x.name.startswith("bilinear_cli")]
     return [x.getMessage() for x in records if x.levelno == level]
 
@@ -162,7 +97,7 @@ def test_columns_say_which_photo_a_row_shows(birds: PhotoSet, output: Path) -> N
     birds = replace(birds, group=np.array([f"nest {i // 2}" for i in range(8)]))
     run(birds, output)
     with FeatureFile(output) as file:
-        for name in ("paths", "labels", "split", "group"):
+        for name in COLUMNS:
             np.testing.assert_array_equal(getattr(file, name), getattr(birds, name))
         assert list(file.class_names) == ["tit", "wren"]
         assert list(file.photo) == list(range(8))
@@ -172,8 +107,11 @@ def test_columns_say_which_photo_a_row_shows(birds: PhotoSet, output: Path) -> N
         assert file.skipped == {}
 
 
-def test_attributes_say_how_the_file_was_made(birds: PhotoSet, output: Path) -> None:
-    run(birds, output, attributes={"limit": 7})
+@pytest.mark.parametrize(("split_seed", "stored_seed"), [(0, 0), (None, -1)])
+def test_attributes_say_how_the_file_was_made(
+    birds: PhotoSet, output: Path, split_seed: int | None, stored_seed: int
+) -> None:
+    run(replace(birds, split_seed=split_seed), output, attributes={"limit": 7})
     with FeatureFile(output) as file:
         expected = {
             "backbone": "vgg16",
@@ -187,19 +125,13 @@ def test_attributes_say_how_the_file_was_made(birds: PhotoSet, output: Path) -> 
             "data": birds.spec,
             "data_kind": "folders",
             "data_root": str(birds.root),
-            "split_seed": 0,
+            "split_seed": stored_seed,
             "limit": 7,
         }
         assert expected.items() <= file.attributes.items()
         for name in ("bilinear-cli", "tensorflow", "keras", "pillow", "libjpeg", "numpy"):
             assert f"{name} " in file.attributes["versions"]
         assert file.recipe == replace(RECIPE, poolings=tuple(sorted(POOLINGS)))
-
-
-def test_a_split_that_the_set_brought_has_no_seed(birds: PhotoSet, output: Path) -> None:
-    run(replace(birds, split_seed=None), output)
-    with FeatureFile(output) as file:
-        assert file.attributes["split_seed"] == -1
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -226,9 +158,8 @@ def test_progress_counts_photos(birds: PhotoSet, output: Path) -> None:
 @pytest.mark.parametrize("done", [0, 3, 6, 8])
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    birds: PhotoSet, output: Path, tmp_path: Path, done: int
+    birds: PhotoSet, output: Path, done: int
 ) -> None:
-    run(birds, tmp_path / "whole.h5")
     interrupt(birds, output, done)
     assert not output.exists()
 
@@ -236,23 +167,20 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     network = run(birds, output, progress=lambda now, _: steps.append(now))
     assert steps == [now for now in (0, 3, 6, 8) if now >= done]
     assert network.batches == len(steps) - 1  # none is computed a second time
-    assert contents(output) == contents(tmp_path / "whole.h5")
     assert [path.name for path in output.parent.iterdir()] == ["birds.h5"]
+    assert_uninterrupted(birds, output)
 
 
 @pytest.mark.slow
-def test_a_network_that_fails_loses_only_its_batch(
-    birds: PhotoSet, output: Path, tmp_path: Path
-) -> None:
+def test_a_network_that_fails_loses_only_its_batch(birds: PhotoSet, output: Path) -> None:
     def fail() -> None:
         raise RuntimeError("the network fails")
 
-    run(birds, tmp_path / "whole.h5")
     for batch in (2, 2, 1):
         with pytest.raises(tf.errors.OpError, match="the network fails"):
             run(birds, output, network=Network(at_batch={batch: fail}))
     assert run(birds, output).batches == 1
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(birds, output)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -260,7 +188,7 @@ def test_a_network_that_fails_loses_only_its_batch(
 def test_a_killed_run_resumes_to_the_same_bits(
     birds: PhotoSet, output: Path, tmp_path: Path, batch: int
 ) -> None:
-    """A copy of the file in the middle of a run is what SIGKILL leaves of it."""
+    """SIGKILL leaves the file as it is in the middle of a run, so a copy of it is enough."""
     killed = tmp_path / "killed.h5"
 
     def copy() -> None:
@@ -275,26 +203,22 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_photos_in_another_order_keep_their_rows(
-    birds: PhotoSet, output: Path, tmp_path: Path
-) -> None:
-    columns = ("paths", "labels", "split", "group")
-    turned = replace(birds, **{name: getattr(birds, name)[::-1] for name in columns})
-    run(birds, tmp_path / "whole.h5")
+def test_photos_in_another_order_keep_their_rows(birds: PhotoSet, output: Path) -> None:
+    turned = birds.take(np.arange(len(birds))[::-1])
     interrupt(birds, output, 3)
     run(turned, output)
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(birds, output)
     assert run(turned, output).loaded == 0
 
 
 def test_a_damaged_row_is_found_before_resuming(birds: PhotoSet, output: Path) -> None:
     interrupt(birds, output, 6)
     with h5py.File(partial_path(output), "r+") as file:
-        file["features/avg"][4, 2] += 1
-    refused(birds, output, partial_path(output), 4, "features/avg")
+        file["features/max"][4, 2] += 1
+    refused(birds, output, partial_path(output), 4, "features/max")
 
 
-# A file that is there --------------------------------------------------------------------
+# An existing file ------------------------------------------------------------------------
 
 
 def test_a_second_identical_run_does_nothing(
@@ -303,15 +227,12 @@ def test_a_second_identical_run_does_nothing(
     run(birds, output)
     before = output.read_bytes()
     caplog.set_level(logging.INFO)
-    assert run(birds, output).loaded == 0
-    assert output.read_bytes() == before
-    (line,) = lines(caplog, logging.INFO)
-    assert_names(line, output, "--overwrite")
-
-
-def test_poolings_may_stand_in_another_order(birds: PhotoSet, output: Path) -> None:
-    run(birds, output)
-    assert run(birds, output, replace(RECIPE, poolings=POOLINGS[::-1])).loaded == 0
+    for poolings in (POOLINGS, POOLINGS[::-1]):
+        caplog.clear()
+        assert run(birds, output, replace(RECIPE, poolings=poolings)).loaded == 0
+        assert output.read_bytes() == before
+        (line,) = lines(caplog, logging.INFO)
+        assert_names(line, output, "--overwrite")
 
 
 CHANGES = [
@@ -329,7 +250,7 @@ CHANGES = [
 
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.slow
-def test_settings_that_differ_are_refused_with_both_values(
+def test_recipes_that_differ_are_refused_with_both_values(
     birds: PhotoSet, output: Path, finished: bool
 ) -> None:
     path = begin(birds, output, finished)
@@ -341,12 +262,11 @@ def test_settings_that_differ_are_refused_with_both_values(
 
 
 def begin(photo_set: PhotoSet, output: Path, finished: bool) -> Path:
-    """Extract all photos, or two batches of them, and return the path of what is there."""
+    """Extract all photos, or two batches of them, and return the path of the file."""
     if finished:
         run(photo_set, output)
         return output
-    interrupt(photo_set, output, 6)
-    return partial_path(output)
+    return interrupt(photo_set, output, 6)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -366,14 +286,11 @@ def test_other_photos_are_refused_by_name(
 
 
 @pytest.mark.slow
-def test_photos_whose_rows_are_to_come_may_change(
-    birds: PhotoSet, output: Path, tmp_path: Path
-) -> None:
+def test_photos_whose_rows_are_not_done_may_change(birds: PhotoSet, output: Path) -> None:
     interrupt(birds, output, 6)
     make_photo(birds.root / birds.paths[6], seed=99)
     run(birds, output)
-    run(birds, tmp_path / "whole.h5")
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(birds, output)
     with FeatureFile(output) as file:
         assert file.sha256[6] == sha256_of(birds, birds.paths[6])
 
@@ -391,20 +308,14 @@ def test_overwrite_begins_again(birds: PhotoSet, output: Path, finished: bool) -
         assert file.sha256[1] == sha256_of(birds, "tit/1.png")
 
 
-def test_an_overwriting_run_that_stops_leaves_the_old_file(birds: PhotoSet, output: Path) -> None:
-    run(birds, output)
-    before = output.read_bytes()
-    interrupt(birds, output, 3, overwrite=True)
-    assert output.read_bytes() == before
-
-
-@pytest.mark.slow
-def test_an_overwriting_run_that_stops_resumes_without_overwrite(
+def test_an_overwriting_run_that_stops_leaves_the_complete_file_and_resumes_without_overwrite(
     birds: PhotoSet, output: Path
 ) -> None:
     run(birds, output)
-    interrupt(birds, output, 3, overwrite=True, recipe=replace(RECIPE, resize="crop"))
-    with FeatureFile(partial_path(output), allow_partial=True) as file:
+    before = output.read_bytes()
+    partial = interrupt(birds, output, 3, overwrite=True, recipe=replace(RECIPE, resize="crop"))
+    assert output.read_bytes() == before
+    with FeatureFile(partial, allow_partial=True) as file:
         assert file.recipe.resize == "crop"
     assert run(birds, output, replace(RECIPE, resize="crop")).batches == 2
     with FeatureFile(output) as file:
@@ -444,66 +355,50 @@ def stop_at_bad(photo_set: PhotoSet, output: Path, *facts: str) -> None:
         assert file.rows_done == 3
 
 
-def test_a_bad_photo_stops_the_run_and_keeps_the_rows_of_earlier_batches(
+def test_a_run_that_a_bad_photo_stops_resumes_when_the_photos_are_mended(
     spoilt: PhotoSet, output: Path
 ) -> None:
     for _ in range(2):
         stop_at_bad(spoilt, output)
-
-
-@pytest.mark.slow
-def test_a_run_resumes_when_the_photos_are_mended(
-    spoilt: PhotoSet, output: Path, tmp_path: Path
-) -> None:
-    stop_at_bad(spoilt, output)
     for seed, path in enumerate((spoilt.paths[4], spoilt.paths[7])):
         make_photo(spoilt.root / path, seed=90 + seed)
     assert run(spoilt, output).batches == 2
-    run(spoilt, tmp_path / "whole.h5")
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert_uninterrupted(spoilt, output)
 
 
-def check_skipped(spoilt: PhotoSet, output: Path, whole: Path) -> None:
-    """Compare a file without the bad photos with one of a set that never had them."""
-    keep = [0, 1, 2, 3, 5, 6]
-    columns = ("paths", "labels", "split", "group")
-    run(replace(spoilt, **{name: getattr(spoilt, name)[keep] for name in columns}), whole)
-    with FeatureFile(output) as file, FeatureFile(whole) as other:
-        for name in (*columns, "sha256", "view"):
+@pytest.mark.parametrize(
+    ("stop", "n_batches", "warned"),
+    [
+        (lambda *run: None, 3, ["wren/0.png", "wren/3.png"]),
+        (stop_at_bad, 2, ["wren/0.png", "wren/3.png"]),
+        (lambda *run: interrupt(*run, 6, skip_bad=True), 1, ["wren/3.png"]),
+    ],
+    ids=["a new run", "after a stop at a bad photo", "after an interrupted run"],
+)
+@pytest.mark.slow
+def test_bad_photos_are_left_out_and_named(
+    spoilt: PhotoSet,
+    output: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    stop: Callable[[PhotoSet, Path], Any],
+    n_batches: int,
+    warned: list[str],
+) -> None:
+    stop(spoilt, output)
+    caplog.clear()
+    assert run(spoilt, output, skip_bad=True).batches == n_batches
+    for line, path in zip(lines(caplog, logging.WARNING), warned, strict=True):
+        assert_names(line, spoilt.root / path)
+    run(spoilt.take(np.array([0, 1, 2, 3, 5, 6])), tmp_path / "whole.h5")
+    with FeatureFile(output) as file, FeatureFile(tmp_path / "whole.h5") as other:
+        for name in (*COLUMNS, "sha256", "view"):
             np.testing.assert_array_equal(getattr(file, name), getattr(other, name))
         for spec in POOLINGS:
             np.testing.assert_allclose(all_rows(file, spec), all_rows(other, spec), rtol=1e-4)
         assert file.skipped.keys() == {"wren/0.png", "wren/3.png"}
         for path, reason in file.skipped.items():
             assert_names(reason, spoilt.root / path)
-
-
-def test_bad_photos_are_left_out_and_named(
-    spoilt: PhotoSet, output: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run(spoilt, output, skip_bad=True)
-    warnings = lines(caplog, logging.WARNING)
-    for line, path in zip(warnings, ("wren/0.png", "wren/3.png"), strict=True):
-        assert_names(line, spoilt.root / path)
-    check_skipped(spoilt, output, tmp_path / "whole.h5")
-
-
-@pytest.mark.slow
-def test_a_run_that_stopped_at_a_bad_photo_resumes_without_it(
-    spoilt: PhotoSet, output: Path, tmp_path: Path
-) -> None:
-    stop_at_bad(spoilt, output)
-    assert run(spoilt, output, skip_bad=True).batches == 2
-    check_skipped(spoilt, output, tmp_path / "whole.h5")
-
-
-@pytest.mark.slow
-def test_bad_photos_of_an_interrupted_run_are_remembered(
-    spoilt: PhotoSet, output: Path, tmp_path: Path
-) -> None:
-    interrupt(spoilt, output, 6, skip_bad=True)
-    assert run(spoilt, output, skip_bad=True).batches == 1
-    check_skipped(spoilt, output, tmp_path / "whole.h5")
 
 
 @pytest.mark.parametrize("skip_bad", [True, False])
@@ -537,7 +432,7 @@ def test_a_photo_that_cannot_be_opened(birds: PhotoSet, output: Path) -> None:
 def test_photos_that_all_could_not_be_opened_may_come_back(
     birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
-    away = birds.root.rename(tmp_path / "away")  # as of a drive that is not there
+    away = birds.root.rename(tmp_path / "away")  # as if a drive is not connected
     with raises(BadPhotoError, birds.root / birds.paths[0], 0, 8):
         run(birds, output)
     away.rename(birds.root)
@@ -556,8 +451,7 @@ def test_a_row_is_of_the_bytes_whose_digest_stands_beside_it(
             make_photo(birds.root / "wren/3.png", seed=99)
 
     run(birds, output, progress=progress, skip_bad=skip_bad)
-    run(birds, output.with_name("whole.h5"))
-    assert contents(output) == contents(output.with_name("whole.h5"))
+    assert_uninterrupted(birds, output)
     with FeatureFile(output) as file:
         assert file.sha256[7] == sha256_of(birds, "wren/3.png")
 

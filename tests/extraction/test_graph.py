@@ -9,7 +9,7 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import compile_maps, compile_pooling, count_channels
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.parameters import sketch_parameters
-from bilinear_cli.poolings.registry import POOLINGS
+from bilinear_cli.poolings.registry import POOLINGS, storage_dtype
 from bilinear_cli.views import View
 
 PARAMETERS = sketch_parameters(6, 16, 0) | {"projection-3": np.eye(6, 3, dtype=np.float32)}
@@ -37,17 +37,22 @@ def test_the_network_is_traced_once() -> None:
 
 
 @pytest.mark.slow
-def test_the_compiled_poolings_are_the_eager_ones() -> None:
+def test_the_compiled_poolings_of_photos_and_of_stored_maps_are_the_eager_ones() -> None:
     network = Network(6)
     photos = np.random.default_rng(2).integers(0, 9, (2, 8, 8, 3), np.uint8)
-    compute, shapes = compile_pooling(network, SPECS, 2, [View(8)], PARAMETERS)
-    rows = compute({8: photos})
-    assert rows.keys() == shapes.keys() == set(SPECS)
-    for spec, values in rows.items():
-        assert isinstance(values, np.ndarray)
-        assert values.shape == (2, *shapes[spec])
-        eager = pool_function(spec, PARAMETERS)(network(photos))
-        np.testing.assert_allclose(values, eager, rtol=1e-5, atol=1e-5)
+    of_photos, shapes = compile_pooling(network, SPECS, 2, [View(8)], PARAMETERS)
+    of_maps, same_shapes = compile_maps(SPECS, (4, 4, 6), PARAMETERS)
+    assert same_shapes == shapes
+    for rows in (of_photos({8: photos}), of_maps(network(photos).numpy())):
+        assert rows.keys() == shapes.keys() == set(SPECS)
+        for spec, values in rows.items():
+            assert isinstance(values, np.ndarray)
+            assert values.shape == (2, *shapes[spec])
+            assert values.dtype == storage_dtype(shapes[spec])
+            eager = pool_function(spec, PARAMETERS)(network(photos))
+            np.testing.assert_allclose(values, eager, rtol=1e-5, atol=1e-5)
+    for n in (0, 1):  # a batch of maps may have any number
+        assert of_maps(np.zeros((n, 4, 4, 6), np.float16))["compact:16"].shape == (n, 16)
 
 
 def test_the_shapes_of_rows_are_known_before_they_are_computed() -> None:
@@ -80,21 +85,6 @@ def test_poolings_are_computed_in_float32(dtype: type) -> None:
     np.testing.assert_allclose(
         compute({32: photos})["sum"], [[256 * unit, 512 * unit]]
     )  # 512 * 255 > 65504
-
-
-@pytest.mark.slow
-def test_stored_maps_are_pooled_as_those_of_the_network() -> None:
-    network = Network(6)
-    photos = np.random.default_rng(2).integers(0, 9, (2, 8, 8, 3), np.uint8)
-    of_photos, shapes = compile_pooling(network, SPECS, 2, [View(8)], PARAMETERS)
-    of_maps, same_shapes = compile_maps(SPECS, (4, 4, 6), PARAMETERS)
-    wanted, rows = of_photos({8: photos}), of_maps(network(photos).numpy())
-    assert same_shapes == shapes
-    for spec, values in rows.items():
-        assert values.dtype == wanted[spec].dtype
-        np.testing.assert_allclose(values, wanted[spec], rtol=1e-5, atol=1e-5)
-    for n in (0, 1):  # a batch may be any number
-        assert of_maps(np.zeros((n, 4, 4, 6), np.float16))["compact:16"].shape == (n, 16)
 
 
 def test_the_channels_of_a_network_are_counted() -> None:

@@ -8,42 +8,33 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from extraction import cases
+from extraction.cases import assert_uninterrupted, contents, interrupt, stop_at
 from support.errors import raises
 from support.feature_files import all_rows, replace_dataset
-from support.network import extract_photos, pool_maps
+from support.network import pool_maps
 from support.photos import class_folders
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
-from bilinear_cli.extraction.reuse import read_projection
+from bilinear_cli.extraction.existing import read_projection
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.parameters import make_parameters
 from bilinear_cli.poolings.projection import principal_directions, second_moment
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
-from bilinear_cli.store import FeatureFile, merge, partial_path
+from bilinear_cli.store import FeatureFile, merge
 from bilinear_cli.store.checks import parameter_sha256
 from bilinear_cli.training.options import TrainOptions
 
 SPECS = ("compact:16", "bilinear:3", "matrix-sqrt:3", "maps")
-RECIPE = Recipe(SPECS, "block5_conv3", 32, "squash", "float32", 3, "0" * 64)
-
-
-@pytest.fixture
-def birds(tmp_path: Path) -> PhotoSet:
-    """Return a set of 11 photos, which are three batches of 3 and one of 2."""
-    return load_photo_set(str(class_folders(tmp_path / "birds", {"tit": 6, "wren": 5})))
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "x.h5"
+RECIPE = replace(cases.RECIPE, poolings=SPECS)
 
 
 def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Path:
     projection = options.pop("projection", None)
     known = read_projection(projection, recipe) if projection else {}
-    extract_photos(photo_set, recipe, output, parameters=known, **options)
+    cases.run(photo_set, output, recipe, parameters=known, **options)
     return output
 
 
@@ -65,7 +56,9 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.slow
-def test_rows_are_pooled_with_the_parameters_of_the_file(birds: PhotoSet, output: Path) -> None:
+def test_rows_are_pooled_with_parameters_that_are_fitted_on_training_photos_alone(
+    birds: PhotoSet, output: Path
+) -> None:
     run(birds, output)
     arrays, stored = parameters(output), rows(output)
     is_train = birds.split == "train"
@@ -80,23 +73,17 @@ def test_rows_are_pooled_with_the_parameters_of_the_file(birds: PhotoSet, output
         wanted = pool_function(spec, arrays)(stored["maps"]).numpy()
         np.testing.assert_allclose(stored[spec], wanted, atol=1e-3 if ":3" in spec else 1e-5)
         assert np.abs(stored[spec]).max() > 0.1
-
-
-@pytest.mark.slow
-def test_a_projection_is_fitted_on_training_photos_alone(birds: PhotoSet, output: Path) -> None:
-    maps = rows(run(birds, output))["maps"]
-    wanted = principal_directions(second_moment([maps[birds.split == "train"]]), 3)
-    np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
+    maps = stored["maps"]
+    wanted = principal_directions(second_moment([maps[is_train]]), 3)
+    np.testing.assert_allclose(arrays["projection-3"], wanted, atol=1e-4)
     with_test = principal_directions(second_moment([maps]), 3)
     assert np.abs(with_test - wanted).max() > 1e-3
 
 
-@pytest.mark.slow
-def test_hashes_follow_from_the_seed(birds: PhotoSet, output: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, poolings=("compact:16",))
-    first = parameters(run(birds, output, recipe))
-    assert same(first, parameters(run(birds, tmp_path / "again.h5", recipe)))
-    other = parameters(run(birds, tmp_path / "other.h5", replace(recipe, seed=1)))
+def test_hashes_follow_from_the_seed() -> None:
+    recipes = [replace(RECIPE, poolings=("compact:16",), seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (make_parameters(recipe, 6, {}, sample(6)) for recipe in recipes)
+    assert same(first, again)
     assert not np.array_equal(first["hash-16"], other["hash-16"])
 
 
@@ -114,7 +101,7 @@ def test_a_bad_photo_in_the_sample(birds: PhotoSet, output: Path) -> None:
         np.testing.assert_allclose(file.parameters["projection-3"], wanted, atol=1e-4)
 
 
-def sample_indices(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
+def sample(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
     return lambda: (np.eye(channels), ["0" * 64])
 
 
@@ -136,21 +123,21 @@ def test_a_pooling_that_does_not_suit_the_maps(
 ) -> None:
     recipe = replace(RECIPE, poolings=(spec,))
     with raises(UsageError, spec, *facts):
-        make_parameters(recipe, channels, {}, sample_indices(channels))
+        make_parameters(recipe, channels, {}, sample(channels))
 
 
 @pytest.mark.parametrize("name", ["projection-3", "hash-16"])
 def test_parameters_of_other_maps_are_refused(name: str) -> None:
     spec = "bilinear:3" if name == "projection-3" else "compact:16"
     recipe = replace(RECIPE, poolings=(spec,))
-    have = make_parameters(recipe, 5, {}, sample_indices(5))
+    have = make_parameters(recipe, 5, {}, sample(5))
     with raises(BilinearError, name, 5, 6):
-        make_parameters(recipe, 6, have, sample_indices(6))
+        make_parameters(recipe, 6, have, sample(6))
 
 
 def test_wide_maps_may_be_sketched_or_projected() -> None:
     recipe = replace(RECIPE, poolings=("compact:16", "bilinear:3", "max", "maps"))
-    arrays = make_parameters(recipe, 1025, {}, sample_indices(1025))
+    arrays = make_parameters(recipe, 1025, {}, sample(1025))
     assert arrays["hash-16"].shape == (2, 1025)
     assert arrays["projection-3"].shape == (1025, 3)
 
@@ -158,21 +145,11 @@ def test_wide_maps_may_be_sketched_or_projected() -> None:
 # Resume, shards, reuse -----------------------------------------------------------------------
 
 
-def stop(done: int, _: int) -> None:
-    if done >= 3:
-        raise KeyboardInterrupt
-
-
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_parameters(birds: PhotoSet, output: Path, tmp_path: Path) -> None:
-    whole = run(birds, tmp_path / "whole.h5")
-    with pytest.raises(KeyboardInterrupt):
-        run(birds, output, progress=stop)
-    with h5py.File(partial_path(output)) as file:
-        assert file["rows_done"][0] == 3
+def test_a_resumed_run_keeps_its_parameters(birds: PhotoSet, output: Path) -> None:
+    interrupt(birds, output, 3, recipe=RECIPE)
     run(birds, output)
-    assert same(rows(output), rows(whole))
-    assert same(parameters(output), parameters(whole))
+    assert_uninterrupted(birds, output, RECIPE)
     with raises(FeatureFileError, output, "seed", 0, 1):
         run(birds, output, replace(RECIPE, seed=1))
 
@@ -188,34 +165,26 @@ def test_shards_share_the_projection_of_the_first(
     first = run(birds, tmp_path / "1.h5", one)
     second = run(birds, tmp_path / "2.h5", two, projection=first)
     merge([first, second], tmp_path / "merged.h5")
-    assert same(rows(tmp_path / "merged.h5"), rows(whole))
-    assert same(parameters(tmp_path / "merged.h5"), parameters(whole))
+    assert contents(tmp_path / "merged.h5") == contents(whole)
 
-
-@pytest.mark.slow
-def test_shards_of_different_projections_do_not_belong_together(
-    birds: PhotoSet, tmp_path: Path
-) -> None:
-    one, two = (replace(RECIPE, shard=f"{i}/2") for i in (1, 2))
-    first = run(birds, tmp_path / "1.h5", one)
     other = run(birds.limit(6), tmp_path / "other.h5")
-    second = run(birds, tmp_path / "2.h5", two, projection=other)
+    run(birds, second, two, projection=other, overwrite=True)
     with raises(FeatureFileError, first, second, "projection-3"):
-        merge([first, second], tmp_path / "merged.h5")
+        merge([first, second], tmp_path / "of_two.h5")
 
 
 @pytest.mark.slow
 def test_reused_rows_bring_their_projection(birds: PhotoSet, tmp_path: Path) -> None:
-    old = run(birds.limit(6), tmp_path / "old.h5")
-    new = run(birds, tmp_path / "new.h5", reuse=old)
-    assert same(parameters(new), parameters(old))
+    reused = run(birds.limit(6), tmp_path / "reused.h5")
+    new = run(birds, tmp_path / "new.h5", reuse=reused)
+    assert same(parameters(new), parameters(reused))
     other = run(birds, tmp_path / "other.h5")
-    assert not same(parameters(other), parameters(old))
+    assert not same(parameters(other), parameters(reused))
     for path, options in (
-        (tmp_path / "y.h5", {"reuse": old, "projection": other}),
+        (tmp_path / "y.h5", {"reuse": reused, "projection": other}),
         (new, {"projection": other}),
     ):
-        with raises(FeatureFileError, "projection-3", old if path != new else new):
+        with raises(FeatureFileError, "projection-3", reused if path != new else new):
             run(birds, path, **options)
     assert not (tmp_path / "y.h5").exists()
 
@@ -264,8 +233,6 @@ def test_a_projection_is_not_used_where_it_was_fitted_on_test_photos(
 # Stored maps ----------------------------------------------------------------------------------
 
 OTHERS = ("max", "bilinear", "compact:16", "matrix-sqrt:3")
-
-
 BOTH = ("original", "flip")
 with_and_without_flip = pytest.mark.parametrize("maps", [("original",), BOTH], indirect=True)
 
@@ -276,11 +243,15 @@ def maps(request: pytest.FixtureRequest, birds: PhotoSet, tmp_path: Path) -> Pat
     return run(birds, tmp_path / "maps.h5", recipe)
 
 
+def views_of(path: Path) -> tuple[str, ...]:
+    with FeatureFile(path) as file:
+        return file.recipe.views
+
+
 @with_and_without_flip
 @pytest.mark.slow
 def test_stored_maps_are_pooled_as_photos_are(birds: PhotoSet, output: Path, maps: Path) -> None:
-    with FeatureFile(maps) as file:
-        views = tuple(dict.fromkeys(file.view))
+    views = views_of(maps)
     direct = run(birds, output, replace(RECIPE, poolings=OTHERS, views=views))
     again = output.with_name("y.h5")
     pool_maps(maps, OTHERS, again, projection=direct)
@@ -308,12 +279,12 @@ def test_maps_of_training_photos_make_the_projection(maps: Path, output: Path) -
 def test_pooling_of_maps_resumes(maps: Path, output: Path, tmp_path: Path) -> None:
     pool_maps(maps, OTHERS, tmp_path / "whole.h5")
     with pytest.raises(KeyboardInterrupt):
-        pool_maps(maps, OTHERS, output, progress=stop)
+        pool_maps(maps, OTHERS, output, progress=stop_at(3))
     assert not output.exists()
     done: list[int] = []
     pool_maps(maps, OTHERS, output, progress=lambda now, _: done.append(now))
     assert done == [3, 6, 9, 11]  # photos
-    assert same(rows(output), rows(tmp_path / "whole.h5"))
+    assert contents(output) == contents(tmp_path / "whole.h5")
     before = output.read_bytes()
     pool_maps(maps, OTHERS, output)  # is complete
     assert output.read_bytes() == before
@@ -329,12 +300,11 @@ def test_maps_in_another_order_keep_the_rows_of_their_photos(
 ) -> None:
     pool_maps(maps, ("max",), tmp_path / "whole.h5")
     with pytest.raises(KeyboardInterrupt):
-        pool_maps(maps, ("max",), output, progress=stop)
-    columns = ("paths", "labels", "split", "group")
-    turned = replace(birds, **{name: getattr(birds, name)[::-1] for name in columns})
+        pool_maps(maps, ("max",), output, progress=stop_at(3))
+    turned = birds.take(np.arange(len(birds))[::-1])
     run(turned, maps, replace(RECIPE, poolings=("maps",), views=BOTH), overwrite=True)
     pool_maps(maps, ("max",), output)
-    assert same(rows(output), rows(tmp_path / "whole.h5"))
+    assert contents(output) == contents(tmp_path / "whole.h5")
 
 
 @pytest.mark.slow
@@ -343,19 +313,17 @@ def test_pooling_of_maps_resumes_with_its_own_projection(
 ) -> None:
     other = run(birds.limit(6), tmp_path / "other.h5")
     with pytest.raises(KeyboardInterrupt):
-        pool_maps(maps, OTHERS, output, projection=other, progress=stop)
+        pool_maps(maps, OTHERS, output, projection=other, progress=stop_at(3))
     pool_maps(maps, OTHERS, output)
     np.testing.assert_array_equal(*(parameters(x)["projection-3"] for x in (output, other)))
     pool_maps(maps, OTHERS, tmp_path / "whole.h5", projection=other)
-    assert same(rows(output), rows(tmp_path / "whole.h5"))
+    assert contents(output) == contents(tmp_path / "whole.h5")
 
 
 def test_rows_of_maps_and_of_photos_do_not_mix(birds: PhotoSet, maps: Path, output: Path) -> None:
     pool_maps(maps, ("max",), output)
-    with FeatureFile(maps) as file:
-        views = tuple(dict.fromkeys(file.view))
     with raises(FeatureFileError, output, "maps", "photos"):
-        run(birds, output, replace(RECIPE, poolings=("max",), views=views))
+        run(birds, output, replace(RECIPE, poolings=("max",), views=views_of(maps)))
 
 
 def test_a_file_without_maps_is_refused(maps: Path, output: Path) -> None:
@@ -380,10 +348,17 @@ def test_a_damaged_row_of_maps_is_found(maps: Path, output: Path) -> None:
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return what a feature file holds."""
+    """Return the bytes of a feature file."""
     folder = tmp_path_factory.mktemp("parameters")
     photo_set = load_photo_set(str(class_folders(folder / "birds", {"tit": 6, "wren": 5})))
     return run(photo_set, folder / "x.h5").read_bytes()
+
+
+@pytest.fixture
+def path(features: bytes, tmp_path: Path) -> Path:
+    """Return a feature file that the test may change."""
+    (tmp_path / "x.h5").write_bytes(features)
+    return tmp_path / "x.h5"
 
 
 def replace_parameter(path: Path, name: str, array: np.ndarray) -> None:
@@ -409,44 +384,40 @@ def replace_parameter(path: Path, name: str, array: np.ndarray) -> None:
 )
 @pytest.mark.slow
 def test_parameters_of_the_wrong_kind_are_damage(
-    features: bytes, output: Path, name: str, spoil: Callable[[np.ndarray], np.ndarray]
+    path: Path, name: str, spoil: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    output.write_bytes(features)
-    replace_parameter(output, name, spoil(parameters(output)[name]))
-    with raises(FeatureFileError, output, name):
-        FeatureFile(output)
+    replace_parameter(path, name, spoil(parameters(path)[name]))
+    with raises(FeatureFileError, path, name):
+        FeatureFile(path)
 
 
-def test_parameters_that_are_missing_or_changed_are_damage(features: bytes, output: Path) -> None:
-    output.write_bytes(features)
-    with h5py.File(output, "r+") as file:
+def test_parameters_that_are_missing_or_changed_are_damage(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
         file["parameters/projection-3"][1, 1] += 1e-4
-    with raises(FeatureFileError, output, "projection-3"):
-        FeatureFile(output)
-    with h5py.File(output, "r+") as file:
+    with raises(FeatureFileError, path, "projection-3"):
+        FeatureFile(path)
+    with h5py.File(path, "r+") as file:
         del file["parameters/projection-3"]
-    with raises(FeatureFileError, output, "projection-3"):
-        FeatureFile(output)
+    with raises(FeatureFileError, path, "projection-3"):
+        FeatureFile(path)
 
 
-def test_parameters_and_rows_that_do_not_fit_are_damage(features: bytes, output: Path) -> None:
-    output.write_bytes(features)
-    replace_parameter(output, "projection-3", parameters(output)["projection-3"][:5])
-    with raises(FeatureFileError, output, 5, 6):
-        FeatureFile(output)
-    output.write_bytes(features)
-    with h5py.File(output, "r+") as file:
+def test_parameters_and_rows_that_do_not_fit_are_damage(features: bytes, path: Path) -> None:
+    replace_parameter(path, "projection-3", parameters(path)["projection-3"][:5])
+    with raises(FeatureFileError, path, 5, 6):
+        FeatureFile(path)
+    path.write_bytes(features)
+    with h5py.File(path, "r+") as file:
         for group in ("features", "crc32"):
             file.move(f"{group}/compact:16", f"{group}/compact:17")
         for name in ("hash", "sign"):
             file.move(f"parameters/{name}-16", f"parameters/{name}-17")
-    with raises(FeatureFileError, output, "features/compact:17", 16):
-        FeatureFile(output)
+    with raises(FeatureFileError, path, "features/compact:17", 16):
+        FeatureFile(path)
 
 
-def test_a_pooling_without_a_size_is_damage(features: bytes, output: Path) -> None:
-    output.write_bytes(features)
-    with h5py.File(output, "r+") as file:
+def test_a_pooling_without_a_size_is_damage(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
         file.move("features/compact:16", "features/compact:x")
-    with raises(FeatureFileError, output, "compact:x"):
-        FeatureFile(output)
+    with raises(FeatureFileError, path, "compact:x"):
+        FeatureFile(path)

@@ -16,7 +16,7 @@ from support.commands import run_command
 from support.errors import assert_names
 from support.photos import make_photo
 
-from bilinear_cli.extraction.cost import estimate_cost, row_bytes
+from bilinear_cli.extraction.options import estimate_cost, row_bytes
 from bilinear_cli.photos import audit
 from bilinear_cli.photos.photo_set import load_photo_set
 

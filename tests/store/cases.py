@@ -34,7 +34,7 @@ LARGE = shapes_of(4096, 91 * 92 // 2, (4, 4, 256))  # stored as float16
 CLASS_NAMES = ["wren", "Haubenmeise é"]
 COMMAND = ["bilinear", "extract", "--data", "my birds", "-o", "x.h5"]
 ATTRIBUTES = {"backbone": "vgg16", "image_size": 224, "command": json.dumps(COMMAND)}
-REPLACE = "bilinear extract --overwrite"  # what repairs a damaged file
+REPLACE = "bilinear extract --overwrite"  # repairs a damaged file
 both_sizes = pytest.mark.parametrize("shapes", [SMALL, LARGE], ids=["float32", "float16"])
 
 
@@ -129,7 +129,7 @@ def head(rows: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.nda
 
 @contextmanager
 def holding(path: Path, code: str) -> Iterator[subprocess.Popen]:
-    """Hold `path` in another process, by `with` and what follows it, until its input ends."""
+    """Run a `with` statement on `path` in another process, until its input ends."""
     command = [sys.executable, "-c", HOLD.format(code), path]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe) as process:

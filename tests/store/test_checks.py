@@ -94,7 +94,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], tuple[str | int, ...]]] = {
 
 
 @pytest.mark.parametrize(("damage", "facts"), DAMAGE.values(), ids=DAMAGE)
-def test_what_is_no_whole_feature_file_is_refused(
+def test_invalid_files_are_refused(
     complete: Path, damage: Callable[[Path], Any], facts: tuple[str | int, ...]
 ) -> None:
     damage(complete)
@@ -198,7 +198,7 @@ DISGUISES = [*product(REPLACED + LINKS, DATASETS), *product(LINKS, GROUPS)]
 
 @pytest.mark.parametrize(("disguise", "name"), DISGUISES)
 @pytest.mark.slow
-def test_anything_but_one_run_of_bytes_in_the_file_is_refused(
+def test_data_that_is_not_contiguous_in_the_file_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     disguise: Callable[[h5py.File, str, Any], None],

@@ -52,7 +52,7 @@ def test_new_files_have_the_key_maps(tmp_path: Path, name: str) -> None:
 
 
 @each_name
-def test_an_unfinished_older_file_is_gone_on_with(tmp_path: Path, name: str) -> None:
+def test_an_unfinished_older_file_is_resumed(tmp_path: Path, name: str) -> None:
     output = tmp_path / "x.h5"
     with begin(output) as writer:
         writer.append(head(ROWS, 0, 2))

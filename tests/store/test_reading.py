@@ -1,4 +1,4 @@
-"""Tests of what is read from a feature file: all that was written, and nothing else."""
+"""Tests of reading a feature file: it returns the values that were written."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from support.feature_files import all_rows
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.report import describe
-from bilinear_cli.store import FeatureFile, Header, create
+from bilinear_cli.store import FeatureFile
 
 VERSION_1 = Path(__file__).parents[1] / "data_files" / "features-v1.h5"
 
@@ -104,25 +104,12 @@ def test_version_1_stays_readable() -> None:
 
 
 def version_1_rows() -> dict[str, np.ndarray]:
-    """Return rows of simple numbers: (1000 * photo + position) / 8."""
+    """Return the rows that were written: (1000 * photo + position) / 8."""
     shapes: Shapes = {"max": (8,), "bilinear": (36,), "maps": (4, 4, 256)}
     positions = {spec: np.arange(np.prod(shape)).reshape(shape) for spec, shape in shapes.items()}
     rows = {spec: np.stack([1000 * i + x for i in range(3)]) / 8 for spec, x in positions.items()}
     dtypes = {"max": np.float32, "bilinear": np.float32, "maps": np.float16}
     return {spec: values.astype(dtypes[spec]) for spec, values in rows.items()}
-
-
-def make_version_1() -> None:
-    """Write VERSION_1; only for a new version of the format, and then under another name.
-
-    cd tests && python -c "from store import test_reading; test_reading.make_version_1()"
-    """
-    rows = version_1_rows()
-    shapes = {spec: values.shape[1:] for spec, values in rows.items()}
-    columns = columns_of(3) | {"labels": np.array([0, 0, 1])}
-    with create(VERSION_1, shapes, Header(columns, CLASS_NAMES, ATTRIBUTES)) as writer:
-        writer.append(rows, bad=[1])
-        writer.finish({"é 1/1.jpg": "no photo"})
 
 
 # As a table ------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from support.feature_files import all_rows, flip_bit, replace_dataset
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.store import FeatureFile, streaming
-from bilinear_cli.store.streaming import as_float32, prefetch
+from bilinear_cli.store.streaming import prefetch, to_float32
 
 MIXED: Shapes = {"avg": (36,), "max": (4096,), "maps": (4, 4, 256)}  # the first as float32
 SOME = np.array([5, 1, 2, 3, 0])
@@ -63,13 +63,13 @@ def joined(
 
 
 @both_sizes
-@pytest.mark.parametrize("which", [range(6), range(5, -1, -1), [4, 0, 3], [2, 2, 5, 2], []])
+@pytest.mark.parametrize("chosen", [range(6), range(5, -1, -1), [4, 0, 3], [2, 2, 5, 2], []])
 @pytest.mark.parametrize("spec", ["max", "bilinear", "maps"])
 @pytest.mark.slow
 def test_rows_and_batches_and_columns_are_the_stored_rows(
-    stored: Callable[[Shapes], Path], shapes: Shapes, which: Sequence[int], spec: str
+    stored: Callable[[Shapes], Path], shapes: Shapes, chosen: Sequence[int], spec: str
 ) -> None:
-    indices = np.array(which, int)
+    indices = np.array(chosen, int)
     expected = random_rows(shapes, 6)[spec][indices]
     with FeatureFile(stored(shapes)) as file:
         rows = file.read(spec, indices)
@@ -90,7 +90,7 @@ def test_rows_and_batches_and_columns_are_the_stored_rows(
 
 
 @both_sizes
-def test_a_reader_may_overwrite_what_it_gets(
+def test_a_reader_may_overwrite_its_blocks(
     stored: Callable[[Shapes], Path], shapes: Shapes
 ) -> None:
     rows, path = np.arange(6), stored(shapes)
@@ -107,7 +107,7 @@ def test_a_reader_may_overwrite_what_it_gets(
 
 @pytest.mark.parametrize("chunk", [100, 10_000])
 @pytest.mark.parametrize("spec", MIXED)
-def test_rows_are_converted_a_few_at_once(
+def test_rows_are_converted_in_chunks(
     mixed: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, spec: str
 ) -> None:
     monkeypatch.setattr(streaming, "CHUNK", chunk)
@@ -152,7 +152,7 @@ def test_no_byte_of_other_columns_is_read(mixed: Path, calls: list[int]) -> None
     assert calls == [4 * 35] * len(SOME) + [4] * len(SOME)
 
 
-def test_a_call_may_read_less_than_was_asked_for(
+def test_a_call_may_read_fewer_bytes_than_requested(
     mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preadv = os.preadv
@@ -192,7 +192,7 @@ def test_the_next_block_and_no_other_is_prepared_meanwhile(new_threads: Callable
     assert next(blocks) == 0
     assert ready.wait(100)  # the reader does nothing, and yet it is prepared
     assert new_threads() == 1
-    blocks.close()  # waits for all that the thread was asked for
+    blocks.close()  # waits for the thread
     assert prepared == [0, 1]
     assert list(prefetch(items())) == [0, 1, 2, 3]
     assert not new_threads()
@@ -234,17 +234,6 @@ def test_a_reader_that_stops_early_leaves_no_thread(
             assert not new_threads()
 
 
-@each_iterator
-def test_a_reader_that_meets_damage_leaves_no_thread(
-    complete: Path, method: str, new_threads: Callable[[], int]
-) -> None:
-    flip_bit(complete, "max", 3)
-    with FeatureFile(complete) as file:
-        with raises(FeatureFileError, complete, "features/max", 3):
-            list(getattr(file, method)("max", np.arange(6), 1))
-        assert not new_threads()
-
-
 # The conversion to float32 ---------------------------------------------------------------
 
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
@@ -255,43 +244,31 @@ SINGLES = np.array(
 )
 
 
-@pytest.mark.parametrize("chunk", [1, 1000, 1 << 16])
+def converted(stored: np.ndarray) -> np.ndarray | None:
+    """Return numbers as float32; None if they are refused."""
+    out = stored if stored.dtype == np.float32 else np.full(stored.shape, np.nan, np.float32)
+    return out if to_float32(stored, out) else None
+
+
 @pytest.mark.parametrize("shape", [(-1,), (31, -1), (2, 31, 4, -1)])
-def test_every_half_becomes_the_same_single_bit_for_bit(
-    monkeypatch: pytest.MonkeyPatch, chunk: int, shape: tuple[int, ...]
+@pytest.mark.parametrize("numbers", [FINITE, np.resize(SINGLES, 248)], ids=["halves", "singles"])
+def test_finite_numbers_become_the_same_singles_bit_for_bit(
+    numbers: np.ndarray, shape: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr(streaming, "CHUNK", chunk)
-    stored = (FINITE[:1984] if chunk == 1 else np.tile(FINITE, 3)).reshape(shape)
-    result = as_float32(stored)
-    assert result is not None
-    assert (result.dtype, result.shape) == (np.float32, stored.shape)
+    stored = numbers.reshape(shape)
     expected = stored.astype(np.float32).view(np.uint32)
-    np.testing.assert_array_equal(result.view(np.uint32), expected)
-
-
-def test_finite_singles_stay_as_they_are_bit_for_bit() -> None:
-    result = as_float32(SINGLES.reshape(11, 1, 1, 1))
+    result = converted(stored)
     assert result is not None
-    assert (result.dtype, result.shape) == (np.float32, (11, 1, 1, 1))
-    np.testing.assert_array_equal(result.ravel().view(np.uint32), SINGLES.view(np.uint32))
+    np.testing.assert_array_equal(result.view(np.uint32), expected)
 
 
 def test_numbers_that_are_not_finite_are_refused() -> None:
     for bad in HALVES[~np.isfinite(HALVES)]:
-        assert as_float32(np.array([bad])) is None
-    many = np.zeros((3, streaming.CHUNK), np.float16)
-    for dtype in (np.float16, np.float32):
-        for bad in (np.nan, -np.nan, np.inf, -np.inf):
-            for position in (0, streaming.CHUNK - 1, streaming.CHUNK, 3 * streaming.CHUNK - 1):
-                stored = many.astype(dtype)
-                stored.flat[position] = bad
-                assert as_float32(stored) is None
-
-
-def test_halves_are_written_into_an_array_of_the_caller() -> None:
-    out = np.full(3, np.nan, np.float32)
-    assert as_float32(np.array([1, -2, 65504], np.float16), out) is out
-    assert list(out) == [1, -2, 65504]
+        for position in (0, 4, -1):
+            stored = np.zeros((3, 5), np.float16)
+            stored.flat[position] = bad
+            assert converted(stored) is None
+            assert converted(stored.astype(np.float32)) is None
 
 
 @pytest.mark.slow
@@ -301,7 +278,7 @@ def test_halves_below_the_smallest_normal_single_survive_tensorflows_threads() -
 
     halves = np.arange(1, 1024, dtype=np.int16).view(np.float16)
     (singles,) = tf.data.Dataset.from_generator(
-        lambda: iter([as_float32(halves)]), output_signature=tf.TensorSpec((1023,), tf.float32)
+        lambda: iter([converted(halves)]), output_signature=tf.TensorSpec((1023,), tf.float32)
     )
     np.testing.assert_array_equal(singles.numpy(), np.arange(1, 1024) * 2.0**-24)
 
@@ -332,7 +309,9 @@ def test_a_flipped_bit_is_reported_when_its_row_is_read_and_not_otherwise(
             read(file, np.array([5, 0, 3, 1]))
 
 
-def test_columns_come_before_the_checksums_are_known_and_batches_after(complete: Path) -> None:
+def test_columns_come_before_the_checksums_are_known_and_batches_after(
+    complete: Path, new_threads: Callable[[], int]
+) -> None:
     flip_bit(complete, "max", 3)
     rows = np.arange(6)
     with FeatureFile(complete) as file:
@@ -341,6 +320,7 @@ def test_columns_come_before_the_checksums_are_known_and_batches_after(complete:
             assert len(list(itertools.islice(blocks, n_good))) == n_good
             with raises(FeatureFileError, complete, "features/max", 3, REPLACE):
                 next(blocks)
+            assert not new_threads()
 
 
 @each_read
@@ -383,7 +363,7 @@ def test_a_number_that_damage_made_infinite_is_reported_as_damage(
 
 
 @pytest.mark.parametrize("chunk", [10, 20, 1000])
-def test_the_bad_row_is_named_however_many_are_converted_at_once(
+def test_the_bad_row_is_named_however_large_a_chunk_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     monkeypatch.setattr(streaming, "CHUNK", chunk)
@@ -422,7 +402,7 @@ def test_a_file_that_is_cut_short_between_two_blocks(complete: Path, method: str
 
 
 @each_iterator
-def test_a_file_too_short_for_its_rows_is_refused_before_memory_is_asked_for(
+def test_a_file_too_short_for_its_rows_is_refused_before_memory_is_allocated(
     complete: Path, method: str
 ) -> None:
     with FeatureFile(complete) as file:

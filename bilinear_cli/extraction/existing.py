@@ -1,0 +1,216 @@
+"""Existing feature files and a new run: resume the output, reuse rows, reuse a projection."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
+from bilinear_cli.extraction.job import Batch, Job, Origin, Source
+from bilinear_cli.extraction.versions import warn_if_versions_differ
+from bilinear_cli.networks.load import import_tensorflow
+from bilinear_cli.networks.precision import measured_difference, with_precision
+from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
+from bilinear_cli.recipe import UNSHARDED, Recipe, check_same, differences, mixed_with
+from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
+from bilinear_cli.views import distinct_sizes
+
+log = logging.getLogger(__name__)
+
+ADVICE = "give another --output, or --overwrite"
+REUSE_ADVICE = "its rows cannot be reused"
+NETWORK = ("backbone", "layer", "weights_sha256")  # attributes that decide what a channel is
+
+# The recipe ------------------------------------------------------------------------------
+
+
+def resolve_locally(recipe: Recipe) -> Recipe:
+    """Return the recipe with a precision and a batch size that suit this machine."""
+    if recipe.precision != "auto" and recipe.batch_size:
+        return recipe
+    import_tensorflow()
+    from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
+
+    batch_size = recipe.batch_size or resolve_batch_size(max(distinct_sizes(recipe.parsed_views)))
+    return replace(recipe, precision=resolve_precision(recipe.precision), batch_size=batch_size)
+
+
+def resolve_recipe(
+    job: Job[Origin],
+    existing: Recipe | None,
+    reused: Recipe | None,
+    resolve: Callable[[Recipe], Recipe] = resolve_locally,
+) -> Recipe:
+    """Return the recipe of a job without precision `auto` and batch size 0.
+
+    Args:
+        job: what to extract.
+        existing, reused: recipes of the existing output and of the file whose rows are copied.
+        resolve: chooses what neither decides.
+    """
+    recipe = job.recipe
+    if stored := existing or reused:
+        precision = stored.precision if recipe.precision == "auto" else recipe.precision
+        recipe = replace(recipe, batch_size=recipe.batch_size or stored.batch_size)
+        recipe = with_precision(recipe, precision)
+    if job.allow_mix and reused:
+        mixed = mixed_with(recipe.attributes(), [reused.attributes()])
+        recipe = replace(recipe, mixed_with=mixed)
+        if mixed:
+            difference = measured_difference(recipe.precision, *mixed.split())
+            log.warning("rows of %s are in %s; %s", job.reuse, mixed, difference)
+    recipe = resolve(recipe)
+    pairs = [(x.precision, x.batch_size) for x in (recipe, job.recipe)]
+    if recipe.shard != UNSHARDED and pairs[0] != pairs[1]:
+        options = f"--batch-size {recipe.batch_size} --precision {recipe.precision}"
+        log.info("use the same options for all shards, on every machine: %s", options)
+    return recipe
+
+
+# Resume ----------------------------------------------------------------------------------
+
+
+def open_existing(
+    output: Path, overwrite: bool
+) -> AbstractContextManager[FeatureFile | FeatureWriter | None]:
+    """Open the unfinished file of an output, or else the complete file; None with `overwrite`.
+
+    Raises:
+        FeatureFileError: the file is damaged, or `output` is a folder.
+    """
+    if output.is_dir():
+        raise FeatureFileError(f"{output} is a folder. Give --output a file name.")
+    if partial_path(output).exists() and not overwrite:
+        return FeatureWriter(output)
+    return FeatureFile(output) if output.exists() and not overwrite else nullcontext()
+
+
+def check_resumable(existing: FeatureFile, source: Source, recipe: Recipe) -> None:
+    """Raise a FeatureFileError if the recipe or photos differ, or if a row to keep is damaged."""
+    stored, wanted = existing.recipe.comparable_attributes(), recipe.comparable_attributes()
+    check_same(differences(stored, wanted, "resume"), existing.path, ADVICE)
+    _check_photos(existing, source)
+    if isinstance(existing, FeatureWriter):
+        warn_if_versions_differ(existing)
+        for spec in existing.shapes:
+            existing.check(spec)
+        log.info("resuming after %d of %d photos", existing.photos_done, len(source.paths))
+    else:
+        without = f", without {abbreviate(existing.skipped)}" if existing.skipped else ""
+        message = "%s is complete%s: nothing to do. Use --overwrite to make it again."
+        log.info(message, existing.path, without)
+
+
+def _check_photos(file: FeatureFile, source: Source) -> None:
+    """Raise unless the rows that are done are of the source's photos, and no photo is new.
+
+    A photo may have changed if its rows are not done, or if it was skipped.
+    """
+    expected = set(source.paths)
+    gone = set(file.paths) - expected
+    new = expected - set(file.paths) - file.skipped.keys()
+    done = np.flatnonzero(file.photo[: file.rows_done] >= 0)
+    stored = dict(zip(file.paths[done], file.sha256[done], strict=True))
+    paths = [path for path in stored if path in expected]
+    pairs = zip(paths, source.sha256(paths), strict=True)
+    changed = [path for path, sha256 in pairs if stored[path] != sha256]
+    for change, names in (("gone", gone), ("new", new), ("changed", changed)):
+        if names:
+            raise FeatureFileError(
+                f"photos are {change} since {file.path} was made: {abbreviate(sorted(names))}. "
+                f"Give another --output with --reuse {file.path} to keep the other rows, or use "
+                "--overwrite."
+            )
+
+
+# Reuse -----------------------------------------------------------------------------------
+
+
+def open_reused(
+    job: Job[Origin], complete: bool = False
+) -> AbstractContextManager[FeatureFile | None]:
+    """Open the file of `job.reuse`, finished or not.
+
+    If the output is complete, the file is opened only where its precision matters.
+
+    Raises:
+        FeatureFileError: the file cannot be read.
+        UsageError: the file is the unfinished output.
+    """
+    if not job.reuse or (complete and not job.allow_mix):
+        return nullcontext()
+    path = job.reuse if job.reuse.exists() else partial_path(job.reuse)
+    if path.resolve() == partial_path(job.output).resolve():
+        raise UsageError(f"--reuse {path} is the file to write. Name another --output.")
+    return FeatureFile(job.reuse, allow_partial=True)
+
+
+def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
+    """Raise a FeatureFileError unless rows of a file can be copied to a file of this recipe."""
+    stored, wanted = file.recipe.comparable_attributes(), recipe.comparable_attributes()
+    check_same(differences(stored, wanted, "reuse", allow_mix=True), file.path, REUSE_ADVICE)
+    if not recipe.mixed_with:
+        advice = f"{REUSE_ADVICE} without --allow-precision-mix"
+        check_same(differences(stored, wanted, "reuse"), file.path, advice)
+    missing = set(recipe.poolings) - file.shapes.keys()
+    if missing:
+        raise FeatureFileError(f"{file.path} has no {', '.join(sorted(missing))} to reuse")
+
+
+def find_reused(
+    file: FeatureFile,
+    shapes: Mapping[str, tuple[int, ...]],
+    paths: Sequence[str],
+    sha256: Sequence[str],
+) -> dict[str, int]:
+    """Return path -> first row in a reusable file, of the photos whose bytes it has.
+
+    Raises:
+        FeatureFileError: rows of the file have other shapes than `shapes`, spec -> (rows, ...).
+    """
+    for spec, shape in shapes.items():
+        stored = file.shapes[spec][1:]
+        if stored != shape[1:]:
+            raise FeatureFileError(
+                f"a row of {spec} is {stored} in {file.path}, and should be {shape[1:]}"
+            )
+    done = np.flatnonzero(file.photo[: file.rows_done : file.n_views] >= 0) * file.n_views
+    first_rows = dict(zip(file.sha256[done].tolist(), done.tolist(), strict=True))
+    pairs = zip(paths, sha256, strict=True)
+    reused = {path: first_rows[digest] for path, digest in pairs if digest in first_rows}
+    log.info("%d of %d photos are in %s", len(reused), len(paths), file.path)
+    return reused
+
+
+def reused_batches(
+    file: FeatureFile, specs: Iterable[str], batch_size: int, reused: Mapping[str, int]
+) -> Iterator[Batch]:
+    """Yield the stored rows of photos, path -> first row in the file."""
+    photos, views = iter(reused.items()), np.arange(file.n_views)
+    while batch := dict(islice(photos, batch_size)):
+        first = np.array([*batch.values()])
+        indices = (first[:, None] + views).ravel()
+        rows = {spec: file.read_raw(spec, indices) for spec in specs}
+        yield Batch([*batch], file.sha256[first].tolist(), [None] * len(batch), rows)
+
+
+def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
+    """Return the projections of channels that the poolings take from a file, finished or not.
+
+    Raises:
+        FeatureFileError: the file cannot be read, lacks a projection, or is of another network.
+    """
+    projected = [x for x in map(get_pooling, recipe.poolings) if x.is_projected]
+    names = {name for pooling in projected for name in pooling.parameters}
+    with FeatureFile(path, allow_partial=True) as file:
+        stored, wanted = ({n: getattr(x, n) for n in NETWORK} for x in (file.recipe, recipe))
+        check_same(differences(stored, wanted, "projection"), path, "its projection cannot be used")
+        if not names:
+            raise FeatureFileError(f"{path} is of no use: no --pooling takes a --projection")
+        if missing := sorted(names - file.parameters.keys() - {FITTED_ON}):
+            raise FeatureFileError(f"{path} has no {', '.join(missing)}")
+        return {name: file.parameters[name] for name in names}

@@ -1,0 +1,99 @@
+"""What the tests of extraction share: a recipe, a network that counts, and runs that stop."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.network import extract_photos, random_kernel, small_network
+
+from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.recipe import Recipe
+from bilinear_cli.store import FeatureFile, partial_path
+
+BATCH = 3
+POOLINGS = ("max", "bilinear", "maps")
+RECIPE = Recipe(POOLINGS, "block5_conv3", 32, "squash", "float32", BATCH, "0" * 64)
+COLUMNS = ("paths", "labels", "split", "group")  # of a photo set
+
+
+class Network:
+    """The small network, which counts its uses.
+
+    Attributes:
+        kernel: of the convolution.
+        at_batch: called before a batch is computed, by the batch's number from 1.
+        loaded, batches: how often it is loaded, and how many batches it computes.
+        photos: the photos that it computes.
+    """
+
+    def __init__(
+        self,
+        kernel: np.ndarray | None = None,
+        at_batch: dict[int, Callable[[], Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        self.kernel = random_kernel() if kernel is None else kernel
+        self.at_batch, self.options = at_batch or {}, options
+        self.loaded = self.batches = 0
+        self.photos: set[bytes] = set()
+
+    def load(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        self.loaded += 1
+        return small_network(self._watch, kernel=self.kernel, **self.options)
+
+    def _watch(self, batch: np.ndarray) -> None:
+        self.batches += 1
+        self.photos.update(photo.tobytes() for photo in batch if photo.any())
+        self.at_batch.get(self.batches, int)()
+
+
+def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Network:
+    """Extract with a new network and return it."""
+    network = options.pop("network", None) or Network()
+    extract_photos(photo_set, recipe, output, network.load, **options)
+    return network
+
+
+def stop_at(n_photos: int) -> Callable[[int, int], None]:
+    """Return a progress callback that interrupts a run when so many photos are done."""
+
+    def progress(done: int, _: int) -> None:
+        if done >= n_photos:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def interrupt(photo_set: PhotoSet, output: Path, n_photos: int, **options: Any) -> Path:
+    """Stop a run when so many photos are done, and return the unfinished file."""
+    with pytest.raises(KeyboardInterrupt):
+        run(photo_set, output, progress=stop_at(n_photos), **options)
+    with FeatureFile(partial_path(output), allow_partial=True) as file:
+        assert file.photos_done == n_photos
+    return partial_path(output)
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Return every byte of a feature file except its time of creation."""
+    items: dict[str, Any] = {}
+
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            items[name] = (item.dtype.str, item.shape, item[()].tobytes(), dict(item.attrs))
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+        return items | {key: value for key, value in file.attrs.items() if key != "created"}
+
+
+def assert_uninterrupted(
+    photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any
+) -> None:
+    """Compare a file with that of a run without interruption and reuse, to the byte."""
+    expected = output.with_name("expected.h5")
+    run(photo_set, expected, recipe, **options)
+    assert contents(output) == contents(expected)
