@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.networks.load import Network
-from bilinear_cli.networks.precision import measured_difference, with_precision
+from bilinear_cli.networks.load import Network, measured_difference, with_precision
 from bilinear_cli.photos.images import empty_batch, fill_batch, read_batches, read_photo
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.recipe import Recipe
+from bilinear_cli.recipe import Recipe, distinct_sizes
 from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.model import to_probabilities
-from bilinear_cli.views import distinct_sizes
 
 log = logging.getLogger(__name__)
 

@@ -1,12 +1,15 @@
 """What decides the numbers of a feature file, and the one place that compares two of them."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from bilinear_cli.errors import FeatureFileError, UsageError
-from bilinear_cli.views import View, parse_views
+
+if TYPE_CHECKING:  # the command line reads recipes without NumPy
+    import numpy as np
 
 CHOICES = {
     "resize": ("squash", "crop", "pad"),
@@ -29,6 +32,53 @@ MAY_DIFFER: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class View:
+    """One way to show a photo.
+
+    Attributes:
+        size: width and height, in pixels.
+        flip: the view is mirrored, left for right.
+    """
+
+    size: int
+    flip: bool = False
+
+    def apply(self, photos: "np.ndarray") -> "np.ndarray":
+        """Return this view of photos (n, size, size, 3)."""
+        return photos[:, :, ::-1] if self.flip else photos
+
+
+def view_names(sizes: Sequence[int], flip: bool) -> tuple[str, ...]:
+    """Return the names of views in a feature file, in their order.
+
+    Views of the first size are `original` and `flip`, those of another `320` and `320-flip`.
+    """
+    names = ["original", "flip"]
+    names += [f"{size}{suffix}" for size in sizes[1:] for suffix in ("", "-flip")]
+    return tuple(names if flip else names[::2])
+
+
+def parse_views(names: Sequence[str], image_size: int) -> list[View]:
+    """Return the views of these names; `image_size` is the first size.
+
+    Raises:
+        ValueError: a name is invalid.
+    """
+    views = []
+    for name in names:
+        match = re.fullmatch(r"original|(?:(\d+)-)?(flip)|(\d+)", name)
+        if not match:
+            raise ValueError(f"unknown view: {name!r}")
+        views.append(View(int(match[1] or match[3] or image_size), match[2] is not None))
+    return views
+
+
+def distinct_sizes(views: Sequence[View]) -> list[int]:
+    """Return the different sizes of views, in their order."""
+    return list(dict.fromkeys(view.size for view in views))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What decides the numbers of a feature file, apart from the photos.
 
@@ -42,11 +92,11 @@ class Recipe:
         batch_size: photos in a batch of the network. 0 is resolved later.
         weights_sha256: of the network's weights.
         backbone: name of the network.
-        views: names of the views of a photo, see `views.py`.
+        views: names of the views of a photo, see `view_names`.
         shard: `I/N`: the I-th of N shards of the photo set.
         seed: of sketches, and of the sample of photos that a projection is fitted on.
         pooled_from: `photos`, or `maps` for stored maps, which are rounded.
-        int8_sha256: of the 8-bit network, see `networks/precision.py`; empty in other precisions.
+        int8_sha256: of the 8-bit network, see `networks/load.py`; empty in other precisions.
         mixed_with: other precisions, of rows that were copied from another file; mostly empty.
     """
 

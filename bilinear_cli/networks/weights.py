@@ -20,9 +20,8 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import atomic_write
+from bilinear_cli.files import atomic_write, cache_folder
 
 log = logging.getLogger(__name__)
 
