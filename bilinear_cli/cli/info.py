@@ -18,7 +18,7 @@ def info(file: Path, by_class: bool) -> None:
     bilinear info x.h5
     bilinear info runs/x-bilinear-softmax
     """
-    from bilinear_cli.report import describe, describe_run
+    from bilinear_cli.report.text import describe, describe_run
     from bilinear_cli.store import FeatureFile, open_features
 
     if file.is_dir() and not any(file.glob("*.h5")):

@@ -35,7 +35,7 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     bilinear report runs/* -o report.html
     bilinear report runs/birds-bilinear-softmax --format md
     """
-    from bilinear_cli.report import table
+    from bilinear_cli.report.text import table
     from bilinear_cli.report.write import FORMATS, render
     from bilinear_cli.run import read_metrics
 

@@ -130,7 +130,7 @@ def train(
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
     from bilinear_cli.photos.photo_set import load_photo_set
-    from bilinear_cli.report import confused, table
+    from bilinear_cli.report.text import confused, table
     from bilinear_cli.run import train as fit_and_write
     from bilinear_cli.store import open_features
 

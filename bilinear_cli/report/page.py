@@ -20,8 +20,7 @@ from bilinear_cli.photos.images import read_batches, read_photo
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.report import plots
 from bilinear_cli.report.data import Predictions, ReportData, class_order, row_shares
-from bilinear_cli.report.describe import as_text, commands, run_facts, typed
-from bilinear_cli.report.table import name_of, table_rows
+from bilinear_cli.report.text import as_text, commands, name_of, run_facts, table_rows, typed
 from bilinear_cli.training.metrics import confused_pairs
 
 MAX_PAIRS, MAX_ERRORS = 20, 40
