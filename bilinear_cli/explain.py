@@ -146,7 +146,7 @@ def _norm(matrix: np.ndarray) -> float:
 
 def _largest_pairs(shares: np.ndarray) -> list[tuple[int, int, float]]:
     """Return the pairs of channels of the largest absolute shares in a symmetric matrix."""
-    rows, columns = triangle.indices(len(shares))
+    rows, columns = np.triu_indices(len(shares))
     sums = shares[rows, columns] * triangle.multiplicity(len(shares))
     order = np.argsort(-np.abs(sums), kind="stable")[:N_PAIRS]
     return [(int(rows[i]), int(columns[i]), float(sums[i])) for i in order]

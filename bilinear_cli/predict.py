@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,9 @@ def predict(
     for size in sizes:
         check_channels(model.parameters, count_channels(forward, size))
     compute, _ = compile_pooling(forward, recipe.poolings, batch_size, views, model.parameters)
-
-    def read(path: Path) -> list[np.ndarray]:
-        return read_photo(path, sizes, recipe.resize)
-
     pixels = empty_batch(sizes, batch_size)
     to_read, paths = tee(chain(first_batch, remaining))
+    read = partial(read_photo, sizes=sizes, resize=recipe.resize)
     for batch in read_batches(to_read, batch_size, read):
         fill_batch(pixels, batch)
         scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)

@@ -197,11 +197,9 @@ def check_same(differing: Iterable[Difference], path: Path, advice: str) -> None
 
 
 def mixed_with(attributes: Mapping[str, Any], sources: Iterable[Mapping[str, Any]]) -> str:
-    """Return the other precisions of rows in a feature file; empty if all rows have its own.
+    """Return the other precisions of rows that are copied to a feature file; empty for none.
 
-    Args:
-        attributes: root attributes of the file that rows are copied to.
-        sources: root attributes of the files that rows are copied from.
+    All attributes are root attributes, `sources` of the files that the rows are copied from.
     """
     precisions: set[str] = set()
     for source in sources:
@@ -215,19 +213,13 @@ def mixed_with(attributes: Mapping[str, Any], sources: Iterable[Mapping[str, Any
 def shard_slice(shard: str, n_photos: int, batch_size: int) -> slice:
     """Return the slice of photos in a shard: whole batches, except for the last.
 
-    Args:
-        shard: `I/N`, I from 1.
-        n_photos: number of photos in the set.
-        batch_size: photos in a batch.
-
     Raises:
-        UsageError: the shard is invalid, or the set has fewer than N batches.
+        UsageError: the shard is not `I/N` with I from 1 to N, or the set has fewer than N batches.
     """
-    index, _, n_shards = shard.partition("/")
-    numeric = index.isdecimal() and n_shards.isdecimal()
-    if not (numeric and 1 <= int(index) <= int(n_shards)):
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    i, n = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= i <= n:
         raise UsageError(f"{shard!r} is not a shard: write, for instance, 2/4 for the second of 4")
-    i, n = int(index), int(n_shards)
     n_batches = -(-n_photos // batch_size)
     if n > n_batches:
         raise UsageError(

@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,7 +133,8 @@ def load_keras_weights(backbone: str, source: str) -> Weights:
 def _fetch(backbone: str) -> keras.Model:
     function = _function(backbone)
     try:
-        return function(include_top=False, weights="imagenet")
+        with redirect_stdout(sys.stderr):  # Keras prints its progress
+            return function(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises it if the host is out of reach
         reason = " ".join(str(error).split())[:200]
         raise BilinearError(

@@ -96,8 +96,7 @@ def mean_colour() -> np.ndarray:
 def framed(photos: np.ndarray) -> np.ndarray:
     """Return photos with a frame of one pixel of the rounded mean colour, the network's zero."""
     n, height, width, channels = photos.shape
-    frame = np.empty((n, height + 2, width + 2, channels), np.uint8)
-    frame[:] = np.rint(mean_colour())
+    frame = np.full((n, height + 2, width + 2, channels), np.rint(mean_colour()), np.uint8)
     frame[:, 1:-1, 1:-1] = photos
     return frame
 

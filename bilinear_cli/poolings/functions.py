@@ -164,7 +164,7 @@ def upper_triangle(matrices: tf.Tensor, normalize: bool = False) -> tf.Tensor:
         normalize: also take signed square roots, and divide by the l2 norm.
     """
     channels = matrices.shape[-1]
-    rows, columns = triangle.indices(channels)
+    rows, columns = np.triu_indices(channels)
     flat = tf.reshape(matrices, (-1, channels * channels))
     scale = triangle.scale(channels).astype(np.float32)
     # before the root: half the work and memory

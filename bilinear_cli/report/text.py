@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import abbreviate, printable, truncate
+from bilinear_cli.errors import abbreviate, printable
 from bilinear_cli.photos.photo_set import count_photos
 from bilinear_cli.run import read_labels, read_metrics
 from bilinear_cli.store import FeatureFile, parameter_sha256
@@ -20,6 +20,7 @@ RUN_KEYS = (  # of metrics.json
     *("features_file", "seconds", "versions", "command"),
 )
 
+MAX_NAME = 60  # characters of the name of a class
 COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
 # The original post's options, and its top-1 on all 200 species of CUB-200-2011.
 POST_OPTIONS = {"data_kind": "cub", "layer": "block5_pool", "image_size": 224}
@@ -99,7 +100,8 @@ def _typed_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 def _lines(facts: dict[str, Any], counts: dict[str, dict[str, int]]) -> str:
     """Return a line for each fact, then for the number of photos of each class."""
     for name, n in counts.items():
-        facts[f"class {truncate(name)}"] = f"{n['train']} train, {n['test']} test"
+        short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+        facts[f"class {short}"] = f"{n['train']} train, {n['test']} test"
     width = max(map(len, facts))
     return "\n".join(printable(f"{name:{width}}  {as_text(x)}") for name, x in facts.items())
 
