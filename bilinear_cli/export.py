@@ -111,9 +111,7 @@ def _sqrt_l2(rows: keras.KerasTensor, transform: FeatureTransform) -> keras.Kera
     layer = SqrtL2()
     rows = layer(rows)
     if transform.columns is not None:
-        mask = np.zeros(rows.shape[-1], np.float32)
-        mask[transform.columns] = 1
-        layer.set_weights([mask])
+        layer.set_weights([np.isin(np.arange(rows.shape[-1]), transform.columns)])
     return rows
 
 

@@ -1,16 +1,15 @@
 """A run folder and photos -> class names and probabilities."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, islice, tee
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.networks.load import Network, measured_difference, with_precision
+from bilinear_cli.networks.load import Forward, Network, measured_difference, with_precision
 from bilinear_cli.photos.images import empty_batch, fill_batch, read_batches, read_photo
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe, distinct_sizes
@@ -59,7 +58,7 @@ def load_run_network(run: Path, recipe: Recipe, weights: str) -> Network:
 
 
 def predict(
-    run: Path, photos: Iterable[Path], forward: Callable[[Any], Any], *, top: int = 5
+    run: Path, photos: Iterable[Path], forward: Forward, *, top: int = 5
 ) -> Iterator[tuple[Path, list[tuple[str, float]] | BadPhotoError]]:
     """Predict the classes of photos with a trained run.
 

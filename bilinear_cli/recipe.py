@@ -33,12 +33,7 @@ MAY_DIFFER: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class View:
-    """One way to show a photo.
-
-    Attributes:
-        size: width and height, in pixels.
-        flip: the view is mirrored, left for right.
-    """
+    """One way to show a photo: its width and height in pixels, and whether it is mirrored."""
 
     size: int
     flip: bool = False
@@ -59,11 +54,7 @@ def view_names(sizes: Sequence[int], flip: bool) -> tuple[str, ...]:
 
 
 def parse_views(names: Sequence[str], image_size: int) -> list[View]:
-    """Return the views of these names; `image_size` is the first size.
-
-    Raises:
-        ValueError: a name is invalid.
-    """
+    """Return the views of these names, or raise a ValueError; `image_size` is the first size."""
     views = []
     for name in names:
         match = re.fullmatch(r"original|(?:(\d+)-)?(flip)|(\d+)", name)
@@ -117,7 +108,7 @@ class Recipe:
 
     @property
     def parsed_views(self) -> list[View]:
-        """The views."""
+        """The views, in their order."""
         return parse_views(self.views, self.image_size)
 
     @classmethod

@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # reading metrics imports no library of training
     from bilinear_cli.training.model import Model
     from bilinear_cli.training.options import TrainOptions
     from bilinear_cli.training.reducers import Progress, Workers
-    from bilinear_cli.training.rows import Rows
     from bilinear_cli.training.train import TrainingResult
 
 log = logging.getLogger(__name__)
@@ -97,24 +96,21 @@ def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
     return "-".join(words)
 
 
-def labels_of(rows: "Rows") -> str:
-    """Return path, label, split and group of each photo, as a manifest below the photos' root."""
-    first = np.unique(rows.photo, return_index=True)[1]
-    columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
-    return manifest_csv(zip(*(column[first] for column in columns), strict=True))
-
-
 def write_run(folder: Path, result: "TrainingResult") -> None:
     """Write the run folder; an existing one is replaced at the end."""
+    rows = result.rows
+    first = np.unique(rows.photo, return_index=True)[1]
+    columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
+    labels = manifest_csv(zip(*(column[first] for column in columns), strict=True))
     with atomic_write(folder, replace_folder=True) as new:
         new.mkdir()
         text = json.dumps(result.metrics, indent=1, ensure_ascii=False)
         (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        (new / "labels.csv").write_text(labels_of(result.rows), encoding="utf-8", newline="")
+        (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
         save_model(new / "model.npz", result.model)
         for name, (rows, scores) in result.scored.items():
-            columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
-            np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
+            arrays = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
+            np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **arrays)  # type: ignore[arg-type]
 
 
 def save_model(path: Path, model: "Model") -> None:
@@ -236,11 +232,7 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def read_recipe(run: Path) -> Recipe:
-    """Return the recipe of a run's features, with the poolings that its model takes.
-
-    Raises:
-        BilinearError: the folder is not a run.
-    """
+    """Return the recipe of a run's features, for its model's poolings; raise as `read_metrics`."""
     metrics = read_metrics(run)
     with _damage(run / "metrics.json"):
         return Recipe.from_attributes(metrics["extraction"], tuple(metrics["pooling"].split("+")))

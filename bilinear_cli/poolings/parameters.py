@@ -139,11 +139,7 @@ def merge_parameters(a: Parameters, b: Parameters, path: Path) -> Parameters:
 
 
 def sample_indices(train: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Return n random indices of training photos, or rows, from all of theirs; ascending.
-
-    Raises:
-        UsageError: `train` is empty.
-    """
+    """Return n random training indices, ascending; raise a UsageError if there are none."""
     if not len(train):
         raise UsageError(
             "a projection needs training photos, and there are none. Give one as --projection."

@@ -83,11 +83,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
 
 
 def read_predictions(run: Path, n_classes: int, temperature: float) -> Predictions:
-    """Read the test photos of a run, then its training photos with their out-of-fold scores.
-
-    Raises:
-        BilinearError: a file of the run is missing or damaged.
-    """
+    """Read a run's test photos, then its training photos, out of fold; raise as `read_scores`."""
     test, train = read_scores(run, "test"), read_scores(run, "oof")
     paths, labels = (np.concatenate([test[key], train[key]]) for key in ("paths", "labels"))
     split = np.repeat(["test", "train"], [len(test["labels"]), len(train["labels"])])

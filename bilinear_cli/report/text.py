@@ -60,11 +60,7 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
 
 
 def describe_run(run: Path, by_class: bool = False) -> str:
-    """Return what the run in a folder is and how it was made, as `describe` does.
-
-    Raises:
-        BilinearError: the folder is no run.
-    """
+    """Return what a run is and how it was made, as `describe` does; raise as `read_metrics`."""
     metrics, labels = read_metrics(run), read_labels(run)
     counts = count_photos([row[1] for row in labels], [row[2] for row in labels])
     facts = {"run": run} | _totals(counts, run.iterdir()) | run_facts(metrics)
