@@ -11,11 +11,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.cli.options import (
+from bilinear_cli.cli.base import (
     PATH,
     PIXELS,
     POSITIVE,
+    bar,
+    cli,
     data_option,
     image_size_option,
     mix_option,

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import cli
-from bilinear_cli.cli.options import PATH
+from bilinear_cli.cli.base import PATH, cli
 
 
 @cli.command()

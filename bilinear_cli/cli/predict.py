@@ -12,8 +12,7 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.cli.options import PATH, POSITIVE, mix_option, weights_option
+from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.recipe import CHOICES
 
