@@ -2,15 +2,19 @@
 
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 import platformdirs
 import psutil
 
 from bilinear_cli.errors import BilinearError
 
+# What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged
+BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 CGROUP = Path("/sys/fs/cgroup")  # where Linux states the limits of process groups (version 2)
 
 

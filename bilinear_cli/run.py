@@ -3,18 +3,16 @@
 import csv
 import json
 import logging
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, nearest
-from bilinear_cli.files import atomic_write
+from bilinear_cli.files import BROKEN_ZIP, atomic_write
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
 from bilinear_cli.recipe import Recipe
@@ -32,10 +30,7 @@ log = logging.getLogger(__name__)
 
 PARAMETER = "parameter-"  # prefix of the names of parameters in model.npz
 # What reading a damaged file of a run can raise
-DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError),
-    *(BadZipFile, zlib.error, csv.Error),
-)
+DAMAGE = (*BROKEN_ZIP, KeyError, AttributeError, csv.Error)
 # Fields of a `FeatureTransform` in model.npz
 OPTIONAL_ARRAYS = ("columns", "mean", "std", "kernel")
 SCALARS = ("n_features", "normalize", "factor")

