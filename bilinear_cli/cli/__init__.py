@@ -6,8 +6,6 @@ from pkgutil import iter_modules
 
 from bilinear_cli.cli.base import cli, raise_terminated
 
-__all__ = ["cli", "main"]
-
 for module in iter_modules(__path__):  # the module of a command adds it to the group
     import_module(f"{__name__}.{module.name}")
 
