@@ -23,7 +23,6 @@ def prediction_recipe(run: Path, precision: str | None, allow_mix: bool) -> Reci
     """Return the recipe of the features that a run's model predicts from.
 
     Args:
-        run: a run folder.
         precision: of the network; None takes that of the run's features.
         allow_mix: warn of the measured difference, instead of raising, if precisions differ.
 
@@ -63,7 +62,6 @@ def predict(
     """Predict the classes of photos with a trained run.
 
     Args:
-        run: a run folder.
         photos: files, any number; they are read while predictions are yielded.
         forward: the network, as for `extract`.
         top: number of classes for each photo.

@@ -185,9 +185,7 @@ def read_labels(run: Path) -> list[list[str]]:
 def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
     """Read the scores of a run, averaged over the views of each photo.
 
-    Args:
-        run: the folder.
-        name: `test`, or `oof` for the out-of-fold scores of the training photos.
+    `name` is `test`, or `oof` for the out-of-fold scores of the training photos.
 
     Returns:
         `scores` (photos, classes), `labels` int (photos,), `paths` str (photos,).

