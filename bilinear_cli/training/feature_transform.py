@@ -14,8 +14,8 @@ from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.options import NORMALIZE
 
-NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 BLOCK_BYTES = 1 << 26
 LEAST_NORM = 1e-6  # as in `functions.l2_normalize`
 
@@ -46,6 +46,24 @@ class FeatureTransform:
     std: np.ndarray | None = None
     factor: float = 1.0
     kernel: np.ndarray | None = None
+
+    @classmethod
+    def fit(
+        cls, file: FeatureFile, spec: str, train: np.ndarray, normalize: str, n_top: int | None
+    ) -> "FeatureTransform":
+        """Fit the selection and the normalisation on the training rows; see `fit_transforms`."""
+        if len(file.shapes[spec]) != 2:  # maps stay as they are
+            return cls(spec, None, file.shapes[spec][-1], "none")
+        columns = top_variance_columns(file, spec, train, n_top) if n_top else None
+        n_features = file.shapes[spec][1] if columns is None else len(columns)
+        if normalize == "auto":
+            normalize = "none" if get_pooling(spec).normalization else "standard"
+        if normalize != "standard":
+            return cls(spec, columns, n_features, normalize)
+        mean, variance = _moments(_stored(file, spec, train, columns))
+        std = np.sqrt(variance).astype(np.float32)
+        std[std == 0] = 1
+        return cls(spec, columns, n_features, normalize, mean.astype(np.float32), std)
 
     def transform(self, x: np.ndarray) -> np.ndarray:
         """Return features, float32 (n, n_features), of stored rows (n, *row shape).
@@ -105,7 +123,7 @@ def fit_transforms(
         UsageError: the normalisation is unknown, or a pooling has too few entries.
     """
     validate_choice("normalization", normalize, NORMALIZE)
-    transforms = [_fit(file, spec, train, normalize, top_variance) for spec in specs]
+    transforms = [FeatureTransform.fit(file, x, train, normalize, top_variance) for x in specs]
     if len(specs) == 1:
         return transforms
     scaled = []
@@ -113,24 +131,6 @@ def fit_transforms(
         norms = [np.linalg.norm(x, axis=1) for _, x in Features(file, [transform]).rows(train)]
         scaled.append(replace(transform, factor=1 / (float(np.concatenate(norms).mean()) or 1.0)))
     return scaled
-
-
-def _fit(
-    file: FeatureFile, spec: str, train: np.ndarray, normalize: str, top_variance: int | None
-) -> FeatureTransform:
-    if len(file.shapes[spec]) != 2:  # maps stay as they are
-        return FeatureTransform(spec, None, file.shapes[spec][-1], "none")
-    columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
-    n_features = file.shapes[spec][1] if columns is None else len(columns)
-    if normalize == "auto":
-        normalize = "none" if get_pooling(spec).normalization else "standard"
-    transform = FeatureTransform(spec, columns, n_features, normalize)
-    if normalize != "standard":
-        return transform
-    mean, variance = _moments(_stored(file, spec, train, columns))
-    std = np.sqrt(variance).astype(np.float32)
-    std[std == 0] = 1
-    return replace(transform, mean=mean.astype(np.float32), std=std)
 
 
 def top_variance_columns(

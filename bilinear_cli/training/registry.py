@@ -24,7 +24,6 @@ class Classifier:
         estimator: the class or function that returns its `Estimator`, as `module:name`.
         options: those of `CLASSIFIER_OPTIONS` that it takes. With `label_smoothing` its targets
             are one-hot and smoothed. Without, they are 1 for the class and -1 elsewhere.
-        recorded: options that `metrics.json` records; it always records `C` and the smoothing.
         in_folder_name: options that are part of the name of the run folder.
         on_maps: it is fitted on maps, not on vectors.
         tensorflow: it needs TensorFlow.
@@ -35,7 +34,6 @@ class Classifier:
     name: str
     estimator: str
     options: tuple[str, ...]
-    recorded: tuple[str, ...] = ()
     in_folder_name: tuple[str, ...] = ()
     on_maps: bool = False
     tensorflow: bool = False
@@ -83,7 +81,6 @@ CLASSIFIERS = {
             "mlp",
             f"{_MODULE}mlp:MlpEstimator",
             (*VECTOR_OPTIONS, "label_smoothing", "hidden", "dropout"),
-            recorded=("hidden", "dropout"),
             tensorflow=True,
             streamed=False,
         ),
@@ -91,7 +88,6 @@ CLASSIFIERS = {
             "conv1x1",
             f"{_MODULE}conv1x1:Conv1x1Estimator",
             ("label_smoothing", "channels", "frozen"),
-            recorded=("channels", "frozen"),
             in_folder_name=("channels", "frozen"),
             on_maps=True,
             tensorflow=True,
