@@ -7,6 +7,7 @@ and multiplies the rows of a tile, and keeps nothing. Fits by passes are in `pas
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +59,7 @@ class Workers:
             BilinearError: a worker does not.
         """
         self.client, self.source = client, Source.of(file)
-        check_workers(client, self.source)
+        check_workers(client, self.source.fault)
         self.n = len(client.nthreads())
         log.info("workers: %d, threads: %d", self.n, len(self.threads()))
 
@@ -135,11 +136,10 @@ class Workers:
 
     def free_bytes(self) -> float:
         """Return how many bytes of rows the workers may keep."""
-        limits: dict[str, float] = {}
-        free: dict[str, float] = {}
+        limits, free = Counter[str](), dict[str, int]()
         for address, (limit, free_on_host) in self.client.run(_memory).items():
             host = get_address_host(address)
-            limits[host] = limits.get(host, 0) + (limit or free_on_host)
+            limits[host] += limit or free_on_host
             free[host] = free_on_host
         return MEMORY_FRACTION * sum(min(limits[host], free[host]) for host in limits)
 
@@ -156,7 +156,7 @@ class DaskReducer(LocalReducer):
         tiles = gram_tiles(n, len(self.workers.threads()))
         report = self._counter(len(pieces) + len(tiles))
         mean, squares = self._sums(pieces, report)
-        features = self.workers.send(self._shared(mean))
+        features = self._send(mean)
         calls = [(features, self.indices[rows], self.indices[columns]) for rows, columns in tiles]
         work = [1 if rows is columns else 2 for rows, columns in tiles]
         futures = self.workers.map_evenly(tasks.products, calls, work)
@@ -173,7 +173,7 @@ class DaskReducer(LocalReducer):
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, from one pass."""
-        features = self.workers.send(self._shared(mean))
+        features = self._send(mean)
         pieces = self.workers.pieces(np.arange(len(self.indices)))
         calls = [(features, self.indices[piece], alpha[piece]) for piece in pieces]
         (weights,) = self.workers.tree_sum(self.workers.map_evenly(tasks.weights, calls))
@@ -188,7 +188,8 @@ class DaskReducer(LocalReducer):
     def stream(self) -> PrimalProblem:
         """Sum rows and squares; then workers keep the rows, or fits read them again."""
         n, d, workers = len(self.indices), self.features.d, self.workers
-        blocks = pieces = workers.pieces(self.indices)
+        pieces = workers.pieces(self.indices)
+        blocks: Sequence[Any] = pieces
         needed, free = 4 * n * d, workers.free_bytes()
         keep = needed <= free
         if keep:
@@ -202,12 +203,17 @@ class DaskReducer(LocalReducer):
         )
         report = self._counter(len(pieces) + len(blocks))
         mean, squares = self._sums(pieces, report)
-        passes = DaskPasses(workers, self._shared(mean), blocks, keep, report)
+        features, starts = self._send(mean), np.cumsum([0, *map(len, blocks)])
+        if keep:
+            blocks = workers.map_evenly(tasks.load_rows, [(features, block) for block in blocks])
+            workers.wait(blocks, report)
+        passes = DaskPasses(workers, features, blocks, starts, keep)
         sum_columns = partial(passes.column_squares, None if keep else report)
         return self.streamed(passes, mean, squares, sum_columns)
 
-    def _shared(self, mean: np.ndarray | None) -> SharedFeatures:
-        return SharedFeatures(self.workers.source, self.features.transforms, mean)
+    def _send(self, mean: np.ndarray | None) -> "Future":
+        shared = SharedFeatures(self.workers.source, self.features.transforms, mean)
+        return self.workers.send(shared)
 
     def _counter(self, total: int) -> Report:
         """Return a function that calls `progress` with (its number of calls, total)."""
@@ -216,9 +222,8 @@ class DaskReducer(LocalReducer):
 
     def _sums(self, pieces: Sequence[np.ndarray], report: Report) -> tuple[np.ndarray, float]:
         """Return the mean of the rows, float32 (d,), and the sum of their squared norms."""
-        features = self.workers.send(self._shared(None))
-        calls = [(features, piece) for piece in pieces]
-        futures = self.workers.map_evenly(tasks.row_sums, calls)
+        features = self._send(None)
+        futures = self.workers.map_evenly(tasks.row_sums, [(features, x) for x in pieces])
         total, squares = self.workers.tree_sum(futures, report)
         return (total / len(self.indices)).astype(np.float32), squares
 

@@ -51,7 +51,7 @@ class Source:
         return cls(files, tuple(map(_describe, files)), _versions())
 
     def fault(self) -> str | None:
-        """Return what this process lacks, or None; see `requirements.Requirements`."""
+        """Return what this process lacks, or None; see `requirements.Fault`."""
         for path, expected in zip(self.files, self.descriptions, strict=True):
             actual = _describe(path)
             if actual != expected:
@@ -99,7 +99,7 @@ def _describe(path: Path) -> str:
 def _opened(source: Source) -> FeatureFile:
     from distributed import get_worker
 
-    check(source, get_worker())
+    check(source.fault, get_worker())
     return open_features(source.files)
 
 

@@ -115,7 +115,7 @@ def _task(sharded: ShardedJob) -> Iterator[None]:
     handler = _WarningHandler(worker, sharded.run_id)
     logger.addHandler(handler)
     try:
-        check(sharded.requirements, worker)
+        check(sharded.requirements.fault, worker)
         yield
     finally:
         logger.removeHandler(handler)

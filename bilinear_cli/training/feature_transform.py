@@ -78,8 +78,7 @@ class FeatureTransform:
     def norms(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
         """Return the norms that `sqrt-l2` divides by, float32 (n,), 1 for a row of zeros; or None.
 
-        Args:
-            blocks: the selected columns, in blocks of columns.
+        The blocks are those of the selected columns.
         """
         if self.normalize != "sqrt-l2":
             return None
@@ -209,11 +208,9 @@ class Features:
 def transform_rows(
     transforms: Sequence[FeatureTransform], rows: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Return the features of rows, float32 (n, n_features).
+    """Return the features of stored rows, float32 (n, n_features), poolings side by side.
 
-    Args:
-        transforms: fitted, of the poolings side by side.
-        rows: spec -> stored rows (n, *row shape); they may be overwritten.
+    The rows, spec -> (n, *row shape), may be overwritten.
     """
     features = [transform.transform(rows[transform.spec]) for transform in transforms]
     return features[0] if len(features) == 1 else np.hstack(features)
@@ -222,10 +219,8 @@ def transform_rows(
 def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Return projected maps, bilinearly pooled and normalised as `conv1x1.py` does in TensorFlow.
 
-    Args:
-        maps: float (n, height, width, channels of the maps).
-        kernel: float32 (channels of the maps, c). The result is float32 (n, c (c + 1) / 2), see
-            `triangle.py`.
+    Maps float (n, height, width, d) and a kernel float32 (d, c) give float32 (n, c (c + 1) / 2),
+    see `triangle.py`.
     """
     x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
     rows, columns = triangle.indices(kernel.shape[1])

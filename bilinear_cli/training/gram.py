@@ -40,8 +40,7 @@ class Coordinates:
 def eigenvectors(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues above rounding, descending, and their vectors as columns, float64.
 
-    Args:
-        symmetric: float64 (n, n), of centred rows; overwritten.
+    The matrix, float64 (n, n), of centred rows, is overwritten.
 
     Raises:
         BilinearError: all rows are equal.

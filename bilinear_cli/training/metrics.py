@@ -19,11 +19,7 @@ Bin = tuple[float, float, int]  # mean confidence, accuracy, number of photos
 
 
 def average_views(photo: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average scores over the views of a photo.
-
-    Args:
-        photo: int (rows,), the index of the photo that a row shows.
-        scores: (rows, k).
+    """Average scores (rows, k) over the views of a photo; `photo` is the photo of each row.
 
     Returns:
         The index of the first row of each photo, ascending; the mean scores (photos, k).
@@ -88,7 +84,7 @@ def confused_pairs(matrix: np.ndarray, n_pairs: int) -> list[tuple[int, int, int
 
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature T at which softmax(scores / T) has the lowest log loss.
+    """Return the temperature T > 0 at which softmax(scores / T) has the lowest log loss.
 
     Log T has a normal prior around 0, which matters for few photos: without it, a handful of
     photos that are all classified correctly would make every prediction certain.
@@ -96,11 +92,8 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 
     Args:
-        scores: (photos, k), out of fold, averaged over views.
+        scores: (photos, k), out of fold, averaged over views. Without photos T is 1.
         labels: int (photos,).
-
-    Returns:
-        T > 0; 1 if there are no photos.
     """
     if not len(labels):
         return 1.0

@@ -55,13 +55,7 @@ class Passes(Protocol):
 def loss_sums(
     model: Linear, blocks: Iterable[Block], targets: np.ndarray, make_loss: MakeLoss
 ) -> LossSums:
-    """Return sums over rows; those of two sets of rows add up to those of both.
-
-    Args:
-        model: weights (d, k) and intercept.
-        blocks: the rows, n in all.
-        targets: float32 (n, k).
-        make_loss: a loss of `losses.py`.
+    """Return sums over n rows (n, d); those of two sets of rows add up to those of both.
 
     Returns:
         The losses; their second derivative by the scores, a mean over the classes; their gradient,
@@ -175,9 +169,7 @@ class PrimalProblem:
         weights = fit.weights if self.axes is None else self.axes @ fit.weights
         return Linear(weights, fit.intercept).uncentred(self.mean)
 
-    def from_axes(self, on_axes: Linear) -> Linear:
-        """Return a model of the `coordinates` as a model of the features."""
-        return self.linear(on_axes)
+    from_axes = linear  # a model of the `coordinates` is a fit
 
 
 def objective(
@@ -185,10 +177,7 @@ def objective(
 ) -> tuple[float, np.ndarray, float]:
     """Return `C * losses + ||W||² / 2`, its gradient, and the sum of the second derivatives.
 
-    Args:
-        point: float32 (d + 1, k): the weights W, and in the last row the intercept.
-        losses: model -> `loss_sums`.
-        C: inverse regularisation strength.
+    The point, float32 (d + 1, k), is the weights W, and in the last row the intercept.
     """
     weights = point[:-1]
     loss, curvature, gradient = losses(Linear(weights, point[-1]))

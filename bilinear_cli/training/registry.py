@@ -76,7 +76,7 @@ CLASSIFIERS = {
     for classifier in (
         Classifier("softmax", f"{_MODULE}linear:softmax", (*LINEAR_OPTIONS, "label_smoothing")),
         Classifier("svm", f"{_MODULE}linear:svm", LINEAR_OPTIONS),
-        Classifier("ridge", f"{_MODULE}linear:Ridge", LINEAR_OPTIONS),
+        Classifier("ridge", f"{_MODULE}linear:ridge", LINEAR_OPTIONS),
         Classifier(
             "mlp",
             f"{_MODULE}mlp:MlpEstimator",

@@ -142,8 +142,7 @@ def _rank(point: dict[str, Any]) -> tuple[float, float]:
 def grid(mean_square: float) -> list[float]:
     """Return the values of C to try, ascending, rounded to three digits.
 
-    Args:
-        mean_square: mean squared norm of the features.
+    Their unit is one over the mean squared norm of the features.
     """
     return [float(f"{10.0**decade / mean_square:.3g}") for decade in DECADES]
 
