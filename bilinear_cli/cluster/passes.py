@@ -23,21 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DaskPasses:
-    """Passes over blocks of rows by workers; see `training.primal.Passes`.
-
-    Attributes:
-        workers: of the scheduler.
-        features: `SharedFeatures` minus the mean.
-        blocks: rows that workers keep, or indices of rows that workers read in each pass.
-        starts: position of the first row of each block, and the number of all rows.
-        keep: whether workers keep the blocks.
-    """
+    """Passes over blocks of rows by workers; see `training.primal.Passes`."""
 
     workers: "Workers"
-    features: "Future"
-    blocks: Sequence[Any]
-    starts: np.ndarray
-    keep: bool
+    features: "Future"  # `SharedFeatures` minus the mean
+    blocks: Sequence[Any]  # rows that workers keep, or indices of rows to read in each pass
+    starts: np.ndarray  # position of the first row of each block, and the number of all rows
+    keep: bool  # whether workers keep the blocks
 
     def column_squares(self, report: "Report | None") -> np.ndarray:
         """Return the sum of squares of each column, float64 (d,)."""

@@ -46,11 +46,7 @@ Report = Callable[[], None]  # called when a task is done
 
 
 class Workers:
-    """The workers of a scheduler, for one feature file.
-
-    Attributes:
-        n: number of workers at the start.
-    """
+    """The workers of a scheduler, for one feature file."""
 
     def __init__(self, client: "Client", file: FeatureFile) -> None:
         """Check that all workers see the file and have the same versions as this process.
@@ -60,7 +56,7 @@ class Workers:
         """
         self.client, self.source = client, Source.of(file)
         check_workers(client, self.source.fault)
-        self.n = len(client.nthreads())
+        self.n = len(client.nthreads())  # at the start
         log.info("workers: %d, threads: %d", self.n, len(self.threads()))
 
     def reducer(

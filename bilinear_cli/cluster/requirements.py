@@ -60,23 +60,14 @@ def differing(on_worker: str, on_client: str) -> str | None:
 
 @dataclass(frozen=True)
 class ExtractRequirements:
-    """What must be the same on every worker to extract shards of a feature file.
+    """What must be the same on every worker to extract shards of a feature file."""
 
-    Attributes:
-        token: a file with a random name in the folder of the shards, which the client has locked.
-        root: the folder of the photos.
-        photo: path and size in bytes of a photo; None if the client can read none.
-        network: its weights must be the same.
-        recipe: it may leave precision and batch size open.
-        versions: of the packages that decide the numbers, see `extraction/versions.py`.
-    """
-
-    token: Path
-    root: Path
-    photo: tuple[Path, int] | None
-    network: MapNetwork
-    recipe: Recipe
-    versions: str
+    token: Path  # a file with a random name in the folder of the shards, which the client locked
+    root: Path  # the folder of the photos
+    photo: tuple[Path, int] | None  # path and size in bytes; None if the client can read none
+    network: MapNetwork  # its weights must be the same
+    recipe: Recipe  # it may leave precision and batch size open
+    versions: str  # of the packages that decide the numbers, see `extraction/versions.py`
 
     @classmethod
     def of(cls, origin: Photos, recipe: Recipe, token: Path) -> Self:

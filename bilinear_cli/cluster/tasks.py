@@ -32,17 +32,11 @@ Positions = Sequence[np.ndarray]  # for each block, the rows to use, ascending
 
 @dataclass(frozen=True)
 class Source:
-    """Feature files as the client sees them.
+    """Feature files as the client sees them."""
 
-    Attributes:
-        files: absolute paths, the same on every process.
-        descriptions: size and digest of each file.
-        versions: `name version, ...` of the packages that decide the numbers.
-    """
-
-    files: tuple[Path, ...]
-    descriptions: tuple[str, ...]
-    versions: str
+    files: tuple[Path, ...]  # absolute paths, the same on every process
+    descriptions: tuple[str, ...]  # size and digest of each file
+    versions: str  # `name version, ...` of the packages that decide the numbers
 
     @classmethod
     def of(cls, file: FeatureFile) -> "Source":

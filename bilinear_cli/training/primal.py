@@ -102,25 +102,15 @@ class LocalPasses:
 
 @dataclass(frozen=True)
 class PrimalProblem:
-    """Centred rows and fits by passes over them; its methods are those of `GramProblem`.
+    """Centred rows and fits by passes over them; its methods are those of `GramProblem`."""
 
-    Attributes:
-        passes: over the rows, (n, d), or (n, r) on their principal axes.
-        n: number of rows.
-        sum_of_squares: float64, of each column of the rows.
-        mean: float32 (d,), of the features.
-        mean_square: mean squared norm of the rows before centring, the natural unit of 1 / C.
-        axes: float32 (d, r), the principal axes; None if the rows are features.
-        coordinates: the rows on their principal axes, or None.
-    """
-
-    passes: Passes
-    n: int
-    sum_of_squares: np.ndarray
-    mean: np.ndarray
-    mean_square: float
-    axes: np.ndarray | None = None
-    coordinates: Coordinates | None = None
+    passes: Passes  # over the rows, (n, d), or (n, r) on their principal axes
+    n: int  # number of rows
+    sum_of_squares: np.ndarray  # float64, of each column of the rows
+    mean: np.ndarray  # float32 (d,), of the features
+    mean_square: float  # mean squared norm of the rows before centring, the natural unit of 1 / C
+    axes: np.ndarray | None = None  # float32 (d, r), the principal axes; None for features
+    coordinates: Coordinates | None = None  # the rows on their principal axes
 
     @property
     def solver(self) -> str:

@@ -86,16 +86,11 @@ class LocalReducer:
 
     Its methods raise a BilinearError if all rows are equal, and a FeatureFileError if the file is
     damaged or has a value that is not finite.
-
-    Attributes:
-        features: of the file.
-        indices: of the training rows, whose features minus their mean are X.
-        progress: called with (done, total) while rows are read.
     """
 
     features: Features
-    indices: np.ndarray
-    progress: Progress | None = None
+    indices: np.ndarray  # of the training rows; X is their features minus the mean
+    progress: Progress | None = None  # called with (done, total) while rows are read
 
     def reduce(self, solver: str) -> Problem:
         """Return the problem for the solver `gram` or `stream`."""

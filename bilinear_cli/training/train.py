@@ -32,19 +32,12 @@ PACKAGES = ("bilinear-cli", "numpy", "scipy", "scikit-learn", "h5py")
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained classifier.
+    """A trained classifier."""
 
-    Attributes:
-        metrics: the entries of `metrics.json`, without the run folder and the command.
-        model: the final model.
-        scored: `oof` and `test` -> rows, and their scores (rows, classes).
-        rows: all training and test rows.
-    """
-
-    metrics: dict[str, Any]
-    model: Model
-    scored: dict[str, tuple[Rows, np.ndarray]]
-    rows: Rows
+    metrics: dict[str, Any]  # the entries of `metrics.json`, without the run folder and the command
+    model: Model  # the final model
+    scored: dict[str, tuple[Rows, np.ndarray]]  # `oof`, `test` -> rows, scores (rows, classes)
+    rows: Rows  # all training and test rows
 
 
 def fit_and_score(

@@ -22,27 +22,16 @@ GAIN = 0.5  # standard errors of the accuracy
 
 @dataclass(frozen=True)
 class Tuning:
-    """The chosen settings, and the out-of-fold scores with them.
+    """The chosen settings, and the out-of-fold scores with them."""
 
-    Attributes:
-        label_smoothing: of the targets.
-        C: inverse regularisation strength, or None.
-        epochs: number of epochs, or None.
-        rows: the validation rows of all folds.
-        scores: out-of-fold scores of these rows, (rows, classes).
-        curve: one point for each setting that was tried: the settings, `top1` and `log_loss`.
-        folds: number of folds that were held out in turn.
-        solver: `gram` or `stream`, or None.
-    """
-
-    label_smoothing: float
-    C: float | None
+    label_smoothing: float  # of the targets
+    C: float | None  # inverse regularisation strength
     epochs: int | None
-    rows: Rows
-    scores: np.ndarray
-    curve: Sequence[dict[str, Any]]
-    folds: int = 0
-    solver: str | None = None
+    rows: Rows  # the validation rows of all folds
+    scores: np.ndarray  # out-of-fold scores of these rows, (rows, classes)
+    curve: Sequence[dict[str, Any]]  # settings, `top1` and `log_loss` of each setting tried
+    folds: int = 0  # number of folds that were held out in turn
+    solver: str | None = None  # `gram` or `stream`
 
     def report(self) -> dict[str, Any]:
         """Return the entries of `metrics.json`; accuracy and loss are None without folds."""
