@@ -67,8 +67,8 @@ class Workers:
 
     def scores(self, model: Model, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), classes) of rows of these indices."""
-        features, sent = self.send(SharedFeatures(self.source, model.transforms)), self.send(model)
-        calls = [(features, piece, sent) for piece in self.pieces(indices)]
+        source, sent = self.send(self.source), self.send(model)
+        calls = [(source, piece, sent) for piece in self.pieces(indices)]
         return np.concatenate(self.client.gather(self.map_evenly(tasks.scores, calls)))
 
     def threads(self) -> list[str]:
@@ -78,7 +78,7 @@ class Workers:
 
     def pieces(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return the rows in as many pieces as there are threads, or rows if these are fewer."""
-        return np.array_split(rows, min(len(self.threads()), len(rows)))
+        return np.array_split(rows, min(len(self.threads()), len(rows)) or 1)
 
     def submit(self, task: Callable[..., Any], *args: Any, worker: str = "") -> "Future":
         """Start a task; its arguments go with it, so Dask can run it again.

@@ -138,9 +138,9 @@ def weights(shared: SharedFeatures, indices: np.ndarray, alpha: np.ndarray) -> t
     return (total,)
 
 
-def scores(shared: SharedFeatures, indices: np.ndarray, model: Model) -> np.ndarray:
+def scores(source: Source, indices: np.ndarray, model: Model) -> np.ndarray:
     """Return scores (len(indices), classes)."""
-    return np.concatenate([model(x) for _, x in shared.open().rows(indices)])
+    return model.score_rows(_opened(source), indices)
 
 
 def load_rows(shared: SharedFeatures, indices: np.ndarray) -> np.ndarray:

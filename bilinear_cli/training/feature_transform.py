@@ -26,26 +26,18 @@ Block = tuple[slice, np.ndarray]  # rows or columns, and their values, float32
 class FeatureTransform:
     """How the stored rows of one pooling become features.
 
-    Attributes:
-        spec: the pooling.
-        columns: int64, ascending, the selected stored columns; None for all.
-        n_features: number of selected columns.
-        normalize: `none`; `standard`: minus `mean`, divided by `std`; `sqrt-l2`: signed square
-            root, then divided by the l2 norm of the row.
-        mean: float32 (n_features,), or None.
-        std: float32 (n_features,), 1 for a constant column; or None.
-        factor: multiplies the row in the end, so that several poolings have equal weight.
-        kernel: float32 (channels of the maps, channels), projects maps before pooling; or None.
+    The normalisation is `none`; `standard`: minus `mean`, divided by `std`; or `sqrt-l2`: signed
+    square root, then divided by the l2 norm of the row.
     """
 
-    spec: str
-    columns: np.ndarray | None
-    n_features: int
+    spec: str  # the pooling
+    columns: np.ndarray | None  # int64, ascending, the selected stored columns; None for all
+    n_features: int  # number of selected columns
     normalize: str
-    mean: np.ndarray | None = None
-    std: np.ndarray | None = None
-    factor: float = 1.0
-    kernel: np.ndarray | None = None
+    mean: np.ndarray | None = None  # float32 (n_features,)
+    std: np.ndarray | None = None  # float32 (n_features,), 1 for a constant column
+    factor: float = 1.0  # multiplies the row in the end, so that poolings have equal weight
+    kernel: np.ndarray | None = None  # float32 (maps' channels, channels), to project maps first
 
     @classmethod
     def fit(

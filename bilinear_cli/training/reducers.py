@@ -20,20 +20,14 @@ from scipy.linalg.blas import ssyrk
 
 from bilinear_cli.errors import validate_choice
 from bilinear_cli.memory import free_memory
-from bilinear_cli.training import feature_transform, gram
+from bilinear_cli.training import feature_transform, gram, primal
 from bilinear_cli.training.dual import GramProblem
 from bilinear_cli.training.feature_transform import Features
-from bilinear_cli.training.gram import Coordinates, Progress
+from bilinear_cli.training.gram import Progress
 from bilinear_cli.training.lbfgs import MEMORY
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import SOLVERS
-from bilinear_cli.training.primal import (
-    VECTORS_BYTES,
-    LocalPasses,
-    Passes,
-    PrimalProblem,
-    array_blocks,
-)
+from bilinear_cli.training.primal import Passes, PrimalProblem
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +68,7 @@ def bytes_needed(n: int, d: int, k: int) -> int:
     if n <= d:  # a Gram matrix, two matrices for each of five folds; points are pairs of scores
         return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2 + 2 * 2 * MEMORY * scores
     eigenvectors = 3 * 8 * d * d
-    return blocks + max(eigenvectors, 4 * n * d + VECTORS_BYTES + 4 * scores)
+    return blocks + max(eigenvectors, 4 * n * d + primal.VECTORS_BYTES + 4 * scores)
 
 
 # Sums in this process --------------------------------------------------------------------
@@ -135,7 +129,8 @@ class LocalReducer:
         z = np.empty((n, len(eigenvalues)), np.float32)
         for rows, x in gram.track(centred.rows(self.indices), self.progress, 3 * n, 2 * n):
             z[rows] = x @ axes
-        passes, coordinates = LocalPasses(partial(array_blocks, z)), Coordinates(z, eigenvalues)
+        passes = primal.LocalPasses(partial(primal.array_blocks, z))
+        coordinates = gram.Coordinates(z, eigenvalues)
         return PrimalProblem(passes, n, eigenvalues, mean, squares / n, axes, coordinates)
 
     def stream(self) -> PrimalProblem:
@@ -144,19 +139,15 @@ class LocalReducer:
         mean, squares = self._mean(2)
         centred = replace(self.features, mean=mean)
         rows = gram.track(centred.rows(self.indices), self.progress, 2 * n, n)
-        passes = LocalPasses(lambda chosen: centred.rows(self.indices[chosen]))
+        passes = primal.LocalPasses(lambda chosen: centred.rows(self.indices[chosen]))
         return self.streamed(passes, mean, squares, lambda: gram.column_squares(rows, centred.d))
 
     def streamed(
-        self,
-        passes: Passes,
-        mean: np.ndarray,
-        squares: float,
-        sum_columns: Callable[[], np.ndarray],
+        self, passes: Passes, mean: np.ndarray, squares: float, sums: Callable[[], np.ndarray]
     ) -> PrimalProblem:
-        """Return the problem of these passes; `sum_columns` is one pass, whose time is logged."""
+        """Return a problem; `sums`, of the columns' squares, is one pass, whose time is logged."""
         n, start_time = len(self.indices), time.perf_counter()
-        column_squares = sum_columns()
+        column_squares = sums()
         seconds = time.perf_counter() - start_time
         passes_needed = "each C needs about 10 to 50 passes, the last fit 50 to 500"
         log.info("one pass over the rows takes at least %.1f s: %s", seconds, passes_needed)

@@ -74,10 +74,8 @@ def fit_and_score(
     tuning, model = fit_model(file, specs, train, options, reducer=reducer)
     first, mean = average_views(tuning.rows.photo, tuning.scores)
     temperature = fit_temperature(mean, tuning.rows.labels[first])
-    if workers and len(test.indices):
-        scores = workers.scores(model, test.indices)
-    else:
-        scores = model.score_rows(file, test.indices)
+    indices = test.indices
+    scores = workers.scores(model, indices) if workers else model.score_rows(file, indices)
     metrics = {
         **_test_metrics(test, scores, temperature),
         **_describe(file, spec, options, rows, model),
