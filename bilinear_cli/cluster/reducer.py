@@ -67,8 +67,8 @@ class Workers:
 
     def scores(self, model: Model, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), classes) of rows of these indices."""
-        source, sent = self.send(self.source), self.send(model)
-        calls = [(source, piece, sent) for piece in self.pieces(indices)]
+        source, shared_model = self.send(self.source), self.send(model)
+        calls = [(source, piece, shared_model) for piece in self.pieces(indices)]
         return np.concatenate(self.client.gather(self.map_evenly(tasks.scores, calls)))
 
     def threads(self) -> list[str]:

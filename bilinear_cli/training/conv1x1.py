@@ -115,7 +115,7 @@ def fit_conv1x1(
         options: `channels` of the convolution; `frozen`, do not train the convolution; `seed`, of
             the sample for the principal directions and of the order of the rows.
         epochs: how many; None for `MAX_EPOCHS`, at most.
-        stop_on: likewise of validation rows, see `train_network`.
+        stop_on: the same for the validation rows, see `train_network`.
         progress: called with (epochs done, maximum).
 
     Returns:

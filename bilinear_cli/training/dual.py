@@ -71,11 +71,7 @@ class GramProblem:
         product of n x n by n x k numbers an iteration. The intercept is an axis of G with the
         largest possible eigenvalue, 1 / c: α has no component there, so it is not penalised.
 
-        Args:
-            indices: int (n,), of the rows to fit on.
-            targets: float32 (n, k), of these rows.
-            make_loss: a loss of `losses.py`.
-            steps: the path.
+        The fits are on rows of these indices, int (n,), with these targets, float32 (n, k).
         """
         loss = make_loss(targets)
         inner = self.gram[np.ix_(indices, indices)]

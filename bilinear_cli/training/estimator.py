@@ -46,12 +46,9 @@ class Training:
 
 
 class Estimator(ABC):
-    """A classifier.
+    """A classifier."""
 
-    Attributes:
-        cross_validated: whether it is tuned on all folds in turn, or on the first fold only.
-    """
-
+    # whether it is tuned on all folds in turn, or on the first fold only
     cross_validated: ClassVar[bool] = True
 
     def reduce(self, reducer: LocalReducer, n_classes: int, options: TrainOptions) -> Any:
@@ -100,11 +97,7 @@ class Estimator(ABC):
     ) -> Trials:
         """Yield settings, and the scores (rows, classes) of the validation rows with them.
 
-        Args:
-            training: the training rows.
-            val_folds: indices of the validation rows of each fold. Scores of other rows are
-                ignored.
-            smoothing: label smoothing.
+        The folds are indices of validation rows. Scores of other rows are ignored.
         """
 
     @abstractmethod

@@ -109,10 +109,7 @@ def out_of_fold(
     Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", 2009, section 7.10). On
     the principal axes R is diagonal, `1 / (1 + C sum_of_squares)`, free of cancellation.
 
-    Args:
-        coordinates: the rows on their principal axes.
-        targets: float32 (n, k).
-        val_folds: indices of the validation rows of each fold.
+    Each fold is the indices of its validation rows.
     """
     n, dtype = len(targets), coordinates.z.dtype
     u = coordinates.z / np.sqrt(coordinates.sum_of_squares).astype(dtype)  # orthonormal columns

@@ -19,7 +19,7 @@ Bin = tuple[float, float, int]  # mean confidence, accuracy, number of photos
 
 
 def average_views(photo: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average scores (rows, k) over the views of a photo; `photo` is the photo of each row.
+    """Average scores (rows, k) over the rows of the same `photo`, int (rows,): over its views.
 
     Returns:
         The index of the first row of each photo, ascending; the mean scores (photos, k).
@@ -42,12 +42,7 @@ def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) -> dict[str, Any]:
-    """Return the metrics of a classifier.
-
-    Args:
-        scores: (photos, k), at least one photo.
-        labels: int (photos,).
-        class_names: (k,).
+    """Return the metrics of scores (photos, k) and labels int (photos,), of one photo or more.
 
     Returns:
         `top1`, `top1_ci95` (Wilson's interval), `top5`, `mean_per_class_accuracy`, all 0 to 1;
@@ -86,14 +81,11 @@ def confused_pairs(matrix: np.ndarray, n_pairs: int) -> list[tuple[int, int, int
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature T > 0 at which softmax(scores / T) has the lowest log loss.
 
+    Scores (photos, k) are out of fold, and averaged over views. Without photos T is 1.
     Log T has a normal prior around 0, which matters for few photos: without it, a handful of
     photos that are all classified correctly would make every prediction certain.
 
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
-
-    Args:
-        scores: (photos, k), out of fold, averaged over views. Without photos T is 1.
-        labels: int (photos,).
     """
     if not len(labels):
         return 1.0
@@ -106,11 +98,9 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return metrics of probabilities.
+    """Return metrics of probabilities (photos, k), rows of sum one, and labels int (photos,).
 
-    Args:
-        probabilities: (photos, k), rows of sum one; at least one photo.
-        labels: int (photos,).
+    There must be one photo or more.
 
     Returns:
         `log_loss`; `brier`, the mean squared distance from the one-hot labels, 0 to 2; `ece`, the

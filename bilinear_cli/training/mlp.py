@@ -28,7 +28,7 @@ class MlpEstimator(Estimator):
     ) -> Trials:
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
-        targets, z = training.targets(smoothing), _coordinates(training)
+        z, targets = training.reduced.coordinates.z.astype(np.float32), training.targets(smoothing)
         indices = np.setdiff1d(training.indices, val_indices)
         stop_on = (z[val_indices], targets[val_indices])
         options, scores = training.options, np.zeros(targets.shape, np.float32)
@@ -39,14 +39,11 @@ class MlpEstimator(Estimator):
 
     def fit(self, training: Training, tuning: Tuning) -> Model:
         """Train on all rows for the chosen number of epochs."""
-        z, targets = _coordinates(training), training.targets(tuning.label_smoothing)
+        z = training.reduced.coordinates.z.astype(np.float32)
+        targets = training.targets(tuning.label_smoothing)
         on_axes, second, _ = fit_mlp(z, targets, training.options, epochs=tuning.epochs)
         first = training.reduced.from_axes(on_axes)
         return Model(first, second, training.transforms, training.rows.class_names)
-
-
-def _coordinates(training: Training) -> np.ndarray:
-    return training.reduced.coordinates.z.astype(np.float32)
 
 
 def fit_mlp(

@@ -36,9 +36,6 @@ MEMORY_FRACTION = 0.7  # of the free memory
 Problem = GramProblem | PrimalProblem
 
 
-# The choice of a solver ------------------------------------------------------------------
-
-
 def choose_solver(solver: str, n: int, d: int, k: int) -> str:
     """Return `gram` or `stream`: for `auto`, `gram` if the reduced problem fits the free memory.
 
@@ -69,9 +66,6 @@ def bytes_needed(n: int, d: int, k: int) -> int:
         return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2 + 2 * 2 * MEMORY * scores
     eigenvectors = 3 * 8 * d * d
     return blocks + max(eigenvectors, 4 * n * d + primal.VECTORS_BYTES + 4 * scores)
-
-
-# Sums in this process --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

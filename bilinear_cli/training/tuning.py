@@ -88,7 +88,7 @@ def cross_validate(
     Args:
         rows: the training rows.
         val_folds: indices of the validation rows of each fold.
-        smoothings: the label smoothings to try.
+        smoothings: label smoothings to try.
         trials: label smoothing -> (settings, scores (rows, classes)), by ascending C. It is not
             exhausted if a higher C hardly improves the accuracy.
     """
