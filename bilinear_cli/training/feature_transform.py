@@ -41,12 +41,12 @@ class FeatureTransform:
 
     @classmethod
     def fit(
-        cls, file: FeatureFile, spec: str, train: np.ndarray, normalize: str, n_top: int | None
+        cls, file: FeatureFile, spec: str, train: np.ndarray, normalize: str, n_entries: int | None
     ) -> "FeatureTransform":
         """Fit the selection and the normalisation on the training rows; see `fit_transforms`."""
         if len(file.shapes[spec]) != 2:  # maps stay as they are
             return cls(spec, None, file.shapes[spec][-1], "none")
-        columns = top_variance_columns(file, spec, train, n_top) if n_top else None
+        columns = top_variance_columns(file, spec, train, n_entries) if n_entries else None
         n_features = file.shapes[spec][1] if columns is None else len(columns)
         if normalize == "auto":
             normalize = "none" if get_pooling(spec).normalization else "standard"

@@ -19,10 +19,9 @@ Bin = tuple[float, float, int]  # mean confidence, accuracy, number of photos
 
 
 def average_views(photo: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average scores (rows, k) over the rows of the same `photo`, int (rows,): over its views.
+    """Return the first row of each photo, ascending, and the mean scores (photos, k) of its views.
 
-    Returns:
-        The index of the first row of each photo, ascending; the mean scores (photos, k).
+    Scores are (rows, k); `photo`, int (rows,), is the photo of each row.
     """
     _, first, inverse, count = np.unique(photo, True, True, True)
     mean = np.zeros((len(first), scores.shape[1]))
