@@ -103,7 +103,6 @@ def fit_transforms(
     """Fit selection and normalisation of poolings, whose features stand side by side.
 
     Args:
-        file: the features.
         specs: the poolings. Several are scaled to a mean norm of one.
         train: indices of the training rows.
         normalize: one of `NORMALIZE`; `auto` is `none` for a pooling that is stored normalised,

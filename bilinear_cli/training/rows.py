@@ -37,7 +37,6 @@ def select_rows(file: FeatureFile, photo_set: PhotoSet | None, min_photos: int) 
     """Return the rows of all classes with enough photos.
 
     Args:
-        file: the features.
         photo_set: replaces labels, split and groups of the file, matched by the photos' SHA-256.
         min_photos: classes with fewer photos, or without a training photo, are left out.
 

@@ -52,9 +52,7 @@ def fit_and_score(
     """Tune and fit a classifier on the training rows, and score the test rows once.
 
     Args:
-        file: the features.
         spec: a pooling of the file, or several joined by `+`.
-        options: of training.
         photo_set: replaces labels, split and groups of the file, matched by the photos' SHA-256.
         progress: called with (done, total) while the features are read.
         workers: compute the sums over rows and the test scores, instead of this process. Columns
