@@ -26,7 +26,7 @@ from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.feature_transform import Features, fit_transforms
-from bilinear_cli.training.reducers import reduce
+from bilinear_cli.training.reducers import LocalReducer
 
 PRECISIONS = ("float32", "bfloat16", "int8")  # the others are compared with the first
 Times = tuple[float, float, float]  # ratio, and both times in seconds
@@ -147,7 +147,8 @@ def time_stage2(file: FeatureFile, pairs: int) -> Times:
         for _ in Features(file, transforms).columns(rows):
             pass
 
-    return ratio(lambda: reduce(file, transforms, rows, "gram"), one_pass, pairs)
+    reducer = LocalReducer(Features(file, transforms), rows)
+    return ratio(lambda: reducer.reduce("gram"), one_pass, pairs)
 
 
 def ratio(work: Callable[[], object], reference: Callable[[], object], pairs: int) -> Times:

@@ -27,7 +27,7 @@ from bilinear_cli.training.feature_transform import Features, fit_transforms
 from bilinear_cli.training.gram import RANK_TOLERANCE
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.reducers import reduce
+from bilinear_cli.training.reducers import LocalReducer
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning, make_folds
 
@@ -54,7 +54,7 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     options = TrainOptions(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
     transforms = fit_transforms(file, [SPEC], rows.indices)
-    problem = reduce(file, transforms, rows.indices, "gram")
+    problem = LocalReducer(Features(file, transforms), rows.indices).reduce("gram")
     estimator = registry.get_classifier(classifier).load()
     training = Training(problem, rows, options, transforms)
     reduced = time.perf_counter()

@@ -63,7 +63,7 @@ def train_run(features: Path) -> TrainRun:
     def run_of(spec: str, options: TrainOptions) -> Path:
         with FeatureFile(features) as file, pytest.MonkeyPatch.context() as patch:
             use_untrained_networks(patch)
-            patch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 2)
+            patch.setattr("bilinear_cli.training.metrics.N_RESAMPLES", 2)
             return Path(train(file, spec, options, features.parent / f"runs {options}")["run"])
 
     return run_of

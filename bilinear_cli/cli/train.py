@@ -15,7 +15,7 @@ from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, option_with_default,
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.training import registry
-from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.options import NORMALIZE, SOLVERS, TrainOptions
 
 if TYPE_CHECKING:
     from bilinear_cli.store import FeatureFile
@@ -56,7 +56,7 @@ class AutoOrNumber(click.ParamType):
 )
 @option(
     "--solver",
-    type=click.Choice(["auto", "gram", "stream"]),
+    type=click.Choice(SOLVERS),
     help="gram reduces the features in memory, stream passes over the file. auto takes gram if it "
     "fits in memory.",
 )
@@ -68,7 +68,7 @@ class AutoOrNumber(click.ParamType):
 )
 @option(
     "--normalize",
-    type=click.Choice(["auto", "none", "standard", "sqrt-l2"]),
+    type=click.Choice(NORMALIZE),
     help="Normalisation of the features. auto takes standard for max, avg and sum, and none for "
     "poolings that are already normalised.",
 )

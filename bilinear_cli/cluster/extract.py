@@ -69,7 +69,7 @@ def extract_shards(
         stored, copied = (file.recipe if file else None for file in (existing, reused))
         recipe = resolve_recipe(job, stored, copied, lambda recipe: recipe)  # workers do the rest
         requirements = ExtractRequirements.of(job.origin, recipe, token)
-        check_workers(client, requirements)
+        check_workers(client, requirements.fault)
         if job.overwrite:
             remove_shards(folder)
         job = replace(

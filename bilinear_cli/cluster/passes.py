@@ -5,13 +5,13 @@ read the rows at each pass. Dask computes blocks again if a worker is lost.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bilinear_cli.cluster import tasks
-from bilinear_cli.cluster.tasks import SharedFeatures
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.primal import Linear, LossSums
 
@@ -21,33 +21,15 @@ if TYPE_CHECKING:
     from bilinear_cli.cluster.reducer import Report, Workers
 
 
+@dataclass(frozen=True)
 class DaskPasses:
     """Passes over blocks of rows by workers; see `training.primal.Passes`."""
 
-    def __init__(
-        self,
-        workers: "Workers",
-        features: SharedFeatures,
-        blocks: Sequence[np.ndarray],
-        keep: bool,
-        report: "Report",
-    ) -> None:
-        """Load the blocks if workers keep them.
-
-        Args:
-            workers: keep or read the blocks.
-            features: minus the mean.
-            blocks: indices of all rows, in order.
-            keep: whether workers keep the blocks, or read them in each pass.
-            report: called for each loaded block.
-        """
-        self.workers, self.features, self.keep = workers, workers.send(features), keep
-        self.starts = np.cumsum([0, *(len(block) for block in blocks)])
-        self.blocks: Sequence[Any] = blocks
-        if keep:
-            calls = [(self.features, block) for block in blocks]
-            self.blocks = workers.map_evenly(tasks.load_rows, calls)
-            workers.wait(self.blocks, report)
+    workers: "Workers"
+    features: "Future"  # `SharedFeatures` minus the mean
+    blocks: Sequence[Any]  # rows that workers keep, or indices of rows to read in each pass
+    starts: np.ndarray  # position of the first row of each block, and the number of all rows
+    keep: bool  # whether workers keep the blocks
 
     def column_squares(self, report: "Report | None") -> np.ndarray:
         """Return the sum of squares of each column, float64 (d,)."""

@@ -6,10 +6,11 @@ and multiplies the rows of a tile, and keeps nothing. Fits by passes are in `pas
 """
 
 import logging
-import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import count, pairwise, repeat
 from math import ceil, sqrt
 from operator import itemgetter
@@ -27,10 +28,11 @@ from bilinear_cli.files import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.dual import GramProblem
-from bilinear_cli.training.feature_transform import FeatureTransform
+from bilinear_cli.training.feature_transform import Features
+from bilinear_cli.training.gram import Progress
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.primal import PrimalProblem
-from bilinear_cli.training.reducers import Progress, log_pass_time
+from bilinear_cli.training.reducers import LocalReducer
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -44,11 +46,7 @@ Report = Callable[[], None]  # called when a task is done
 
 
 class Workers:
-    """The workers of a scheduler, for one feature file.
-
-    Attributes:
-        n: number of workers at the start.
-    """
+    """The workers of a scheduler, for one feature file."""
 
     def __init__(self, client: "Client", file: FeatureFile) -> None:
         """Check that all workers see the file and have the same versions as this process.
@@ -57,18 +55,20 @@ class Workers:
             BilinearError: a worker does not.
         """
         self.client, self.source = client, Source.of(file)
-        check_workers(client, self.source)
-        self.n = len(client.nthreads())
+        check_workers(client, self.source.fault)
+        self.n = len(client.nthreads())  # at the start
         log.info("workers: %d, threads: %d", self.n, len(self.threads()))
 
-    def over(self, transforms: Sequence[FeatureTransform], indices: np.ndarray) -> "DaskReducer":
-        """Return sums over rows of these indices."""
-        return DaskReducer(self, SharedFeatures(self.source, transforms), indices)
+    def reducer(
+        self, features: Features, indices: np.ndarray, progress: Progress | None
+    ) -> "DaskReducer":
+        """Return the reducer of rows of these indices."""
+        return DaskReducer(features, indices, progress, workers=self)
 
     def scores(self, model: Model, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), classes) of rows of these indices."""
-        features, sent = self.send(SharedFeatures(self.source, model.transforms)), self.send(model)
-        calls = [(features, piece, sent) for piece in self.pieces(indices)]
+        source, shared_model = self.send(self.source), self.send(model)
+        calls = [(source, piece, shared_model) for piece in self.pieces(indices)]
         return np.concatenate(self.client.gather(self.map_evenly(tasks.scores, calls)))
 
     def threads(self) -> list[str]:
@@ -78,7 +78,7 @@ class Workers:
 
     def pieces(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return the rows in as many pieces as there are threads, or rows if these are fewer."""
-        return np.array_split(rows, min(len(self.threads()), len(rows)))
+        return np.array_split(rows, min(len(self.threads()), len(rows)) or 1)
 
     def submit(self, task: Callable[..., Any], *args: Any, worker: str = "") -> "Future":
         """Start a task; its arguments go with it, so Dask can run it again.
@@ -132,29 +132,27 @@ class Workers:
 
     def free_bytes(self) -> float:
         """Return how many bytes of rows the workers may keep."""
-        limits: dict[str, float] = {}
-        free: dict[str, float] = {}
+        limits, free = Counter[str](), dict[str, int]()
         for address, (limit, free_on_host) in self.client.run(_memory).items():
             host = get_address_host(address)
-            limits[host] = limits.get(host, 0) + (limit or free_on_host)
+            limits[host] += limit or free_on_host
             free[host] = free_on_host
         return MEMORY_FRACTION * sum(min(limits[host], free[host]) for host in limits)
 
 
-class DaskReducer:
-    """Sums over rows of files by workers; see `training.reducers.Reducer`."""
+@dataclass(frozen=True, kw_only=True)
+class DaskReducer(LocalReducer):
+    """Reduces the training rows by sums over them, which workers compute."""
 
-    def __init__(self, workers: Workers, features: SharedFeatures, indices: np.ndarray) -> None:
-        """Keep what to sum; workers start with the first method."""
-        self.workers, self.features, self.indices = workers, features, indices
+    workers: Workers
 
-    def gram(self, progress: Progress | None) -> GramProblem:
+    def gram(self) -> GramProblem:
         """Compute X Xᵀ in tiles; workers read the rows once for each of their tiles."""
         n, pieces = len(self.indices), self.workers.pieces(self.indices)
         tiles = gram_tiles(n, len(self.workers.threads()))
-        report = _counter(progress, len(pieces) + len(tiles))
-        mean, squares = self._mean(pieces, report)
-        features = self.workers.send(replace(self.features, mean=mean))
+        report = self._counter(len(pieces) + len(tiles))
+        mean, squares = self._sums(pieces, report)
+        features = self._send(mean)
         calls = [(features, self.indices[rows], self.indices[columns]) for rows, columns in tiles]
         work = [1 if rows is columns else 2 for rows, columns in tiles]
         futures = self.workers.map_evenly(tasks.products, calls, work)
@@ -171,17 +169,23 @@ class DaskReducer:
 
     def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, from one pass."""
-        features = self.workers.send(replace(self.features, mean=mean))
+        features = self._send(mean)
         pieces = self.workers.pieces(np.arange(len(self.indices)))
         calls = [(features, self.indices[piece], alpha[piece]) for piece in pieces]
         (weights,) = self.workers.tree_sum(self.workers.map_evenly(tasks.weights, calls))
         return weights
 
-    def stream(self, progress: Progress | None) -> PrimalProblem:
+    def rotate(self) -> PrimalProblem:
+        """Do as `LocalReducer`: rows of few features are small."""
+        small = "rows of %d features are small: this process reduces them, not the workers"
+        log.info(small, self.features.d)
+        return super().rotate()
+
+    def stream(self) -> PrimalProblem:
         """Sum rows and squares; then workers keep the rows, or fits read them again."""
-        n, workers = len(self.indices), self.workers
-        d = sum(transform.n_features for transform in self.features.transforms)
-        blocks = pieces = workers.pieces(self.indices)
+        n, d, workers = len(self.indices), self.features.d, self.workers
+        pieces = workers.pieces(self.indices)
+        blocks: Sequence[Any] = pieces
         needed, free = 4 * n * d, workers.free_bytes()
         keep = needed <= free
         if keep:
@@ -193,20 +197,29 @@ class DaskReducer:
             needed / 1e9,
             free / 1e9,
         )
-        report = _counter(progress, len(pieces) + len(blocks))
-        mean, squares = self._mean(pieces, report)
-        passes = DaskPasses(workers, replace(self.features, mean=mean), blocks, keep, report)
-        start_time = time.perf_counter()
-        column_squares = passes.column_squares(None if keep else report)
-        log_pass_time(time.perf_counter() - start_time)
-        gram.check_not_constant(column_squares.sum(), squares)
-        return PrimalProblem(passes, n, column_squares, mean, squares / n)
+        report = self._counter(len(pieces) + len(blocks))
+        mean, squares = self._sums(pieces, report)
+        features, starts = self._send(mean), np.cumsum([0, *map(len, blocks)])
+        if keep:
+            blocks = workers.map_evenly(tasks.load_rows, [(features, block) for block in blocks])
+            workers.wait(blocks, report)
+        passes = DaskPasses(workers, features, blocks, starts, keep)
+        sum_columns = partial(passes.column_squares, None if keep else report)
+        return self.streamed(passes, mean, squares, sum_columns)
 
-    def _mean(self, pieces: Sequence[np.ndarray], report: Report) -> tuple[np.ndarray, float]:
+    def _send(self, mean: np.ndarray | None) -> "Future":
+        shared = SharedFeatures(self.workers.source, self.features.transforms, mean)
+        return self.workers.send(shared)
+
+    def _counter(self, total: int) -> Report:
+        """Return a function that calls `progress` with (its number of calls, total)."""
+        calls, progress = count(1), self.progress
+        return lambda: progress(next(calls), total) if progress else None
+
+    def _sums(self, pieces: Sequence[np.ndarray], report: Report) -> tuple[np.ndarray, float]:
         """Return the mean of the rows, float32 (d,), and the sum of their squared norms."""
-        features = self.workers.send(self.features)
-        calls = [(features, piece) for piece in pieces]
-        futures = self.workers.map_evenly(tasks.row_sums, calls)
+        features = self._send(None)
+        futures = self.workers.map_evenly(tasks.row_sums, [(features, x) for x in pieces])
         total, squares = self.workers.tree_sum(futures, report)
         return (total / len(self.indices)).astype(np.float32), squares
 
@@ -223,14 +236,6 @@ def gram_tiles(n: int, n_threads: int) -> list[tuple[slice, slice]]:
     spans = [slice(*pair) for pair in pairwise(ends)]
     below = [(rows, columns) for i, rows in enumerate(spans) for columns in spans[:i]]
     return below + [(span, span) for span in spans]
-
-
-def _counter(progress: Progress | None, total: int) -> Report:
-    """Return a function that calls `progress` with (its number of calls, total)."""
-    if not progress:
-        return lambda: None
-    calls = count(1)
-    return lambda: progress(next(calls), total)
 
 
 def _memory(dask_worker: Any) -> tuple[int, int]:

@@ -2,10 +2,11 @@
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.extraction.existing import resolve_locally
@@ -18,16 +19,13 @@ if TYPE_CHECKING:
     from distributed import Client, Worker
 
 
-class Requirements(Protocol):
-    """What must be the same on every worker as on the client, which sends it to them."""
-
-    def fault(self) -> str | None:
-        """Return what is wrong with this process, as a phrase to follow its name, or None."""
+# Returns what is wrong with the process that calls it, as a phrase to follow its name, or None
+Fault = Callable[[], str | None]
 
 
-def check_workers(client: "Client", requirements: Requirements) -> None:
-    """Raise a BilinearError that names the first worker that does not meet the requirements."""
-    results = client.run(_check_beside_tasks, requirements, on_error="return")
+def check_workers(client: "Client", fault: Fault) -> None:
+    """Raise a BilinearError that names the first worker with a fault."""
+    results = client.run(_check_beside_tasks, fault, on_error="return")
     for address, error in results.items():
         if isinstance(error, BilinearError):
             raise error
@@ -36,16 +34,16 @@ def check_workers(client: "Client", requirements: Requirements) -> None:
             raise BilinearError(f"worker {address} cannot run this program: {reason}")
 
 
-async def _check_beside_tasks(requirements: Requirements, dask_worker: "Worker") -> None:
-    """Check a worker in a thread of its own, since tasks may occupy all task threads."""
-    await asyncio.to_thread(check, requirements, dask_worker)
+async def _check_beside_tasks(fault: Fault, dask_worker: "Worker") -> None:
+    """Check a worker in a new thread, since tasks may occupy all task threads."""
+    await asyncio.to_thread(check, fault, dask_worker)
 
 
-def check(requirements: Requirements, worker: "Worker") -> None:
-    """Raise a BilinearError unless this process, which is the worker, meets the requirements."""
-    if fault := requirements.fault():
+def check(fault: Fault, worker: "Worker") -> None:
+    """Raise a BilinearError if this process, which is the worker, has a fault."""
+    if phrase := fault():
         name = "" if worker.name == worker.address else f"{worker.name} at "
-        raise BilinearError(f"worker {name}{worker.address} {fault}")
+        raise BilinearError(f"worker {name}{worker.address} {phrase}")
 
 
 def differing(on_worker: str, on_client: str) -> str | None:
@@ -62,23 +60,14 @@ def differing(on_worker: str, on_client: str) -> str | None:
 
 @dataclass(frozen=True)
 class ExtractRequirements:
-    """What must be the same on every worker to extract shards of a feature file.
+    """What must be the same on every worker to extract shards of a feature file."""
 
-    Attributes:
-        token: a file with a random name in the folder of the shards, which the client has locked.
-        root: the folder of the photos.
-        photo: path and size in bytes of a photo; None if the client can read none.
-        network: its weights must be the same.
-        recipe: it may leave precision and batch size open.
-        versions: of the packages that decide the numbers, see `extraction/versions.py`.
-    """
-
-    token: Path
-    root: Path
-    photo: tuple[Path, int] | None
-    network: MapNetwork
-    recipe: Recipe
-    versions: str
+    token: Path  # a file with a random name in the folder of the shards, which the client locked
+    root: Path  # the folder of the photos
+    photo: tuple[Path, int] | None  # path and size in bytes; None if the client can read none
+    network: MapNetwork  # its weights must be the same
+    recipe: Recipe  # it may leave precision and batch size open
+    versions: str  # of the packages that decide the numbers, see `extraction/versions.py`
 
     @classmethod
     def of(cls, origin: Photos, recipe: Recipe, token: Path) -> Self:

@@ -32,17 +32,11 @@ Positions = Sequence[np.ndarray]  # for each block, the rows to use, ascending
 
 @dataclass(frozen=True)
 class Source:
-    """Feature files as the client sees them.
+    """Feature files as the client sees them."""
 
-    Attributes:
-        files: absolute paths, the same on every process.
-        descriptions: size and digest of each file.
-        versions: `name version, ...` of the packages that decide the numbers.
-    """
-
-    files: tuple[Path, ...]
-    descriptions: tuple[str, ...]
-    versions: str
+    files: tuple[Path, ...]  # absolute paths, the same on every process
+    descriptions: tuple[str, ...]  # size and digest of each file
+    versions: str  # `name version, ...` of the packages that decide the numbers
 
     @classmethod
     def of(cls, file: FeatureFile) -> "Source":
@@ -51,7 +45,7 @@ class Source:
         return cls(files, tuple(map(_describe, files)), _versions())
 
     def fault(self) -> str | None:
-        """Return what this process lacks, or None; see `requirements.Requirements`."""
+        """Return what this process lacks, or None; see `requirements.Fault`."""
         for path, expected in zip(self.files, self.descriptions, strict=True):
             actual = _describe(path)
             if actual != expected:
@@ -99,7 +93,7 @@ def _describe(path: Path) -> str:
 def _opened(source: Source) -> FeatureFile:
     from distributed import get_worker
 
-    check(source, get_worker())
+    check(source.fault, get_worker())
     return open_features(source.files)
 
 
@@ -144,9 +138,9 @@ def weights(shared: SharedFeatures, indices: np.ndarray, alpha: np.ndarray) -> t
     return (total,)
 
 
-def scores(shared: SharedFeatures, indices: np.ndarray, model: Model) -> np.ndarray:
+def scores(source: Source, indices: np.ndarray, model: Model) -> np.ndarray:
     """Return scores (len(indices), classes)."""
-    return np.concatenate([model(x) for _, x in shared.open().rows(indices)])
+    return model.score_rows(_opened(source), indices)
 
 
 def load_rows(shared: SharedFeatures, indices: np.ndarray) -> np.ndarray:

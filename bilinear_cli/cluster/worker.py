@@ -37,19 +37,12 @@ TASK_LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class ShardedJob:
-    """A job that is cut into shards.
+    """A job that is cut into shards."""
 
-    Attributes:
-        job: what all shards share. Its output is the folder of the shards.
-        requirements: what every worker must have.
-        n_shards: number of shards.
-        run_id: a string that no other run has; also the topic of the workers' events.
-    """
-
-    job: Job[Photos]
-    requirements: ExtractRequirements
+    job: Job[Photos]  # what all shards share; its output is the folder of the shards
+    requirements: ExtractRequirements  # what every worker must have
     n_shards: int
-    run_id: str
+    run_id: str  # a string that no other run has; also the topic of the workers' events
 
     def path(self, shard: int) -> Path:
         """Return the file of a shard, which counts from 1."""
@@ -115,7 +108,7 @@ def _task(sharded: ShardedJob) -> Iterator[None]:
     handler = _WarningHandler(worker, sharded.run_id)
     logger.addHandler(handler)
     try:
-        check(sharded.requirements, worker)
+        check(sharded.requirements.fault, worker)
         yield
     finally:
         logger.removeHandler(handler)

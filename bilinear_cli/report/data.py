@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
+from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import normalize
 
 from bilinear_cli.run import read_class_names, read_labels, read_metrics, read_scores
-from bilinear_cli.training.metrics import confusions
 from bilinear_cli.training.model import to_probabilities
 
 Metrics = dict[str, Any]
@@ -74,7 +74,8 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     if "test" in predictions.split:
         evaluated, kind = predictions.take(predictions.split == "test"), "test photos"
     evaluated_on = f"{len(evaluated.labels):,} {kind}"
-    matrix = confusions(evaluated.labels, evaluated.predicted, len(names))
+    every = np.arange(len(names))
+    matrix = confusion_matrix(evaluated.labels, evaluated.predicted, labels=every)
     classes = class_metrics(matrix, names)
     hardest = sorted(classes, key=lambda row: (not row["n_photos"], row["accuracy"]))
     return ReportData(

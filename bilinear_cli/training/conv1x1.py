@@ -20,7 +20,7 @@ from bilinear_cli.training.mlp import train_network
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.reducers import Progress, Reading
+from bilinear_cli.training.reducers import LocalReducer, Progress
 from bilinear_cli.training.tuning import Tuning
 
 Read = Callable[[np.ndarray], np.ndarray]
@@ -35,17 +35,8 @@ N_SAMPLED = 500  # maps from which the principal directions are computed
 
 
 @dataclass(frozen=True)
-class Conv1x1:
-    """The kernel (maps' channels, channels), the output layer, and the epochs of their training."""
-
-    kernel: np.ndarray
-    head: Linear
-    epochs: int
-
-
-@dataclass(frozen=True)
 class StoredMaps:
-    """Maps of the training rows, whose indices in the file are `indices`; they stay in the file."""
+    """Maps of the training rows, which stay in the file; `indices` are their rows there."""
 
     file: FeatureFile
     spec: str
@@ -63,22 +54,22 @@ class Conv1x1Estimator(Estimator):
 
     cross_validated = False
 
-    def reduce(self, file: FeatureFile, training: Training, reading: Reading) -> StoredMaps:
+    def reduce(self, reducer: LocalReducer, n_classes: int, options: TrainOptions) -> StoredMaps:
         """Check the maps of all training rows; training reads them in batches.
 
         Raises:
             UsageError: the maps have fewer channels than the convolution.
             FeatureFileError: a map is damaged or has a value that is not finite.
         """
-        (transform,), indices = training.transforms, training.rows.indices
-        channels, available = training.options.channels, file.shapes[transform.spec][-1]
-        if channels > available:
+        (transform,), file = reducer.features.transforms, reducer.features.file
+        if options.channels > transform.n_features:
             raise UsageError(
-                f"--channels {channels} is too high: the maps have {available} channels"
+                f"--channels {options.channels} is too high: the maps have {transform.n_features} "
+                "channels"
             )
-        for _ in file.batches(transform.spec, indices, BATCH):
+        for _ in file.batches(transform.spec, reducer.indices, BATCH):
             pass  # an error during Keras's training would have a traceback of TensorFlow
-        return StoredMaps(file, transform.spec, indices, reading.progress)
+        return StoredMaps(file, transform.spec, reducer.indices, reducer.progress)
 
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
@@ -101,11 +92,10 @@ class Conv1x1Estimator(Estimator):
 
 def _fit(training: Training, train: Targeted, **kwargs: Any) -> tuple[Model, int]:
     """Return the trained model of stored maps, and its number of epochs."""
-    maps = training.reduced
-    net = fit_conv1x1(maps.read, train, training.options, progress=maps.progress, **kwargs)
-    n_features = len(net.head.weights)
-    transform = FeatureTransform(maps.spec, None, n_features, "none", kernel=net.kernel)
-    return Model(net.head, None, [transform], training.rows.class_names), net.epochs
+    maps, options = training.reduced, training.options
+    kernel, head, epochs = fit_conv1x1(maps.read, train, options, progress=maps.progress, **kwargs)
+    transform = FeatureTransform(maps.spec, None, len(head.weights), "none", kernel=kernel)
+    return Model(head, None, [transform], training.rows.class_names), epochs
 
 
 def fit_conv1x1(
@@ -116,7 +106,7 @@ def fit_conv1x1(
     epochs: int | None = None,
     stop_on: Targeted | None = None,
     progress: Progress | None = None,
-) -> Conv1x1:
+) -> tuple[np.ndarray, Linear, int]:
     """Train, starting from rotated principal directions of the maps and a softmax of zeros.
 
     Args:
@@ -125,8 +115,11 @@ def fit_conv1x1(
         options: `channels` of the convolution; `frozen`, do not train the convolution; `seed`, of
             the sample for the principal directions and of the order of the rows.
         epochs: how many; None for `MAX_EPOCHS`, at most.
-        stop_on: likewise of validation rows, see `train_network`.
+        stop_on: the same for the validation rows, see `train_network`.
         progress: called with (epochs done, maximum).
+
+    Returns:
+        The kernel (maps' channels, channels), the output layer, the epochs of their training.
     """
     import keras
 
@@ -155,7 +148,7 @@ def fit_conv1x1(
     pooling, rescaling, head = network.layers[-3:]
     kernel = initial if options.frozen else pooling.get_weights()[0][0, 0] / unit
     weights, intercept = head.get_weights()
-    return Conv1x1(kernel, Linear(weights * rescaling.scale, intercept), best_epoch)
+    return kernel, Linear(weights * rescaling.scale, intercept), best_epoch
 
 
 def initial_kernel(read: Read, indices: np.ndarray, channels: int, seed: int) -> np.ndarray:

@@ -26,17 +26,11 @@ ROUNDING = 10  # tolerances by which rounding may change the objective without a
 
 @dataclass(frozen=True)
 class DualFit:
-    """A linear classifier fitted on rows of a Gram matrix.
+    """A linear classifier fitted on rows of a Gram matrix."""
 
-    Attributes:
-        indices: int (n,), of these rows.
-        alpha: float32 (n, k), columns of sum zero; the weights are `Xᵀ alpha`.
-        intercept: float32 (k,), for centred rows.
-    """
-
-    indices: np.ndarray
-    alpha: np.ndarray
-    intercept: np.ndarray
+    indices: np.ndarray  # int (n,), of these rows
+    alpha: np.ndarray  # float32 (n, k), columns of sum zero; the weights are `Xᵀ alpha`
+    intercept: np.ndarray  # float32 (k,), for centred rows
 
 
 class Metric(NamedTuple):
@@ -48,18 +42,12 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class GramProblem:
-    """The inner products of centred rows X, and fits from them.
+    """The inner products of centred rows X, and fits from them."""
 
-    Attributes:
-        gram: float32 (n, n), `X Xᵀ`.
-        mean: float32 (d,), of the rows.
-        mean_square: mean squared norm of the rows before centring, the natural unit of 1 / C.
-        primal_weights: (mean, α (n, k)) -> `Xᵀ α`, float32 (d, k), in one pass over the features.
-    """
-
-    gram: np.ndarray
-    mean: np.ndarray
-    mean_square: float
+    gram: np.ndarray  # float32 (n, n), `X Xᵀ`
+    mean: np.ndarray  # float32 (d,), of the rows
+    mean_square: float  # mean squared norm of the rows before centring, the natural unit of 1 / C
+    # (mean, α (n, k)) -> `Xᵀ α`, float32 (d, k), in one pass over the features
     primal_weights: Callable[[np.ndarray, np.ndarray], np.ndarray]
     solver: ClassVar[str] = "gram"
 
@@ -83,11 +71,7 @@ class GramProblem:
         product of n x n by n x k numbers an iteration. The intercept is an axis of G with the
         largest possible eigenvalue, 1 / c: α has no component there, so it is not penalised.
 
-        Args:
-            indices: int (n,), of the rows to fit on.
-            targets: float32 (n, k), of these rows.
-            make_loss: a loss of `losses.py`.
-            steps: the path.
+        The fits are on rows of these indices, int (n,), with these targets, float32 (n, k).
         """
         loss = make_loss(targets)
         inner = self.gram[np.ix_(indices, indices)]

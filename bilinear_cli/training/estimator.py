@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import reducers, registry
+from bilinear_cli.training import registry
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.losses import one_hot, plus_minus_one
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.training.reducers import Reading
+from bilinear_cli.training.reducers import LocalReducer, choose_solver
 from bilinear_cli.training.rows import Rows
 from bilinear_cli.training.tuning import Tuning, cross_validate, make_folds
 
@@ -47,30 +46,26 @@ class Training:
 
 
 class Estimator(ABC):
-    """A classifier.
+    """A classifier."""
 
-    Attributes:
-        cross_validated: whether it is tuned on all folds in turn, or on the first fold only.
-    """
-
+    # whether it is tuned on all folds in turn, or on the first fold only
     cross_validated: ClassVar[bool] = True
 
-    def reduce(self, file: FeatureFile, training: Training, reading: Reading) -> Any:
+    def reduce(self, reducer: LocalReducer, n_classes: int, options: TrainOptions) -> Any:
         """Read the training rows, and reduce them to a `Problem`.
 
         Raises:
             BilinearError: they do not fit into memory, and the classifier cannot stream them.
         """
-        rows, transforms, options = training.rows, training.transforms, training.options
-        n, d = len(rows.indices), sum(transform.n_features for transform in transforms)
-        solver = reducers.choose_solver(options.solver, n, d, len(rows.class_names))
+        n, d = len(reducer.indices), reducer.features.d
+        solver = choose_solver(options.solver, n, d, n_classes)
         if solver == "stream" and not registry.get_classifier(options.classifier).streamed:
             raise BilinearError(
                 f"--classifier {options.classifier} needs the reduced training rows in memory, and "
                 "they do not fit into the free memory. Use --top-variance, another --classifier, "
                 "or --solver gram to try it nevertheless."
             )
-        return reducers.reduce(file, transforms, rows.indices, solver, reading)
+        return reducer.reduce(solver)
 
     def tune(self, training: Training) -> Tuning:
         """Choose the settings that the options leave open, by cross-validation.
@@ -102,11 +97,7 @@ class Estimator(ABC):
     ) -> Trials:
         """Yield settings, and the scores (rows, classes) of the validation rows with them.
 
-        Args:
-            training: the training rows.
-            val_folds: indices of the validation rows of each fold. Scores of other rows are
-                ignored.
-            smoothing: label smoothing.
+        The folds are indices of validation rows. Scores of other rows are ignored.
         """
 
     @abstractmethod

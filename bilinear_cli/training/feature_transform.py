@@ -14,8 +14,8 @@ from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.options import NORMALIZE
 
-NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 BLOCK_BYTES = 1 << 26
 LEAST_NORM = 1e-6  # as in `functions.l2_normalize`
 
@@ -26,26 +26,36 @@ Block = tuple[slice, np.ndarray]  # rows or columns, and their values, float32
 class FeatureTransform:
     """How the stored rows of one pooling become features.
 
-    Attributes:
-        spec: the pooling.
-        columns: int64, ascending, the selected stored columns; None for all.
-        n_features: number of selected columns.
-        normalize: `none`; `standard`: minus `mean`, divided by `std`; `sqrt-l2`: signed square
-            root, then divided by the l2 norm of the row.
-        mean: float32 (n_features,), or None.
-        std: float32 (n_features,), 1 for a constant column; or None.
-        factor: multiplies the row in the end, so that several poolings have equal weight.
-        kernel: float32 (channels of the maps, channels), projects maps before pooling; or None.
+    The normalisation is `none`; `standard`: minus `mean`, divided by `std`; or `sqrt-l2`: signed
+    square root, then divided by the l2 norm of the row.
     """
 
-    spec: str
-    columns: np.ndarray | None
-    n_features: int
+    spec: str  # the pooling
+    columns: np.ndarray | None  # int64, ascending, the selected stored columns; None for all
+    n_features: int  # number of selected columns
     normalize: str
-    mean: np.ndarray | None = None
-    std: np.ndarray | None = None
-    factor: float = 1.0
-    kernel: np.ndarray | None = None
+    mean: np.ndarray | None = None  # float32 (n_features,)
+    std: np.ndarray | None = None  # float32 (n_features,), 1 for a constant column
+    factor: float = 1.0  # multiplies the row in the end, so that poolings have equal weight
+    kernel: np.ndarray | None = None  # float32 (maps' channels, channels), to project maps first
+
+    @classmethod
+    def fit(
+        cls, file: FeatureFile, spec: str, train: np.ndarray, normalize: str, n_entries: int | None
+    ) -> "FeatureTransform":
+        """Fit the selection and the normalisation on the training rows; see `fit_transforms`."""
+        if len(file.shapes[spec]) != 2:  # maps stay as they are
+            return cls(spec, None, file.shapes[spec][-1], "none")
+        columns = top_variance_columns(file, spec, train, n_entries) if n_entries else None
+        n_features = file.shapes[spec][1] if columns is None else len(columns)
+        if normalize == "auto":
+            normalize = "none" if get_pooling(spec).normalization else "standard"
+        if normalize != "standard":
+            return cls(spec, columns, n_features, normalize)
+        mean, variance = _moments(_stored(file, spec, train, columns))
+        std = np.sqrt(variance).astype(np.float32)
+        std[std == 0] = 1
+        return cls(spec, columns, n_features, normalize, mean.astype(np.float32), std)
 
     def transform(self, x: np.ndarray) -> np.ndarray:
         """Return features, float32 (n, n_features), of stored rows (n, *row shape).
@@ -60,8 +70,7 @@ class FeatureTransform:
     def norms(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
         """Return the norms that `sqrt-l2` divides by, float32 (n,), 1 for a row of zeros; or None.
 
-        Args:
-            blocks: the selected columns, in blocks of columns.
+        The blocks are those of the selected columns.
         """
         if self.normalize != "sqrt-l2":
             return None
@@ -94,7 +103,6 @@ def fit_transforms(
     """Fit selection and normalisation of poolings, whose features stand side by side.
 
     Args:
-        file: the features.
         specs: the poolings. Several are scaled to a mean norm of one.
         train: indices of the training rows.
         normalize: one of `NORMALIZE`; `auto` is `none` for a pooling that is stored normalised,
@@ -105,7 +113,7 @@ def fit_transforms(
         UsageError: the normalisation is unknown, or a pooling has too few entries.
     """
     validate_choice("normalization", normalize, NORMALIZE)
-    transforms = [_fit(file, spec, train, normalize, top_variance) for spec in specs]
+    transforms = [FeatureTransform.fit(file, x, train, normalize, top_variance) for x in specs]
     if len(specs) == 1:
         return transforms
     scaled = []
@@ -113,24 +121,6 @@ def fit_transforms(
         norms = [np.linalg.norm(x, axis=1) for _, x in Features(file, [transform]).rows(train)]
         scaled.append(replace(transform, factor=1 / (float(np.concatenate(norms).mean()) or 1.0)))
     return scaled
-
-
-def _fit(
-    file: FeatureFile, spec: str, train: np.ndarray, normalize: str, top_variance: int | None
-) -> FeatureTransform:
-    if len(file.shapes[spec]) != 2:  # maps stay as they are
-        return FeatureTransform(spec, None, file.shapes[spec][-1], "none")
-    columns = top_variance_columns(file, spec, train, top_variance) if top_variance else None
-    n_features = file.shapes[spec][1] if columns is None else len(columns)
-    if normalize == "auto":
-        normalize = "none" if get_pooling(spec).normalization else "standard"
-    transform = FeatureTransform(spec, columns, n_features, normalize)
-    if normalize != "standard":
-        return transform
-    mean, variance = _moments(_stored(file, spec, train, columns))
-    std = np.sqrt(variance).astype(np.float32)
-    std[std == 0] = 1
-    return replace(transform, mean=mean.astype(np.float32), std=std)
 
 
 def top_variance_columns(
@@ -209,11 +199,9 @@ class Features:
 def transform_rows(
     transforms: Sequence[FeatureTransform], rows: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Return the features of rows, float32 (n, n_features).
+    """Return the features of stored rows, float32 (n, n_features), poolings side by side.
 
-    Args:
-        transforms: fitted, of the poolings side by side.
-        rows: spec -> stored rows (n, *row shape); they may be overwritten.
+    The rows, spec -> (n, *row shape), may be overwritten.
     """
     features = [transform.transform(rows[transform.spec]) for transform in transforms]
     return features[0] if len(features) == 1 else np.hstack(features)
@@ -222,10 +210,8 @@ def transform_rows(
 def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Return projected maps, bilinearly pooled and normalised as `conv1x1.py` does in TensorFlow.
 
-    Args:
-        maps: float (n, height, width, channels of the maps).
-        kernel: float32 (channels of the maps, c). The result is float32 (n, c (c + 1) / 2), see
-            `triangle.py`.
+    Maps float (n, height, width, d) and a kernel float32 (d, c) give float32 (n, c (c + 1) / 2),
+    see `triangle.py`.
     """
     x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
     rows, columns = np.triu_indices(kernel.shape[1])

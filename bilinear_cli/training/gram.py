@@ -21,15 +21,10 @@ EQUAL_ROWS = "all training photos have the same features, so there is nothing to
 
 @dataclass(frozen=True)
 class Coordinates:
-    """The centred training rows in an orthonormal basis of their span: their principal axes.
+    """The centred training rows in an orthonormal basis of their span: their principal axes."""
 
-    Attributes:
-        z: float (n, r); float64 if computed from a Gram matrix, else float32.
-        sum_of_squares: float64 (r,), of each column of `z`, descending.
-    """
-
-    z: np.ndarray
-    sum_of_squares: np.ndarray
+    z: np.ndarray  # float (n, r); float64 if computed from a Gram matrix, else float32
+    sum_of_squares: np.ndarray  # float64 (r,), of each column of `z`, descending
 
     def coefficients(self, weights: np.ndarray) -> np.ndarray:
         """Return α, float32 (n, k), such that weights (r, k) in this basis are `Xᵀ α`."""
@@ -40,8 +35,7 @@ class Coordinates:
 def eigenvectors(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues above rounding, descending, and their vectors as columns, float64.
 
-    Args:
-        symmetric: float64 (n, n), of centred rows; overwritten.
+    The matrix, float64 (n, n), of centred rows, is overwritten.
 
     Raises:
         BilinearError: all rows are equal.

@@ -6,6 +6,7 @@ ridge regression with alpha = 1 / C. One factorisation serves every C and every 
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -23,12 +24,11 @@ FOLD_TOLERANCE = 1e-4  # leaves the objective within about a thousandth of its o
 TOLERANCE = 1e-7
 
 
+@dataclass(frozen=True)
 class LinearEstimator(Estimator):
     """A linear classifier that minimises one of `losses.py`, at one C after another."""
 
-    def __init__(self, make_loss: MakeLoss) -> None:
-        """Keep the loss."""
-        self.make_loss = make_loss
+    make_loss: MakeLoss
 
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
@@ -36,7 +36,7 @@ class LinearEstimator(Estimator):
         """Fit each fold along the path."""
         problem, targets = training.reduced, training.targets(smoothing)
         C_option = training.options.C
-        Cs = Cs_to_try(training) if C_option is None else warm_start(C_option)
+        Cs = grid(problem.mean_square) if C_option is None else warm_start(C_option)
         steps = [(C, FOLD_TOLERANCE) for C in Cs]
         paths = [
             problem.regularization_path(indices, targets[indices], self.make_loss, steps)
@@ -61,35 +61,19 @@ class LinearEstimator(Estimator):
         return Model(problem.linear(last), None, training.transforms, training.rows.class_names)
 
 
-softmax = partial(LinearEstimator, losses.cross_entropy)  # multinomial logistic regression
-svm = partial(LinearEstimator, losses.squared_hinge)  # one support vector machine for each class
-
-
-def Cs_to_try(training: Training) -> Sequence[float]:
-    """Return the C of the options, or a grid."""
-    C = training.options.C
-    return grid(training.reduced.mean_square) if C is None else [C]
-
-
-# Ridge regression ------------------------------------------------------------------------
-
-
 class Ridge(LinearEstimator):
     """Ridge regression on targets 1 and -1; along a path of C if the rows are streamed."""
-
-    def __init__(self) -> None:
-        """Keep the loss, for the path."""
-        super().__init__(losses.squared_error)
 
     def trials(
         self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
         """Score the validation rows at each C, without a fit."""
-        if training.reduced.coordinates is None:
+        problem, C_option = training.reduced, training.options.C
+        if problem.coordinates is None:
             yield from super().trials(training, val_folds, smoothing)
             return
-        scores = out_of_fold(training.reduced.coordinates, training.targets(smoothing), val_folds)
-        for C in Cs_to_try(training):
+        scores = out_of_fold(problem.coordinates, training.targets(smoothing), val_folds)
+        for C in grid(problem.mean_square) if C_option is None else [C_option]:
             yield {"C": C}, scores(C)
 
     def fit(self, training: Training, choice: Tuning) -> Model:
@@ -100,6 +84,11 @@ class Ridge(LinearEstimator):
         assert choice.C
         linear = problem.from_axes(fit_ridge(problem.coordinates, targets, choice.C))
         return Model(linear, None, training.transforms, training.rows.class_names)
+
+
+softmax = partial(LinearEstimator, losses.cross_entropy)  # multinomial logistic regression
+svm = partial(LinearEstimator, losses.squared_hinge)  # one support vector machine for each class
+ridge = partial(Ridge, losses.squared_error)
 
 
 def fit_ridge(coordinates: Coordinates, targets: np.ndarray, C: float) -> Linear:
@@ -120,10 +109,7 @@ def out_of_fold(
     Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", 2009, section 7.10). On
     the principal axes R is diagonal, `1 / (1 + C sum_of_squares)`, free of cancellation.
 
-    Args:
-        coordinates: the rows on their principal axes.
-        targets: float32 (n, k).
-        val_folds: indices of the validation rows of each fold.
+    Each fold is the indices of its validation rows.
     """
     n, dtype = len(targets), coordinates.z.dtype
     u = coordinates.z / np.sqrt(coordinates.sum_of_squares).astype(dtype)  # orthonormal columns

@@ -1,25 +1,27 @@
-"""Metrics of scores. A photo counts once, however many views it has."""
+"""Metrics of scores and of probabilities. A photo counts once, however many views it has."""
 
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 CONFIDENCE = 0.95
 N_CONFUSED = 10
+N_BINS = 15
+N_RESAMPLES = 1000
+LOG_BOUNDS = (-7.0, 7.0)  # of log T
+PRIOR_STD = 2.0  # of log T
+
+Bin = tuple[float, float, int]  # mean confidence, accuracy, number of photos
 
 
 def average_views(photo: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average scores over the views of a photo.
+    """Return the first row of each photo, ascending, and the mean scores (photos, k) of its views.
 
-    Args:
-        photo: int (rows,), the index of the photo that a row shows.
-        scores: (rows, k).
-
-    Returns:
-        The index of the first row of each photo, ascending; the mean scores (photos, k).
+    Scores are (rows, k); `photo`, int (rows,), is the photo of each row.
     """
     _, first, inverse, count = np.unique(photo, True, True, True)
     mean = np.zeros((len(first), scores.shape[1]))
@@ -39,12 +41,7 @@ def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) -> dict[str, Any]:
-    """Return the metrics of a classifier.
-
-    Args:
-        scores: (photos, k), at least one photo.
-        labels: int (photos,).
-        class_names: (k,).
+    """Return the metrics of scores (photos, k) and labels int (photos,), of one photo or more.
 
     Returns:
         `top1`, `top1_ci95` (Wilson's interval), `top5`, `mean_per_class_accuracy`, all 0 to 1;
@@ -54,7 +51,7 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) ->
     recall = recall_score(labels, predicted, labels=np.unique(labels), average="macro")
     interval = binomtest(round(accuracy * n), n).proportion_ci(CONFIDENCE, "wilson")
     true_score = scores[np.arange(n), labels]
-    matrix = confusions(labels, predicted, len(class_names))
+    matrix = confusion_matrix(labels, predicted, labels=np.arange(len(class_names)))
     return {
         "top1": accuracy,
         "top1_ci95": [float(interval.low), float(interval.high)],
@@ -69,14 +66,74 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) ->
     }
 
 
-def confusions(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return the confusion matrix (k, k): rows are true classes, columns predicted ones."""
-    return confusion_matrix(labels, predicted, labels=np.arange(n_classes))
-
-
 def confused_pairs(matrix: np.ndarray, n_pairs: int) -> list[tuple[int, int, int]]:
     """Return (count, true class, predicted class) of the pairs confused most, at most `n_pairs`."""
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:n_pairs]
     pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
     return [(int(wrong[i, j]), int(i), int(j)) for i, j in pairs if wrong[i, j]]
+
+
+# Calibration -----------------------------------------------------------------------------
+
+
+def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature T > 0 at which softmax(scores / T) has the lowest log loss.
+
+    Scores (photos, k) are out of fold, and averaged over views. Without photos T is 1.
+    Log T has a normal prior around 0, which matters for few photos: without it, a handful of
+    photos that are all classified correctly would make every prediction certain.
+
+    Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    if not len(labels):
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        prior = (log_t / PRIOR_STD) ** 2 / 2
+        return log_loss(scores / np.exp(log_t), labels) + prior / len(labels)
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_BOUNDS, method="bounded").x))
+
+
+def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return metrics of probabilities (photos, k), rows of sum one, and labels int (photos,).
+
+    There must be one photo or more.
+
+    Returns:
+        `log_loss`; `brier`, the mean squared distance from the one-hot labels, 0 to 2; `ece`, the
+        expected calibration error: the mean distance between confidence (the highest probability)
+        and accuracy over 15 bins of equal mass, 0 to 1; `ece_ci95`, 1.96 standard errors of a
+        bootstrap over photos to either side (not its percentiles: the error of resampled photos
+        is biased upwards); `bins`, for each its `confidence`, `accuracy` and `count`.
+    """
+    one_hot = np.eye(probabilities.shape[1])[labels]
+    likelihood = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-300)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    all_bins, rng = bins(confidence, correct), np.random.default_rng(0)
+    draws = (rng.integers(0, len(labels), len(labels)) for _ in range(N_RESAMPLES))
+    resampled = [_error(bins(confidence[draw], correct[draw])) for draw in draws]
+    ece, margin = _error(all_bins), 1.96 * float(np.std(resampled))
+    keys = ("confidence", "accuracy", "count")
+    return {
+        "log_loss": float(-np.log(likelihood).mean()),
+        "brier": float(np.square(probabilities - one_hot).sum(axis=1).mean()),
+        "ece": ece,
+        "ece_ci95": [max(ece - margin, 0.0), min(ece + margin, 1.0)],
+        "bins": [dict(zip(keys, values, strict=True)) for values in all_bins],
+    }
+
+
+def bins(confidence: np.ndarray, correct: np.ndarray) -> list[Bin]:
+    """Return bins of equal mass of photos (photos,), in ascending order of confidence."""
+    order = np.argsort(confidence, kind="stable")
+    chunks = np.array_split(order, min(N_BINS, len(order)))
+    return [(float(confidence[i].mean()), float(correct[i].mean()), len(i)) for i in chunks]
+
+
+def _error(bins: list[Bin]) -> float:
+    """Return the expected calibration error."""
+    total = sum(count for *_, count in bins)
+    return sum(abs(confidence - accuracy) * n for confidence, accuracy, n in bins) / total

@@ -1,7 +1,6 @@
 """A multi-layer perceptron with one hidden layer, on the principal axes of the rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,19 +18,6 @@ WEIGHT_DECAY = 1e-4
 BATCH = 64
 
 
-@dataclass(frozen=True)
-class Mlp:
-    """Two layers with a ReLU between them, and the number of epochs they were trained for."""
-
-    first: Linear
-    second: Linear
-    epochs: int
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return scores (n, k) of rows (n, d)."""
-        return self.second(np.maximum(self.first(x), 0))
-
-
 class MlpEstimator(Estimator):
     """A multi-layer perceptron; the number of epochs is chosen on one fold."""
 
@@ -42,24 +28,22 @@ class MlpEstimator(Estimator):
     ) -> Trials:
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
-        targets, z = training.targets(smoothing), _coordinates(training)
+        z, targets = training.reduced.coordinates.z.astype(np.float32), training.targets(smoothing)
         indices = np.setdiff1d(training.indices, val_indices)
         stop_on = (z[val_indices], targets[val_indices])
-        mlp = fit_mlp(z[indices], targets[indices], training.options, stop_on=stop_on)
-        scores = np.zeros(targets.shape, np.float32)
-        scores[val_indices] = mlp(z[val_indices])
-        yield {"epochs": mlp.epochs}, scores
+        options, scores = training.options, np.zeros(targets.shape, np.float32)
+        first, second, epochs = fit_mlp(z[indices], targets[indices], options, stop_on=stop_on)
+        model = Model(first, second, (), training.rows.class_names)
+        scores[val_indices] = model(z[val_indices])
+        yield {"epochs": epochs}, scores
 
     def fit(self, training: Training, tuning: Tuning) -> Model:
         """Train on all rows for the chosen number of epochs."""
-        z, targets = _coordinates(training), training.targets(tuning.label_smoothing)
-        mlp = fit_mlp(z, targets, training.options, epochs=tuning.epochs)
-        first = training.reduced.from_axes(mlp.first)
-        return Model(first, mlp.second, training.transforms, training.rows.class_names)
-
-
-def _coordinates(training: Training) -> np.ndarray:
-    return training.reduced.coordinates.z.astype(np.float32)
+        z = training.reduced.coordinates.z.astype(np.float32)
+        targets = training.targets(tuning.label_smoothing)
+        on_axes, second, _ = fit_mlp(z, targets, training.options, epochs=tuning.epochs)
+        first = training.reduced.from_axes(on_axes)
+        return Model(first, second, training.transforms, training.rows.class_names)
 
 
 def fit_mlp(
@@ -69,7 +53,7 @@ def fit_mlp(
     *,
     epochs: int | None = None,
     stop_on: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Mlp:
+) -> tuple[Linear, Linear, int]:
     """Train a multi-layer perceptron with one hidden layer.
 
     Args:
@@ -79,6 +63,9 @@ def fit_mlp(
             the initial weights, the order of the rows and the dropout.
         epochs: how many; None for `MAX_EPOCHS`, at most.
         stop_on: validation rows and their targets, see `train_network`.
+
+    Returns:
+        The layers before and after the ReLU, and the number of epochs of their training.
     """
     import keras
 
@@ -103,7 +90,7 @@ def fit_mlp(
         validation_data=(stop_on[0] * unit, stop_on[1]) if stop_on else None,
     )
     first, second = network.layers[0].get_weights(), network.layers[2].get_weights()
-    return Mlp(Linear(first[0] * unit, first[1]), Linear(*second), best_epoch)
+    return Linear(first[0] * unit, first[1]), Linear(*second), best_epoch
 
 
 def train_network(

@@ -15,20 +15,14 @@ from bilinear_cli.training.primal import Linear
 class Model:
     """A classifier of stored rows.
 
-    Attributes:
-        first: the first or only layer, weights (d, k) on the transformed features.
-        second: the output layer of an mlp, which follows a ReLU; else None.
-        transforms: selection and normalisation, one for each pooling.
-        class_names: str (k,).
-        parameters: parameters of the poolings; see `poolings/parameters.py`.
-        temperature: scores, averaged over views, are divided by it to give probabilities.
+    Scores, averaged over views, are divided by the temperature to give probabilities.
     """
 
-    first: Linear
-    second: Linear | None
-    transforms: Sequence[FeatureTransform]
-    class_names: np.ndarray
-    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    first: Linear  # the first or only layer, weights (d, k) on the transformed features
+    second: Linear | None  # the output layer of an mlp, which follows a ReLU
+    transforms: Sequence[FeatureTransform]  # selection and normalisation, one for each pooling
+    class_names: np.ndarray  # str (k,)
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the poolings
     temperature: float = 1.0
 
     def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -7,6 +7,8 @@ from math import inf
 from bilinear_cli.errors import UsageError
 from bilinear_cli.training import registry
 
+NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
+SOLVERS = ("auto", "gram", "stream")
 SMOOTHINGS = (0.0, 0.1)  # tried by cross-validation
 
 
@@ -16,12 +18,12 @@ class TrainOptions:
 
     Attributes:
         classifier: one of `registry.CLASSIFIERS`.
-        normalize: one of `feature_transform.NORMALIZE`.
+        normalize: one of `NORMALIZE`.
         top_variance: number of entries of highest variance to keep; None for all.
         C: inverse regularisation strength, above 0; None to choose it by cross-validation.
         label_smoothing: of softmax, mlp and conv1x1, from 0 to below 1; None to choose it likewise.
         folds: maximum number of folds of the cross-validation.
-        solver: one of `problem.SOLVERS`.
+        solver: one of `SOLVERS`.
         min_photos: classes with fewer photos are left out.
         seed: of the folds, of mlp and of conv1x1.
         hidden: hidden units of the mlp.

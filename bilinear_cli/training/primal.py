@@ -55,13 +55,7 @@ class Passes(Protocol):
 def loss_sums(
     model: Linear, blocks: Iterable[Block], targets: np.ndarray, make_loss: MakeLoss
 ) -> LossSums:
-    """Return sums over rows; those of two sets of rows add up to those of both.
-
-    Args:
-        model: weights (d, k) and intercept.
-        blocks: the rows, n in all.
-        targets: float32 (n, k).
-        make_loss: a loss of `losses.py`.
+    """Return sums over n rows (n, d); those of two sets of rows add up to those of both.
 
     Returns:
         The losses; their second derivative by the scores, a mean over the classes; their gradient,
@@ -108,25 +102,15 @@ class LocalPasses:
 
 @dataclass(frozen=True)
 class PrimalProblem:
-    """Centred rows and fits by passes over them; its methods are those of `GramProblem`.
+    """Centred rows and fits by passes over them; its methods are those of `GramProblem`."""
 
-    Attributes:
-        passes: over the rows, (n, d), or (n, r) on their principal axes.
-        n: number of rows.
-        sum_of_squares: float64, of each column of the rows.
-        mean: float32 (d,), of the features.
-        mean_square: mean squared norm of the rows before centring, the natural unit of 1 / C.
-        axes: float32 (d, r), the principal axes; None if the rows are features.
-        coordinates: the rows on their principal axes, or None.
-    """
-
-    passes: Passes
-    n: int
-    sum_of_squares: np.ndarray
-    mean: np.ndarray
-    mean_square: float
-    axes: np.ndarray | None = None
-    coordinates: Coordinates | None = None
+    passes: Passes  # over the rows, (n, d), or (n, r) on their principal axes
+    n: int  # number of rows
+    sum_of_squares: np.ndarray  # float64, of each column of the rows
+    mean: np.ndarray  # float32 (d,), of the features
+    mean_square: float  # mean squared norm of the rows before centring, the natural unit of 1 / C
+    axes: np.ndarray | None = None  # float32 (d, r), the principal axes; None for features
+    coordinates: Coordinates | None = None  # the rows on their principal axes
 
     @property
     def solver(self) -> str:
@@ -175,9 +159,7 @@ class PrimalProblem:
         weights = fit.weights if self.axes is None else self.axes @ fit.weights
         return Linear(weights, fit.intercept).uncentred(self.mean)
 
-    def from_axes(self, on_axes: Linear) -> Linear:
-        """Return a model of the `coordinates` as a model of the features."""
-        return self.linear(on_axes)
+    from_axes = linear  # a model of the `coordinates` is a fit
 
 
 def objective(
@@ -185,10 +167,7 @@ def objective(
 ) -> tuple[float, np.ndarray, float]:
     """Return `C * losses + ||W||² / 2`, its gradient, and the sum of the second derivatives.
 
-    Args:
-        point: float32 (d + 1, k): the weights W, and in the last row the intercept.
-        losses: model -> `loss_sums`.
-        C: inverse regularisation strength.
+    The point, float32 (d + 1, k), is the weights W, and in the last row the intercept.
     """
     weights = point[:-1]
     loss, curvature, gradient = losses(Linear(weights, point[-1]))

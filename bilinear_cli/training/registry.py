@@ -17,34 +17,20 @@ CLASSIFIER_OPTIONS = (*LINEAR_OPTIONS, "label_smoothing", *NETWORK_OPTIONS)
 
 @dataclass(frozen=True)
 class Classifier:
-    """What the command line, the options and the run folder must know about a classifier.
+    """What the command line, the options and the run folder must know about a classifier."""
 
-    Attributes:
-        name: for `--classifier`.
-        estimator: the class or function that returns its `Estimator`, as `module:name`.
-        options: those of `CLASSIFIER_OPTIONS` that it takes. With `label_smoothing` its targets
-            are one-hot and smoothed. Without, they are 1 for the class and -1 elsewhere.
-        recorded: options that `metrics.json` records; it always records `C` and the smoothing.
-        in_folder_name: options that are part of the name of the run folder.
-        on_maps: it is fitted on maps, not on vectors.
-        tensorflow: it needs TensorFlow.
-        streamed: it can be fitted by passes over the file.
-        distributed: workers can compute the sums over its rows.
-    """
-
-    name: str
-    estimator: str
-    options: tuple[str, ...]
-    recorded: tuple[str, ...] = ()
-    in_folder_name: tuple[str, ...] = ()
-    on_maps: bool = False
-    tensorflow: bool = False
-    streamed: bool = True
-    distributed: bool = True
+    name: str  # for `--classifier`
+    estimator: str  # the class or function that returns its `Estimator`, as `module:name`
+    options: tuple[str, ...]  # those of `CLASSIFIER_OPTIONS` that it takes
+    in_folder_name: tuple[str, ...] = ()  # options that are part of the name of the run folder
+    on_maps: bool = False  # it is fitted on maps, not on vectors
+    tensorflow: bool = False  # it needs TensorFlow
+    streamed: bool = True  # it can be fitted by passes over the file
+    distributed: bool = True  # workers can compute the sums over its rows
 
     @property
     def one_hot(self) -> bool:
-        """Whether its targets are one-hot."""
+        """Whether its targets are one-hot and smoothed, or 1 for the class and -1 elsewhere."""
         return "label_smoothing" in self.options
 
     def load(self) -> "Estimator":
@@ -78,12 +64,11 @@ CLASSIFIERS = {
     for classifier in (
         Classifier("softmax", f"{_MODULE}linear:softmax", (*LINEAR_OPTIONS, "label_smoothing")),
         Classifier("svm", f"{_MODULE}linear:svm", LINEAR_OPTIONS),
-        Classifier("ridge", f"{_MODULE}linear:Ridge", LINEAR_OPTIONS),
+        Classifier("ridge", f"{_MODULE}linear:ridge", LINEAR_OPTIONS),
         Classifier(
             "mlp",
             f"{_MODULE}mlp:MlpEstimator",
             (*VECTOR_OPTIONS, "label_smoothing", "hidden", "dropout"),
-            recorded=("hidden", "dropout"),
             tensorflow=True,
             streamed=False,
         ),
@@ -91,7 +76,6 @@ CLASSIFIERS = {
             "conv1x1",
             f"{_MODULE}conv1x1:Conv1x1Estimator",
             ("label_smoothing", "channels", "frozen"),
-            recorded=("channels", "frozen"),
             in_folder_name=("channels", "frozen"),
             on_maps=True,
             tensorflow=True,

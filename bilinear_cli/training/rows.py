@@ -37,7 +37,6 @@ def select_rows(file: FeatureFile, photo_set: PhotoSet | None, min_photos: int) 
     """Return the rows of all classes with enough photos.
 
     Args:
-        file: the features.
         photo_set: replaces labels, split and groups of the file, matched by the photos' SHA-256.
         min_photos: classes with fewer photos, or without a training photo, are left out.
 
@@ -54,8 +53,8 @@ def select_rows(file: FeatureFile, photo_set: PhotoSet | None, min_photos: int) 
     n_training = np.bincount(rows.labels[rows.split == "train"], minlength=k)
     keep = (n_photos >= min_photos) & (n_training > 0)
     if (small := rows.class_names[(n_photos > 0) & ~keep]).size:
-        what = f"classes with fewer than {min_photos} photos or no training photo"
-        log.warning("left out %s: %s", what, abbreviate(small, 20))
+        reason = f"fewer than {min_photos} photos or no training photo"
+        log.warning("left out classes with %s: %s", reason, abbreviate(small, 20))
     rows, new_labels = rows.take(keep[rows.labels]), np.cumsum(keep) - 1
     rows = replace(rows, labels=new_labels[rows.labels], class_names=rows.class_names[keep])
     if len(rows.class_names) < 2:

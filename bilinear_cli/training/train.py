@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -15,13 +16,12 @@ from bilinear_cli.poolings.parameters import check_not_fitted_on_test
 from bilinear_cli.poolings.registry import canonical_spec, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
-from bilinear_cli.training.calibration import calibration, fit_temperature
 from bilinear_cli.training.estimator import Training
-from bilinear_cli.training.feature_transform import fit_transforms
-from bilinear_cli.training.metrics import average_views, evaluate
+from bilinear_cli.training.feature_transform import Features, fit_transforms
+from bilinear_cli.training.metrics import average_views, calibration, evaluate, fit_temperature
 from bilinear_cli.training.model import Model, to_probabilities
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.training.reducers import LOCAL, Progress, Reading, Workers
+from bilinear_cli.training.reducers import LocalReducer, Progress, Workers
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning
 
@@ -32,19 +32,12 @@ PACKAGES = ("bilinear-cli", "numpy", "scipy", "scikit-learn", "h5py")
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained classifier.
+    """A trained classifier."""
 
-    Attributes:
-        metrics: the entries of `metrics.json`, without the run folder and the command.
-        model: the final model.
-        scored: `oof` and `test` -> rows, and their scores (rows, classes).
-        rows: all training and test rows.
-    """
-
-    metrics: dict[str, Any]
-    model: Model
-    scored: dict[str, tuple[Rows, np.ndarray]]
-    rows: Rows
+    metrics: dict[str, Any]  # the entries of `metrics.json`, without the run folder and the command
+    model: Model  # the final model
+    scored: dict[str, tuple[Rows, np.ndarray]]  # `oof`, `test` -> rows, scores (rows, classes)
+    rows: Rows  # all training and test rows
 
 
 def fit_and_score(
@@ -59,9 +52,7 @@ def fit_and_score(
     """Tune and fit a classifier on the training rows, and score the test rows once.
 
     Args:
-        file: the features.
         spec: a pooling of the file, or several joined by `+`.
-        options: of training.
         photo_set: replaces labels, split and groups of the file, matched by the photos' SHA-256.
         progress: called with (done, total) while the features are read.
         workers: compute the sums over rows and the test scores, instead of this process. Columns
@@ -71,17 +62,18 @@ def fit_and_score(
         BilinearError: the rows cannot be trained on.
         UsageError: the options do not fit the file.
     """
-    started, reading = time.perf_counter(), Reading(progress, workers)
-    specs = _split_spec(file, spec, options)
+    started, specs = time.perf_counter(), _split_spec(file, spec, options)
     rows = select_rows(file, photo_set, options.min_photos)
     train, test = rows.take(rows.split == "train"), rows.take(rows.split != "train")
     names = [name for x in specs for name in get_pooling(x).parameters]
     parameters = {name: file.parameters[name] for name in names}
     check_not_fitted_on_test(parameters, file.sha256[test.indices], "extract again, with --data")
-    tuning, model = fit_model(file, specs, train, options, reading=reading)
+    reducer = partial(workers.reducer if workers else LocalReducer, progress=progress)
+    tuning, model = fit_model(file, specs, train, options, reducer=reducer)
     first, mean = average_views(tuning.rows.photo, tuning.scores)
     temperature = fit_temperature(mean, tuning.rows.labels[first])
-    scores = score_rows(file, model, test, workers)
+    indices = test.indices
+    scores = workers.scores(model, indices) if workers else model.score_rows(file, indices)
     metrics = {
         **_test_metrics(test, scores, temperature),
         **_describe(file, spec, options, rows, model),
@@ -90,7 +82,7 @@ def fit_and_score(
     refit = options.refit_all and len(test.indices) > 0
     if refit:
         log.info("fitting the final model on all photos")
-        _, model = fit_model(file, specs, rows, options, tuning, reading)
+        _, model = fit_model(file, specs, rows, options, tuning, reducer)
     if workers:
         metrics["workers"] = workers.n
     metrics["fitted_on"] = "train and test" if refit else "train"
@@ -106,26 +98,18 @@ def fit_model(
     rows: Rows,
     options: TrainOptions,
     tuning: Tuning | None = None,
-    reading: Reading = LOCAL,
+    reducer: Callable[[Features, np.ndarray], LocalReducer] = LocalReducer,
 ) -> tuple[Tuning, Model]:
     """Fit on these rows only, with the settings of `tuning`, or tune on these rows first."""
     estimator = registry.get_classifier(options.classifier).load()
     transforms = fit_transforms(
         file, specs, rows.indices, normalize=options.normalize, top_variance=options.top_variance
     )
-    training = Training(None, rows, options, transforms)
-    training = replace(training, reduced=estimator.reduce(file, training, reading))
+    source = reducer(Features(file, transforms), rows.indices)
+    reduced = estimator.reduce(source, len(rows.class_names), options)
+    training = Training(reduced, rows, options, transforms)
     tuning = tuning or estimator.tune(training)
     return tuning, estimator.fit(training, tuning)
-
-
-def score_rows(
-    file: FeatureFile, model: Model, rows: Rows, workers: Workers | None = None
-) -> np.ndarray:
-    """Return scores (rows, classes), computed in batches by this process or by workers."""
-    if workers and len(rows.indices):
-        return workers.scores(model, rows.indices)
-    return model.score_rows(file, rows.indices)
 
 
 def _split_spec(file: FeatureFile, spec: str, options: TrainOptions) -> list[str]:
@@ -168,14 +152,14 @@ def _describe(
     file: FeatureFile, spec: str, options: TrainOptions, rows: Rows, model: Model
 ) -> dict[str, Any]:
     """Return what the classifier was trained on and how."""
-    recorded = registry.get_classifier(options.classifier).recorded
+    supported = registry.get_classifier(options.classifier).options
     n_photos = {name: len(np.unique(rows.photo[rows.split == name])) for name in ("train", "test")}
     n_bytes = 0  # that are read for a row
     for x in model.transforms:
         n_values = x.n_features if x.kernel is None else int(np.prod(file.shapes[x.spec][1:]))
         n_bytes += n_values * file.row_dtype(x.spec).itemsize
     return {
-        **{name: getattr(options, name) for name in recorded},
+        **{name: getattr(options, name) for name in registry.NETWORK_OPTIONS if name in supported},
         "classifier": options.classifier,
         "pooling": spec,
         "normalize": options.normalize,

@@ -22,27 +22,16 @@ GAIN = 0.5  # standard errors of the accuracy
 
 @dataclass(frozen=True)
 class Tuning:
-    """The chosen settings, and the out-of-fold scores with them.
+    """The chosen settings, and the out-of-fold scores with them."""
 
-    Attributes:
-        label_smoothing: of the targets.
-        C: inverse regularisation strength, or None.
-        epochs: number of epochs, or None.
-        rows: the validation rows of all folds.
-        scores: out-of-fold scores of these rows, (rows, classes).
-        curve: one point for each setting that was tried: the settings, `top1` and `log_loss`.
-        folds: number of folds that were held out in turn.
-        solver: `gram` or `stream`, or None.
-    """
-
-    label_smoothing: float
-    C: float | None
+    label_smoothing: float  # of the targets
+    C: float | None  # inverse regularisation strength
     epochs: int | None
-    rows: Rows
-    scores: np.ndarray
-    curve: Sequence[dict[str, Any]]
-    folds: int = 0
-    solver: str | None = None
+    rows: Rows  # the validation rows of all folds
+    scores: np.ndarray  # out-of-fold scores of these rows, (rows, classes)
+    curve: Sequence[dict[str, Any]]  # settings, `top1` and `log_loss` of each setting tried
+    folds: int = 0  # number of folds that were held out in turn
+    solver: str | None = None  # `gram` or `stream`
 
     def report(self) -> dict[str, Any]:
         """Return the entries of `metrics.json`; accuracy and loss are None without folds."""
@@ -99,7 +88,7 @@ def cross_validate(
     Args:
         rows: the training rows.
         val_folds: indices of the validation rows of each fold.
-        smoothings: the label smoothings to try.
+        smoothings: label smoothings to try.
         trials: label smoothing -> (settings, scores (rows, classes)), by ascending C. It is not
             exhausted if a higher C hardly improves the accuracy.
     """
@@ -142,8 +131,7 @@ def _rank(point: dict[str, Any]) -> tuple[float, float]:
 def grid(mean_square: float) -> list[float]:
     """Return the values of C to try, ascending, rounded to three digits.
 
-    Args:
-        mean_square: mean squared norm of the features.
+    Their unit is one over the mean squared norm of the features.
     """
     return [float(f"{10.0**decade / mean_square:.3g}") for decade in DECADES]
 

@@ -23,7 +23,7 @@ from bilinear_cli.store.checks import ROW_COLUMNS
 from bilinear_cli.training.metrics import average_views
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.rows import Rows, select_rows
-from bilinear_cli.training.train import fit_model, score_rows
+from bilinear_cli.training.train import fit_model
 
 BATCH_SIZE = 64  # maps
 TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # numbers of entries to keep
@@ -126,7 +126,7 @@ def run(vectors: FeatureFile, trial: Trial) -> dict[str, Any]:
         train = draw(train, trial.photos, trial.seed)
     options = TrainOptions(normalize=variant.normalize, top_variance=trial.top)
     tuning, model = fit_model(vectors, [variant.spec], train, options)
-    first, scores = average_views(test.photo, score_rows(vectors, model, test))
+    first, scores = average_views(test.photo, model.score_rows(vectors, test.indices))
     hits = scores.argmax(axis=1) == test.labels[first]
     return {
         "top1": float(hits.mean()),

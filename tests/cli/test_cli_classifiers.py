@@ -71,7 +71,6 @@ def test_an_entry_is_all_that_a_new_classifier_needs(
         "nearest-mean",
         f"{__name__}:NearestMean",
         (*registry.VECTOR_OPTIONS, "hidden"),
-        recorded=("hidden",),
         in_folder_name=("hidden",),
         streamed=False,
         distributed=False,
@@ -136,4 +135,4 @@ def test_every_entry_names_an_estimator() -> None:
     for name, entry in CLASSIFIERS.items():
         assert entry.name == name
         assert isinstance(entry.load(), Estimator)
-        assert {*entry.recorded, *entry.in_folder_name} <= {*entry.options}
+        assert {*entry.in_folder_name} <= {*entry.options}

@@ -241,13 +241,15 @@ def reducers(client: Client, features: Path) -> Iterator[Reducers]:
     indices = np.random.default_rng(0).permutation(np.flatnonzero(SPLIT == "train"))
     with FeatureFile(features) as file:
         transforms = fit_transforms(file, ["bilinear"], indices, normalize="none")
-        local = LocalReducer(Features(file, transforms), indices)
-        yield local, Workers(client, file).over(transforms, indices)
+        features_of_file = Features(file, transforms)
+        local = LocalReducer(features_of_file, indices)
+        yield local, Workers(client, file).reducer(features_of_file, indices, None)
 
 
 def test_a_gram_matrix_of_workers_is_that_of_this_process(reducers: Reducers) -> None:
     steps: list[tuple[int, int]] = []
-    local, distributed = reducers[0].gram(), reducers[1].gram(lambda *done: steps.append(done))
+    with_progress = replace(reducers[1], progress=lambda *done: steps.append(done))
+    local, distributed = reducers[0].gram(), with_progress.gram()
     atol = 1e-6 * np.abs(local.gram).max()
     np.testing.assert_allclose(distributed.gram, local.gram, atol=atol)
     np.testing.assert_array_equal(distributed.gram, distributed.gram.T)
@@ -266,7 +268,8 @@ def test_passes_of_workers_over_rows_in_any_order_are_those_of_this_process(
     size = 4 * 60 * reducers[0].features.d
     monkeypatch.setattr(reducers[1].workers, "free_bytes", lambda: size if keep else size - 1)
     steps: list[tuple[int, int]] = []
-    local, distributed = reducers[0].stream(), reducers[1].stream(lambda *done: steps.append(done))
+    with_progress = replace(reducers[1], progress=lambda *done: steps.append(done))
+    local, distributed = reducers[0].stream(), with_progress.stream()
     for name, rtol in (("sum_of_squares", 1e-5), ("mean", 1e-6), ("mean_square", 1e-6)):
         np.testing.assert_allclose(getattr(distributed, name), getattr(local, name), rtol=rtol)
     assert steps == [(i, len(steps)) for i in range(1, 1 + (11 if keep else 4))]
@@ -288,7 +291,7 @@ def test_passes_of_workers_over_rows_in_any_order_are_those_of_this_process(
 def test_all_threads_have_as_much_to_do(
     client: Client, reducers: Reducers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers, passes = reducers[1].workers, reducers[1].stream(None).passes
+    workers, passes = reducers[1].workers, reducers[1].stream().passes
     kept = Counter(holder for (holder,) in client.who_has(passes.blocks).values())
     assert sorted(kept.values()) == [4, 5]
     groups = passes._groups(range(9))

@@ -9,8 +9,7 @@ import numpy as np
 
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.run import save_model
-from bilinear_cli.training.calibration import calibration
-from bilinear_cli.training.metrics import evaluate
+from bilinear_cli.training.metrics import calibration, evaluate
 from bilinear_cli.training.model import Model, to_probabilities
 from bilinear_cli.training.primal import Linear
 from support.commands import run_command

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilinear_cli.training.conv1x1 import Conv1x1
-from bilinear_cli.training.mlp import Mlp
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 
@@ -17,16 +15,16 @@ def use_untrained_networks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", _fit_conv1x1)
 
 
-def _fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Mlp:
+def _fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Any:
     first = _random_linear(z.shape[1], options.hidden)
-    return Mlp(first, _random_linear(options.hidden, targets.shape[1]), epochs=1)
+    return first, _random_linear(options.hidden, targets.shape[1]), 1
 
 
-def _fit_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
+def _fit_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Any:
     (indices, targets), channels = train, options.channels
     kernel = _random_linear(read(indices[:1]).shape[-1], channels).weights
     head = _random_linear(channels * (channels + 1) // 2, targets.shape[1])
-    return Conv1x1(kernel, head, epochs=1)
+    return kernel, head, 1
 
 
 def _random_linear(n_inputs: int, n_outputs: int) -> Linear:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from bilinear_cli.training.calibration import bins, calibration, fit_temperature
-from bilinear_cli.training.metrics import log_loss
+from bilinear_cli.training.metrics import bins, calibration, fit_temperature, log_loss
 from bilinear_cli.training.model import to_probabilities
 
 
@@ -108,6 +107,6 @@ def test_the_interval_stays_between_zero_and_one(wrong: int) -> None:
 def test_the_interval_is_as_wide_as_samples_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [random_scores(400, 1, seed) for seed in range(60)]
     low, high = calibration(to_probabilities(samples[0][0], 0.5), samples[0][1])["ece_ci95"]
-    monkeypatch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 1)
+    monkeypatch.setattr("bilinear_cli.training.metrics.N_RESAMPLES", 1)
     errors = [calibration(to_probabilities(x, 0.5), labels)["ece"] for x, labels in samples]
     assert high - low == pytest.approx(2 * 1.96 * np.std(errors), rel=0.3)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from bilinear_cli.training import conv1x1
-from bilinear_cli.training.conv1x1 import Conv1x1, fit_conv1x1, initial_kernel
+from bilinear_cli.training.conv1x1 import fit_conv1x1, initial_kernel
 from bilinear_cli.training.feature_transform import pool_projected
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 
 pytestmark = pytest.mark.slow  # Keras trains
 
@@ -20,6 +21,7 @@ TARGETS = one_hot(LABELS, 3)
 ALL = np.arange(N)
 VAL, TRAIN = np.split(ALL, [12])
 
+Conv1x1 = tuple[np.ndarray, Linear, int]  # the kernel, the output layer, the epochs
 Fitted = tuple[Conv1x1, Any]
 
 
@@ -57,7 +59,8 @@ def directions(maps: np.ndarray, indices: np.ndarray = ALL) -> np.ndarray:
 
 
 def scores(model: Conv1x1, maps: np.ndarray) -> np.ndarray:
-    return model.head(pool_projected(maps, model.kernel))
+    kernel, head, _ = model
+    return head(pool_projected(maps, kernel))
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +97,19 @@ def test_scores_without_tensorflow_are_those_of_the_trained_network(
     model, expected = fitted[frozen]
     assert np.abs(expected).max() > 0.05
     np.testing.assert_allclose(scores(model, maps), expected, atol=1e-4)
-    norms = np.linalg.norm(pool_projected(maps, model.kernel), axis=1)
+    norms = np.linalg.norm(pool_projected(maps, model[0]), axis=1)
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
 
 
 def test_a_seed_reproduces_a_fit_and_another_seed_does_not(
     maps: np.ndarray, fitted: dict[bool, Fitted]
 ) -> None:
-    expected, same, different = fitted[False][0], fit(maps), fit(maps, seed=1)
-    np.testing.assert_array_equal(expected.head.weights, same.head.weights)
-    np.testing.assert_array_equal(expected.kernel, same.kernel)
-    assert np.abs(expected.head.weights - different.head.weights).max() > 1e-4
+    kernel, expected, _ = fitted[False][0]
+    same_kernel, same, _ = fit(maps)
+    _, different, _ = fit(maps, seed=1)
+    np.testing.assert_array_equal(expected.weights, same.weights)
+    np.testing.assert_array_equal(kernel, same_kernel)
+    assert np.abs(expected.weights - different.weights).max() > 1e-4
 
 
 def test_maps_of_zeros_have_finite_features_and_gradients(maps: np.ndarray) -> None:
@@ -130,9 +135,10 @@ def test_it_goes_back_to_the_epoch_that_was_best(
     wrong = one_hot((LABELS[VAL] + 1) % 3, 3)
     calls: list[tuple[int, int]] = []
     model = fit(maps, TRAIN, 40, stop_on=(VAL, wrong), progress=lambda *call: calls.append(call))
-    assert 1 <= model.epochs < 40
-    assert calls == [(i + 1, 40) for i in range(model.epochs + 3)] + [(40, 40)]
-    same = fit(maps, TRAIN, model.epochs)
+    epochs = model[2]
+    assert 1 <= epochs < 40
+    assert calls == [(i + 1, 40) for i in range(epochs + 3)] + [(40, 40)]
+    same = fit(maps, TRAIN, epochs)
     np.testing.assert_allclose(scores(model, maps), scores(same, maps), atol=1e-4)
 
 
@@ -161,8 +167,8 @@ def test_maps_are_read_in_batches_and_the_projection_ignores_validation_rows(
 
     options = TrainOptions("conv1x1", channels=4, frozen=True)
     train, val = (TRAIN, TARGETS[TRAIN]), (VAL, TARGETS[VAL])
-    model = fit_conv1x1(read, train, options, epochs=2, stop_on=val)
-    np.testing.assert_array_equal(model.kernel, directions(maps, TRAIN))
+    kernel, *_ = fit_conv1x1(read, train, options, epochs=2, stop_on=val)
+    np.testing.assert_array_equal(kernel, directions(maps, TRAIN))
     assert max(len(indices) for indices in calls) == 16
     n_reads = np.bincount(np.concatenate(calls), minlength=N)
     assert (n_reads[VAL] >= 2).all()  # once in each epoch

@@ -1,6 +1,7 @@
 """Tests of the reduction: inner products, and principal axes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,7 +107,8 @@ def test_weights_on_axes_are_weights_on_features(n: int, d: int, method: str) ->
 def test_progress_counts_what_is_read() -> None:
     calls: list[Sequence[int]] = []
     for size, reduce in ((12, "gram"), (5, "rotate"), (5, "stream")):
-        getattr(make_reducer(make(8, 30), size), reduce)(lambda *done: calls.append(done))
+        reducer = make_reducer(make(8, 30), size)
+        getattr(replace(reducer, progress=lambda *done: calls.append(done)), reduce)()
     assert calls[:3] == [(12, 30), (24, 30), (30, 30)]
     assert calls[3:9] == [(5, 24), (8, 24), (13, 24), (16, 24), (21, 24), (24, 24)]
     assert calls[9:] == [(5, 16), (8, 16), (13, 16), (16, 16)]

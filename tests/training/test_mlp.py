@@ -1,5 +1,7 @@
 """Tests of the multi-layer perceptron."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -7,7 +9,8 @@ from support.rows import make_reducer
 
 from bilinear_cli.training import mlp as mlp_module
 from bilinear_cli.training.losses import one_hot
-from bilinear_cli.training.mlp import Mlp, fit_mlp
+from bilinear_cli.training.mlp import fit_mlp
+from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 
 pytestmark = pytest.mark.slow  # Keras trains
@@ -17,6 +20,12 @@ SCALE = 2.0**13  # a power of two: floating-point numbers are scaled without rou
 
 def options(hidden: int, dropout: float, seed: int = 0) -> TrainOptions:
     return TrainOptions(classifier="mlp", hidden=hidden, dropout=dropout, seed=seed)
+
+
+def fit(x: np.ndarray, targets: np.ndarray, *args: Any, **kwargs: Any) -> tuple[Model, int]:
+    """Return the network and the number of epochs of its training."""
+    first, second, epochs = fit_mlp(x, targets, *args, **kwargs)
+    return Model(first, second, (), np.arange(targets.shape[1])), epochs
 
 
 def exclusive_or(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,14 +43,13 @@ def test_an_mlp_learns_what_no_linear_model_can_and_a_seed_reproduces_it_in_any_
     x, labels = exclusive_or(128, 0)
     test, test_labels = exclusive_or(64, 1)
 
-    def fit(scale: float, seed: int) -> Mlp:
-        targets = one_hot(labels, 2)
-        return fit_mlp(x * np.float32(scale), targets, options(32, 0.2, seed), epochs=15)
-
-    small, large, different = fit(1 / SCALE, 5), fit(SCALE, 5), fit(SCALE, 6)
+    (small, epochs), (large, _), (different, _) = (
+        fit(x * np.float32(scale), one_hot(labels, 2), options(32, 0.2, seed), epochs=15)
+        for scale, seed in ((1 / SCALE, 5), (SCALE, 5), (SCALE, 6))
+    )
     assert (small(test / np.float32(SCALE)).argmax(1) == test_labels).mean() > 0.95
     assert LogisticRegression(C=100.0).fit(x, labels).score(x, labels) < 0.75
-    assert small.epochs == 15
+    assert epochs == 15
     np.testing.assert_array_equal(small.first.weights / SCALE, large.first.weights * SCALE)
     np.testing.assert_array_equal(small.second.weights, large.second.weights)
     for layer in ("first", "second"):
@@ -56,13 +64,10 @@ def test_an_mlp_goes_back_to_the_epoch_that_was_best(monkeypatch: pytest.MonkeyP
     x, labels = exclusive_or(128, 0)
     val, wrong = x[:40], 1 - labels[:40]
 
-    def fit(epochs: int, stop_on: tuple[np.ndarray, np.ndarray] | None = None) -> Mlp:
-        targets = one_hot(labels, 2)
-        return fit_mlp(x, targets, options(16, 0.0), epochs=epochs, stop_on=stop_on)
-
-    mlp = fit(60, (val, one_hot(wrong, 2)))
-    assert 1 <= mlp.epochs < 60
-    same, longer = fit(mlp.epochs), fit(mlp.epochs + 4)
+    arguments, stop_on = (x, one_hot(labels, 2), options(16, 0.0)), (val, one_hot(wrong, 2))
+    mlp, epochs = fit(*arguments, epochs=60, stop_on=stop_on)
+    assert 1 <= epochs < 60
+    (same, _), (longer, _) = (fit(*arguments, epochs=n) for n in (epochs, epochs + 4))
     np.testing.assert_allclose(mlp(x), same(x), atol=1e-5)
     assert (mlp(val).argmax(1) == wrong).mean() > (longer(val).argmax(1) == wrong).mean()
 
@@ -85,7 +90,7 @@ def test_on_principal_axes_the_accuracy_is_nearly_that_on_the_features(
     accuracy = []
     for rows in (x, z):
         targets = one_hot(labels[train], 3)
-        mlp = fit_mlp(rows[train], targets, options(16, 0.2), epochs=15)
+        mlp, _ = fit(rows[train], targets, options(16, 0.2), epochs=15)
         accuracy.append((mlp(rows[test]).argmax(1) == labels[test]).mean())
     assert min(accuracy) > 0.8
     assert abs(accuracy[0] - accuracy[1]) < 0.1

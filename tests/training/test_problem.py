@@ -16,11 +16,10 @@ from bilinear_cli.training import feature_transform, reducers
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.reducers import (
     GramProblem,
+    LocalReducer,
     PrimalProblem,
-    Reading,
     bytes_needed,
     choose_solver,
-    reduce,
 )
 
 N = 24
@@ -72,8 +71,9 @@ def test_both_solvers_find_the_same_optimum_of_a_file(
         transforms = feature_transform.fit_transforms(file, ["max"], rows, normalize="none")
         for solver in ("gram", "stream"):
             calls: list[Any] = []
-            reading = Reading(lambda *done, calls=calls: calls.append(done))
-            problem: Any = reduce(file, transforms, rows, solver, reading)
+            features = feature_transform.Features(file, transforms)
+            reducer = LocalReducer(features, rows, lambda *done, calls=calls: calls.append(done))
+            problem: Any = reducer.reduce(solver)
             assert calls[-1][0] == calls[-1][1]
             assert isinstance(problem, form if solver == "gram" else PrimalProblem)
             assert problem.solver == solver
@@ -94,4 +94,4 @@ def test_a_feature_that_is_no_number_is_named(d: int, solver: str, tmp_path: Pat
     transforms = [feature_transform.FeatureTransform("max", None, d, "none")]
     facts = (path, 5, "features/max", "f.png")
     with FeatureFile(path) as file, raises(FeatureFileError, *facts):
-        reduce(file, transforms, np.arange(N), solver)
+        LocalReducer(feature_transform.Features(file, transforms), np.arange(N)).reduce(solver)

@@ -20,10 +20,9 @@ from bilinear_cli import run as run_folder
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.run import load_model, read_metrics, save_model, train
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.calibration import calibration, fit_temperature
 from bilinear_cli.training.conv1x1 import initial_kernel
 from bilinear_cli.training.feature_transform import FeatureTransform
-from bilinear_cli.training.mlp import Mlp
+from bilinear_cli.training.metrics import calibration, fit_temperature
 from bilinear_cli.training.model import Model, to_probabilities
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
@@ -47,7 +46,7 @@ CONV1X1 = TrainOptions("conv1x1", channels=4, label_smoothing=0.0)
 def _few_resamples() -> Iterator[None]:
     """Shorten the bootstrap: test_calibration.py tests the confidence intervals."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bilinear_cli.training.calibration.N_RESAMPLES", 10)
+        patch.setattr("bilinear_cli.training.metrics.N_RESAMPLES", 10)
         yield
 
 
@@ -62,12 +61,12 @@ def quick_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
         *,
         epochs: int | None = None,
         **_: Any,
-    ) -> Mlp:
+    ) -> tuple[Linear, Linear, int]:
         size = (z.shape[1], options.hidden)
         weights = np.random.default_rng(options.seed).normal(size=size).astype(np.float32)
         output = np.linalg.lstsq(np.maximum(z @ weights, 0), targets, rcond=None)[0]
         zeros = [np.zeros(len(x.T), np.float32) for x in (weights, output)]
-        return Mlp(Linear(weights, zeros[0]), Linear(output, zeros[1]), epochs or 7)
+        return Linear(weights, zeros[0]), Linear(output, zeros[1]), epochs or 7
 
     monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", random_mlp)
 
