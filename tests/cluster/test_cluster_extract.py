@@ -17,7 +17,7 @@ import pytest
 from distributed import Client, Worker
 from support.commands import environment
 from support.dask_processes import wait_for
-from support.errors import raises
+from support.errors import messages, raises
 from support.shards import MAX, ONE_BY_ONE, RECIPE, OnWorkers, assert_same, extract_here, photo_set
 from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE
 
@@ -45,12 +45,6 @@ def ten_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     Dask gives both workers some of so many tasks, and keeps the rest for workers that join later.
     """
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 5)
-
-
-def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """Return the program's log messages of a level."""
-    records = [record for record in caplog.records if record.name.startswith("bilinear_cli")]
-    return [record.getMessage() for record in records if record.levelno == level]
 
 
 # The rows ----------------------------------------------------------------------------------

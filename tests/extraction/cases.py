@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 from support.network import extract_photos, random_kernel, small_network
 
+from bilinear_cli.extraction.job import Progress
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, partial_path
@@ -58,14 +60,14 @@ def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: A
     return network
 
 
-def stop_at(n_photos: int) -> Callable[[int, int], None]:
+def after(n_photos: int, action: Callable[[], Any]) -> Progress:
+    """Return a progress callback that calls a function when so many photos are done."""
+    return lambda done, _: action() if done == n_photos else None
+
+
+def stop_at(n_photos: int) -> Progress:
     """Return a progress callback that interrupts a run when so many photos are done."""
-
-    def progress(done: int, _: int) -> None:
-        if done >= n_photos:
-            raise KeyboardInterrupt
-
-    return progress
+    return after(n_photos, Mock(side_effect=KeyboardInterrupt))
 
 
 def interrupt(photo_set: PhotoSet, output: Path, n_photos: int, **options: Any) -> Path:

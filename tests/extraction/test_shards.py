@@ -10,8 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from extraction.cases import POOLINGS, RECIPE, assert_uninterrupted, contents, interrupt, run
-from support.errors import assert_names, raises
+from extraction.cases import POOLINGS, RECIPE, after, assert_uninterrupted, contents, interrupt, run
+from support.errors import assert_names, messages, raises
 from support.feature_files import flip_bit, replace_dataset
 from support.photos import make_photo
 
@@ -238,9 +238,8 @@ def test_only_what_is_new_is_computed(
     changed = load_photo_set(str(root))
     caplog.clear()
     assert len(run(changed, new, recipe, reuse=reused).photos) == 3 * len(recipe.views)
-    (line,) = [x for x in caplog.records if str(reused) in x.getMessage()]
-    assert line.levelno == logging.INFO
-    assert_names(line.getMessage(), 9, len(changed))
+    (line,) = [x for x in messages(caplog, logging.INFO) if str(reused) in x]
+    assert_names(line, 9, len(changed))
     assert_uninterrupted(changed, new, recipe)
 
 
@@ -348,12 +347,9 @@ def test_rows_of_another_shape_or_no_numbers_are_not_reused(
 
 
 def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, new: Path) -> None:
-    def progress(done: int, _: int) -> None:
-        if done == 3:
-            birds.root.rename(new.with_name("away"))
-
+    move = after(3, lambda: birds.root.rename(new.with_name("away")))
     with raises(BilinearError, birds.root):
-        run(birds, new, progress=progress, skip_bad=True)
+        run(birds, new, progress=move, skip_bad=True)
     new.with_name("away").rename(birds.root)
     run(birds, new, skip_bad=True)
     with FeatureFile(new) as file:
@@ -364,17 +360,13 @@ def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, new: 
 def test_rows_of_other_versions_are_a_warning(
     birds: PhotoSet, reused: Path, new: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def warnings() -> list[str]:
-        return [x.getMessage() for x in caplog.records if x.levelno == logging.WARNING]
-
     run(birds, new, reuse=reused)
-    assert not warnings()
+    assert not messages(caplog, logging.WARNING)
     set_attribute(reused, "versions", "tensorflow 1.0")
     run(birds, new, reuse=reused, overwrite=True)
     partial = interrupt(birds, new, 6, overwrite=True)
     set_attribute(partial, "versions", "tensorflow 2.0")
     run(birds, new)
-    for line, facts in zip(
-        warnings(), ((reused, "tensorflow 1.0"), (partial, "tensorflow 2.0")), strict=True
-    ):
-        assert_names(line, *facts)
+    first, second = messages(caplog, logging.WARNING)
+    assert_names(first, reused, "tensorflow 1.0")
+    assert_names(second, partial, "tensorflow 2.0")
