@@ -63,25 +63,25 @@ def test_other_shards_are_refused(shard: str) -> None:
 def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
     n: int, birds: PhotoSet, recipe: Recipe, tmp_path: Path
 ) -> None:
-    run(birds, tmp_path / "whole.h5", recipe)
+    run(birds, tmp_path / "expected.h5", recipe)
     shards = shards_of(birds, recipe, tmp_path, n)[::-1]  # in any order
     steps: list[tuple[int, int]] = []
     merge(shards, tmp_path / "merged.h5", progress=lambda *step: steps.append(step))
     assert steps[-1] == (11 * len(recipe.views),) * 2
-    assert contents(tmp_path / "merged.h5") == contents(tmp_path / "whole.h5")
-    with FeatureFile(tmp_path / "whole.h5") as whole, open_features(shards) as several:
+    assert contents(tmp_path / "merged.h5") == contents(tmp_path / "expected.h5")
+    with FeatureFile(tmp_path / "expected.h5") as single, open_features(shards) as several:
         assert several.attributes["shard"] == "1/1"
         assert several.files == shards[::-1]
-        rows = np.random.default_rng(0).integers(0, whole.rows_done, 30)
+        rows = np.random.default_rng(0).integers(0, single.rows_done, 30)
         for spec in POOLINGS:
-            np.testing.assert_array_equal(several.read(spec, rows), whole.read(spec, rows))
+            np.testing.assert_array_equal(several.read(spec, rows), single.read(spec, rows))
         for (slice_1, columns_1), (slice_2, columns_2) in zip(
-            whole.columns("bilinear", rows, 4), several.columns("bilinear", rows, 4), strict=True
+            single.columns("bilinear", rows, 4), several.columns("bilinear", rows, 4), strict=True
         ):
             assert slice_1 == slice_2
             np.testing.assert_array_equal(columns_1, columns_2)
         options = TrainOptions(C=1.0, label_smoothing=0.0)
-        metrics = [train(file, "max", options, tmp_path / "runs") for file in (whole, several)]
+        metrics = [train(file, "max", options, tmp_path / "runs") for file in (single, several)]
         assert metrics[0]["top1"] == metrics[1]["top1"]
         assert metrics[1]["features_file"] == " ".join(map(str, shards[::-1]))
     # the merged file is complete for the command that would have made it
@@ -119,7 +119,7 @@ def test_an_interrupted_shard_resumes(birds: PhotoSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: PhotoSet, tmp_path: Path) -> None:
+def test_merging_leaves_out_bad_photos_of_shards(birds: PhotoSet, tmp_path: Path) -> None:
     for i in (1, 7):
         (birds.root / birds.paths[i]).write_text("no photo")
     shards = shards_of(birds, RECIPE, tmp_path, 2, skip_bad=True)
