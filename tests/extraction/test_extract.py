@@ -28,6 +28,7 @@ from support.errors import assert_names, messages, raises
 from support.feature_files import all_rows
 from support.network import random_kernel, small_maps
 from support.photos import class_folders, make_photo
+from support.rows import pooled
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
 from bilinear_cli.photos.images import read_photo
@@ -35,18 +36,6 @@ from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.store import FeatureFile, partial_path
 
 SIZE = RECIPE.image_size
-
-
-def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
-    """Return every pooling of one photo's maps, the plain way."""
-    x = maps.reshape(-1, maps.shape[-1])
-    matrix = np.sqrt(x.T @ x)
-    upper = np.triu(matrix) + np.triu(matrix, 1) * (np.sqrt(2) - 1)
-    return {
-        "max": x.max(axis=0),
-        "bilinear": upper[np.triu_indices(len(matrix))] / np.linalg.norm(matrix),
-        "maps": maps,
-    }
 
 
 @pytest.fixture
@@ -80,8 +69,10 @@ def test_rows_are_what_each_photo_alone_gives(
     with FeatureFile(output) as file:
         for row, path in enumerate(birds.paths):
             (photo,) = read_photo(birds.root / path, [SIZE])
-            for spec, expected in pooled(small_maps(photo, network.kernel)).items():
-                (stored,) = file.read(spec, np.array([row]))
+            maps = small_maps(photo, network.kernel)[np.newaxis]
+            all_expected = pooled(maps) | {"maps": maps}
+            for spec in POOLINGS:
+                stored, expected = file.read(spec, np.array([row])), all_expected[spec]
                 assert file.row_dtype(spec) == (np.float16 if spec in large else np.float32)
                 precision = {"rtol": 2e-3, "atol": 1e-4} if spec in large else {"rtol": 1e-4}
                 np.testing.assert_allclose(stored, expected, **precision)

@@ -117,8 +117,7 @@ def write(
 ) -> Path:
     """Write a complete file of n rows, `random_rows` by default, in one batch."""
     with begin(output, shapes, n) as writer:
-        if n:
-            writer.append(random_rows(shapes, n) if rows is None else rows, bad)
+        writer.append(random_rows(shapes, n) if rows is None else rows, bad)
         writer.finish({writer.paths[i]: "no photo" for i in bad})
     return output
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pytest
 
-from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.store import FeatureFile, FeatureWriter, Header, create
 
@@ -107,14 +105,6 @@ def replace_dataset(path: Path, name: str, values: Any) -> None:
     with h5py.File(path, "r+") as file:
         del file[name]
         file[name] = values
-
-
-def error_of_opening(path: Path, **options: bool) -> str:
-    """Return the message, one line, of the error on opening `path`."""
-    with pytest.raises(FeatureFileError) as caught:
-        FeatureFile(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def all_rows(file: FeatureFile, spec: str) -> np.ndarray:
