@@ -3,8 +3,6 @@
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 from collections import Counter
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, Worker
-from support.commands import environment
+from support.commands import start_python
 from support.dask_processes import wait_for
 from support.errors import messages, raises
 from support.shards import MAX, ONE_BY_ONE, RECIPE, OnWorkers, assert_same, extract_here, photo_set
@@ -152,9 +150,8 @@ def test_tasks_of_a_killed_client_stop_and_no_batch_is_computed_twice(
 ) -> None:
     network, output = on_workers.network, on_workers.output
     network.gate.write_text("5")
-    words = [on_workers.address, flock.spec, output, network.notes, network.gate]
-    command = [sys.executable, "-c", CLIENT, *map(str, words)]
-    with subprocess.Popen(command, env=environment()) as killed:
+    arguments = [on_workers.address, flock.spec, output, network.notes, network.gate]
+    with start_python(CLIENT, *arguments) as killed:
         wait_for(lambda: len(network.batches()) == 7)  # both workers are at the gate
         killed.kill()
     with Client(on_workers.address) as client:
@@ -276,8 +273,7 @@ def test_a_client_that_is_killed_while_it_merges_merges_again(
     on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
 ) -> None:
     shards = on_workers.extract_shards(birds, MAX)
-    command = [sys.executable, "-c", MERGE, *map(str, (on_workers.output, *shards))]
-    assert subprocess.run(command, env=environment()).returncode == -signal.SIGKILL
+    assert start_python(MERGE, on_workers.output, *shards).wait() == -signal.SIGKILL
     assert not on_workers.output.exists()
     n_batches = len(on_workers.network.batches())
     on_workers.extract(birds, MAX)

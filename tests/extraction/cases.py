@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.feature_files import contents
 from support.network import extract_photos, random_kernel, small_network
 
 from bilinear_cli.extraction.job import Progress
@@ -77,19 +77,6 @@ def interrupt(photo_set: PhotoSet, output: Path, n_photos: int, **options: Any) 
     with FeatureFile(partial_path(output), allow_partial=True) as file:
         assert file.photos_done == n_photos
     return partial_path(output)
-
-
-def contents(path: Path) -> dict[str, Any]:
-    """Return every byte of a feature file except its time of creation."""
-    items: dict[str, Any] = {}
-
-    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
-            items[name] = (item.dtype.str, item.shape, item[()].tobytes(), dict(item.attrs))
-
-    with h5py.File(path) as file:
-        file.visititems(add)
-        return items | {key: value for key, value in file.attrs.items() if key != "created"}
 
 
 def assert_uninterrupted(

@@ -20,12 +20,11 @@ from extraction.cases import (
     Network,
     after,
     assert_uninterrupted,
-    contents,
     interrupt,
     run,
 )
 from support.errors import assert_names, messages, raises
-from support.feature_files import all_rows
+from support.feature_files import all_rows, contents
 from support.network import random_kernel, small_maps
 from support.photos import class_folders, make_photo
 from support.rows import pooled

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 from extraction import cases
-from extraction.cases import assert_uninterrupted, contents, interrupt, stop_at
+from extraction.cases import assert_uninterrupted, interrupt, stop_at
 from support.errors import raises
-from support.feature_files import all_rows
+from support.feature_files import all_rows, contents
 from support.network import pool_maps
 from support.photos import class_folders
 

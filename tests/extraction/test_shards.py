@@ -10,9 +10,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from extraction.cases import POOLINGS, RECIPE, after, assert_uninterrupted, contents, interrupt, run
+from extraction.cases import POOLINGS, RECIPE, after, assert_uninterrupted, interrupt, run
 from support.errors import assert_names, messages, raises
-from support.feature_files import flip_bit, replace_dataset
+from support.feature_files import contents, flip_bit, replace_dataset
 from support.photos import make_photo
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError

@@ -1,4 +1,4 @@
-"""Functions that write feature files, and functions that damage them."""
+"""Functions that write feature files, damage them, and read all that they hold."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -105,6 +105,19 @@ def replace_dataset(path: Path, name: str, values: Any) -> None:
     with h5py.File(path, "r+") as file:
         del file[name]
         file[name] = values
+
+
+def contents(path: Path, without: Sequence[str] = ("created",)) -> dict[str, Any]:
+    """Return every byte of a feature file, except these attributes."""
+    items: dict[str, Any] = {}
+
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            items[name] = (item.dtype.str, item.shape, item[()].tobytes(), dict(item.attrs))
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+        return items | {key: value for key, value in file.attrs.items() if key not in without}
 
 
 def all_rows(file: FeatureFile, spec: str) -> np.ndarray:
