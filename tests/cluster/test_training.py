@@ -196,7 +196,7 @@ def test_passes_by_workers_come_to_the_same_optimum(
 def submissions(
     monkeypatch: pytest.MonkeyPatch, then: Callable[[Client, Task, int], None] = lambda *_: None
 ) -> list[Task]:
-    """Return the tasks that workers are given from now on, in order.
+    """Return the tasks that workers get from now on, in order.
 
     Args:
         monkeypatch: undoes it.
@@ -204,13 +204,13 @@ def submissions(
     """
     submit, submitted = Workers.submit, list[Task]()
 
-    def submit_noted(self: Workers, task: Task, *args: Any, **options: Any) -> Any:
+    def submit_and_record(self: Workers, task: Task, *args: Any, **options: Any) -> Any:
         future = submit(self, task, *args, **options)
         submitted.append(task)
         then(self.client, task, submitted.count(task))
         return future
 
-    monkeypatch.setattr(Workers, "submit", submit_noted)
+    monkeypatch.setattr(Workers, "submit", submit_and_record)
     return submitted
 
 

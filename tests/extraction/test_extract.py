@@ -183,11 +183,11 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
 @pytest.mark.slow
 def test_photos_in_another_order_keep_their_rows(birds: PhotoSet, output: Path) -> None:
-    turned = birds.take(np.arange(len(birds))[::-1])
+    reordered = birds.take(np.arange(len(birds))[::-1])
     interrupt(birds, output, 3)
-    run(turned, output)
+    run(reordered, output)
     assert_uninterrupted(birds, output)
-    assert run(turned, output).loaded == 0
+    assert run(reordered, output).loaded == 0
 
 
 def test_a_damaged_row_stops_a_run_that_would_resume(birds: PhotoSet, output: Path) -> None:

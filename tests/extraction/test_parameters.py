@@ -49,6 +49,10 @@ def parameters(path: Path) -> dict[str, np.ndarray]:
         return file.parameters
 
 
+def directions(maps: np.ndarray) -> np.ndarray:
+    return principal_directions(second_moment([maps]), 3)
+
+
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
@@ -71,14 +75,14 @@ def test_rows_are_pooled_with_parameters_that_are_fitted_on_training_photos_alon
     }
     assert sorted(arrays["fitted-on"].astype(str)) == sorted(birds.sha256()[is_train])
     for spec in SPECS:
-        wanted = pool_function(spec, arrays)(stored["maps"]).numpy()
-        np.testing.assert_allclose(stored[spec], wanted, atol=1e-3 if ":3" in spec else 1e-5)
+        expected = pool_function(spec, arrays)(stored["maps"]).numpy()
+        np.testing.assert_allclose(stored[spec], expected, atol=1e-3 if ":3" in spec else 1e-5)
         assert np.abs(stored[spec]).max() > 0.1
     maps = stored["maps"]
-    wanted = principal_directions(second_moment([maps[is_train]]), 3)
-    np.testing.assert_allclose(arrays["projection-3"], wanted, atol=1e-4)
-    with_test = principal_directions(second_moment([maps]), 3)
-    assert np.abs(with_test - wanted).max() > 1e-3
+    expected = directions(maps[is_train])
+    np.testing.assert_allclose(arrays["projection-3"], expected, atol=1e-4)
+    with_test = directions(maps)
+    assert np.abs(with_test - expected).max() > 1e-3
 
 
 def test_hashes_follow_from_the_seed() -> None:
@@ -98,8 +102,8 @@ def test_a_bad_photo_in_the_sample(birds: PhotoSet, output: Path) -> None:
     maps = rows(run(birds, output, skip_bad=True))["maps"]
     assert len(maps) == 10
     with FeatureFile(output) as file:
-        wanted = principal_directions(second_moment([maps[file.split == "train"]]), 3)
-        np.testing.assert_allclose(file.parameters["projection-3"], wanted, atol=1e-4)
+        expected = directions(maps[file.split == "train"])
+        np.testing.assert_allclose(file.parameters["projection-3"], expected, atol=1e-4)
 
 
 def sample(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
@@ -268,8 +272,8 @@ def test_maps_of_training_photos_make_the_projection(maps: Path, output: Path) -
     pool_maps(maps, ("bilinear:3",), output)
     with FeatureFile(maps) as file:
         x = file.read("maps", np.flatnonzero(file.split == "train"))
-    wanted = principal_directions(second_moment([x]), 3)
-    np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
+    expected = directions(x)
+    np.testing.assert_allclose(parameters(output)["projection-3"], expected, atol=1e-4)
 
 
 @with_and_without_flip
@@ -299,8 +303,8 @@ def test_maps_in_another_order_keep_the_rows_of_their_photos(
     pool_maps(maps, ("max",), tmp_path / "expected.h5")
     with pytest.raises(KeyboardInterrupt):
         pool_maps(maps, ("max",), output, progress=stop_at(3))
-    turned = birds.take(np.arange(len(birds))[::-1])
-    run(turned, maps, replace(RECIPE, poolings=("maps",), views=BOTH), overwrite=True)
+    reordered = birds.take(np.arange(len(birds))[::-1])
+    run(reordered, maps, replace(RECIPE, poolings=("maps",), views=BOTH), overwrite=True)
     pool_maps(maps, ("max",), output)
     assert contents(output) == contents(tmp_path / "expected.h5")
 

@@ -84,7 +84,7 @@ def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
         metrics = [train(file, "max", options, tmp_path / "runs") for file in (single, several)]
         assert metrics[0]["top1"] == metrics[1]["top1"]
         assert metrics[1]["features_file"] == " ".join(map(str, shards[::-1]))
-    # the merged file is complete for the command that would have made it
+    # the merged file is complete for a command without shards
     assert len(run(birds, tmp_path / "merged.h5", recipe).photos) == 0
     assert not list(tmp_path.glob("*.lock"))
 

@@ -190,7 +190,7 @@ def whole_matrices(rows: np.ndarray) -> np.ndarray:
 
 
 def brute_force(rows: np.ndarray, n_entries: int) -> list[int]:
-    """Rank all c² entries of the matrices one by one; keep stored numbers that are kept whole."""
+    """Rank all c² entries of the matrices; select numbers whose entries are all among the first."""
     variance = whole_matrices(rows).var(axis=0).ravel()
     first = np.argsort(-variance, kind="stable")[:n_entries]
     kept = {(k // N_CHANNELS, k % N_CHANNELS) for k in first}

@@ -242,7 +242,7 @@ def two_views() -> dict[str, Any]:
     }
 
 
-def test_labels_are_kept_a_row_a_photo(run: Run) -> None:
+def test_labels_csv_has_a_row_for_each_photo(run: Run) -> None:
     group = np.array([f"nest {i // 8}" for i in range(2 * N)])
     metrics = run("max", **two_views(), group=group)
     with Path(metrics["run"], "labels.csv").open(encoding="utf-8", newline="") as file:
@@ -502,7 +502,7 @@ def test_a_conv1x1_is_trained_on_maps_and_gives_the_scores_that_were_stored(
     assert np.array_equal(model_of(metrics).transforms[0].kernel, initial) == frozen
 
 
-def test_one_training_photo_a_class_is_enough_where_all_is_given(
+def test_one_training_photo_a_class_is_enough_if_no_option_is_tuned(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = np.full(N, "test", "U5")
