@@ -53,11 +53,6 @@ def abbreviate(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + rest
 
 
-def truncate(text: str, limit: int = 60) -> str:
-    """Return `text` cut to `limit` characters, for a table."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def printable(text: str) -> str:
     """Return `text` with `?` for control characters and line breaks, safe for a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -5,15 +5,14 @@ the matrix B = Σ x xᵀ, each a sum over locations. So it is exactly the sum ov
 xᵀ (W ∘ |B|^(-1/2)) x / ‖B^(1/2)‖, with the root taken entry by entry and 0 where B is 0.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from bilinear_cli.errors import BilinearError, validate_choice
+from bilinear_cli.networks.load import Forward
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
@@ -48,14 +47,11 @@ class Explanation:
     pixels: np.ndarray
 
 
-def explain(
-    run: Path, photo: Path, forward: Callable[[Any], Any], name: str | None = None
-) -> Explanation:
+def explain(run: Path, photo: Path, forward: Forward, name: str | None = None) -> Explanation:
     """Explain a run's score of a photo.
 
     Args:
         run: a run folder, of `bilinear` or `bilinear:K` with a linear classifier, or of conv1x1.
-        photo: a file.
         forward: the network, as for `extract`.
         name: of the class to explain; None for the most probable.
 
@@ -99,14 +95,14 @@ def _check_explainable(model: Model) -> None:
         )
 
 
-def scores_of(pixels: np.ndarray, model: Model, forward: Callable[[Any], Any]) -> np.ndarray:
+def scores_of(pixels: np.ndarray, model: Model, forward: Forward) -> np.ndarray:
     """Return a photo's scores (classes,), computed as in `explain`, from uint8 (size, size, 3)."""
     x, _ = _pooled_channels(pixels, model, forward)
     return _scores(x.T @ x, model)
 
 
 def _pooled_channels(
-    pixels: np.ndarray, model: Model, forward: Callable[[Any], Any]
+    pixels: np.ndarray, model: Model, forward: Forward
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the projected channels, float64 (locations, channels), and the maps' height, width."""
     maps = np.asarray(forward(pixels[None]), np.float64)[0]
@@ -146,7 +142,7 @@ def _norm(matrix: np.ndarray) -> float:
 
 def _largest_pairs(shares: np.ndarray) -> list[tuple[int, int, float]]:
     """Return the pairs of channels of the largest absolute shares in a symmetric matrix."""
-    rows, columns = triangle.indices(len(shares))
+    rows, columns = np.triu_indices(len(shares))
     sums = shares[rows, columns] * triangle.multiplicity(len(shares))
     order = np.argsort(-np.abs(sums), kind="stable")[:N_PAIRS]
     return [(int(rows[i]), int(columns[i]), float(sums[i])) for i in order]

@@ -11,12 +11,11 @@ from bilinear_cli.files import atomic_write
 from bilinear_cli.layers import ClassProbabilities, Preprocess, SqrtL2, pooling_layer
 from bilinear_cli.networks.applications import build, resolve_layer
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.recipe import Recipe
+from bilinear_cli.recipe import Recipe, distinct_sizes
 from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.views import distinct_sizes
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -112,9 +111,7 @@ def _sqrt_l2(rows: keras.KerasTensor, transform: FeatureTransform) -> keras.Kera
     layer = SqrtL2()
     rows = layer(rows)
     if transform.columns is not None:
-        mask = np.zeros(rows.shape[-1], np.float32)
-        mask[transform.columns] = 1
-        layer.set_weights([mask])
+        layer.set_weights([np.isin(np.arange(rows.shape[-1]), transform.columns)])
     return rows
 
 

@@ -1,12 +1,21 @@
-"""Atomic writing: a file or a folder is complete, or it does not exist."""
+"""The machine's disk and memory: atomic writing, the cache folder, and the free memory."""
 
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
+
+import platformdirs
+import psutil
 
 from bilinear_cli.errors import BilinearError
+
+# What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged
+BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
+CGROUP = Path("/sys/fs/cgroup")  # where Linux states the limits of process groups (version 2)
 
 
 @contextmanager
@@ -35,3 +44,24 @@ def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
                 raise
     except OSError as error:
         raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def cache_folder() -> Path:
+    """Return `$BILINEAR_CACHE`, else the user's cache folder; it may not exist yet.
+
+    It has network weights, and photos that were drawn or unpacked.
+    """
+    return Path(os.environ.get("BILINEAR_CACHE") or platformdirs.user_cache_path("bilinear"))
+
+
+def free_memory(cgroup: Path = CGROUP) -> int:
+    """Return the free bytes of the machine, or of the container's limit if that leaves less."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((cgroup / "memory.max").read_text())  # ValueError for `max`, which is no limit
+        used = int((cgroup / "memory.current").read_text())
+        statistics = (cgroup / "memory.stat").read_text().split()
+        cached = int(statistics[statistics.index("inactive_file") + 1])  # Linux can free these
+    except (OSError, ValueError):
+        return free
+    return min(free, max(0, limit - used + cached))

@@ -1,22 +1,20 @@
 """A run folder and photos -> class names and probabilities."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain, islice, tee
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.networks.load import Network
-from bilinear_cli.networks.precision import measured_difference, with_precision
+from bilinear_cli.networks.load import Forward, Network, measured_difference, with_precision
 from bilinear_cli.photos.images import empty_batch, fill_batch, read_batches, read_photo
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.recipe import Recipe
+from bilinear_cli.recipe import Recipe, distinct_sizes
 from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.model import to_probabilities
-from bilinear_cli.views import distinct_sizes
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +23,6 @@ def prediction_recipe(run: Path, precision: str | None, allow_mix: bool) -> Reci
     """Return the recipe of the features that a run's model predicts from.
 
     Args:
-        run: a run folder.
         precision: of the network; None takes that of the run's features.
         allow_mix: warn of the measured difference, instead of raising, if precisions differ.
 
@@ -60,12 +57,11 @@ def load_run_network(run: Path, recipe: Recipe, weights: str) -> Network:
 
 
 def predict(
-    run: Path, photos: Iterable[Path], forward: Callable[[Any], Any], *, top: int = 5
+    run: Path, photos: Iterable[Path], forward: Forward, *, top: int = 5
 ) -> Iterator[tuple[Path, list[tuple[str, float]] | BadPhotoError]]:
     """Predict the classes of photos with a trained run.
 
     Args:
-        run: a run folder.
         photos: files, any number; they are read while predictions are yielded.
         forward: the network, as for `extract`.
         top: number of classes for each photo.
@@ -86,12 +82,9 @@ def predict(
     for size in sizes:
         check_channels(model.parameters, count_channels(forward, size))
     compute, _ = compile_pooling(forward, recipe.poolings, batch_size, views, model.parameters)
-
-    def read(path: Path) -> list[np.ndarray]:
-        return read_photo(path, sizes, recipe.resize)
-
     pixels = empty_batch(sizes, batch_size)
     to_read, paths = tee(chain(first_batch, remaining))
+    read = partial(read_photo, sizes=sizes, resize=recipe.resize)
     for batch in read_batches(to_read, batch_size, read):
         fill_batch(pixels, batch)
         scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)

@@ -1,12 +1,15 @@
 """What decides the numbers of a feature file, and the one place that compares two of them."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from bilinear_cli.errors import FeatureFileError, UsageError
-from bilinear_cli.views import View, parse_views
+
+if TYPE_CHECKING:  # the command line reads recipes without NumPy
+    import numpy as np
 
 CHOICES = {
     "resize": ("squash", "crop", "pad"),
@@ -29,6 +32,44 @@ MAY_DIFFER: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class View:
+    """One way to show a photo: its width and height in pixels, and whether it is mirrored."""
+
+    size: int
+    flip: bool = False
+
+    def apply(self, photos: "np.ndarray") -> "np.ndarray":
+        """Return this view of photos (n, size, size, 3)."""
+        return photos[:, :, ::-1] if self.flip else photos
+
+
+def view_names(sizes: Sequence[int], flip: bool) -> tuple[str, ...]:
+    """Return the names of views in a feature file, in their order.
+
+    Views of the first size are `original` and `flip`, those of another `320` and `320-flip`.
+    """
+    names = ["original", "flip"]
+    names += [f"{size}{suffix}" for size in sizes[1:] for suffix in ("", "-flip")]
+    return tuple(names if flip else names[::2])
+
+
+def parse_views(names: Sequence[str], image_size: int) -> list[View]:
+    """Return the views of these names, or raise a ValueError; `image_size` is the first size."""
+    views = []
+    for name in names:
+        match = re.fullmatch(r"original|(?:(\d+)-)?(flip)|(\d+)", name)
+        if not match:
+            raise ValueError(f"unknown view: {name!r}")
+        views.append(View(int(match[1] or match[3] or image_size), match[2] is not None))
+    return views
+
+
+def distinct_sizes(views: Sequence[View]) -> list[int]:
+    """Return the different sizes of views, in their order."""
+    return list(dict.fromkeys(view.size for view in views))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What decides the numbers of a feature file, apart from the photos.
 
@@ -42,11 +83,11 @@ class Recipe:
         batch_size: photos in a batch of the network. 0 is resolved later.
         weights_sha256: of the network's weights.
         backbone: name of the network.
-        views: names of the views of a photo, see `views.py`.
+        views: names of the views of a photo, see `view_names`.
         shard: `I/N`: the I-th of N shards of the photo set.
         seed: of sketches, and of the sample of photos that a projection is fitted on.
         pooled_from: `photos`, or `maps` for stored maps, which are rounded.
-        int8_sha256: of the 8-bit network, see `networks/precision.py`; empty in other precisions.
+        int8_sha256: of the 8-bit network, see `networks/load.py`; empty in other precisions.
         mixed_with: other precisions, of rows that were copied from another file; mostly empty.
     """
 
@@ -67,7 +108,7 @@ class Recipe:
 
     @property
     def parsed_views(self) -> list[View]:
-        """The views."""
+        """The views, in their order."""
         return parse_views(self.views, self.image_size)
 
     @classmethod
@@ -147,11 +188,9 @@ def check_same(differing: Iterable[Difference], path: Path, advice: str) -> None
 
 
 def mixed_with(attributes: Mapping[str, Any], sources: Iterable[Mapping[str, Any]]) -> str:
-    """Return the other precisions of rows in a feature file; empty if all rows have its own.
+    """Return the other precisions of rows that are copied to a feature file; empty for none.
 
-    Args:
-        attributes: root attributes of the file that rows are copied to.
-        sources: root attributes of the files that rows are copied from.
+    All attributes are root attributes, `sources` of the files that the rows are copied from.
     """
     precisions: set[str] = set()
     for source in sources:
@@ -165,19 +204,13 @@ def mixed_with(attributes: Mapping[str, Any], sources: Iterable[Mapping[str, Any
 def shard_slice(shard: str, n_photos: int, batch_size: int) -> slice:
     """Return the slice of photos in a shard: whole batches, except for the last.
 
-    Args:
-        shard: `I/N`, I from 1.
-        n_photos: number of photos in the set.
-        batch_size: photos in a batch.
-
     Raises:
-        UsageError: the shard is invalid, or the set has fewer than N batches.
+        UsageError: the shard is not `I/N` with I from 1 to N, or the set has fewer than N batches.
     """
-    index, _, n_shards = shard.partition("/")
-    numeric = index.isdecimal() and n_shards.isdecimal()
-    if not (numeric and 1 <= int(index) <= int(n_shards)):
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    i, n = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= i <= n:
         raise UsageError(f"{shard!r} is not a shard: write, for instance, 2/4 for the second of 4")
-    i, n = int(index), int(n_shards)
     n_batches = -(-n_photos // batch_size)
     if n > n_batches:
         raise UsageError(

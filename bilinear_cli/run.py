@@ -3,18 +3,16 @@
 import csv
 import json
 import logging
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, nearest
-from bilinear_cli.files import atomic_write
+from bilinear_cli.files import BROKEN_ZIP, atomic_write
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
 from bilinear_cli.recipe import Recipe
@@ -26,17 +24,13 @@ if TYPE_CHECKING:  # reading metrics imports no library of training
     from bilinear_cli.training.model import Model
     from bilinear_cli.training.options import TrainOptions
     from bilinear_cli.training.reducers import Progress, Workers
-    from bilinear_cli.training.rows import Rows
     from bilinear_cli.training.train import TrainingResult
 
 log = logging.getLogger(__name__)
 
 PARAMETER = "parameter-"  # prefix of the names of parameters in model.npz
 # What reading a damaged file of a run can raise
-DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError),
-    *(BadZipFile, zlib.error, csv.Error),
-)
+DAMAGE = (*BROKEN_ZIP, KeyError, AttributeError, csv.Error)
 # Fields of a `FeatureTransform` in model.npz
 OPTIONAL_ARRAYS = ("columns", "mean", "std", "kernel")
 SCALARS = ("n_features", "normalize", "factor")
@@ -97,24 +91,21 @@ def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
     return "-".join(words)
 
 
-def labels_of(rows: "Rows") -> str:
-    """Return path, label, split and group of each photo, as a manifest below the photos' root."""
-    first = np.unique(rows.photo, return_index=True)[1]
-    columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
-    return manifest_csv(zip(*(column[first] for column in columns), strict=True))
-
-
 def write_run(folder: Path, result: "TrainingResult") -> None:
     """Write the run folder; an existing one is replaced at the end."""
+    rows = result.rows
+    first = np.unique(rows.photo, return_index=True)[1]
+    columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
+    labels = manifest_csv(zip(*(column[first] for column in columns), strict=True))
     with atomic_write(folder, replace_folder=True) as new:
         new.mkdir()
         text = json.dumps(result.metrics, indent=1, ensure_ascii=False)
         (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        (new / "labels.csv").write_text(labels_of(result.rows), encoding="utf-8", newline="")
+        (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
         save_model(new / "model.npz", result.model)
         for name, (rows, scores) in result.scored.items():
-            columns = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
-            np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **columns)  # type: ignore[arg-type]
+            arrays = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
+            np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **arrays)  # type: ignore[arg-type]
 
 
 def save_model(path: Path, model: "Model") -> None:
@@ -194,9 +185,7 @@ def read_labels(run: Path) -> list[list[str]]:
 def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
     """Read the scores of a run, averaged over the views of each photo.
 
-    Args:
-        run: the folder.
-        name: `test`, or `oof` for the out-of-fold scores of the training photos.
+    `name` is `test`, or `oof` for the out-of-fold scores of the training photos.
 
     Returns:
         `scores` (photos, classes), `labels` int (photos,), `paths` str (photos,).
@@ -236,11 +225,7 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def read_recipe(run: Path) -> Recipe:
-    """Return the recipe of a run's features, with the poolings that its model takes.
-
-    Raises:
-        BilinearError: the folder is not a run.
-    """
+    """Return the recipe of a run's features, for its model's poolings; raise as `read_metrics`."""
     metrics = read_metrics(run)
     with _damage(run / "metrics.json"):
         return Recipe.from_attributes(metrics["extraction"], tuple(metrics["pooling"].split("+")))

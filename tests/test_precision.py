@@ -14,9 +14,8 @@ from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.photos import class_folders
 
-from bilinear_cli.networks import precision, weights
-from bilinear_cli.networks.load import Network
-from bilinear_cli.networks.precision import int8_sha256, measured_difference
+from bilinear_cli.networks import load, weights
+from bilinear_cli.networks.load import Network, int8_sha256, measured_difference
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.recipe import mixed_with
 from bilinear_cli.store import FeatureFile, FeatureWriter
@@ -24,7 +23,7 @@ from bilinear_cli.store import FeatureFile, FeatureWriter
 N_PHOTOS = 8
 POOLINGS = ("max", "bilinear")
 MIX = "--allow-precision-mix"
-MEASURED = precision.MEASURED["int8"]
+MEASURED = load.MEASURED["int8"]
 Extract = Callable[..., Result]
 
 
@@ -287,7 +286,7 @@ def test_another_8_bit_network_counts_as_another_precision(
     _, _, network = model.read_bytes().partition(b"\n")
     monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(int8, "build_int8", lambda *_: network)
-    monkeypatch.setattr(precision, "BUILDER", 0)
+    monkeypatch.setattr(load, "BUILDER", 0)
     predict = ("predict", run, birds / "wren")
     assert_names(error_line(run_command(*predict, code=1)), run, "int8", MIX)
     caplog.clear()
@@ -319,8 +318,8 @@ def test_a_file_names_the_other_precisions_of_its_rows(
 
 def test_a_difference_that_was_not_measured_has_no_numbers() -> None:
     line = measured_difference("float32", "float16", "bfloat16")
-    assert_names(line, f"bfloat16 {precision.MEASURED['bfloat16']}")
-    rest = line.replace(f"bfloat16 {precision.MEASURED['bfloat16']}", "")
+    assert_names(line, f"bfloat16 {load.MEASURED['bfloat16']}")
+    rest = line.replace(f"bfloat16 {load.MEASURED['bfloat16']}", "")
     assert re.findall(r"\w*\d+", rest) == ["float16"]
 
 
@@ -347,7 +346,7 @@ def test_other_networks_and_weights_are_refused_before_anything_is_written(
 def test_without_the_extra_nothing_is_fetched(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "find_spec", lambda _: None)
+    monkeypatch.setattr(load, "find_spec", lambda _: None)
     monkeypatch.setattr(Network, "weights", None)
     error = error_line(extract("int8", tmp_path / "x.h5", code=1))
     assert_names(error, "--precision int8", "ai-edge-litert", ".[int8]")

@@ -32,7 +32,7 @@ from support.photos import class_folders
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction.existing import check_reusable, find_reused, reused_batches
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.report import describe
+from bilinear_cli.report.text import describe
 from bilinear_cli.store import FeatureFile, open_features, partial_path
 from bilinear_cli.training import feature_transform
 

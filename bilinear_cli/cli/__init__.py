@@ -1,36 +1,13 @@
 """The command line: one file per command. Only this package prints, and turns errors into lines."""
 
 import signal
+from importlib import import_module
+from pkgutil import iter_modules
 
-# Each of these modules adds its commands to the group.
-from bilinear_cli.cli import (
-    check,
-    explain,
-    export,
-    extract,
-    info,
-    merge,
-    predict,
-    report,
-    train,
-    weights,
-)
 from bilinear_cli.cli.base import cli, raise_terminated
 
-__all__ = [
-    "check",
-    "cli",
-    "explain",
-    "export",
-    "extract",
-    "info",
-    "main",
-    "merge",
-    "predict",
-    "report",
-    "train",
-    "weights",
-]
+for module in iter_modules(__path__):  # the module of a command adds it to the group
+    import_module(f"{__name__}.{module.name}")
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.cli.options import PATH, data_option, image_size_option, split_seed_option
+from bilinear_cli.cli.base import PATH, bar, cli, data_option, image_size_option, split_seed_option
 from bilinear_cli.errors import BilinearError
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import cli
-from bilinear_cli.cli.options import PATH, weights_option
+from bilinear_cli.cli.base import PATH, cli, weights_option
 from bilinear_cli.errors import UsageError, printable
 from bilinear_cli.files import atomic_write
 

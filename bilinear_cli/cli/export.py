@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import cli
-from bilinear_cli.cli.options import PATH, overwrite_option, weights_option
+from bilinear_cli.cli.base import PATH, cli, overwrite_option, weights_option
 from bilinear_cli.networks.load import import_tensorflow
 
 log = logging.getLogger(__name__)

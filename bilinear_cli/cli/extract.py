@@ -3,19 +3,18 @@
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.cli.options import (
+from bilinear_cli.cli.base import (
     PATH,
     PIXELS,
     POSITIVE,
+    bar,
+    cli,
     data_option,
     image_size_option,
     mix_option,
@@ -141,7 +140,7 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
 
     extract_options = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
-    with _how_to_resume(extract_options.overwrite):
+    try:
         if extract_options.maps:
             _check_options_with_maps(context)
             job = maps_job(extract_options, command)
@@ -150,20 +149,13 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
             written = job.output
         else:
             written = _extract_photos(extract_options, command, scheduler, no_merge)
-    click.echo(written)
-    log.info("next: bilinear train --features %s", shlex.quote(str(written)))
-
-
-@contextmanager
-def _how_to_resume(overwrite: bool) -> Iterator[None]:
-    """Add to an interruption how to resume."""
-    try:
-        yield
     except KeyboardInterrupt as interruption:
         event = "interrupted" if type(interruption) is KeyboardInterrupt else "ended by SIGTERM"
-        without = " without --overwrite" if overwrite else ""
+        without = " without --overwrite" if extract_options.overwrite else ""
         message = f"{event}: run the same command{without} again to resume"
         raise type(interruption)(message) from None
+    click.echo(written)
+    log.info("next: bilinear train --features %s", shlex.quote(str(written)))
 
 
 def _check_options_with_maps(context: click.Context) -> None:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import cli
-from bilinear_cli.cli.options import PATH
+from bilinear_cli.cli.base import PATH, cli
 
 
 @cli.command()
@@ -18,7 +17,7 @@ def info(file: Path, by_class: bool) -> None:
     bilinear info x.h5
     bilinear info runs/x-bilinear-softmax
     """
-    from bilinear_cli.report import describe, describe_run
+    from bilinear_cli.report.text import describe, describe_run
     from bilinear_cli.store import FeatureFile, open_features
 
     if file.is_dir() and not any(file.glob("*.h5")):

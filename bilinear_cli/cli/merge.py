@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.cli.options import PATH, mix_option, overwrite_option
+from bilinear_cli.cli.base import PATH, bar, cli, mix_option, overwrite_option
 
 
 @cli.command()

@@ -12,8 +12,7 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.cli.options import PATH, POSITIVE, mix_option, weights_option
+from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, mix_option, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.recipe import CHOICES
 
@@ -86,11 +85,7 @@ def predict(
 
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
-    """Return the paths of photos, and their number, 0 if standard input has yet to give them.
-
-    Raises:
-        UsageError: a path does not exist, or there is no photo at all.
-    """
+    """Return the paths of photos, and their number; 0 if standard input lists them."""
     from bilinear_cli.photos.listings import list_photos
 
     if "-" in photos:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import cli
-from bilinear_cli.cli.options import PATH
+from bilinear_cli.cli.base import PATH, cli
 from bilinear_cli.errors import UsageError
 from bilinear_cli.files import atomic_write
 
@@ -35,7 +34,7 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     bilinear report runs/* -o report.html
     bilinear report runs/birds-bilinear-softmax --format md
     """
-    from bilinear_cli.report import table
+    from bilinear_cli.report.text import table
     from bilinear_cli.report.write import FORMATS, render
     from bilinear_cli.run import read_metrics
 

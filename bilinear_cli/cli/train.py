@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import bar, cli
-from bilinear_cli.cli.options import PATH, POSITIVE, option_with_default, split_seed_option
+from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, option_with_default, split_seed_option
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.training import registry
@@ -130,7 +129,7 @@ def train(
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
     from bilinear_cli.photos.photo_set import load_photo_set
-    from bilinear_cli.report import confused, table
+    from bilinear_cli.report.text import confused, table
     from bilinear_cli.run import train as fit_and_write
     from bilinear_cli.store import open_features
 

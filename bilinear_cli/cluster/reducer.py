@@ -23,7 +23,7 @@ from bilinear_cli.cluster import tasks
 from bilinear_cli.cluster.passes import DaskPasses
 from bilinear_cli.cluster.requirements import check_workers
 from bilinear_cli.cluster.tasks import SharedFeatures, Source
-from bilinear_cli.memory import free_memory
+from bilinear_cli.files import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.dual import GramProblem

@@ -12,12 +12,17 @@ import numpy as np
 from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
 from bilinear_cli.extraction.job import Batch, Job, Origin, Source
 from bilinear_cli.extraction.versions import warn_if_versions_differ
-from bilinear_cli.networks.load import import_tensorflow
-from bilinear_cli.networks.precision import measured_difference, with_precision
+from bilinear_cli.networks.load import import_tensorflow, measured_difference, with_precision
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
-from bilinear_cli.recipe import UNSHARDED, Recipe, check_same, differences, mixed_with
+from bilinear_cli.recipe import (
+    UNSHARDED,
+    Recipe,
+    check_same,
+    differences,
+    distinct_sizes,
+    mixed_with,
+)
 from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
-from bilinear_cli.views import distinct_sizes
 
 log = logging.getLogger(__name__)
 

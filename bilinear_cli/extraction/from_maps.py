@@ -12,8 +12,12 @@ from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.job import Batch, Shapes
 from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.networks.load import import_tensorflow
-from bilinear_cli.poolings.parameters import Parameters, make_parameters
-from bilinear_cli.poolings.projection import sample_indices, second_moment
+from bilinear_cli.poolings.parameters import (
+    Parameters,
+    make_parameters,
+    sample_indices,
+    second_moment,
+)
 from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, Header

@@ -17,12 +17,15 @@ from bilinear_cli.extraction.versions import installed_versions
 from bilinear_cli.networks.load import Forward
 from bilinear_cli.photos import images
 from bilinear_cli.photos.photo_set import PhotoSet
-from bilinear_cli.poolings.parameters import Parameters, make_parameters
-from bilinear_cli.poolings.projection import sample_indices, second_moment
+from bilinear_cli.poolings.parameters import (
+    Parameters,
+    make_parameters,
+    sample_indices,
+    second_moment,
+)
 from bilinear_cli.poolings.registry import MAPS
-from bilinear_cli.recipe import UNSHARDED, Recipe, shard_slice
+from bilinear_cli.recipe import UNSHARDED, Recipe, distinct_sizes, shard_slice
 from bilinear_cli.store import Header
-from bilinear_cli.views import distinct_sizes
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from bilinear_cli.extraction.job import Rows, Shapes
 from bilinear_cli.networks.load import Forward
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import storage_dtype
-from bilinear_cli.views import View, distinct_sizes
+from bilinear_cli.recipe import View, distinct_sizes
 
 Compute = Callable[[Mapping[int, np.ndarray]], Rows]
 

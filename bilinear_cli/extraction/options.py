@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.networks.load import Network
-from bilinear_cli.networks.precision import check_int8, with_precision
-from bilinear_cli.recipe import UNSHARDED, Recipe
-from bilinear_cli.views import view_names
+from bilinear_cli.networks.load import Network, check_int8, with_precision
+from bilinear_cli.recipe import UNSHARDED, Recipe, view_names
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import Maps

@@ -1,5 +1,6 @@
 """`CompactPooling`: a sketch of second-order pooling as one layer of any Keras network."""
 
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 
 from bilinear_cli.layers.bilinear import PoolingLayer, check_argument, is_positive_integer
-from bilinear_cli.poolings.functions import pool_function
+from bilinear_cli.poolings.functions import compact_pool
 from bilinear_cli.poolings.parameters import sketch_parameters
 
 
@@ -60,16 +61,14 @@ class CompactPooling(PoolingLayer):
         """Draw the hashes and signs if they are None."""
         super().build(input_shape)
         channels = self.n_channels(input_shape)
-        parameters = sketch_parameters(channels, self.size, self.seed)
         if self.hashes is None or self.signs is None:
-            self.hashes, self.signs = parameters.values()
+            self.hashes, self.signs = sketch_parameters(channels, self.size, self.seed).values()
         if not self.hashes.shape == self.signs.shape == (2, channels):
             raise ValueError(
                 f"Expected hashes and signs of shape {(2, channels)}. Received: "
                 f"{self.hashes.shape} and {self.signs.shape}"
             )
-        arrays = dict(zip(parameters, (self.hashes, self.signs), strict=True))
-        self._pool = pool_function(f"compact:{self.size}", arrays)
+        self._pool = partial(compact_pool, hashes=self.hashes, signs=self.signs, size=self.size)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
         """Return (batch, size)."""

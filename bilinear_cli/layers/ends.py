@@ -9,14 +9,8 @@ from bilinear_cli.networks.applications import preprocess_function
 from bilinear_cli.poolings.functions import l2_normalize, signed_sqrt
 
 
-class _SameShape(keras.layers.Layer):
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the shape, which does not change."""
-        return input_shape
-
-
 @keras.saving.register_keras_serializable(package="bilinear")
-class Preprocess(_SameShape):
+class Preprocess(keras.layers.Layer):
     """RGB pixels, 0 to 255, (batch, height, width, 3) -> the input of a network of Keras.
 
     Args:
@@ -39,7 +33,7 @@ class Preprocess(_SameShape):
 
 
 @keras.saving.register_keras_serializable(package="bilinear")
-class SqrtL2(_SameShape):
+class SqrtL2(keras.layers.Layer):
     """Select columns of rows (batch, d), take signed square roots, and normalise to l2 norm 1.
 
     Attributes:
@@ -58,7 +52,7 @@ class SqrtL2(_SameShape):
 
 
 @keras.saving.register_keras_serializable(package="bilinear")
-class ClassProbabilities(_SameShape):
+class ClassProbabilities(keras.layers.Layer):
     """Scores (batch, classes) -> probabilities, 0 to 1, that sum up to one.
 
     Args:

@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -103,10 +105,8 @@ def resolve_layer(backbone: str, layer: str | None) -> str:
 def load_keras_weights(backbone: str, source: str) -> Weights:
     """Return the weights of a network, which are not verified.
 
-    Args:
-        backbone: one of `NETWORKS`.
-        source: `auto` or `keras` (ImageNet's, from Keras's host or its cache), `random` (always
-            the same), or the path of a `.h5` or `.weights.h5` file of Keras, without the top.
+    The source is `auto` or `keras` (ImageNet's, from Keras's host or its cache), `random` (always
+    the same), or the path of a `.h5` or `.weights.h5` file of Keras, without the top.
 
     Raises:
         BilinearError: the weights cannot be fetched or read.
@@ -131,7 +131,8 @@ def load_keras_weights(backbone: str, source: str) -> Weights:
 def _fetch(backbone: str) -> keras.Model:
     function = _function(backbone)
     try:
-        return function(include_top=False, weights="imagenet")
+        with redirect_stdout(sys.stderr):  # Keras prints its progress
+            return function(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises it if the host is out of reach
         reason = " ".join(str(error).split())[:200]
         raise BilinearError(

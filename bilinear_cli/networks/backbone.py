@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.memory import free_memory
+from bilinear_cli.files import free_memory
 from bilinear_cli.networks.applications import build, preprocess_function, resolve_layer
 from bilinear_cli.networks.int8 import load_int8
 

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import atomic_write
+from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.networks.applications import layer_shapes, preprocess_function, resolve_layer
-from bilinear_cli.networks.load import silent_stderr
-from bilinear_cli.networks.precision import ALTERNATIVES, int8_sha256, int8_table
+from bilinear_cli.networks.load import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +96,7 @@ def mean_colour() -> np.ndarray:
 def framed(photos: np.ndarray) -> np.ndarray:
     """Return photos with a frame of one pixel of the rounded mean colour, the network's zero."""
     n, height, width, channels = photos.shape
-    frame = np.empty((n, height + 2, width + 2, channels), np.uint8)
-    frame[:] = np.rint(mean_colour())
+    frame = np.full((n, height + 2, width + 2, channels), np.rint(mean_colour()), np.uint8)
     frame[:, 1:-1, 1:-1] = photos
     return frame
 

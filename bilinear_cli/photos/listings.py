@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError, UsageError, abbreviate, validate_choice
-from bilinear_cli.files import atomic_write
+from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.images import FORMATS
 from bilinear_cli.photos.manifest import Row, read_manifest

@@ -16,7 +16,6 @@ from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 SLOPE_FLOOR = 1e-3  # times the mean |x| of a row: the slope of the root is constant below
 ROUNDING = 1e-6  # relative error of a mean over locations
 RANK_TOLERANCE = 1e-7  # smaller eigenvalues, relative to the largest, are rounding errors
-EPSILON = 1e-12  # smaller squared norms count as zero, as in `tf.math.l2_normalize`
 
 
 # The largest value, the mean and the sum of each channel over the locations, (batch, channels).
@@ -24,6 +23,8 @@ max_pool = partial(tf.reduce_max, axis=(1, 2))
 avg_pool = partial(tf.reduce_mean, axis=(1, 2))
 sum_pool = partial(tf.reduce_sum, axis=(1, 2))
 keep_maps = tf.identity
+# Rows (batch, d) divided by their l2 norm; a row of zeros stays zero.
+l2_normalize = partial(tf.math.l2_normalize, axis=1)
 
 # Matrices, (batch, channels, channels) --------------------------------------------------------
 
@@ -159,22 +160,16 @@ def signed_sqrt(x: tf.Tensor) -> tf.Tensor:
 def upper_triangle(matrices: tf.Tensor, normalize: bool = False) -> tf.Tensor:
     """Pack symmetric matrices into (batch, channels * (channels + 1) / 2), see `triangle.py`.
 
-    Args:
-        matrices: (batch, channels, channels).
-        normalize: also take signed square roots, and divide by the l2 norm.
+    `matrices` are (batch, channels, channels). `normalize` also takes signed square roots, and
+    divides by the l2 norm.
     """
     channels = matrices.shape[-1]
-    rows, columns = triangle.indices(channels)
+    rows, columns = np.triu_indices(channels)
     flat = tf.reshape(matrices, (-1, channels * channels))
     scale = triangle.scale(channels).astype(np.float32)
     # before the root: half the work and memory
     entries = tf.gather(flat, (rows * channels + columns).astype(np.int32), axis=1)
     return l2_normalize(signed_sqrt(entries) * scale) if normalize else entries * scale
-
-
-def l2_normalize(x: tf.Tensor) -> tf.Tensor:
-    """Divide the rows of (batch, d) by their l2 norm; a row of zeros stays zero."""
-    return tf.math.l2_normalize(x, axis=1, epsilon=EPSILON)
 
 
 def tensor_sketch(
@@ -217,7 +212,6 @@ def pool_function(
     """Return the function of a pooling.
 
     Args:
-        spec: the pooling.
         parameters: at least those that the pooling takes, see `parameters.py`.
         pack: of a pooling of matrices, what turns (batch, channels, channels) into rows; by default
             the upper triangle, normalised if the pooling is.

@@ -6,14 +6,13 @@ together `fitted-on`, S64 (n,), the SHA-256 of the training photos that they wer
 A feature file keeps those of its poolings, and a run's model those of its features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.poolings import registry
-from bilinear_cli.poolings.projection import principal_directions
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import Recipe
 
@@ -21,6 +20,7 @@ Parameters = Mapping[str, np.ndarray]
 Sample = Callable[[], tuple[np.ndarray, Sequence[str]]]
 
 MAX_ROW_LENGTH = 1024 * 1025 // 2  # the triangle of 1,024 channels, a megabyte a photo
+MAX_ROTATIONS = 60  # steps of varimax
 
 
 def make_parameters(
@@ -30,10 +30,9 @@ def make_parameters(
 
     Args:
         recipe: the poolings, the shard, and the seed of the hashes.
-        channels: of the maps.
         known: existing parameters; those that no pooling needs are left out.
         sample: called at most once, if a projection must be fitted. It returns the second moment of
-            maps, see `projection.py`, and the SHA-256 of their photos.
+            maps, see `second_moment`, and the SHA-256 of their photos.
 
     Raises:
         BilinearError: existing parameters are for another number of channels.
@@ -136,3 +135,69 @@ def merge_parameters(a: Parameters, b: Parameters, path: Path) -> Parameters:
                 f"{name} of {path} differs from {name} of the file that it is used with"
             )
     return _union(a, b)
+
+
+def sample_indices(train: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Return n random training indices, ascending; raise a UsageError if there are none."""
+    if not len(train):
+        raise UsageError(
+            "a projection needs training photos, and there are none. Give one as --projection."
+        )
+    return np.sort(np.random.default_rng(seed).permutation(train)[:n])
+
+
+@np.errstate(over="ignore", invalid="ignore")  # values that are not finite are an error below
+def second_moment(batches: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the mean of x xᵀ over all locations x, float64 (channels, channels).
+
+    A batch is of float16 or float32 maps (batch, height, width, channels).
+
+    Raises:
+        BilinearError: there are no maps, or some values are not finite.
+    """
+    moment, n = np.zeros(()), 0
+    for maps in batches:
+        x = maps.astype(np.float32, copy=False).reshape(-1, maps.shape[-1])
+        moment, n = moment + (x.T @ x).astype(np.float64), n + len(x)
+    if not n:
+        raise BadPhotoError("cannot read any of the photos that a projection is fitted on")
+    if not np.isfinite(moment).all():
+        raise BilinearError(
+            "maps have values beyond the range of float16. If you used --precision float16, use "
+            "float32."
+        )
+    return moment / n
+
+
+def principal_directions(second_moment: np.ndarray, channels: int) -> np.ndarray:
+    """Return the first principal directions of maps, rotated, float32 (maps' channels, channels).
+
+    They are those of the second moment, not of the covariance, because the bilinear feature
+    contains the mean. One scale makes the mean square of the projected channels one.
+
+    `second_moment` is float (maps' channels, maps' channels), the mean of x xᵀ over locations x.
+    `channels` is the number of directions, at most the maps' channels.
+    """
+    values, vectors = np.linalg.eigh(second_moment)
+    scale = 1 / np.sqrt(values[-channels:].mean() or 1)
+    return (varimax(vectors[:, ::-1][:, :channels]) * scale).astype(np.float32)
+
+
+def varimax(directions: np.ndarray) -> np.ndarray:
+    """Rotate orthonormal columns (C, channels) within their span, each to few large elements.
+
+    Pooling takes the square root of each element, so the basis matters: directions near to single
+    channels, which are never negative after a ReLU, were two points better than the principal ones
+    on held-out training photos.
+
+    Source: Kaiser, "The varimax criterion for analytic rotation in factor analysis", 1958.
+    """
+    rotation, previous = np.eye(directions.shape[1]), 0.0
+    for _ in range(MAX_ROTATIONS):
+        x = directions @ rotation
+        u, s, vt = np.linalg.svd(directions.T @ (x**3 - x * np.square(x).mean(axis=0)))
+        rotation = u @ vt
+        if s.sum() < previous * (1 + 1e-5):
+            break
+        previous = s.sum()
+    return directions @ rotation

@@ -19,14 +19,9 @@ def n_channels(size: int) -> int:
     return isqrt(2 * size)
 
 
-def indices(channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and the columns in the matrix of the triangle's elements."""
-    return np.triu_indices(channels)
-
-
 def multiplicity(channels: int) -> np.ndarray:
     """Return how many entries of the matrix each element stands for, int64, 1 or 2."""
-    rows, columns = indices(channels)
+    rows, columns = np.triu_indices(channels)
     return np.where(rows == columns, 1, 2)
 
 
@@ -37,13 +32,13 @@ def scale(channels: int) -> np.ndarray:
 
 def pack(matrix: np.ndarray) -> np.ndarray:
     """Return the triangle of a symmetric matrix."""
-    return matrix[indices(len(matrix))] * scale(len(matrix))
+    return matrix[np.triu_indices(len(matrix))] * scale(len(matrix))
 
 
 def unpack(packed: np.ndarray) -> np.ndarray:
     """Return the symmetric matrix of a triangle."""
     channels = n_channels(len(packed))
-    rows, columns = indices(channels)
+    rows, columns = np.triu_indices(channels)
     matrix = np.empty((channels, channels), packed.dtype)
     matrix[rows, columns] = matrix[columns, rows] = packed / scale(channels)
     return matrix

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
+from sklearn.preprocessing import normalize
 
 from bilinear_cli.run import read_class_names, read_labels, read_metrics, read_scores
 from bilinear_cli.training.metrics import confusions
@@ -83,11 +84,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
 
 
 def read_predictions(run: Path, n_classes: int, temperature: float) -> Predictions:
-    """Read the test photos of a run, then its training photos with their out-of-fold scores.
-
-    Raises:
-        BilinearError: a file of the run is missing or damaged.
-    """
+    """Read a run's test photos, then its training photos, out of fold; raise as `read_scores`."""
     test, train = read_scores(run, "test"), read_scores(run, "oof")
     paths, labels = (np.concatenate([test[key], train[key]]) for key in ("paths", "labels"))
     split = np.repeat(["test", "train"], [len(test["labels"]), len(train["labels"])])
@@ -96,20 +93,15 @@ def read_predictions(run: Path, n_classes: int, temperature: float) -> Predictio
     return Predictions(paths, labels, split, p, p.argmax(axis=1), p.max(axis=1))
 
 
-def row_shares(matrix: np.ndarray) -> np.ndarray:
-    """Return a confusion matrix as shares of each row; 0 in rows without photos."""
-    return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-
-
 def class_order(matrix: np.ndarray) -> np.ndarray:
     """Return an order of the classes of a confusion matrix that puts confused ones side by side."""
     if len(matrix) < 3:
         return np.arange(len(matrix))
-    share = row_shares(matrix)
+    share = normalize(matrix, "l1")
     similarity = squareform(share + share.T, checks=False)  # of pairs
-    optimal = len(matrix) <= MAX_OPTIMAL
     distance = similarity.max() - similarity
-    return leaves_list(linkage(distance, "average", optimal_ordering=optimal))
+    tree = linkage(distance, "average", optimal_ordering=len(matrix) <= MAX_OPTIMAL)
+    return leaves_list(tree)
 
 
 def class_metrics(matrix: np.ndarray, names: np.ndarray) -> list[dict[str, Any]]:

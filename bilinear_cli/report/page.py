@@ -14,14 +14,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
+from sklearn.preprocessing import normalize
 
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.photos.images import read_batches, read_photo
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.report import plots
-from bilinear_cli.report.data import Predictions, ReportData, class_order, row_shares
-from bilinear_cli.report.describe import as_text, commands, run_facts, typed
-from bilinear_cli.report.table import name_of, table_rows
+from bilinear_cli.report.data import Predictions, ReportData, class_order
+from bilinear_cli.report.text import as_text, commands, name_of, run_facts, table_rows, typed
 from bilinear_cli.training.metrics import confused_pairs
 
 MAX_PAIRS, MAX_ERRORS = 20, 40
@@ -91,7 +91,7 @@ def _figures(data: ReportData) -> dict[str, Any]:
         "table": _table(data),
         "order": order,
         "matrix": None if is_large else matrix,
-        "shares": (100 * np.sqrt(row_shares(matrix))).round(),
+        "shares": (100 * np.sqrt(normalize(matrix, "l1"))).round(),
         "matrix_plot": plots.matrix_plot(matrix) if is_large else None,
         "calibration": calibration,
         "calibration_plot": plots.calibration_plot(calibration) if calibration else None,

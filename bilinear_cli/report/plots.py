@@ -7,10 +7,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from bilinear_cli.report.data import row_shares
+from sklearn.preprocessing import normalize
 
 # Placeholders for colours of the style sheet. Nothing else is drawn in these colours.
 INK, BEFORE, AFTER = "#010203", "#010204", "#010205"
@@ -37,7 +35,8 @@ MIN_OPACITY = 0.4  # a single photo stays visible
 @matplotlib.rc_context(STYLE)
 def calibration_plot(calibration: dict[str, Any]) -> str:
     """Draw the accuracy against the probability, before and after temperature scaling."""
-    figure, axes = _figure(4.2)
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     for when, colour, marker in (("before", BEFORE, "s--"), ("after", AFTER, "o-")):
         bins = calibration[when]["bins"]
@@ -55,7 +54,8 @@ def curve_plot(curve: Sequence[dict[str, Any]], chosen: tuple[float, float]) -> 
 
     A circle marks the point of `chosen`: the C and the label smoothing of the run.
     """
-    figure, axes = _figure(3.2)
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.add_subplot()
     smoothings = sorted({point["label_smoothing"] for point in curve})
     for smoothing, colour, marker in zip(smoothings, (AFTER, BEFORE), ("o-", "s--")):  # noqa: B905
         points = [p for p in curve if p["label_smoothing"] == smoothing]
@@ -73,19 +73,15 @@ def curve_plot(curve: Sequence[dict[str, Any]], chosen: tuple[float, float]) -> 
 def matrix_plot(matrix: np.ndarray) -> str:
     """Draw a large confusion matrix (k, k): correct in blue, errors in orange, by their share."""
     k = len(matrix)
-    opacity = MIN_OPACITY + (1 - MIN_OPACITY) * np.sqrt(row_shares(matrix))
+    opacity = MIN_OPACITY + (1 - MIN_OPACITY) * np.sqrt(normalize(matrix, "l1"))
     pixels = np.zeros((k, k, 4))
     pixels[..., :3] = np.where(np.eye(k, dtype=bool)[..., None], RIGHT, WRONG)
     pixels[..., 3] = np.where(matrix > 0, opacity, 0)
-    figure, axes = _figure(WIDTH)
+    figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
+    axes = figure.add_subplot()
     axes.imshow(pixels, interpolation="none", extent=(0.5, k + 0.5, k + 0.5, 0.5))
     axes.set(xlabel="number of the predicted class", ylabel="number of the true class")
     return _svg(figure, "matrix")
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
 
 
 def _svg(figure: Figure, name: str) -> str:

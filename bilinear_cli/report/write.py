@@ -7,8 +7,7 @@ from typing import Any
 
 from bilinear_cli.errors import BilinearError, printable
 from bilinear_cli.report.data import ReportData, read_report_data
-from bilinear_cli.report.describe import commands
-from bilinear_cli.report.table import markdown_table, name_of, table
+from bilinear_cli.report.text import commands, markdown_table, name_of, table
 from bilinear_cli.training.metrics import confused_pairs
 
 FORMATS = {".html": "html", ".md": "md"}  # suffix -> format

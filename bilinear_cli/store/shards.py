@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, abbreviate
-from bilinear_cli.networks.precision import measured_difference
+from bilinear_cli.networks.load import measured_difference
 from bilinear_cli.poolings.registry import FITTED_ON, SpecDict
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, UNSHARDED, Difference, differences, mixed_with
 from bilinear_cli.store.checks import ROW_COLUMNS, as_damage, parameter_sha256, partial_path

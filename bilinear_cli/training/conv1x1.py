@@ -12,7 +12,7 @@ import numpy as np
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.poolings import triangle
-from bilinear_cli.poolings.projection import principal_directions, sample_indices, second_moment
+from bilinear_cli.poolings.parameters import principal_directions, sample_indices, second_moment
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.estimator import Estimator, Training, Trials
 from bilinear_cli.training.feature_transform import FeatureTransform

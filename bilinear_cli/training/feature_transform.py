@@ -228,7 +228,7 @@ def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
             `triangle.py`.
     """
     x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
-    rows, columns = triangle.indices(kernel.shape[1])
+    rows, columns = np.triu_indices(kernel.shape[1])
     packed = (np.swapaxes(x, 1, 2) @ x)[:, rows, columns]
     packed = np.sign(packed) * np.sqrt(np.abs(packed))
     packed *= triangle.scale(kernel.shape[1]).astype(np.float32)

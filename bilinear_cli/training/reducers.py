@@ -19,7 +19,7 @@ import numpy as np
 from scipy.linalg.blas import ssyrk
 
 from bilinear_cli.errors import validate_choice
-from bilinear_cli.memory import free_memory
+from bilinear_cli.files import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, gram
 from bilinear_cli.training.dual import GramProblem

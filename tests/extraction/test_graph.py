@@ -10,7 +10,7 @@ from bilinear_cli.extraction.graph import compile_maps, compile_pooling, count_c
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.parameters import sketch_parameters
 from bilinear_cli.poolings.registry import POOLINGS, storage_dtype
-from bilinear_cli.views import View
+from bilinear_cli.recipe import View
 
 PARAMETERS = sketch_parameters(6, 16, 0) | {"projection-3": np.eye(6, 3, dtype=np.float32)}
 SPECS = sorted([*(POOLINGS.keys() - {"compact"}), "compact:16", "bilinear:3", "matrix-sqrt:3"])

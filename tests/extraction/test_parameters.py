@@ -20,8 +20,7 @@ from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, 
 from bilinear_cli.extraction.existing import read_projection
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.poolings.functions import pool_function
-from bilinear_cli.poolings.parameters import make_parameters
-from bilinear_cli.poolings.projection import principal_directions, second_moment
+from bilinear_cli.poolings.parameters import make_parameters, principal_directions, second_moment
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge

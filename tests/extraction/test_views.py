@@ -15,11 +15,10 @@ from bilinear_cli.extraction.graph import compile_pooling
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.predict import predict
-from bilinear_cli.recipe import Recipe
+from bilinear_cli.recipe import Recipe, View, distinct_sizes, parse_views, view_names
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.views import View, distinct_sizes, parse_views, view_names
 
 RECIPE = replace(cases.RECIPE, poolings=("max", "sum"))
 NAMES = ("original", "flip", "16", "16-flip")

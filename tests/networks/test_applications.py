@@ -185,6 +185,18 @@ def test_unknown_sources_of_weights_are_refused() -> None:
         load_keras_weights("tiny", "pypi")
 
 
+def test_keras_prints_the_progress_of_a_download_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fetch(**_: object) -> keras.Model:
+        print("Downloading data")
+        return build("vgg16")
+
+    monkeypatch.setitem(NETWORKS, "tiny", fetch)
+    load_keras_weights("tiny", "keras")
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("source", ["auto", "keras"])
 def test_an_unreachable_host_is_one_line(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     fetch = Mock(side_effect=Exception("URL fetch failure on https://x: None\n-- unknown"))

@@ -13,18 +13,16 @@ import pytest
 import tensorflow as tf
 from support.errors import assert_names, raises
 
-from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling, count_channels
-from bilinear_cli.networks import int8, precision
+from bilinear_cli.files import cache_folder
+from bilinear_cli.networks import int8, load
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.networks.load import Network
-from bilinear_cli.networks.precision import check_int8, int8_sha256, int8_table
+from bilinear_cli.networks.load import Network, check_int8, int8_sha256, int8_table
 from bilinear_cli.networks.weights import Tensors, Weights
 from bilinear_cli.photos.sample import draw_moth
 from bilinear_cli.poolings.functions import pool_function
-from bilinear_cli.recipe import Recipe
-from bilinear_cli.views import View
+from bilinear_cli.recipe import Recipe, View
 
 pytestmark = pytest.mark.slow
 
@@ -202,7 +200,7 @@ def test_it_is_built_once_and_again_if_damaged_or_outdated(
     others = {"weights_sha256": "0" * 64}, {"ranges": table["ranges"] | {"x": 1.0}}
     tables = [("int8_table", Mock(return_value=table | other)) for other in others]
     for name, value in [*tables, ("BUILDER", 0)]:
-        monkeypatch.setattr(precision, name, value)
+        monkeypatch.setattr(load, name, value)
         assert int8_sha256() not in digests
         digests.add(int8_sha256())
         assert is_built()

@@ -21,8 +21,8 @@ import pytest
 import tensorflow as tf
 from support.errors import assert_names, raises
 
-from bilinear_cli.config import cache_folder
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.files import cache_folder
 from bilinear_cli.networks import weights as module
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import (

@@ -4,7 +4,7 @@ import numpy as np
 from support.errors import raises
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
-from bilinear_cli.poolings.projection import (
+from bilinear_cli.poolings.parameters import (
     principal_directions,
     sample_indices,
     second_moment,

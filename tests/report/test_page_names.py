@@ -14,7 +14,7 @@ from support.pages import EXTERNAL, Element, markdown_tables, parse
 from support.runs import HOSTILE_NAMES, make_run, report_html
 
 from bilinear_cli.photos.manifest import Row
-from bilinear_cli.report import confused
+from bilinear_cli.report.text import confused
 from bilinear_cli.report.write import plain
 
 

@@ -12,8 +12,8 @@ from support.photos import make_photo
 from support.runs import make_run
 
 from bilinear_cli.report.data import class_metrics, class_order, read_report_data
-from bilinear_cli.report.describe import commands
 from bilinear_cli.report.page import MAX_JPEG_BYTES, thumbnails
+from bilinear_cli.report.text import commands
 from bilinear_cli.training.metrics import confused_pairs
 
 

@@ -9,7 +9,7 @@ from support.errors import assert_names, raises
 from support.pages import markdown_cells
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.report import confused, name_of, table
+from bilinear_cli.report.text import confused, name_of, table
 from bilinear_cli.run import read_metrics
 
 

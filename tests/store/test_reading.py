@@ -19,7 +19,7 @@ from support.errors import assert_names, raises
 from support.feature_files import all_rows
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.report import describe
+from bilinear_cli.report.text import describe
 from bilinear_cli.store import FeatureFile
 
 VERSION_1 = Path(__file__).parents[1] / "data_files" / "features-v1.h5"

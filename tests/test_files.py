@@ -1,14 +1,25 @@
-"""Tests of how much memory is free."""
+"""Where the cache is, and how much memory is free."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
+import platformdirs
 import psutil
 import pytest
 
-from bilinear_cli.memory import free_memory
+from bilinear_cli.files import cache_folder, free_memory
 
 MACHINE = 4_000_000
+
+
+@pytest.mark.parametrize("value", [None, "", "elsewhere"])
+def test_the_cache_is_the_users_or_that_of_the_environment(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BILINEAR_CACHE")
+    if value is not None:
+        monkeypatch.setenv("BILINEAR_CACHE", value)
+    assert cache_folder() == Path(value or platformdirs.user_cache_dir("bilinear"))
 
 
 @pytest.fixture

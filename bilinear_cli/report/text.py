@@ -1,0 +1,190 @@
+"""Feature files and runs as text: facts, commands, and a table of runs."""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilinear_cli.errors import abbreviate, printable
+from bilinear_cli.photos.photo_set import count_photos
+from bilinear_cli.run import read_labels, read_metrics
+from bilinear_cli.store import FeatureFile, parameter_sha256
+
+RUN_KEYS = (  # of metrics.json
+    *("pooling", "classifier", "top1", "top1_ci95", "oof_top1", "C", "label_smoothing", "epochs"),
+    *("folds", "temperature", "n_features", "fitted_on", "seed"),
+    *("features_file", "seconds", "versions", "command"),
+)
+
+MAX_NAME = 60  # characters of the name of a class
+COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
+# The original post's options, and its top-1 on all 200 species of CUB-200-2011.
+POST_OPTIONS = {"data_kind": "cub", "layer": "block5_pool", "image_size": 224}
+POST_TOP1 = {
+    "max": "0.68-0.69",
+    "sum": "0.66",
+    "max+sum": "0.71",
+    "bilinear": "0.77",
+    "bilinear, top 20,000 by variance": "0.75",
+    "maps, to 144 channels": "0.75",
+    "conv5, to 144 channels": "0.75",  # the name in runs of older files
+}
+
+
+def describe(file: FeatureFile, by_class: bool = False) -> str:
+    """Return what a feature file, complete or not, holds and how it was made, one fact per line.
+
+    With `by_class`, lines with the number of photos of each class follow.
+    """
+    facts: dict[str, Any] = {"file": file.path, "rows": len(file.labels)}
+    if not file.attributes["complete"]:
+        facts["rows"] = f"{file.rows_done} of {len(file.labels)}, incomplete"
+    for spec, shape in file.shapes.items():
+        layout = file.layout(spec)
+        facts[spec] = f"{' x '.join(map(str, shape[1:]))} {layout.pop('dtype')}, " + ", ".join(
+            f"{key} {value}" for key, value in layout.items() if value and key != "pooling"
+        )
+    for name, array in file.parameters.items():
+        facts[name] = f"{' x '.join(map(str, array.shape))}, sha256 {parameter_sha256(array)}"
+    first_rows = np.unique(file.photo, return_index=True)[1]
+    names = np.array(file.class_names)
+    counts = count_photos(names[file.labels[first_rows]], file.split[first_rows], names)
+    facts |= _totals(counts, file.files) | _typed_attributes(file.attributes)
+    if file.skipped:
+        facts["skipped"] = abbreviate(f"{path} ({why})" for path, why in file.skipped.items())
+    return _lines(facts, counts if by_class else {})
+
+
+def describe_run(run: Path, by_class: bool = False) -> str:
+    """Return what a run is and how it was made, as `describe` does; raise as `read_metrics`."""
+    metrics, labels = read_metrics(run), read_labels(run)
+    counts = count_photos([row[1] for row in labels], [row[2] for row in labels])
+    facts = {"run": run} | _totals(counts, run.iterdir()) | run_facts(metrics)
+    return _lines(facts, counts if by_class else {})
+
+
+def run_facts(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return how a run was made, then how its features were made."""
+    extraction = _typed_attributes(metrics["extraction"])
+    return _typed_attributes({name: metrics.get(name) for name in RUN_KEYS}) | {
+        f"features: {name}": value for name, value in extraction.items()
+    }
+
+
+def _totals(counts: dict[str, dict[str, int]], files: Iterable[Path]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for split in ("train", "test"):
+        n = [n_photos[split] for n_photos in counts.values()]
+        facts[split] = f"{sum(n)} photos, {min(n)} to {max(n)} of a class"
+    size = sum(path.stat().st_size for path in files)
+    return facts | {"classes": len(counts), "size": f"{size:,} bytes"}
+
+
+def _typed_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes that are not empty; a command as it was typed."""
+    return {
+        name: typed(value) if name == "command" else value
+        for name, value in attributes.items()
+        if value not in ("", None)
+    }
+
+
+def _lines(facts: dict[str, Any], counts: dict[str, dict[str, int]]) -> str:
+    """Return a line for each fact, then for the number of photos of each class."""
+    for name, n in counts.items():
+        short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+        facts[f"class {short}"] = f"{n['train']} train, {n['test']} test"
+    width = max(map(len, facts))
+    return "\n".join(printable(f"{name:{width}}  {as_text(x)}") for name, x in facts.items())
+
+
+def as_text(value: Any) -> str:
+    """Return a value as text; floats, also in lists, have four significant digits."""
+    if isinstance(value, list):
+        return " to ".join(map(as_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def commands(metrics: dict[str, Any]) -> list[str]:
+    """Return the commands that made a run, as they were typed: extraction, then training."""
+    recorded = [metrics["extraction"].get("command", ""), metrics.get("command", "")]
+    return [line for line in map(typed, recorded) if line]
+
+
+def typed(command: Any) -> str:
+    """Return a recorded command as it was typed; a file from a stranger may hold any value."""
+    with suppress(ValueError, TypeError):
+        return shlex.join(json.loads(command))
+    return str(command)
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return a text table of runs, given `metrics.json` of each, which is Markdown too.
+
+    If all runs have the original post's options on CUB, its figures are a column.
+    """
+    return markdown_table(table_rows(results), n_texts=2)
+
+
+def markdown_table(rows: Sequence[Sequence[Any]], n_texts: int) -> str:
+    """Return rows as an aligned table; the first row has the heads, `n_texts` columns are texts."""
+    columns = []
+    for i, column in enumerate(zip(*rows, strict=True)):
+        head, *cells = map(str, column)
+        width, align = max(map(len, [head, "---", *cells])), "<" if i < n_texts else ">"
+        rule = "-" * width if i < n_texts else "-" * (width - 1) + ":"
+        columns.append([f"{cell:{align}{width}}" for cell in (head, rule, *cells)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
+
+
+def table_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the heads of the table, then the cells of each run; two columns are texts."""
+    rows = [[*COLUMNS], *map(_cells, results)]
+    if results and all(map(_has_post_options, results)):
+        rows[0].append("post, 200 species")
+        for row in rows[1:]:
+            row.append(POST_TOP1.get(row[0], "-"))
+    return rows
+
+
+def _has_post_options(result: dict[str, Any]) -> bool:
+    is_equal = POST_OPTIONS.items() <= result["extraction"].items()
+    return is_equal and result["label_smoothing"] == 0
+
+
+def _cells(result: dict[str, Any]) -> list[str]:
+    accuracy = ["-", "-", "-"]
+    if result["top1"] is not None:
+        low, high = result["top1_ci95"]
+        accuracy = [f"{result['top1']:.4f}", f"{low:.3f}-{high:.3f}", f"{result['top5']:.4f}"]
+    return [
+        name_of(result),
+        result["classifier"],
+        f"{result['n_features']:,}",
+        f"{result['bytes']:,}",
+        *accuracy,
+        f"{result['seconds']:.1f}",
+    ]
+
+
+def name_of(result: dict[str, Any]) -> str:
+    """Return the features of a run: the pooling, its selection and its normalisation."""
+    name = result["pooling"]
+    if "channels" in result:
+        name += f", to {result['channels']} channels" + (", untrained" if result["frozen"] else "")
+    if result["top_variance"]:
+        name += f", top {result['top_variance']:,} by variance"
+    return name if result["normalize"] == "auto" else f"{name}, {result['normalize']}"
+
+
+def confused(result: dict[str, Any]) -> str:
+    """Return a line with the most confused pairs of a run."""
+    pairs = [f"{p['true']} as {p['predicted']} ({p['count']})" for p in result["confused"][:3]]
+    mean = result["mean_per_class_accuracy"]
+    by_class = "" if mean is None else f", mean over classes {mean:.4f}"
+    line = f"{name_of(result)}{by_class}, most confused: {', '.join(pairs) or 'none'}"
+    return printable(f"{line}; run: {result['run']}")
