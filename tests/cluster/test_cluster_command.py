@@ -3,14 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import distributed
 import pytest
-from support.commands import environment, run_command
+from support.commands import run_command, start_python
 from support.dask_processes import end_scheduler, scheduler_and_worker, wait_for
 from support.errors import raises
 from support.photos import class_folders
@@ -83,14 +82,8 @@ def test_ctrl_c_is_one_line(birds: PhotoSet, output: Path, network: WorkerNetwor
     network.gate.touch()
     words = [network.notes, network.gate, "extract", "--data", birds.root, *TINY]
     words += ["--pooling", "max", "--scheduler", "local:1", "-o", output]
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, *map(str, words)],
-        env=environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as client:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with start_python(INTERRUPTED, *words, start_new_session=True, **options) as client:
         wait_for(network.loaded_by)
         os.killpg(client.pid, signal.SIGINT)  # as a terminal does: to the workers, too
         network.gate.unlink()

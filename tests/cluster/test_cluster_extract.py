@@ -3,8 +3,6 @@
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 from collections import Counter
@@ -15,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, Worker
-from support.commands import environment
+from support.commands import start_python
 from support.dask_processes import wait_for
-from support.errors import raises
+from support.errors import messages, raises
 from support.shards import MAX, ONE_BY_ONE, RECIPE, OnWorkers, assert_same, extract_here, photo_set
 from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE
 
@@ -45,12 +43,6 @@ def ten_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     Dask gives both workers some of so many tasks, and keeps the rest for workers that join later.
     """
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 5)
-
-
-def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """Return the program's log messages of a level."""
-    records = [record for record in caplog.records if record.name.startswith("bilinear_cli")]
-    return [record.getMessage() for record in records if record.levelno == level]
 
 
 # The rows ----------------------------------------------------------------------------------
@@ -158,9 +150,8 @@ def test_tasks_of_a_killed_client_stop_and_no_batch_is_computed_twice(
 ) -> None:
     network, output = on_workers.network, on_workers.output
     network.gate.write_text("5")
-    words = [on_workers.address, flock.spec, output, network.notes, network.gate]
-    command = [sys.executable, "-c", CLIENT, *map(str, words)]
-    with subprocess.Popen(command, env=environment()) as killed:
+    arguments = [on_workers.address, flock.spec, output, network.notes, network.gate]
+    with start_python(CLIENT, *arguments) as killed:
         wait_for(lambda: len(network.batches()) == 7)  # both workers are at the gate
         killed.kill()
     with Client(on_workers.address) as client:
@@ -282,8 +273,7 @@ def test_a_client_that_is_killed_while_it_merges_merges_again(
     on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
 ) -> None:
     shards = on_workers.extract_shards(birds, MAX)
-    command = [sys.executable, "-c", MERGE, *map(str, (on_workers.output, *shards))]
-    assert subprocess.run(command, env=environment()).returncode == -signal.SIGKILL
+    assert start_python(MERGE, on_workers.output, *shards).wait() == -signal.SIGKILL
     assert not on_workers.output.exists()
     n_batches = len(on_workers.network.batches())
     on_workers.extract(birds, MAX)

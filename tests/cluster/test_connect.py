@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import dask
 import pytest
 from distributed import Client
 from support import dask_processes
-from support.commands import environment
+from support.commands import start_python
 from support.dask_processes import end, end_scheduler, scheduler_and_worker, start, wait_for
 from support.errors import raises
 
@@ -126,9 +125,9 @@ except KeyboardInterrupt:
 
 
 def test_a_wait_that_ctrl_c_interrupts_is_silent(client: Client) -> None:
-    command = [sys.executable, "-c", INTERRUPTED, client.scheduler.address]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start_python(INTERRUPTED, client.scheduler.address, text=True, **pipes) as process:
+        assert process.communicate() == ("interrupted\n", "")
 
 
 # Workers of this machine --------------------------------------------------------------------

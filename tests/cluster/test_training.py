@@ -24,7 +24,7 @@ from support.dask_processes import (
 )
 from support.errors import assert_names, raises
 from support.feature_files import flip_bit, write_features
-from support.rows import LOSSES
+from support.rows import LOSSES, class_maps, pooled
 
 from bilinear_cli.cluster import reducer, tasks
 from bilinear_cli.cluster.connect import connect
@@ -47,24 +47,13 @@ N_ROWS = N * len(VIEWS)  # 60 of them for training
 PHOTO = np.repeat(np.arange(N), len(VIEWS))
 LABELS = PHOTO // 4 % K
 SPLIT = np.where(PHOTO % 4 != 3, "train", "test")
+FEATURES = pooled(class_maps(LABELS, CHANNELS))
 CUT = 34  # a row, where the second shard begins
 QUICK = TrainOptions(C=1.0, label_smoothing=0.0)
 STREAM = replace(QUICK, solver="stream")
 Task = Callable[..., Any]
 Reducers = tuple[LocalReducer, DaskReducer]
 ROUNDING = 1e-5  # of an optimum: that of a hundred float32 sums, and where the solver stops
-
-
-def features_of_classes() -> dict[str, np.ndarray]:
-    """Return max, sum and bilinear features of K classes that overlap."""
-    rng = np.random.default_rng(0)
-    noise = 1.5 * rng.normal(size=(N_ROWS, 9, CHANNELS))
-    maps = np.abs(rng.gamma(2, 1, (K, CHANNELS))[LABELS][:, None] + noise)
-    i, j = np.triu_indices(CHANNELS)
-    matrices = np.sqrt(np.einsum("nlc,nld->ncd", maps, maps))[:, i, j]
-    bilinear = matrices * np.where(i == j, 1, np.sqrt(2))
-    bilinear /= np.linalg.norm(bilinear, axis=1, keepdims=True)
-    return {"max": maps.max(1), "sum": maps.sum(1), "bilinear": bilinear}
 
 
 def write(
@@ -92,14 +81,14 @@ def write(
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
     """Return two feature files of one set."""
-    features, cuts = features_of_classes(), [slice(CUT), slice(CUT, N_ROWS)]
-    return [write(tmp_path / f"{i}.h5", features, cut, f"{i}/2") for i, cut in enumerate(cuts, 1)]
+    cuts = [slice(CUT), slice(CUT, N_ROWS)]
+    return [write(tmp_path / f"{i}.h5", FEATURES, cut, f"{i}/2") for i, cut in enumerate(cuts, 1)]
 
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
     """Return a feature file of the set."""
-    return write(tmp_path / "x.h5", features_of_classes())
+    return write(tmp_path / "x.h5", FEATURES)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +196,7 @@ def test_passes_by_workers_come_to_the_same_optimum(
 def submissions(
     monkeypatch: pytest.MonkeyPatch, then: Callable[[Client, Task, int], None] = lambda *_: None
 ) -> list[Task]:
-    """Return the tasks that workers are given from now on, in order.
+    """Return the tasks that workers get from now on, in order.
 
     Args:
         monkeypatch: undoes it.
@@ -215,17 +204,17 @@ def submissions(
     """
     submit, submitted = Workers.submit, list[Task]()
 
-    def submit_noted(self: Workers, task: Task, *args: Any, **options: Any) -> Any:
+    def submit_and_record(self: Workers, task: Task, *args: Any, **options: Any) -> Any:
         future = submit(self, task, *args, **options)
         submitted.append(task)
         then(self.client, task, submitted.count(task))
         return future
 
-    monkeypatch.setattr(Workers, "submit", submit_noted)
+    monkeypatch.setattr(Workers, "submit", submit_and_record)
     return submitted
 
 
-def test_workers_load_no_tensorflow_and_are_asked_by_their_client_whichever_is_the_default(
+def test_workers_load_no_tensorflow_and_serve_their_client_whichever_is_the_default(
     client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distributed.client._get_global_client", lambda: None)
@@ -423,7 +412,7 @@ def test_a_worker_that_does_not_see_the_file_is_named(
         size = f"{path.stat().st_size:,}"
         with raises(BilinearError, address, path, size):
             Workers(client, file)
-        other = write(tmp_path / "elsewhere/x.h5", features_of_classes(), slice(N_ROWS - 2))
+        other = write(tmp_path / "elsewhere/x.h5", FEATURES, slice(N_ROWS - 2))
         with raises(BilinearError, address, path, size, f"{other.stat().st_size:,}"):
             Workers(client, file)
 
@@ -474,24 +463,16 @@ def test_a_damaged_row_is_the_same_error_as_without_workers(
     assert len(messages) == 1
 
 
-def train_words(path: Path, *words: str) -> list[str]:
-    """Return a command that trains quickly."""
-    runs = str(path.parent / "runs")
-    command = ["-q", "train", "--features", str(path), "--json", "-o", runs]
-    return [*command, "--label-smoothing", "0", *words]
-
-
-def test_the_command_prints_one_line_of_a_damaged_row(client: Client, features: Path) -> None:
-    flip_bit(features, "bilinear", 8)
-    words = train_words(features, "--pooling", "bilinear", "-C", "1")
-    alone = run_command(*words, code=1)
-    distributed = run_command(*words, "--scheduler", client.scheduler.address, code=1)
-    assert_names(error_line(alone), features, "row 8", "features/bilinear")
-    assert alone.stderr == distributed.stderr == f"Error: {error_line(distributed)}\n"
-
-
-def test_the_command_trains_with_workers(client: Client, features: Path) -> None:
-    words = train_words(features, "--pooling", "bilinear", "-C", "1")
-    done = run_command(*words, "--scheduler", client.scheduler.address)
+def test_the_command_trains_with_workers_and_prints_one_line_of_a_damaged_row(
+    client: Client, features: Path
+) -> None:
+    words = ["-q", "train", "--features", features, "--json", "-o", features.parent / "runs"]
+    words += ["--pooling", "bilinear", "-C", "1", "--label-smoothing", "0"]
+    on_workers = [*words, "--scheduler", client.scheduler.address]
+    done = run_command(*on_workers)
     assert done.stderr == ""
     assert json.loads(done.stdout)["results"][0]["workers"] == 2
+    flip_bit(features, "bilinear", 8)
+    alone, distributed = (run_command(*command, code=1) for command in (words, on_workers))
+    assert_names(error_line(alone), features, "row 8", "features/bilinear")
+    assert alone.stderr == distributed.stderr == f"Error: {error_line(distributed)}\n"

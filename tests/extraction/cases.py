@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
-import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.feature_files import contents
 from support.network import extract_photos, random_kernel, small_network
 
+from bilinear_cli.extraction.job import Progress
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, partial_path
@@ -58,14 +60,14 @@ def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: A
     return network
 
 
-def stop_at(n_photos: int) -> Callable[[int, int], None]:
+def after(n_photos: int, action: Callable[[], Any]) -> Progress:
+    """Return a progress callback that calls a function when so many photos are done."""
+    return lambda done, _: action() if done == n_photos else None
+
+
+def stop_at(n_photos: int) -> Progress:
     """Return a progress callback that interrupts a run when so many photos are done."""
-
-    def progress(done: int, _: int) -> None:
-        if done >= n_photos:
-            raise KeyboardInterrupt
-
-    return progress
+    return after(n_photos, Mock(side_effect=KeyboardInterrupt))
 
 
 def interrupt(photo_set: PhotoSet, output: Path, n_photos: int, **options: Any) -> Path:
@@ -75,19 +77,6 @@ def interrupt(photo_set: PhotoSet, output: Path, n_photos: int, **options: Any) 
     with FeatureFile(partial_path(output), allow_partial=True) as file:
         assert file.photos_done == n_photos
     return partial_path(output)
-
-
-def contents(path: Path) -> dict[str, Any]:
-    """Return every byte of a feature file except its time of creation."""
-    items: dict[str, Any] = {}
-
-    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
-            items[name] = (item.dtype.str, item.shape, item[()].tobytes(), dict(item.attrs))
-
-    with h5py.File(path) as file:
-        file.visititems(add)
-        return items | {key: value for key, value in file.attrs.items() if key != "created"}
 
 
 def assert_uninterrupted(

@@ -1,5 +1,6 @@
 """Tests of the parameters of poolings: where they come from, and that files keep and share them."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 from extraction import cases
-from extraction.cases import assert_uninterrupted, contents, interrupt, stop_at
+from extraction.cases import assert_uninterrupted, interrupt, stop_at
 from support.errors import raises
-from support.feature_files import all_rows, replace_dataset
+from support.feature_files import all_rows, contents
 from support.network import pool_maps
 from support.photos import class_folders
 
@@ -47,6 +48,10 @@ def parameters(path: Path) -> dict[str, np.ndarray]:
         return file.parameters
 
 
+def directions(maps: np.ndarray) -> np.ndarray:
+    return principal_directions(second_moment([maps]), 3)
+
+
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
@@ -69,14 +74,14 @@ def test_rows_are_pooled_with_parameters_that_are_fitted_on_training_photos_alon
     }
     assert sorted(arrays["fitted-on"].astype(str)) == sorted(birds.sha256()[is_train])
     for spec in SPECS:
-        wanted = pool_function(spec, arrays)(stored["maps"]).numpy()
-        np.testing.assert_allclose(stored[spec], wanted, atol=1e-3 if ":3" in spec else 1e-5)
+        expected = pool_function(spec, arrays)(stored["maps"]).numpy()
+        np.testing.assert_allclose(stored[spec], expected, atol=1e-3 if ":3" in spec else 1e-5)
         assert np.abs(stored[spec]).max() > 0.1
     maps = stored["maps"]
-    wanted = principal_directions(second_moment([maps[is_train]]), 3)
-    np.testing.assert_allclose(arrays["projection-3"], wanted, atol=1e-4)
-    with_test = principal_directions(second_moment([maps]), 3)
-    assert np.abs(with_test - wanted).max() > 1e-3
+    expected = directions(maps[is_train])
+    np.testing.assert_allclose(arrays["projection-3"], expected, atol=1e-4)
+    with_test = directions(maps)
+    assert np.abs(with_test - expected).max() > 1e-3
 
 
 def test_hashes_follow_from_the_seed() -> None:
@@ -96,8 +101,8 @@ def test_a_bad_photo_in_the_sample(birds: PhotoSet, output: Path) -> None:
     maps = rows(run(birds, output, skip_bad=True))["maps"]
     assert len(maps) == 10
     with FeatureFile(output) as file:
-        wanted = principal_directions(second_moment([maps[file.split == "train"]]), 3)
-        np.testing.assert_allclose(file.parameters["projection-3"], wanted, atol=1e-4)
+        expected = directions(maps[file.split == "train"])
+        np.testing.assert_allclose(file.parameters["projection-3"], expected, atol=1e-4)
 
 
 def sample(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
@@ -125,9 +130,10 @@ def test_a_pooling_that_does_not_suit_the_maps(
         make_parameters(recipe, channels, {}, sample(channels))
 
 
-@pytest.mark.parametrize("name", ["projection-3", "hash-16"])
-def test_parameters_of_other_maps_are_refused(name: str) -> None:
-    spec = "bilinear:3" if name == "projection-3" else "compact:16"
+@pytest.mark.parametrize(
+    ("spec", "name"), [("bilinear:3", "projection-3"), ("compact:16", "hash-16")]
+)
+def test_parameters_of_other_maps_are_refused(spec: str, name: str) -> None:
     recipe = replace(RECIPE, poolings=(spec,))
     have = make_parameters(recipe, 5, {}, sample(5))
     with raises(BilinearError, name, 5, 6):
@@ -149,27 +155,25 @@ def test_a_resumed_run_keeps_its_parameters(birds: PhotoSet, output: Path) -> No
     interrupt(birds, output, 3, recipe=RECIPE)
     run(birds, output)
     assert_uninterrupted(birds, output, RECIPE)
-    with raises(FeatureFileError, output, "seed", 0, 1):
-        run(birds, output, replace(RECIPE, seed=1))
 
 
 @pytest.mark.slow
 def test_shards_share_the_projection_of_the_first(
     birds: PhotoSet, output: Path, tmp_path: Path
 ) -> None:
-    whole = run(birds, output)
+    run(birds, output)
     one, two = (replace(RECIPE, shard=f"{i}/2") for i in (1, 2))
     with raises(UsageError, "bilinear:3", "--projection"):
         run(birds, tmp_path / "2.h5", two)
     first = run(birds, tmp_path / "1.h5", one)
     second = run(birds, tmp_path / "2.h5", two, projection=first)
     merge([first, second], tmp_path / "merged.h5")
-    assert contents(tmp_path / "merged.h5") == contents(whole)
+    assert contents(tmp_path / "merged.h5") == contents(output)
 
     other = run(birds.limit(6), tmp_path / "other.h5")
     run(birds, second, two, projection=other, overwrite=True)
     with raises(FeatureFileError, first, second, "projection-3"):
-        merge([first, second], tmp_path / "of_two.h5")
+        merge([first, second], tmp_path / "mixed.h5")
 
 
 @pytest.mark.slow
@@ -179,13 +183,11 @@ def test_reused_rows_bring_their_projection(birds: PhotoSet, tmp_path: Path) -> 
     assert same(parameters(new), parameters(reused))
     other = run(birds, tmp_path / "other.h5")
     assert not same(parameters(other), parameters(reused))
-    for path, options in (
-        (tmp_path / "y.h5", {"reuse": reused, "projection": other}),
-        (new, {"projection": other}),
-    ):
-        with raises(FeatureFileError, "projection-3", reused if path != new else new):
-            run(birds, path, **options)
+    with raises(FeatureFileError, "projection-3", reused):
+        run(birds, tmp_path / "y.h5", reuse=reused, projection=other)
     assert not (tmp_path / "y.h5").exists()
+    with raises(FeatureFileError, "projection-3", new):
+        run(birds, new, projection=other)
 
 
 def test_a_projection_of_something_else_is_refused(
@@ -269,21 +271,21 @@ def test_maps_of_training_photos_make_the_projection(maps: Path, output: Path) -
     pool_maps(maps, ("bilinear:3",), output)
     with FeatureFile(maps) as file:
         x = file.read("maps", np.flatnonzero(file.split == "train"))
-    wanted = principal_directions(second_moment([x]), 3)
-    np.testing.assert_allclose(parameters(output)["projection-3"], wanted, atol=1e-4)
+    expected = directions(x)
+    np.testing.assert_allclose(parameters(output)["projection-3"], expected, atol=1e-4)
 
 
 @with_and_without_flip
 @pytest.mark.slow
 def test_pooling_of_maps_resumes(maps: Path, output: Path, tmp_path: Path) -> None:
-    pool_maps(maps, OTHERS, tmp_path / "whole.h5")
+    pool_maps(maps, OTHERS, tmp_path / "expected.h5")
     with pytest.raises(KeyboardInterrupt):
         pool_maps(maps, OTHERS, output, progress=stop_at(3))
     assert not output.exists()
     done: list[int] = []
     pool_maps(maps, OTHERS, output, progress=lambda now, _: done.append(now))
     assert done == [3, 6, 9, 11]  # photos
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert contents(output) == contents(tmp_path / "expected.h5")
     before = output.read_bytes()
     pool_maps(maps, OTHERS, output)  # is complete
     assert output.read_bytes() == before
@@ -297,17 +299,17 @@ def test_pooling_of_maps_resumes(maps: Path, output: Path, tmp_path: Path) -> No
 def test_maps_in_another_order_keep_the_rows_of_their_photos(
     birds: PhotoSet, maps: Path, output: Path, tmp_path: Path
 ) -> None:
-    pool_maps(maps, ("max",), tmp_path / "whole.h5")
+    pool_maps(maps, ("max",), tmp_path / "expected.h5")
     with pytest.raises(KeyboardInterrupt):
         pool_maps(maps, ("max",), output, progress=stop_at(3))
-    turned = birds.take(np.arange(len(birds))[::-1])
-    run(turned, maps, replace(RECIPE, poolings=("maps",), views=BOTH), overwrite=True)
+    reordered = birds.take(np.arange(len(birds))[::-1])
+    run(reordered, maps, replace(RECIPE, poolings=("maps",), views=BOTH), overwrite=True)
     pool_maps(maps, ("max",), output)
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    assert contents(output) == contents(tmp_path / "expected.h5")
 
 
 @pytest.mark.slow
-def test_pooling_of_maps_resumes_with_its_own_projection(
+def test_pooling_of_maps_resumes_with_the_projection_of_its_file(
     birds: PhotoSet, maps: Path, output: Path, tmp_path: Path
 ) -> None:
     other = run(birds.limit(6), tmp_path / "other.h5")
@@ -315,8 +317,8 @@ def test_pooling_of_maps_resumes_with_its_own_projection(
         pool_maps(maps, OTHERS, output, projection=other, progress=stop_at(3))
     pool_maps(maps, OTHERS, output)
     np.testing.assert_array_equal(*(parameters(x)["projection-3"] for x in (output, other)))
-    pool_maps(maps, OTHERS, tmp_path / "whole.h5", projection=other)
-    assert contents(output) == contents(tmp_path / "whole.h5")
+    pool_maps(maps, OTHERS, tmp_path / "expected.h5", projection=other)
+    assert contents(output) == contents(tmp_path / "expected.h5")
 
 
 def test_rows_of_maps_and_of_photos_do_not_mix(birds: PhotoSet, maps: Path, output: Path) -> None:
@@ -335,7 +337,7 @@ def test_a_file_without_maps_is_refused(maps: Path, output: Path) -> None:
         pool_maps(output.with_name("nothing.h5"), ("sum",), output.with_name("y.h5"))
 
 
-def test_a_damaged_row_of_maps_is_found(maps: Path, output: Path) -> None:
+def test_a_damaged_row_of_maps_is_named(maps: Path, output: Path) -> None:
     with h5py.File(maps, "r+") as file:
         file["features/maps"][4, 2, 1, 0] += 1
     with raises(FeatureFileError, maps, 4, "features/maps"):
@@ -346,77 +348,65 @@ def test_a_damaged_row_of_maps_is_found(maps: Path, output: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return the bytes of a feature file."""
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parameters")
     photo_set = load_photo_set(str(class_folders(folder / "birds", {"tit": 6, "wren": 5})))
-    return run(photo_set, folder / "x.h5").read_bytes()
+    return run(photo_set, folder / "x.h5")
 
 
 @pytest.fixture
-def path(features: bytes, tmp_path: Path) -> Path:
+def path(features: Path, tmp_path: Path) -> Path:
     """Return a feature file that the test may change."""
-    (tmp_path / "x.h5").write_bytes(features)
-    return tmp_path / "x.h5"
+    return Path(shutil.copy(features, tmp_path))
 
 
-def replace_parameter(path: Path, name: str, array: np.ndarray) -> None:
-    replace_dataset(path, f"parameters/{name}", array)
-    with h5py.File(path, "r+") as file:
-        file[f"parameters/{name}"].attrs["sha256"] = parameter_sha256(array)
+Change = Callable[[h5py.File], Any]
+
+
+def replaced(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Return a function that changes an array, and its checksum."""
+
+    def replace_array(file: h5py.File) -> None:
+        key = f"parameters/{name}"
+        array = change(file.pop(key)[()])
+        file[key] = array
+        file[key].attrs["sha256"] = parameter_sha256(array)
+
+    return replace_array
+
+
+def change_value(file: h5py.File) -> None:
+    file["parameters/projection-3"][1, 1] += 1e-4
+
+
+def change_size(file: h5py.File) -> None:
+    for name in ("features/compact:", "crc32/compact:", "parameters/hash-", "parameters/sign-"):
+        file.move(f"{name}16", f"{name}17")
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil"),
+    ("change", "facts"),
     [
-        ("hash-16", lambda x: x + 16),
-        ("hash-16", lambda x: -x - 1),
-        ("hash-16", lambda x: x.astype(np.int32)),
-        ("sign-16", lambda x: x * 2),
-        ("sign-16", lambda x: x[:1]),
-        ("projection-3", lambda x: x * np.float32(np.nan)),
-        ("projection-3", lambda x: x[:, :2]),
-        ("projection-3", lambda x: x[0]),
-        ("projection-3", lambda x: x[:0]),
-        ("fitted-on", lambda x: x.astype("S32")),
+        (replaced("hash-16", lambda x: x + 16), ["hash-16"]),
+        (replaced("hash-16", lambda x: -x - 1), ["hash-16"]),
+        (replaced("hash-16", lambda x: x.astype(np.int32)), ["hash-16"]),
+        (replaced("sign-16", lambda x: x * 2), ["sign-16"]),
+        (replaced("sign-16", lambda x: x[:1]), ["sign-16"]),
+        (replaced("projection-3", lambda x: x * np.float32(np.nan)), ["projection-3"]),
+        (replaced("projection-3", lambda x: x[:, :2]), ["projection-3"]),
+        (replaced("projection-3", lambda x: x[0]), ["projection-3"]),
+        (replaced("projection-3", lambda x: x[:0]), ["projection-3"]),
+        (replaced("projection-3", lambda x: x[:5]), [5, 6]),
+        (replaced("fitted-on", lambda x: x.astype("S32")), ["fitted-on"]),
+        (change_value, ["projection-3"]),
+        (lambda file: file.pop("parameters/projection-3"), ["projection-3"]),
+        (change_size, ["features/compact:17", 16]),
+        (lambda file: file.move("features/compact:16", "features/compact:x"), ["compact:x"]),
     ],
 )
 @pytest.mark.slow
-def test_parameters_of_the_wrong_kind_are_damage(
-    path: Path, name: str, spoil: Callable[[np.ndarray], np.ndarray]
-) -> None:
-    replace_parameter(path, name, spoil(parameters(path)[name]))
-    with raises(FeatureFileError, path, name):
-        FeatureFile(path)
-
-
-def test_parameters_that_are_missing_or_changed_are_damage(path: Path) -> None:
+def test_parameters_that_do_not_fit_are_damage(path: Path, change: Change, facts: list) -> None:
     with h5py.File(path, "r+") as file:
-        file["parameters/projection-3"][1, 1] += 1e-4
-    with raises(FeatureFileError, path, "projection-3"):
-        FeatureFile(path)
-    with h5py.File(path, "r+") as file:
-        del file["parameters/projection-3"]
-    with raises(FeatureFileError, path, "projection-3"):
-        FeatureFile(path)
-
-
-def test_parameters_and_rows_that_do_not_fit_are_damage(features: bytes, path: Path) -> None:
-    replace_parameter(path, "projection-3", parameters(path)["projection-3"][:5])
-    with raises(FeatureFileError, path, 5, 6):
-        FeatureFile(path)
-    path.write_bytes(features)
-    with h5py.File(path, "r+") as file:
-        for group in ("features", "crc32"):
-            file.move(f"{group}/compact:16", f"{group}/compact:17")
-        for name in ("hash", "sign"):
-            file.move(f"parameters/{name}-16", f"parameters/{name}-17")
-    with raises(FeatureFileError, path, "features/compact:17", 16):
-        FeatureFile(path)
-
-
-def test_a_pooling_without_a_size_is_damage(path: Path) -> None:
-    with h5py.File(path, "r+") as file:
-        file.move("features/compact:16", "features/compact:x")
-    with raises(FeatureFileError, path, "compact:x"):
+        change(file)
+    with raises(FeatureFileError, path, *facts):
         FeatureFile(path)

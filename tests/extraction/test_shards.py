@@ -10,9 +10,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from extraction.cases import POOLINGS, RECIPE, assert_uninterrupted, contents, interrupt, run
-from support.errors import assert_names, raises
-from support.feature_files import flip_bit, replace_dataset
+from extraction.cases import POOLINGS, RECIPE, after, assert_uninterrupted, interrupt, run
+from support.errors import assert_names, messages, raises
+from support.feature_files import contents, flip_bit, replace_dataset
 from support.photos import make_photo
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
@@ -63,28 +63,28 @@ def test_other_shards_are_refused(shard: str) -> None:
 def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
     n: int, birds: PhotoSet, recipe: Recipe, tmp_path: Path
 ) -> None:
-    run(birds, tmp_path / "whole.h5", recipe)
+    run(birds, tmp_path / "expected.h5", recipe)
     shards = shards_of(birds, recipe, tmp_path, n)[::-1]  # in any order
     steps: list[tuple[int, int]] = []
     merge(shards, tmp_path / "merged.h5", progress=lambda *step: steps.append(step))
     assert steps[-1] == (11 * len(recipe.views),) * 2
-    assert contents(tmp_path / "merged.h5") == contents(tmp_path / "whole.h5")
-    with FeatureFile(tmp_path / "whole.h5") as whole, open_features(shards) as several:
+    assert contents(tmp_path / "merged.h5") == contents(tmp_path / "expected.h5")
+    with FeatureFile(tmp_path / "expected.h5") as single, open_features(shards) as several:
         assert several.attributes["shard"] == "1/1"
         assert several.files == shards[::-1]
-        rows = np.random.default_rng(0).integers(0, whole.rows_done, 30)
+        rows = np.random.default_rng(0).integers(0, single.rows_done, 30)
         for spec in POOLINGS:
-            np.testing.assert_array_equal(several.read(spec, rows), whole.read(spec, rows))
+            np.testing.assert_array_equal(several.read(spec, rows), single.read(spec, rows))
         for (slice_1, columns_1), (slice_2, columns_2) in zip(
-            whole.columns("bilinear", rows, 4), several.columns("bilinear", rows, 4), strict=True
+            single.columns("bilinear", rows, 4), several.columns("bilinear", rows, 4), strict=True
         ):
             assert slice_1 == slice_2
             np.testing.assert_array_equal(columns_1, columns_2)
         options = TrainOptions(C=1.0, label_smoothing=0.0)
-        metrics = [train(file, "max", options, tmp_path / "runs") for file in (whole, several)]
+        metrics = [train(file, "max", options, tmp_path / "runs") for file in (single, several)]
         assert metrics[0]["top1"] == metrics[1]["top1"]
         assert metrics[1]["features_file"] == " ".join(map(str, shards[::-1]))
-    # the merged file is complete for the command that would have made it
+    # the merged file is complete for a command without shards
     assert len(run(birds, tmp_path / "merged.h5", recipe).photos) == 0
     assert not list(tmp_path.glob("*.lock"))
 
@@ -119,7 +119,7 @@ def test_an_interrupted_shard_resumes(birds: PhotoSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bad_photos_of_shards_are_left_out_of_the_whole(birds: PhotoSet, tmp_path: Path) -> None:
+def test_merging_leaves_out_bad_photos_of_shards(birds: PhotoSet, tmp_path: Path) -> None:
     for i in (1, 7):
         (birds.root / birds.paths[i]).write_text("no photo")
     shards = shards_of(birds, RECIPE, tmp_path, 2, skip_bad=True)
@@ -238,9 +238,8 @@ def test_only_what_is_new_is_computed(
     changed = load_photo_set(str(root))
     caplog.clear()
     assert len(run(changed, new, recipe, reuse=reused).photos) == 3 * len(recipe.views)
-    (line,) = [x for x in caplog.records if str(reused) in x.getMessage()]
-    assert line.levelno == logging.INFO
-    assert_names(line.getMessage(), 9, len(changed))
+    (line,) = [x for x in messages(caplog, logging.INFO) if str(reused) in x]
+    assert_names(line, 9, len(changed))
     assert_uninterrupted(changed, new, recipe)
 
 
@@ -348,12 +347,9 @@ def test_rows_of_another_shape_or_no_numbers_are_not_reused(
 
 
 def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, new: Path) -> None:
-    def progress(done: int, _: int) -> None:
-        if done == 3:
-            birds.root.rename(new.with_name("away"))
-
+    move = after(3, lambda: birds.root.rename(new.with_name("away")))
     with raises(BilinearError, birds.root):
-        run(birds, new, progress=progress, skip_bad=True)
+        run(birds, new, progress=move, skip_bad=True)
     new.with_name("away").rename(birds.root)
     run(birds, new, skip_bad=True)
     with FeatureFile(new) as file:
@@ -364,17 +360,13 @@ def test_a_folder_that_is_gone_is_not_a_set_of_bad_photos(birds: PhotoSet, new: 
 def test_rows_of_other_versions_are_a_warning(
     birds: PhotoSet, reused: Path, new: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def warnings() -> list[str]:
-        return [x.getMessage() for x in caplog.records if x.levelno == logging.WARNING]
-
     run(birds, new, reuse=reused)
-    assert not warnings()
+    assert not messages(caplog, logging.WARNING)
     set_attribute(reused, "versions", "tensorflow 1.0")
     run(birds, new, reuse=reused, overwrite=True)
     partial = interrupt(birds, new, 6, overwrite=True)
     set_attribute(partial, "versions", "tensorflow 2.0")
     run(birds, new)
-    for line, facts in zip(
-        warnings(), ((reused, "tensorflow 1.0"), (partial, "tensorflow 2.0")), strict=True
-    ):
-        assert_names(line, *facts)
+    first, second = messages(caplog, logging.WARNING)
+    assert_names(first, reused, "tensorflow 1.0")
+    assert_names(second, partial, "tensorflow 2.0")

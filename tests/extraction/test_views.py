@@ -31,7 +31,7 @@ def extract(photo_set: PhotoSet, output: Path, recipe: Recipe, **options: Any) -
 
 
 @pytest.mark.parametrize(
-    ("sizes", "flip", "names", "wanted"),
+    ("sizes", "flip", "names", "expected"),
     [
         ([224], False, ("original",), [View(224)]),
         ([224], True, ("original", "flip"), [View(224), View(224, True)]),
@@ -39,10 +39,10 @@ def extract(photo_set: PhotoSet, output: Path, recipe: Recipe, **options: Any) -
         ([32, 16], True, NAMES, [View(32), View(32, True), View(16), View(16, True)]),
     ],
 )
-def test_names(sizes: list[int], flip: bool, names: tuple[str, ...], wanted: list[View]) -> None:
+def test_names(sizes: list[int], flip: bool, names: tuple[str, ...], expected: list[View]) -> None:
     assert view_names(sizes, flip) == names
-    assert parse_views(names, sizes[0]) == wanted
-    assert distinct_sizes(wanted) == sizes
+    assert parse_views(names, sizes[0]) == expected
+    assert distinct_sizes(expected) == sizes
 
 
 @pytest.mark.parametrize("name", ["", "flop", "flip-320", "320-original", "original-flip", "-flip"])
@@ -125,5 +125,5 @@ def test_scores_are_means_over_the_views_in_training_and_in_prediction(
     ((_, names),) = predict(run, [birds.root / birds.paths[photo[0]]], small_network(stride=STRIDE))
     assert isinstance(names, list)
     mean = scores[photo == photo[0]].mean(axis=0) / metrics["temperature"]
-    wanted = np.exp(mean) / np.exp(mean).sum()
-    assert [p for _, p in names] == pytest.approx(sorted(wanted, reverse=True), abs=1e-4)
+    expected = np.exp(mean) / np.exp(mean).sum()
+    assert [p for _, p in names] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)

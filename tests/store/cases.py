@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.commands import environment
+from support.commands import start_python
 from support.feature_files import begin_features
 
 from bilinear_cli.poolings.registry import POOLINGS, storage_dtype
@@ -117,8 +116,7 @@ def write(
 ) -> Path:
     """Write a complete file of n rows, `random_rows` by default, in one batch."""
     with begin(output, shapes, n) as writer:
-        if n:
-            writer.append(random_rows(shapes, n) if rows is None else rows, bad)
+        writer.append(random_rows(shapes, n) if rows is None else rows, bad)
         writer.finish({writer.paths[i]: "no photo" for i in bad})
     return output
 
@@ -130,9 +128,8 @@ def head(rows: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.nda
 @contextmanager
 def holding(path: Path, code: str) -> Iterator[subprocess.Popen]:
     """Run a `with` statement on `path` in another process, until its input ends."""
-    command = [sys.executable, "-c", HOLD.format(code), path]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe) as process:
+    with start_python(HOLD.format(code), path, stdin=pipe, stdout=pipe) as process:
         assert process.stdout
         process.stdout.readline()
         yield process

@@ -46,10 +46,9 @@ def test_the_lock_of_a_killed_process_is_free(holder: subprocess.Popen, tmp_path
 
 
 def test_one_thread_at_a_time_holds_it(tmp_path: Path) -> None:
-    path, errors = tmp_path / "x.h5", []
-    holds = threading.Lock()
+    path, errors, holds = tmp_path / "x.h5", [], threading.Lock()
 
-    def ask() -> None:
+    def lock_often() -> None:
         for _ in range(200):
             try:
                 with locked(path):
@@ -62,7 +61,7 @@ def test_one_thread_at_a_time_holds_it(tmp_path: Path) -> None:
             except BaseException as error:
                 errors.append(error)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=lock_often) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

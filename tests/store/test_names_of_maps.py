@@ -5,9 +5,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from store.cases import SMALL, begin, head, random_rows, write
-from support.feature_files import error_of_opening
+from store.cases import REPLACE, SMALL, begin, head, random_rows, write
+from support.errors import raises
 
+from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.store import FeatureFile, FeatureWriter, merge, partial_path
 
 ROWS = random_rows(SMALL, 6)
@@ -83,4 +84,5 @@ def test_a_file_with_both_keys_is_damaged(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         for group in ("features", "crc32"):
             file.copy(f"{group}/maps", f"{group}/conv5")
-    assert "damaged" in error_of_opening(path)
+    with raises(FeatureFileError, path, REPLACE):
+        FeatureFile(path)

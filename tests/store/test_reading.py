@@ -67,11 +67,6 @@ def test_columns_and_attributes_are_read_back(complete: Path) -> None:
             assert file.layout(spec) == {"pooling": spec} | dense
 
 
-def test_an_empty_file_can_be_read(tmp_path: Path) -> None:
-    with FeatureFile(write(tmp_path / "x.h5", n=0)) as file:
-        assert all_rows(file, "maps").shape == (0, 2, 2, 8)
-
-
 @pytest.mark.parametrize("method", ["columns", "batches", "read", "check"])
 def test_the_error_for_an_unknown_pooling_names_the_nearest(complete: Path, method: str) -> None:
     arguments = {"read": [np.arange(6)], "check": []}.get(method, [np.arange(6), 1])

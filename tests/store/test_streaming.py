@@ -286,13 +286,11 @@ def test_halves_below_the_smallest_normal_single_survive_tensorflows_threads() -
 # Rows that are damaged, cut short, or not finite ------------------------------------------
 
 
-def write_value(
-    output: Path, shapes: Shapes, value: float, row: int = 4, bad: tuple[int, ...] = ()
-) -> Path:
-    """Write a file where `value` is the last number of a row, in every pooling."""
+def write_value(output: Path, shapes: Shapes, value: float, bad: Sequence[int] = ()) -> Path:
+    """Write a file where `value` is the last number of row 4, in every pooling."""
     rows = random_rows(shapes, 6)
     for values in rows.values():
-        values[row].flat[-1] = value
+        values[4].flat[-1] = value
     return write(output, shapes, rows=rows, bad=bad)
 
 

@@ -124,7 +124,7 @@ def test_many_rows_are_left_out_over_several_blocks(
 
 def test_all_rows_may_be_bad(tmp_path: Path) -> None:
     with FeatureFile(write(tmp_path / "x.h5", n=2, bad=[0, 1])) as file:
-        assert all_rows(file, "max").shape == (0, 8)
+        assert all_rows(file, "maps").shape == (0, 2, 2, 8)
         assert len(file.skipped) == 2
 
 

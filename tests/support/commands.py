@@ -30,6 +30,12 @@ def run_python(code: str, *arguments: Any, **variables: str) -> str:
     return subprocess.run(command, check=True, stdout=pipe, text=True, env=variables).stdout
 
 
+def start_python(code: str, *arguments: Any, **options: Any) -> subprocess.Popen:
+    """Start Python code as a separate process; `options` are those of `Popen`."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment(), **options)
+
+
 def set_quick_options(patch: pytest.MonkeyPatch, batch_size: int) -> None:
     """Set defaults of commands to random weights, small photos and little tuning."""
     for command in cli.commands:

@@ -1,4 +1,4 @@
-"""Assertions about errors: the type, and the facts in the message."""
+"""Assertions about errors, their type and the facts in the message; and the log."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -35,6 +35,12 @@ def assert_names(message: str, *facts: Any) -> None:
     numbers = [str(fact) for fact in facts if isinstance(fact, int)]
     missing += [n for n in numbers if not re.search(rf"(?<![\d.,]){n}(?![.,]?\d)", rest)]
     assert not missing, f"{missing} not in: {message}"
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """Return the messages that the program logged at this level."""
+    records = [record for record in caplog.records if record.name.startswith("bilinear_cli")]
+    return [record.getMessage() for record in records if record.levelno == level]
 
 
 def assert_suggests(message: str, nearest: str, known: Iterable[str]) -> None:

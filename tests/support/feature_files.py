@@ -1,4 +1,4 @@
-"""Functions that write feature files, and functions that damage them."""
+"""Functions that write feature files, damage them, and read all that they hold."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pytest
 
-from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.store import FeatureFile, FeatureWriter, Header, create
 
@@ -109,12 +107,17 @@ def replace_dataset(path: Path, name: str, values: Any) -> None:
         file[name] = values
 
 
-def error_of_opening(path: Path, **options: bool) -> str:
-    """Return the message, one line, of the error on opening `path`."""
-    with pytest.raises(FeatureFileError) as caught:
-        FeatureFile(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def contents(path: Path, without: Sequence[str] = ("created",)) -> dict[str, Any]:
+    """Return every byte of a feature file, except these attributes."""
+    items: dict[str, Any] = {}
+
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            items[name] = (item.dtype.str, item.shape, item[()].tobytes(), dict(item.attrs))
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+        return items | {key: value for key, value in file.attrs.items() if key not in without}
 
 
 def all_rows(file: FeatureFile, spec: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Training rows, and the problem of fitting a classifier to them, without a feature file."""
+"""Training rows, their features, and the problem of a fit, without a feature file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,23 @@ LOSSES = {
     "svm": losses.squared_hinge,
     "ridge": losses.squared_error,
 }
+
+
+def class_maps(labels: np.ndarray, channels: int) -> np.ndarray:
+    """Return maps (n, 3, 3, channels) of classes that overlap."""
+    rng = np.random.default_rng(0)
+    centres = rng.gamma(2, 1, (labels.max() + 1, channels))
+    noise = 1.5 * rng.normal(size=(len(labels), 3, 3, channels))
+    return np.abs(centres[labels][:, None, None] + noise)
+
+
+def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
+    """Return max, sum and bilinear of maps (n, height, width, channels), with NumPy alone."""
+    x = maps.reshape(len(maps), -1, maps.shape[-1])
+    i, j = np.triu_indices(x.shape[2])
+    upper = np.sqrt(x.transpose(0, 2, 1) @ x)[:, i, j] * np.where(i == j, 1, np.sqrt(2))
+    bilinear = upper / np.linalg.norm(upper, axis=1, keepdims=True)
+    return {"max": x.max(axis=1), "sum": x.sum(axis=1), "bilinear": bilinear}
 
 
 @dataclass(frozen=True)

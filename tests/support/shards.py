@@ -4,14 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bilinear_cli.cluster import extract
 from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import Job, Progress
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.store import ROW_COLUMNS, FeatureFile
+from support.feature_files import contents
 from support.network import extract_photos
 from support.photos import class_folders
 from support.worker_network import SHA256, WorkerNetwork
@@ -68,15 +66,6 @@ def assert_same(output: Path, expected: Path) -> None:
 
     Only the time and the command may differ.
     """
-    with FeatureFile(output) as file, FeatureFile(expected) as other:
-        rows = np.arange(file.rows_done)
-        assert file.shapes == other.shapes
-        for name in ROW_COLUMNS:
-            assert getattr(file, name).tolist() == getattr(other, name).tolist()
-        for spec in file.shapes:
-            assert file.read_raw(spec, rows).tobytes() == other.read_raw(spec, rows).tobytes()
-        np.testing.assert_equal(dict(file.parameters), dict(other.parameters))
-        assert file.skipped == other.skipped
-        differing = dict(file.attributes.items() ^ other.attributes.items())
-        assert differing.keys() <= {"created", "command"}
+    one, other = (contents(path, without=("created", "command")) for path in (output, expected))
+    assert one == other
     assert [path.name for path in output.parent.iterdir()] == [output.name]

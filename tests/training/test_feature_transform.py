@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from support.errors import raises
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform
 from bilinear_cli.training.feature_transform import Block, Features, FeatureTransform
 from bilinear_cli.training.primal import array_blocks
@@ -52,27 +51,23 @@ def spans(n: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def in_memory(stored: Mapping[str, np.ndarray]) -> FeatureFile:
-    return cast(FeatureFile, Memory(stored))
-
-
 def fit_transforms(
     stored: Mapping[str, np.ndarray], train: np.ndarray, **options: Any
 ) -> list[FeatureTransform]:
-    return feature_transform.fit_transforms(in_memory(stored), list(stored), train, **options)
+    return feature_transform.fit_transforms(Memory(stored), list(stored), train, **options)
 
 
 def top_variance_columns(
     rows: np.ndarray, train: np.ndarray, n_entries: int, spec: str = "bilinear"
 ) -> np.ndarray:
-    return feature_transform.top_variance_columns(in_memory({spec: rows}), spec, train, n_entries)
+    return feature_transform.top_variance_columns(Memory({spec: rows}), spec, train, n_entries)
 
 
 def dense(
     transforms: Sequence[FeatureTransform], stored: dict[str, np.ndarray], indices: np.ndarray
 ) -> np.ndarray:
     """Return the features of a classifier in one array, the same by columns and by rows."""
-    features = Features(in_memory(stored), transforms)
+    features = Features(Memory(stored), transforms)
     arrays = []
     for blocks, stack in (
         (list(features.columns(indices)), np.hstack),
@@ -112,7 +107,7 @@ def test_blocks_are_a_direct_computation_whatever_their_size(
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", block_bytes)
     x = {spec: stored[spec]}
     transforms, d = fit_transforms(x, TRAIN, normalize=normalize), stored[spec].shape[1]
-    n_blocks = len(list(Features(in_memory(x), transforms).columns(TRAIN)))
+    n_blocks = len(list(Features(Memory(x), transforms).columns(TRAIN)))
     assert n_blocks == {1: d, 1 << 28: 1}.get(block_bytes, -(-d // 3))
     for indices in (TRAIN, EVERY, TEST[::-1]):
         rows = expected(stored[spec], TRAIN, normalize)[indices]
@@ -195,7 +190,7 @@ def whole_matrices(rows: np.ndarray) -> np.ndarray:
 
 
 def brute_force(rows: np.ndarray, n_entries: int) -> list[int]:
-    """Rank all c² entries of the matrices one by one; keep stored numbers that are kept whole."""
+    """Rank all c² entries of the matrices; select numbers whose entries are all among the first."""
     variance = whole_matrices(rows).var(axis=0).ravel()
     first = np.argsort(-variance, kind="stable")[:n_entries]
     kept = {(k // N_CHANNELS, k % N_CHANNELS) for k in first}
@@ -262,7 +257,7 @@ def test_blocks_without_a_selected_column_are_left_out(
 ) -> None:
     monkeypatch.setattr(feature_transform, "BLOCK_BYTES", 4 * len(EVERY) * 2)  # two columns
     transform = FeatureTransform("bilinear", np.array([0, 6, 7, 11]), 4, "none")
-    columns, blocks = zip(*Features(in_memory(stored), [transform]).columns(EVERY), strict=True)
+    columns, blocks = zip(*Features(Memory(stored), [transform]).columns(EVERY), strict=True)
     assert list(columns) == [slice(0, 1), slice(1, 3), slice(3, 4)]
     selected = stored["bilinear"][:, transform.columns].astype(np.float32)
     np.testing.assert_array_equal(np.hstack(blocks), selected)

@@ -41,7 +41,7 @@ def problem(request: pytest.FixtureRequest) -> Problem:
 
 
 def in_float32(function: Function, points: list[np.ndarray] | None = None) -> Function:
-    """Return the function as the minimiser may call it, which notes where it does."""
+    """Return the function as the minimiser may call it; `points` gets where it does."""
 
     def rounded(x: np.ndarray) -> tuple[float, np.ndarray]:
         assert x.dtype == np.float32
@@ -69,8 +69,8 @@ def test_a_looser_tolerance_needs_fewer_calls(problem: Problem) -> None:
     function, start = problem
     costs, values = [], []
     for tolerance in (1e-2, 1e-9):
-        noted = in_float32(function, points := [])
-        x = minimize(noted, start.astype(np.float32), tolerance=tolerance, max_iterations=500)
+        recorded = in_float32(function, points := [])
+        x = minimize(recorded, start.astype(np.float32), tolerance=tolerance, max_iterations=500)
         costs.append(len(points))
         values.append(function(x)[0])
     assert costs[0] < costs[1] < 1000

@@ -1,7 +1,6 @@
 """Tests of the choice of a solver, and of problems reduced from a file."""
 
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from support.errors import assert_names, raises
 from support.feature_files import write_features
 from support.rows import LOSSES
 
-from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.errors import UsageError
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, reducers
 from bilinear_cli.training.losses import one_hot
@@ -82,16 +81,3 @@ def test_both_solvers_find_the_same_optimum_of_a_file(
             figures.append((problem.mean, problem.mean_square, scores))
     for gram, stream, tolerance in zip(*figures, (1e-5, 1e-5, 5e-3), strict=True):
         np.testing.assert_allclose(gram, stream, atol=tolerance * np.abs(gram).max())
-
-
-@pytest.mark.parametrize("solver", ["gram", "stream"])
-@pytest.mark.parametrize("d", [6, 40])
-def test_a_feature_that_is_no_number_is_named(d: int, solver: str, tmp_path: Path) -> None:
-    x = np.random.default_rng(0).normal(size=(N, d))
-    x[5, 3] = np.nan
-    paths = [f"{letter}.png" for letter in ascii_lowercase[:N]]
-    path = write_features(tmp_path / "x.h5", {"max": x}, LABELS, TRAIN, paths=paths)
-    transforms = [feature_transform.FeatureTransform("max", None, d, "none")]
-    facts = (path, 5, "features/max", "f.png")
-    with FeatureFile(path) as file, raises(FeatureFileError, *facts):
-        LocalReducer(feature_transform.Features(file, transforms), np.arange(N)).reduce(solver)

@@ -22,7 +22,7 @@ SPLITS = {"r": "train", "e": "test"}
 def choose(
     folder: Path, labels: Sequence[int], split: str, *args: Any, min_photos: int = 2, **columns: Any
 ) -> Rows:
-    """Select the rows of a new file, by the photo set in `args` if it is given."""
+    """Select the rows of a new file, by the photo set if `args` has one."""
     values = np.ones((len(labels), 3), np.float32)
     splits = [SPLITS[letter] for letter in split]
     path = write_features(folder / "x.h5", {"max": values}, labels, splits, **columns)

@@ -15,6 +15,8 @@ import pytest
 from scipy.special import softmax
 from support.errors import assert_suggests, raises
 from support.feature_files import write_features
+from support.rows import class_maps, pooled
+from support.untrained import use_untrained_networks
 
 from bilinear_cli import run as run_folder
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
@@ -32,6 +34,7 @@ N, K = 48, 3
 IS_TRAIN = np.arange(N) % 4 != 3
 SPLIT = np.where(IS_TRAIN, "train", "test")
 LABELS = np.arange(N) // 4 % K
+MAPS = class_maps(LABELS, 8)
 CHANNELS = {"small": 8, "large": 12}  # 36 and 78 features; there are 36 training rows
 KEYS = {
     *("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "C", "label_smoothing", "oof_top1"),
@@ -51,36 +54,13 @@ def _few_resamples() -> Iterator[None]:
 
 
 @pytest.fixture
-def quick_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the training by Keras with random hidden units and least squares."""
-
-    def random_mlp(
-        z: np.ndarray,
-        targets: np.ndarray,
-        options: TrainOptions,
-        *,
-        epochs: int | None = None,
-        **_: Any,
-    ) -> tuple[Linear, Linear, int]:
-        size = (z.shape[1], options.hidden)
-        weights = np.random.default_rng(options.seed).normal(size=size).astype(np.float32)
-        output = np.linalg.lstsq(np.maximum(z @ weights, 0), targets, rcond=None)[0]
-        zeros = [np.zeros(len(x.T), np.float32) for x in (weights, output)]
-        return Linear(weights, zeros[0]), Linear(output, zeros[1]), epochs or 7
-
-    monkeypatch.setattr("bilinear_cli.training.mlp.fit_mlp", random_mlp)
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_untrained_networks(monkeypatch)
 
 
 def features(channels: int = 8) -> dict[str, np.ndarray]:
     """Return max, sum and bilinear features of K classes that overlap."""
-    rng = np.random.default_rng(0)
-    centres = rng.gamma(2, 1, (K, channels))
-    maps = np.abs(centres[LABELS][:, None] + 1.5 * rng.normal(size=(N, 9, channels)))
-    i, j = np.triu_indices(channels)
-    matrices = np.sqrt(np.einsum("nlc,nld->ncd", maps, maps))
-    bilinear = matrices[:, i, j] * np.where(i == j, 1, np.sqrt(2))
-    bilinear /= np.linalg.norm(bilinear, axis=1, keepdims=True)
-    return {"max": maps.max(1), "sum": maps.sum(1), "bilinear": bilinear}
+    return pooled(class_maps(LABELS, channels))
 
 
 @pytest.fixture
@@ -232,14 +212,14 @@ def test_test_rows_influence_nothing_but_their_own_scores(
 
 @pytest.mark.parametrize("options", [TrainOptions(seed=3), MLP], ids=["softmax", "mlp"])
 @pytest.mark.slow
-def test_a_seed_reproduces_a_run(options: TrainOptions, run: Run, quick_mlp: None) -> None:
+def test_a_seed_reproduces_a_run(options: TrainOptions, run: Run, untrained: None) -> None:
     first, second = (run("max", options, out=out) for out in ("first", "second"))
     different = {name for name in first if first[name] != second[name]}
     assert different - {"extraction"} <= {"run", "seconds"}  # the file was written twice
     assert_same_arrays(first, second, "model", "oof", "test")
 
 
-def test_without_test_photos_only_the_out_of_fold_figures_are_given(
+def test_without_test_photos_only_out_of_fold_metrics_are_reported(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = run("max", replace(QUICK, refit_all=True), split=np.full(N, "train"))
@@ -262,7 +242,7 @@ def two_views() -> dict[str, Any]:
     }
 
 
-def test_labels_are_kept_a_row_a_photo(run: Run) -> None:
+def test_labels_csv_has_a_row_for_each_photo(run: Run) -> None:
     group = np.array([f"nest {i // 8}" for i in range(2 * N)])
     metrics = run("max", **two_views(), group=group)
     with Path(metrics["run"], "labels.csv").open(encoding="utf-8", newline="") as file:
@@ -323,16 +303,9 @@ def test_options_that_do_not_fit_the_file_are_refused(
     spec: str, options: TrainOptions, facts: tuple[str | int, ...], run: Run
 ) -> None:
     with raises(UsageError, *facts) as caught:
-        run(spec, options, {"maps": random_maps(), **features()})
+        run(spec, options, {"maps": MAPS, **features()})
     if spec == "maxx":
         assert_suggests(str(caught.value).replace("'maxx'", ""), "max", ("max", "sum", "bilinear"))
-
-
-def random_maps() -> np.ndarray:
-    """Return maps 3 x 3 of 8 channels, of K classes that overlap."""
-    rng = np.random.default_rng(0)
-    centres = rng.gamma(2, 1, (K, 8))
-    return np.abs(centres[LABELS][:, None, None] + rng.normal(size=(N, 3, 3, 8)))
 
 
 # The run folder ---------------------------------------------------------------------------
@@ -483,7 +456,7 @@ def test_streaming_comes_to_the_same_model(spec: str, classifier: str, run: Run)
         np.testing.assert_allclose(expected, streamed, atol=0.01 * np.abs(expected).max() + 1e-3)
 
 
-def test_metrics_have_the_number_of_folds(run: Run, quick_mlp: None) -> None:
+def test_metrics_have_the_number_of_folds(run: Run, untrained: None) -> None:
     options = replace(QUICK, C=None, folds=3)
     assert (run("max", options)["folds"], run("max", MLP)["folds"]) == (3, 1)
     metrics = run("max", TrainOptions(solver="stream", label_smoothing=0.0))
@@ -497,7 +470,7 @@ def test_metrics_have_the_number_of_folds(run: Run, quick_mlp: None) -> None:
 )
 @pytest.mark.slow
 def test_refit_all_learns_from_the_test_photos_after_they_have_been_scored(
-    options: TrainOptions, run: Run, quick_mlp: None
+    options: TrainOptions, run: Run, untrained: None
 ) -> None:
     honest = run("bilinear", options, out="honest")
     refitted = run("bilinear", replace(options, refit_all=True), out="refitted")
@@ -519,17 +492,17 @@ def test_a_conv1x1_is_trained_on_maps_and_gives_the_scores_that_were_stored(
     monkeypatch.setattr("bilinear_cli.training.conv1x1.LEARNING_RATE", 0.01)
     monkeypatch.setattr("bilinear_cli.training.conv1x1.PATIENCE", 4)
     options = replace(CONV1X1, frozen=frozen)
-    metrics = run("conv5", options, {"maps": random_maps(), **features()})  # its older name
+    metrics = run("conv5", options, {"maps": MAPS, **features()})  # its older name
     assert Path(metrics["run"]).name == "x-conv5-conv1x1-4" + "-frozen" * frozen
     assert (metrics["channels"], metrics["frozen"], metrics["n_features"]) == (4, frozen, 10)
     assert frozen or metrics["top1"] > 0.5
-    assert_gives_stored_scores(metrics, {"conv5": random_maps()}, atol=0.01)
-    stored = random_maps().astype(np.float32)
+    assert_gives_stored_scores(metrics, {"conv5": MAPS}, atol=0.01)
+    stored = MAPS.astype(np.float32)
     initial = initial_kernel(stored.__getitem__, np.flatnonzero(IS_TRAIN), 4, 0)
     assert np.array_equal(model_of(metrics).transforms[0].kernel, initial) == frozen
 
 
-def test_one_training_photo_a_class_is_enough_where_all_is_given(
+def test_one_training_photo_a_class_is_enough_if_no_option_is_tuned(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = np.full(N, "test", "U5")
@@ -554,14 +527,14 @@ def test_a_value_that_is_not_finite_is_named(
     """Row 7 is a test row. Row 6 is not in the sample or the first batch that Keras reads."""
     monkeypatch.setattr("bilinear_cli.training.conv1x1.N_SAMPLED", 4)
     monkeypatch.setattr("bilinear_cli.training.conv1x1.BATCH", 4)
-    rows = {"maps": random_maps(), **features()}
+    rows = {"maps": MAPS.copy(), **features()}
     rows["max"][7, 2], rows["maps"][6, 1, 1, 2] = np.inf, np.nan
     for spec, options, row in (("max", QUICK, 7), ("maps", CONV1X1, 6)):
         with raises(FeatureFileError, tmp_path / "x.h5", row, f"features/{spec}", f"1/{row}.png"):
             run(spec, options, {spec: rows[spec]})
 
 
-def test_an_mlp_is_not_streamed(run: Run, monkeypatch: pytest.MonkeyPatch, quick_mlp: None) -> None:
+def test_an_mlp_is_not_streamed(run: Run, monkeypatch: pytest.MonkeyPatch, untrained: None) -> None:
     monkeypatch.setattr("bilinear_cli.training.reducers.free_memory", lambda: 1000)
     with raises(BilinearError, "mlp", "--top-variance", "--classifier", "--solver gram"):
         run("max", MLP)
