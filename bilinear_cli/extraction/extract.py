@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.errors import BadPhotoError, BilinearError, Progress
 from bilinear_cli.extraction.existing import (
     check_resumable,
     check_reusable,
@@ -18,7 +18,7 @@ from bilinear_cli.extraction.existing import (
     resolve_recipe,
     reused_batches,
 )
-from bilinear_cli.extraction.job import Batch, Job, Origin, Progress, Source
+from bilinear_cli.extraction.job import Batch, Job, Origin, Source
 from bilinear_cli.extraction.versions import warn_if_versions_differ
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON

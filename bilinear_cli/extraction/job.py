@@ -1,6 +1,6 @@
 """What to extract, and from what; one process and a cluster take the same `Job`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from bilinear_cli.store import Header
 
 Rows = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
-Progress = Callable[[int, int], None]
 
 
 class Batch(NamedTuple):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import Progress, UsageError
 from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.precision import check_int8, with_precision
 from bilinear_cli.recipe import UNSHARDED, Recipe
@@ -15,7 +15,7 @@ from bilinear_cli.views import view_names
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import Maps
     from bilinear_cli.extraction.from_photos import Photos
-    from bilinear_cli.extraction.job import Job, Progress
+    from bilinear_cli.extraction.job import Job
     from bilinear_cli.poolings.parameters import Parameters
 
 FOLDER = Path("features")  # for outputs without a name
@@ -99,11 +99,11 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
 
 
 def photos_job(
-    options: ExtractOptions, command: Sequence[str] = (), progress: "Progress | None" = None
+    options: ExtractOptions, command: Sequence[str] = (), progress: Progress | None = None
 ) -> "Job[Photos]":
     """Return the job that runs a network over photos; the file records `command`.
 
-    `progress` is called with (done, total) while photos are drawn or unpacked.
+    `progress` is called while photos are drawn or unpacked.
 
     Raises:
         BilinearError: the photo set does not exist, or the weights cannot be fetched.

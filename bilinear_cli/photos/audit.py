@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, abbreviate
+from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
 from bilinear_cli.photos.duplicates import (
     group_by_key,
     load_imagehash,
@@ -19,7 +19,6 @@ from bilinear_cli.photos.duplicates import (
     perceptual_hashes,
 )
 from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
-from bilinear_cli.photos.listings import Progress
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import PhotoSet, stratified_split
 

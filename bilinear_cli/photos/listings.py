@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bilinear_cli.config import cache_folder
-from bilinear_cli.errors import BilinearError, UsageError, abbreviate, validate_choice
+from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, validate_choice
 from bilinear_cli.files import atomic_write
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.images import FORMATS
@@ -20,7 +20,6 @@ from bilinear_cli.photos.manifest import Row, read_manifest
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-Progress = Callable[[int, int], None]
 
 
 class Listing(NamedTuple):
@@ -67,7 +66,6 @@ def write_photos(
     Args:
         folder: exists as soon as all its photos are written.
         photos: path below `folder` and content of each of `n_photos` files.
-        progress: called with (done, n_photos).
 
     Raises:
         BilinearError: the folder cannot be written.

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, abbreviate
-from bilinear_cli.photos.listings import KINDS, Listing, Progress
+from bilinear_cli.errors import BilinearError, Progress, abbreviate
+from bilinear_cli.photos.listings import KINDS, Listing
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def load_photo_set(spec: str, *, split_seed: int = 0, progress: Progress | None 
             manifest `path,label[,split][,group]`, or `tfds:NAME`.
         split_seed: for the split of a set that has none: stratified, two thirds for training,
             groups kept whole.
-        progress: called with (done, total) while photos are drawn or unpacked.
+        progress: called while photos are drawn or unpacked.
 
     Raises:
         BilinearError: the set does not exist, or its photos, labels or split are wrong.

@@ -9,7 +9,7 @@ file gets its final name.
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, InUseError
+from bilinear_cli.errors import FeatureFileError, InUseError, Progress
 from bilinear_cli.poolings.registry import SpecDict, get_pooling, storage_dtype
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, partial_path
@@ -127,12 +127,9 @@ def copy_rows(
     indices: np.ndarray,
     output: Path,
     header: Header,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write rows of a file to a new, complete file; leave no partial file after an error.
-
-    `progress` is called with (rows done, all rows).
-    """
+    """Write rows of a file to a new, complete file; leave no partial file after an error."""
     rows = {spec: file._stored(spec) for spec in file.shapes}
     writer = create(output, {spec: shape[1:] for spec, shape in file.shapes.items()}, header)
     try:
@@ -248,6 +245,4 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         advice = " The rows before are kept: free some space and run again." if kept else ""
         where = getattr(error, "filename", None) or path
-        raise FeatureFileError(
-            f"cannot write {where}: {checks.one_line(error)}.{advice}"
-        ) from error
+        raise FeatureFileError(f"cannot write {where}: {checks.reason(error)}.{advice}") from error

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.cluster import extract
+from bilinear_cli.errors import Progress
 from bilinear_cli.extraction.from_photos import Photos
-from bilinear_cli.extraction.job import Job, Progress
+from bilinear_cli.extraction.job import Job
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import ROW_COLUMNS, FeatureFile
