@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, Photos
-from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.extraction.job import installed_versions
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
 
@@ -70,7 +70,7 @@ class ExtractRequirements:
         photo: path and size in bytes of a photo; None if the client can read none.
         network: its weights must be the same.
         recipe: it may leave precision and batch size open.
-        versions: of the packages that decide the numbers, see `extraction/versions.py`.
+        versions: of the packages that decide the numbers, see `extraction/job.py`.
     """
 
     token: Path

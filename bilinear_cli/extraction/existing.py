@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
-from bilinear_cli.extraction.job import Batch, Job, Origin, Source
-from bilinear_cli.extraction.versions import warn_if_versions_differ
+from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
 from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.networks.precision import measured_difference, with_precision
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling

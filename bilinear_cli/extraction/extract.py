@@ -18,8 +18,7 @@ from bilinear_cli.extraction.existing import (
     resolve_recipe,
     reused_batches,
 )
-from bilinear_cli.extraction.job import Batch, Job, Origin, Source
-from bilinear_cli.extraction.versions import warn_if_versions_differ
+from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON
 from bilinear_cli.recipe import UNSHARDED, Recipe

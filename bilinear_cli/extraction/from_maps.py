@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.extraction.job import Batch, Shapes
-from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
 from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.poolings.parameters import Parameters, make_parameters
 from bilinear_cli.poolings.projection import sample_indices, second_moment

@@ -12,8 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.extraction.job import Batch, Shapes
-from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
 from bilinear_cli.networks.load import Forward
 from bilinear_cli.photos import images
 from bilinear_cli.photos.photo_set import PhotoSet

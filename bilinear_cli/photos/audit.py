@@ -50,9 +50,7 @@ def audit_photos(photo_set: PhotoSet, image_size: int, progress: Progress | None
     """Read every photo of a set once, in threads.
 
     Args:
-        photo_set: the photos.
         image_size: of `extract`, in pixels; smaller photos are odd.
-        progress: called with (done, total).
 
     Raises:
         BilinearError: imagehash is not installed, or the memory does not suffice to decode a photo.

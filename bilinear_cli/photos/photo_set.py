@@ -1,7 +1,4 @@
-"""A `--data` spec -> `PhotoSet`: paths, labels, split and groups of photos.
-
-`listings.py` has the kinds of photo sets; each of them ends as this one table.
-"""
+"""A `--data` spec -> `PhotoSet`: one table of paths, labels, split and groups for all kinds."""
 
 import hashlib
 import json
