@@ -32,11 +32,7 @@ LEAK_ADVICE = "extract without that projection (--reuse or --projection)"
 def extract(job: Job[Origin], progress: Progress | None = None) -> None:
     """Write a feature file, or resume an unfinished one.
 
-    The network is loaded only if there is work to do.
-
-    Args:
-        job: what to extract.
-        progress: called with (photos done, all photos).
+    The network is loaded only if there is work to do. Progress counts photos.
 
     Raises:
         BadPhotoError: a photo cannot be read; the rows before its batch are kept.

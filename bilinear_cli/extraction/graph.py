@@ -45,10 +45,7 @@ def compile_pooling(
 
     Args:
         forward: uint8 photos (batch, size, size, 3) -> maps (batch, height, width, channels).
-        specs: the poolings.
         batch_size: photos in every batch.
-        views: of each photo.
-        parameters: of the poolings.
 
     Returns:
         A function, size -> uint8 photos -> spec -> rows in the stored dtype, all views of a photo

@@ -1,5 +1,6 @@
 """Photos that are the same or nearly the same, and groups that keep them together."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,10 +71,10 @@ def _join(sets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 def group_by_key(photos: Sequence[int], keys: Sequence | np.ndarray) -> list[np.ndarray]:
     """Return the photos of each key that several photos have, ordered by their first photo."""
-    _, key_index, size = np.unique(np.asarray(keys), return_inverse=True, return_counts=True)
-    order = np.argsort(key_index, kind="stable")
-    groups = np.split(np.array(photos, np.int64)[order], np.cumsum(size)[:-1])
-    return sorted((group for group in groups if len(group) > 1), key=lambda group: group[0])
+    groups = defaultdict(list)
+    for photo, key in zip(photos, keys, strict=True):
+        groups[key].append(photo)
+    return [np.array(group) for group in groups.values() if len(group) > 1]
 
 
 def merge_groups(group: np.ndarray, duplicates: Sequence[np.ndarray]) -> np.ndarray:

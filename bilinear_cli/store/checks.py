@@ -1,8 +1,10 @@
 """Open and check HDF5 files from any source; report every fault in one line."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,15 @@ def damage_error(path: Path, fault: str) -> FeatureFileError:
     return FeatureFileError(
         f"{path} is damaged: {fault}. Make it again with bilinear extract --overwrite."
     )
+
+
+def incomplete_error(
+    path: Path, attributes: Mapping[str, Any], rows_done: int, n_rows: int
+) -> FeatureFileError:
+    """Return the error for an unfinished file, with the command that finishes it."""
+    command = json.loads(attributes.get("command", "[]"))
+    advice = f"Finish it with: {shlex.join(command)}" if command else "Run bilinear extract."
+    return FeatureFileError(f"{path} is incomplete: {rows_done} of {n_rows} rows. {advice}")
 
 
 def reason(error: Exception) -> str:

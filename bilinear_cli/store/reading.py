@@ -1,8 +1,6 @@
 """A feature file, open for reading: its attributes, its columns, and its rows."""
 
-import json
 import operator
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,7 +11,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, validate_choice
+from bilinear_cli.errors import validate_choice
 from bilinear_cli.poolings.registry import (
     SpecDict,
     canonical_spec,
@@ -36,7 +34,7 @@ class Header:
         class_names: the names of the classes; labels are indices into them.
         attributes: root attributes; `create` sets the format, version, time and `complete`.
         skipped: path -> reason, of photos without rows.
-        parameters: parameters of the poolings, name -> array.
+        parameters: of the poolings, name -> array; see `poolings/parameters.py`.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -50,16 +48,12 @@ class FeatureFile:
     """A feature file, open for reading; a context manager.
 
     Attributes:
-        path: the file.
-        files: a list of the file, or of all shards that are read as one file.
-        attributes: the root attributes, name -> value.
+        files: the path, or the paths of all shards that are read as one file.
+        attributes, class_names, skipped, parameters: see `Header`.
         shapes: spec -> shape of all its rows, (rows, ...). An alias of a pooling is a key too.
         photo, view, labels, paths, sha256, split, group: one entry for each row. In an unfinished
             file, `photo` is `~index`, which is negative, for a row of an unreadable photo.
-        class_names: str, the names of the classes; labels are indices into them.
         rows_done: number of rows that are written; all rows in a complete file.
-        skipped: path -> reason, of photos without rows.
-        parameters: parameters of the poolings, name -> array; see `poolings/parameters.py`.
     """
 
     photo: np.ndarray
@@ -87,7 +81,9 @@ class FeatureFile:
             checks.check_format(path, self._file)
             self._load()
             if not (self.attributes["complete"] or allow_partial):
-                raise self._incomplete_error()
+                raise checks.incomplete_error(
+                    path, self.attributes, self.rows_done, len(self.paths)
+                )
             self._check_columns()
             self._check_views()
             self._check_features()
@@ -107,13 +103,6 @@ class FeatureFile:
         paths = checks.read_column(self._file, "skipped/paths")
         reasons = checks.read_column(self._file, "skipped/reasons")
         self.skipped = dict(zip(paths, reasons, strict=True))
-
-    def _incomplete_error(self) -> FeatureFileError:
-        command = json.loads(self.attributes.get("command", "[]"))
-        advice = f"Finish it with: {shlex.join(command)}" if command else "Run bilinear extract."
-        return FeatureFileError(
-            f"{self.path} is incomplete: {self.rows_done} of {len(self.paths)} rows. {advice}"
-        )
 
     def _check_columns(self) -> None:
         """Raise unless each column has a valid value for each row."""
@@ -208,39 +197,26 @@ class FeatureFile:
         """Return the root attributes and the poolings, for `recipe.differences`."""
         return {**self.attributes, "poolings": " ".join(sorted(self.shapes))}
 
-    # The rows ----------------------------------------------------------------------------
+    # The rows; `indices` are int64 (n,), in any order --------------------------------------
 
     def columns(self, spec: str, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
-        """Read rows in blocks of columns, as training does; a thread reads one block ahead.
-
-        Args:
-            spec: a pooling whose rows are vectors.
-            indices: int64 (n,), the rows.
-            step: columns in a block, at most.
+        """Read vectors in blocks of at most `step` columns; a thread reads one block ahead.
 
         Yields:
             (slice of columns, float32 (n, its length)), in order. The caller may overwrite a block.
 
-        Raises:
-            FeatureFileError: a row differs from its checksum, which is known after the last block,
-                or holds NaN or infinity, which is known at once.
-            UsageError: the file has no such pooling.
+        It raises as `batches` does; a wrong checksum is known only after the last block.
         """
         return prefetch(self._stored(spec).columns(indices, step))
 
     def batches(self, spec: str, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
-        """Read whole rows in batches; a thread reads one batch ahead.
-
-        Args:
-            spec: a pooling.
-            indices: int64 (n,), the rows, in any order.
-            step: rows in a batch, at most.
+        """Read batches of at most `step` whole rows; a thread reads one batch ahead.
 
         Yields:
             (slice of `indices`, float32 (its length, *row shape)). The caller may overwrite it.
 
         Raises:
-            FeatureFileError: a row differs from its checksum, or holds NaN or infinity.
+            FeatureFileError: a row of the batch differs from its checksum, or is not finite.
             UsageError: the file has no such pooling.
         """
         return prefetch(self._stored(spec).batches(indices, step))

@@ -84,8 +84,7 @@ def merge(
 
     Args:
         paths, allow_mix: see `open_features`.
-        output: the new file.
-        overwrite: replace an existing output.
+        output: the new file; `overwrite` replaces an existing one.
         attributes: more root attributes.
         progress: called with numbers of rows.
 

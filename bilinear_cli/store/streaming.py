@@ -31,16 +31,11 @@ class StoredRows:
 
     def __init__(
         self,
-        files: Sequence[tuple[Path, BinaryIO, h5py.Dataset]],
-        checksums: np.ndarray,
-        photos: np.ndarray,
+        files: Sequence[tuple[Path, BinaryIO, h5py.Dataset]],  # the second is unbuffered
+        checksums: np.ndarray,  # uint32 (rows,), CRC-32
+        photos: np.ndarray,  # str (rows,), the paths of photos, for messages
     ) -> None:
-        """Locate the rows.
-
-        Args:
-            files: (path, unbuffered file, dataset), all datasets of one dtype and row shape.
-            checksums: uint32 (rows,), the CRC-32 of each row.
-            photos: str (rows,), the path of each row's photo, for messages.
+        """Locate the rows in datasets of one dtype and row shape.
 
         Raises:
             FeatureFileError: the dtype is not float16 or float32, or a file is too short.
@@ -168,11 +163,8 @@ def to_float32(stored: np.ndarray, out: np.ndarray) -> bool:
     NumPy converts halves one by one, which takes several times as long. Here the exponent and the
     fraction of a half move to their places in a single, which gives the number times 2^-112. For
     halves below 2^-14 that product is subnormal. Threads that flush subnormal numbers to zero, as
-    those of TensorFlow do, use NumPy's conversion.
-
-    Args:
-        stored: float16 of any shape, not empty; or float32, which needs no conversion.
-        out: float32, of the same shape; with float32 `stored` itself.
+    those of TensorFlow do, use NumPy's conversion. Float32 `stored`, which is `out` itself, needs
+    no conversion. The arrays have one shape and are not empty.
     """
     if stored.dtype == np.float32:
         return bool(np.isfinite(stored).all())
