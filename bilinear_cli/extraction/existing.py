@@ -197,12 +197,14 @@ def reused_batches(
         yield Batch([*batch], file.sha256[first].tolist(), [None] * len(batch), rows)
 
 
-def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
+def read_projection(path: Path | None, recipe: Recipe) -> dict[str, np.ndarray]:
     """Return the projections of channels that the poolings take from a file, finished or not.
 
     Raises:
         FeatureFileError: the file cannot be read, lacks a projection, or is of another network.
     """
+    if not path:
+        return {}
     projected = [x for x in map(get_pooling, recipe.poolings) if x.is_projected]
     names = {name for pooling in projected for name in pooling.parameters}
     with FeatureFile(path, allow_partial=True) as file:

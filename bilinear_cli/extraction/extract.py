@@ -26,8 +26,6 @@ from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked
 
 log = logging.getLogger(__name__)
 
-LEAK_ADVICE = "extract without that projection (--reuse or --projection)"
-
 
 def extract(job: Job[Origin], progress: Progress | None = None) -> None:
     """Write a feature file, or resume an unfinished one.
@@ -73,7 +71,8 @@ def _prepare(
     if FITTED_ON in parameters:
         test = header.columns["paths"][header.columns["split"] == "test"]
         sha256 = source.sha256([*dict.fromkeys(test.tolist())])
-        check_not_fitted_on_test(parameters, np.array(sha256, str), LEAK_ADVICE)
+        advice = "extract without that projection (--reuse or --projection)"
+        check_not_fitted_on_test(parameters, np.array(sha256, str), advice)
     shapes = source.compile(parameters)
     if writer:
         return writer

@@ -18,7 +18,6 @@ from bilinear_cli.photos.listings import KINDS, Listing
 log = logging.getLogger(__name__)
 
 COLUMNS = ("paths", "labels", "split", "group")
-TRAIN_FRACTION = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.nda
     is_test = np.zeros(len(first), bool)
     for label in np.unique(labels):
         groups = rng.permutation(np.flatnonzero(labels[first] == label))
-        n_missing = round(size[groups].sum() * (1 - TRAIN_FRACTION))
+        n_missing = round(size[groups].sum() / 3)
         for i in groups[:-1]:
             if size[i] <= 2 * n_missing:  # with this group the share is closer to a third
                 is_test[i] = True

@@ -33,7 +33,7 @@ RECIPE = replace(cases.RECIPE, poolings=SPECS)
 
 def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Path:
     projection = options.pop("projection", None)
-    known = read_projection(projection, recipe) if projection else {}
+    known = read_projection(projection, recipe)
     cases.run(photo_set, output, recipe, parameters=known, **options)
     return output
 
