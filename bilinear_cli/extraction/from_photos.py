@@ -120,8 +120,6 @@ class _PhotoSource:
 
     def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
         n_views, n = len(self._recipe.views), self._recipe.batch_size
-        pixels = images.empty_batch(self._sizes, n)
-
         for i, photos in enumerate(images.read_batches(paths, n, self._read)):
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             if (bad := next(filter(None, errors), None)) and not self._skip_bad:
@@ -129,7 +127,8 @@ class _PhotoSource:
                     f"{bad}. Fix the file and run again, or use --skip-bad to leave such files out."
                 )
             sha256 = ["" if isinstance(photo, BadPhotoError) else photo[0] for photo in photos]
-            images.fill_batch(pixels, [p if isinstance(p, BadPhotoError) else p[1] for p in photos])
+            decoded = [photo if isinstance(photo, BadPhotoError) else photo[1] for photo in photos]
+            pixels = images.stack_batch(decoded, self._sizes, n)
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
             yield Batch(paths[i * n : (i + 1) * n], sha256, errors, rows)
 

@@ -98,18 +98,16 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def empty_batch(sizes: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:
-    """Return arrays for a batch of photos: size -> uint8 (batch_size, size, size, 3)."""
-    return {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
-
-
-def fill_batch(
-    arrays: dict[int, np.ndarray], batch: Sequence[list[np.ndarray] | BadPhotoError]
-) -> None:
-    """Copy photos into the arrays of `empty_batch`, black for bad ones."""
+def stack_batch(
+    batch: Sequence[list[np.ndarray] | BadPhotoError], sizes: Sequence[int], batch_size: int
+) -> dict[int, np.ndarray]:
+    """Return size -> uint8 (batch_size, size, size, 3); bad and missing photos are black."""
+    arrays = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
     for i, photo in enumerate(batch):
-        for k, photos in enumerate(arrays.values()):
-            photos[i] = 0 if isinstance(photo, BadPhotoError) else photo[k]
+        if not isinstance(photo, BadPhotoError):
+            for array, pixels in zip(arrays.values(), photo, strict=True):
+                array[i] = pixels
+    return arrays
 
 
 def read_batches(
