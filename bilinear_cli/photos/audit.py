@@ -1,16 +1,20 @@
-"""The audit behind `bilinear check`: it reads every photo once, before hours are spent on a set."""
+"""The audit behind `bilinear check`: it reads every photo once, before hours are spent on a set.
+
+Its facts are lists and dictionaries, fit for JSON.
+"""
 
 import hashlib
 import io
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
+from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
 from bilinear_cli.photos.duplicates import (
     group_by_key,
     load_imagehash,
@@ -20,7 +24,7 @@ from bilinear_cli.photos.duplicates import (
 )
 from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
 from bilinear_cli.photos.manifest import manifest_csv
-from bilinear_cli.photos.photo_set import PhotoSet, stratified_split
+from bilinear_cli.photos.photo_set import PhotoSet, count_photos, stratified_split
 
 SIZE = 224  # pixels; photos are brought to this size before they are hashed
 BATCH = 64
@@ -29,25 +33,17 @@ MIN_STD = 3.0  # of 255, in the channel that varies most; birds in front of a cl
 
 
 class PhotoInfo(NamedTuple):
-    """What is measured on one photo."""
+    """The measurements of one photo."""
 
     sha256: str  # of the file, hexadecimal
     hashes: np.ndarray | None  # see `perceptual_hashes`; None for a photo of nearly one colour
     odd: str  # what is odd about the photo; empty for nothing
 
 
-class Audit(NamedTuple):
-    """The problems of a photo set. Photos are indices into the set."""
-
-    unreadable: dict[int, str]  # photo -> why `extract` would stop at it
-    exact: list[np.ndarray]  # sets of photos whose files are identical
-    near: list[np.ndarray]  # sets of photos that look the same; not all files are identical
-    odd: dict[int, str]  # photo -> what is odd about it
-    seconds: float  # that it took to read all photos
-
-
-def audit_photos(photo_set: PhotoSet, image_size: int, progress: Progress | None = None) -> Audit:
-    """Read every photo of a set once, in threads.
+def audit_photos(
+    photo_set: PhotoSet, image_size: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Read every photo of a set once, in threads, and return the facts.
 
     Args:
         image_size: of `extract`, in pixels; smaller photos are odd.
@@ -66,14 +62,53 @@ def audit_photos(photo_set: PhotoSet, image_size: int, progress: Progress | None
     seconds = time.perf_counter() - start
     infos = {i: info for i, info in enumerate(results) if isinstance(info, PhotoInfo)}
     hashes = {i: info.hashes for i, info in infos.items() if info.hashes is not None}
+    exact = group_by_key([*infos], [info.sha256 for info in infos.values()])
     near = group_by_key([*hashes], near_duplicate_sets(np.array([*hashes.values()])))
-    return Audit(
-        unreadable={i: str(e) for i, e in enumerate(results) if isinstance(e, BadPhotoError)},
-        exact=group_by_key([*infos], [info.sha256 for info in infos.values()]),
-        near=[photos for photos in near if len({infos[i].sha256 for i in photos.tolist()}) > 1],
-        odd={i: info.odd for i, info in infos.items() if info.odd},
-        seconds=seconds,
-    )
+    near = [photos for photos in near if len({infos[i].sha256 for i in photos}) > 1]
+    unreadable = {i: str(x) for i, x in enumerate(results) if isinstance(x, BadPhotoError)}
+    return {
+        **_class_facts(photo_set),
+        "unreadable": _reasons(photo_set, unreadable),
+        "exact_duplicates": [_duplicates(photo_set, photos) for photos in exact],
+        "near_duplicates": [_duplicates(photo_set, photos) for photos in near],
+        "odd": _reasons(photo_set, {i: info.odd for i, info in infos.items() if info.odd}),
+        "reading_seconds": round(seconds, 1),
+    }
+
+
+def _class_facts(photo_set: PhotoSet) -> dict[str, Any]:
+    names = np.array(photo_set.class_names)
+    counts = count_photos(names[photo_set.labels], photo_set.split, names)
+    return {
+        "data": photo_set.spec,
+        "photos": len(photo_set),
+        "split": "its own" if photo_set.split_seed is None else f"seed {photo_set.split_seed}",
+        "classes": counts,
+        "small_classes": [name for name, n in counts.items() if n["train"] < MIN_TRAIN],
+        "untested_classes": [name for name, n in counts.items() if not n["test"]],
+        "alike_classes": similar_names(photo_set.class_names),
+    }
+
+
+def _reasons(photo_set: PhotoSet, reasons: dict[int, str]) -> list[dict[str, str]]:
+    return [{"path": str(photo_set.paths[i]), "reason": reason} for i, reason in reasons.items()]
+
+
+def _duplicates(photo_set: PhotoSet, indices: list[int]) -> dict[str, Any]:
+    """Describe a set of duplicates; across splits it is a leak, across classes a wrong label."""
+    photos = [
+        {
+            "path": str(photo_set.paths[i]),
+            "label": photo_set.class_names[photo_set.labels[i]],
+            "split": str(photo_set.split[i]),
+        }
+        for i in indices
+    ]
+    return {
+        "across_splits": len({photo["split"] for photo in photos}) > 1,
+        "across_classes": len({photo["label"] for photo in photos}) > 1,
+        "photos": photos,
+    }
 
 
 def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
@@ -99,8 +134,8 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
     return PhotoInfo(hashlib.sha256(data).hexdigest(), hashes, odd)
 
 
-def write_groups(photo_set: PhotoSet, audit: Audit, path: Path) -> None:
-    """Write a manifest whose groups keep duplicates together.
+def write_groups(photo_set: PhotoSet, duplicates: list[dict[str, Any]], path: Path) -> None:
+    """Write a manifest whose groups keep the duplicates of an audit together.
 
     A split of the set itself stays. A split that was made here is made again, so that all photos
     of a group land in the same split.
@@ -108,7 +143,9 @@ def write_groups(photo_set: PhotoSet, audit: Audit, path: Path) -> None:
     Raises:
         BilinearError: a name begins or ends with a blank, which reading a manifest strips.
     """
-    group = merge_groups(photo_set.group, [*audit.exact, *audit.near])
+    index = {path: i for i, path in enumerate(photo_set.paths.tolist())}
+    sets = [[index[photo["path"]] for photo in facts["photos"]] for facts in duplicates]
+    group = merge_groups(photo_set.group, sets)
     split = photo_set.split
     if photo_set.split_seed is not None:
         split = stratified_split(photo_set.labels, group, photo_set.split_seed)

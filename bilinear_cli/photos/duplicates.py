@@ -69,15 +69,15 @@ def _join(sets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1][sets]
 
 
-def group_by_key(photos: Sequence[int], keys: Sequence | np.ndarray) -> list[np.ndarray]:
+def group_by_key(photos: Sequence[int], keys: Sequence | np.ndarray) -> list[list[int]]:
     """Return the photos of each key that several photos have, ordered by their first photo."""
     groups = defaultdict(list)
     for photo, key in zip(photos, keys, strict=True):
         groups[key].append(photo)
-    return [np.array(group) for group in groups.values() if len(group) > 1]
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def merge_groups(group: np.ndarray, duplicates: Sequence[np.ndarray]) -> np.ndarray:
+def merge_groups(group: np.ndarray, duplicates: Sequence[Sequence[int]]) -> np.ndarray:
     """Return groups, str (n_photos,), that keep old groups and sets of duplicates together.
 
     `duplicates` are indices of photos. A merged group has the name of its first photo's group.
