@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -186,15 +185,14 @@ def find_reused(
 
 
 def reused_batches(
-    file: FeatureFile, specs: Iterable[str], batch_size: int, reused: Mapping[str, int]
+    file: FeatureFile, specs: Iterable[str], batch_size: int, first_rows: Sequence[int]
 ) -> Iterator[Batch]:
-    """Yield the stored rows of photos, path -> first row in the file."""
-    photos, views = iter(reused.items()), np.arange(file.n_views)
-    while batch := dict(islice(photos, batch_size)):
-        first = np.array([*batch.values()])
-        indices = (first[:, None] + views).ravel()
+    """Yield the stored rows of photos; `first_rows` are the index of each photo's first row."""
+    for start in range(0, len(first_rows), batch_size):
+        first = np.array(first_rows[start : start + batch_size])
+        indices = (first[:, None] + np.arange(file.n_views)).ravel()
         rows = {spec: file.read_raw(spec, indices) for spec in specs}
-        yield Batch([*batch], file.sha256[first].tolist(), [None] * len(batch), rows)
+        yield Batch(file.sha256[first].tolist(), [None] * len(first), rows)
 
 
 def read_projection(path: Path | None, recipe: Recipe) -> dict[str, np.ndarray]:

@@ -92,14 +92,14 @@ def _missing_rows(
     computed, batch = source.batches([path for path in paths if path not in reused]), None
     for is_reused, run in groupby(paths, reused.__contains__):
         if is_reused:
-            rows = {path: reused[path] for path in run}
-            yield from reused_batches(reused_file, writer.shapes, batch_size, rows)
+            first_rows = [reused[path] for path in run]
+            yield from reused_batches(reused_file, writer.shapes, batch_size, first_rows)
             continue
         n_photos = len([*run])
         while n_photos:
             first, rest = (batch or next(computed)).split(n_photos)
-            n_photos -= len(first.paths)
-            batch = rest if rest.paths else None
+            n_photos -= len(first.errors)
+            batch = rest if rest.errors else None
             yield first
 
 
@@ -113,7 +113,7 @@ def _fill(writer: FeatureWriter, batches: Iterator[Batch], progress: Progress | 
         for batch in batches:
             for error in filter(None, batch.errors):
                 log.warning("skipped: %s", error)
-            _check_finite(batch, n_views)
+            _check_finite(batch, writer)
             bad = np.repeat([error is not None for error in batch.errors], n_views)
             sha256 = np.repeat(batch.sha256, n_views)
             writer.append(batch.rows, np.flatnonzero(bad).tolist(), sha256)
@@ -123,12 +123,12 @@ def _fill(writer: FeatureWriter, batches: Iterator[Batch], progress: Progress | 
         raise BadPhotoError(f"{error} {done}") from error
 
 
-def _check_finite(batch: Batch, n_views: int) -> None:
+def _check_finite(batch: Batch, writer: FeatureWriter) -> None:
     """Raise a BilinearError that names the first photo whose row is not finite."""
     for spec, values in batch.rows.items():
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if not finite.all():
-            path = batch.paths[int(np.argmin(finite)) // n_views]
+            path = writer.paths[writer.rows_done + np.argmin(finite)]
             raise BilinearError(
                 f"{spec} of {path} exceeds the range of {values.dtype}. Run again with --overwrite "
                 "and without that photo, or, after float16, with --precision float32."

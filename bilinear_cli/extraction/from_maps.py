@@ -76,9 +76,9 @@ class _MapsSource:
         n_views, n = self._file.n_views, self._recipe.batch_size
         first = np.array([self._index[path] for path in paths], int) * n_views
         indices = (first[:, None] + np.arange(n_views)).ravel()
-        for i, (_, maps) in enumerate(self._file.batches(MAPS, indices, n * n_views)):
-            batch = paths[i * n : (i + 1) * n]
-            yield Batch(batch, self.sha256(batch), [None] * len(batch), self._compute(maps))
+        for span, maps in self._file.batches(MAPS, indices, n * n_views):
+            sha256 = self._file.sha256[indices[span][::n_views]].tolist()
+            yield Batch(sha256, [None] * len(sha256), self._compute(maps))
 
     def reason(self, path: str) -> str:
         """Raise a KeyError: stored maps have no unreadable photos."""

@@ -120,7 +120,7 @@ class _PhotoSource:
 
     def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
         n_views, n = len(self._recipe.views), self._recipe.batch_size
-        for i, photos in enumerate(images.read_batches(paths, n, self._read)):
+        for photos in images.read_batches(paths, n, self._read):
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             if (bad := next(filter(None, errors), None)) and not self._skip_bad:
                 raise BadPhotoError(
@@ -130,7 +130,7 @@ class _PhotoSource:
             decoded = [photo if isinstance(photo, BadPhotoError) else photo[1] for photo in photos]
             pixels = images.stack_batch(decoded, self._sizes, n)
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
-            yield Batch(paths[i * n : (i + 1) * n], sha256, errors, rows)
+            yield Batch(sha256, errors, rows)
 
     def _read(self, path: str) -> tuple[str, list[np.ndarray]]:
         """Return the SHA-256 of a photo's file, and its pixels in each size.

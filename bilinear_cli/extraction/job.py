@@ -29,23 +29,21 @@ class Batch(NamedTuple):
     """Rows of some photos.
 
     Attributes:
-        paths: of the photos.
-        sha256: of their files, hexadecimal; empty for a bad photo.
+        sha256: of the photos' files, hexadecimal; empty for a bad photo.
         errors: for each photo None, or why its rows are invalid.
         rows: spec -> rows in the stored dtype, all views of a photo together.
     """
 
-    paths: Sequence[str]
     sha256: Sequence[str]
     errors: Sequence[BadPhotoError | None]
     rows: Rows
 
     def split(self, n_photos: int) -> tuple["Batch", "Batch"]:
         """Return a batch of the first photos, and a batch of the others."""
-        n_rows = n_photos * len(next(iter(self.rows.values()))) // len(self.paths)
+        n_rows = n_photos * len(next(iter(self.rows.values()))) // len(self.errors)
 
         def take(photos: slice, rows: slice) -> Batch:
-            columns = (self.paths[photos], self.sha256[photos], self.errors[photos])
+            columns = (self.sha256[photos], self.errors[photos])
             return Batch(*columns, {spec: x[rows] for spec, x in self.rows.items()})
 
         rest = take(slice(n_photos, None), slice(n_rows, None))
