@@ -79,7 +79,8 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
 
     Raises:
         FeatureFileError: the maps or a projection cannot be read.
-        UsageError: a pooling is unknown, or the file has no maps, or is the output.
+        UsageError: a pooling is unknown, the file has no maps, or the output is the file or a
+            folder.
     """
     from bilinear_cli.extraction.existing import read_projection
     from bilinear_cli.extraction.from_maps import Maps
@@ -89,7 +90,7 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
 
     path, specs = options.maps, _specs(options)
     assert path
-    output = options.output or FOLDER / f"{path.stem}-{'-'.join(specs).replace(':', '-')}.h5"
+    output = _output(options, f"{path.stem}-{'-'.join(specs).replace(':', '-')}.h5")
     with FeatureFile(path) as file:
         if MAPS not in file.shapes:
             stored = ", ".join(file.shapes)
@@ -129,9 +130,7 @@ def photos_job(
         photo_set = photo_set.limit(options.limit)
     network = _network(options)
     recipe = _recipe(options, specs, network)
-    output = options.output or FOLDER / _file_name(photo_set.name, recipe, options)
-    if not output.name or output.is_dir():
-        raise UsageError(f"{output} is a folder. Give --output a file name.")
+    output = _output(options, _file_name(photo_set.name, recipe, options))
     return Job(
         Photos(photo_set, network),
         recipe,
@@ -188,6 +187,13 @@ def _recipe(options: ExtractOptions, specs: tuple[str, ...], network: Network) -
         seed=options.seed,
     )
     return with_precision(recipe, options.precision)
+
+
+def _output(options: ExtractOptions, default: str) -> Path:
+    output = options.output or FOLDER / default
+    if not output.name or output.is_dir():
+        raise UsageError(f"{output} is a folder. Give --output a file name.")
+    return output
 
 
 def _file_name(name: str, recipe: Recipe, options: ExtractOptions) -> str:
