@@ -1,7 +1,4 @@
-"""The audit behind `bilinear check`: it reads every photo once, before hours are spent on a set.
-
-Its facts are lists and dictionaries, fit for JSON.
-"""
+"""The audit behind `bilinear check`: facts of a photo set as lists and dictionaries, for JSON."""
 
 import hashlib
 import io
@@ -14,14 +11,8 @@ import numpy as np
 from PIL import Image
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
+from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
-from bilinear_cli.photos.duplicates import (
-    group_by_key,
-    load_imagehash,
-    merge_groups,
-    near_duplicate_sets,
-    perceptual_hashes,
-)
 from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import PhotoSet, count_photos, stratified_split
@@ -43,7 +34,7 @@ class PhotoInfo(NamedTuple):
 def audit_photos(
     photo_set: PhotoSet, image_size: int, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Read every photo of a set once, in threads, and return the facts.
+    """Return facts of a photo set; every photo is read once, in threads.
 
     Args:
         image_size: of `extract`, in pixels; smaller photos are odd.
@@ -51,7 +42,7 @@ def audit_photos(
     Raises:
         BilinearError: imagehash is not installed, or the memory does not suffice to decode a photo.
     """
-    load_imagehash()
+    duplicates.load_imagehash()
     start = time.perf_counter()
     files = [photo_set.root / path for path in photo_set.paths]
     results: list[PhotoInfo | BadPhotoError] = []
@@ -62,16 +53,18 @@ def audit_photos(
     seconds = time.perf_counter() - start
     infos = {i: info for i, info in enumerate(results) if isinstance(info, PhotoInfo)}
     hashes = {i: info.hashes for i, info in infos.items() if info.hashes is not None}
-    exact = group_by_key([*infos], [info.sha256 for info in infos.values()])
-    near = group_by_key([*hashes], near_duplicate_sets(np.array([*hashes.values()])))
+    exact = duplicates.group_by_key([*infos], [info.sha256 for info in infos.values()])
+    sets = duplicates.near_duplicate_sets(np.array([*hashes.values()]))
+    near = duplicates.group_by_key([*hashes], sets)
     near = [photos for photos in near if len({infos[i].sha256 for i in photos}) > 1]
-    unreadable = {i: str(x) for i, x in enumerate(results) if isinstance(x, BadPhotoError)}
+    bad = {i: error for i, error in enumerate(results) if isinstance(error, BadPhotoError)}
+    paths = photo_set.paths.tolist()
     return {
         **_class_facts(photo_set),
-        "unreadable": _reasons(photo_set, unreadable),
+        "unreadable": [{"path": paths[i], "reason": str(error)} for i, error in bad.items()],
         "exact_duplicates": [_duplicates(photo_set, photos) for photos in exact],
         "near_duplicates": [_duplicates(photo_set, photos) for photos in near],
-        "odd": _reasons(photo_set, {i: info.odd for i, info in infos.items() if info.odd}),
+        "odd": [{"path": paths[i], "reason": x.odd} for i, x in infos.items() if x.odd],
         "reading_seconds": round(seconds, 1),
     }
 
@@ -88,10 +81,6 @@ def _class_facts(photo_set: PhotoSet) -> dict[str, Any]:
         "untested_classes": [name for name, n in counts.items() if not n["test"]],
         "alike_classes": similar_names(photo_set.class_names),
     }
-
-
-def _reasons(photo_set: PhotoSet, reasons: dict[int, str]) -> list[dict[str, str]]:
-    return [{"path": str(photo_set.paths[i]), "reason": reason} for i, reason in reasons.items()]
 
 
 def _duplicates(photo_set: PhotoSet, indices: list[int]) -> dict[str, Any]:
@@ -130,12 +119,12 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
         (is_flat, "nearly one colour"),
     ]
     odd = "; ".join(reason for applies, reason in reasons if applies)
-    hashes = None if is_flat else perceptual_hashes(photo)
+    hashes = None if is_flat else duplicates.perceptual_hashes(photo)
     return PhotoInfo(hashlib.sha256(data).hexdigest(), hashes, odd)
 
 
-def write_groups(photo_set: PhotoSet, duplicates: list[dict[str, Any]], path: Path) -> None:
-    """Write a manifest whose groups keep the duplicates of an audit together.
+def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path: Path) -> None:
+    """Write a manifest whose groups keep duplicates, as `audit_photos` returns them, together.
 
     A split of the set itself stays. A split that was made here is made again, so that all photos
     of a group land in the same split.
@@ -144,8 +133,8 @@ def write_groups(photo_set: PhotoSet, duplicates: list[dict[str, Any]], path: Pa
         BilinearError: a name begins or ends with a blank, which reading a manifest strips.
     """
     index = {path: i for i, path in enumerate(photo_set.paths.tolist())}
-    sets = [[index[photo["path"]] for photo in facts["photos"]] for facts in duplicates]
-    group = merge_groups(photo_set.group, sets)
+    sets = [[index[photo["path"]] for photo in facts["photos"]] for facts in duplicate_sets]
+    group = duplicates.merge_groups(photo_set.group, sets)
     split = photo_set.split
     if photo_set.split_seed is not None:
         split = stratified_split(photo_set.labels, group, photo_set.split_seed)

@@ -12,13 +12,8 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import validate_choice
-from bilinear_cli.poolings.registry import (
-    SpecDict,
-    canonical_spec,
-    get_pooling,
-    is_known_pooling,
-    parameter_channels,
-)
+from bilinear_cli.poolings import registry
+from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import INTEGERS, ROW_COLUMNS, as_damage, partial_path
@@ -133,9 +128,9 @@ class FeatureFile:
 
     def _check_features(self) -> None:
         """Raise unless the shapes of rows and parameters fit their poolings and each other."""
-        channels = {parameter_channels(name, array) for name, array in self.parameters.items()}
+        channels = {registry.parameter_channels(*item) for item in self.parameters.items()}
         for spec, (_, *shape) in self.shapes.items():
-            pooling = get_pooling(spec) if is_known_pooling(spec) else None
+            pooling = registry.get_pooling(spec) if registry.is_known_pooling(spec) else None
             if not (pooling.fits(tuple(shape)) if pooling else all(shape)):
                 raise ValueError(f"features/{spec} has rows of shape {shape}")
             channels |= {shape[-1]} if pooling and pooling.rank > 1 else set()
@@ -164,7 +159,7 @@ class FeatureFile:
         with as_damage(self.path):
             data = self._dataset("features", spec)
             return checks.read_attributes(data) | {
-                "pooling": canonical_spec(spec),
+                "pooling": registry.canonical_spec(spec),
                 "dtype": str(data.dtype),
             }
 
