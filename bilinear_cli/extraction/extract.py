@@ -9,15 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress
-from bilinear_cli.extraction.existing import (
-    check_resumable,
-    check_reusable,
-    find_reused,
-    open_existing,
-    open_reused,
-    resolve_recipe,
-    reused_batches,
-)
+from bilinear_cli.extraction import existing
 from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON
@@ -40,25 +32,24 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
     """
     with ExitStack() as stack:
         stack.enter_context(locked(job.output))
-        existing = stack.enter_context(open_existing(job.output, job.overwrite))
-        writer = existing if isinstance(existing, FeatureWriter) else None
-        complete = existing is not None and writer is None
-        reused = stack.enter_context(open_reused(job, complete))
-        existing_recipe, reused_recipe = (x.recipe if x else None for x in (existing, reused))
-        recipe = resolve_recipe(job, existing_recipe, reused_recipe)
+        stored = stack.enter_context(existing.open_existing(job.output, job.overwrite))
+        writer = stored if isinstance(stored, FeatureWriter) else None
+        complete = stored is not None and writer is None
+        reused = stack.enter_context(existing.open_reused(job, complete))
+        stored_recipe, reused_recipe = (x.recipe if x else None for x in (stored, reused))
+        recipe = existing.resolve_recipe(job, stored_recipe, reused_recipe)
         source = stack.enter_context(job.origin.open(recipe, job.skip_bad))
         parameters = job.parameters
-        if existing:
-            check_resumable(existing, source, recipe)
-            parameters = merge_parameters(parameters, existing.parameters, existing.path)
+        if stored:
+            existing.check_resumable(stored, source, recipe)
+            parameters = merge_parameters(parameters, stored.parameters, stored.path)
         if complete:
             return
         if reused:
             parameters = merge_parameters(parameters, reused.parameters, reused.path)
-            check_reusable(reused, recipe)
+            existing.check_reusable(reused, recipe)
             warn_if_versions_differ(reused)
-        writer = _prepare(job, source, parameters, writer)
-        with writer:
+        with _prepare(job, source, parameters, writer) as writer:
             _fill(writer, _missing_rows(writer, source, reused, recipe.batch_size), progress)
             _finish(writer, source, recipe)
 
@@ -88,12 +79,12 @@ def _missing_rows(
     if not reused_file:
         yield from source.batches(paths)
         return
-    reused = find_reused(reused_file, writer.shapes, paths, source.sha256(paths))
+    reused = existing.find_reused(reused_file, writer.shapes, paths, source.sha256(paths))
     computed, batch = source.batches([path for path in paths if path not in reused]), None
     for is_reused, run in groupby(paths, reused.__contains__):
         if is_reused:
             first_rows = [reused[path] for path in run]
-            yield from reused_batches(reused_file, writer.shapes, batch_size, first_rows)
+            yield from existing.reused_batches(reused_file, writer.shapes, batch_size, first_rows)
             continue
         n_photos = len([*run])
         while n_photos:
