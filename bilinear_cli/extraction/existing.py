@@ -46,7 +46,6 @@ def resolve_recipe(
     """Return the recipe of a job without precision `auto` and batch size 0.
 
     Args:
-        job: what to extract.
         existing, reused: recipes of the existing output and of the file whose rows are copied.
         resolve: chooses what neither decides.
     """

@@ -76,7 +76,7 @@ def load_photo_set(spec: str, *, split_seed: int = 0, progress: Progress | None 
             (optionally with `train/` and `test/` above them), a CUB-200-2011 folder, a CSV
             manifest `path,label[,split][,group]`, or `tfds:NAME`.
         split_seed: for the split of a set that has none: stratified, two thirds for training,
-            groups kept whole.
+            without cutting a group.
         progress: called while photos are drawn or unpacked.
 
     Raises:

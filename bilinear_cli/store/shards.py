@@ -82,11 +82,8 @@ def merge(
 ) -> None:
     """Write all shards of a photo set to one file, equal to the file of a single run.
 
-    Args:
-        paths, allow_mix: see `open_features`.
-        output: the new file; `overwrite` replaces an existing one.
-        attributes: more root attributes.
-        progress: called with numbers of rows.
+    `open_features` explains `paths` and `allow_mix`. `attributes` are more root attributes of the
+    new file. Progress counts rows.
 
     Raises:
         FeatureFileError: the files do not belong together, one is damaged, or the output exists
