@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from bilinear_cli.errors import BilinearError, InUseError
+from bilinear_cli.errors import BilinearError, InUseError, one_line
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, Photos
 from bilinear_cli.extraction.job import installed_versions
@@ -32,7 +32,7 @@ def check_workers(client: "Client", requirements: Requirements) -> None:
         if isinstance(error, BilinearError):
             raise error
         if isinstance(error, Exception):  # for example if this program is not installed there
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise BilinearError(f"worker {address} cannot run this program: {reason}")
 
 
