@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from bilinear_cli.extraction.from_photos import Photos
     from bilinear_cli.extraction.job import Job
 
-FOLDER = Path("features")  # for outputs without a name
 CHANNELS = 512  # of VGG16's last block
 MS_AT_224 = 74.0  # for a photo, VGG16 in bfloat16 on two cores, with reading and writing
 
@@ -189,7 +188,7 @@ def _recipe(options: ExtractOptions, specs: tuple[str, ...], network: Network) -
 
 
 def _output(options: ExtractOptions, default: str) -> Path:
-    output = options.output or FOLDER / default
+    output = options.output or Path("features") / default
     if not output.name or output.is_dir():
         raise UsageError(f"{output} is a folder. Give --output a file name.")
     return output

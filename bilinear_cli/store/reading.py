@@ -214,7 +214,9 @@ class FeatureFile:
             FeatureFileError: a row of the batch differs from its checksum, or is not finite.
             UsageError: the file has no such pooling.
         """
-        return prefetch(self._stored(spec).batches(indices, step))
+        rows, n = self._stored(spec), len(indices)
+        batches = (slice(start, min(start + step, n)) for start in range(0, n, step))
+        return prefetch((batch, rows.read(indices[batch])) for batch in batches)
 
     def read(self, spec: str, indices: np.ndarray) -> np.ndarray:
         """Return whole rows, float32 (n, *row shape); raise as `batches` does."""

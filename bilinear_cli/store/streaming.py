@@ -66,12 +66,6 @@ class StoredRows:
             yield columns, block
         self._compare(indices, sums)
 
-    def batches(self, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
-        """Yield batches of rows."""
-        for start in range(0, len(indices), step):
-            batch = slice(start, min(start + step, len(indices)))
-            yield batch, self.read(indices[batch])
-
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return rows as float32."""
         rows, sums = np.empty((len(indices), *self._shape), np.float32), [0] * len(indices)
@@ -145,7 +139,7 @@ class StoredRows:
 
     def _not_finite_error(self, stored: np.ndarray, indices: np.ndarray) -> FeatureFileError:
         bad = indices[[not np.isfinite(row).all() for row in stored]][:1]
-        self.check(bad)  # raises if the row is damaged, which is the better message
+        self.read_raw(bad)  # raises if the row is damaged, which is the better message
         path, row = self._locate(bad[0])
         return FeatureFileError(
             f"{path}: row {row} of {self._name}, of the photo {self._photos[bad[0]]}, holds NaN or "
