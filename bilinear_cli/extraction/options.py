@@ -166,11 +166,12 @@ def _network(options: ExtractOptions) -> Network:
 
 def _recipe(options: ExtractOptions, specs: tuple[str, ...], network: Network) -> Recipe:
     weights_sha256 = network.sha256()  # raises for an unknown network
+    backbone = options.backbone.lower()
     layer = options.layer or "block5_conv3"
-    if not options.layer and network.backbone != "vgg16":
+    if not options.layer and backbone != "vgg16":
         from bilinear_cli.networks.applications import resolve_layer
 
-        layer = resolve_layer(network.backbone, None)
+        layer = resolve_layer(backbone, None)
     recipe = Recipe(
         poolings=specs,
         layer=layer,
@@ -179,7 +180,7 @@ def _recipe(options: ExtractOptions, specs: tuple[str, ...], network: Network) -
         precision=options.precision,
         batch_size=options.batch_size or 0,
         weights_sha256=weights_sha256,
-        backbone=network.backbone,
+        backbone=backbone,
         views=view_names(options.sizes, options.flip),
         shard=options.shard,
         seed=options.seed,
