@@ -1,7 +1,12 @@
-"""The errors of the program. Each message is one line: what happened, where, and what to do."""
+"""What loops and faults report to their caller: progress, errors, and the text of messages.
 
-from collections.abc import Collection, Iterable
+Each message is one line: what happened, where, and what to do.
+"""
+
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
+
+Progress = Callable[[int, int], None]  # called with (done, total)
 
 
 class BilinearError(Exception):
@@ -51,6 +56,11 @@ def abbreviate(names: Iterable[str], limit: int = 5) -> str:
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error without line breaks."""
+    return " ".join(str(error).split())
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.networks.load import Forward, Network, measured_difference, with_precision
-from bilinear_cli.photos.images import empty_batch, fill_batch, read_batches, read_photo
+from bilinear_cli.photos.images import read_batches, read_photo, stack_batch
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe, distinct_sizes
 from bilinear_cli.run import load_model, read_recipe
@@ -82,11 +82,10 @@ def predict(
     for size in sizes:
         check_channels(model.parameters, count_channels(forward, size))
     compute, _ = compile_pooling(forward, recipe.poolings, batch_size, views, model.parameters)
-    pixels = empty_batch(sizes, batch_size)
     to_read, paths = tee(chain(first_batch, remaining))
     read = partial(read_photo, sizes=sizes, resize=recipe.resize)
     for batch in read_batches(to_read, batch_size, read):
-        fill_batch(pixels, batch)
+        pixels = stack_batch(batch, sizes, batch_size)
         scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)
         probabilities = to_probabilities(scores.mean(axis=1), model.temperature)
         for i, photo in enumerate(batch):

@@ -170,7 +170,7 @@ def read_all(path: Path) -> dict[str, bytes]:
         photos = slice(None, None, file.n_views)
         columns = (file.paths[photos].tolist(), file.sha256[photos].tolist())
         reused = find_reused(file, file.shapes, *columns)
-        next(reused_batches(file, file.shapes, 1, reused), None)
+        next(reused_batches(file, file.shapes, 1, [*reused.values()]), None)
         for spec, shape in file.shapes.items():
             if len(shape) == 2:
                 list(file.columns(spec, indices, 5))

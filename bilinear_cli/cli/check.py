@@ -40,7 +40,7 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     """
     from bilinear_cli.extraction.options import estimate_cost
     from bilinear_cli.photos.audit import audit_photos, check_new, write_groups
-    from bilinear_cli.photos.audit_report import as_text, facts
+    from bilinear_cli.photos.audit_report import as_text
     from bilinear_cli.photos.photo_set import load_photo_set
 
     if groups:
@@ -48,22 +48,22 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     with bar("preparing photos", "photo") as progress:
         photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
     with bar("reading", "photo") as progress:
-        audit = audit_photos(photo_set, image_size, progress)
-    summary = facts(photo_set, audit) | {"extract": estimate_cost(len(photo_set), image_size)}
+        summary = audit_photos(photo_set, image_size, progress)
+    summary["extract"] = estimate_cost(len(photo_set), image_size)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
     else:
         click.echo(as_text(summary))
-        click.echo(_cost_line(summary["extract"], audit.seconds))
-    if audit.unreadable:
+        click.echo(_cost_line(summary["extract"], summary["reading_seconds"]))
+    if n_unreadable := len(summary["unreadable"]):
         not_written = f". {groups} was not written" if groups else ""
         raise BilinearError(
-            f"{len(audit.unreadable)} of {len(photo_set)} photos cannot be read: repair or remove "
+            f"{n_unreadable} of {len(photo_set)} photos cannot be read: repair or remove "
             f"them, or use extract --skip-bad{not_written}"
         )
     if groups:
-        write_groups(photo_set, audit, groups)
         duplicates = [*summary["exact_duplicates"], *summary["near_duplicates"]]
+        write_groups(photo_set, duplicates, groups)
         n_leaks = sum(photos["across_splits"] for photos in duplicates)
         if n_leaks and photo_set.split_seed is None:
             log.warning(

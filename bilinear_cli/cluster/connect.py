@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.errors import BilinearError, UsageError, one_line
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -146,7 +146,7 @@ def _open_client(address: str) -> "Client":
         asyncio.run(check_answer())
         return Client(address, timeout=CONNECT_SECONDS)
     except Exception as error:  # of any type: any program may listen at the address
-        reason = " ".join(str(error).split()) or f"no answer within {CONNECT_SECONDS} s"
+        reason = one_line(error) or f"no answer within {CONNECT_SECONDS} s"
         raise BilinearError(
             f"no scheduler answers at {address}: {reason}. Check the address, and that a scheduler "
             "runs there"

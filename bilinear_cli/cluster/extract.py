@@ -25,10 +25,10 @@ from bilinear_cli.cluster.shards_folder import (
     shared_folder,
 )
 from bilinear_cli.cluster.worker import ShardedJob, extract_shard, fit_projection
-from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.errors import BadPhotoError, Progress
 from bilinear_cli.extraction.existing import check_reusable, open_reused, resolve_recipe
 from bilinear_cli.extraction.from_photos import Photos
-from bilinear_cli.extraction.job import Job, Progress
+from bilinear_cli.extraction.job import Job
 from bilinear_cli.poolings.parameters import Parameters, merge_parameters, needs_projection_fit
 from bilinear_cli.store import FeatureFile, locked, merge, open_features
 

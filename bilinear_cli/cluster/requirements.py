@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from bilinear_cli.errors import BilinearError, InUseError
+from bilinear_cli.errors import BilinearError, InUseError, one_line
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, Photos
-from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.extraction.job import installed_versions
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
 
@@ -30,7 +30,7 @@ def check_workers(client: "Client", fault: Fault) -> None:
         if isinstance(error, BilinearError):
             raise error
         if isinstance(error, Exception):  # for example if this program is not installed there
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise BilinearError(f"worker {address} cannot run this program: {reason}")
 
 
@@ -67,7 +67,7 @@ class ExtractRequirements:
     photo: tuple[Path, int] | None  # path and size in bytes; None if the client can read none
     network: MapNetwork  # its weights must be the same
     recipe: Recipe  # it may leave precision and batch size open
-    versions: str  # of the packages that decide the numbers, see `extraction/versions.py`
+    versions: str  # of the packages that decide the numbers, see `extraction/job.py`
 
     @classmethod
     def of(cls, origin: Photos, recipe: Recipe, token: Path) -> Self:

@@ -4,14 +4,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
-from bilinear_cli.extraction.job import Batch, Job, Origin, Source
-from bilinear_cli.extraction.versions import warn_if_versions_differ
+from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
 from bilinear_cli.networks.load import import_tensorflow, measured_difference, with_precision
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import (
@@ -53,7 +51,6 @@ def resolve_recipe(
     """Return the recipe of a job without precision `auto` and batch size 0.
 
     Args:
-        job: what to extract.
         existing, reused: recipes of the existing output and of the file whose rows are copied.
         resolve: chooses what neither decides.
     """
@@ -192,23 +189,24 @@ def find_reused(
 
 
 def reused_batches(
-    file: FeatureFile, specs: Iterable[str], batch_size: int, reused: Mapping[str, int]
+    file: FeatureFile, specs: Iterable[str], batch_size: int, first_rows: Sequence[int]
 ) -> Iterator[Batch]:
-    """Yield the stored rows of photos, path -> first row in the file."""
-    photos, views = iter(reused.items()), np.arange(file.n_views)
-    while batch := dict(islice(photos, batch_size)):
-        first = np.array([*batch.values()])
-        indices = (first[:, None] + views).ravel()
+    """Yield the stored rows of photos; `first_rows` are the index of each photo's first row."""
+    for start in range(0, len(first_rows), batch_size):
+        first = np.array(first_rows[start : start + batch_size])
+        indices = (first[:, None] + np.arange(file.n_views)).ravel()
         rows = {spec: file.read_raw(spec, indices) for spec in specs}
-        yield Batch([*batch], file.sha256[first].tolist(), [None] * len(batch), rows)
+        yield Batch(file.sha256[first].tolist(), [None] * len(first), rows)
 
 
-def read_projection(path: Path, recipe: Recipe) -> dict[str, np.ndarray]:
+def read_projection(path: Path | None, recipe: Recipe) -> dict[str, np.ndarray]:
     """Return the projections of channels that the poolings take from a file, finished or not.
 
     Raises:
         FeatureFileError: the file cannot be read, lacks a projection, or is of another network.
     """
+    if not path:
+        return {}
     projected = [x for x in map(get_pooling, recipe.poolings) if x.is_projected]
     names = {name for pooling in projected for name in pooling.parameters}
     with FeatureFile(path, allow_partial=True) as file:

@@ -8,18 +8,9 @@ from itertools import groupby
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.extraction.existing import (
-    check_resumable,
-    check_reusable,
-    find_reused,
-    open_existing,
-    open_reused,
-    resolve_recipe,
-    reused_batches,
-)
-from bilinear_cli.extraction.job import Batch, Job, Origin, Progress, Source
-from bilinear_cli.extraction.versions import warn_if_versions_differ
+from bilinear_cli.errors import BadPhotoError, BilinearError, Progress
+from bilinear_cli.extraction import existing
+from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON
 from bilinear_cli.recipe import UNSHARDED, Recipe
@@ -27,17 +18,11 @@ from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked
 
 log = logging.getLogger(__name__)
 
-LEAK_ADVICE = "extract without that projection (--reuse or --projection)"
-
 
 def extract(job: Job[Origin], progress: Progress | None = None) -> None:
     """Write a feature file, or resume an unfinished one.
 
-    The network is loaded only if there is work to do.
-
-    Args:
-        job: what to extract.
-        progress: called with (photos done, all photos).
+    The network is loaded only if there is work to do. Progress counts photos.
 
     Raises:
         BadPhotoError: a photo cannot be read; the rows before its batch are kept.
@@ -47,25 +32,24 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
     """
     with ExitStack() as stack:
         stack.enter_context(locked(job.output))
-        existing = stack.enter_context(open_existing(job.output, job.overwrite))
-        writer = existing if isinstance(existing, FeatureWriter) else None
-        complete = existing is not None and writer is None
-        reused = stack.enter_context(open_reused(job, complete))
-        existing_recipe, reused_recipe = (x.recipe if x else None for x in (existing, reused))
-        recipe = resolve_recipe(job, existing_recipe, reused_recipe)
+        stored = stack.enter_context(existing.open_existing(job.output, job.overwrite))
+        writer = stored if isinstance(stored, FeatureWriter) else None
+        complete = stored is not None and writer is None
+        reused = stack.enter_context(existing.open_reused(job, complete))
+        stored_recipe, reused_recipe = (x.recipe if x else None for x in (stored, reused))
+        recipe = existing.resolve_recipe(job, stored_recipe, reused_recipe)
         source = stack.enter_context(job.origin.open(recipe, job.skip_bad))
         parameters = job.parameters
-        if existing:
-            check_resumable(existing, source, recipe)
-            parameters = merge_parameters(parameters, existing.parameters, existing.path)
+        if stored:
+            existing.check_resumable(stored, source, recipe)
+            parameters = merge_parameters(parameters, stored.parameters, stored.path)
         if complete:
             return
         if reused:
             parameters = merge_parameters(parameters, reused.parameters, reused.path)
-            check_reusable(reused, recipe)
+            existing.check_reusable(reused, recipe)
             warn_if_versions_differ(reused)
-        writer = _prepare(job, source, parameters, writer)
-        with writer:
+        with _prepare(job, source, parameters, writer) as writer:
             _fill(writer, _missing_rows(writer, source, reused, recipe.batch_size), progress)
             _finish(writer, source, recipe)
 
@@ -78,7 +62,8 @@ def _prepare(
     if FITTED_ON in parameters:
         test = header.columns["paths"][header.columns["split"] == "test"]
         sha256 = source.sha256([*dict.fromkeys(test.tolist())])
-        check_not_fitted_on_test(parameters, np.array(sha256, str), LEAK_ADVICE)
+        advice = "extract without that projection (--reuse or --projection)"
+        check_not_fitted_on_test(parameters, np.array(sha256, str), advice)
     shapes = source.compile(parameters)
     if writer:
         return writer
@@ -94,18 +79,18 @@ def _missing_rows(
     if not reused_file:
         yield from source.batches(paths)
         return
-    reused = find_reused(reused_file, writer.shapes, paths, source.sha256(paths))
+    reused = existing.find_reused(reused_file, writer.shapes, paths, source.sha256(paths))
     computed, batch = source.batches([path for path in paths if path not in reused]), None
     for is_reused, run in groupby(paths, reused.__contains__):
         if is_reused:
-            rows = {path: reused[path] for path in run}
-            yield from reused_batches(reused_file, writer.shapes, batch_size, rows)
+            first_rows = [reused[path] for path in run]
+            yield from existing.reused_batches(reused_file, writer.shapes, batch_size, first_rows)
             continue
         n_photos = len([*run])
         while n_photos:
             first, rest = (batch or next(computed)).split(n_photos)
-            n_photos -= len(first.paths)
-            batch = rest if rest.paths else None
+            n_photos -= len(first.errors)
+            batch = rest if rest.errors else None
             yield first
 
 
@@ -119,7 +104,7 @@ def _fill(writer: FeatureWriter, batches: Iterator[Batch], progress: Progress | 
         for batch in batches:
             for error in filter(None, batch.errors):
                 log.warning("skipped: %s", error)
-            _check_finite(batch, n_views)
+            _check_finite(batch, writer)
             bad = np.repeat([error is not None for error in batch.errors], n_views)
             sha256 = np.repeat(batch.sha256, n_views)
             writer.append(batch.rows, np.flatnonzero(bad).tolist(), sha256)
@@ -129,12 +114,12 @@ def _fill(writer: FeatureWriter, batches: Iterator[Batch], progress: Progress | 
         raise BadPhotoError(f"{error} {done}") from error
 
 
-def _check_finite(batch: Batch, n_views: int) -> None:
+def _check_finite(batch: Batch, writer: FeatureWriter) -> None:
     """Raise a BilinearError that names the first photo whose row is not finite."""
     for spec, values in batch.rows.items():
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if not finite.all():
-            path = batch.paths[int(np.argmin(finite)) // n_views]
+            path = writer.paths[writer.rows_done + np.argmin(finite)]
             raise BilinearError(
                 f"{spec} of {path} exceeds the range of {values.dtype}. Run again with --overwrite "
                 "and without that photo, or, after float16, with --precision float32."

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError
-from bilinear_cli.extraction.job import Batch, Shapes
-from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
 from bilinear_cli.networks.load import import_tensorflow
 from bilinear_cli.poolings.parameters import (
     Parameters,
@@ -25,24 +23,6 @@ from bilinear_cli.store import FeatureFile, Header
 log = logging.getLogger(__name__)
 
 N_SAMPLED = 1000  # maps that a projection is fitted on; they need no network
-
-
-def recipe_for_maps(path: Path, poolings: tuple[str, ...], seed: int, output: Path) -> Recipe:
-    """Return the recipe of other poolings of the maps in a feature file.
-
-    The rows equal those of the photos except for the rounding of the maps to float16.
-
-    Raises:
-        FeatureFileError: the file cannot be read.
-        UsageError: it has no maps, or is the output.
-    """
-    with FeatureFile(path) as file:
-        if MAPS not in file.shapes:
-            specs = ", ".join(file.shapes)
-            raise UsageError(f"{path} has no maps, but {specs}. Extract --pooling {MAPS} first.")
-        if output.resolve() == file.path.resolve():
-            raise UsageError(f"--maps {path} is the file to write. Name another --output.")
-        return replace(file.recipe, poolings=poolings, seed=seed, pooled_from="maps")
 
 
 @dataclass(frozen=True)
@@ -100,9 +80,9 @@ class _MapsSource:
         n_views, n = self._file.n_views, self._recipe.batch_size
         first = np.array([self._index[path] for path in paths], int) * n_views
         indices = (first[:, None] + np.arange(n_views)).ravel()
-        for i, (_, maps) in enumerate(self._file.batches(MAPS, indices, n * n_views)):
-            batch = paths[i * n : (i + 1) * n]
-            yield Batch(batch, self.sha256(batch), [None] * len(batch), self._compute(maps))
+        for span, maps in self._file.batches(MAPS, indices, n * n_views):
+            sha256 = self._file.sha256[indices[span][::n_views]].tolist()
+            yield Batch(sha256, [None] * len(sha256), self._compute(maps))
 
     def reason(self, path: str) -> str:
         """Raise a KeyError: stored maps have no unreadable photos."""

@@ -12,8 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.extraction.job import Batch, Shapes
-from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
 from bilinear_cli.networks.load import Forward
 from bilinear_cli.photos import images
 from bilinear_cli.photos.photo_set import PhotoSet
@@ -70,7 +69,6 @@ class _PhotoSource:
         self._index = {path: i for i, path in enumerate(self._photo_set.paths.tolist())}
         self._sha256: dict[str, str] = {}
         self.paths = self._photo_set.paths
-        # --skip-bad must not leave out photos that become unreadable during the run
         self._initial_states = {path: self._state(path) for path in self._index} if skip_bad else {}
 
     def sha256(self, paths: Sequence[str]) -> list[str]:
@@ -91,13 +89,7 @@ class _PhotoSource:
         return Header(rows, photo_set.class_names, photo_set_attributes(photo_set, self._recipe))
 
     def parameters(self, known: Parameters) -> dict[str, np.ndarray]:
-        """Load the network, and fit the missing parameters on photos.
-
-        Raises:
-            BadPhotoError: a photo of the sample cannot be read.
-            BilinearError: known parameters are for another number of channels.
-            UsageError: a pooling does not suit the maps, or there are no training photos.
-        """
+        """Load the network, and fit the missing parameters on training photos."""
         self._forward = self._photos.network.load(self._recipe)  # which imports TensorFlow quietly
         from bilinear_cli.extraction.graph import count_channels
 
@@ -130,29 +122,25 @@ class _PhotoSource:
         return shapes
 
     def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
-        """Yield the rows of photos in batches, in order.
-
-        Raises:
-            BadPhotoError: a photo is unreadable, and bad photos are not skipped.
-            BilinearError: a photo has become unreadable during the run. A drive or another program
-                is at fault, so it is not skipped.
-        """
         n_views, n = len(self._recipe.views), self._recipe.batch_size
-        pixels = images.empty_batch(self._sizes, n)
-
-        for i, photos in enumerate(images.read_batches(paths, n, self._read)):
+        for photos in images.read_batches(paths, n, self._read):
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             if (bad := next(filter(None, errors), None)) and not self._skip_bad:
                 raise BadPhotoError(
                     f"{bad}. Fix the file and run again, or use --skip-bad to leave such files out."
                 )
             sha256 = ["" if isinstance(photo, BadPhotoError) else photo[0] for photo in photos]
-            images.fill_batch(pixels, [p if isinstance(p, BadPhotoError) else p[1] for p in photos])
+            decoded = [photo if isinstance(photo, BadPhotoError) else photo[1] for photo in photos]
+            pixels = images.stack_batch(decoded, self._sizes, n)
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
-            yield Batch(paths[i * n : (i + 1) * n], sha256, errors, rows)
+            yield Batch(sha256, errors, rows)
 
     def _read(self, path: str) -> tuple[str, list[np.ndarray]]:
-        """Return the SHA-256 of a photo's file, and its pixels in each size."""
+        """Return the SHA-256 of a photo's file, and its pixels in each size.
+
+        A photo that becomes unreadable during the run is a BilinearError and never skipped: a drive
+        or another program is at fault.
+        """
         file = self._photo_set.root / path
         try:
             content = images.read_bytes(file)

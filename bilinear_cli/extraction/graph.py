@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.errors import BilinearError, UsageError, one_line
 from bilinear_cli.extraction.job import Rows, Shapes
 from bilinear_cli.networks.load import Forward
 from bilinear_cli.poolings.functions import pool_function
@@ -27,8 +27,8 @@ def count_channels(forward: Forward, size: int) -> int:
     try:
         maps = tf.function(forward).get_concrete_function(signature).structured_outputs
     except ValueError as error:  # from a layer
-        message = " ".join(str(error).split())[:200]
-        raise UsageError(f"the network cannot take photos of {size} pixels: {message}") from error
+        message = f"the network cannot take photos of {size} pixels: {one_line(error)[:200]}"
+        raise UsageError(message) from error
     if not all(maps.shape):
         raise UsageError(f"maps of photos of {size} pixels are empty. Use a larger --image-size.")
     return maps.shape[-1]
@@ -45,10 +45,7 @@ def compile_pooling(
 
     Args:
         forward: uint8 photos (batch, size, size, 3) -> maps (batch, height, width, channels).
-        specs: the poolings.
         batch_size: photos in every batch.
-        views: of each photo.
-        parameters: of the poolings.
 
     Returns:
         A function, size -> uint8 photos -> spec -> rows in the stored dtype, all views of a photo

@@ -1,44 +1,49 @@
-"""What to extract, and from what; one process and a cluster take the same `Job`."""
+"""What to extract, from what, and with which versions of packages."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from PIL import features as pillow_features
 
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.poolings.parameters import Parameters
-from bilinear_cli.recipe import Recipe
-from bilinear_cli.store import Header
+from bilinear_cli.recipe import INT8_PACKAGES, Recipe
+from bilinear_cli.store import FeatureFile, Header
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 Rows = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
-Progress = Callable[[int, int], None]
 
 
 class Batch(NamedTuple):
     """Rows of some photos.
 
     Attributes:
-        paths: of the photos.
-        sha256: of their files, hexadecimal; empty for a bad photo.
+        sha256: of the photos' files, hexadecimal; empty for a bad photo.
         errors: for each photo None, or why its rows are invalid.
         rows: spec -> rows in the stored dtype, all views of a photo together.
     """
 
-    paths: Sequence[str]
     sha256: Sequence[str]
     errors: Sequence[BadPhotoError | None]
     rows: Rows
 
     def split(self, n_photos: int) -> tuple["Batch", "Batch"]:
         """Return a batch of the first photos, and a batch of the others."""
-        n_rows = n_photos * len(next(iter(self.rows.values()))) // len(self.paths)
+        n_rows = n_photos * len(next(iter(self.rows.values()))) // len(self.errors)
 
         def take(photos: slice, rows: slice) -> Batch:
-            columns = (self.paths[photos], self.sha256[photos], self.errors[photos])
+            columns = (self.sha256[photos], self.errors[photos])
             return Batch(*columns, {spec: x[rows] for spec, x in self.rows.items()})
 
         rest = take(slice(n_photos, None), slice(n_rows, None))
@@ -109,3 +114,26 @@ class Job(Generic[AnyOrigin]):
     attributes: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
     skip_bad: bool = False
+
+
+def installed_versions(precision: str = "float32") -> str:
+    """Return the versions that are installed here, as `name version, ...`."""
+    names = PACKAGES + (INT8_PACKAGES if precision == "int8" else ())
+    packages = [f"{name} {_version(name)}" for name in names]
+    jpeg = pillow_features.version_codec("jpg")
+    return ", ".join([f"python {platform.python_version()}", *packages, f"libjpeg {jpeg}"])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # an extra, on another machine
+        return "missing"
+
+
+def warn_if_versions_differ(file: FeatureFile) -> None:
+    """Warn if other versions made the rows of a file."""
+    versions = file.attributes.get("versions")
+    if versions != installed_versions(file.recipe.precision):
+        message = "other versions made the rows of %s (%s); the last digits of new rows may differ"
+        log.warning(message, file.path, versions)

@@ -2,21 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import Progress, UsageError
 from bilinear_cli.networks.load import Network, check_int8, with_precision
 from bilinear_cli.recipe import UNSHARDED, Recipe, view_names
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import Maps
     from bilinear_cli.extraction.from_photos import Photos
-    from bilinear_cli.extraction.job import Job, Progress
-    from bilinear_cli.poolings.parameters import Parameters
+    from bilinear_cli.extraction.job import Job
 
-FOLDER = Path("features")  # for outputs without a name
 CHANNELS = 512  # of VGG16's last block
 MS_AT_224 = 74.0  # for a photo, VGG16 in bfloat16 on two cores, with reading and writing
 
@@ -74,39 +72,51 @@ class ExtractOptions:
 def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]":
     """Return the job that pools stored maps; the file records `command`.
 
+    The rows equal those of the photos except for the rounding of the maps to float16.
+
     Raises:
         FeatureFileError: the maps or a projection cannot be read.
-        UsageError: a pooling is unknown, or the file has no maps, or is the output.
+        UsageError: a pooling is unknown, the file has no maps, or the output is the file or a
+            folder.
     """
-    from bilinear_cli.extraction.from_maps import Maps, recipe_for_maps
+    from bilinear_cli.extraction.existing import read_projection
+    from bilinear_cli.extraction.from_maps import Maps
     from bilinear_cli.extraction.job import Job
+    from bilinear_cli.poolings.registry import MAPS
+    from bilinear_cli.store import FeatureFile
 
-    assert options.maps
-    specs = _specs(options)
-    name = f"{options.maps.stem}-{'-'.join(specs).replace(':', '-')}.h5"
-    output = options.output or FOLDER / name
-    recipe = recipe_for_maps(options.maps, specs, options.seed, output)
+    path, specs = options.maps, _specs(options)
+    assert path
+    output = _output(options, f"{path.stem}-{'-'.join(specs).replace(':', '-')}.h5")
+    with FeatureFile(path) as file:
+        if MAPS not in file.shapes:
+            stored = ", ".join(file.shapes)
+            raise UsageError(f"{path} has no maps, but {stored}. Extract --pooling {MAPS} first.")
+        if output.resolve() == file.path.resolve():
+            raise UsageError(f"--maps {path} is the file to write. Name another --output.")
+        recipe = replace(file.recipe, poolings=specs, seed=options.seed, pooled_from="maps")
     return Job(
-        Maps(options.maps),
+        Maps(path),
         recipe,
         output,
-        parameters=_projection(options, recipe),
+        parameters=read_projection(options.projection, recipe),
         attributes={"command": json.dumps([*command])},
         overwrite=options.overwrite,
     )
 
 
 def photos_job(
-    options: ExtractOptions, command: Sequence[str] = (), progress: "Progress | None" = None
+    options: ExtractOptions, command: Sequence[str] = (), progress: Progress | None = None
 ) -> "Job[Photos]":
     """Return the job that runs a network over photos; the file records `command`.
 
-    `progress` is called with (done, total) while photos are drawn or unpacked.
+    `progress` is called while photos are drawn or unpacked.
 
     Raises:
         BilinearError: the photo set does not exist, or the weights cannot be fetched.
         UsageError: the options do not fit each other.
     """
+    from bilinear_cli.extraction.existing import read_projection
     from bilinear_cli.extraction.from_photos import Photos
     from bilinear_cli.extraction.job import Job
     from bilinear_cli.photos.photo_set import load_photo_set
@@ -117,14 +127,12 @@ def photos_job(
         photo_set = photo_set.limit(options.limit)
     network = _network(options)
     recipe = _recipe(options, specs, network)
-    output = options.output or FOLDER / _file_name(photo_set.name, recipe, options)
-    if not output.name or output.is_dir():
-        raise UsageError(f"{output} is a folder. Give --output a file name.")
+    output = _output(options, _file_name(photo_set.name, recipe, options))
     return Job(
         Photos(photo_set, network),
         recipe,
         output,
-        parameters=_projection(options, recipe),
+        parameters=read_projection(options.projection, recipe),
         reuse=options.reuse,
         allow_mix=options.allow_precision_mix,
         attributes={
@@ -178,10 +186,11 @@ def _recipe(options: ExtractOptions, specs: tuple[str, ...], network: Network) -
     return with_precision(recipe, options.precision)
 
 
-def _projection(options: ExtractOptions, recipe: Recipe) -> "Parameters":
-    from bilinear_cli.extraction.existing import read_projection
-
-    return read_projection(options.projection, recipe) if options.projection else {}
+def _output(options: ExtractOptions, default: str) -> Path:
+    output = options.output or Path("features") / default
+    if not output.name or output.is_dir():
+        raise UsageError(f"{output} is a folder. Give --output a file name.")
+    return output
 
 
 def _file_name(name: str, recipe: Recipe, options: ExtractOptions) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, UsageError, abbreviate, validate_choice
+from bilinear_cli.errors import BilinearError, UsageError, abbreviate, one_line, validate_choice
 from bilinear_cli.networks.weights import Weights
 
 # The names of Keras's functions, in small letters, without two families. The first EfficientNets:
@@ -134,7 +134,7 @@ def _fetch(backbone: str) -> keras.Model:
         with redirect_stdout(sys.stderr):  # Keras prints its progress
             return function(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises it if the host is out of reach
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise BilinearError(
             f"cannot fetch weights of {backbone} from Keras's host: {reason}. Give a file of them "
             "as --weights PATH."
@@ -148,6 +148,6 @@ def _read(backbone: str, path: Path) -> keras.Model:
     try:
         network.load_weights(path)
     except Exception as error:  # of Keras, h5py or zipfile
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise BilinearError(f"cannot read {path} as weights of {backbone}: {reason}") from error
     return network

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, one_line
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.networks.applications import layer_shapes, preprocess_function, resolve_layer
 from bilinear_cli.networks.load import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
@@ -36,7 +36,7 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
     try:
         _interpreter(model, (1, 34, 34, 3))
     except (ImportError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise BilinearError(
             f"ai-edge-litert cannot load the network: {reason}. Run pip install --upgrade "
             f"'.[int8]'. {ALTERNATIVES}"

@@ -1,27 +1,21 @@
-"""The audit behind `bilinear check`: it reads every photo once, before hours are spent on a set."""
+"""The audit behind `bilinear check`: facts of a photo set as lists and dictionaries, for JSON."""
 
 import hashlib
 import io
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, abbreviate
-from bilinear_cli.photos.duplicates import (
-    group_by_key,
-    load_imagehash,
-    merge_groups,
-    near_duplicate_sets,
-    perceptual_hashes,
-)
+from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
+from bilinear_cli.photos import duplicates
+from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
 from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
-from bilinear_cli.photos.listings import Progress
 from bilinear_cli.photos.manifest import manifest_csv
-from bilinear_cli.photos.photo_set import PhotoSet, stratified_split
+from bilinear_cli.photos.photo_set import PhotoSet, count_photos, stratified_split
 
 SIZE = 224  # pixels; photos are brought to this size before they are hashed
 BATCH = 64
@@ -30,35 +24,25 @@ MIN_STD = 3.0  # of 255, in the channel that varies most; birds in front of a cl
 
 
 class PhotoInfo(NamedTuple):
-    """What is measured on one photo."""
+    """The measurements of one photo."""
 
     sha256: str  # of the file, hexadecimal
     hashes: np.ndarray | None  # see `perceptual_hashes`; None for a photo of nearly one colour
     odd: str  # what is odd about the photo; empty for nothing
 
 
-class Audit(NamedTuple):
-    """The problems of a photo set. Photos are indices into the set."""
-
-    unreadable: dict[int, str]  # photo -> why `extract` would stop at it
-    exact: list[np.ndarray]  # sets of photos whose files are identical
-    near: list[np.ndarray]  # sets of photos that look the same; not all files are identical
-    odd: dict[int, str]  # photo -> what is odd about it
-    seconds: float  # that it took to read all photos
-
-
-def audit_photos(photo_set: PhotoSet, image_size: int, progress: Progress | None = None) -> Audit:
-    """Read every photo of a set once, in threads.
+def audit_photos(
+    photo_set: PhotoSet, image_size: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Return facts of a photo set; every photo is read once, in threads.
 
     Args:
-        photo_set: the photos.
         image_size: of `extract`, in pixels; smaller photos are odd.
-        progress: called with (done, total).
 
     Raises:
         BilinearError: imagehash is not installed, or the memory does not suffice to decode a photo.
     """
-    load_imagehash()
+    duplicates.load_imagehash()
     start = time.perf_counter()
     files = [photo_set.root / path for path in photo_set.paths]
     results: list[PhotoInfo | BadPhotoError] = []
@@ -69,14 +53,51 @@ def audit_photos(photo_set: PhotoSet, image_size: int, progress: Progress | None
     seconds = time.perf_counter() - start
     infos = {i: info for i, info in enumerate(results) if isinstance(info, PhotoInfo)}
     hashes = {i: info.hashes for i, info in infos.items() if info.hashes is not None}
-    near = group_by_key([*hashes], near_duplicate_sets(np.array([*hashes.values()])))
-    return Audit(
-        unreadable={i: str(e) for i, e in enumerate(results) if isinstance(e, BadPhotoError)},
-        exact=group_by_key([*infos], [info.sha256 for info in infos.values()]),
-        near=[photos for photos in near if len({infos[i].sha256 for i in photos.tolist()}) > 1],
-        odd={i: info.odd for i, info in infos.items() if info.odd},
-        seconds=seconds,
-    )
+    exact = duplicates.group_by_key([*infos], [info.sha256 for info in infos.values()])
+    sets = duplicates.near_duplicate_sets(np.array([*hashes.values()]))
+    near = duplicates.group_by_key([*hashes], sets)
+    near = [photos for photos in near if len({infos[i].sha256 for i in photos}) > 1]
+    bad = {i: error for i, error in enumerate(results) if isinstance(error, BadPhotoError)}
+    paths = photo_set.paths.tolist()
+    return {
+        **_class_facts(photo_set),
+        "unreadable": [{"path": paths[i], "reason": str(error)} for i, error in bad.items()],
+        "exact_duplicates": [_duplicates(photo_set, photos) for photos in exact],
+        "near_duplicates": [_duplicates(photo_set, photos) for photos in near],
+        "odd": [{"path": paths[i], "reason": x.odd} for i, x in infos.items() if x.odd],
+        "reading_seconds": round(seconds, 1),
+    }
+
+
+def _class_facts(photo_set: PhotoSet) -> dict[str, Any]:
+    names = np.array(photo_set.class_names)
+    counts = count_photos(names[photo_set.labels], photo_set.split, names)
+    return {
+        "data": photo_set.spec,
+        "photos": len(photo_set),
+        "split": "its own" if photo_set.split_seed is None else f"seed {photo_set.split_seed}",
+        "classes": counts,
+        "small_classes": [name for name, n in counts.items() if n["train"] < MIN_TRAIN],
+        "untested_classes": [name for name, n in counts.items() if not n["test"]],
+        "alike_classes": similar_names(photo_set.class_names),
+    }
+
+
+def _duplicates(photo_set: PhotoSet, indices: list[int]) -> dict[str, Any]:
+    """Describe a set of duplicates; across splits it is a leak, across classes a wrong label."""
+    photos = [
+        {
+            "path": str(photo_set.paths[i]),
+            "label": photo_set.class_names[photo_set.labels[i]],
+            "split": str(photo_set.split[i]),
+        }
+        for i in indices
+    ]
+    return {
+        "across_splits": len({photo["split"] for photo in photos}) > 1,
+        "across_classes": len({photo["label"] for photo in photos}) > 1,
+        "photos": photos,
+    }
 
 
 def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
@@ -98,12 +119,12 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
         (is_flat, "nearly one colour"),
     ]
     odd = "; ".join(reason for applies, reason in reasons if applies)
-    hashes = None if is_flat else perceptual_hashes(photo)
+    hashes = None if is_flat else duplicates.perceptual_hashes(photo)
     return PhotoInfo(hashlib.sha256(data).hexdigest(), hashes, odd)
 
 
-def write_groups(photo_set: PhotoSet, audit: Audit, path: Path) -> None:
-    """Write a manifest whose groups keep duplicates together.
+def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path: Path) -> None:
+    """Write a manifest whose groups keep duplicates, as `audit_photos` returns them, together.
 
     A split of the set itself stays. A split that was made here is made again, so that all photos
     of a group land in the same split.
@@ -111,7 +132,9 @@ def write_groups(photo_set: PhotoSet, audit: Audit, path: Path) -> None:
     Raises:
         BilinearError: a name begins or ends with a blank, which reading a manifest strips.
     """
-    group = merge_groups(photo_set.group, [*audit.exact, *audit.near])
+    index = {path: i for i, path in enumerate(photo_set.paths.tolist())}
+    sets = [[index[photo["path"]] for photo in facts["photos"]] for facts in duplicate_sets]
+    group = duplicates.merge_groups(photo_set.group, sets)
     split = photo_set.split
     if photo_set.split_seed is not None:
         split = stratified_split(photo_set.labels, group, photo_set.split_seed)

@@ -1,4 +1,4 @@
-"""An audit as plain facts (for JSON) and as text; pairs of similar class names."""
+"""The facts of an audit as text, and pairs of similar class names."""
 
 import re
 import unicodedata
@@ -7,58 +7,13 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from bilinear_cli.errors import printable
-from bilinear_cli.photos.audit import Audit
-from bilinear_cli.photos.photo_set import PhotoSet, count_photos
 
 MIN_TRAIN = 5  # training photos of a class: the folds of `train`
 MAX_ITEMS = 10  # of each list in the text
 MAX_PHOTOS = 4  # of each set of duplicates in the text
 MAX_CLASSES = 3  # at each end of the table in the text
 MIN_LETTERS = 4  # of similar names: cat and bat differ in one letter
-
-
-def facts(photo_set: PhotoSet, audit: Audit) -> dict[str, Any]:
-    """Return the facts of an audit as lists and dictionaries, fit for JSON."""
-    names = np.array(photo_set.class_names)
-    counts = count_photos(names[photo_set.labels], photo_set.split, names)
-    return {
-        "data": photo_set.spec,
-        "photos": len(photo_set),
-        "split": "its own" if photo_set.split_seed is None else f"seed {photo_set.split_seed}",
-        "classes": counts,
-        "small_classes": [name for name, n in counts.items() if n["train"] < MIN_TRAIN],
-        "untested_classes": [name for name, n in counts.items() if not n["test"]],
-        "alike_classes": similar_names(photo_set.class_names),
-        "unreadable": _reasons(photo_set, audit.unreadable),
-        "exact_duplicates": [_duplicates(photo_set, photos) for photos in audit.exact],
-        "near_duplicates": [_duplicates(photo_set, photos) for photos in audit.near],
-        "odd": _reasons(photo_set, audit.odd),
-        "reading_seconds": round(audit.seconds, 1),
-    }
-
-
-def _reasons(photo_set: PhotoSet, reasons: dict[int, str]) -> list[dict[str, str]]:
-    return [{"path": str(photo_set.paths[i]), "reason": reason} for i, reason in reasons.items()]
-
-
-def _duplicates(photo_set: PhotoSet, indices: np.ndarray) -> dict[str, Any]:
-    """Describe a set of duplicates; across splits it is a leak, across classes a wrong label."""
-    photos = [
-        {
-            "path": str(photo_set.paths[i]),
-            "label": photo_set.class_names[photo_set.labels[i]],
-            "split": str(photo_set.split[i]),
-        }
-        for i in indices
-    ]
-    return {
-        "across_splits": len({photo["split"] for photo in photos}) > 1,
-        "across_classes": len({photo["label"] for photo in photos}) > 1,
-        "photos": photos,
-    }
 
 
 def as_text(facts: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Photos that are the same or nearly the same, and groups that keep them together."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,14 +33,10 @@ def load_imagehash() -> Any:
 
 
 def perceptual_hashes(photo: np.ndarray) -> np.ndarray:
-    """Return two hashes that are similar for photos that look similar.
+    """Return two hashes of a photo, uint8 (size, size, 3); similar photos have similar hashes.
 
-    Args:
-        photo: uint8 (size, size, 3), RGB.
-
-    Returns:
-        uint64 (2,): the signs of the low frequencies (`phash`) and of the differences from left
-        to right (`dhash`).
+    They are uint64 (2,): the signs of the low frequencies (`phash`) and of the differences from
+    left to right (`dhash`).
     """
     imagehash, image = load_imagehash(), Image.fromarray(photo)
     bits = [imagehash.phash(image).hash, imagehash.dhash(image).hash]
@@ -47,15 +44,10 @@ def perceptual_hashes(photo: np.ndarray) -> np.ndarray:
 
 
 def near_duplicate_sets(hashes: np.ndarray) -> np.ndarray:
-    """Return the index of each photo's set; a photo is in the set of all its near duplicates.
+    """Return the set, int (n_photos,), of each photo; a photo is in that of its near duplicates.
 
-    Every pair is compared, in tiles: 100,000 photos take 15 seconds.
-
-    Args:
-        hashes: uint64 (n_photos, 2), of `perceptual_hashes`.
-
-    Returns:
-        int (n_photos,).
+    `hashes` are uint64 (n_photos, 2). Every pair is compared, in tiles: 100,000 photos take 15
+    seconds.
     """
     distinct, indices = np.unique(hashes, axis=0, return_inverse=True)
     sets = np.arange(len(distinct))
@@ -77,23 +69,18 @@ def _join(sets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1][sets]
 
 
-def group_by_key(photos: Sequence[int], keys: Sequence | np.ndarray) -> list[np.ndarray]:
+def group_by_key(photos: Sequence[int], keys: Sequence | np.ndarray) -> list[list[int]]:
     """Return the photos of each key that several photos have, ordered by their first photo."""
-    _, key_index, size = np.unique(np.asarray(keys), return_inverse=True, return_counts=True)
-    order = np.argsort(key_index, kind="stable")
-    groups = np.split(np.array(photos, np.int64)[order], np.cumsum(size)[:-1])
-    return sorted((group for group in groups if len(group) > 1), key=lambda group: group[0])
+    groups = defaultdict(list)
+    for photo, key in zip(photos, keys, strict=True):
+        groups[key].append(photo)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def merge_groups(group: np.ndarray, duplicates: Sequence[np.ndarray]) -> np.ndarray:
-    """Return groups that keep the given groups and each set of duplicates together.
+def merge_groups(group: np.ndarray, duplicates: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return groups, str (n_photos,), that keep old groups and sets of duplicates together.
 
-    Args:
-        group: str (n_photos,).
-        duplicates: sets of indices of photos.
-
-    Returns:
-        str (n_photos,): a merged group has the name of the group of its first photo.
+    `duplicates` are indices of photos. A merged group has the name of its first photo's group.
     """
     _, sets = np.unique(group, return_inverse=True)
     pairs = np.array([(photos[0], i) for photos in duplicates for i in photos], np.int64)

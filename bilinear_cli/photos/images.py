@@ -98,33 +98,25 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def empty_batch(sizes: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:
-    """Return arrays for a batch of photos: size -> uint8 (batch_size, size, size, 3)."""
-    return {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
-
-
-def fill_batch(
-    arrays: dict[int, np.ndarray], batch: Sequence[list[np.ndarray] | BadPhotoError]
-) -> list[int]:
-    """Copy photos into the arrays of `empty_batch`, black for bad ones; return their indices."""
+def stack_batch(
+    batch: Sequence[list[np.ndarray] | BadPhotoError], sizes: Sequence[int], batch_size: int
+) -> dict[int, np.ndarray]:
+    """Return size -> uint8 (batch_size, size, size, 3); bad and missing photos are black."""
+    arrays = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
     for i, photo in enumerate(batch):
-        for k, photos in enumerate(arrays.values()):
-            photos[i] = 0 if isinstance(photo, BadPhotoError) else photo[k]
-    return [i for i, photo in enumerate(batch) if isinstance(photo, BadPhotoError)]
+        if not isinstance(photo, BadPhotoError):
+            for array, pixels in zip(arrays.values(), photo, strict=True):
+                array[i] = pixels
+    return arrays
 
 
 def read_batches(
     items: Iterable[T], batch_size: int, read: Callable[[T], P]
 ) -> Iterator[list[P | BadPhotoError]]:
-    """Yield lists of `batch_size` photos (the last may be shorter), read two batches ahead.
-
-    Args:
-        items: arguments of `read`, consumed as they are read.
-        batch_size: photos in a list.
-        read: reads a photo; runs in threads.
+    """Call `read` in threads, for the items of two batches ahead.
 
     Yields:
-        For each item of a batch the result of `read`, or its BadPhotoError.
+        For each of `batch_size` items (of fewer at the end) the result, or its BadPhotoError.
     """
 
     def attempt(item: T) -> P | BadPhotoError:

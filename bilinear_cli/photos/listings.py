@@ -1,16 +1,18 @@
 """The kinds of photo sets. Each kind is one function that lists the photos of a `--data` spec.
 
-To add a kind, write such a function and add it to `KINDS` at the end of this file. Photos that are
-not files yet (drawn ones, or those of a library) are written to the cache with `write_photos`, so
-that everything downstream (resuming, checksums, pages with photos) works on files.
+A new kind is such a function and an entry of `KINDS`. It first writes photos that are not files
+yet to the cache with `write_photos`, because resuming, checksums and pages need files.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bilinear_cli.errors import BilinearError, UsageError, abbreviate, validate_choice
+from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, validate_choice
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.images import FORMATS
@@ -19,7 +21,7 @@ from bilinear_cli.photos.manifest import Row, read_manifest
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-Progress = Callable[[int, int], None]
+TFDS_SUFFIXES = {b"\x89P": ".png", b"GI": ".gif", b"BM": ".bmp", b"RI": ".webp"}  # otherwise .jpg
 
 
 class Listing(NamedTuple):
@@ -50,29 +52,75 @@ def list_sample(spec: str, progress: Progress | None) -> Listing:
 
 
 def list_tfds(spec: str, progress: Progress | None) -> Listing:
-    """List a set of tensorflow-datasets. Its encoded photos are copied byte for byte."""
-    from bilinear_cli.photos.tfds import open_dataset  # heavy, and an extra
+    """List a set of tensorflow-datasets: `tfds:` and `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
 
-    name, n_photos, photos = open_dataset(spec.removeprefix("tfds:"))
-    folder = write_photos(cache_folder() / "tfds" / name, photos, n_photos, progress)
+    The library reads it from `$TFDS_DATA_DIR`, and downloads it first if it can. The encoded photos
+    are copied byte for byte. Without `test`, the split `validation` is for testing.
+    """
+    builder = _open_dataset(spec.removeprefix("tfds:"))
+    n_photos = {split: info.num_examples for split, info in builder.info.splits.items()}
+    splits = {"train": "train", "test" if "test" in n_photos else "validation": "test"}
+    folders = {split: folder for split, folder in splits.items() if split in n_photos}
+    name, total = builder.info.full_name.replace("/", "-"), sum(n_photos[x] for x in folders)
+    folder = cache_folder() / "tfds" / name
+    write_photos(folder, _dataset_photos(builder, folders), total, progress)
     return _class_folders(name, folder, spec)
+
+
+def _open_dataset(name: str) -> Any:
+    """Return the builder of a set that is downloaded and has images with labels."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise BilinearError("for tfds:NAME install the extra: pip install '.[tfds]'") from error
+    try:
+        with redirect_stdout(sys.stderr):  # the library prints what it downloads
+            builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+            builder.download_and_prepare()
+    except Exception as error:  # for a wrong name, no network or a full disk it raises nearly any
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise BilinearError(f"tensorflow-datasets cannot load {name!r}: {reason}") from error
+    features = builder.info.features or {}
+    types = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(key in features and isinstance(features[key], types[key]) for key in types):
+        raise BilinearError(f"tfds:{name} has no 'image' with a class 'label'")
+    return builder
+
+
+def _dataset_photos(builder: Any, folders: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of the photos of each split in `folders` (split -> folder)."""
+    import tensorflow_datasets as tfds
+
+    class_name = builder.info.features["label"].int2str
+    for split, folder in folders.items():
+        examples = builder.as_dataset(
+            split=split,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),  # in the order on disk
+        )
+        for i, example in enumerate(examples.as_numpy_iterator()):
+            content, label = example["image"], example["label"]
+            if label < 0:
+                raise BilinearError(f"{builder.info.full_name} has no labels in its split {split}")
+            file = f"{split}-{i:07d}{TFDS_SUFFIXES.get(content[:2], '.jpg')}"
+            path = [folder] if len(folders) == 2 else []
+            yield "/".join([*path, class_name(label).replace("/", "-"), file]), content
 
 
 def write_photos(
     folder: Path, photos: Iterable[tuple[str, bytes]], n_photos: int, progress: Progress | None
-) -> Path:
-    """Write photos into a folder of the cache, unless the folder exists; return the folder.
+) -> None:
+    """Write photos into a folder of the cache, unless the folder exists.
 
     Args:
         folder: exists as soon as all its photos are written.
         photos: path below `folder` and content of each of `n_photos` files.
-        progress: called with (done, n_photos).
 
     Raises:
         BilinearError: the folder cannot be written.
     """
     if folder.exists():
-        return folder
+        return
     try:
         with atomic_write(folder) as draft:
             draft.mkdir()
@@ -84,7 +132,6 @@ def write_photos(
     except BilinearError:
         if not folder.is_dir():  # otherwise another run has written the same photos
             raise
-    return folder
 
 
 def list_class_folders(spec: str, _: Progress | None) -> Listing:

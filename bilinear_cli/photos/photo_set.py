@@ -1,7 +1,4 @@
-"""A `--data` spec -> `PhotoSet`: paths, labels, split and groups of photos.
-
-`listings.py` has the kinds of photo sets; each of them ends as this one table.
-"""
+"""A `--data` spec -> `PhotoSet`: one table of paths, labels, split and groups for all kinds."""
 
 import hashlib
 import json
@@ -15,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, abbreviate
-from bilinear_cli.photos.listings import KINDS, Listing, Progress
+from bilinear_cli.errors import BilinearError, Progress, abbreviate
+from bilinear_cli.photos.listings import KINDS, Listing
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("paths", "labels", "split", "group")
-TRAIN_FRACTION = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,8 @@ def load_photo_set(spec: str, *, split_seed: int = 0, progress: Progress | None 
             (optionally with `train/` and `test/` above them), a CUB-200-2011 folder, a CSV
             manifest `path,label[,split][,group]`, or `tfds:NAME`.
         split_seed: for the split of a set that has none: stratified, two thirds for training,
-            groups kept whole.
-        progress: called with (done, total) while photos are drawn or unpacked.
+            without cutting a group.
+        progress: called while photos are drawn or unpacked.
 
     Raises:
         BilinearError: the set does not exist, or its photos, labels or split are wrong.
@@ -142,7 +138,7 @@ def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.nda
     is_test = np.zeros(len(first), bool)
     for label in np.unique(labels):
         groups = rng.permutation(np.flatnonzero(labels[first] == label))
-        n_missing = round(size[groups].sum() * (1 - TRAIN_FRACTION))
+        n_missing = round(size[groups].sum() / 3)
         for i in groups[:-1]:
             if size[i] <= 2 * n_missing:  # with this group the share is closer to a third
                 is_test[i] = True

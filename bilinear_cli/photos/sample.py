@@ -82,7 +82,7 @@ def draw_moth(
     Args:
         species: 0 to 11, index into `SPECIES`.
         index: of the drawing, from 0.
-        seed: of the whole set.
+        seed: of the sample.
         ink: draw the textures; nothing else changes without them.
         grey: replace the colours by their luminance.
 

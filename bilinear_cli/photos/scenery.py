@@ -1,4 +1,4 @@
-"""What surrounds the animals of the drawn sample: ground, litter, shadow, light and camera."""
+"""The surroundings of the drawn animals: ground, litter, shadow, light and camera."""
 
 import colorsys
 from collections.abc import Sequence

@@ -1,8 +1,10 @@
 """Open and check HDF5 files from any source; report every fault in one line."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.errors import FeatureFileError, UsageError, one_line
 from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
 from bilinear_cli.store.lock import in_use_error
 
@@ -38,12 +40,12 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
         ) from error
     except OSError as error:
         if error.errno:
-            raise FeatureFileError(f"cannot open {path}: {one_line(error)}") from error
+            raise FeatureFileError(f"cannot open {path}: {reason(error)}") from error
         if not h5py.is_hdf5(path):
             raise FeatureFileError(
                 f"{path} is not an HDF5 file. Make a feature file with bilinear extract."
             ) from error
-        raise damage_error(path, one_line(error)) from error
+        raise damage_error(path, reason(error)) from error
 
 
 def check_format(path: Path, file: h5py.File) -> None:
@@ -141,7 +143,7 @@ def as_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise damage_error(path, one_line(error)) from error
+        raise damage_error(path, reason(error)) from error
 
 
 def damage_error(path: Path, fault: str) -> FeatureFileError:
@@ -151,7 +153,16 @@ def damage_error(path: Path, fault: str) -> FeatureFileError:
     )
 
 
-def one_line(error: Exception) -> str:
-    """Return the message of an error, without line breaks."""
+def incomplete_error(
+    path: Path, attributes: Mapping[str, Any], rows_done: int, n_rows: int
+) -> FeatureFileError:
+    """Return the error for an unfinished file, with the command that finishes it."""
+    command = json.loads(attributes.get("command", "[]"))
+    advice = f"Finish it with: {shlex.join(command)}" if command else "Run bilinear extract."
+    return FeatureFileError(f"{path} is incomplete: {rows_done} of {n_rows} rows. {advice}")
+
+
+def reason(error: Exception) -> str:
+    """Return what the operating system says about an error, or else its message."""
     number = getattr(error, "errno", None)
-    return os.strerror(number) if number else " ".join(str(error).split())
+    return os.strerror(number) if number else one_line(error)

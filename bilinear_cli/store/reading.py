@@ -1,8 +1,6 @@
 """A feature file, open for reading: its attributes, its columns, and its rows."""
 
-import json
 import operator
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,14 +11,9 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, validate_choice
-from bilinear_cli.poolings.registry import (
-    SpecDict,
-    canonical_spec,
-    get_pooling,
-    is_known_pooling,
-    parameter_channels,
-)
+from bilinear_cli.errors import validate_choice
+from bilinear_cli.poolings import registry
+from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import INTEGERS, ROW_COLUMNS, as_damage, partial_path
@@ -36,7 +29,7 @@ class Header:
         class_names: the names of the classes; labels are indices into them.
         attributes: root attributes; `create` sets the format, version, time and `complete`.
         skipped: path -> reason, of photos without rows.
-        parameters: parameters of the poolings, name -> array.
+        parameters: of the poolings, name -> array; see `poolings/parameters.py`.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -50,16 +43,12 @@ class FeatureFile:
     """A feature file, open for reading; a context manager.
 
     Attributes:
-        path: the file.
-        files: a list of the file, or of all shards that are read as one file.
-        attributes: the root attributes, name -> value.
+        files: the path, or the paths of all shards that are read as one file.
+        attributes, class_names, skipped, parameters: see `Header`.
         shapes: spec -> shape of all its rows, (rows, ...). An alias of a pooling is a key too.
         photo, view, labels, paths, sha256, split, group: one entry for each row. In an unfinished
             file, `photo` is `~index`, which is negative, for a row of an unreadable photo.
-        class_names: str, the names of the classes; labels are indices into them.
         rows_done: number of rows that are written; all rows in a complete file.
-        skipped: path -> reason, of photos without rows.
-        parameters: parameters of the poolings, name -> array; see `poolings/parameters.py`.
     """
 
     photo: np.ndarray
@@ -87,7 +76,9 @@ class FeatureFile:
             checks.check_format(path, self._file)
             self._load()
             if not (self.attributes["complete"] or allow_partial):
-                raise self._incomplete_error()
+                raise checks.incomplete_error(
+                    path, self.attributes, self.rows_done, len(self.paths)
+                )
             self._check_columns()
             self._check_views()
             self._check_features()
@@ -107,13 +98,6 @@ class FeatureFile:
         paths = checks.read_column(self._file, "skipped/paths")
         reasons = checks.read_column(self._file, "skipped/reasons")
         self.skipped = dict(zip(paths, reasons, strict=True))
-
-    def _incomplete_error(self) -> FeatureFileError:
-        command = json.loads(self.attributes.get("command", "[]"))
-        advice = f"Finish it with: {shlex.join(command)}" if command else "Run bilinear extract."
-        return FeatureFileError(
-            f"{self.path} is incomplete: {self.rows_done} of {len(self.paths)} rows. {advice}"
-        )
 
     def _check_columns(self) -> None:
         """Raise unless each column has a valid value for each row."""
@@ -144,9 +128,9 @@ class FeatureFile:
 
     def _check_features(self) -> None:
         """Raise unless the shapes of rows and parameters fit their poolings and each other."""
-        channels = {parameter_channels(name, array) for name, array in self.parameters.items()}
+        channels = {registry.parameter_channels(*item) for item in self.parameters.items()}
         for spec, (_, *shape) in self.shapes.items():
-            pooling = get_pooling(spec) if is_known_pooling(spec) else None
+            pooling = registry.get_pooling(spec) if registry.is_known_pooling(spec) else None
             if not (pooling.fits(tuple(shape)) if pooling else all(shape)):
                 raise ValueError(f"features/{spec} has rows of shape {shape}")
             channels |= {shape[-1]} if pooling and pooling.rank > 1 else set()
@@ -175,7 +159,7 @@ class FeatureFile:
         with as_damage(self.path):
             data = self._dataset("features", spec)
             return checks.read_attributes(data) | {
-                "pooling": canonical_spec(spec),
+                "pooling": registry.canonical_spec(spec),
                 "dtype": str(data.dtype),
             }
 
@@ -208,42 +192,31 @@ class FeatureFile:
         """Return the root attributes and the poolings, for `recipe.differences`."""
         return {**self.attributes, "poolings": " ".join(sorted(self.shapes))}
 
-    # The rows ----------------------------------------------------------------------------
+    # The rows; `indices` are int64 (n,), in any order --------------------------------------
 
     def columns(self, spec: str, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
-        """Read rows in blocks of columns, as training does; a thread reads one block ahead.
-
-        Args:
-            spec: a pooling whose rows are vectors.
-            indices: int64 (n,), the rows.
-            step: columns in a block, at most.
+        """Read vectors in blocks of at most `step` columns; a thread reads one block ahead.
 
         Yields:
             (slice of columns, float32 (n, its length)), in order. The caller may overwrite a block.
 
-        Raises:
-            FeatureFileError: a row differs from its checksum, which is known after the last block,
-                or holds NaN or infinity, which is known at once.
-            UsageError: the file has no such pooling.
+        It raises as `batches` does; a wrong checksum is known only after the last block.
         """
         return prefetch(self._stored(spec).columns(indices, step))
 
     def batches(self, spec: str, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
-        """Read whole rows in batches; a thread reads one batch ahead.
-
-        Args:
-            spec: a pooling.
-            indices: int64 (n,), the rows, in any order.
-            step: rows in a batch, at most.
+        """Read batches of at most `step` whole rows; a thread reads one batch ahead.
 
         Yields:
             (slice of `indices`, float32 (its length, *row shape)). The caller may overwrite it.
 
         Raises:
-            FeatureFileError: a row differs from its checksum, or holds NaN or infinity.
+            FeatureFileError: a row of the batch differs from its checksum, or is not finite.
             UsageError: the file has no such pooling.
         """
-        return prefetch(self._stored(spec).batches(indices, step))
+        rows, n = self._stored(spec), len(indices)
+        batches = (slice(start, min(start + step, n)) for start in range(0, n, step))
+        return prefetch((batch, rows.read(indices[batch])) for batch in batches)
 
     def read(self, spec: str, indices: np.ndarray) -> np.ndarray:
         """Return whole rows, float32 (n, *row shape); raise as `batches` does."""

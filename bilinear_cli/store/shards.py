@@ -2,14 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, abbreviate
+from bilinear_cli.errors import FeatureFileError, Progress, abbreviate
 from bilinear_cli.networks.load import measured_difference
 from bilinear_cli.poolings.registry import FITTED_ON, SpecDict
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, UNSHARDED, Difference, differences, mixed_with
@@ -78,16 +78,12 @@ def merge(
     allow_mix: bool = False,
     overwrite: bool = False,
     attributes: dict[str, str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write all shards of a photo set to one file, equal to the file of a single run.
 
-    Args:
-        paths, allow_mix: see `open_features`.
-        output: the new file.
-        overwrite: replace an existing output.
-        attributes: more root attributes.
-        progress: called with (rows done, all rows).
+    `open_features` explains `paths` and `allow_mix`. `attributes` are more root attributes of the
+    new file. Progress counts rows.
 
     Raises:
         FeatureFileError: the files do not belong together, one is damaged, or the output exists

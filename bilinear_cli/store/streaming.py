@@ -31,16 +31,11 @@ class StoredRows:
 
     def __init__(
         self,
-        files: Sequence[tuple[Path, BinaryIO, h5py.Dataset]],
-        checksums: np.ndarray,
-        photos: np.ndarray,
+        files: Sequence[tuple[Path, BinaryIO, h5py.Dataset]],  # the second is unbuffered
+        checksums: np.ndarray,  # uint32 (rows,), CRC-32
+        photos: np.ndarray,  # str (rows,), the paths of photos, for messages
     ) -> None:
-        """Locate the rows.
-
-        Args:
-            files: (path, unbuffered file, dataset), all datasets of one dtype and row shape.
-            checksums: uint32 (rows,), the CRC-32 of each row.
-            photos: str (rows,), the path of each row's photo, for messages.
+        """Locate the rows in datasets of one dtype and row shape.
 
         Raises:
             FeatureFileError: the dtype is not float16 or float32, or a file is too short.
@@ -70,12 +65,6 @@ class StoredRows:
             self._load(block, indices, first, sums)
             yield columns, block
         self._compare(indices, sums)
-
-    def batches(self, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
-        """Yield batches of rows."""
-        for start in range(0, len(indices), step):
-            batch = slice(start, min(start + step, len(indices)))
-            yield batch, self.read(indices[batch])
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return rows as float32."""
@@ -150,7 +139,7 @@ class StoredRows:
 
     def _not_finite_error(self, stored: np.ndarray, indices: np.ndarray) -> FeatureFileError:
         bad = indices[[not np.isfinite(row).all() for row in stored]][:1]
-        self.check(bad)  # raises if the row is damaged, which is the better message
+        self.read_raw(bad)  # raises if the row is damaged, which is the better message
         path, row = self._locate(bad[0])
         return FeatureFileError(
             f"{path}: row {row} of {self._name}, of the photo {self._photos[bad[0]]}, holds NaN or "
@@ -168,11 +157,8 @@ def to_float32(stored: np.ndarray, out: np.ndarray) -> bool:
     NumPy converts halves one by one, which takes several times as long. Here the exponent and the
     fraction of a half move to their places in a single, which gives the number times 2^-112. For
     halves below 2^-14 that product is subnormal. Threads that flush subnormal numbers to zero, as
-    those of TensorFlow do, use NumPy's conversion.
-
-    Args:
-        stored: float16 of any shape, not empty; or float32, which needs no conversion.
-        out: float32, of the same shape; with float32 `stored` itself.
+    those of TensorFlow do, use NumPy's conversion. Float32 `stored`, which is `out` itself, needs
+    no conversion. The arrays have one shape and are not empty.
     """
     if stored.dtype == np.float32:
         return bool(np.isfinite(stored).all())

@@ -9,7 +9,7 @@ file gets its final name.
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, InUseError
+from bilinear_cli.errors import FeatureFileError, InUseError, Progress
 from bilinear_cli.poolings.registry import SpecDict, get_pooling, storage_dtype
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, partial_path
@@ -30,14 +30,10 @@ BLOCK = 64  # rows that are copied at a time
 
 
 class FeatureWriter(FeatureFile):
-    """An unfinished feature file, open for writing by one process; a context manager.
-
-    Attributes:
-        output: the final name; `path` is the partial one.
-    """
+    """An unfinished feature file, open for writing by one process; a context manager."""
 
     def __init__(self, output: Path) -> None:
-        """Open the partial file of `output`, new or from an earlier run.
+        """Open the partial file, new or from an earlier run, that becomes `output`.
 
         Raises:
             FeatureFileError: the file is damaged, or another run has it open.
@@ -87,8 +83,7 @@ class FeatureWriter(FeatureFile):
     def finish(self, reasons: Mapping[str, str] | None = None) -> None:
         """Leave out the rows of unreadable photos, mark the file as complete, and rename it.
 
-        Args:
-            reasons: path -> why the photo is unreadable.
+        `reasons` are path -> why the photo is unreadable.
 
         Raises:
             FeatureFileError: the disk is full or fails; the rows are kept.
@@ -127,12 +122,9 @@ def copy_rows(
     indices: np.ndarray,
     output: Path,
     header: Header,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write rows of a file to a new, complete file; leave no partial file after an error.
-
-    `progress` is called with (rows done, all rows).
-    """
+    """Write rows of a file to a new, complete file; leave no partial file after an error."""
     rows = {spec: file._stored(spec) for spec in file.shapes}
     writer = create(output, {spec: shape[1:] for spec, shape in file.shapes.items()}, header)
     try:
@@ -148,12 +140,9 @@ def copy_rows(
 
 
 def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) -> FeatureWriter:
-    """Create an unfinished feature file, and replace an earlier unfinished one.
+    """Create an unfinished feature file and its folder; replace an earlier unfinished file.
 
-    Args:
-        output: the final name; its folder is made.
-        shapes: spec -> shape of a row.
-        header: contents beside the features.
+    `shapes` are spec -> shape of a row.
 
     Raises:
         FeatureFileError: `output` cannot be written, or the disk has too little space.
@@ -181,10 +170,9 @@ def _check_not_in_use(path: Path) -> None:
     """Raise an InUseError if another run has the partial file open."""
     try:
         checks.open_hdf5(path, "r+").close()
-    except InUseError:
-        raise
-    except FeatureFileError:
-        pass  # missing, or damaged: it will be replaced
+    except FeatureFileError as error:  # a missing or damaged file will be replaced
+        if isinstance(error, InUseError):
+            raise
 
 
 def _check_space(
@@ -248,6 +236,4 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         advice = " The rows before are kept: free some space and run again." if kept else ""
         where = getattr(error, "filename", None) or path
-        raise FeatureFileError(
-            f"cannot write {where}: {checks.one_line(error)}.{advice}"
-        ) from error
+        raise FeatureFileError(f"cannot write {where}: {checks.reason(error)}.{advice}") from error

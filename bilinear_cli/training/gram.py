@@ -5,16 +5,15 @@ products of the centred rows. With n <= d, fewer rows than features, the Gram ma
 everything; with fewer features, the rows on their principal axes (n, at most d) do.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
 
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, Progress
 from bilinear_cli.training.feature_transform import Block
 
-Progress = Callable[[int, int], None]
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue; smaller ones are rounding
 EQUAL_ROWS = "all training photos have the same features, so there is nothing to learn from them"
 

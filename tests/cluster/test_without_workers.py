@@ -26,9 +26,8 @@ from bilinear_cli.cluster.extract import choose_n_shards
 from bilinear_cli.cluster.reducer import gram_tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction import versions as versions_module
 from bilinear_cli.extraction.from_photos import Photos
-from bilinear_cli.extraction.versions import installed_versions
+from bilinear_cli.extraction.job import installed_versions
 from bilinear_cli.networks.load import Network
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import locked
@@ -128,7 +127,7 @@ def test_a_worker_checks_all_requirements(
         for change, facts in changes:
             assert_names(str(replace(requirements, **change).fault()), *facts)
         assert in_int8.fault() is None
-        monkeypatch.setattr(versions_module, "INT8_PACKAGES", ("no-such-package",))
+        monkeypatch.setattr("bilinear_cli.extraction.job.INT8_PACKAGES", ("no-such-package",))
         assert_names(str(in_int8.fault()), "no-such-package")
 
 

@@ -33,7 +33,7 @@ RECIPE = replace(cases.RECIPE, poolings=SPECS)
 
 def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Path:
     projection = options.pop("projection", None)
-    known = read_projection(projection, recipe) if projection else {}
+    known = read_projection(projection, recipe)
     cases.run(photo_set, output, recipe, parameters=known, **options)
     return output
 
@@ -331,8 +331,9 @@ def test_a_file_without_maps_is_refused(maps: Path, output: Path) -> None:
     pool_maps(maps, ("max",), output)
     with raises(UsageError, output, "max", "--pooling maps"):
         pool_maps(output, ("sum",), output.with_name("y.h5"))
-    with raises(UsageError, maps, "--output"):
-        pool_maps(maps, ("sum",), maps)
+    for path in (maps, maps.parent, Path()):
+        with raises(UsageError, path, "--output"):
+            pool_maps(maps, ("sum",), path)
     with raises(FeatureFileError, output.with_name("nothing.h5")):
         pool_maps(output.with_name("nothing.h5"), ("sum",), output.with_name("y.h5"))
 

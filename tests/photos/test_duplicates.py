@@ -47,13 +47,13 @@ def test_both_hashes_have_to_be_near(
 
 def test_photos_are_grouped_by_key() -> None:
     groups = group_by_key([1, 2, 4, 5, 8, 9], ["b", "a", "c", "b", "a", "b"])
-    assert [group.tolist() for group in groups] == [[1, 5, 9], [2, 8]]
+    assert groups == [[1, 5, 9], [2, 8]]
     assert group_by_key([1, 2], ["a", "b"]) == group_by_key([], []) == []
 
 
 def test_groups_join_the_groups_of_the_set() -> None:
     group = np.array(["nest", "p1", "nest", "p3", "p4", "p5"])
-    sets = [np.array([2, 3]), np.array([3, 4])]
+    sets = [[2, 3], [3, 4]]
     assert merge_groups(group, sets).tolist() == ["nest", "p1", "nest", "nest", "nest", "p5"]
     assert merge_groups(group, []).tolist() == group.tolist()
 

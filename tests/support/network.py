@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bilinear_cli.errors import Progress
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import Photos
-from bilinear_cli.extraction.job import Job, Progress
+from bilinear_cli.extraction.job import Job
 from bilinear_cli.extraction.options import ExtractOptions, maps_job
 from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.weights import Weights
