@@ -13,12 +13,11 @@ import click
 import pytest
 from distributed import LocalCluster
 from support.commands import run_command, set_quick_options
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, make_photo, use_small_sample
 from support.thin_network import thin_networks
 
 from bilinear_cli.cli import cli
 from bilinear_cli.cluster import tasks
-from bilinear_cli.photos import sample
 
 pytestmark = pytest.mark.slow
 
@@ -61,9 +60,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("prepared")
     with thin_networks(144) as patch:  # channels, required by --top-variance 20000
         set_quick_options(patch, batch_size=4)
-        patch.setenv("BILINEAR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(sample, "N_SPECIES", 2)
-        patch.setattr(sample, "N_DRAWINGS", 2)
+        use_small_sample(patch, tmp_path_factory.mktemp("cache"), 2, 2)
         class_folders(folder / "photos", {"wren": 6, "robin": 6})
         make_photo(folder / "new.jpg", seed=99)
         _write_cub(folder / "CUB_200_2011")

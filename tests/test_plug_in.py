@@ -1,7 +1,6 @@
 """The README's Python code, and the example of the layer in another network."""
 
 import functools
-import importlib.util
 import re
 from pathlib import Path
 
@@ -9,10 +8,8 @@ import keras
 import numpy as np
 import pytest
 from support.commands import ROOT, run_command
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, make_photo, use_small_sample
 from support.thin_network import thin_networks
-
-from bilinear_cli.photos import sample
 
 pytestmark = pytest.mark.slow
 
@@ -20,12 +17,10 @@ pytestmark = pytest.mark.slow
 def test_the_example_trains_both_networks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path))
-    monkeypatch.setattr(sample, "N_SPECIES", 3)
-    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
-    spec = importlib.util.spec_from_file_location("plug_in", ROOT / "docs" / "plug_in.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    use_small_sample(monkeypatch, tmp_path, 3, 2)
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import plug_in as example
+
     monkeypatch.setattr(example, "SIZE", 32)
     # Graphs of MobileNet take ten seconds, and one step of each network does without them.
     eagerly = functools.partialmethod(keras.Sequential.compile, run_eagerly=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.commands import ROOT, run_command, set_quick_options
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, make_photo, use_small_sample
 from support.thin_network import thin_networks
 
-from bilinear_cli.photos import sample
 from bilinear_cli.training import conv1x1
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -70,9 +69,7 @@ def test_commands_for_your_own_photos(thin_commands: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 def test_commands_for_the_sample(thin_commands: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    thin_commands.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
-    thin_commands.setattr(sample, "N_SPECIES", 2)
-    thin_commands.setattr(sample, "N_DRAWINGS", 3)
+    use_small_sample(thin_commands, tmp_path / "cache", 2, 3)
     run_block(SAMPLE)
     run_block(CONTROLS)
 

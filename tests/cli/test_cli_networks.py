@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import pytest
-from support.commands import environment, error_line, run_command
+from support.commands import error_line, run_command, run_python
 from support.errors import assert_names
 from support.photos import class_folders
 
@@ -68,7 +66,10 @@ def test_weights_prints_path_digest_and_licence(users_cache: None, real_weights:
 @pytest.mark.slow
 @pytest.mark.weights
 def test_the_two_commands_on_the_sample(
-    real_weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_weights: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> None:
     """Typed as in the README, with VGG16's published weights and few of the drawn moths."""
     for name in [name for name in os.environ if name.startswith("BILINEAR_")]:
@@ -81,15 +82,8 @@ def test_the_two_commands_on_the_sample(
         "from bilinear_cli.cli import main; main()"
     )
     extract = ["extract", "--pooling", "bilinear", "-o", "x.h5"]
-    process = subprocess.run(
-        [sys.executable, "-c", code, *extract],
-        env=environment(BILINEAR_CACHE=str(cache)),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert process.stdout == "x.h5\n"
-    assert "absl" not in process.stderr
+    assert run_python(code, *extract, BILINEAR_CACHE=str(cache)) == "x.h5\n"
+    assert "absl" not in capfd.readouterr().err
     (result,) = json.loads(run_command("train", "--features", "x.h5", "--json").stdout)["results"]
     assert (result["n_train"], result["n_test"], result["n_classes"]) == (16, 16, 4)
     assert result["top1"] > 0.5  # chance is 0.25

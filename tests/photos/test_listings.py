@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from support.errors import assert_names, raises
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, make_photo, use_small_sample
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.photos import sample
@@ -321,9 +321,7 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
             (f"{folder}/0.jpg", b"") for folder in ("train/a", "train/b", "test/a", "test/b")
         ]
 
-    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path))
-    monkeypatch.setattr(sample, "N_SPECIES", 2)
-    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
+    use_small_sample(monkeypatch, tmp_path, 2, 2)
     monkeypatch.setattr(sample, "drawings", drawings)
     return calls
 

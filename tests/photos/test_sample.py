@@ -2,11 +2,13 @@
 
 import io
 from itertools import islice, permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
+from support.photos import use_small_sample
 
 from bilinear_cli.photos import sample
 
@@ -97,9 +99,8 @@ def test_grey_is_the_luminance_of_the_same_drawing() -> None:
     assert np.abs(grey[..., 0] - luminance).max() < 1
 
 
-def test_even_drawings_are_training_photos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "N_SPECIES", 3)
-    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
+def test_even_drawings_are_training_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_sample(monkeypatch, tmp_path, 3, 2)
     monkeypatch.setattr(sample, "draw_moth", lambda *_, **__: np.zeros((4, 4, 3), np.uint8))
     paths = [path for path, _ in sample.drawings(seed=0, ink=True, grey=False)]
     names = sample.SPECIES[:3]

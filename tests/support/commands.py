@@ -24,7 +24,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run_python(code: str, *arguments: Any, **variables: str) -> str:
-    """Run Python code as a separate process with these variables, and return its stdout."""
+    """Run Python code of the checkout in a new process, and return its stdout."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     pipe, variables = subprocess.PIPE, environment(**variables)
     return subprocess.run(command, check=True, stdout=pipe, text=True, env=variables).stdout

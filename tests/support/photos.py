@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from bilinear_cli.photos import sample
 
 
 def make_photo(
@@ -43,6 +46,15 @@ def class_folders(folder: Path, classes: Mapping[str, int | Sequence[str]]) -> P
             make_photo(folder / name / photo, seed=seed)
             seed += 1
     return folder
+
+
+def use_small_sample(
+    patch: pytest.MonkeyPatch, cache: Path, n_species: int, n_drawings: int
+) -> None:
+    """Let the sample have so many drawings of so many species, in a cache of its own."""
+    patch.setenv("BILINEAR_CACHE", str(cache))
+    patch.setattr(sample, "N_SPECIES", n_species)
+    patch.setattr(sample, "N_DRAWINGS", n_drawings)
 
 
 def similar_photos(folder: Path, classes: Sequence[str], n_photos: int, size: int) -> list[Path]:
