@@ -9,12 +9,12 @@ gets as many iterations (10, 20, 40, ...) as it needs to come within a hundredth
 import argparse
 import json
 import resource
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from math import isqrt
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -190,26 +190,15 @@ def objective(model: Linear, x: np.ndarray, rows: Rows) -> float:
 KINDS = {"ours": ours, "peer": peer, "reduced_peer": reduced_peer}
 
 
-def run_case(case: dict[str, Any]) -> dict[str, Any]:
-    """Run one case in this process."""
-    with FeatureFile(Path(case["features"])) as file:
-        rows = training_rows(file, case["share"])
-        kwargs = {key: case[key] for key in case["with"]}
-        result = KINDS[case["kind"]](file, rows, **kwargs)
+def run_case(features: Path, kind: str, share: float = 1.0, **options: Any) -> dict[str, Any]:
+    """Run one case in this process, on a share of the training rows."""
+    with FeatureFile(features) as file:
+        rows = training_rows(file, share)
+        result = KINDS[kind](file, rows, **options)
     return {**result, "rows": len(rows.indices), "classes": len(rows.class_names)}
 
 
 # Table and plot -------------------------------------------------------------------------------
-
-
-def run_in_process(features: Path, kind: str, share: float, **kwargs: Any) -> dict[str, Any]:
-    """Run a case in a process of its own."""
-    case = {"features": str(features), "kind": kind, "share": share, "with": list(kwargs), **kwargs}
-    with tempfile.NamedTemporaryFile("r") as answer:
-        command = [sys.executable, __file__, "--case", json.dumps(case), "--answer", answer.name]
-        if subprocess.run(command).returncode:
-            sys.exit(f"{case} failed")
-        return json.loads(answer.read())
 
 
 def main() -> None:
@@ -217,15 +206,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=Path)
     parser.add_argument("--output", type=Path, default=Path("bench"))
-    parser.add_argument("--case")
-    parser.add_argument("--answer", type=Path)
     options = parser.parse_args()
-    if options.case:
-        options.answer.write_text(json.dumps(run_case(json.loads(options.case))))
-        return
 
-    def run(kind: str, share: float = 1.0, **kwargs: Any) -> dict[str, Any]:
-        return run_in_process(options.features, kind, share, **kwargs)
+    def run(*arguments: Any, **case: Any) -> dict[str, Any]:
+        with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+            return executor.submit(run_case, options.features, *arguments, **case).result()
 
     ours_once = run("ours", classifier="softmax", tuned=False)
     optimum = ours_once["objective"]
