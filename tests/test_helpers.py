@@ -1,11 +1,13 @@
-"""Tests of how much memory is free."""
+"""Tests of the place of the cache, and of how much memory is free."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
+import platformdirs
 import psutil
 import pytest
 
+from bilinear_cli.config import cache_folder
 from bilinear_cli.memory import free_memory
 
 MACHINE = 4_000_000
@@ -33,3 +35,13 @@ def test_a_containers_limit_counts_and_its_cached_files_do_not(cgroup: Path) -> 
 def test_without_a_limit_the_machines_memory_counts(cgroup: Path, folder: str) -> None:
     (cgroup / "memory.max").write_text("max\n")
     assert free_memory(cgroup / folder) == MACHINE
+
+
+@pytest.mark.parametrize("value", [None, "", "elsewhere"])
+def test_the_cache_is_the_users_or_that_of_the_environment(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BILINEAR_CACHE")
+    if value is not None:
+        monkeypatch.setenv("BILINEAR_CACHE", value)
+    assert cache_folder() == Path(value or platformdirs.user_cache_dir("bilinear"))
