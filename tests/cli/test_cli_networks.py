@@ -33,7 +33,7 @@ def test_random_vgg16_from_photos_to_an_exported_model(few_birds: Path) -> None:
     assert result.stdout == "birds.keras\n"
     assert_names(result.stderr.strip(), "RGB", 255, 32, "squash")
     assert Path("birds.keras").stat().st_size > 10**7
-    assert_names(error_line(run_command("export", "nowhere", "x.keras", code=1)), "nowhere")
+    error_line(run_command("export", "nowhere", "x.keras", code=1), "nowhere")
 
 
 @pytest.mark.slow

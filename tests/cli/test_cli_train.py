@@ -79,14 +79,13 @@ def test_bad_input_to_train(
 ) -> None:
     words = [] if "--features" in options else ["--features", features]
     train = ["train", *words, "--pooling", "max", "-o", "runs", *options]
-    assert_names(error_line(run_command(*train, code=code)), *facts)
+    error_line(run_command(*train, code=code), *facts)
     assert not Path("runs").exists()
 
 
 def test_a_misspelt_pooling_of_a_file_is_answered_with_the_nearest(features: Path) -> None:
     train = ["train", "--features", features, "--pooling", "maks"]
-    line = error_line(run_command(*train, code=2))
-    assert_names(line, features, "maks")
+    line = error_line(run_command(*train, code=2), features, "maks")
     assert_suggests(line, "max", ["bilinear", "max"])
 
 

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from support.errors import assert_names, raises
+from support.errors import assert_names, raises, warnings
 from support.photos import class_folders, make_photo, use_small_sample
 
 from bilinear_cli.errors import BilinearError, UsageError
@@ -30,13 +30,6 @@ def assert_refused(spec: object, *facts: Any) -> None:
     """Check that loading a set ends in an error that names these facts."""
     with raises(BilinearError, *facts):
         load_photo_set(str(spec))
-
-
-def assert_warns(caplog: pytest.LogCaptureFixture, *facts: Any) -> None:
-    """Check that one warning was logged, and that it names these facts."""
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert_names(record.getMessage(), *facts)
 
 
 # Class folders ------------------------------------------------------------------------------
@@ -111,7 +104,7 @@ def test_ignored_files_are_named(
     for name in files:
         (folder / name).touch()
     assert not {*load_photo_set(str(folder)).paths} & {*ignored}
-    assert_warns(caplog, folder, len(ignored), *ignored)
+    assert_names(*warnings(caplog), folder, len(ignored), *ignored)
 
 
 WRONG_FOLDERS: dict[str, tuple[dict[str, int | list[str]], list[str]]] = {
@@ -260,7 +253,7 @@ def test_a_group_in_both_splits_is_warned_of(
     lines = ["a.png,wren,train,nest", "b.png,wren,test,nest", "c.png,owl,train,"]
     path = manifest(tmp_path, "path,label,split,group", *lines)
     load_photo_set(str(path))
-    assert_warns(caplog, path, "nest")
+    assert_names(*warnings(caplog), path, "nest")
 
 
 PLAIN = ["path,label", "a.png,wren"]

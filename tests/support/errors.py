@@ -1,4 +1,4 @@
-"""Assertions about errors: the type, and the facts in the message."""
+"""Assertions about errors and warnings: the type, and the facts in the message."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -35,6 +35,11 @@ def assert_names(message: str, *facts: Any) -> None:
     numbers = [str(fact) for fact in facts if isinstance(fact, int)]
     missing += [n for n in numbers if not re.search(rf"(?<![\d.,]){n}(?![.,]?\d)", rest)]
     assert not missing, f"{missing} not in: {message}"
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the warnings in the log."""
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
 def assert_suggests(message: str, nearest: str, known: Iterable[str]) -> None:
