@@ -58,12 +58,6 @@ def file(tmp_path: Path) -> Path:
     return write_features(tmp_path / "x.h5", {"max": x, "conv5": maps}, LABELS, SPLIT)
 
 
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_untrained_networks(monkeypatch)
-    monkeypatch.setattr("bilinear_cli.cli.train.import_tensorflow", lambda: None)
-
-
 def test_an_entry_is_all_that_a_new_classifier_needs(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,13 +101,10 @@ def test_maps_are_not_taken_beside_vectors(file: Path) -> None:
 @pytest.mark.parametrize(("classifier", "spec"), [("mlp", "max"), ("conv1x1", "conv5")])
 @pytest.mark.parametrize("source", ["config", "environment"])
 def test_C_from_elsewhere_is_for_classifiers_that_have_it(
-    source: str,
-    classifier: str,
-    spec: str,
-    file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    trained: None,
+    source: str, classifier: str, spec: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use_untrained_networks(monkeypatch)
+    monkeypatch.setattr("bilinear_cli.cli.train.import_tensorflow", lambda: None)
     monkeypatch.delenv("BILINEAR_TRAIN_C")
     before = []
     if source == "config":

@@ -5,12 +5,13 @@ from pathlib import Path
 import h5py
 import pytest
 from support.commands import ROOT, error_line, run_command
-from support.errors import assert_names, assert_suggests
+from support.errors import assert_suggests
 
 from bilinear_cli.cli import cli
 
 pytestmark = pytest.mark.usefixtures("small_network")
 CONFIG = Path("c.toml")
+OPTIONS = ["image-size", "pooling", "resize", "output"]
 CONFIGS = [*(ROOT / "configs").glob("*.toml")]
 
 
@@ -36,19 +37,17 @@ def test_the_environment_has_priority_over_a_config(
 
 
 @pytest.mark.parametrize(
-    ("text", "command", "defaults"),
+    ("text", "command", "default"),
     [
-        ('[extract]\ndata = "vögel"\n[train]\nC = 0.75\n', "extract", ["vögel"]),
-        ('[extract]\ndata = "vögel"\n[train]\nC = 0.75\n', "train", ["0.75"]),
-        ("", "train", ["softmax"]),
-        ("[train]\n", "train", ["softmax"]),
+        ('[extract]\ndata = "vögel"\n[train]\nC = 0.75\n', "extract", "vögel"),
+        ('[extract]\ndata = "vögel"\n[train]\nC = 0.75\n', "train", "0.75"),
+        ("", "train", "softmax"),
+        ("[train]\n", "train", "softmax"),
     ],
 )
-def test_help_shows_the_defaults_of_a_config(text: str, command: str, defaults: list[str]) -> None:
+def test_help_shows_the_defaults_of_a_config(text: str, command: str, default: str) -> None:
     CONFIG.write_text(text, encoding="utf-8")
-    assert_names(
-        " ".join(run_command("--config", CONFIG, command, "--help").stdout.split()), *defaults
-    )
+    assert default in run_command("--config", CONFIG, command, "--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -73,21 +72,19 @@ def test_the_error_of_a_bad_config_names_the_file_and_the_known_names(
 
 
 @pytest.mark.parametrize(
-    ("text", "facts", "nearest"),
+    ("text", "facts", "known"),
     [
-        ("[extract]\nimage_size = 448\n", ["extract", "image_size"], "image-size"),
-        ("[extract]\nimage-siz = 448\n", ["extract", "image-siz"], "image-size"),
-        ("[trane]\nC = 1\n", ["trane"], "train"),
+        ("[extract]\nimage_size = 448\n", ["extract", "image_size"], OPTIONS),
+        ("[extract]\nimage-siz = 448\n", ["extract", "image-siz"], OPTIONS),
+        ("[trane]\nC = 1\n", ["trane"], ["train", *cli.commands]),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(
-    text: str, facts: list[str], nearest: str
+    text: str, facts: list[str], known: list[str]
 ) -> None:
     CONFIG.write_text(text)
     line = error_line(run_command("--config", CONFIG, "extract", code=1), CONFIG, *facts)
-    options = [o.removeprefix("--") for p in cli.commands["extract"].params for o in p.opts]
-    known = cli.commands if nearest == "train" else [name for name in options if len(name) > 4]
-    assert_suggests(line, nearest, known)
+    assert_suggests(line, known[0], known)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
