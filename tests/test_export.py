@@ -69,10 +69,8 @@ def features(
     photos: list[Path], recipe: Recipe, forward: Forward, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Return a folder of x.h5, of all poolings, and of flip.h5, with the mirrored views too."""
-    folder, photo_set = (
-        tmp_path_factory.mktemp("features"),
-        load_photo_set(str(photos[0].parents[1])),
-    )
+    folder = tmp_path_factory.mktemp("features")
+    photo_set = load_photo_set(str(photos[0].parents[1]))
     with_flip = replace(recipe, poolings=WITH_FLIP, views=("original", "flip"))
     extract_photos(photo_set, recipe, folder / "x.h5", lambda: forward)
     extract_photos(photo_set, with_flip, folder / "flip.h5", lambda: forward)

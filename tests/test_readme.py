@@ -92,10 +92,6 @@ def test_every_command_is_run_by_a_test_or_by_the_ci() -> None:
     assert "\nmake reproduce\n" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-def test_no_placeholder_is_left() -> None:
-    assert not re.findall(r"\b[A-Z]+_(?:HERE|TABLE)\b", README)
-
-
 # Python code ----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from support.commands import ROOT, error_line, run_command
 from support.errors import assert_suggests
@@ -16,13 +17,15 @@ CONFIGS = [*(ROOT / "configs").glob("*.toml")]
 
 
 def test_a_config_sets_defaults_and_flags_have_priority(birds: Path) -> None:
-    CONFIG.write_text('[extract]\npooling = ["avg"]\noutput = "c.h5"\nlimit = 9\n')
+    CONFIG.write_text('[extract]\npooling = ["avg"]\noutput = "c.h5"\nlimit = 6\n')
     extract = ["--config", CONFIG, "extract", "--data", birds]
     assert run_command(*extract).stdout == "c.h5\n"
     assert run_command(*extract, "-o", "d.h5", "--limit", "12").stdout == "d.h5\n"
     with h5py.File("c.h5") as by_config, h5py.File("d.h5") as by_flags:
         assert list(by_config["features"]) == list(by_flags["features"]) == ["avg"]
-        assert (len(by_config["labels"]), len(by_flags["labels"])) == (9, 12)
+        assert np.bincount(by_config["labels"]).tolist() == [2, 2, 2]
+        assert np.bincount(by_flags["labels"]).tolist() == [4, 4, 4]
+        assert (by_config.attrs["limit"], by_flags.attrs["limit"]) == (6, 12)
 
 
 def test_the_environment_has_priority_over_a_config(

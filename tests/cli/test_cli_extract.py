@@ -53,14 +53,6 @@ def test_a_complete_file_is_left_as_it_is(
     assert features.stat().st_mtime_ns == before
 
 
-def test_limit_takes_photos_of_all_classes_and_both_splits(birds: Path) -> None:
-    run_command("extract", "--data", birds, *MAX, "--limit", "6", "-o", "x.h5")
-    with h5py.File("x.h5") as file:
-        assert np.bincount(file["labels"][()]).tolist() == [2, 2, 2]
-        assert file["split"].asstr()[()].tolist().count("test") == 3
-        assert file.attrs["limit"] == 6
-
-
 @pytest.mark.slow
 def test_shards_of_views_are_merged_and_trained_together(
     birds: Path, monkeypatch: pytest.MonkeyPatch

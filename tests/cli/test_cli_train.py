@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.commands import error_line, run_command
-from support.errors import assert_names, assert_suggests
+from support.errors import assert_suggests
 
 pytestmark = pytest.mark.usefixtures("small_network")
 CONV1X1 = ("--classifier", "conv1x1", "--channels", "4", "-C", "auto")
@@ -35,14 +35,6 @@ def test_train_prints_one_json_object(features: Path) -> None:
     assert set(names.split()) <= set(result)
     assert (result["n_train"], result["n_test"], result["n_rows"]) == (12, 6, 18)
     assert (result["n_features"], result["n_classes"]) == (6 + 21, 3)
-
-
-def test_train_takes_labels_from_data(birds: Path, features: Path) -> None:
-    rows = [f"{path.relative_to(birds)},{path.name < '3'}" for path in birds.rglob("*.png")]
-    (birds / "new.csv").write_text("\n".join(["path,label", *rows]))
-    options = ["--features", features, "--pooling", "max", "--data", birds / "new.csv"]
-    (result,) = results_of(*options)
-    assert result["n_classes"] == 2
 
 
 @pytest.mark.slow
@@ -87,12 +79,6 @@ def test_a_misspelt_pooling_of_a_file_is_answered_with_the_nearest(features: Pat
     train = ["train", "--features", features, "--pooling", "maks"]
     line = error_line(run_command(*train, code=2), features, "maks")
     assert_suggests(line, "max", ["bilinear", "max"])
-
-
-def test_maps_alone_are_for_conv1x1(birds: Path) -> None:
-    run_command("extract", "--data", birds, "--pooling", "conv5", "-o", "maps.h5")
-    line = error_line(run_command("train", "--features", "maps.h5", code=2))
-    assert_names(line, "maps.h5", "--classifier conv1x1")
 
 
 @pytest.mark.parametrize("pooling", ["compact:16", "bilinear:4", "conv5"])
