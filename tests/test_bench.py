@@ -28,7 +28,6 @@ def test_ours_and_the_peer_reach_the_same_objective(features: Path) -> None:
         assert peer["columns"] == columns
 
 
-@pytest.mark.slow
 def test_the_reduced_peer_tries_the_same_c_and_reaches_the_same_objective(
     features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

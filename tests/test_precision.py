@@ -16,21 +16,16 @@ from support.photos import class_folders
 
 from bilinear_cli.networks import precision, weights
 from bilinear_cli.networks.load import Network
-from bilinear_cli.networks.precision import int8_sha256, measured_difference
+from bilinear_cli.networks.precision import int8_sha256
 from bilinear_cli.networks.weights import Weights
-from bilinear_cli.recipe import mixed_with
 from bilinear_cli.store import FeatureFile, FeatureWriter
 
+pytestmark = [pytest.mark.slow, pytest.mark.weights]
 N_PHOTOS = 8
 POOLINGS = ("max", "bilinear")
 MIX = "--allow-precision-mix"
 MEASURED = precision.MEASURED["int8"]
 Extract = Callable[..., Result]
-
-
-def published(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that runs VGG16 with its published weights."""
-    return pytest.mark.slow(pytest.mark.weights(test))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +106,6 @@ def rows(path: str) -> dict[str, bytes]:
 # 8 bits -----------------------------------------------------------------------------------
 
 
-@published
 def test_info_names_the_network_and_its_library(files: None) -> None:
     info = run_command("info", "rounded.h5").stdout
     assert re.search(rf"^int8_sha256 +{int8_sha256()}$", info, re.M)
@@ -119,7 +113,6 @@ def test_info_names_the_network_and_its_library(files: None) -> None:
     assert "ai-edge-litert" not in run_command("info", "exact.h5").stdout
 
 
-@published
 def test_an_interrupted_run_is_resumed_in_its_own_precision(
     files: None,
     extract: Extract,
@@ -147,20 +140,17 @@ def test_an_interrupted_run_is_resumed_in_its_own_precision(
     assert not warnings(caplog)
 
 
-@published
 def test_merged_shards_equal_one_run(files: None) -> None:
     run_command("merge", "rounded-2.h5", "rounded-1.h5", "-o", "merged.h5")
     assert rows("merged.h5") == rows("rounded.h5")
 
 
-@published
 @pytest.mark.cluster
 def test_a_worker_gives_the_same_rows(files: None, extract: Extract) -> None:
     extract("int8", "x.h5", "--scheduler", "local:1")
     assert rows("x.h5") == rows("rounded.h5")
 
 
-@published
 def test_a_run_predicts_and_explains(train: Callable[[str], Path], birds: Path) -> None:
     run = train("rounded")
     lines = run_command("predict", run, birds / "wren").stdout.splitlines()
@@ -172,13 +162,11 @@ def test_a_run_predicts_and_explains(train: Callable[[str], Path], birds: Path) 
 # Several precisions -----------------------------------------------------------------------
 
 
-@published
 def test_a_file_keeps_its_precision(files: None, extract: Extract) -> None:
     assert rows("exact.h5") != rows("rounded.h5")
     error_line(extract("int8", "exact.h5", code=1), "exact.h5", "precision", "float32", "int8")
 
 
-@published
 def test_rows_of_another_precision_are_reused_only_if_allowed(
     files: None,
     extract: Extract,
@@ -206,7 +194,6 @@ def test_rows_of_another_precision_are_reused_only_if_allowed(
     assert Path("x.h5").stat().st_mtime_ns == modified
 
 
-@published
 def test_auto_takes_the_precision_of_the_reused_file(files: None, extract: Extract) -> None:
     extract("auto", "x.h5", "--reuse", "rounded.h5", MIX)
     info = run_command("info", "x.h5").stdout
@@ -214,7 +201,6 @@ def test_auto_takes_the_precision_of_the_reused_file(files: None, extract: Extra
     assert "mixed_with" not in info
 
 
-@published
 def test_shards_are_merged_only_if_allowed(files: None, caplog: pytest.LogCaptureFixture) -> None:
     shards = ["exact-1.h5", "rounded-2.h5"]
     for first, second in (shards, shards[::-1]):
@@ -233,7 +219,6 @@ def test_shards_are_merged_only_if_allowed(files: None, caplog: pytest.LogCaptur
         assert merged == exact[spec][:half] + rounded[spec][half:]
 
 
-@published
 @pytest.mark.parametrize("first", ["exact-1.h5", "rounded-1.h5"])
 def test_shards_of_other_versions_are_not_merged_even_if_mixing_is_allowed(
     first: str, files: None
@@ -245,7 +230,6 @@ def test_shards_of_other_versions_are_not_merged_even_if_mixing_is_allowed(
     assert_names(error, first, "rounded-2.h5", "versions", "tensorflow 1.0")
 
 
-@published
 def test_predict_takes_another_precision_only_if_allowed(
     train: Callable[[str], Path], birds: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -262,7 +246,6 @@ def test_predict_takes_another_precision_only_if_allowed(
     assert not warnings(caplog)
 
 
-@published
 def test_another_8_bit_network_counts_as_another_precision(
     train: Callable[[str], Path],
     extract: Extract,
@@ -287,37 +270,9 @@ def test_another_8_bit_network_counts_as_another_precision(
     error_line(extract("int8", "rounded.h5", code=1), "rounded.h5", "int8-sha256", int8_sha256())
 
 
-FLOAT32 = {"precision": "float32"}
-INT8 = {"precision": "int8", "int8_sha256": "a"}
-
-
-@pytest.mark.parametrize(
-    ("sources", "mixed"),
-    [
-        ([], ""),
-        ([INT8], ""),
-        ([INT8 | {"int8_sha256": "b"}], "int8"),
-        ([INT8 | {"mixed_with": "float32"}], "float32"),
-        ([INT8, FLOAT32 | {"mixed_with": "bfloat16 int8"}], "bfloat16 float32 int8"),
-    ],
-)
-def test_a_file_names_the_other_precisions_of_its_rows(
-    sources: list[dict[str, str]], mixed: str
-) -> None:
-    assert mixed_with(INT8, sources) == mixed
-
-
-def test_a_difference_that_was_not_measured_has_no_numbers() -> None:
-    line = measured_difference("float32", "float16", "bfloat16")
-    assert_names(line, f"bfloat16 {precision.MEASURED['bfloat16']}")
-    rest = line.replace(f"bfloat16 {precision.MEASURED['bfloat16']}", "")
-    assert re.findall(r"\w*\d+", rest) == ["float16"]
-
-
 # Where int8 works ------------------------------------------------------------------------------
 
 
-@published
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
@@ -332,7 +287,6 @@ def test_other_networks_and_weights_are_refused_before_anything_is_written(
     assert [*tmp_path.iterdir()] == []
 
 
-@published
 def test_without_the_extra_nothing_is_fetched(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

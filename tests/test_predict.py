@@ -55,7 +55,6 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, photos: list[Path]) -> P
         return Path(train(file, request.param, options, tmp_path / "runs")["run"])
 
 
-@pytest.mark.slow
 def test_photos_get_their_class_and_a_bad_file_its_error(
     run: Path, photos: list[Path], tmp_path: Path
 ) -> None:

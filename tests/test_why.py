@@ -152,7 +152,6 @@ def test_an_interval_has_the_width_of_the_normal_approximation() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.16 / n), rel=0.1)
 
 
-@pytest.mark.slow
 def test_differences_are_paired() -> None:
     hits = random_hits(0.8, 2000, 0)
     assert figures.difference(hits, hits) == (0, 0, 0)
@@ -165,7 +164,6 @@ def test_differences_are_paired() -> None:
     assert high - low > 0.04
 
 
-@pytest.mark.slow
 def test_intervals_are_wider_if_trainings_differ() -> None:
     same = np.repeat(random_hits(0.7, 1000, 0), 5, axis=0)
     widths = []
@@ -176,7 +174,6 @@ def test_intervals_are_wider_if_trainings_differ() -> None:
     assert widths[1] > 2 * widths[0]
 
 
-@pytest.mark.slow
 def test_hits_agree_with_train(features: Path, tmp_path: Path) -> None:
     path = tmp_path / "v.h5"
     with FeatureFile(features) as file:

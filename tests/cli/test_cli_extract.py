@@ -98,7 +98,6 @@ def test_a_set_without_a_readable_photo_is_refused(birds: Path) -> None:
     assert not Path("x.h5").exists()
 
 
-@pytest.mark.slow
 def test_stored_maps_are_pooled_as_photos_are(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_command("extract", "--data", birds, "--pooling", "conv5", *MAX, "-o", "maps.h5")
     pool = ["extract", "--maps", "maps.h5", "--pooling", "bilinear:4", "--pooling", "compact:16"]

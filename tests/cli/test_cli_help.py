@@ -32,7 +32,6 @@ def test_help_imports_no_large_package() -> None:
     assert not large & modules_of("--help")
 
 
-@pytest.mark.slow
 def test_info_imports_neither_tensorflow_nor_sklearn(features: Path) -> None:
     assert not {"tensorflow", "keras", "sklearn", "scipy"} & modules_of("info", str(features))
 

@@ -12,13 +12,14 @@ from support.photos import class_folders
 
 from bilinear_cli.networks.weights import Weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def few_birds(tmp_path: Path) -> Path:
     return class_folders(tmp_path / "birds", {"wren": 3, "robin": 3})
 
 
-@pytest.mark.slow
 def test_random_vgg16_from_photos_to_an_exported_model(few_birds: Path) -> None:
     run_command("extract", "--data", few_birds, "--pooling", "bilinear", "-o", "x.h5")
     with h5py.File("x.h5") as file:
@@ -36,7 +37,6 @@ def test_random_vgg16_from_photos_to_an_exported_model(few_birds: Path) -> None:
     error_line(run_command("export", "nowhere", "x.keras", code=1), "nowhere")
 
 
-@pytest.mark.slow
 def test_another_network_and_layer(few_birds: Path) -> None:
     extract = ["extract", "--data", few_birds, "--backbone", "MobileNet"]
     path = run_command(*extract, "--pooling", "max", "--pooling", "bilinear:8").stdout.strip()
@@ -51,7 +51,6 @@ def test_another_network_and_layer(few_birds: Path) -> None:
     assert len(line.split("\t")) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.weights
 def test_weights_prints_path_digest_and_licence(users_cache: None, real_weights: Weights) -> None:
     lines = run_command("weights").stdout.splitlines()
@@ -63,7 +62,6 @@ def test_weights_prints_path_digest_and_licence(users_cache: None, real_weights:
     assert "CC BY 4.0" in table["licence"]
 
 
-@pytest.mark.slow
 @pytest.mark.weights
 def test_the_two_commands_on_the_sample(
     real_weights: Weights,

@@ -60,7 +60,6 @@ def test_files_folders_and_a_list_on_stdin_get_the_same_names(birds: Path, run: 
         assert_same_answers(from_list, from_folder)
 
 
-@pytest.mark.slow
 def test_class_names_with_control_characters_are_kept_but_not_printed(
     birds: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,6 @@ def results_of(*words: Any) -> list[dict]:
     return json.loads(run_command("train", *words, "--json").stdout)["results"]
 
 
-@pytest.mark.slow
 def test_train_prints_a_table_of_all_poolings(features: Path) -> None:
     stdout = run_command("train", "--features", features).stdout
     rows = [line.split("|")[1].strip() for line in stdout.splitlines() if "|" in line]
@@ -26,7 +25,6 @@ def test_train_prints_a_table_of_all_poolings(features: Path) -> None:
     assert Path("runs/x-max-softmax/metrics.json").is_file()
 
 
-@pytest.mark.slow
 def test_train_prints_one_json_object(features: Path) -> None:
     tuned = ["-C", "auto", "--label-smoothing", "auto", "--folds", "3"]
     (result,) = results_of("--features", features, "--pooling", "max+bilinear", *tuned)

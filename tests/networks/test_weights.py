@@ -238,7 +238,6 @@ def test_a_missing_file_or_a_file_of_another_kind(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".whl"])
 @pytest.mark.parametrize("data", [b"", b"this is a text"])
-@pytest.mark.slow
 def test_a_file_of_another_format_than_its_name_is_refused(
     tmp_path: Path, suffix: str, data: bytes
 ) -> None:

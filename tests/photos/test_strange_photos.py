@@ -105,7 +105,6 @@ def test_the_table_lists_every_kind_in_this_order_with_what_happens() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as a command ignores it
 @pytest.mark.parametrize("name", STRANGE)
-@pytest.mark.slow
 def test_strange_photos_are_read_or_refused_whatever_their_suffix(
     name: str, tmp_path: Path
 ) -> None:

@@ -74,7 +74,6 @@ def test_an_earlier_report_stays_if_writing_fails(
     ],
     ids=["another", "short", "changed"],
 )
-@pytest.mark.slow
 def test_a_damaged_run_is_one_line(
     name: str, damage: Callable[[bytes], bytes], run: Path, tmp_path: Path
 ) -> None:

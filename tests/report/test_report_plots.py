@@ -29,7 +29,6 @@ def test_each_label_smoothing_is_a_line(drawn: list[Axes]) -> None:
     assert lines == [[[1, 10], [0.5, 0.7]], [[1, 10], [0.6, 0.65]], [[10], [0.65]]]
 
 
-@pytest.mark.slow
 def test_the_chosen_point_is_circled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points: list[tuple[float, float]] = []
     monkeypatch.setattr(plots, "curve_plot", lambda _, chosen: points.append(chosen) or "")

@@ -46,7 +46,6 @@ def test_figures_by_class() -> None:
     assert confused_pairs(matrix, 20) == [(2, 1, 0), (2, 1, 2), (1, 0, 1)]
 
 
-@pytest.mark.slow
 def test_views_of_a_photo_are_one_row(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", photos=False)
     with np.load(run / "test.npz") as arrays:
