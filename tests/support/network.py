@@ -41,10 +41,8 @@ def small_network(
 ) -> Callable[[Any], Any]:
     """Return a network: uint8 photos (batch, size, size, 3) -> float32 maps.
 
-    Args:
-        watch: a function that is called with each batch of photos, uint8, before the network.
-        kernel: of the convolution; `random_kernel()` by default.
-        stride: of the convolution; 8 gives maps 4 x 4 of photos of 32 pixels.
+    It calls `watch` with each batch of photos. A stride of 8 gives maps 4 x 4 of photos of 32
+    pixels.
     """
     import tensorflow as tf
 
@@ -90,9 +88,8 @@ def pool_maps(
     **options: Any,
 ) -> None:
     """Pool stored maps; `options` are those of the command."""
-    extract(
-        maps_job(ExtractOptions(maps=maps, pooling=poolings, output=output, **options)), progress
-    )
+    options = ExtractOptions(maps=maps, pooling=poolings, output=output, **options)
+    extract(maps_job(options), progress)
 
 
 def use_small_network(patch: pytest.MonkeyPatch) -> None:
