@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.errors import assert_suggests, raises
-from support.network import CHANNELS, extract_photos, small_network
+from support.network import CHANNELS, extract_photos, small_network, use_untrained_networks
 from support.photos import make_photo, similar_photos
-from support.untrained import use_untrained_networks
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay

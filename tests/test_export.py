@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from support.commands import run_python
 from support.errors import raises
-from support.network import extract_photos
+from support.network import extract_photos, use_untrained_networks
 from support.photos import similar_photos
-from support.untrained import use_untrained_networks
 
 from bilinear_cli import export as exporting
 from bilinear_cli.errors import BilinearError, UsageError

@@ -119,19 +119,15 @@ def test_an_interrupted_run_is_resumed_in_its_own_precision(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    append, appended = FeatureWriter.append, []
-
-    def interrupted(self: FeatureWriter, *rows: Any) -> None:
-        if len(appended) == 3:
-            monkeypatch.setattr(FeatureWriter, "append", watched)
-            raise KeyboardInterrupt
-        watched(self, *rows)
+    append, appended, interruptions = FeatureWriter.append, [], [KeyboardInterrupt]
 
     def watched(self: FeatureWriter, *rows: Any) -> None:
+        if len(appended) == 3 and interruptions:
+            raise interruptions.pop()
         appended.append(self.rows_done)
         append(self, *rows)
 
-    monkeypatch.setattr(FeatureWriter, "append", interrupted)
+    monkeypatch.setattr(FeatureWriter, "append", watched)
     extract("int8", "x.h5", code=130)
     assert not Path("x.h5").exists()
     extract("auto", "x.h5")

@@ -219,24 +219,20 @@ def run_script(features: Path, folder: Path) -> dict[str, Any]:
 def test_an_interrupted_run_resumes_and_writes_complete_pages(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"PHOTOS": (2,), "DRAWS": 2}.items():
-        monkeypatch.setattr(measure, name, value)
+    monkeypatch.setattr(measure, "PHOTOS", (2,))
+    monkeypatch.setattr(measure, "DRAWS", 2)
     monkeypatch.setattr(matches, "N_PAIRS", 5)
-    run, keys = measure.run, []
-
-    def run_eleven(file: FeatureFile, trial: Trial) -> dict[str, Any]:
-        if len(keys) == 11:
-            raise KeyboardInterrupt
-        return count_and_run(file, trial)
+    run, keys, interruptions = measure.run, [], [KeyboardInterrupt]
 
     def count_and_run(file: FeatureFile, trial: Trial) -> dict[str, Any]:
+        if len(keys) == 11 and interruptions:
+            raise interruptions.pop()
         keys.append(trial.key)
         return run(file, trial)
 
-    monkeypatch.setattr(measure, "run", run_eleven)
+    monkeypatch.setattr(measure, "run", count_and_run)
     with pytest.raises(KeyboardInterrupt):
         run_script(features, tmp_path)
-    monkeypatch.setattr(measure, "run", count_and_run)
     results = run_script(features, tmp_path)
     assert sorted(keys) == sorted(set(keys)) == sorted(results["trials"])
     page = (tmp_path / "docs" / "why.md").read_text("utf-8")

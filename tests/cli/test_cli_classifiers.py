@@ -9,7 +9,7 @@ import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.feature_files import write_features
-from support.untrained import use_untrained_networks
+from support.network import use_untrained_networks
 
 from bilinear_cli.cli import cli
 from bilinear_cli.errors import UsageError

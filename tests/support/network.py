@@ -1,4 +1,4 @@
-"""A small random network in place of VGG16: one strided convolution and a ReLU."""
+"""A small random network in place of VGG16, and untrained ones in place of the mlp and conv1x1."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,10 @@ from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe
+from bilinear_cli.training.conv1x1 import Conv1x1
+from bilinear_cli.training.mlp import Mlp
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 
 PATCH = 8  # pixels, the size and the stride of the convolution
 CHANNELS = 6
@@ -96,3 +100,27 @@ def use_small_network(patch: pytest.MonkeyPatch) -> None:
     """Let commands run the small network instead of the network that they would load."""
     patch.setattr(Network, "weights", lambda self: Weights({}, SHA256, (), None))
     patch.setattr(Network, "load", lambda self, recipe: small_network())
+
+
+def use_untrained_networks(patch: pytest.MonkeyPatch) -> None:
+    """Let training return fixed random weights for networks, instead of seconds of Keras."""
+    patch.setattr("bilinear_cli.training.mlp.fit_mlp", _fit_mlp)
+    patch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", _fit_conv1x1)
+
+
+def _fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Mlp:
+    first = _random_linear(z.shape[1], options.hidden)
+    return Mlp(first, _random_linear(options.hidden, targets.shape[1]), epochs=1)
+
+
+def _fit_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Conv1x1:
+    (indices, targets), channels = train, options.channels
+    kernel = _random_linear(read(indices[:1]).shape[-1], channels).weights
+    head = _random_linear(channels * (channels + 1) // 2, targets.shape[1])
+    return Conv1x1(kernel, head, epochs=1)
+
+
+def _random_linear(n_inputs: int, n_outputs: int) -> Linear:
+    rng = np.random.default_rng(n_inputs)
+    weights, intercept = rng.normal(size=(n_inputs, n_outputs)), rng.normal(size=n_outputs)
+    return Linear(weights.astype(np.float32), intercept.astype(np.float32))
