@@ -89,7 +89,7 @@ def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[st
 
     x = file.read(SPEC, rows.indices)
     if square:
-        x = whole_matrices(x)
+        x = full_matrices(x)
 
     def fit(iterations: int) -> dict[str, Any]:
         began = time.perf_counter()
@@ -171,7 +171,7 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def whole_matrices(x: np.ndarray) -> np.ndarray:
+def full_matrices(x: np.ndarray) -> np.ndarray:
     """Return the rows' symmetric matrices, float32 (n, c * c)."""
     channels = isqrt(2 * x.shape[1])
     rows, columns = np.triu_indices(channels)

@@ -76,7 +76,7 @@ def test_photos_get_their_class_and_a_bad_file_its_error(
             assert sum(probabilities) == pytest.approx(1, abs=1e-6)
 
 
-def test_settings_are_those_of_the_features(run: Path) -> None:
+def test_the_recipe_is_that_of_the_features(run: Path) -> None:
     recipe = read_recipe(run)
     assert (recipe.image_size, recipe.resize, recipe.batch_size) == (SIZE, "squash", 4)
     assert recipe.poolings in (("max",), ("max", "bilinear"))

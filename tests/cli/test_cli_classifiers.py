@@ -100,7 +100,7 @@ def test_maps_are_not_taken_beside_vectors(file: Path) -> None:
 
 @pytest.mark.parametrize(("classifier", "spec"), [("mlp", "max"), ("conv1x1", "conv5")])
 @pytest.mark.parametrize("source", ["config", "environment"])
-def test_C_from_elsewhere_is_for_classifiers_that_have_it(
+def test_C_of_a_config_or_the_environment_is_for_classifiers_that_have_it(
     source: str, classifier: str, spec: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_untrained_networks(monkeypatch)

@@ -60,7 +60,6 @@ def test_help_shows_the_defaults_of_a_config(text: str, command: str, default: s
         ("pooling = 'max'\n", ["pooling", *cli.commands]),
         ("train = 'svm'\n", ["train", "[train]"]),
         ("[extract\n", []),
-        ("a = \n", []),
         ("a = 1\na = 2\n", []),
         (b"a = '\xff'\n", []),
         (None, []),

@@ -52,7 +52,7 @@ def test_train_and_test_folders_are_the_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parent", ["", "train/"])
-def test_without_two_folders_a_split_is_made(tmp_path: Path, parent: str) -> None:
+def test_without_two_folders_a_split_is_drawn(tmp_path: Path, parent: str) -> None:
     folder = class_folders(tmp_path, {f"{parent}wren": 6, f"{parent}dunnock": 3})
     photo_set = load_photo_set(str(folder), split_seed=4)
     assert photo_set.split_seed == 4
@@ -215,7 +215,7 @@ def test_manifest(tmp_path: Path, encoding: str) -> None:
     assert photo_set.group.tolist() == ["nest", "sub/g h.png", "b.png"]
 
 
-def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: Path) -> None:
+def test_a_manifest_without_a_split_gets_one_that_keeps_groups_together(tmp_path: Path) -> None:
     lines = [*(f"{name}.png,wren,nest" for name in "ab"), *(f"{name}.png,owl," for name in "cdef")]
     path = manifest(tmp_path, "path,label,group", *lines)
     photo_set = load_photo_set(str(path), split_seed=1)
@@ -224,7 +224,7 @@ def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: P
     assert Counter(photo_set.split[2:]) == {"train": 3, "test": 1}
 
 
-def test_paths_of_a_manifest_are_made_relative(tmp_path: Path) -> None:
+def test_paths_of_a_manifest_become_relative(tmp_path: Path) -> None:
     photo = make_photo(tmp_path / "photos" / "a.png")
     manifest(tmp_path / "real" / "lists", "path,label", f"{photo},wren", "./b.png,owl")
     (tmp_path / "lists").symlink_to(tmp_path / "real" / "lists")
