@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.errors import assert_names, raises, warnings
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, cub_folder, make_photo
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
@@ -129,22 +129,7 @@ def test_no_such_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str)
 
 @pytest.fixture
 def cub(tmp_path: Path) -> Path:
-    """Write a subset in CUB's layout: ids with gaps, classes out of order."""
-    folder = tmp_path / "cub"
-    wrens = {11: "004.Wren/a b.jpg", 5790: "004.Wren/b.jpg"}
-    photos = wrens | {17: "001.Owl/a.jpg", 3: "001.Owl/c.jpg"}
-    for photo in photos.values():
-        make_photo(folder / "images" / photo)
-    tables = {
-        "images": photos,
-        "classes": {4: "004.Wren", 1: "001.Owl"},
-        "image_class_labels": {3: 1, 11: 4, 17: 1, 5790: 4, 6000: 9},
-        "train_test_split": {3: 0, 11: 1, 17: 1, 5790: 0, 6000: 1},
-    }
-    for name, table in tables.items():
-        lines = "".join(f"{key} {value}\n" for key, value in table.items())
-        (folder / f"{name}.txt").write_text(lines)
-    return folder
+    return cub_folder(tmp_path / "cub")
 
 
 def test_cub_layout(cub: Path) -> None:
