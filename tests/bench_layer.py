@@ -8,6 +8,7 @@ import argparse
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -60,12 +61,6 @@ PROCEDURES = {
 }
 
 
-def peak_in_process(name: str, batch: int) -> float:
-    """Return the memory of a call in MiB, measured in a separate process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-        return executor.submit(peak, name, batch).result()
-
-
 def peak(name: str, batch: int) -> float:
     """Return the peak of this process during a call, minus its memory before, in MiB."""
     pool, x = compiled(PROCEDURES[name]), maps(batch)
@@ -110,7 +105,9 @@ def main() -> None:
     x, post = maps(options.batch), compiled(bili_pooling)
     print(f"{len(x)} maps of {SIDE} x {SIDE} x {CHANNELS}; medians of {options.pairs} pairs\n")
     print("| | s | the post's / it | peak MiB | the post's / it |\n|---|---:|---:|---:|---:|")
-    memory = {name: peak_in_process(name, options.batch) for name in PROCEDURES}
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as executor:
+        peaks = executor.map(peak, PROCEDURES, repeat(options.batch))
+        memory = dict(zip(PROCEDURES, peaks, strict=True))
     for name, procedure in PROCEDURES.items():
         pool, share = compiled(procedure), memory["the post's"] / memory[name]
         speed, _, time = ratio(lambda: post(x), lambda pool=pool: pool(x), options.pairs)

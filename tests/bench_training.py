@@ -9,12 +9,13 @@ gets as many iterations (10, 20, 40, ...) as it needs to come within a hundredth
 import argparse
 import json
 import resource
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from math import isqrt
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,8 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     estimator = registry.get_classifier(classifier).load()
     training = Training(problem, rows, options, transforms)
     reduced = time.perf_counter()
-    tuning = Tuning(0.0, C, None, rows, np.empty((0, 0)), [])
-    if tuned:
-        tuning = estimator.tune(training)
+    fixed = Tuning(0.0, C, None, rows, np.empty((0, 0)), [])
+    tuning = estimator.tune(training) if tuned else fixed
     chosen = time.perf_counter()
     linear = estimator.fit(training, tuning).first
     if tuned:
@@ -89,20 +89,27 @@ def peer(file: FeatureFile, rows: Rows, square: bool, optimum: float) -> dict[st
 
     x = file.read(SPEC, rows.indices)
     if square:
-        x = whole_matrices(x)
-    for iterations in (10 * 2**i for i in range(10)):
+        x = full_matrices(x)
+
+    def fit(iterations: int) -> dict[str, Any]:
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = LogisticRegression(C=C, tol=1e-12, max_iter=iterations).fit(x, rows.labels)
+            model = LogisticRegression(C=C, tol=1e-12, max_iter=iterations).fit(x, rows.labels)
         seconds = time.perf_counter() - began
-        value = objective(Linear(fit.coef_.T, fit.intercept_), x, rows)
-        if value <= (1 + WITHIN) * optimum:
-            break
-    else:
-        sys.exit(f"scikit-learn has not come within {WITHIN:.0%} of the optimum")
-    result = {"seconds": seconds, "iterations": iterations, "objective": value}
+        value = objective(Linear(model.coef_.T, model.intercept_), x, rows)
+        return {"seconds": seconds, "iterations": iterations, "objective": value}
+
+    result = first_within(WITHIN, optimum, map(fit, (10 * 2**i for i in range(10))))
     return {**result, "columns": x.shape[1], "gib": peak_gib()}
+
+
+def first_within(share: float, optimum: float, fits: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the first fit whose objective is above the optimum by no more than this share."""
+    for fit in fits:
+        if fit["objective"] <= (1 + share) * optimum:
+            return fit
+    sys.exit(f"scikit-learn has not come within {share} of the optimum")
 
 
 def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float) -> dict[str, Any]:
@@ -130,22 +137,18 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
         weights = x.T @ (vectors[:, keep] / scale @ fit.coef_.T).astype(np.float32)
         return Linear(weights, fit.intercept_ - mean @ weights)
 
+    def fit_once(tolerance: float) -> dict[str, Any]:
+        fit = LogisticRegression(C=C, tol=tolerance, max_iter=10_000).fit(z, rows.labels)
+        return {"tolerance": tolerance, "objective": objective(on_features(fit), x + mean, rows)}
+
     warnings.simplefilter("ignore")
-    for tolerance in (10.0**-i for i in range(2, 9)):
-        kwargs = {"tol": tolerance, "max_iter": 10_000}
-        one = on_features(LogisticRegression(C=C, **kwargs).fit(z, rows.labels))
-        value = objective(one, x + mean, rows)
-        if value <= (1 + FOLDS_WITHIN) * optimum:
-            break
-    else:
-        sys.exit(f"scikit-learn has not come within {FOLDS_WITHIN} of the optimum")
-    cuts = [
-        (np.setdiff1d(np.arange(len(rows.indices)), cut), cut) for cut in make_folds(rows, 5, 0)
-    ]
+    once = first_within(FOLDS_WITHIN, optimum, map(fit_once, (10.0**-i for i in range(2, 9))))
+    n = len(rows.indices)
+    cuts = [(np.setdiff1d(np.arange(n), cut), cut) for cut in make_folds(rows, 5, 0)]
     began = time.perf_counter()
-    fit = LogisticRegressionCV(
-        Cs=Cs, cv=cuts, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False, **kwargs
-    ).fit(z, rows.labels)
+    kwargs = {"scoring": "accuracy", "l1_ratios": (0,), "use_legacy_attributes": False}
+    kwargs |= {"tol": once["tolerance"], "max_iter": 10_000}
+    fit = LogisticRegressionCV(Cs=Cs, cv=cuts, **kwargs).fit(z, rows.labels)
     tuning = time.perf_counter() - began
     linear = on_features(fit)
     rows = select_rows(file, None, 2)
@@ -156,8 +159,7 @@ def reduced_peer(file: FeatureFile, rows: Rows, Cs: list[float], optimum: float)
         "seconds": reduction + ended - began,
         "reduction": reduction,
         "tuning": tuning,
-        "tolerance": tolerance,
-        "objective": value,
+        **once,
         "C": float(fit.C_),
         "top1": float(np.mean(scores.argmax(axis=1) == test.labels)),
         "gib": peak_gib(),
@@ -169,7 +171,7 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def whole_matrices(x: np.ndarray) -> np.ndarray:
+def full_matrices(x: np.ndarray) -> np.ndarray:
     """Return the rows' symmetric matrices, float32 (n, c * c)."""
     channels = isqrt(2 * x.shape[1])
     rows, columns = np.triu_indices(channels)
@@ -190,26 +192,15 @@ def objective(model: Linear, x: np.ndarray, rows: Rows) -> float:
 KINDS = {"ours": ours, "peer": peer, "reduced_peer": reduced_peer}
 
 
-def run_case(case: dict[str, Any]) -> dict[str, Any]:
-    """Run one case in this process."""
-    with FeatureFile(Path(case["features"])) as file:
-        rows = training_rows(file, case["share"])
-        kwargs = {key: case[key] for key in case["with"]}
-        result = KINDS[case["kind"]](file, rows, **kwargs)
+def run_case(features: Path, kind: str, share: float = 1.0, **options: Any) -> dict[str, Any]:
+    """Run one case in this process, on a share of the training rows."""
+    with FeatureFile(features) as file:
+        rows = training_rows(file, share)
+        result = KINDS[kind](file, rows, **options)
     return {**result, "rows": len(rows.indices), "classes": len(rows.class_names)}
 
 
 # Table and plot -------------------------------------------------------------------------------
-
-
-def run_in_process(features: Path, kind: str, share: float, **kwargs: Any) -> dict[str, Any]:
-    """Run a case in a process of its own."""
-    case = {"features": str(features), "kind": kind, "share": share, "with": list(kwargs), **kwargs}
-    with tempfile.NamedTemporaryFile("r") as answer:
-        command = [sys.executable, __file__, "--case", json.dumps(case), "--answer", answer.name]
-        if subprocess.run(command).returncode:
-            sys.exit(f"{case} failed")
-        return json.loads(answer.read())
 
 
 def main() -> None:
@@ -217,15 +208,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=Path)
     parser.add_argument("--output", type=Path, default=Path("bench"))
-    parser.add_argument("--case")
-    parser.add_argument("--answer", type=Path)
     options = parser.parse_args()
-    if options.case:
-        options.answer.write_text(json.dumps(run_case(json.loads(options.case))))
-        return
 
-    def run(kind: str, share: float = 1.0, **kwargs: Any) -> dict[str, Any]:
-        return run_in_process(options.features, kind, share, **kwargs)
+    def run(*arguments: Any, **case: Any) -> dict[str, Any]:
+        with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+            return executor.submit(run_case, options.features, *arguments, **case).result()
 
     ours_once = run("ours", classifier="softmax", tuned=False)
     optimum = ours_once["objective"]
@@ -244,7 +231,8 @@ def main() -> None:
     growth = [run("ours", share, classifier="softmax", tuned=True) for share in (0.25, 0.5)]
     growth.append(results["softmax, tuned"])
     print(table(results))
-    print(growth_line(growth))
+    points = ("{rows:,} rows {seconds:.1f} s {gib:.2f} GiB".format(**point) for point in growth)
+    print("growth, softmax tuned:", ", ".join(points))
     options.output.mkdir(exist_ok=True)
     figures = {"features": str(options.features), "results": results, "growth": growth}
     (options.output / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
@@ -264,25 +252,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     ]
     for name, result in results.items():
         more = f", {result['iterations']} iterations" if "iterations" in result else ""
-        times = baseline / result["seconds"]
-        lines.append(
-            f"| {name}{more} | {result['seconds']:.1f} | {times:.1f} | {result['gib']:.2f} |"
-        )
-    ridge = results["ridge, tuned"]
-    lines += [
-        "",
-        f"ridge: tuning / reading and reducing: {ridge['tuning'] / ridge['reduction']:.2f}",
-    ]
-    return "\n".join(lines)
-
-
-def growth_line(growth: list[dict[str, Any]]) -> str:
-    """Return the growth of time and memory of the tuned softmax with the rows."""
-    points = [
-        f"{point['rows']:,} rows {point['seconds']:.1f} s {point['gib']:.2f} GiB"
-        for point in growth
-    ]
-    return "growth, softmax tuned: " + ", ".join(points)
+        seconds, gib = result["seconds"], result["gib"]
+        lines.append(f"| {name}{more} | {seconds:.1f} | {baseline / seconds:.1f} | {gib:.2f} |")
+    share = results["ridge, tuned"]["tuning"] / results["ridge, tuned"]["reduction"]
+    return "\n".join([*lines, "", f"ridge: tuning / reading and reducing: {share:.2f}"])
 
 
 def plot(results: dict[str, Any], growth: list[dict[str, Any]], path: Path) -> None:

@@ -13,12 +13,11 @@ import click
 import pytest
 from distributed import LocalCluster
 from support.commands import run_command, set_quick_options
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, cub_folder, make_photo, use_small_sample
 from support.thin_network import thin_networks
 
 from bilinear_cli.cli import cli
 from bilinear_cli.cluster import tasks
-from bilinear_cli.photos import sample
 
 pytestmark = pytest.mark.slow
 
@@ -61,31 +60,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("prepared")
     with thin_networks(144) as patch:  # channels, required by --top-variance 20000
         set_quick_options(patch, batch_size=4)
-        patch.setenv("BILINEAR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(sample, "N_SPECIES", 2)
-        patch.setattr(sample, "N_DRAWINGS", 2)
+        use_small_sample(patch, tmp_path_factory.mktemp("cache"), 2, 2)
         class_folders(folder / "photos", {"wren": 6, "robin": 6})
         make_photo(folder / "new.jpg", seed=99)
-        _write_cub(folder / "CUB_200_2011")
+        cub_folder(folder / "CUB_200_2011")
         patch.chdir(folder)
         for line in PREPARED:
             run_command("-q", *line.split())
         shutil.copytree("runs/x-bilinear-softmax", "runs/birds-bilinear-softmax")
         yield folder
-
-
-def _write_cub(root: Path) -> None:
-    photos = [(i, 1 + i // 2, i % 2) for i in range(4)]
-    for i, label, _ in photos:
-        make_photo(root / "images" / f"00{label}.Bird" / f"{i}.jpg", seed=i)
-    tables = {
-        "images": [f"{i} 00{label}.Bird/{i}.jpg" for i, label, _ in photos],
-        "classes": ["1 001.Bird", "2 002.Bird"],
-        "image_class_labels": [f"{i} {label}" for i, label, _ in photos],
-        "train_test_split": [f"{i} {train}" for i, _, train in photos],
-    }
-    for name, lines in tables.items():
-        (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")

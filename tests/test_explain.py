@@ -5,14 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from support.errors import assert_suggests, raises
-from support.network import CHANNELS, extract_photos, small_network
+from support.network import CHANNELS, extract_photos, small_network, use_untrained_networks
 from support.photos import make_photo, similar_photos
-from support.untrained import use_untrained_networks
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay
@@ -30,17 +28,12 @@ CLASSES = ("jay", "tit", "wren")
 POOLINGS = ("bilinear", "bilinear:3", "max", "covariance", "maps")
 OPTIONS = TrainOptions(C=100.0, label_smoothing=0.0)
 
-Network = Callable[[Any], Any]
 TrainRun = Callable[[str, TrainOptions], Path]
+forward = small_network()
 
 
 @pytest.fixture(scope="module")
-def forward() -> Network:
-    return small_network()
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory, forward: Network) -> Path:
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the feature file of `birds`, beside it: five photos like each other a class."""
     folder = tmp_path_factory.mktemp("features")
     similar_photos(folder / "birds", CLASSES, 5, SIZE)
@@ -87,7 +80,6 @@ def test_shares_of_locations_and_of_pairs_add_up_to_the_score(
     train_run: TrainRun,
     photo: Path,
     features: Path,
-    forward: Network,
 ) -> None:
     run = train_run(spec, options)
     model = load_model(run)
@@ -112,7 +104,7 @@ def test_shares_of_locations_and_of_pairs_add_up_to_the_score(
 
 
 def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
-    train_run: TrainRun, photo: Path, forward: Network, tmp_path: Path
+    train_run: TrainRun, photo: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(train_run("bilinear", OPTIONS), tmp_path / "run")
     model = load_model(run)
@@ -141,15 +133,13 @@ def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
     ],
 )
 def test_a_pooling_whose_score_is_no_sum_over_locations_is_refused(
-    spec: str, options: TrainOptions, train_run: TrainRun, photo: Path, forward: Network
+    spec: str, options: TrainOptions, train_run: TrainRun, photo: Path
 ) -> None:
     with raises(BilinearError, "bilinear", "bilinear:K"):
         explain(train_run(spec, options), photo, forward)
 
 
-def test_an_mlp_is_refused(
-    train_run: TrainRun, photo: Path, forward: Network, tmp_path: Path
-) -> None:
+def test_an_mlp_is_refused(train_run: TrainRun, photo: Path, tmp_path: Path) -> None:
     run = shutil.copytree(train_run("bilinear", OPTIONS), tmp_path / "run")
     second = Linear(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
     save_model(run / "model.npz", replace(load_model(run), second=second))
@@ -158,14 +148,14 @@ def test_an_mlp_is_refused(
 
 
 def test_an_unknown_class_is_refused_and_the_nearest_is_suggested(
-    train_run: TrainRun, photo: Path, forward: Network
+    train_run: TrainRun, photo: Path
 ) -> None:
     with raises(UsageError, "'tti'", "'tit'") as caught:
         explain(train_run("bilinear", OPTIONS), photo, forward, "tti")
     assert_suggests(str(caught.value), "tit", CLASSES)
 
 
-def test_a_black_photo_has_no_heat(train_run: TrainRun, tmp_path: Path, forward: Network) -> None:
+def test_a_black_photo_has_no_heat(train_run: TrainRun, tmp_path: Path) -> None:
     black = make_photo(tmp_path / "black.png", colour="black")
     explanation = explain(train_run("bilinear", OPTIONS), black, forward)
     assert explanation.score == explanation.intercept
@@ -174,7 +164,7 @@ def test_a_black_photo_has_no_heat(train_run: TrainRun, tmp_path: Path, forward:
 
 
 def test_the_overlay_is_orange_for_the_class_and_blue_against_it(
-    train_run: TrainRun, photo: Path, forward: Network
+    train_run: TrainRun, photo: Path
 ) -> None:
     explanation = explain(train_run("bilinear", OPTIONS), photo, forward)
     heat = np.zeros((4, 4))

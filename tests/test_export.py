@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from support.commands import run_python
 from support.errors import raises
-from support.network import extract_photos
+from support.network import extract_photos, use_untrained_networks
 from support.photos import similar_photos
-from support.untrained import use_untrained_networks
 
 from bilinear_cli import export as exporting
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.export import build_model, export
-from bilinear_cli.layers import CompactPooling
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 from bilinear_cli.photos.images import read_photo
@@ -71,10 +68,8 @@ def features(
     photos: list[Path], recipe: Recipe, forward: Forward, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Return a folder of x.h5, of all poolings, and of flip.h5, with the mirrored views too."""
-    folder, photo_set = (
-        tmp_path_factory.mktemp("features"),
-        load_photo_set(str(photos[0].parents[1])),
-    )
+    folder = tmp_path_factory.mktemp("features")
+    photo_set = load_photo_set(str(photos[0].parents[1]))
     with_flip = replace(recipe, poolings=WITH_FLIP, views=("original", "flip"))
     extract_photos(photo_set, recipe, folder / "x.h5", lambda: forward)
     extract_photos(photo_set, with_flip, folder / "flip.h5", lambda: forward)
@@ -175,9 +170,7 @@ def test_keras_loads_models_in_another_process(
         model = export(run, weights.tensors, paths[-1])
         expected.append(model.predict(np.load(pixels), verbose=0))
     assert {*(tmp_path / "new").iterdir()} == {*paths}
-    command = [sys.executable, "-c", LOAD, pixels, *paths]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    lines = done.stdout.splitlines()
+    lines = run_python(LOAD, pixels, *paths).splitlines()
     assert len(lines) == len(paths)
     for line, outputs in zip(map(json.loads, lines), expected, strict=True):
         assert line[0] == CLASSES
@@ -214,52 +207,3 @@ def test_views_of_several_sizes_cannot_be_exported(run: Path, tmp_path: Path) ->
     with raises(UsageError, "--scales"):
         export(tmp_path / "run", {}, tmp_path / "x.keras")
     assert not (tmp_path / "x.keras").exists()
-
-
-# CompactPooling -----------------------------------------------------------------------------
-
-
-def test_compact_pooling_draws_its_hashes_by_the_seed() -> None:
-    maps = np.random.default_rng(0).random((2, 3, 3, 6), np.float32)
-    one, same, other = (CompactPooling(16, seed=seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one(maps), same(maps))
-    assert np.abs(one(maps) - other(maps)).max() > 0.1
-    again = CompactPooling.from_config(one.get_config())
-    np.testing.assert_array_equal(again(maps), one(maps))
-    np.testing.assert_allclose(np.linalg.norm(one(maps), axis=1), 1, rtol=1e-5)
-
-
-def test_a_network_with_compact_pooling_is_compiled_without_xla() -> None:
-    network = keras.Sequential([keras.Input((3, 3, 6)), CompactPooling(16), keras.layers.Dense(2)])
-    with pytest.warns(UserWarning, match="jit_compile"):
-        network.compile("sgd", "mse", jit_compile=True)
-    network.fit(np.ones((4, 3, 3, 6)), np.ones((4, 2)), verbose=0)
-    assert not network.jit_compile
-
-
-def test_compact_pooling_sums_in_float32() -> None:
-    layer = CompactPooling(16, dtype="mixed_bfloat16")
-    maps = np.random.default_rng(0).random((1, 20, 20, 6), np.float32)
-    inputs = keras.Input((None, None, 6))
-    outputs = layer(inputs)
-    assert (outputs.dtype, outputs.shape) == ("float32", (None, 16))
-    rounded = keras.ops.cast(keras.ops.cast(maps, "bfloat16"), "float32")
-    np.testing.assert_allclose(layer(maps), CompactPooling(16)(rounded), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "shape", "facts"),
-    [
-        ({"size": 0}, (None, 2, 2, 6), ["size=0"]),
-        ({"size": 2.5}, (None, 2, 2, 6), ["size=2.5"]),
-        ({}, (None, 2, 2, None), ["CompactPooling", "(None, 2, 2, None)"]),
-        ({}, (None, 2, 6), ["(None, 2, 6)"]),
-        ({"hashes": [[0], [0]], "signs": [[1], [1]]}, (None, 2, 2, 6), ["(2, 6)", "(2, 1)"]),
-    ],
-)
-def test_compact_pooling_refuses_bad_arguments_and_inputs(
-    arguments: dict[str, Any], shape: tuple[int | None, ...], facts: list[str]
-) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        CompactPooling(**arguments)(keras.Input(batch_shape=shape))
-    assert [fact for fact in facts if fact not in str(caught.value)] == []

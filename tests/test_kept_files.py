@@ -70,7 +70,6 @@ def test_columns_and_keys_of_feature_files() -> None:
         assert [*file["features"]] == ["conv5"]  # the key of version 0.1
 
 
-@pytest.mark.slow
 def test_stored_maps_are_pooled_to_the_stored_rows(tmp_path: Path) -> None:
     poolings = [word for spec in sorted(POOLINGS) for word in ("--pooling", spec)]
     options = ["--maps", "maps.h5", "--projection", "birds.h5", *poolings]
@@ -139,7 +138,6 @@ def test_predictions_of_runs(run: str) -> None:
         assert names == pytest.approx(EXPECTED["predicted"][run][line["path"]], abs=TOLERANCE)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("network")
 def test_an_explanation_of_a_run(tmp_path: Path) -> None:
     words = ["explain", "runs/birds-bilinear-softmax", "photos/test/wren/4.png", "--class", "wren"]

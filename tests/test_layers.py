@@ -1,4 +1,4 @@
-"""Tests of the layer: its numbers, its gradients, its errors."""
+"""Tests of the layers: their numbers, gradients and errors."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from bench_layer import bili_pooling
 from support.errors import raises
 from support.network import relu_maps
 
-from bilinear_cli.layers import BilinearPooling
+from bilinear_cli.layers import BilinearPooling, CompactPooling
 from bilinear_cli.layers.bilinear import OUTPUTS, methods
 from bilinear_cli.poolings.functions import pool_function
 
@@ -138,10 +138,8 @@ def test_gradients_are_finite(
     ("arguments", "facts"),
     [
         ({"method": "max"}, ["method='max'", *METHODS]),
-        ({"method": None}, ["method=None", *METHODS]),
         ({"output": "circle"}, ["output='circle'", *OUTPUTS]),
         ({"channels": 0}, ["channels=0"]),
-        ({"channels": -3}, ["channels=-3"]),
         ({"channels": 1.5}, ["channels=1.5"]),
         ({"channels": True}, ["channels=True"]),
     ],
@@ -168,3 +166,50 @@ def test_another_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with raises(ValueError, "KERAS_BACKEND=tensorflow", "jax"):
         BilinearPooling()
+
+
+# CompactPooling -----------------------------------------------------------------------------
+
+
+def test_compact_pooling_draws_its_hashes_by_the_seed() -> None:
+    maps = relu_maps(2, 3, 3, 6)
+    one, same, other = (CompactPooling(16, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one(maps), same(maps))
+    assert np.abs(one(maps) - other(maps)).max() > 0.1
+    again = CompactPooling.from_config(one.get_config())
+    np.testing.assert_array_equal(again(maps), one(maps))
+    np.testing.assert_allclose(np.linalg.norm(one(maps), axis=1), 1, rtol=1e-5)
+
+
+def test_a_network_with_compact_pooling_is_compiled_without_xla() -> None:
+    network = keras.Sequential([keras.Input((3, 3, 6)), CompactPooling(16), keras.layers.Dense(2)])
+    with pytest.warns(UserWarning, match="jit_compile"):
+        network.compile("sgd", "mse", jit_compile=True)
+    network.fit(np.ones((4, 3, 3, 6)), np.ones((4, 2)), verbose=0)
+    assert not network.jit_compile
+
+
+def test_compact_pooling_sums_in_float32() -> None:
+    layer = CompactPooling(16, dtype="mixed_bfloat16")
+    maps = relu_maps(1, 20, 20, 6)
+    outputs = layer(keras.Input((None, None, 6)))
+    assert (outputs.dtype, outputs.shape) == ("float32", (None, 16))
+    rounded = keras.ops.cast(keras.ops.cast(maps, "bfloat16"), "float32")
+    np.testing.assert_allclose(layer(maps), CompactPooling(16)(rounded), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape", "facts"),
+    [
+        ({"size": 0}, (None, 2, 2, 6), ["size=0"]),
+        ({"size": 2.5}, (None, 2, 2, 6), ["size=2.5"]),
+        ({}, (None, 2, 2, None), ["CompactPooling", "(None, 2, 2, None)"]),
+        ({}, (None, 2, 6), ["(None, 2, 6)"]),
+        ({"hashes": [[0], [0]], "signs": [[1], [1]]}, (None, 2, 2, 6), ["(2, 6)", "(2, 1)"]),
+    ],
+)
+def test_compact_pooling_refuses_bad_arguments_and_inputs(
+    arguments: dict[str, Any], shape: tuple[int | None, ...], facts: list[str]
+) -> None:
+    with raises(ValueError, *facts):
+        CompactPooling(**arguments)(keras.Input(batch_shape=shape))

@@ -1,5 +1,6 @@
-"""The commands of the README run as they are printed."""
+"""The commands and the Python code of the README run, and `docs/plug_in.py` with them."""
 
+import functools
 import re
 import shlex
 import subprocess
@@ -7,12 +8,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 from support.commands import ROOT, run_command, set_quick_options
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, make_photo, use_small_sample
 from support.thin_network import thin_networks
 
-from bilinear_cli.photos import sample
 from bilinear_cli.training import conv1x1
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -70,9 +72,7 @@ def test_commands_for_your_own_photos(thin_commands: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 def test_commands_for_the_sample(thin_commands: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    thin_commands.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
-    thin_commands.setattr(sample, "N_SPECIES", 2)
-    thin_commands.setattr(sample, "N_DRAWINGS", 3)
+    use_small_sample(thin_commands, tmp_path / "cache", 2, 3)
     run_block(SAMPLE)
     run_block(CONTROLS)
 
@@ -92,5 +92,68 @@ def test_every_command_is_run_by_a_test_or_by_the_ci() -> None:
     assert "\nmake reproduce\n" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-def test_no_placeholder_is_left() -> None:
-    assert not re.findall(r"\b[A-Z]+_(?:HERE|TABLE)\b", README)
+# Python code ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_example_trains_both_networks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    use_small_sample(monkeypatch, tmp_path, 3, 2)
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import plug_in as example
+
+    monkeypatch.setattr(example, "SIZE", 32)
+    # Graphs of MobileNet take ten seconds, and one step of each network does without them.
+    eagerly = functools.partialmethod(keras.Sequential.compile, run_eagerly=True)
+    monkeypatch.setattr(keras.Sequential, "compile", eagerly)
+    example.main(["--weights", "random", "--epochs", "1"])
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert re.findall(r"\d[\d.]*", head.replace(example.LAYER, "")) == ["3", "3", "3", "0.333"]
+    assert example.LAYER in head
+    accuracies = [re.fullmatch(r"(.*?) +(\d\.\d{3}) .*", row) for row in rows]
+    assert [match[1] for match in accuracies] == list(example.POOLINGS)
+
+
+def python_with(words: str) -> str:
+    """Return the README's block of Python that contains these words."""
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    (code,) = [block for block in blocks if words in block]
+    return code
+
+
+@pytest.mark.slow
+def test_the_readmes_way_to_use_an_exported_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("EXTRACT", "PREDICT", "EXPORT"):
+        monkeypatch.setenv(f"BILINEAR_{command}_WEIGHTS", "random")
+    class_folders(Path("photos"), {"wren": 3, "robin": 3})
+    make_photo(Path("new.jpg"), size=(300, 260), seed=9)
+    run = "runs/x-bilinear-softmax"
+    with thin_networks():
+        for line in (
+            "extract --data photos --pooling bilinear --precision float32 --batch-size 2 -o x.h5",
+            "train --features x.h5 -C 10 --label-smoothing 0",
+            f"export {run} birds.keras",
+            f"predict {run} new.jpg --top 1",
+        ):
+            stdout = run_command(*line.split()).stdout
+    name, probability = stdout.split("\t")[1].split()
+    exec(python_with("load_model"), {})
+    keras_name, keras_probability = capsys.readouterr().out.split()[-2:]  # after Keras's bar
+    assert keras_name == name
+    assert float(keras_probability) == pytest.approx(float(probability), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_the_readmes_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = keras.applications.MobileNet
+    monkeypatch.setattr(
+        keras.applications, "MobileNet", lambda **options: original(weights=None, **options)
+    )
+    names = {"n_classes": 3}
+    exec(python_with("BilinearPooling("), names)
+    probabilities = names["network"](np.zeros((1, 224, 224, 3), np.float32))
+    np.testing.assert_allclose(np.sum(probabilities), 1, rtol=1e-5)

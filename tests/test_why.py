@@ -152,7 +152,6 @@ def test_an_interval_has_the_width_of_the_normal_approximation() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.16 / n), rel=0.1)
 
 
-@pytest.mark.slow
 def test_differences_are_paired() -> None:
     hits = random_hits(0.8, 2000, 0)
     assert figures.difference(hits, hits) == (0, 0, 0)
@@ -165,7 +164,6 @@ def test_differences_are_paired() -> None:
     assert high - low > 0.04
 
 
-@pytest.mark.slow
 def test_intervals_are_wider_if_trainings_differ() -> None:
     same = np.repeat(random_hits(0.7, 1000, 0), 5, axis=0)
     widths = []
@@ -176,7 +174,6 @@ def test_intervals_are_wider_if_trainings_differ() -> None:
     assert widths[1] > 2 * widths[0]
 
 
-@pytest.mark.slow
 def test_hits_agree_with_train(features: Path, tmp_path: Path) -> None:
     path = tmp_path / "v.h5"
     with FeatureFile(features) as file:
@@ -222,24 +219,20 @@ def run_script(features: Path, folder: Path) -> dict[str, Any]:
 def test_an_interrupted_run_resumes_and_writes_complete_pages(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"PHOTOS": (2,), "DRAWS": 2}.items():
-        monkeypatch.setattr(measure, name, value)
+    monkeypatch.setattr(measure, "PHOTOS", (2,))
+    monkeypatch.setattr(measure, "DRAWS", 2)
     monkeypatch.setattr(matches, "N_PAIRS", 5)
-    run, keys = measure.run, []
-
-    def run_eleven(file: FeatureFile, trial: Trial) -> dict[str, Any]:
-        if len(keys) == 11:
-            raise KeyboardInterrupt
-        return count_and_run(file, trial)
+    run, keys, interruptions = measure.run, [], [KeyboardInterrupt]
 
     def count_and_run(file: FeatureFile, trial: Trial) -> dict[str, Any]:
+        if len(keys) == 11 and interruptions:
+            raise interruptions.pop()
         keys.append(trial.key)
         return run(file, trial)
 
-    monkeypatch.setattr(measure, "run", run_eleven)
+    monkeypatch.setattr(measure, "run", count_and_run)
     with pytest.raises(KeyboardInterrupt):
         run_script(features, tmp_path)
-    monkeypatch.setattr(measure, "run", count_and_run)
     results = run_script(features, tmp_path)
     assert sorted(keys) == sorted(set(keys)) == sorted(results["trials"])
     page = (tmp_path / "docs" / "why.md").read_text("utf-8")

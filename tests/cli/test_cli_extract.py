@@ -1,15 +1,19 @@
-"""`bilinear extract` and `bilinear merge`: the files that they write, and what they print."""
+"""`bilinear extract` and `bilinear merge`: files, output and refused options."""
 
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 from support.commands import error_line, run_command
-from support.errors import assert_names
+from support.errors import assert_names, assert_suggests
+from support.network import random_kernel, small_network
+
+from bilinear_cli.networks.applications import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("small_network")
 MAX = ("--pooling", "max")
@@ -49,14 +53,6 @@ def test_a_complete_file_is_left_as_it_is(
     assert features.stat().st_mtime_ns == before
 
 
-def test_limit_takes_photos_of_all_classes_and_both_splits(birds: Path) -> None:
-    run_command("extract", "--data", birds, *MAX, "--limit", "6", "-o", "x.h5")
-    with h5py.File("x.h5") as file:
-        assert np.bincount(file["labels"][()]).tolist() == [2, 2, 2]
-        assert file["split"].asstr()[()].tolist().count("test") == 3
-        assert file.attrs["limit"] == 6
-
-
 @pytest.mark.slow
 def test_shards_of_views_are_merged_and_trained_together(
     birds: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,14 +74,13 @@ def test_shards_of_views_are_merged_and_trained_together(
         runs += json.loads(run_command("train", *words, "--json").stdout)["results"]
     assert runs[0]["top1"] == runs[1]["top1"]
     assert (runs[1]["n_rows"], runs[1]["features_file"]) == (72, " ".join(shards))
-    line = error_line(run_command("train", "--features", shards[0], code=1))
-    assert_names(line, "2/2", 1)
+    error_line(run_command("train", "--features", shards[0], code=1), "2/2", 1)
 
 
 def test_skip_bad_leaves_out_files_that_are_no_photos(birds: Path) -> None:
     (birds / "wren" / "2.png").write_text("no photo")
     extract = ["extract", "--data", birds, *MAX, "-o", "x.h5"]
-    assert_names(error_line(run_command(*extract, code=1)), "wren/2.png", "--skip-bad")
+    error_line(run_command(*extract, code=1), "wren/2.png", "--skip-bad")
     assert not Path("x.h5").exists()
     result = run_command(*extract, "--skip-bad")
     assert "wren/2.png" in result.stderr
@@ -99,11 +94,10 @@ def test_a_set_without_a_readable_photo_is_refused(birds: Path) -> None:
     for path in birds.rglob("*.png"):
         path.write_text(f"no photo {path}")
     result = run_command("extract", "--data", birds, *MAX, "-o", "x.h5", "--skip-bad", code=1)
-    assert_names(error_line(result), "birds")
+    error_line(result, "birds")
     assert not Path("x.h5").exists()
 
 
-@pytest.mark.slow
 def test_stored_maps_are_pooled_as_photos_are(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_command("extract", "--data", birds, "--pooling", "conv5", *MAX, "-o", "maps.h5")
     pool = ["extract", "--maps", "maps.h5", "--pooling", "bilinear:4", "--pooling", "compact:16"]
@@ -132,3 +126,76 @@ def test_an_interrupted_run_names_the_option_that_stops_a_resume(
     extract = ["extract", "--data", birds, "-o", "x.h5"]
     assert "--overwrite" not in error_line(run_command(*extract, code=130))
     assert "--overwrite" in error_line(run_command(*extract, "--overwrite", code=130))
+
+
+# Options that are refused ------------------------------------------------------------------
+
+
+def refused(*words: Any, code: int) -> str:
+    """Run a command that ends with this code, and return its last line on stderr."""
+    before = sorted(Path().rglob("*"))
+    result = run_command("extract", *words, code=code)
+    assert sorted(Path().rglob("*")) == before
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "facts"),
+    [
+        (2, ["--scales", "32,48", "--pooling", "conv5"], ["conv5", "--scales"]),
+        (2, ["--scales", "32,32"], ["--scales", "32,32"]),
+        (2, ["--scales", "32,x"], ["--scales", "'x'"]),
+        (2, ["--scales", "8"], ["--scales", 8, "x>=32"]),
+        (2, ["--shard", "3/2"], ["'3/2'"]),
+        (2, ["--no-merge"], ["--no-merge", "--scheduler"]),
+        (2, ["--shard", "1/2", "--scheduler", "local:1"], ["--shard", "--scheduler"]),
+        (2, ["--seed", "-1"], ["--seed", "-1", "0<=x<=2147483647"]),
+        (2, ["-o", "birds"], ["birds", "--output"]),
+        (2, ["-o", "."], [". ", "--output"]),
+        (1, ["-o", "birds/wren/0.png/x.h5"], ["birds/wren/0.png/x.h5"]),
+        (1, ["--data", "nowhere"], ["'nowhere'"]),
+        (2, ["--maps", "x.h5"], ["--maps", "--data"]),
+        (1, ["--projection", "x.h5", "--pooling", "bilinear:4"], ["x.h5", "projection-4"]),
+    ],
+)
+def test_bad_options(code: int, options: list[str], facts: list[Any], features: Path) -> None:
+    assert_names(refused("--data", "birds", "-o", "y.h5", *options, code=code), *facts)
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "facts"),
+    [
+        (2, ["--flip"], ["--maps", "--flip"]),
+        (2, [], ["x.h5", "max", "bilinear"]),
+        (1, ["--maps", "nowhere.h5"], ["nowhere.h5"]),
+    ],
+)
+def test_bad_maps(code: int, options: list[str], facts: list[str], features: Path) -> None:
+    assert_names(refused("--maps", features, "-o", "y.h5", *options, code=code), *facts)
+
+
+def test_an_unknown_network_is_answered_with_the_nearest(birds: Path) -> None:
+    line = refused("--data", birds, "--backbone", "resnet5", "-o", "y.h5", code=2)
+    assert_suggests(line, "resnet50", NETWORKS)
+
+
+def test_bilinear_of_too_many_channels_is_refused(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = small_network(kernel=random_kernel(1280))
+    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", lambda *_: wide)
+    line = refused("--data", birds, "--pooling", "bilinear", "-o", "y.h5", code=2)
+    assert_names(line, "bilinear", "1,280", "819,840", "compact:8192")
+
+
+def test_another_pooling_of_a_complete_file_is_refused(features: Path) -> None:
+    before = features.stat().st_mtime_ns
+    extract = ["extract", "--data", "birds", "--pooling", "avg", "-o", features]
+    line = error_line(run_command(*extract, code=1))
+    assert_names(line, features, "bilinear", "max", "avg", "--output", "--overwrite")
+    assert features.stat().st_mtime_ns == before
+    run_command(*extract, "--overwrite")
+    with h5py.File(features) as file:
+        assert list(file["features"]) == ["avg"]

@@ -1,16 +1,14 @@
 """Help, version, completion, and answers to words that no command knows."""
 
-import importlib.util
-import os
 import re
-import shlex
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.commands import BILINEAR, ROOT, run_command
+from support.commands import BILINEAR, ROOT, run_command, run_python
 from support.errors import assert_names, assert_suggests
 
 from bilinear_cli.cli import cli
@@ -22,12 +20,11 @@ def modules_of(*words: str) -> set[str]:
         "import sys; from bilinear_cli.cli import cli\n"
         "try: cli(sys.argv[1:])\n"
         "except SystemExit as end: assert not end.code\n"
-        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    command = [sys.executable, "-c", code, *words]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert process.stdout
-    return set(process.stderr.split())
+    *printed, modules = run_python(code, *words).splitlines()
+    assert printed
+    return set(modules.split())
 
 
 def test_help_imports_no_large_package() -> None:
@@ -35,7 +32,6 @@ def test_help_imports_no_large_package() -> None:
     assert not large & modules_of("--help")
 
 
-@pytest.mark.slow
 def test_info_imports_neither_tensorflow_nor_sklearn(features: Path) -> None:
     assert not {"tensorflow", "keras", "sklearn", "scipy"} & modules_of("info", str(features))
 
@@ -77,35 +73,17 @@ def test_an_unknown_option_or_value_is_answered_with_the_nearest(
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:
-    path = ROOT / "docs" / "commands.py"
-    spec = importlib.util.spec_from_file_location("commands", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == module.page(), "run make docs"
+    page = runpy.run_path(str(ROOT / "docs" / "commands.py"))["page"]()
+    assert (ROOT / "docs" / "commands.md").read_text("utf-8") == page, "run make docs"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.slow
 def test_shells_complete(shell: str) -> None:
-    def complete(**variables: str) -> str:
-        environment = os.environ | variables
-        options = {"capture_output": True, "text": True, "check": True}
-        return subprocess.run(BILINEAR, env=environment, **options).stdout
-
-    assert "bilinear" in complete(_BILINEAR_COMPLETE=f"{shell}_source")
+    code = BILINEAR[-1]
+    assert "bilinear" in run_python(code, _BILINEAR_COMPLETE=f"{shell}_source")
     typed = {"COMP_WORDS": "bilinear ex", "COMP_CWORD": "ex" if shell == "fish" else "1"}
-    words = re.split(r"[\s,]+", complete(_BILINEAR_COMPLETE=f"{shell}_complete", **typed))
+    stdout = run_python(code, _BILINEAR_COMPLETE=f"{shell}_complete", **typed)
+    words = re.split(r"[\s,]+", stdout)
     assert {"extract", "explain", "export"} <= set(words)
     assert "train" not in words
-
-
-def test_examples_in_help_are_of_commands_and_options_that_exist() -> None:
-    for command in [cli, *cli.commands.values()]:
-        block = (command.help or "").partition("\b\n")[2]
-        examples = [line.strip() for line in block.splitlines() if "bilinear " in line]
-        assert examples, command.name
-        for line in examples:
-            words = shlex.split(line[line.index("bilinear ") :])[1:]
-            known = {o for p in cli.commands[words[0]].params for o in p.opts}
-            options = {word for word in words if re.match(r"--?[a-zA-Z]", word)}
-            assert options <= known, line

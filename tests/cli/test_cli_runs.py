@@ -43,7 +43,7 @@ def test_info_of_a_run(run: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(run: Path) -> None:
-    assert_names(error_line(run_command("info", "birds", code=1)), "birds")
+    error_line(run_command("info", "birds", code=1), "birds")
     misspelt = error_line(run_command("report", "runs/x-max-sofmax", code=1))
     assert_names(misspelt, "runs/x-max-sofmax", "runs/x-max-softmax")
 
@@ -68,15 +68,14 @@ def test_explain_refuses_before_it_loads_the_network(
 ) -> None:
     monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
     photo = "birds/wren/0.png"
-    line = error_line(run_command("explain", run, photo, code=1))
-    assert_names(line, "bilinear")
+    error_line(run_command("explain", run, photo, code=1), "bilinear")
     words = ["explain", "runs/x-bilinear-softmax", photo, "--class", "robbin"]
-    assert_names(error_line(run_command(*words, code=2)), "robbin", "robin")
+    error_line(run_command(*words, code=2), "robbin", "robin")
 
 
 def test_explain_names_an_output_that_cannot_be_written(run: Path) -> None:
     Path("no").write_text("no folder")
     words = ["explain", "runs/x-bilinear-softmax", "birds/wren/0.png", "-o"]
-    assert_names(error_line(run_command(*words, "no/x.png", code=1)), "no/x.png")
-    assert_names(error_line(run_command(*words, "x.txt", code=2)), "x.txt")
+    error_line(run_command(*words, "no/x.png", code=1), "no/x.png")
+    error_line(run_command(*words, "x.txt", code=2), "x.txt")
     assert not [*Path().glob(".x*")]

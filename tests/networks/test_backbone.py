@@ -1,6 +1,7 @@
 """Tests of the network: its precision, its input, its devices."""
 
 import logging
+import re
 from pathlib import Path
 from unittest.mock import Mock, call
 
@@ -8,9 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.errors import assert_names
 
 from bilinear_cli.networks import backbone
+from bilinear_cli.networks.load import MEASURED, measured_difference
 from bilinear_cli.networks.weights import Tensors, random_tensors
+from bilinear_cli.recipe import mixed_with
 
 CPUINFO = """processor\t: 0
 model name\t: A CPU with amx_bf16 in its name
@@ -98,6 +102,33 @@ def test_a_gpu_is_known_by_its_compute_capability_whatever_the_cpu(
     assert backbone._has_bfloat16(tmp_path / "cpuinfo") is expected
 
 
+FLOAT32 = {"precision": "float32"}
+INT8 = {"precision": "int8", "int8_sha256": "a"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "mixed"),
+    [
+        ([], ""),
+        ([INT8], ""),
+        ([INT8 | {"int8_sha256": "b"}], "int8"),
+        ([INT8 | {"mixed_with": "float32"}], "float32"),
+        ([INT8, FLOAT32 | {"mixed_with": "bfloat16 int8"}], "bfloat16 float32 int8"),
+    ],
+)
+def test_a_file_names_the_other_precisions_of_its_rows(
+    sources: list[dict[str, str]], mixed: str
+) -> None:
+    assert mixed_with(INT8, sources) == mixed
+
+
+def test_a_difference_that_was_not_measured_has_no_numbers() -> None:
+    line = measured_difference("float32", "float16", "bfloat16")
+    assert_names(line, f"bfloat16 {MEASURED['bfloat16']}")
+    rest = line.replace(f"bfloat16 {MEASURED['bfloat16']}", "")
+    assert re.findall(r"\w*\d+", rest) == ["float16"]
+
+
 # The network --------------------------------------------------------------------------------
 
 PHOTOS = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -112,7 +143,6 @@ def test_photos_are_not_written_to(tensors: Tensors) -> None:
     forward(photos)
 
 
-@pytest.mark.slow
 def test_every_layer_has_its_own_weights(tensors: Tensors) -> None:
     forward = backbone.load_backbone(tensors, "vgg16", "block5_pool", "float32")
     x = tf.constant(keras.applications.vgg16.preprocess_input(PHOTOS.astype(np.float32)))

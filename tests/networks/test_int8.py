@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.errors import assert_names, raises
+from support.errors import assert_names, raises, warnings
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling, count_channels
@@ -219,8 +219,7 @@ def test_it_writes_nothing_to_stderr_and_logs_nothing_twice(
 def test_an_unwritable_cache_is_a_warning(cached: Path, caplog: pytest.LogCaptureFixture) -> None:
     cached.parent.write_text("a file")
     assert load_first()(tf.constant(pattern(40))).shape == (1, 40, 40, 64)
-    (warning,) = [x for x in caplog.records if x.levelno == logging.WARNING]
-    assert_names(warning.getMessage(), cached)
+    assert_names(*warnings(caplog), cached)
 
 
 # Errors of LiteRT -------------------------------------------------------------------------

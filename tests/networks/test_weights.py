@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import io
-import logging
 import subprocess
 import sys
 import urllib.error
@@ -19,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
-from support.errors import assert_names, raises
+from support.errors import assert_names, raises, warnings
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.files import cache_folder
@@ -85,11 +84,6 @@ def refused(source: object, *facts: object) -> None:
     """Check that loading raises an error with these facts."""
     with raises(BilinearError, *facts):
         load_vgg16_weights(str(source))
-
-
-def one_warning(caplog: pytest.LogCaptureFixture) -> str:
-    (warning,) = [x for x in caplog.records if x.levelno == logging.WARNING]
-    return warning.getMessage()
 
 
 # The published table, and random weights -----------------------------------------------------
@@ -164,7 +158,7 @@ def test_a_spoilt_cache_is_fetched_again(
     cached.write_bytes(spoil(cached.read_bytes()))
     assert load_vgg16_weights().sha256 == weights.sha256
     assert fetched == ["keras", "keras"]
-    assert_names(one_warning(caplog), cached)
+    assert_names(*warnings(caplog), cached)
     load_vgg16_weights()
     assert fetched == ["keras", "keras"]
 
@@ -228,7 +222,7 @@ def test_other_weights_with_the_md5_are_used_and_not_kept(
     assert weights.differing == ("block2_conv1/bias",)
     assert equal(weights.tensors, altered)
     assert not cached.exists()
-    assert_names(one_warning(caplog), "block2_conv1/bias")
+    assert_names(*warnings(caplog), "block2_conv1/bias")
 
 
 # Files --------------------------------------------------------------------------------------
@@ -244,7 +238,6 @@ def test_a_missing_file_or_a_file_of_another_kind(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".whl"])
 @pytest.mark.parametrize("data", [b"", b"this is a text"])
-@pytest.mark.slow
 def test_a_file_of_another_format_than_its_name_is_refused(
     tmp_path: Path, suffix: str, data: bytes
 ) -> None:

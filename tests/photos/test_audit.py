@@ -145,7 +145,7 @@ def test_the_manifest_reads_back(birds: Path, tmp_path: Path, folder: str) -> No
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.slow
-def test_a_split_that_is_made_here_keeps_duplicates_together(tmp_path: Path, seed: int) -> None:
+def test_a_drawn_split_keeps_duplicates_together(tmp_path: Path, seed: int) -> None:
     folder, manifest = tmp_path / "birds", tmp_path / "g.csv"
     for i in range(N_PHOTOS):
         for quality in (90, 40):
@@ -249,7 +249,7 @@ def test_classes_are_counted_and_look_alikes_named(birds: Path) -> None:
     assert result["untested_classes"] == ["Wren"]
 
 
-def test_the_seed_of_a_split_that_is_made_is_reported(birds: Path) -> None:
+def test_the_seed_of_a_drawn_split_is_reported(birds: Path) -> None:
     assert_names(findings(birds / "train", "--split-seed", "5")["split"], 5)
     assert findings(birds, "--split-seed", "5")["split"] == findings(birds)["split"]
 

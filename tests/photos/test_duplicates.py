@@ -90,7 +90,6 @@ def test_names_that_are_not_similar(pair: tuple[str, str]) -> None:
     assert similar_names(pair) == []
 
 
-@pytest.mark.slow
 def test_few_pairs_of_many_names_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: Counter = Counter()
     is_slip = audit_report._is_slip

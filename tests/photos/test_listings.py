@@ -1,21 +1,16 @@
-"""Tests of the kinds of photo sets: folders, CUB-200-2011, CSV manifests, the drawn sample."""
+"""Tests of the kinds of photo sets: folders, CUB-200-2011, CSV manifests."""
 
-import errno
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from support.errors import assert_names, raises
-from support.photos import class_folders, make_photo
+from support.errors import assert_names, raises, warnings
+from support.photos import class_folders, cub_folder, make_photo
 
-from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.photos import sample
-from bilinear_cli.photos.listings import write_photos
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 
 
@@ -30,13 +25,6 @@ def assert_refused(spec: object, *facts: Any) -> None:
     """Check that loading a set ends in an error that names these facts."""
     with raises(BilinearError, *facts):
         load_photo_set(str(spec))
-
-
-def assert_warns(caplog: pytest.LogCaptureFixture, *facts: Any) -> None:
-    """Check that one warning was logged, and that it names these facts."""
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert_names(record.getMessage(), *facts)
 
 
 # Class folders ------------------------------------------------------------------------------
@@ -64,7 +52,7 @@ def test_train_and_test_folders_are_the_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parent", ["", "train/"])
-def test_without_two_folders_a_split_is_made(tmp_path: Path, parent: str) -> None:
+def test_without_two_folders_a_split_is_drawn(tmp_path: Path, parent: str) -> None:
     folder = class_folders(tmp_path, {f"{parent}wren": 6, f"{parent}dunnock": 3})
     photo_set = load_photo_set(str(folder), split_seed=4)
     assert photo_set.split_seed == 4
@@ -111,7 +99,7 @@ def test_ignored_files_are_named(
     for name in files:
         (folder / name).touch()
     assert not {*load_photo_set(str(folder)).paths} & {*ignored}
-    assert_warns(caplog, folder, len(ignored), *ignored)
+    assert_names(*warnings(caplog), folder, len(ignored), *ignored)
 
 
 WRONG_FOLDERS: dict[str, tuple[dict[str, int | list[str]], list[str]]] = {
@@ -141,22 +129,7 @@ def test_no_such_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str)
 
 @pytest.fixture
 def cub(tmp_path: Path) -> Path:
-    """Write a subset in CUB's layout: ids with gaps, classes out of order."""
-    folder = tmp_path / "cub"
-    wrens = {11: "004.Wren/a b.jpg", 5790: "004.Wren/b.jpg"}
-    photos = wrens | {17: "001.Owl/a.jpg", 3: "001.Owl/c.jpg"}
-    for photo in photos.values():
-        make_photo(folder / "images" / photo)
-    tables = {
-        "images": photos,
-        "classes": {4: "004.Wren", 1: "001.Owl"},
-        "image_class_labels": {3: 1, 11: 4, 17: 1, 5790: 4, 6000: 9},
-        "train_test_split": {3: 0, 11: 1, 17: 1, 5790: 0, 6000: 1},
-    }
-    for name, table in tables.items():
-        lines = "".join(f"{key} {value}\n" for key, value in table.items())
-        (folder / f"{name}.txt").write_text(lines)
-    return folder
+    return cub_folder(tmp_path / "cub")
 
 
 def test_cub_layout(cub: Path) -> None:
@@ -227,7 +200,7 @@ def test_manifest(tmp_path: Path, encoding: str) -> None:
     assert photo_set.group.tolist() == ["nest", "sub/g h.png", "b.png"]
 
 
-def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: Path) -> None:
+def test_a_manifest_without_a_split_gets_one_that_keeps_groups_together(tmp_path: Path) -> None:
     lines = [*(f"{name}.png,wren,nest" for name in "ab"), *(f"{name}.png,owl," for name in "cdef")]
     path = manifest(tmp_path, "path,label,group", *lines)
     photo_set = load_photo_set(str(path), split_seed=1)
@@ -236,7 +209,7 @@ def test_a_manifest_without_a_split_gets_one_that_keeps_groups_whole(tmp_path: P
     assert Counter(photo_set.split[2:]) == {"train": 3, "test": 1}
 
 
-def test_paths_of_a_manifest_are_made_relative(tmp_path: Path) -> None:
+def test_paths_of_a_manifest_become_relative(tmp_path: Path) -> None:
     photo = make_photo(tmp_path / "photos" / "a.png")
     manifest(tmp_path / "real" / "lists", "path,label", f"{photo},wren", "./b.png,owl")
     (tmp_path / "lists").symlink_to(tmp_path / "real" / "lists")
@@ -260,7 +233,7 @@ def test_a_group_in_both_splits_is_warned_of(
     lines = ["a.png,wren,train,nest", "b.png,wren,test,nest", "c.png,owl,train,"]
     path = manifest(tmp_path, "path,label,split,group", *lines)
     load_photo_set(str(path))
-    assert_warns(caplog, path, "nest")
+    assert_names(*warnings(caplog), path, "nest")
 
 
 PLAIN = ["path,label", "a.png,wren"]
@@ -305,124 +278,3 @@ def test_an_absent_column_is_named(tmp_path: Path, header: str, absent: list[str
 def test_a_file_that_is_no_manifest(tmp_path: Path) -> None:
     path = make_photo(tmp_path / "a.png")
     assert_refused(path, path, "CSV", "UTF-8")
-
-
-# The sample ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Replace the drawings by four files; return the options of each sample that is written."""
-    calls: list[dict[str, Any]] = []
-
-    def drawings(**options: Any) -> Iterator[tuple[str, bytes]]:
-        calls.append(options)
-        yield from [
-            (f"{folder}/0.jpg", b"") for folder in ("train/a", "train/b", "test/a", "test/b")
-        ]
-
-    monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path))
-    monkeypatch.setattr(sample, "N_SPECIES", 2)
-    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
-    monkeypatch.setattr(sample, "drawings", drawings)
-    return calls
-
-
-@pytest.mark.parametrize(
-    ("spec", "options"),
-    [
-        ("sample", {"seed": 0, "ink": True, "grey": False}),
-        ("sample:grey", {"seed": 0, "ink": True, "grey": True}),
-        ("sample:no-ink", {"seed": 0, "ink": False, "grey": False}),
-        ("sample:seed=12", {"seed": 12, "ink": True, "grey": False}),
-        ("sample:no-ink:seed=3:grey", {"seed": 3, "ink": False, "grey": True}),
-    ],
-)
-def test_options_of_the_sample(drawn: list[dict], tmp_path: Path, spec: str, options: dict) -> None:
-    steps: list[tuple[int, int]] = []
-    photo_set = load_photo_set(spec, progress=lambda *step: steps.append(step))
-    assert drawn == [options]
-    assert steps == [(done, 4) for done in range(1, 5)]
-    assert (photo_set.kind, photo_set.spec) == ("sample", spec)
-    assert photo_set.name == spec.replace(":", "-")
-    assert photo_set.root.is_relative_to(tmp_path.resolve() / "sample")
-    assert Counter(photo_set.split) == {"train": 2, "test": 2}
-    assert photo_set.split_seed is None
-
-
-@pytest.mark.usefixtures("drawn")
-def test_every_kind_of_sample_has_its_own_folder() -> None:
-    specs = ("sample", "sample:grey", "sample:no-ink", "sample:seed=1")
-    assert len({load_photo_set(spec).root for spec in specs}) == 4
-    assert load_photo_set("sample:seed=0").root == load_photo_set("sample").root
-
-
-@pytest.mark.parametrize(
-    ("spec", "facts"),
-    [
-        ("sample:gray", ["'gray'", "'grey'"]),
-        ("sample:no-inc", ["'no-inc'", "'no-ink'"]),
-        ("sample:", ["''", "grey", "no-ink", "seed"]),
-        ("sample:seed", ["'seed'", "'sample:seed'", "sample:seed=1", "sample:grey"]),
-        ("sample:seed=one", ["'seed=one'", "'sample:seed=one'"]),
-        ("sample:seed=-1", ["'seed=-1'", "'sample:seed=-1'"]),
-        ("sample:grey=1", ["'grey=1'", "'sample:grey=1'"]),
-        ("sample:grey=no", ["'grey=no'", "'sample:grey=no'"]),
-    ],
-)
-def test_unknown_options_of_the_sample(drawn: list[dict], spec: str, facts: list[str]) -> None:
-    with raises(UsageError, *facts):
-        load_photo_set(spec)
-    assert not drawn
-
-
-# Photos that are written to the cache -------------------------------------------------------
-
-PHOTOS = [("train/owl/0.jpg", b"an owl"), ("test/owl/1.jpg", b"another")]
-
-
-def test_photos_are_written_once(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "cache" / "owls"
-    steps: list[tuple[int, int]] = []
-    for photos in (PHOTOS, [("other.jpg", b"")]):
-        write_photos(folder, iter(photos), 2, lambda *step: steps.append(step))
-    assert steps == [(1, 2), (2, 2)]
-    files = {path for path in folder.rglob("*") if path.is_file()}
-    assert {(path.relative_to(folder).as_posix(), path.read_bytes()) for path in files} == {*PHOTOS}
-    assert list(folder.parent.iterdir()) == [folder]
-
-
-def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
-    def stop(done: int, _: int) -> None:
-        assert len(list(tmp_path.iterdir())) == 1  # the unfinished folder, under another name
-        assert not (tmp_path / "owls").exists()
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_photos(tmp_path / "owls", PHOTOS, 2, stop)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
-    folder = tmp_path / "owls"
-
-    def overtake(done: int, total: int) -> None:
-        if done == total:
-            folder.mkdir()
-            (folder / "winner").touch()
-
-    write_photos(folder, PHOTOS, 2, overtake)
-    assert [path.name for path in folder.iterdir()] == ["winner"]
-    assert list(tmp_path.iterdir()) == [folder]
-
-
-@pytest.mark.parametrize("function", ["os.replace", "pathlib.Path.write_bytes"])
-def test_a_folder_that_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
-) -> None:
-    fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(function, Mock(side_effect=fault))
-    with raises(BilinearError, tmp_path / "owls", fault.strerror):
-        write_photos(tmp_path / "owls", PHOTOS, 2, None)
-    assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ def test_about_a_third_of_each_class_is_for_testing(n_photos: int, n_test: int) 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_stay_whole(seed: int) -> None:
+def test_groups_are_not_split(seed: int) -> None:
     rng = np.random.default_rng(seed)
     group = rng.integers(0, 60, 300)
     labels = group % 3

@@ -1,14 +1,25 @@
-"""Tests of the built-in sample set."""
+"""Tests of the built-in sample: the drawings, its options, its files in the cache."""
 
+import errno
 import io
+import os
+from collections import Counter
+from collections.abc import Iterator
 from itertools import islice, permutations
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
+from support.errors import raises
+from support.photos import use_small_sample
 
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.photos import sample
+from bilinear_cli.photos.listings import write_photos
+from bilinear_cli.photos.photo_set import load_photo_set
 
 
 def test_species_are_the_even_permutations() -> None:
@@ -97,9 +108,8 @@ def test_grey_is_the_luminance_of_the_same_drawing() -> None:
     assert np.abs(grey[..., 0] - luminance).max() < 1
 
 
-def test_even_drawings_are_training_photos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "N_SPECIES", 3)
-    monkeypatch.setattr(sample, "N_DRAWINGS", 2)
+def test_even_drawings_are_training_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_sample(monkeypatch, tmp_path, 3, 2)
     monkeypatch.setattr(sample, "draw_moth", lambda *_, **__: np.zeros((4, 4, 3), np.uint8))
     paths = [path for path, _ in sample.drawings(seed=0, ink=True, grey=False)]
     names = sample.SPECIES[:3]
@@ -115,3 +125,122 @@ def test_the_files_are_the_drawings(option: dict[str, Any]) -> None:
         assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
         error = np.asarray(image).astype(int) - sample.draw_moth(0, 1, **options)
     assert np.abs(error).mean() < 3
+
+
+# As a photo set ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Replace the drawings by four files; return the options of each sample that is written."""
+    calls: list[dict[str, Any]] = []
+
+    def drawings(**options: Any) -> Iterator[tuple[str, bytes]]:
+        calls.append(options)
+        yield from [
+            (f"{folder}/0.jpg", b"") for folder in ("train/a", "train/b", "test/a", "test/b")
+        ]
+
+    use_small_sample(monkeypatch, tmp_path, 2, 2)
+    monkeypatch.setattr(sample, "drawings", drawings)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("sample", {"seed": 0, "ink": True, "grey": False}),
+        ("sample:grey", {"seed": 0, "ink": True, "grey": True}),
+        ("sample:no-ink", {"seed": 0, "ink": False, "grey": False}),
+        ("sample:seed=12", {"seed": 12, "ink": True, "grey": False}),
+        ("sample:no-ink:seed=3:grey", {"seed": 3, "ink": False, "grey": True}),
+    ],
+)
+def test_options_of_the_sample(drawn: list[dict], tmp_path: Path, spec: str, options: dict) -> None:
+    steps: list[tuple[int, int]] = []
+    photo_set = load_photo_set(spec, progress=lambda *step: steps.append(step))
+    assert drawn == [options]
+    assert steps == [(done, 4) for done in range(1, 5)]
+    assert (photo_set.kind, photo_set.spec) == ("sample", spec)
+    assert photo_set.name == spec.replace(":", "-")
+    assert photo_set.root.is_relative_to(tmp_path.resolve() / "sample")
+    assert Counter(photo_set.split) == {"train": 2, "test": 2}
+    assert photo_set.split_seed is None
+
+
+@pytest.mark.usefixtures("drawn")
+def test_every_kind_of_sample_has_its_own_folder() -> None:
+    specs = ("sample", "sample:grey", "sample:no-ink", "sample:seed=1")
+    assert len({load_photo_set(spec).root for spec in specs}) == 4
+    assert load_photo_set("sample:seed=0").root == load_photo_set("sample").root
+
+
+@pytest.mark.parametrize(
+    ("spec", "facts"),
+    [
+        ("sample:gray", ["'gray'", "'grey'"]),
+        ("sample:no-inc", ["'no-inc'", "'no-ink'"]),
+        ("sample:", ["''", "grey", "no-ink", "seed"]),
+        ("sample:seed", ["'seed'", "'sample:seed'", "sample:seed=1", "sample:grey"]),
+        ("sample:seed=one", ["'seed=one'", "'sample:seed=one'"]),
+        ("sample:seed=-1", ["'seed=-1'", "'sample:seed=-1'"]),
+        ("sample:grey=1", ["'grey=1'", "'sample:grey=1'"]),
+        ("sample:grey=no", ["'grey=no'", "'sample:grey=no'"]),
+    ],
+)
+def test_unknown_options_of_the_sample(drawn: list[dict], spec: str, facts: list[str]) -> None:
+    with raises(UsageError, *facts):
+        load_photo_set(spec)
+    assert not drawn
+
+
+# Photos that are written to the cache -------------------------------------------------------
+
+PHOTOS = [("train/owl/0.jpg", b"an owl"), ("test/owl/1.jpg", b"another")]
+
+
+def test_photos_are_written_once(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "cache" / "owls"
+    steps: list[tuple[int, int]] = []
+    for photos in (PHOTOS, [("other.jpg", b"")]):
+        write_photos(folder, iter(photos), 2, lambda *step: steps.append(step))
+    assert steps == [(1, 2), (2, 2)]
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    assert {(path.relative_to(folder).as_posix(), path.read_bytes()) for path in files} == {*PHOTOS}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+    def stop(done: int, _: int) -> None:
+        assert len(list(tmp_path.iterdir())) == 1  # the unfinished folder, under another name
+        assert not (tmp_path / "owls").exists()
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_photos(tmp_path / "owls", PHOTOS, 2, stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_runs_at_once_the_first_wins(tmp_path: Path) -> None:
+    folder = tmp_path / "owls"
+
+    def overtake(done: int, total: int) -> None:
+        if done == total:
+            folder.mkdir()
+            (folder / "winner").touch()
+
+    write_photos(folder, PHOTOS, 2, overtake)
+    assert [path.name for path in folder.iterdir()] == ["winner"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("function", ["os.replace", "pathlib.Path.write_bytes"])
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(function, Mock(side_effect=fault))
+    with raises(BilinearError, tmp_path / "owls", fault.strerror):
+        write_photos(tmp_path / "owls", PHOTOS, 2, None)
+    assert list(tmp_path.iterdir()) == []

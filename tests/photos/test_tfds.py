@@ -66,7 +66,7 @@ def _folders_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def unpacked(tmp_path: Path) -> Path:
-    """Return the folder that the set's photos are written to; it is not there yet."""
+    """Return the folder that the set's photos are written to; it does not exist yet."""
     return tmp_path / "cache" / "tfds" / "tiny_birds-1.2.0"
 
 

@@ -1,7 +1,5 @@
 """Tests of the poolings: by hand, against the post's procedure, and their invariants."""
 
-import itertools
-
 import hypothesis.extra.numpy as arrays_of
 import numpy as np
 import pytest
@@ -99,13 +97,11 @@ def test_a_sketch_is_that_of_single_vectors_by_fourier_transforms() -> None:
     size, channels = 32, 12
     hashes, signs = rng.integers(0, size, (2, channels)), rng.choice([-1, 1], (2, channels))
     maps = rng.normal(size=(2, 3, 2, channels)).astype(np.float32)
-    expected = np.zeros((2, size))
-    for photo, feature_map in enumerate(maps.reshape(2, 6, channels)):
-        for x in feature_map:
-            counts = np.zeros((2, size))
-            for k in range(2):
-                np.add.at(counts[k], hashes[k], signs[k] * x)
-            expected[photo] += np.fft.ifft(np.fft.fft(counts[0]) * np.fft.fft(counts[1])).real
+    first, second = (
+        np.fft.fft(maps.reshape(2, 6, channels) @ (np.eye(size)[indices] * sign[:, None]))
+        for indices, sign in zip(hashes, signs, strict=True)
+    )
+    expected = np.fft.ifft(first * second).real.sum(axis=1)  # over the locations
     sketch = tensor_sketch(outer_product_sum(tf.constant(maps)), hashes, signs, size)
     np.testing.assert_allclose(sketch, expected, atol=1e-4)
 
@@ -140,7 +136,9 @@ def test_a_projection_to_all_channels_rotates_the_matrix() -> None:
     assert_close(plain(maps), bilinear_pool(maps))
 
 
-@pytest.mark.parametrize("spec", ["compact:16", "bilinear:3", "covariance:3", "matrix-sqrt:3"])
+@pytest.mark.parametrize(
+    "spec", ["bilinear", "compact:16", "bilinear:3", "covariance:3", "matrix-sqrt:3"]
+)
 def test_features_of_any_size_have_norm_one_or_are_zero(spec: str) -> None:
     maps = relu_maps(2, 3, 3, 4)
     maps[1] = 0
@@ -152,15 +150,11 @@ def test_features_of_any_size_have_norm_one_or_are_zero(spec: str) -> None:
 # Against the post's procedure ---------------------------------------------------------------
 
 
-def post_feature(feature_map: np.ndarray) -> np.ndarray:
-    """Return what the post computes, location by location, in double precision: c * c elements."""
-    height, width, channels = feature_map.shape
-    total = np.zeros((channels, channels))
-    for row, column in itertools.product(range(height), range(width)):
-        x = feature_map[row, column].astype(np.float64)
-        total += np.outer(x, x)
-    flat = np.sqrt(np.maximum(total, 0)).ravel()
-    return flat / np.sqrt((flat**2).sum())
+def post_features(maps: np.ndarray) -> np.ndarray:
+    """Return what the post computes, in double precision: c * c elements a photo."""
+    x = maps.reshape(len(maps), -1, maps.shape[-1]).astype(np.float64)
+    flat = np.sqrt(np.maximum(x.swapaxes(1, 2) @ x, 0)).reshape(len(maps), -1)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +166,7 @@ def pooled() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     common = 40 * rng.standard_normal((1, 6, 5, 512)) - 20
     maps = np.maximum(common + 60 * rng.standard_normal((3, 6, 5, 512)), 0).astype(np.float32)
-    reference = np.stack([post_feature(feature_map) for feature_map in maps])
-    return reference, bilinear_pool(tf.constant(maps)).numpy()
+    return post_features(maps), bilinear_pool(tf.constant(maps)).numpy()
 
 
 def test_the_triangle_holds_the_posts_square(pooled: tuple[np.ndarray, np.ndarray]) -> None:
@@ -209,14 +202,6 @@ random_maps = arrays_of.arrays(np.float32, (2, 3, 2, 4), elements=elements)
 
 def assert_close(x: tf.Tensor, y: tf.Tensor) -> None:
     np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-4, atol=1e-6)
-
-
-@given(random_maps)
-def test_a_bilinear_feature_has_norm_one_or_is_zero(maps: np.ndarray) -> None:
-    feature = bilinear_pool(maps).numpy()
-    norms = np.linalg.norm(feature, axis=1)
-    np.testing.assert_allclose(norms, maps.any(axis=(1, 2, 3)), atol=1e-5)
-    assert (feature >= 0).all()
 
 
 @pytest.mark.parametrize("spec", sorted(FUNCTIONS.keys() - {"maps", *SENSITIVE}))
@@ -285,10 +270,11 @@ def test_the_matrix_root_is_one(shape: tuple[int, int, int]) -> None:
     channels = shape[-1]
     rows, columns = np.triu_indices(channels)
     feature = FUNCTIONS["matrix-sqrt"](maps).numpy() / np.where(rows == columns, 1, np.sqrt(2))
-    for packed, feature_map in zip(feature, maps.reshape(3, -1, channels), strict=True):
-        root = np.zeros((channels, channels))
-        root[rows, columns] = root[columns, rows] = packed * np.abs(packed)
-        square, expected = root @ root, feature_map.T.astype(np.float64) @ feature_map
-        np.testing.assert_allclose(
-            square / np.trace(square), expected / np.trace(expected), atol=1e-4
-        )
+    root = np.zeros((3, channels, channels))
+    root[:, rows, columns] = root[:, columns, rows] = feature * np.abs(feature)
+    x = maps.reshape(3, -1, channels).astype(np.float64)
+    actual, expected = (
+        matrix / np.trace(matrix, axis1=1, axis2=2)[:, None, None]
+        for matrix in (root @ root, x.swapaxes(1, 2) @ x)
+    )
+    np.testing.assert_allclose(actual, expected, atol=1e-4)

@@ -85,7 +85,6 @@ def test_classes_are_ordered_by_accuracy(page: Element) -> None:
     ]
 
 
-@pytest.mark.slow
 def test_calibration_is_shown_before_and_after(
     page: Element, calibration_rows: list[list[str]]
 ) -> None:
@@ -96,7 +95,6 @@ def test_calibration_is_shown_before_and_after(
     assert f"{TEMPERATURE:g}" in section.text
 
 
-@pytest.mark.slow
 def test_the_matrix_has_its_classes_beside_its_rows(page: Element) -> None:
     matrix = page.section("matrix").one("table", class_="matrix")
     order = [head["title"] for head in matrix.all("abbr")]
@@ -112,7 +110,6 @@ def test_the_matrix_has_its_classes_beside_its_rows(page: Element) -> None:
             assert cell.attributes.get("class") == (f"cell {kind}" if count else None)
 
 
-@pytest.mark.slow
 def test_markdown_has_the_same_figures(run: Path, calibration_rows: list[list[str]]) -> None:
     text = run_command("report", run, "--format", "md").stdout
     tables = [markdown_cells(lines[2:]) for lines in markdown_tables(text)]

@@ -45,7 +45,6 @@ def test_names_of_classes_add_no_element(
     assert not EXTERNAL.search(hostile_html)
 
 
-@pytest.mark.slow
 def test_names_of_classes_are_shown_as_they_are(hostile: Element) -> None:
     assert all(name in hostile.text for name in HOSTILE_NAMES if len(name) < 300)
     titles = [name["title"] for name in hostile.all("bdi") if "title" in name.attributes]
@@ -88,7 +87,6 @@ def test_markdown_keeps_its_tables(hostile_run: Path) -> None:
     assert plain("a|b\n<c>*d*") == r"a\|b \<c\>\*d\*"
 
 
-@pytest.mark.slow
 def test_names_do_not_control_the_terminal(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ["a\x1b[31m", "b\u202e", "c"], photos=False)
     pair = {"true": "a\x1b[31m", "predicted": "b\u202e", "count": 1}
@@ -101,7 +99,6 @@ def test_names_do_not_control_the_terminal(tmp_path: Path) -> None:
 # The list of labels to correct ------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_page_holds_all_labels_to_correct(hostile: Element, hostile_run: Path) -> None:
     (link,) = [a for a in hostile.all("a") if "download" in a.attributes]
     text = b64decode(link["href"].split(",", 1)[1]).decode()

@@ -30,7 +30,6 @@ def page(html: str) -> Element:
     return parse(html)
 
 
-@pytest.mark.slow
 def test_the_page_needs_nothing_else(html: str, page: Element) -> None:
     assert not EXTERNAL.findall(html)
     assert len(html.encode()) < 3_000_000
@@ -181,7 +180,6 @@ def test_the_best_by_the_folds_is_shown_in_detail(several: Element, page: Elemen
     assert not page.all("tr", class_="best")
 
 
-@pytest.mark.slow
 def test_the_run_that_is_shown_in_detail_is_named(several: Element, page: Element) -> None:
     header = several.one("header")
     assert [name.text for name in header.all("bdi")] == ["run1"]

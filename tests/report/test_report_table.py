@@ -1,6 +1,5 @@
 """Tests of the tables and lines that people read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +108,6 @@ def test_the_three_most_confused_pairs_are_named() -> None:
     assert line.count("crow") == 3
     assert "auk 1" not in line
     assert_names(confused(metrics()), "bilinear", "0.7000", "runs/x-bilinear-softmax")
-
-
-def test_metrics_are_read_as_written(tmp_path: Path) -> None:
-    written = metrics(pooling="mäx", n_train=4, n_test=2, n_classes=2)
-    (tmp_path / "metrics.json").write_text(json.dumps(written), encoding="utf-8")
-    assert read_metrics(tmp_path) == written
 
 
 @pytest.mark.parametrize("text", [None, "{", "", "[]"])

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bilinear_cli.cli import cli
+from support.errors import assert_names
 
 ROOT = Path(__file__).parents[2]
 # This has the name of the command, and needs no script, which an environment may lack.
@@ -24,7 +25,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run_python(code: str, *arguments: Any, **variables: str) -> str:
-    """Run Python code as a separate process with these variables, and return its stdout."""
+    """Run Python code of the checkout in a new process, and return its stdout."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     pipe, variables = subprocess.PIPE, environment(**variables)
     return subprocess.run(command, check=True, stdout=pipe, text=True, env=variables).stdout
@@ -63,10 +64,11 @@ def run_command(*words: Any, code: int = 0, **options: Any) -> Result:
     return result
 
 
-def error_line(result: Result) -> str:
-    """Return the one error line on stderr, after checking that stdout is empty."""
+def error_line(result: Result, *facts: Any) -> str:
+    """Return the one error line on stderr, which must contain these facts. Stdout must be empty."""
     assert result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1, result.stderr
     assert "Traceback" not in result.stderr
+    assert_names(lines[0], *facts)
     return lines[0].removeprefix("Error: ")

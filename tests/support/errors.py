@@ -1,5 +1,6 @@
-"""Assertions about errors, their type and the facts in the message; and the log."""
+"""Assertions about errors and warnings: the type, and the facts in the message."""
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     """Return the messages that the program logged at this level."""
     records = [record for record in caplog.records if record.name.startswith("bilinear_cli")]
     return [record.getMessage() for record in records if record.levelno == level]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the warnings that the program logged."""
+    return messages(caplog, logging.WARNING)
 
 
 def assert_suggests(message: str, nearest: str, known: Iterable[str]) -> None:

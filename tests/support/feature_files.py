@@ -36,13 +36,10 @@ def begin_features(
     """Create a feature file without rows, and return its writer.
 
     Args:
-        path: of the file.
         shapes: spec -> shape of a row.
-        labels: int (n,).
-        split: `train` or `test`, (n,).
         class_names: default: `class 0`, `class 1`, ...
         attributes: root attributes in addition to `ATTRIBUTES`.
-        parameters: parameters of the poolings, name -> array.
+        parameters: parameters of the poolings.
         columns: `photo`, `view`, `paths`, `sha256` and `group`, (n,). By default, each row is a
             photo and each photo is a group. A second row of a photo is its `flip`.
     """
@@ -74,12 +71,8 @@ def write_features(
 ) -> Path:
     """Write a complete feature file, and return its path.
 
-    Args:
-        path: of the file.
-        rows: spec -> rows (n, ...), which are stored in the dtype that the program chooses.
-        labels: int (n,).
-        split: `train` or `test`, (n,).
-        options: of `begin_features`.
+    `rows` is spec -> array (n, ...), stored in the dtype that the program chooses. `options` are
+    those of `begin_features`.
     """
     shapes = {spec: x.shape[1:] for spec, x in rows.items()}
     with begin_features(path, shapes, labels, split, **options) as writer:
@@ -93,11 +86,9 @@ def flip_bit(path: Path, spec: str, row: int) -> None:
     with h5py.File(path) as file:
         data = file[f"features/{spec}"]
         offset = data.id.get_offset() + row * data.nbytes // len(data) + 5
-    with path.open("r+b") as raw:
-        raw.seek(offset)
-        byte = raw.read(1)[0]
-        raw.seek(offset)
-        raw.write(bytes([byte ^ 16]))
+    contents = bytearray(path.read_bytes())
+    contents[offset] ^= 16
+    path.write_bytes(contents)
 
 
 def replace_dataset(path: Path, name: str, values: Any) -> None:

@@ -1,4 +1,4 @@
-"""A small random network in place of VGG16: one strided convolution and a ReLU."""
+"""A small random network in place of VGG16, and untrained ones in place of the mlp and conv1x1."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +17,8 @@ from bilinear_cli.networks.load import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.primal import Linear
 
 PATCH = 8  # pixels, the size and the stride of the convolution
 CHANNELS = 6
@@ -42,10 +44,8 @@ def small_network(
 ) -> Callable[[Any], Any]:
     """Return a network: uint8 photos (batch, size, size, 3) -> float32 maps.
 
-    Args:
-        watch: a function that is called with each batch of photos, uint8, before the network.
-        kernel: of the convolution; `random_kernel()` by default.
-        stride: of the convolution; 8 gives maps 4 x 4 of photos of 32 pixels.
+    It calls `watch` with each batch of photos. A stride of 8 gives maps 4 x 4 of photos of 32
+    pixels.
     """
     import tensorflow as tf
 
@@ -91,12 +91,35 @@ def pool_maps(
     **options: Any,
 ) -> None:
     """Pool stored maps; `options` are those of the command."""
-    extract(
-        maps_job(ExtractOptions(maps=maps, pooling=poolings, output=output, **options)), progress
-    )
+    options = ExtractOptions(maps=maps, pooling=poolings, output=output, **options)
+    extract(maps_job(options), progress)
 
 
 def use_small_network(patch: pytest.MonkeyPatch) -> None:
     """Let commands run the small network instead of the network that they would load."""
     patch.setattr(Network, "weights", lambda self: Weights({}, SHA256, (), None))
     patch.setattr(Network, "load", lambda self, recipe: small_network())
+
+
+def use_untrained_networks(patch: pytest.MonkeyPatch) -> None:
+    """Let training return fixed random weights for networks, instead of seconds of Keras."""
+    patch.setattr("bilinear_cli.training.mlp.fit_mlp", _fit_mlp)
+    patch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", _fit_conv1x1)
+
+
+def _fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Any:
+    first = _random_linear(z.shape[1], options.hidden)
+    return first, _random_linear(options.hidden, targets.shape[1]), 1
+
+
+def _fit_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Any:
+    (indices, targets), channels = train, options.channels
+    kernel = _random_linear(read(indices[:1]).shape[-1], channels).weights
+    head = _random_linear(channels * (channels + 1) // 2, targets.shape[1])
+    return kernel, head, 1
+
+
+def _random_linear(n_inputs: int, n_outputs: int) -> Linear:
+    rng = np.random.default_rng(n_inputs)
+    weights, intercept = rng.normal(size=(n_inputs, n_outputs)), rng.normal(size=n_outputs)
+    return Linear(weights.astype(np.float32), intercept.astype(np.float32))

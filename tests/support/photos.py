@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from bilinear_cli.photos import sample
 
 
 def make_photo(
@@ -43,6 +46,33 @@ def class_folders(folder: Path, classes: Mapping[str, int | Sequence[str]]) -> P
             make_photo(folder / name / photo, seed=seed)
             seed += 1
     return folder
+
+
+def cub_folder(folder: Path) -> Path:
+    """Write a subset in CUB's layout, with gaps in the ids and classes out of order."""
+    wrens = {11: "004.Wren/a b.jpg", 5790: "004.Wren/b.jpg"}
+    photos = wrens | {17: "001.Owl/a.jpg", 3: "001.Owl/c.jpg"}
+    for i, photo in photos.items():
+        make_photo(folder / "images" / photo, seed=i)
+    tables = {
+        "images": photos,
+        "classes": {4: "004.Wren", 1: "001.Owl"},
+        "image_class_labels": {3: 1, 11: 4, 17: 1, 5790: 4, 6000: 9},
+        "train_test_split": {3: 0, 11: 1, 17: 1, 5790: 0, 6000: 1},
+    }
+    for name, table in tables.items():
+        lines = "".join(f"{key} {value}\n" for key, value in table.items())
+        (folder / f"{name}.txt").write_text(lines)
+    return folder
+
+
+def use_small_sample(
+    patch: pytest.MonkeyPatch, cache: Path, n_species: int, n_drawings: int
+) -> None:
+    """Let the sample have so many drawings of so many species, in a cache of its own."""
+    patch.setenv("BILINEAR_CACHE", str(cache))
+    patch.setattr(sample, "N_SPECIES", n_species)
+    patch.setattr(sample, "N_DRAWINGS", n_drawings)
 
 
 def similar_photos(folder: Path, classes: Sequence[str], n_photos: int, size: int) -> list[Path]:

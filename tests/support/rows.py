@@ -84,12 +84,7 @@ def make_rows(
 
 
 def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
-    """Return the problem of rows x (n, d).
-
-    Args:
-        x: the features of all rows.
-        form: `kernel`, `columns` or `stream`; by default what `problem.reduce` takes in memory.
-    """
+    """Return the problem of rows x (n, d), by default in the form that `reduce` takes in memory."""
     n, d = x.shape
     reducer = make_reducer(x, n // 2)
     methods = {"kernel": reducer.gram, "columns": reducer.rotate, "stream": reducer.stream}

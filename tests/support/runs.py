@@ -43,7 +43,6 @@ def make_run(
 
     Args:
         folder: of the run; its photos are in the folder `photos` beside it.
-        classes: names of the classes.
         photos: False: the photos do not exist.
         tested: False: there are no test photos.
         per_class: number of training photos, and of test photos. One more photo is in no fold.
@@ -90,13 +89,7 @@ def write_scores(
 def metrics_of(
     scored: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: np.ndarray, root: Path
 ) -> dict[str, Any]:
-    """Return the content of `metrics.json`.
-
-    Args:
-        scored: `train` and `test` -> scores and labels.
-        class_names: names of the classes.
-        root: folder of the photos.
-    """
+    """Return the content of `metrics.json`; `scored` is split -> scores and labels."""
     scores, labels = scored["test"]
     missing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
     accuracy: dict[str, Any] = {**dict.fromkeys(missing), "confused": []}

@@ -15,8 +15,8 @@ import pytest
 from scipy.special import softmax
 from support.errors import assert_suggests, raises
 from support.feature_files import write_features
+from support.network import use_untrained_networks
 from support.rows import class_maps, pooled
-from support.untrained import use_untrained_networks
 
 from bilinear_cli import run as run_folder
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
