@@ -253,13 +253,13 @@ def main() -> None:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Return a Markdown table; times as they are, and as shares of scikit-learn's."""
+    """Return a Markdown table: times, and speed-ups over one fit of scikit-learn."""
     baseline = results["scikit-learn, one fit, whole matrix"]["seconds"]
     first = next(iter(results.values()))
     lines = [
         f"{first['rows']:,} rows, {first['classes']} classes, C = {C:g} where it is not tuned",
         "",
-        "| training | s | scikit-learn's time over it | peak GiB |",
+        "| training | s | speed-up over one scikit-learn fit | peak GiB |",
         "|---|---:|---:|---:|",
     ]
     for name, result in results.items():
@@ -269,20 +269,18 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             f"| {name}{more} | {result['seconds']:.1f} | {times:.1f} | {result['gib']:.2f} |"
         )
     ridge = results["ridge, tuned"]
-    lines += [
-        "",
-        f"ridge: tuning / reading and reducing: {ridge['tuning'] / ridge['reduction']:.2f}",
-    ]
+    times = ridge["tuning"] / ridge["reduction"]
+    lines += ["", f"For ridge, tuning takes {times:.2f} times as long as reading and reducing."]
     return "\n".join(lines)
 
 
 def growth_line(growth: list[dict[str, Any]]) -> str:
     """Return the growth of time and memory of the tuned softmax with the rows."""
     points = [
-        f"{point['rows']:,} rows {point['seconds']:.1f} s {point['gib']:.2f} GiB"
+        f"{point['seconds']:.1f} s and {point['gib']:.2f} GiB for {point['rows']:,} rows"
         for point in growth
     ]
-    return "growth, softmax tuned: " + ", ".join(points)
+    return f"The tuned softmax takes {', '.join(points)}."
 
 
 def plot(results: dict[str, Any], growth: list[dict[str, Any]], path: Path) -> None:
