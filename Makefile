@@ -76,7 +76,8 @@ $(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wil
 	   $(BIN)/bilinear report $(STEM)-max-softmax $(STEM)-sum-softmax $(STEM)-max+sum-softmax \
 	     $(STEM)-bilinear-softmax $(STEM)-bilinear-top20000-softmax $(STEM)-bilinear-svm \
 	     $(STEM)-bilinear-ridge $(STEM)-conv5-conv1x1-144 $(STEM)-conv5-conv1x1-144-frozen; \
-	   echo; echo "Plain, and after square root and l2:"; \
+	   echo; echo "Average and bilinear pooling without normalisation (none), and with element-wise"; \
+	   echo "square root and l2 norm (sqrt-l2, and always in bilinear):"; echo; \
 	   $(BIN)/bilinear report $(STEM)-avg-none-softmax $(STEM)-avg-sqrt-l2-softmax \
 	     $(STEM)-bilinear-plain-none-softmax $(STEM)-bilinear-softmax ) > $@.partial
 	@mv $@.partial $@

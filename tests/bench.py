@@ -1,8 +1,8 @@
-"""Time both stages against a lower bound, in one process, as ratios: `make bench`.
+"""Time extraction and training against a lower bound, in one process, as ratios: `make bench`.
 
-Stage 1 is compared with the same compiled graph on batches from memory, and each precision with
-float32. The reduction of stage 2 is compared with one pass over the features. All values are
-medians of interleaved runs, because other work on the machine comes and goes.
+Extraction is compared with the same compiled graph on batches from memory, and each precision with
+float32. The reduction of the training rows is compared with one pass over the features. All values
+are medians of interleaved runs, because other work on the machine comes and goes.
 """
 
 import argparse
@@ -54,12 +54,12 @@ def main() -> None:
         f"{recipe.batch_size}; medians of {pairs} pairs"
     )
     seconds = "{:.3f} ({:.1f} s / {:.1f} s)"
-    print_row("extract / network and pooling fed from memory", seconds, stage1[0])
-    print_row("the same / the network alone", seconds, stage1[1])
+    print_row("extract / network and pooling, from memory", seconds, stage1[0])
+    print_row("network and pooling / network alone", seconds, stage1[1])
     for precision, times in zip(PRECISIONS, precisions, strict=True):
-        print_row(f"extract in {precision}, ms a photo / float32", "{:.3f} ({:.1f} ms)", times)
+        print_row(f"extract in {precision} / float32, ms per photo", "{:.3f} ({:.1f} ms)", times)
     print_row("reduction / one pass over the features", "{:.1f} ({:.2f} s / {:.2f} s)", stage2)
-    print_row("12 megapixels decoded whole / as here", "{:.1f} ({:.3f} s / {:.3f} s)", large)
+    print_row("12 megapixels: full decoding / read_photo", "{:.1f} ({:.3f} s / {:.3f} s)", large)
 
 
 def print_row(label: str, template: str, values: Sequence[float]) -> None:

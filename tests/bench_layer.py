@@ -1,4 +1,4 @@
-"""Time `BilinearPooling` against the post's procedure, and measure their memory: `make bench`.
+"""Time `BilinearPooling` against the blog post's code, and measure their memory: `make bench`.
 
 Times are medians of interleaved pairs. Memory is the peak of a separate process during a call,
 minus its memory after a small call. Both procedures are compiled into a graph.
@@ -23,11 +23,12 @@ from bilinear_cli.layers.bilinear import methods
 
 SIDE, CHANNELS = 14, 512
 N_TIMED = 9
+POST = "the blog post's code"
 Pool = Callable[[tf.Tensor], tf.Tensor]
 
 
 def bili_pooling(x: tf.Tensor) -> tf.Tensor:
-    """Pool as the post does, word for word."""
+    """Pool with the code of the blog post, word for word."""
     shp = K.shape(x)
     bsz, w, h, c = shp[0], shp[1], shp[2], shp[3]
     # Bilinear pooling
@@ -55,7 +56,7 @@ def compiled(pool: Pool) -> Pool:
 
 
 PROCEDURES = {
-    "the post's": bili_pooling,
+    POST: bili_pooling,
     "BilinearPooling, square": BilinearPooling(output="square"),
     "BilinearPooling": BilinearPooling(),
 }
@@ -104,15 +105,15 @@ def main() -> None:
     options = parser.parse_args()
     x, post = maps(options.batch), compiled(bili_pooling)
     print(f"{len(x)} maps of {SIDE} x {SIDE} x {CHANNELS}; medians of {options.pairs} pairs\n")
-    print("| | s | the post's / it | peak MiB | the post's / it |\n|---|---:|---:|---:|---:|")
+    print("| procedure | s | speed-up | peak MiB | memory reduction |\n|---|---:|---:|---:|---:|")
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as executor:
         peaks = executor.map(peak, PROCEDURES, repeat(options.batch))
         memory = dict(zip(PROCEDURES, peaks, strict=True))
     for name, procedure in PROCEDURES.items():
-        pool, share = compiled(procedure), memory["the post's"] / memory[name]
+        pool, share = compiled(procedure), memory[POST] / memory[name]
         speed, _, time = ratio(lambda: post(x), lambda pool=pool: pool(x), options.pairs)
         print(f"| {name} | {time:.4f} | {speed:.0f} | {memory[name]:,.1f} | {share:.0f} |")
-    print("\n| method | ms a map | with gradient |\n|---|---:|---:|")
+    print("\n| method | ms per map | with gradient |\n|---|---:|---:|")
     for method in methods():
         layer = BilinearPooling(method)
         times = [milliseconds(pool, x) for pool in (layer, with_gradient(layer))]

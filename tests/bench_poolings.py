@@ -40,9 +40,10 @@ def main() -> None:
     times = [{name: seconds(call) for name, call in work.items()} for _ in range(rounds + 1)]
     ms = {name: 1000 * median(x[name] for x in times[1:]) / batch_size for name in work}
     print(
-        f"{batch_size} photos of {SIZE} pixels a batch, network in {precision}; {rounds} rounds\n"
+        f"Values per photo: {batch_size} photos of {SIZE} pixels per batch, network in "
+        f"{precision}, medians of {rounds} rounds\n"
     )
-    print("| pooling | numbers a photo | bytes a photo | ms a photo | of the network's |")
+    print("| pooling | numbers | bytes | ms | share of the network's time |")
     print("|---|---:|---:|---:|---:|")
     print(f"| the network | | | {ms['network']:.1f} | |")
     for spec, (_, shapes) in poolings.items():
@@ -59,7 +60,7 @@ def compare_roots(maps: np.ndarray, rounds: int) -> None:
     methods = {"eigendecomposition": tf.function(matrix_sqrt)}
     for steps in (5, 10, 15):
         methods[f"Newton-Schulz, {steps} steps"] = tf.function(partial(newton_schulz, steps=steps))
-    print("\n| matrix root | ms a photo | error, of the root's norm |\n|---|---:|---:|")
+    print("\n| matrix root | ms per photo | relative error |\n|---|---:|---:|")
     for name, root in methods.items():
         error = np.linalg.norm(root(x) - exact, axis=(1, 2)) / np.linalg.norm(exact, axis=(1, 2))
         times = [seconds(lambda root=root: root(x).numpy()) for _ in range(rounds)]

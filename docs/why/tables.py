@@ -57,13 +57,14 @@ def gain(results: Results, prefix: str, baseline: str) -> str:
 
 
 def identities(data_sets: Sequence[Results]) -> str:
-    """Return the difference between both sides of each identity."""
+    """Return the difference between both sides of each identity, numbered as in the template."""
     names = data_sets[0]["checks"]["identities"] if data_sets else []
+    labels = {name: f"{n}: {name}" for n, name in enumerate(names, 1)}
 
     def cell(results: Results, name: str) -> str:
         return f"{results['checks']['identities'][name]:.0e}"
 
-    return by_set("inner product of", {name: name for name in names}, cell, data_sets)
+    return by_set("identity: vectors", labels, cell, data_sets)
 
 
 def shares(data_sets: Sequence[Results]) -> str:
@@ -74,7 +75,7 @@ def shares(data_sets: Sequence[Results]) -> str:
         return f"{middle:.1%} ({low:.1%} to {high:.1%})"
 
     labels = {"sum": "sum", "bilinear": "bilinear"}
-    return by_set("share of the strongest 1 %", labels, cell, data_sets)
+    return by_set("share of the similarity", labels, cell, data_sets)
 
 
 def moved(data_sets: Sequence[Results]) -> str:
@@ -83,7 +84,7 @@ def moved(data_sets: Sequence[Results]) -> str:
     def cell(results: Results, name: str) -> str:
         return f"{results['checks']['moved'][name]:.0e}".replace("0e+00", "0")
 
-    return by_set("largest difference", MOVED, cell, data_sets)
+    return by_set("largest change of a value after shuffling", MOVED, cell, data_sets)
 
 
 def cause(data_sets: Sequence[Results]) -> str:
