@@ -231,8 +231,7 @@ def main() -> None:
     growth = [run("ours", share, classifier="softmax", tuned=True) for share in (0.25, 0.5)]
     growth.append(results["softmax, tuned"])
     print(table(results))
-    points = ("{rows:,} rows {seconds:.1f} s {gib:.2f} GiB".format(**point) for point in growth)
-    print("growth, softmax tuned:", ", ".join(points))
+    print(growth_line(growth))
     options.output.mkdir(exist_ok=True)
     figures = {"features": str(options.features), "results": results, "growth": growth}
     (options.output / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
