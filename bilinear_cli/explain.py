@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bilinear_cli.errors import BilinearError, validate_choice
-from bilinear_cli.networks.load import Forward
+from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
@@ -87,7 +87,7 @@ def _check_explainable(model: Model) -> None:
     (transform, *others) = model.transforms
     explainable = get_pooling(transform.spec).explainable
     if others or model.second or not explainable or transform.normalize != "none":
-        matrices = [x for x in POOLINGS.values() if x.explainable and x.rank == 1]
+        matrices = [x for x in POOLINGS.values() if x.explainable and x.ndim == 1]
         names = [name for x in matrices for name in (x.method, f"{x.method}:K")]
         raise BilinearError(
             f"explain needs a run of {' or '.join(names)} with softmax, svm or ridge, or of "
@@ -108,7 +108,7 @@ def _pooled_channels(
     maps = np.asarray(forward(pixels[None]), np.float64)[0]
     check_channels(model.parameters, maps.shape[-1])
     transform = model.transforms[0]
-    parameters = get_pooling(transform.spec).arguments
+    parameters = get_pooling(transform.spec).argument_names
     kernel = model.parameters[parameters[0]] if parameters else transform.kernel
     x = maps.reshape(-1, maps.shape[-1])
     return x if kernel is None else x @ kernel, maps.shape[:2]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, nearest
+from bilinear_cli.errors import BilinearError, closest_match
 from bilinear_cli.files import BROKEN_ZIP, atomic_write
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
@@ -145,7 +145,9 @@ def load_model(run: Path) -> "Model":
             transforms.append(FeatureTransform(spec=str(spec), **values))
         poolings = [get_pooling(transform.spec) for transform in transforms]
         parameters = {
-            name: x[f"{PARAMETER}{name}"] for pooling in poolings for name in pooling.parameters
+            name: x[f"{PARAMETER}{name}"]
+            for pooling in poolings
+            for name in pooling.parameter_names
         }
         for name, array in parameters.items():
             check_parameter(name, array)
@@ -166,7 +168,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
     if not path.is_file():
         names = [other.parent.name for other in run.parent.glob("*/metrics.json")]
-        suggestion = nearest(run.name, names)
+        suggestion = closest_match(run.name, names)
         hint = f". Did you mean {run.parent / suggestion}?" if suggestion else ""
         raise BilinearError(f"{run} is not a run of bilinear train, it has no metrics.json{hint}")
     with _damage(path):
@@ -176,7 +178,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
         return metrics
 
 
-def read_labels(run: Path) -> list[list[str]]:
+def read_photo_rows(run: Path) -> list[list[str]]:
     """Read path, label, split and group of every photo of a run; raise as `read_scores`."""
     with _damage(run / "labels.csv"), (run / "labels.csv").open(encoding="utf-8", newline="") as f:
         return [*csv.reader(f)][1:]

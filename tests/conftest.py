@@ -67,7 +67,7 @@ def int8_network(
     folder = (base if worker_id == "master" else base.parent) / "int8"
     code = (
         "import sys\n"
-        "from bilinear_cli.networks.load import import_tensorflow\n"
+        "from bilinear_cli.networks.network import import_tensorflow\n"
         "import_tensorflow()\n"
         "from bilinear_cli.networks.backbone import load_backbone\n"
         "from bilinear_cli.networks.weights import load_vgg16_weights\n"

@@ -37,7 +37,7 @@ def features(tmp_path: Path) -> Path:
         photo[..., 2 * label] = photo[..., 2 * label + 1]
     split = np.where(np.arange(n) // N_CLASSES < 5, "train", "test")
     attributes = {"data": "../birds of mine", "image_size": 224}
-    return write_features(tmp_path / "x.h5", {"conv5": maps}, labels, split, attributes=attributes)
+    return write_features(tmp_path / "x.h5", {"maps": maps}, labels, split, attributes=attributes)
 
 
 # The vectors -------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_matches_by_hand() -> None:
 def test_identities_hold(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matches, "N_PAIRS", 10)
     with FeatureFile(features) as file:
-        checks = matches.check(file)
+        checks = matches.measure_matches(file)
     assert checks["pairs"] == 10
     assert len(checks["identities"]) == 4
     assert max(checks["identities"].values()) < 1e-6

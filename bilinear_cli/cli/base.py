@@ -161,7 +161,7 @@ class _TqdmHandler(logging.Handler):
 
 
 @contextmanager
-def bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a progress callback (done, total) that draws a bar on stderr, unless quiet."""
     from tqdm import tqdm
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import PATH, bar, cli, data_option, image_size_option, split_seed_option
+from bilinear_cli.cli.base import (
+    PATH,
+    cli,
+    data_option,
+    image_size_option,
+    progress_bar,
+    split_seed_option,
+)
 from bilinear_cli.errors import BilinearError
 
 log = logging.getLogger(__name__)
@@ -45,9 +52,9 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
 
     if groups:
         check_new(groups)
-    with bar("preparing photos", "photo") as progress:
+    with progress_bar("preparing photos", "photo") as progress:
         photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
-    with bar("reading", "photo") as progress:
+    with progress_bar("reading", "photo") as progress:
         summary = audit_photos(photo_set, image_size, progress)
     summary["extract"] = estimate_cost(len(photo_set), image_size)
     if as_json:

@@ -13,12 +13,12 @@ from bilinear_cli.cli.base import (
     PATH,
     PIXELS,
     POSITIVE,
-    bar,
     cli,
     data_option,
     image_size_option,
     mix_option,
     option_with_default,
+    progress_bar,
     split_seed_option,
     weights_option,
 )
@@ -136,7 +136,7 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
     """
-    from bilinear_cli.extraction.extract import extract as run
+    from bilinear_cli.extraction.extract import extract as run_extraction
 
     extract_options = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
@@ -144,8 +144,8 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
         if extract_options.maps:
             _check_options_with_maps(context)
             job = maps_job(extract_options, command)
-            with bar("pooling", "photo") as progress:
-                run(job, progress)
+            with progress_bar("pooling", "photo") as progress:
+                run_extraction(job, progress)
             written = job.output
         else:
             written = _extract_photos(extract_options, command, scheduler, no_merge)
@@ -177,13 +177,13 @@ def _extract_photos(
         if options.shard != UNSHARDED:
             raise UsageError("--shard cannot be used with --scheduler, which cuts its own shards")
         import_dask()
-    with bar("preparing photos", "photo") as progress:
+    with progress_bar("preparing photos", "photo") as progress:
         job = photos_job(options, command, progress)
-    with bar("extracting", "photo") as progress:
+    with progress_bar("extracting", "photo") as progress:
         if scheduler is None:
-            from bilinear_cli.extraction.extract import extract as run
+            from bilinear_cli.extraction.extract import extract as run_extraction
 
-            run(job, progress)
+            run_extraction(job, progress)
             return job.output
         from bilinear_cli.cluster.extract import extract_shards, merge_shards
         from bilinear_cli.cluster.shards_folder import shards_folder
@@ -193,6 +193,6 @@ def _extract_photos(
         return job.output
     if no_merge:
         return shards_folder(job.output)
-    with bar("merging", "row") as progress:
+    with progress_bar("merging", "row") as progress:
         merge_shards(shards, job.output, progress)
     return job.output

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, option_with_default, split_seed_option
+from bilinear_cli.cli.base import (
+    PATH,
+    POSITIVE,
+    cli,
+    option_with_default,
+    progress_bar,
+    split_seed_option,
+)
 from bilinear_cli.errors import UsageError, validate_choice
-from bilinear_cli.networks.load import import_tensorflow
+from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import NORMALIZE, SOLVERS, TrainOptions
 
@@ -107,7 +114,7 @@ class AutoOrNumber(click.ParamType):
 @option("--min-photos", type=POSITIVE, help="Leave out classes with fewer photos than this.")
 @option("--seed", type=int, help="Seed of the folds, mlp and conv1x1.")
 @option("-o", "--output", type=PATH, default=Path("runs"), help="Folder for the run folders.")
-@option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
+@option("--json", "as_json", is_flag=True, help="Print the runs as one JSON object.")
 def train(
     features: tuple[Path, ...],
     pooling: tuple[str, ...],
@@ -129,7 +136,7 @@ def train(
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
     from bilinear_cli.photos.photo_set import load_photo_set
-    from bilinear_cli.report.text import confused, table
+    from bilinear_cli.report.text import confused_pairs_line, table
     from bilinear_cli.run import train as fit_and_write
     from bilinear_cli.store import open_features
 
@@ -146,16 +153,16 @@ def train(
         import_tensorflow()
     photo_set = load_photo_set(data, split_seed=split_seed) if data else None
     command = json.dumps(["bilinear", *sys.argv[1:]])
-    results = []
+    runs = []
     with open_features(features) as file, _workers(scheduler, file) as workers:
         run = partial(fit_and_write, photo_set=photo_set, command=command, workers=workers)
         for spec in _poolings(file, pooling, classifier):
-            with bar(spec, "step") as progress:
-                results.append(run(file, spec, train_options, output, progress=progress))
+            with progress_bar(spec, "step") as progress:
+                runs.append(run(file, spec, train_options, output, progress=progress))
     if as_json:
-        click.echo(json.dumps({"results": results}, ensure_ascii=False))
+        click.echo(json.dumps({"runs": runs}, ensure_ascii=False))
     else:
-        click.echo("\n".join([table(results), *map(confused, results)]))
+        click.echo("\n".join([table(runs), *map(confused_pairs_line, runs)]))
 
 
 def _poolings(

@@ -17,7 +17,7 @@ import tensorflow as tf
 from bilinear_cli.errors import BilinearError, one_line
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.networks.applications import layer_shapes, preprocess_function, resolve_layer
-from bilinear_cli.networks.load import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
+from bilinear_cli.networks.network import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import normalize
 
-from bilinear_cli.run import read_class_names, read_labels, read_metrics, read_scores
+from bilinear_cli.run import read_class_names, read_metrics, read_photo_rows, read_scores
 from bilinear_cli.training.model import to_probabilities
 
 Metrics = dict[str, Any]
@@ -45,7 +45,7 @@ class ReportData(NamedTuple):
     is_comparable: bool  # whether all runs have the same photos and the same number of folds
     best: int  # index of the run with the best out-of-fold accuracy; the rest is about this run
     metrics: Metrics
-    labels: list[list[str]]  # path, label, split and group of each photo
+    photo_rows: list[list[str]]  # path, label, split and group of each photo
     class_names: np.ndarray  # str (k,)
     predictions: Predictions  # of the test photos and the training photos
     evaluated: Predictions  # the test photos, or all photos of a run without test photos
@@ -68,7 +68,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     }
     best = max(range(len(runs)), key=lambda i: runs[i][1].get("oof_top1") or -1.0)
     folder, metrics = folders[best], runs[best][1]
-    labels, names = read_labels(folder), read_class_names(folder)
+    photo_rows, names = read_photo_rows(folder), read_class_names(folder)
     predictions = read_predictions(folder, len(names), metrics["temperature"])
     evaluated, kind = predictions, "training photos, each scored by a fit without it"
     if "test" in predictions.split:
@@ -79,7 +79,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     classes = class_metrics(matrix, names)
     hardest = sorted(classes, key=lambda row: (not row["n_photos"], row["accuracy"]))
     return ReportData(
-        *(runs, len(photos) == 1, best, metrics, labels, names),
+        *(runs, len(photos) == 1, best, metrics, photo_rows, names),
         *(predictions, evaluated, evaluated_on, matrix, classes, hardest),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bilinear_cli.errors import BilinearError, printable
 from bilinear_cli.report.data import ReportData, read_report_data
-from bilinear_cli.report.text import commands, markdown_table, name_of, table
+from bilinear_cli.report.text import commands, features_label, markdown_table, table
 from bilinear_cli.training.metrics import confused_pairs
 
 FORMATS = {".html": "html", ".md": "md"}  # suffix -> format
@@ -38,13 +38,13 @@ def render(runs: Sequence[Path], form: str) -> str:
 
 def markdown(data: ReportData) -> str:
     """Return the report as Markdown for a README, without pictures."""
-    metrics, names = data.metrics, [plain(row["name"]) for row in data.classes]
+    metrics, names = data.metrics, [escape_markdown(row["name"]) for row in data.classes]
     pairs = [
         (names[true], names[predicted], count)
         for count, true, predicted in confused_pairs(data.matrix, MAX_PAIRS)
     ]
     classes = [
-        (plain(row["name"]), row["n_photos"], f"{row['accuracy']:.3f}")
+        (escape_markdown(row["name"]), row["n_photos"], f"{row['accuracy']:.3f}")
         for row in data.hardest
         if row["n_photos"]
     ]
@@ -52,7 +52,7 @@ def markdown(data: ReportData) -> str:
     blocks = [
         "# Report",
         table([metrics for _, metrics in data.runs]),
-        f"## {plain(name_of(metrics))}, {plain(metrics['classifier'])}",
+        f"## {escape_markdown(features_label(metrics))}, {escape_markdown(metrics['classifier'])}",
         f"{best if len(data.runs) > 1 else ''}Figures of {data.evaluated_on}.",
         "### Most confused pairs",
         markdown_table([PAIR_HEADS, *pairs], 2) if pairs else "None.",
@@ -65,7 +65,7 @@ def markdown(data: ReportData) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, within a cell of a table."""
     return re.sub(r"([\\`*_\[\]<>|~&$:])", r"\\\1", printable(" ".join(text.split())))
 

@@ -17,7 +17,7 @@ import numpy as np
 from vectors import BASELINE, FULL, UNRELATED, VARIANTS, Variant
 
 from bilinear_cli.files import atomic_write
-from bilinear_cli.poolings.registry import storage_dtype
+from bilinear_cli.poolings.registry import MAPS, storage_dtype
 from bilinear_cli.store import FeatureFile, Header, create
 from bilinear_cli.store.checks import ROW_COLUMNS
 from bilinear_cli.training.metrics import average_views
@@ -73,7 +73,7 @@ def measure(file: FeatureFile, results: dict[str, Any], path: Path) -> None:
     trials_done = results["trials"]
     first = np.unique(file.photo, return_index=True)[1]
     n_photos = int(np.bincount(file.labels[first][file.split[first] == "train"]).max())
-    channels = file.shapes["conv5"][-1]
+    channels = file.shapes[MAPS][-1]
     vectors_path = path.with_name("vectors.h5")
     for variant, seed, trials in plan(channels**2, n_photos):
         missing = [trial for trial in trials if trial.key not in trials_done]
@@ -98,7 +98,7 @@ def save(results: dict[str, Any], path: Path) -> None:
 def write_vectors(file: FeatureFile, variant: Variant, seed: int, path: Path) -> None:
     """Write a feature file with the vectors of all maps of a file."""
     writer = None
-    for batch, maps in file.batches("conv5", np.arange(len(file.labels)), BATCH_SIZE):
+    for batch, maps in file.batches(MAPS, np.arange(len(file.labels)), BATCH_SIZE):
         rows = variant.rows(maps, np.random.default_rng([seed, batch.start]))
         shape = rows.shape[1:]
         if writer is None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from support.errors import assert_names
 
 from bilinear_cli.networks import backbone
-from bilinear_cli.networks.load import MEASURED, measured_difference
+from bilinear_cli.networks.network import MEASURED, measured_difference
 from bilinear_cli.networks.weights import Tensors, random_tensors
 from bilinear_cli.recipe import mixed_with
 

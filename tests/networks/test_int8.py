@@ -16,9 +16,9 @@ from support.errors import assert_names, raises, warnings
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling, count_channels
 from bilinear_cli.files import cache_folder
-from bilinear_cli.networks import int8, load
+from bilinear_cli.networks import int8, network
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.networks.load import Network, check_int8, int8_sha256, int8_table
+from bilinear_cli.networks.network import Network, check_int8, int8_sha256, int8_table
 from bilinear_cli.networks.weights import Tensors, Weights
 from bilinear_cli.photos.sample import draw_moth
 from bilinear_cli.poolings.functions import pool_function
@@ -152,7 +152,7 @@ GOLDEN = "31caf8c2508fc1fb58aedcca3d7566061a120443a7c7a1f5e84a3c3a87428757"
 
 @pytest.mark.weights
 def test_it_is_the_same_network_on_every_machine(forward: Forward) -> None:
-    """If this fails with other versions or on another CPU, the maps have changed: raise BUILDER."""
+    """If this fails elsewhere, the maps have changed: raise INT8_NETWORK_VERSION."""
     maps = forward(tf.constant(pattern(96)))
     levels = np.rint(maps.numpy() * 255 / int8_table()["ranges"]["block5_conv3"]).astype(np.uint8)
     assert len(np.unique(levels)) > 50
@@ -199,8 +199,8 @@ def test_it_is_built_once_and_again_if_damaged_or_outdated(
     table, digests = int8_table(), {int8_sha256()}
     others = {"weights_sha256": "0" * 64}, {"ranges": table["ranges"] | {"x": 1.0}}
     tables = [("int8_table", Mock(return_value=table | other)) for other in others]
-    for name, value in [*tables, ("BUILDER", 0)]:
-        monkeypatch.setattr(load, name, value)
+    for name, value in [*tables, ("INT8_NETWORK_VERSION", 0)]:
+        monkeypatch.setattr(network, name, value)
         assert int8_sha256() not in digests
         digests.add(int8_sha256())
         assert is_built()
