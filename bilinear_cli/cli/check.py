@@ -84,9 +84,10 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
 
 def _cost_line(cost: dict[str, Any], reading_seconds: float) -> str:
     """Return the cost of extraction, and the assumptions of the estimate."""
+    minutes, megabytes = cost["seconds"] / 60, cost["bytes"] / 1e6
     return (
-        f"\nextract at {cost['image_size']} pixels: {cost['seconds'] / 60:.1f} minutes "
-        f"({cost['ms_a_photo']} ms a photo for VGG16 in bfloat16 on two cores; here the reading "
-        f"alone took {reading_seconds:.1f} s) and {cost['bytes'] / 1e6:,.1f} MB "
-        f"({cost['bytes_a_photo']:,} bytes a photo for {', '.join(cost['poolings'])})"
+        f"\nEstimate for extract at {cost['image_size']} pixels: {minutes:.1f} minutes "
+        f"({cost['ms_a_photo']} ms per photo for VGG16 in bfloat16 on two cores; float32 takes "
+        f"longer) and a file of {megabytes:,.1f} MB ({cost['bytes_a_photo']:,} bytes per photo for "
+        f"{', '.join(cost['poolings'])}). Reading the photos took {reading_seconds:.1f} s"
     )

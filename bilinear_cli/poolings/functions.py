@@ -1,7 +1,7 @@
 """Maps -> vectors: pure TensorFlow functions of float32 maps (batch, height, width, channels).
 
-All return float32. `graph.py` puts them into one graph with the network, so that only the stored
-rows leave it.
+All return float32. `extraction/graph.py` puts them into one graph with the network, so that only
+the stored rows leave it.
 """
 
 from collections.abc import Callable, Mapping

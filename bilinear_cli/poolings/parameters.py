@@ -85,7 +85,10 @@ def _check_size(spec: str, channels: int) -> None:
     """Raise a UsageError if a row would be too long, or the projection would add channels."""
     pooling = get_pooling(spec)
     if pooling.is_projected and pooling.size and pooling.size > channels:
-        raise UsageError(f"{spec}: the maps have only {channels} channels. Use a smaller size.")
+        raise UsageError(
+            f"{spec}: the maps have only {channels} channels. Use at most this number after the "
+            "colon."
+        )
     length = pooling.row_length(channels)
     if length > MAX_ROW_LENGTH:
         projected = f"{pooling.method}:{registry.PROJECTION.example} or "
@@ -112,8 +115,8 @@ def check_not_fitted_on_test(parameters: Parameters, test_sha256: np.ndarray, ad
     leaked = np.intersect1d(fitted_on, test_sha256.astype("S64"))
     if len(leaked):
         raise BilinearError(
-            f"a projection of channels was fitted on {len(leaked)} photos that are now test "
-            f"photos: {advice}"
+            f"the projection of channels was fitted on {len(leaked)} photos that are now test "
+            f"photos, so the test accuracy would be too high: {advice}"
         )
 
 
@@ -132,16 +135,18 @@ def merge_parameters(a: Parameters, b: Parameters, path: Path) -> Parameters:
     for name in (a.keys() & b.keys()) - {FITTED_ON}:
         if not np.array_equal(a[name], b[name]):
             raise FeatureFileError(
-                f"{name} of {path} differs from {name} of the file that it is used with"
+                f"{name} of {path} differs from the {name} of another file of this command. Give "
+                "only one of --reuse and --projection, or use --overwrite."
             )
     return _union(a, b)
 
 
 def sample_indices(train_indices: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Return n random training indices, ascending; raise a UsageError if there are none."""
+    """Return n random training indices in ascending order; raise a UsageError if there are none."""
     if not len(train_indices):
         raise UsageError(
-            "a projection needs training photos, and there are none. Give one as --projection."
+            "a projection needs training photos, and there are none. Give a feature file that has "
+            "the projection as --projection."
         )
     return np.sort(np.random.default_rng(seed).permutation(train_indices)[:n])
 

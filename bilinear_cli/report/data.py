@@ -19,7 +19,7 @@ MAX_OPTIMAL = 300  # classes; the optimal order of the leaves takes cubic time
 
 
 class Predictions(NamedTuple):
-    """Photos of a run, each scored by a fit without this photo."""
+    """Photos of a run, each scored by a model that was not trained on it."""
 
     paths: np.ndarray  # str (n_photos,), relative to the root of the data
     labels: np.ndarray  # int (n_photos,)
@@ -39,7 +39,7 @@ class Predictions(NamedTuple):
 
 
 class ReportData(NamedTuple):
-    """The figures of several runs, and the predictions of the best run."""
+    """The metrics of several runs, and the predictions of the best run."""
 
     runs: list[tuple[str, Metrics]]  # name of the folder, and metrics.json
     is_comparable: bool  # whether all runs have the same photos and the same number of folds
@@ -70,7 +70,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     folder, metrics = folders[best], runs[best][1]
     photo_rows, names = read_photo_rows(folder), read_class_names(folder)
     predictions = read_predictions(folder, len(names), metrics["temperature"])
-    evaluated, kind = predictions, "training photos, each scored by a fit without it"
+    evaluated, kind = predictions, "training photos, each predicted by a model not trained on it"
     if "test" in predictions.split:
         evaluated, kind = predictions.take(predictions.split == "test"), "test photos"
     evaluated_on = f"{len(evaluated.labels):,} {kind}"
@@ -106,7 +106,7 @@ def class_order(matrix: np.ndarray) -> np.ndarray:
 
 
 def class_metrics(matrix: np.ndarray, names: np.ndarray) -> list[dict[str, Any]]:
-    """Return the figures of each class of a confusion matrix.
+    """Return the counts and the accuracy of each class of a confusion matrix.
 
     Returns:
         `name`; `n_photos`; `n_correct`; `accuracy`, None without photos; `confused_with`, the

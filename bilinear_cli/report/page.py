@@ -77,7 +77,7 @@ def _photos(data: ReportData) -> dict[str, Any]:
     paths = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
     paths.update(errors.paths.tolist())
     pictures = thumbnails(root, paths)
-    csv = shlex.quote(str(root / "mended.csv"))
+    csv = shlex.quote(str(root / "corrected.csv"))
     return {
         "pairs": pairs,
         "errors": errors,

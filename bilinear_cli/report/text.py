@@ -79,7 +79,7 @@ def _totals(counts: dict[str, dict[str, int]], files: Iterable[Path]) -> dict[st
     facts: dict[str, Any] = {}
     for split in ("train", "test"):
         n = [n_photos[split] for n_photos in counts.values()]
-        facts[split] = f"{sum(n)} photos, {min(n)} to {max(n)} of a class"
+        facts[split] = f"{sum(n)} photos, {min(n)} to {max(n)} per class"
     size = sum(path.stat().st_size for path in files)
     return facts | {"classes": len(counts), "size": f"{size:,} bytes"}
 
@@ -125,7 +125,7 @@ def format_command(command: Any) -> str:
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Return a text table of runs, also valid Markdown, from the `metrics.json` of each.
 
-    If all runs have the original post's options on CUB, its figures are a column.
+    If all runs have the original post's options on CUB, its accuracies are a column.
     """
     return markdown_table(table_rows(runs), n_texts=2)
 
@@ -185,8 +185,9 @@ def features_label(metrics: dict[str, Any]) -> str:
 
 def confused_pairs_line(metrics: dict[str, Any]) -> str:
     """Return a line with the most confused pairs of a run."""
-    pairs = [f"{p['true']} as {p['predicted']} ({p['count']})" for p in metrics["confused"][:3]]
+    top = metrics["confused"][:3]
+    pairs = [f"{p['true']} predicted as {p['predicted']} ({p['count']})" for p in top]
     mean = metrics["mean_per_class_accuracy"]
-    by_class = "" if mean is None else f", mean over classes {mean:.4f}"
-    line = f"{features_label(metrics)}{by_class}, most confused: {', '.join(pairs) or 'none'}"
-    return printable(f"{line}; run: {metrics['run']}")
+    by_class = "" if mean is None else f"mean accuracy of the classes {mean:.4f}; "
+    line = f"{features_label(metrics)}: {by_class}most confused: {', '.join(pairs) or 'none'}"
+    return printable(f"{line}; run folder: {metrics['run']}")

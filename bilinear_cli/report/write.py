@@ -14,7 +14,7 @@ FORMATS = {".html": "html", ".md": "md"}  # suffix -> format
 MAX_PAIRS = 10
 PAIR_HEADS = ("true class", "predicted class", "photos")
 CLASS_HEADS = ("class", "photos", "accuracy")
-CALIBRATION_HEADS = ("temperature", "log loss", "Brier", "calibration error", "95 %")
+CALIBRATION_HEADS = ("temperature scaling", "log loss", "Brier", "calibration error", "95 %")
 
 
 def render(runs: Sequence[Path], form: str) -> str:
@@ -53,7 +53,7 @@ def markdown(data: ReportData) -> str:
         "# Report",
         table([metrics for _, metrics in data.runs]),
         f"## {escape_markdown(features_label(metrics))}, {escape_markdown(metrics['classifier'])}",
-        f"{best if len(data.runs) > 1 else ''}Figures of {data.evaluated_on}.",
+        f"{best if len(data.runs) > 1 else ''}Results on {data.evaluated_on}.",
         "### Most confused pairs",
         markdown_table([PAIR_HEADS, *pairs], 2) if pairs else "None.",
         "### Accuracy by class",
