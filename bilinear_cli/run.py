@@ -28,12 +28,12 @@ if TYPE_CHECKING:  # reading metrics imports no library of training
 
 log = logging.getLogger(__name__)
 
-PARAMETER = "parameter-"  # prefix of the names of parameters in model.npz
+PARAMETER_PREFIX = "parameter-"  # prefix of the names of parameters in model.npz
 # What reading a damaged file of a run can raise
-DAMAGE = (*BROKEN_ZIP, KeyError, AttributeError, csv.Error)
+READ_ERRORS = (*BROKEN_ZIP, KeyError, AttributeError, csv.Error)
 # Fields of a `FeatureTransform` in model.npz
 OPTIONAL_ARRAYS = ("columns", "mean", "std", "kernel")
-SCALARS = ("n_features", "normalize", "factor")
+SCALAR_FIELDS = ("n_features", "normalize", "factor")
 REQUIRED_METRICS = (
     *("pooling", "classifier", "normalize", "top_variance", "label_smoothing", "n_features"),
     *("bytes", "seconds", "top1", "top5", "mean_per_class_accuracy", "confused", "extraction"),
@@ -120,10 +120,12 @@ def save_model(path: Path, model: "Model") -> None:
     if model.second:
         arrays |= {"weights2": model.second.weights, "intercept2": model.second.intercept}
     for i, transform in enumerate(model.transforms):
-        values = {name: getattr(transform, name) for name in (*OPTIONAL_ARRAYS, *SCALARS)}
+        values = {name: getattr(transform, name) for name in (*OPTIONAL_ARRAYS, *SCALAR_FIELDS)}
         arrays |= {f"{name}{i}": np.asarray(x) for name, x in values.items() if x is not None}
     # Without the metadata of h5py's types: NumPy warns that it does not store them.
-    arrays |= {f"{PARAMETER}{name}": x.astype(x.dtype.str) for name, x in model.parameters.items()}
+    arrays |= {
+        f"{PARAMETER_PREFIX}{name}": x.astype(x.dtype.str) for name, x in model.parameters.items()
+    }
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
@@ -141,11 +143,11 @@ def load_model(run: Path) -> "Model":
         transforms = []
         for i, spec in enumerate(x["poolings"]):
             values: dict[str, Any] = {name: x.get(f"{name}{i}") for name in OPTIONAL_ARRAYS}
-            values |= {name: x[f"{name}{i}"].item() for name in SCALARS}
+            values |= {name: x[f"{name}{i}"].item() for name in SCALAR_FIELDS}
             transforms.append(FeatureTransform(spec=str(spec), **values))
         poolings = [get_pooling(transform.spec) for transform in transforms]
         parameters = {
-            name: x[f"{PARAMETER}{name}"]
+            name: x[f"{PARAMETER_PREFIX}{name}"]
             for pooling in poolings
             for name in pooling.parameter_names
         }
@@ -221,7 +223,7 @@ def _damage(path: Path) -> Iterator[None]:
     """Turn the errors of reading a missing or damaged file into a BilinearError."""
     try:
         yield
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         advice = "write the run folder again with bilinear train"
         raise BilinearError(f"cannot read {path} ({error}): {advice}") from error
 

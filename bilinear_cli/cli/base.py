@@ -23,7 +23,7 @@ PIXELS: click.ParamType = click.IntRange(32)
 POSITIVE = click.IntRange(1)
 
 
-class Commands(click.Group):
+class BilinearGroup(click.Group):
     """The group of all commands. It prints an error of the library as one line."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -111,7 +111,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
 
 
 @click.group(
-    cls=Commands,
+    cls=BilinearGroup,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "show_default": True,

@@ -31,7 +31,7 @@ class MapPooling(PoolingLayer):
         pooling = get_pooling(spec)
         super().__init__(pooling.size, **kwargs)
         self.spec, self._pooling = spec, pooling
-        self.supports_jit = pooling.xla
+        self.supports_jit = pooling.supports_xla
         self._pool = pool_function(pooling.method, {})
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

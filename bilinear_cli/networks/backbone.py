@@ -60,7 +60,7 @@ def load_backbone(
     return forward
 
 
-def use_devices() -> list[str]:
+def configure_devices() -> list[str]:
     """Let TensorFlow take a GPU's memory as needed; return the names of the devices.
 
     Call it before anything else uses TensorFlow.

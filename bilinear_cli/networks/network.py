@@ -66,9 +66,9 @@ class Network:
             height, width, channels).
         """
         import_tensorflow()
-        from bilinear_cli.networks.backbone import load_backbone, use_devices
+        from bilinear_cli.networks.backbone import configure_devices, load_backbone
 
-        devices = use_devices()
+        devices = configure_devices()
         if recipe.precision == "int8":
             check_int8(recipe.backbone, recipe.weights_sha256, devices)
         precision, tensors = recipe.precision, self.weights().tensors

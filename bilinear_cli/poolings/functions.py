@@ -221,7 +221,7 @@ def pool_function(
         poolings with `uses_class_token` receive.
     """
     pooling = get_pooling(spec)
-    function = globals()[pooling.function]
+    function = globals()[pooling.function_name]
     arguments = [parameters[name] for name in pooling.argument_names]
     pack = pack or partial(upper_triangle, normalize=pooling.is_normalized_matrix)
 

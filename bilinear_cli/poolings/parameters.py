@@ -20,7 +20,7 @@ Parameters = Mapping[str, np.ndarray]
 FitSecondMoment = Callable[[], tuple[np.ndarray, Sequence[str]]]
 
 MAX_ROW_LENGTH = 1024 * 1025 // 2  # the triangle of 1,024 channels, a megabyte a photo
-MAX_ROTATIONS = 60  # steps of varimax
+MAX_ITERATIONS = 60  # steps of varimax
 
 
 def make_parameters(
@@ -198,7 +198,7 @@ def varimax(directions: np.ndarray) -> np.ndarray:
     Source: Kaiser, "The varimax criterion for analytic rotation in factor analysis", 1958.
     """
     rotation, previous = np.eye(directions.shape[1]), 0.0
-    for _ in range(MAX_ROTATIONS):
+    for _ in range(MAX_ITERATIONS):
         x = directions @ rotation
         u, s, vt = np.linalg.svd(directions.T @ (x**3 - x * np.square(x).mean(axis=0)))
         rotation = u @ vt

@@ -19,7 +19,7 @@ import numpy as np
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
 
-HALF_PRECISION_FROM = 4096  # numbers in a row
+MIN_FLOAT16_LENGTH = 4096  # numbers in a row
 TRIANGLE = "upper-triangle"
 ROOT_L2 = "signed-sqrt,l2"
 MAPS = "maps"
@@ -57,7 +57,7 @@ class Pooling:
     Attributes:
         method: its name.
         help: one line.
-        function: its name in `functions.py`, maps -> rows as they are stored; or for the layout
+        function_name: in `functions.py`, maps -> rows as they are stored; or for the layout
             `upper-triangle` symmetric matrices, which are then packed and normalised.
         layout: of a row: `dense`, or `upper-triangle` of a symmetric matrix, see `triangle.py`.
         normalization: the steps that were applied to a row, in order; empty for none.
@@ -65,7 +65,7 @@ class Pooling:
         ndim: dimensions of a row; 3 of maps, (height, width, channels).
         explainable: a row is that of Σ x xᵀ over the locations x, normalised, so that a linear
             classifier's score is a sum over locations.
-        xla: XLA compiles the function, and well.
+        supports_xla: XLA compiles the function, and well.
         aliases: other names that may be typed.
         uses_class_token: the function also takes `class_token`, None if the network has none.
         size: the number after the colon of the spec; None for none.
@@ -73,13 +73,13 @@ class Pooling:
 
     method: str
     help: str
-    function: str
+    function_name: str
     layout: str = "dense"
     normalization: str = ""
     size_meaning: Size | None = None
     ndim: int = 1
     explainable: bool = False
-    xla: bool = True
+    supports_xla: bool = True
     aliases: tuple[str, ...] = ()
     uses_class_token: bool = False
     size: int | None = None
@@ -123,7 +123,7 @@ class Pooling:
         channels = triangle.n_channels(shape[0]) if self.layout == TRIANGLE else shape[-1]
         return shape[-1] == self.row_length(channels)
 
-    def channels(self, shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]) -> int:
+    def n_channels(self, shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]) -> int:
         """Return the number of channels that are pooled to a row of this shape."""
         if self.layout == TRIANGLE:
             return triangle.n_channels(shape[0])
@@ -132,7 +132,7 @@ class Pooling:
 
 
 matrix_pooling = partial(Pooling, layout=TRIANGLE, normalization=ROOT_L2, size_meaning=PROJECTION)
-sketch_pooling = partial(Pooling, normalization=ROOT_L2, size_meaning=SKETCH, xla=False)
+sketch_pooling = partial(Pooling, normalization=ROOT_L2, size_meaning=SKETCH, supports_xla=False)
 ENTRIES = (
     Pooling("max", "the largest value of each channel", "max_pool"),
     Pooling("avg", "the mean of each channel", "avg_pool"),
@@ -149,7 +149,7 @@ ENTRIES = (
         "bilinear with the square root of the matrix",
         "outer_product_root",
         normalization=f"matrix-sqrt,{ROOT_L2}",
-        xla=False,
+        supports_xla=False,
     ),
     sketch_pooling("compact", "a sketch of bilinear with this many numbers", "compact_pool"),
     # explainable since `conv1x1` trains on maps: it projects them and pools them bilinearly
@@ -238,4 +238,4 @@ def parameter_channels(name: str, array: np.ndarray) -> int | None:
 
 def storage_dtype(shape: tuple[int, ...]) -> np.dtype:
     """Return the dtype in which a row of this shape is stored: float32 if small, else float16."""
-    return np.dtype(np.float32 if np.prod(shape) < HALF_PRECISION_FROM else np.float16)
+    return np.dtype(np.float32 if np.prod(shape) < MIN_FLOAT16_LENGTH else np.float16)

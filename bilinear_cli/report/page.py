@@ -41,7 +41,7 @@ QUALITIES = (80, 65, 50, 35, 20, 5)
 BATCH = 16
 
 
-def html(data: ReportData) -> str:
+def render_html(data: ReportData) -> str:
     """Return the page, below 3 MB."""
     environment = Environment(
         loader=PackageLoader("bilinear_cli", "report"),

@@ -17,26 +17,26 @@ CLASS_HEADS = ("class", "photos", "accuracy")
 CALIBRATION_HEADS = ("temperature scaling", "log loss", "Brier", "calibration error", "95 %")
 
 
-def render(runs: Sequence[Path], form: str) -> str:
-    """Return a report of run folders in the format `html` or `md`.
+def render(runs: Sequence[Path], output_format: str) -> str:
+    """Return a report of run folders in an output format, `html` or `md`.
 
     Raises:
         BilinearError: a folder is no run, or a package is missing.
     """
     data = read_report_data(runs)
-    if form == "md":
-        return markdown(data)
+    if output_format == "md":
+        return render_markdown(data)
     try:
-        from bilinear_cli.report.page import html
+        from bilinear_cli.report.page import render_html
     except ImportError as error:
         raise BilinearError(
             f"an HTML page needs {error.name}, which is not installed: pip install '.[report]', or "
             "give --format md"
         ) from error
-    return html(data)
+    return render_html(data)
 
 
-def markdown(data: ReportData) -> str:
+def render_markdown(data: ReportData) -> str:
     """Return the report as Markdown for a README, without pictures."""
     metrics, names = data.metrics, [escape_markdown(row["name"]) for row in data.classes]
     pairs = [

@@ -26,10 +26,10 @@ from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.train import fit_model
 
 BATCH_SIZE = 64  # maps
-TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # numbers of entries to keep
-PHOTOS = (2, 5, 10, 20)  # training photos per class
-DRAWS = 5  # for each number of photos
-DRAWN = (FULL, UNRELATED, BASELINE)  # variants that are also trained on these draws
+TOP_ENTRIES = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # numbers of entries to keep
+PHOTOS_PER_CLASS = (2, 5, 10, 20)  # training photos per class
+N_DRAWS = 5  # for each number of photos
+SUBSAMPLED_VARIANTS = (FULL, UNRELATED, BASELINE)  # variants that are also trained on these draws
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Tri
         for seed in range(variant.seeds):
             trials = [Trial(variant.key, seed)]
             if variant.key == FULL:
-                trials += [Trial(FULL, top=top) for top in TOP if top < n_entries]
-            if variant.key in DRAWN:
-                counts = [n for n in PHOTOS if n < n_photos]
-                trials += [Trial(variant.key, s, photos=n) for n in counts for s in range(DRAWS)]
+                trials += [Trial(FULL, top=top) for top in TOP_ENTRIES if top < n_entries]
+            if variant.key in SUBSAMPLED_VARIANTS:
+                counts = [n for n in PHOTOS_PER_CLASS if n < n_photos]
+                trials += [Trial(variant.key, s, photos=n) for n in counts for s in range(N_DRAWS)]
             yield variant, seed, trials
 
 

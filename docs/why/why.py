@@ -44,14 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if options.features:
             with FeatureFile(options.features) as file:
-                results = measure_file(file, options.name or name_of(file), options.work)
+                results = measure_file(file, options.name or default_name(file), options.work)
             save(results, options.docs / "why" / f"{results['name']}.json")
         write_pages(options.docs)
     except BilinearError as error:
         sys.exit(f"error: {error}")
 
 
-def name_of(file: FeatureFile) -> str:
+def default_name(file: FeatureFile) -> str:
     """Return the name of the photos, with layer and image size unless they are the default."""
     name = PurePosixPath(str(file.attributes["data"])).name
     recipe = {option: file.attributes[option] for option in DEFAULTS}
@@ -66,7 +66,7 @@ def measure_file(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
     if set(file.split) != {"train", "test"}:
         raise BilinearError(f"{file.path} has no training photos or no test photos")
     path = work / f"{name}.json"
-    results: dict[str, Any] = {"name": name, "made": inputs_of(file), "trials": {}}
+    results: dict[str, Any] = {"name": name, "made": describe_inputs(file), "trials": {}}
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["made"] == results["made"]:
@@ -80,7 +80,7 @@ def measure_file(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
     return results
 
 
-def inputs_of(file: FeatureFile) -> dict[str, Any]:
+def describe_inputs(file: FeatureFile) -> dict[str, Any]:
     """Return the inputs of the results: photos, labels, split, network, versions."""
     split = file.split[np.unique(file.photo, return_index=True)[1]]  # of each photo
     columns = (file.sha256, file.labels.astype(str), file.split)

@@ -270,7 +270,7 @@ def test_other_networks_weights_and_devices_are_refused(
     facts = ("--precision", "int8", "bfloat16", "float32", *facts)
     with raises(UsageError, *facts):
         check_int8(name, sha256, devices)
-    monkeypatch.setattr("bilinear_cli.networks.backbone.use_devices", lambda: devices)
+    monkeypatch.setattr("bilinear_cli.networks.backbone.configure_devices", lambda: devices)
     sha256 = sha256 or int8_table()["weights_sha256"]
     recipe = Recipe(("max",), "block5_conv3", 32, "squash", "int8", 1, sha256, name)
     with raises(UsageError, *facts):
