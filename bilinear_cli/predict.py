@@ -42,13 +42,13 @@ def prediction_recipe(run: Path, precision: str | None, allow_precision_mix: boo
     return recipe
 
 
-def load_run_network(run: Path, recipe: Recipe, weights: str) -> Network:
-    """Return the network of a run's features; `weights` is their source, see `Network`.
+def load_run_network(run: Path, recipe: Recipe, weights_source: str) -> Network:
+    """Return the network of a run's features; `weights_source` is that of `Network`.
 
     Raises:
         BilinearError: the run's features were made with other weights.
     """
-    network = Network(recipe.backbone, weights)
+    network = Network(recipe.backbone, weights_source)
     if network.sha256() != recipe.weights_sha256:
         raise BilinearError(
             f"the network's weights are not those that made the features of {run}. Give the "

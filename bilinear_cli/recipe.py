@@ -181,9 +181,9 @@ def check_same(differing: Iterable[Difference], path: Path, advice: str) -> None
     """Raise a FeatureFileError that names the first difference between a file and a request."""
     for name, *values in differing:
         stored, requested = ("none" if value == "" else value for value in values)
+        label = name.replace("weights_sha256", "network weights with sha256").replace("_", "-")
         raise FeatureFileError(
-            f"{path} has {name.replace('_', '-')} {stored}, but this command uses {requested}: "
-            f"{advice}"
+            f"{path} has {label} {stored}, but this command uses {requested}: {advice}"
         )
 
 

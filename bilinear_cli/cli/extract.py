@@ -17,7 +17,7 @@ from bilinear_cli.cli.base import (
     data_option,
     image_size_option,
     mix_option,
-    option_with_default,
+    option,
     progress_bar,
     split_seed_option,
     weights_option,
@@ -29,7 +29,6 @@ from bilinear_cli.recipe import CHOICES, UNSHARDED
 
 log = logging.getLogger(__name__)
 
-option = option_with_default(ExtractOptions())
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 
 
