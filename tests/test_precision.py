@@ -253,9 +253,9 @@ def test_another_8_bit_network_counts_as_another_precision(
 
     run = train("rounded")
     (model,) = weights.cache_folder().glob("*.tflite")
-    _, _, network = model.read_bytes().partition(b"\n")
+    _, _, model_bytes = model.read_bytes().partition(b"\n")
     monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(int8, "build_int8", lambda *_: network)
+    monkeypatch.setattr(int8, "build_int8", lambda *_: model_bytes)
     monkeypatch.setattr(network, "INT8_NETWORK_VERSION", 0)
     predict = ("predict", run, birds / "wren")
     error_line(run_command(*predict, code=1), run, "int8", MIX)

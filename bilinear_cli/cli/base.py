@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bilinear_cli import __version__
-from bilinear_cli.errors import BilinearError, UsageError, printable, validate_choice
+from bilinear_cli.errors import BilinearError, Progress, UsageError, printable, validate_choice
 from bilinear_cli.extraction.options import ExtractOptions
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class _TqdmHandler(logging.Handler):
 
 
 @contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str, unit: str) -> Iterator[Progress]:
     """Yield a progress callback (done, total) that draws a bar on stderr, unless quiet."""
     from tqdm import tqdm
 
