@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.explain import explain, scores_of
+from bilinear_cli.explain import compute_scores, explain
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import load_vgg16_weights
 from bilinear_cli.run import load_model, read_recipe
@@ -39,11 +39,13 @@ with np.load(run / "test.npz") as test:
 decreases = []
 for path in paths:
     explanation = explain(run, photos / path, forward)
-    heat, class_index = explanation.heat, list(model.class_names).index(explanation.name)
+    heat, class_index = explanation.heatmap, list(model.class_names).index(explanation.name)
     n = heat.size // 10
     hottest, random = np.argsort(-heat.ravel())[:n], rng.permutation(heat.size)[:n]
     scores = [
-        scores_of(cover(explanation.pixels, locations, heat.shape), model, forward)[class_index]
+        compute_scores(cover(explanation.pixels, locations, heat.shape), model, forward)[
+            class_index
+        ]
         for locations in (hottest, random)
     ]
     decreases.append(explanation.score - np.array(scores))

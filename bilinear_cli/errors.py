@@ -22,7 +22,7 @@ class UsageError(BilinearError):
 
 
 class BadPhotoError(BilinearError):
-    """A file that cannot be read as a photo."""
+    """A file that cannot be read as a photo, or a photo set without a readable photo."""
 
 
 class FeatureFileError(BilinearError):
@@ -33,22 +33,22 @@ class InUseError(FeatureFileError):
     """A feature file that another run is writing; the caller may wait and try again."""
 
 
-def validate_choice(kind: str, word: str, known: Collection[str]) -> str:
-    """Return `word` if it is in `known`.
+def validate_choice(kind: str, value: str, choices: Collection[str]) -> str:
+    """Return `value` if it is in `choices`.
 
     Raises:
-        UsageError: `word` is unknown; the message names the nearest known one.
+        UsageError: it is not; the message names the most similar choice.
     """
-    if word in known:
-        return word
-    suggestion = nearest(word, known)
+    if value in choices:
+        return value
+    suggestion = closest_match(value, choices)
     hint = f"Did you mean {suggestion!r}? " if suggestion else ""
-    raise UsageError(f"unknown {kind}: {word!r}. {hint}Choose from: {', '.join(known)}")
+    raise UsageError(f"unknown {kind}: {value!r}. {hint}Choose from: {', '.join(choices)}")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the name in `known` that resembles `word` most, or an empty string if none does."""
-    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
+def closest_match(name: str, candidates: Iterable[str]) -> str:
+    """Return the candidate that resembles a name most, or an empty string if none does."""
+    return next(iter(get_close_matches(name, list(candidates), n=1, cutoff=0.5)), "")
 
 
 def abbreviate(names: Iterable[str], limit: int = 5) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bilinear_cli.errors import BilinearError, validate_choice
-from bilinear_cli.networks.load import Forward
+from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
@@ -33,7 +33,7 @@ class Explanation:
         probability: of the class, 0 to 1.
         score: of the class, for the original view of the photo.
         intercept: the part of the score that is the same for every photo.
-        heat: float64 (height, width), the share of each location; its sum is `score - intercept`.
+        heatmap: float64 (height, width), share of each location; its sum is `score - intercept`.
         pairs: (channel, channel, share of the pair), the largest absolute shares first.
         pixels: uint8 (size, size, 3), the input of the network.
     """
@@ -42,18 +42,18 @@ class Explanation:
     probability: float
     score: float
     intercept: float
-    heat: np.ndarray
+    heatmap: np.ndarray
     pairs: list[tuple[int, int, float]]
     pixels: np.ndarray
 
 
-def explain(run: Path, photo: Path, forward: Forward, name: str | None = None) -> Explanation:
+def explain(run: Path, photo: Path, forward: Forward, class_name: str | None = None) -> Explanation:
     """Explain a run's score of a photo.
 
     Args:
         run: a run folder, of `bilinear` or `bilinear:K` with a linear classifier, or of conv1x1.
-        forward: the network, as for `extract`.
-        name: of the class to explain; None for the most probable.
+        forward: uint8 photos -> maps, from `Network.load`.
+        class_name: to explain; None for the most probable.
 
     Raises:
         BilinearError: the run is of another kind, or the photo cannot be read.
@@ -61,14 +61,14 @@ def explain(run: Path, photo: Path, forward: Forward, name: str | None = None) -
     """
     model, recipe = load_model(run), read_recipe(run)
     _check_explainable(model)
-    names = [str(class_name) for class_name in model.class_names]
-    if name:
-        validate_choice("class", name, names)
+    names = [str(name) for name in model.class_names]
+    if class_name:
+        validate_choice("class", class_name, names)
     (pixels,) = read_photo(photo, [recipe.image_size], recipe.resize)
     x, shape = _pooled_channels(pixels, model, forward)
     matrix = x.T @ x
     scores = _scores(matrix, model)
-    class_index = names.index(name) if name else int(scores.argmax())
+    class_index = names.index(class_name) if class_name else int(scores.argmax())
     form = _quadratic_form(matrix, model, class_index)
     heat = np.einsum("li,ij,lj->l", x, form, x, optimize=True)
     return Explanation(
@@ -87,7 +87,7 @@ def _check_explainable(model: Model) -> None:
     (transform, *others) = model.transforms
     explainable = get_pooling(transform.spec).explainable
     if others or model.second or not explainable or transform.normalize != "none":
-        matrices = [x for x in POOLINGS.values() if x.explainable and x.rank == 1]
+        matrices = [x for x in POOLINGS.values() if x.explainable and x.ndim == 1]
         names = [name for x in matrices for name in (x.method, f"{x.method}:K")]
         raise BilinearError(
             f"explain needs a run of {' or '.join(names)} with softmax, svm or ridge, or of "
@@ -95,7 +95,7 @@ def _check_explainable(model: Model) -> None:
         )
 
 
-def scores_of(pixels: np.ndarray, model: Model, forward: Forward) -> np.ndarray:
+def compute_scores(pixels: np.ndarray, model: Model, forward: Forward) -> np.ndarray:
     """Return a photo's scores (classes,), computed as in `explain`, from uint8 (size, size, 3)."""
     x, _ = _pooled_channels(pixels, model, forward)
     return _scores(x.T @ x, model)
@@ -108,7 +108,7 @@ def _pooled_channels(
     maps = np.asarray(forward(pixels[None]), np.float64)[0]
     check_channels(model.parameters, maps.shape[-1])
     transform = model.transforms[0]
-    parameters = get_pooling(transform.spec).arguments
+    parameters = get_pooling(transform.spec).argument_names
     kernel = model.parameters[parameters[0]] if parameters else transform.kernel
     x = maps.reshape(-1, maps.shape[-1])
     return x if kernel is None else x @ kernel, maps.shape[:2]
@@ -151,8 +151,8 @@ def _largest_pairs(shares: np.ndarray) -> list[tuple[int, int, float]]:
 def overlay(explanation: Explanation) -> Image.Image:
     """Return the photo in grey, with positive shares in orange and negative ones in blue."""
     height, width = explanation.pixels.shape[:2]
-    largest = np.abs(explanation.heat).max() or 1.0
-    small = Image.fromarray((explanation.heat / largest).astype(np.float32))
+    largest = np.abs(explanation.heatmap).max() or 1.0
+    small = Image.fromarray((explanation.heatmap / largest).astype(np.float32))
     heat = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).clip(-1, 1)
     colour = np.where(heat[..., None] > 0, (255, 120, 0), (0, 110, 255))
     grey = explanation.pixels.mean(axis=2, keepdims=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.networks.load import Forward, Network, measured_difference, with_precision
+from bilinear_cli.networks.network import Forward, Network, measured_difference, with_precision
 from bilinear_cli.photos.images import read_batches, read_photo, stack_batch
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe, distinct_sizes
@@ -19,12 +19,12 @@ from bilinear_cli.training.model import to_probabilities
 log = logging.getLogger(__name__)
 
 
-def prediction_recipe(run: Path, precision: str | None, allow_mix: bool) -> Recipe:
+def prediction_recipe(run: Path, precision: str | None, allow_precision_mix: bool) -> Recipe:
     """Return the recipe of the features that a run's model predicts from.
 
     Args:
         precision: of the network; None takes that of the run's features.
-        allow_mix: warn of the measured difference, instead of raising, if precisions differ.
+        allow_precision_mix: warn of the measured difference of precisions instead of raising.
 
     Raises:
         BilinearError: the precisions differ, or the folder is not a run.
@@ -36,22 +36,23 @@ def prediction_recipe(run: Path, precision: str | None, allow_mix: bool) -> Reci
             f"{run} was trained on features in {trained.precision}, and this prediction is in "
             f"{recipe.precision}" + " of another version" * (recipe.precision == trained.precision)
         )
-        if not allow_mix:
+        if not allow_precision_mix:
             raise BilinearError(f"{difference}. Use --allow-precision-mix to allow this")
         log.warning("%s: %s", difference, measured_difference(trained.precision, recipe.precision))
     return recipe
 
 
-def load_run_network(run: Path, recipe: Recipe, weights: str) -> Network:
-    """Return the network of a run's features; `weights` is their source, see `Network`.
+def load_run_network(run: Path, recipe: Recipe, weights_source: str) -> Network:
+    """Return the network of a run's features; `weights_source` is that of `Network`.
 
     Raises:
         BilinearError: the run's features were made with other weights.
     """
-    network = Network(recipe.backbone, weights)
+    network = Network(recipe.backbone, weights_source)
     if network.sha256() != recipe.weights_sha256:
         raise BilinearError(
-            f"{run} was trained on features of other network weights: name them with --weights"
+            f"the network's weights are not those that made the features of {run}. Give the "
+            "original weights with --weights."
         )
     return network
 
@@ -63,7 +64,7 @@ def predict(
 
     Args:
         photos: files, any number; they are read while predictions are yielded.
-        forward: the network, as for `extract`.
+        forward: uint8 photos -> maps, from `Network.load`.
         top: number of classes for each photo.
 
     Yields:
@@ -81,7 +82,7 @@ def predict(
     batch_size = len(first_batch)
     for size in sizes:
         check_channels(model.parameters, count_channels(forward, size))
-    compute, _ = compile_pooling(forward, recipe.poolings, batch_size, views, model.parameters)
+    compute, _ = compile_pooling(forward, recipe.specs, batch_size, views, model.parameters)
     to_read, paths = tee(chain(first_batch, remaining))
     read = partial(read_photo, sizes=sizes, resize=recipe.resize)
     for batch in read_batches(to_read, batch_size, read):
@@ -90,5 +91,5 @@ def predict(
         probabilities = to_probabilities(scores.mean(axis=1), model.temperature)
         for i, photo in enumerate(batch):
             best = np.argsort(-probabilities[i], kind="stable")[:top]
-            names = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
-            yield next(paths), photo if isinstance(photo, BadPhotoError) else names
+            predictions = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
+            yield next(paths), photo if isinstance(photo, BadPhotoError) else predictions

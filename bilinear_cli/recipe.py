@@ -15,7 +15,7 @@ CHOICES = {
     "resize": ("squash", "crop", "pad"),
     "precision": ("float32", "bfloat16", "float16", "int8"),
 }
-MINIMUM = {"image_size": 1, "batch_size": 1, "seed": 0}
+MINIMUMS = {"image_size": 1, "batch_size": 1, "seed": 0}
 UNSHARDED = "1/1"  # the shard of a file that has all photos
 # Attributes that a feature file may lack
 OPTIONAL_ATTRIBUTES = ("shard", "seed", "pooled_from", "int8_sha256", "mixed_with")
@@ -74,7 +74,7 @@ class Recipe:
     """What decides the numbers of a feature file, apart from the photos.
 
     Attributes:
-        poolings: specs, in any order.
+        specs: of the poolings, in any order.
         layer: layer of the network whose maps are pooled.
         image_size: width and height of the resized photos in pixels, the first of several.
         resize: `squash`, `crop` or `pad`.
@@ -87,11 +87,11 @@ class Recipe:
         shard: `I/N`: the I-th of N shards of the photo set.
         seed: of sketches, and of the sample of photos that a projection is fitted on.
         pooled_from: `photos`, or `maps` for stored maps, which are rounded.
-        int8_sha256: of the 8-bit network, see `networks/load.py`; empty in other precisions.
+        int8_sha256: of the 8-bit network, see `networks/network.py`; empty in other precisions.
         mixed_with: other precisions, of rows that were copied from another file; mostly empty.
     """
 
-    poolings: tuple[str, ...]
+    specs: tuple[str, ...]
     layer: str
     image_size: int
     resize: str
@@ -112,36 +112,36 @@ class Recipe:
         return parse_views(self.views, self.image_size)
 
     @classmethod
-    def from_attributes(cls, attributes: Mapping[str, Any], poolings: tuple[str, ...]) -> Self:
+    def from_attributes(cls, attributes: Mapping[str, Any], specs: tuple[str, ...]) -> Self:
         """Return the recipe of a feature file with these root attributes.
 
         Raises:
             KeyError: an attribute is missing.
             ValueError: a value is invalid.
         """
-        names = {field.name for field in fields(cls)} - {"poolings", "views"}
+        names = {field.name for field in fields(cls)} - {"specs", "views"}
         names -= {*OPTIONAL_ATTRIBUTES} - attributes.keys()
         values = {name: attributes[name] for name in names}
         for name, value in values.items():
-            if name in MINIMUM:
-                valid = type(value) is int and value >= MINIMUM[name]
+            if name in MINIMUMS:
+                valid = type(value) is int and value >= MINIMUMS[name]
             else:
                 valid = isinstance(value, str) and value in CHOICES.get(name, (value,))
             if not valid:
                 raise ValueError(f"{name} is {value!r}")
-        recipe = cls(poolings=poolings, views=tuple(attributes["views"].split()), **values)
+        recipe = cls(specs=specs, views=tuple(attributes["views"].split()), **values)
         parse_views(recipe.views, recipe.image_size)  # raises for an unknown name
         return recipe
 
     def attributes(self) -> dict[str, Any]:
         """Return the root attributes of a feature file; its datasets state the poolings."""
         values = asdict(self) | {"views": " ".join(self.views)}
-        del values["poolings"]
+        del values["specs"]
         return {name: value for name, value in values.items() if value != ""}
 
     def comparable_attributes(self) -> dict[str, Any]:
         """Return the attributes and the poolings, for `differences`."""
-        return {"poolings": " ".join(sorted(self.poolings)), **self.attributes()}
+        return {"poolings": " ".join(sorted(self.specs)), **self.attributes()}
 
 
 class Difference(NamedTuple):
@@ -153,20 +153,20 @@ class Difference(NamedTuple):
 
 
 def differences(
-    first: Mapping[str, Any], second: Mapping[str, Any], use: str, allow_mix: bool = False
+    first: Mapping[str, Any], second: Mapping[str, Any], use: str, allow_precision_mix: bool = False
 ) -> list[Difference]:
-    """Return the differences that forbid to use two files, or a file and a recipe, together.
+    """Return the differences that forbid using two files, or a file and a recipe, together.
 
     Args:
         first, second: `comparable_attributes()` of recipes or of feature files.
         use: `resume`, `reuse`, `projection` or `merge`, see `MAY_DIFFER`.
-        allow_mix: precisions may differ, and so may the versions of packages for 8 bits.
+        allow_precision_mix: precisions may differ, and so may the versions of packages for 8 bits.
     """
-    allowed = {*MAY_DIFFER[use], *(PRECISION_ATTRIBUTES if allow_mix else ())}
+    allowed = {*MAY_DIFFER[use], *(PRECISION_ATTRIBUTES if allow_precision_mix else ())}
     names = dict.fromkeys(["precision", *first, *second])
     pairs = [Difference(n, first.get(n, ""), second.get(n, "")) for n in names if n not in allowed]
     differing = [pair for pair in pairs if pair.first != pair.second]
-    if allow_mix:
+    if allow_precision_mix:
         differing = [d for d in differing if d.name != "versions" or not _only_int8_differs(d)]
     return differing
 
@@ -181,9 +181,9 @@ def check_same(differing: Iterable[Difference], path: Path, advice: str) -> None
     """Raise a FeatureFileError that names the first difference between a file and a request."""
     for name, *values in differing:
         stored, requested = ("none" if value == "" else value for value in values)
+        label = name.replace("weights_sha256", "network weights with sha256").replace("_", "-")
         raise FeatureFileError(
-            f"{path} has {name.replace('_', '-')} {stored}, but this command asks for "
-            f"{requested}: {advice}"
+            f"{path} has {label} {stored}, but this command uses {requested}: {advice}"
         )
 
 

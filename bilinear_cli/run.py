@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, nearest
+from bilinear_cli.errors import BilinearError, closest_match
 from bilinear_cli.files import BROKEN_ZIP, atomic_write
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
@@ -28,12 +28,12 @@ if TYPE_CHECKING:  # reading metrics imports no library of training
 
 log = logging.getLogger(__name__)
 
-PARAMETER = "parameter-"  # prefix of the names of parameters in model.npz
+PARAMETER_PREFIX = "parameter-"  # prefix of the names of parameters in model.npz
 # What reading a damaged file of a run can raise
-DAMAGE = (*BROKEN_ZIP, KeyError, AttributeError, csv.Error)
+READ_ERRORS = (*BROKEN_ZIP, KeyError, AttributeError, csv.Error)
 # Fields of a `FeatureTransform` in model.npz
 OPTIONAL_ARRAYS = ("columns", "mean", "std", "kernel")
-SCALARS = ("n_features", "normalize", "factor")
+SCALAR_FIELDS = ("n_features", "normalize", "factor")
 REQUIRED_METRICS = (
     *("pooling", "classifier", "normalize", "top_variance", "label_smoothing", "n_features"),
     *("bytes", "seconds", "top1", "top5", "mean_per_class_accuracy", "confused", "extraction"),
@@ -120,10 +120,12 @@ def save_model(path: Path, model: "Model") -> None:
     if model.second:
         arrays |= {"weights2": model.second.weights, "intercept2": model.second.intercept}
     for i, transform in enumerate(model.transforms):
-        values = {name: getattr(transform, name) for name in (*OPTIONAL_ARRAYS, *SCALARS)}
+        values = {name: getattr(transform, name) for name in (*OPTIONAL_ARRAYS, *SCALAR_FIELDS)}
         arrays |= {f"{name}{i}": np.asarray(x) for name, x in values.items() if x is not None}
     # Without the metadata of h5py's types: NumPy warns that it does not store them.
-    arrays |= {f"{PARAMETER}{name}": x.astype(x.dtype.str) for name, x in model.parameters.items()}
+    arrays |= {
+        f"{PARAMETER_PREFIX}{name}": x.astype(x.dtype.str) for name, x in model.parameters.items()
+    }
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
@@ -141,11 +143,13 @@ def load_model(run: Path) -> "Model":
         transforms = []
         for i, spec in enumerate(x["poolings"]):
             values: dict[str, Any] = {name: x.get(f"{name}{i}") for name in OPTIONAL_ARRAYS}
-            values |= {name: x[f"{name}{i}"].item() for name in SCALARS}
+            values |= {name: x[f"{name}{i}"].item() for name in SCALAR_FIELDS}
             transforms.append(FeatureTransform(spec=str(spec), **values))
         poolings = [get_pooling(transform.spec) for transform in transforms]
         parameters = {
-            name: x[f"{PARAMETER}{name}"] for pooling in poolings for name in pooling.parameters
+            name: x[f"{PARAMETER_PREFIX}{name}"]
+            for pooling in poolings
+            for name in pooling.parameter_names
         }
         for name, array in parameters.items():
             check_parameter(name, array)
@@ -166,7 +170,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
     if not path.is_file():
         names = [other.parent.name for other in run.parent.glob("*/metrics.json")]
-        suggestion = nearest(run.name, names)
+        suggestion = closest_match(run.name, names)
         hint = f". Did you mean {run.parent / suggestion}?" if suggestion else ""
         raise BilinearError(f"{run} is not a run of bilinear train, it has no metrics.json{hint}")
     with _damage(path):
@@ -176,7 +180,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
         return metrics
 
 
-def read_labels(run: Path) -> list[list[str]]:
+def read_photo_rows(run: Path) -> list[list[str]]:
     """Read path, label, split and group of every photo of a run; raise as `read_scores`."""
     with _damage(run / "labels.csv"), (run / "labels.csv").open(encoding="utf-8", newline="") as f:
         return [*csv.reader(f)][1:]
@@ -219,7 +223,7 @@ def _damage(path: Path) -> Iterator[None]:
     """Turn the errors of reading a missing or damaged file into a BilinearError."""
     try:
         yield
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         advice = "write the run folder again with bilinear train"
         raise BilinearError(f"cannot read {path} ({error}): {advice}") from error
 

@@ -67,12 +67,12 @@ def print_row(label: str, template: str, values: Sequence[float]) -> None:
     print(f"{label + ':':<48}{template.format(*values)}")
 
 
-def vgg16_recipe(poolings: tuple[str, ...], image_size: int) -> tuple[Recipe, Tensors]:
+def vgg16_recipe(specs: tuple[str, ...], image_size: int) -> tuple[Recipe, Tensors]:
     """Return a recipe for VGG16 in the fastest precision, and its weights."""
     weights, precision = load_vgg16_weights(), resolve_precision("auto")
     batch_size = resolve_batch_size(image_size)
     layer, resize = "block5_conv3", "squash"
-    recipe = Recipe(poolings, layer, image_size, resize, precision, batch_size, weights.sha256)
+    recipe = Recipe(specs, layer, image_size, resize, precision, batch_size, weights.sha256)
     return recipe, weights.tensors
 
 
@@ -81,7 +81,7 @@ def time_stage1(
 ) -> tuple[Times, Times]:
     """Time extraction from disk to disk against the graph alone, and that against the network."""
     forward = load_backbone(tensors, recipe.backbone, recipe.layer, recipe.precision)
-    pooled, _ = compile_pooling(forward, recipe.poolings, recipe.batch_size, recipe.parsed_views)
+    pooled, _ = compile_pooling(forward, recipe.specs, recipe.batch_size, recipe.parsed_views)
     shape = (recipe.batch_size, recipe.image_size, recipe.image_size, 3)
     signature = [tf.TensorSpec(shape, tf.uint8)]
     network = tf.function(forward, input_signature=signature).get_concrete_function()

@@ -36,7 +36,7 @@ hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give the tests, and the processes that they start, a cache that is not the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BILINEAR_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -44,7 +44,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def real_weights(_own_cache: None) -> Weights:
+def real_weights(_isolated_cache: None) -> Weights:
     """Return VGG16's published weights; files computed from them stay in the cache of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BILINEAR_CACHE", USERS_CACHE)
@@ -67,7 +67,7 @@ def int8_network(
     folder = (base if worker_id == "master" else base.parent) / "int8"
     code = (
         "import sys\n"
-        "from bilinear_cli.networks.load import import_tensorflow\n"
+        "from bilinear_cli.networks.network import import_tensorflow\n"
         "import_tensorflow()\n"
         "from bilinear_cli.networks.backbone import load_backbone\n"
         "from bilinear_cli.networks.weights import load_vgg16_weights\n"
@@ -87,7 +87,7 @@ def users_cache(monkeypatch: pytest.MonkeyPatch, real_weights: Weights) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _little_memory() -> Iterator[None]:
+def _collect_garbage() -> Iterator[None]:
     """Collect garbage after a test that leaves much of it.
 
     Networks and graphs are in reference cycles. Python's collector counts objects, not bytes: a few

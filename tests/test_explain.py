@@ -88,10 +88,10 @@ def test_shares_of_locations_and_of_pairs_add_up_to_the_score(
         scores = model.scores({spec: file.read(spec, row)})[0]
     for k, name in enumerate(CLASSES):
         explanation = explain(run, photo, forward, name)
-        total = explanation.heat.sum()
+        total = explanation.heatmap.sum()
         assert explanation.name == name
         assert explanation.score == pytest.approx(scores[k], abs=1e-4)
-        assert explanation.heat.shape == (4, 4)
+        assert explanation.heatmap.shape == (4, 4)
         assert explanation.intercept + total == pytest.approx(explanation.score, abs=1e-9)
         shares = [share for *_, share in explanation.pairs]
         assert len(shares) == min(n_pairs, 10)
@@ -117,9 +117,9 @@ def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
     save_model(run / "model.npz", replace(model, first=replace(model.first, weights=weights)))
     explanation = explain(run, photo, forward, "tit")
     assert explanation.pairs[0][:2] == (i[entry], j[entry])
-    assert explanation.pairs[0][2] == pytest.approx(explanation.heat.sum())
+    assert explanation.pairs[0][2] == pytest.approx(explanation.heatmap.sum())
     products = x[..., i[entry]] * x[..., j[entry]]
-    shares = explanation.heat / explanation.heat.sum()
+    shares = explanation.heatmap / explanation.heatmap.sum()
     np.testing.assert_allclose(shares, products / products.sum(), atol=1e-6)
 
 
@@ -159,7 +159,7 @@ def test_a_black_photo_has_no_heat(train_run: TrainRun, tmp_path: Path) -> None:
     black = make_photo(tmp_path / "black.png", colour="black")
     explanation = explain(train_run("bilinear", OPTIONS), black, forward)
     assert explanation.score == explanation.intercept
-    assert not explanation.heat.any()
+    assert not explanation.heatmap.any()
     assert np.asarray(overlay(explanation)).shape == (SIZE, SIZE, 3)
 
 
@@ -169,7 +169,7 @@ def test_the_overlay_is_orange_for_the_class_and_blue_against_it(
     explanation = explain(train_run("bilinear", OPTIONS), photo, forward)
     heat = np.zeros((4, 4))
     heat[0, 0], heat[3, 3] = 1, -1
-    picture = np.asarray(overlay(replace(explanation, heat=heat)), int)
+    picture = np.asarray(overlay(replace(explanation, heatmap=heat)), int)
     grey = explanation.pixels.mean(axis=2)
     assert picture[2, 2, 0] - picture[2, 2, 2] > 50
     assert picture[-3, -3, 2] - picture[-3, -3, 0] > 50

@@ -70,7 +70,7 @@ def features(
     """Return a folder of x.h5, of all poolings, and of flip.h5, with the mirrored views too."""
     folder = tmp_path_factory.mktemp("features")
     photo_set = load_photo_set(str(photos[0].parents[1]))
-    with_flip = replace(recipe, poolings=WITH_FLIP, views=("original", "flip"))
+    with_flip = replace(recipe, specs=WITH_FLIP, views=("original", "flip"))
     extract_photos(photo_set, recipe, folder / "x.h5", lambda: forward)
     extract_photos(photo_set, with_flip, folder / "flip.h5", lambda: forward)
     return folder

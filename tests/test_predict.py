@@ -79,7 +79,7 @@ def test_photos_get_their_class_and_a_bad_file_its_error(
 def test_the_recipe_is_that_of_the_features(run: Path) -> None:
     recipe = read_recipe(run)
     assert (recipe.image_size, recipe.resize, recipe.batch_size) == (SIZE, "squash", 4)
-    assert recipe.poolings in (("max",), ("max", "bilinear"))
+    assert recipe.specs in (("max",), ("max", "bilinear"))
 
 
 def test_a_run_that_does_not_state_its_extraction_is_one_line(run: Path) -> None:

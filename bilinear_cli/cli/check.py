@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import PATH, bar, cli, data_option, image_size_option, split_seed_option
+from bilinear_cli.cli.base import (
+    PATH,
+    cli,
+    data_option,
+    image_size_option,
+    progress_bar,
+    split_seed_option,
+)
 from bilinear_cli.errors import BilinearError
 
 log = logging.getLogger(__name__)
@@ -45,9 +52,9 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
 
     if groups:
         check_new(groups)
-    with bar("preparing photos", "photo") as progress:
+    with progress_bar("preparing photos", "photo") as progress:
         photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
-    with bar("reading", "photo") as progress:
+    with progress_bar("reading", "photo") as progress:
         summary = audit_photos(photo_set, image_size, progress)
     summary["extract"] = estimate_cost(len(photo_set), image_size)
     if as_json:
@@ -77,9 +84,10 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
 
 def _cost_line(cost: dict[str, Any], reading_seconds: float) -> str:
     """Return the cost of extraction, and the assumptions of the estimate."""
+    minutes, megabytes = cost["seconds"] / 60, cost["bytes"] / 1e6
     return (
-        f"\nextract at {cost['image_size']} pixels: {cost['seconds'] / 60:.1f} minutes "
-        f"({cost['ms_a_photo']} ms a photo for VGG16 in bfloat16 on two cores; here the reading "
-        f"alone took {reading_seconds:.1f} s) and {cost['bytes'] / 1e6:,.1f} MB "
-        f"({cost['bytes_a_photo']:,} bytes a photo for {', '.join(cost['poolings'])})"
+        f"\nEstimate for extract at {cost['image_size']} pixels: {minutes:.1f} minutes "
+        f"({cost['ms_a_photo']} ms per photo for VGG16 in bfloat16 on two cores; float32 takes "
+        f"longer) and a file of {megabytes:,.1f} MB ({cost['bytes_a_photo']:,} bytes per photo for "
+        f"{', '.join(cost['poolings'])}). Reading the photos took {reading_seconds:.1f} s"
     )

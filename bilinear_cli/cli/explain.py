@@ -27,37 +27,40 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     """Show which parts of a photo raise or lower a class's score.
 
     The command writes a picture with the locations that raise the score in orange, and those that
-    lower it in blue. It prints the shares of the locations and of pairs of channels, which add up
-    to the score exactly. The run must be of bilinear pooling with softmax, svm or ridge, or of
-    conv1x1.
+    lower it in blue. It prints the sums of the positive and of the negative shares of the
+    locations, and the pairs of channels with the largest shares. The shares of all locations and
+    the intercept add up to the score exactly. The run must be of bilinear pooling with softmax, svm
+    or ridge, or of conv1x1.
 
     \b
     bilinear explain runs/birds-bilinear-softmax new.jpg
     bilinear explain runs/birds-bilinear-softmax new.jpg --class wren -o why.png
     """
-    from bilinear_cli.explain import explain as compute_shares
+    from bilinear_cli.explain import explain as explain_score
     from bilinear_cli.explain import overlay
     from bilinear_cli.predict import load_run_network
     from bilinear_cli.run import read_recipe
 
     recipe = read_recipe(run)
     network = load_run_network(run, recipe, weights)
-    shares = compute_shares(run, photo, lambda pixels: network.load(recipe)(pixels), name)
+    explanation = explain_score(run, photo, lambda pixels: network.load(recipe)(pixels), name)
     if len(recipe.views) > 1:
         views = ", ".join(recipe.views)
         log.info("this explains the original view alone; predict takes the mean over %s", views)
     output = output or Path(f"{photo.stem}-explained.png")
     try:
         with atomic_write(output) as path:
-            overlay(shares).save(path)
+            overlay(explanation).save(path)
     except ValueError as error:  # Pillow knows no format of this suffix
         raise UsageError(f"cannot write {output}: {error}") from error
-    total, positive = shares.heat.sum(), shares.heat[shares.heat > 0].sum()
-    click.echo(f"{printable(shares.name)} {shares.probability:.3f}")
+    heatmap, intercept = explanation.heatmap, explanation.intercept
+    total, positive = heatmap.sum(), heatmap[heatmap > 0].sum()
+    click.echo(f"{printable(explanation.name)} {explanation.probability:.3f}")
+    click.echo(f"score {explanation.score:.4f} = intercept {intercept:.4f} + locations {total:.4f}")
     click.echo(
-        f"score {shares.score:.4f} = intercept {shares.intercept:.4f} + locations {total:.4f}"
+        f"sum of the locations that raise the score: {positive:.4f}, that lower it: "
+        f"{total - positive:.4f}"
     )
-    click.echo(f"locations that raise it {positive:.4f}, that lower it {total - positive:.4f}")
-    for first, second, share in shares.pairs:
+    for first, second, share in explanation.pairs:
         click.echo(f"channels {first} and {second}: {share:+.4f}")
     click.echo(output)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from bilinear_cli.cli.base import PATH, cli, overwrite_option, weights_option
-from bilinear_cli.networks.load import import_tensorflow
+from bilinear_cli.networks.network import import_tensorflow
 
 log = logging.getLogger(__name__)
 

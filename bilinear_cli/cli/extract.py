@@ -13,12 +13,12 @@ from bilinear_cli.cli.base import (
     PATH,
     PIXELS,
     POSITIVE,
-    bar,
     cli,
     data_option,
     image_size_option,
     mix_option,
-    option_with_default,
+    option,
+    progress_bar,
     split_seed_option,
     weights_option,
 )
@@ -29,7 +29,6 @@ from bilinear_cli.recipe import CHOICES, UNSHARDED
 
 log = logging.getLogger(__name__)
 
-option = option_with_default(ExtractOptions())
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 
 
@@ -94,7 +93,13 @@ class PoolingOption(click.Option):
 @option("--limit", type=POSITIVE, help="Number of photos to take, in turn from each class.")
 @split_seed_option
 @option("--shard", metavar="I/N", help="Extract only the I-th of N shards, for bilinear merge.")
-@option("--reuse", type=PATH, metavar="OLD.h5", help="Copy the rows of photos in an earlier file.")
+@option(
+    "--reuse",
+    type=PATH,
+    metavar="OLD.h5",
+    help="Copy the rows of unchanged photos from an earlier feature file, and compute only the "
+    "others.",
+)
 @mix_option
 @option(
     "--maps",
@@ -136,7 +141,7 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
     """
-    from bilinear_cli.extraction.extract import extract as run
+    from bilinear_cli.extraction.extract import extract as run_extraction
 
     extract_options = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
@@ -144,8 +149,8 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
         if extract_options.maps:
             _check_options_with_maps(context)
             job = maps_job(extract_options, command)
-            with bar("pooling", "photo") as progress:
-                run(job, progress)
+            with progress_bar("pooling", "photo") as progress:
+                run_extraction(job, progress)
             written = job.output
         else:
             written = _extract_photos(extract_options, command, scheduler, no_merge)
@@ -164,7 +169,10 @@ def _check_options_with_maps(context: click.Context) -> None:
         source = context.get_parameter_source(str(parameter.name))
         if source == ParameterSource.COMMANDLINE and parameter.name not in WITH_MAPS:
             name = parameter.opts[0]
-            raise UsageError(f"{name} cannot be used with --maps, whose file states it: remove it")
+            raise UsageError(
+                f"{name} cannot be used with --maps. Remove it: the file of maps fixes the photos "
+                "and the network, and this process pools the maps."
+            )
 
 
 def _extract_photos(
@@ -177,13 +185,13 @@ def _extract_photos(
         if options.shard != UNSHARDED:
             raise UsageError("--shard cannot be used with --scheduler, which cuts its own shards")
         import_dask()
-    with bar("preparing photos", "photo") as progress:
+    with progress_bar("preparing photos", "photo") as progress:
         job = photos_job(options, command, progress)
-    with bar("extracting", "photo") as progress:
+    with progress_bar("extracting", "photo") as progress:
         if scheduler is None:
-            from bilinear_cli.extraction.extract import extract as run
+            from bilinear_cli.extraction.extract import extract as run_extraction
 
-            run(job, progress)
+            run_extraction(job, progress)
             return job.output
         from bilinear_cli.cluster.extract import extract_shards, merge_shards
         from bilinear_cli.cluster.shards_folder import shards_folder
@@ -193,6 +201,6 @@ def _extract_photos(
         return job.output
     if no_merge:
         return shards_folder(job.output)
-    with bar("merging", "row") as progress:
+    with progress_bar("merging", "row") as progress:
         merge_shards(shards, job.output, progress)
     return job.output

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, bar, cli, mix_option, overwrite_option
+from bilinear_cli.cli.base import PATH, cli, mix_option, overwrite_option, progress_bar
 
 
 @cli.command()
@@ -28,11 +28,11 @@ def merge(
     """
     from bilinear_cli.store import merge as write
 
-    with bar("merging", "row") as progress:
+    with progress_bar("merging", "row") as progress:
         write(
             shards,
             output,
-            allow_mix=allow_precision_mix,
+            allow_precision_mix=allow_precision_mix,
             overwrite=overwrite,
             attributes={"command": json.dumps(["bilinear", *sys.argv[1:]])},
             progress=progress,

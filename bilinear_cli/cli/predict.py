@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, mix_option, weights_option
+from bilinear_cli.cli.base import PATH, POSITIVE, cli, mix_option, progress_bar, weights_option
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.recipe import CHOICES
 
@@ -69,14 +69,14 @@ def predict(
     paths, n_paths = _paths(photos)
     forward = load_run_network(run, recipe, weights).load(recipe)
     write, n_done, n_bad = WRITERS[form], 0, 0
-    with bar("predicting", "photo") as progress:
-        for path, names in predict_classes(run, paths, forward, top=top):
-            if isinstance(names, BilinearError):
-                log.warning("%s", names)
+    with progress_bar("predicting", "photo") as progress:
+        for path, prediction in predict_classes(run, paths, forward, top=top):
+            if isinstance(prediction, BilinearError):
+                log.warning("%s", prediction)
                 n_bad += 1
             if form == "csv" and not n_done:
                 click.echo("path,rank,name,probability,unknown,error")
-            write(_utf8(path), names, min_probability)
+            write(_utf8(path), prediction, min_probability)
             n_done += 1
             if n_paths != 1:
                 progress(n_done, n_paths)
@@ -113,39 +113,39 @@ def _utf8(text: object) -> str:
     return os.fsencode(str(text)).decode("utf-8", "replace")
 
 
-Names = list[tuple[str, float]] | BilinearError
+Prediction = list[tuple[str, float]] | BilinearError
 
 
-def _write_line(path: str, names: Names, min_probability: float) -> None:
-    if isinstance(names, BilinearError):
+def _write_line(path: str, prediction: Prediction, min_probability: float) -> None:
+    if isinstance(prediction, BilinearError):
         return
-    name, p = names[0]
+    name, p = prediction[0]
     answer = ["unknown" if p < min_probability else name] if min_probability else []
-    columns = [path, *answer, *(f"{name} {p:.3f}" for name, p in names)]
+    columns = [path, *answer, *(f"{name} {p:.3f}" for name, p in prediction)]
     click.echo("\t".join(map(printable, columns)))
 
 
-def _write_json(path: str, names: Names, min_probability: float) -> None:
+def _write_json(path: str, prediction: Prediction, min_probability: float) -> None:
     answer: dict[str, Any] = {"path": path}
-    if isinstance(names, BilinearError):
-        answer["error"] = _utf8(names)
+    if isinstance(prediction, BilinearError):
+        answer["error"] = _utf8(prediction)
     else:
-        answer["unknown"] = names[0][1] < min_probability
-        answer["names"] = [{"name": name, "probability": round(p, 6)} for name, p in names]
+        answer["unknown"] = prediction[0][1] < min_probability
+        answer["names"] = [{"name": name, "probability": round(p, 6)} for name, p in prediction]
     click.echo(json.dumps(answer, ensure_ascii=False))
 
 
-def _write_csv(path: str, names: Names, min_probability: float) -> None:
+def _write_csv(path: str, prediction: Prediction, min_probability: float) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
-    if isinstance(names, BilinearError):
-        table.writerow([path, "", "", "", "", _utf8(names)])
+    if isinstance(prediction, BilinearError):
+        table.writerow([path, "", "", "", "", _utf8(prediction)])
         return
-    unknown = str(names[0][1] < min_probability).lower()
-    for rank, (name, p) in enumerate(names, 1):
+    unknown = str(prediction[0][1] < min_probability).lower()
+    for rank, (name, p) in enumerate(prediction, 1):
         table.writerow([path, rank, name, f"{p:.6f}", unknown, ""])
 
 
-WRITERS: dict[str | None, Callable[[str, Names, float], None]] = {
+WRITERS: dict[str | None, Callable[[str, Prediction, float], None]] = {
     None: _write_line,
     "json": _write_json,
     "csv": _write_csv,

@@ -27,7 +27,8 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     """Print a table of runs, or write a report about them.
 
     The report is one file. It has the table, and details of the run with the best out-of-fold
-    accuracy: its confused classes, photos, most confident mistakes, calibration and provenance.
+    accuracy: accuracy by class, most confused pairs, calibration, and how the run was made. An HTML
+    report also shows the confusion matrix, photos, and the most confident errors.
 
     \b
     bilinear report runs/*

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import PATH, POSITIVE, bar, cli, option_with_default, split_seed_option
+from bilinear_cli.cli.base import (
+    PATH,
+    POSITIVE,
+    cli,
+    option_with_default,
+    progress_bar,
+    split_seed_option,
+)
 from bilinear_cli.errors import UsageError, validate_choice
-from bilinear_cli.networks.load import import_tensorflow
+from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import NORMALIZE, SOLVERS, TrainOptions
 
@@ -57,8 +64,8 @@ class AutoOrNumber(click.ParamType):
 @option(
     "--solver",
     type=click.Choice(SOLVERS),
-    help="gram reduces the features in memory, stream passes over the file. auto takes gram if it "
-    "fits in memory.",
+    help="gram reads the features once and solves an equal problem in memory. stream reads the "
+    "file again at each step, for sets that do not fit in memory. auto takes gram if it fits.",
 )
 @option(
     "--scheduler",
@@ -69,14 +76,16 @@ class AutoOrNumber(click.ParamType):
 @option(
     "--normalize",
     type=click.Choice(NORMALIZE),
-    help="Normalisation of the features. auto takes standard for max, avg and sum, and none for "
-    "poolings that are already normalised.",
+    help="Normalisation of the features. standard: subtract the mean and divide by the standard "
+    "deviation of each feature. sqrt-l2: element-wise signed square root, then l2 norm. auto: "
+    "standard for max, avg and sum, none for poolings that are already normalised.",
 )
 @option(
     "--top-variance",
     type=POSITIVE,
     metavar="K",
-    help="Keep only the K entries of the matrix with the highest variance over the training rows.",
+    help="For bilinear and other matrix poolings: keep only the K matrix entries with the highest "
+    "variance over the training rows. Two equal entries count as two.",
 )
 @option(
     "-C",
@@ -129,7 +138,7 @@ def train(
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
     from bilinear_cli.photos.photo_set import load_photo_set
-    from bilinear_cli.report.text import confused, table
+    from bilinear_cli.report.text import confused_pairs_line, table
     from bilinear_cli.run import train as fit_and_write
     from bilinear_cli.store import open_features
 
@@ -146,16 +155,16 @@ def train(
         import_tensorflow()
     photo_set = load_photo_set(data, split_seed=split_seed) if data else None
     command = json.dumps(["bilinear", *sys.argv[1:]])
-    results = []
+    runs = []
     with open_features(features) as file, _workers(scheduler, file) as workers:
         run = partial(fit_and_write, photo_set=photo_set, command=command, workers=workers)
         for spec in _poolings(file, pooling, classifier):
-            with bar(spec, "step") as progress:
-                results.append(run(file, spec, train_options, output, progress=progress))
+            with progress_bar(spec, "step") as progress:
+                runs.append(run(file, spec, train_options, output, progress=progress))
     if as_json:
-        click.echo(json.dumps({"results": results}, ensure_ascii=False))
+        click.echo(json.dumps({"results": runs}, ensure_ascii=False))
     else:
-        click.echo("\n".join([table(results), *map(confused, results)]))
+        click.echo("\n".join([table(runs), *map(confused_pairs_line, runs)]))
 
 
 def _poolings(

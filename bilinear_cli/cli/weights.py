@@ -16,7 +16,8 @@ def weights(weights: str) -> None:
     from bilinear_cli.networks.weights import LICENCE, load_vgg16_weights
 
     loaded = load_vgg16_weights(weights)
-    click.echo(f"path     {loaded.path}")
-    click.echo(f"sha256   {loaded.sha256} (of the tensors' SHA-256)")
-    click.echo(f"differs  {', '.join(loaded.differing) or 'nothing: the published release'}")
-    click.echo(f"licence  {LICENCE}")
+    differing = ", ".join(loaded.differing)
+    click.echo(f"path       {loaded.path or 'none'}")
+    click.echo(f"sha256     {loaded.sha256} (of the list of all tensors' SHA-256)")
+    click.echo(f"published  {f'no, these tensors differ: {differing}' if differing else 'yes'}")
+    click.echo(f"licence    {LICENCE}")

@@ -77,7 +77,7 @@ def extract_shards(
             recipe=resolve_on_workers(client, recipe),
             output=folder,
             reuse=job.reuse.resolve() if job.reuse else None,
-            allow_mix=False,  # `mixed_with` of the recipe has replaced it
+            allow_precision_mix=False,  # `mixed_with` of the recipe has replaced it
             overwrite=False,
         )
         job = replace(job, parameters=_stored_parameters(job, existing, reused))
@@ -145,7 +145,7 @@ def _with_projection(client: Client, sharded: ShardedJob) -> ShardedJob:
     From then on the projection is data of the job, since Dask may run a task again.
     """
     job = sharded.job
-    if not needs_projection_fit(job.recipe.poolings, job.parameters):
+    if not needs_projection_fit(job.recipe.specs, job.parameters):
         return sharded
     log.info("fitting the projection of channels on a worker")
     fitted = client.submit(fit_projection, sharded, pure=False).result()

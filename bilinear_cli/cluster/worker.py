@@ -22,7 +22,7 @@ from bilinear_cli.errors import InUseError
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import MapNetwork, Photos
 from bilinear_cli.extraction.job import Job
-from bilinear_cli.networks.load import Forward
+from bilinear_cli.networks.network import Forward
 from bilinear_cli.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class _CachedNetwork:
 
     def load(self, recipe: Recipe) -> Forward:
         """Return the network, which does not depend on views, poolings or the shard."""
-        recipe = replace(recipe, poolings=(), views=("original",), image_size=1, shard="1/1")
+        recipe = replace(recipe, specs=(), views=("original",), image_size=1, shard="1/1")
         return _load(self.network, recipe)
 
 

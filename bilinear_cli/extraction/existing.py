@@ -10,7 +10,7 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
 from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
-from bilinear_cli.networks.load import import_tensorflow, measured_difference, with_precision
+from bilinear_cli.networks.network import import_tensorflow, measured_difference, with_precision
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import (
     UNSHARDED,
@@ -59,7 +59,7 @@ def resolve_recipe(
         precision = stored.precision if recipe.precision == "auto" else recipe.precision
         recipe = replace(recipe, batch_size=recipe.batch_size or stored.batch_size)
         recipe = with_precision(recipe, precision)
-    if job.allow_mix and reused:
+    if job.allow_precision_mix and reused:
         mixed = mixed_with(recipe.attributes(), [reused.attributes()])
         recipe = replace(recipe, mixed_with=mixed)
         if mixed:
@@ -143,7 +143,7 @@ def open_reused(
         FeatureFileError: the file cannot be read.
         UsageError: the file is the unfinished output.
     """
-    if not job.reuse or (complete and not job.allow_mix):
+    if not job.reuse or (complete and not job.allow_precision_mix):
         return nullcontext()
     path = job.reuse if job.reuse.exists() else partial_path(job.reuse)
     if path.resolve() == partial_path(job.output).resolve():
@@ -154,11 +154,13 @@ def open_reused(
 def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
     """Raise a FeatureFileError unless rows of a file can be copied to a file of this recipe."""
     stored, wanted = file.recipe.comparable_attributes(), recipe.comparable_attributes()
-    check_same(differences(stored, wanted, "reuse", allow_mix=True), file.path, REUSE_ADVICE)
+    check_same(
+        differences(stored, wanted, "reuse", allow_precision_mix=True), file.path, REUSE_ADVICE
+    )
     if not recipe.mixed_with:
         advice = f"{REUSE_ADVICE} without --allow-precision-mix"
         check_same(differences(stored, wanted, "reuse"), file.path, advice)
-    missing = set(recipe.poolings) - file.shapes.keys()
+    missing = set(recipe.specs) - file.shapes.keys()
     if missing:
         raise FeatureFileError(f"{file.path} has no {', '.join(sorted(missing))} to reuse")
 
@@ -207,8 +209,8 @@ def read_projection(path: Path | None, recipe: Recipe) -> dict[str, np.ndarray]:
     """
     if not path:
         return {}
-    projected = [x for x in map(get_pooling, recipe.poolings) if x.is_projected]
-    names = {name for pooling in projected for name in pooling.parameters}
+    projected = [x for x in map(get_pooling, recipe.specs) if x.is_projected]
+    names = {name for pooling in projected for name in pooling.parameter_names}
     with FeatureFile(path, allow_partial=True) as file:
         stored, wanted = ({n: getattr(x, n) for n in NETWORK} for x in (file.recipe, recipe))
         check_same(differences(stored, wanted, "projection"), path, "its projection cannot be used")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
-from bilinear_cli.networks.load import import_tensorflow
+from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.poolings.parameters import (
     Parameters,
     make_parameters,
@@ -73,7 +73,7 @@ class _MapsSource:
         from bilinear_cli.extraction.graph import compile_maps
 
         shape = self._file.shapes[MAPS][1:]
-        self._compute, shapes = compile_maps(self._recipe.poolings, shape, parameters)
+        self._compute, shapes = compile_maps(self._recipe.specs, shape, parameters)
         return shapes
 
     def batches(self, paths: Sequence[str]) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
-from bilinear_cli.networks.load import Forward
+from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos import images
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import (
@@ -32,7 +32,7 @@ N_SAMPLED = 256  # photos that a projection is fitted on
 
 
 class MapNetwork(Protocol):
-    """Computes maps of photos, see `networks.load.Network`."""
+    """Computes maps of photos, see `networks.network.Network`."""
 
     def load(self, recipe: Recipe) -> Forward:
         """Return a function of uint8 photos -> float32 maps, in TensorFlow."""
@@ -104,7 +104,7 @@ class _PhotoSource:
         train = np.flatnonzero(photo_set.split == "train")
         sample = photo_set.take(sample_indices(train, N_SAMPLED, recipe.seed))
         log.info("fitting the projection of channels on %d training photos", len(sample))
-        recipe = replace(recipe, poolings=(MAPS,), views=recipe.views[:1], shard=UNSHARDED)
+        recipe = replace(recipe, specs=(MAPS,), views=recipe.views[:1], shard=UNSHARDED)
         source = _PhotoSource(replace(self._photos, photo_set=sample), recipe, self._skip_bad)
         source._forward = self._forward
         source.compile({})
@@ -117,7 +117,7 @@ class _PhotoSource:
 
         recipe = self._recipe
         self._compute, shapes = compile_pooling(
-            self._forward, recipe.poolings, recipe.batch_size, recipe.parsed_views, parameters
+            self._forward, recipe.specs, recipe.batch_size, recipe.parsed_views, parameters
         )
         return shapes
 

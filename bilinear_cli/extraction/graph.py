@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bilinear_cli.errors import BilinearError, UsageError, one_line
 from bilinear_cli.extraction.job import Rows, Shapes
-from bilinear_cli.networks.load import Forward
+from bilinear_cli.networks.network import Forward
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.recipe import View, distinct_sizes

@@ -99,7 +99,7 @@ class Job(Generic[AnyOrigin]):
         output: the feature file.
         parameters: of the poolings; missing ones are fitted.
         reuse: feature file, finished or not, whose rows are copied for photos of the same bytes.
-        allow_mix: the reused rows may have another precision.
+        allow_precision_mix: the reused rows may have another precision.
         attributes: more root attributes.
         overwrite: replace an existing output, finished or not.
         skip_bad: leave out unreadable photos, instead of stopping.
@@ -110,7 +110,7 @@ class Job(Generic[AnyOrigin]):
     output: Path
     parameters: Parameters = field(default_factory=dict)
     reuse: Path | None = None
-    allow_mix: bool = False
+    allow_precision_mix: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
     skip_bad: bool = False

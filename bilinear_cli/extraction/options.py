@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilinear_cli.errors import Progress, UsageError
-from bilinear_cli.networks.load import Network, check_int8, with_precision
+from bilinear_cli.networks.network import Network, check_int8, with_precision
 from bilinear_cli.recipe import UNSHARDED, Recipe, view_names
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
             raise UsageError(f"{path} has no maps, but {stored}. Extract --pooling {MAPS} first.")
         if output.resolve() == file.path.resolve():
             raise UsageError(f"--maps {path} is the file to write. Name another --output.")
-        recipe = replace(file.recipe, poolings=specs, seed=options.seed, pooled_from="maps")
+        recipe = replace(file.recipe, specs=specs, seed=options.seed, pooled_from="maps")
     return Job(
         Maps(path),
         recipe,
@@ -134,7 +134,7 @@ def photos_job(
         output,
         parameters=read_projection(options.projection, recipe),
         reuse=options.reuse,
-        allow_mix=options.allow_precision_mix,
+        allow_precision_mix=options.allow_precision_mix,
         attributes={
             "command": json.dumps([*command]),
             "limit": options.limit or 0,
@@ -171,7 +171,7 @@ def _recipe(options: ExtractOptions, specs: tuple[str, ...], network: Network) -
 
         layer = resolve_layer(backbone, None)
     recipe = Recipe(
-        poolings=specs,
+        specs=specs,
         layer=layer,
         image_size=options.sizes[0],
         resize=options.resize,

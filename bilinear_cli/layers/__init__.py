@@ -2,7 +2,7 @@
 
 from bilinear_cli.layers.bilinear import BilinearPooling
 from bilinear_cli.layers.compact import CompactPooling
-from bilinear_cli.layers.ends import ClassProbabilities, Preprocess, SqrtL2
+from bilinear_cli.layers.export import ClassProbabilities, Preprocess, SqrtL2
 from bilinear_cli.layers.pooling import MapPooling, pooling_layer
 
 __all__ = [

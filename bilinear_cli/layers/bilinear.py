@@ -134,7 +134,7 @@ class BilinearPooling(PoolingLayer):
         self.method, self.channels = method, channels
         self.output_form = output  # `output` is a property of every layer
         self.normalize = normalize
-        self.supports_jit = get_pooling(method).xla
+        self.supports_jit = get_pooling(method).supports_xla
         self._pool = functions.pool_function(method, {}, self._pack)
 
     def _pack(self, matrices: tf.Tensor) -> tf.Tensor:

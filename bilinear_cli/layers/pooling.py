@@ -31,13 +31,13 @@ class MapPooling(PoolingLayer):
         pooling = get_pooling(spec)
         super().__init__(pooling.size, **kwargs)
         self.spec, self._pooling = spec, pooling
-        self.supports_jit = pooling.xla
+        self.supports_jit = pooling.supports_xla
         self._pool = pool_function(pooling.method, {})
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of the maps, or (batch, length of a row)."""
         row = (self._pooling.row_length(self.n_channels(input_shape)),)
-        return input_shape if self._pooling.rank == 3 else (input_shape[0], *row)
+        return input_shape if self._pooling.ndim == 3 else (input_shape[0], *row)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments by name."""
@@ -50,7 +50,7 @@ def pooling_layer(spec: str, parameters: Mapping[str, np.ndarray]) -> keras.laye
     `parameters` are at least those that the pooling takes, see `poolings/parameters.py`.
     """
     pooling = get_pooling(spec)
-    arrays = [parameters[name] for name in pooling.arguments]
+    arrays = [parameters[name] for name in pooling.argument_names]
     if pooling.size and not pooling.is_projected:
         hashes, signs = arrays
         return CompactPooling(pooling.size, hashes, signs)

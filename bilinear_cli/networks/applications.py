@@ -83,7 +83,7 @@ def layer_shapes(backbone: str) -> dict[str, tuple[int | None, ...]]:
 
 
 def resolve_layer(backbone: str, layer: str | None) -> str:
-    """Return the name of a layer whose output are maps; of None the network's last layer.
+    """Return the name of a layer whose output is maps. None stands for the last layer.
 
     Raises:
         UsageError: the layer or the network is unknown, or the layer's output are not maps.
@@ -96,8 +96,8 @@ def resolve_layer(backbone: str, layer: str | None) -> str:
         raise UsageError(f"{backbone} has no layer {layer!r}, but has {abbreviate(similar)}")
     if len(shapes[layer]) != 4:
         raise UsageError(
-            f"the output of layer {layer} of {backbone} has {len(shapes[layer])} dimensions, and "
-            "not those of maps, (photos, height, width, channels). Choose another --layer."
+            f"layer {layer} of {backbone} does not output maps (photos, height, width, channels): "
+            f"its output has {len(shapes[layer])} dimensions. Choose another --layer."
         )
     return layer
 

@@ -1,4 +1,7 @@
-"""Photos -> maps of VGG16 (Simonyan and Zisserman 2015) or another network."""
+"""Photos -> maps of VGG16 (Simonyan and Zisserman 2015) or another network.
+
+Also the devices, the precision and the batch size that suit them.
+"""
 
 import logging
 import re
@@ -57,7 +60,7 @@ def load_backbone(
     return forward
 
 
-def use_devices() -> list[str]:
+def configure_devices() -> list[str]:
     """Let TensorFlow take a GPU's memory as needed; return the names of the devices.
 
     Call it before anything else uses TensorFlow.

@@ -17,7 +17,7 @@ import tensorflow as tf
 from bilinear_cli.errors import BilinearError, one_line
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.networks.applications import layer_shapes, preprocess_function, resolve_layer
-from bilinear_cli.networks.load import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
+from bilinear_cli.networks.network import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
         BilinearError: LiteRT refuses the network.
         UsageError: the layer is unknown.
     """
-    names = _layers(layer)
+    names = _layer_names_up_to(layer)
     n_pools = sum(name.endswith("pool") for name in names)
     channels = layer_shapes("vgg16")[layer][-1]
-    model = _cached(tensors, names)
+    model = _load_or_build(tensors, names)
     try:
         _interpreter(model, (1, 34, 34, 3))
     except (ImportError, RuntimeError, ValueError) as error:
@@ -55,8 +55,9 @@ def build_int8(
 ) -> bytes:
     """Return the network of these layers as a LiteRT model.
 
-    It takes uint8 RGB photos of any size in a frame, see `framed`, and returns float32 maps; all
-    else is in 8 bits. The first bias subtracts the mean colour, so photos are not rounded.
+    It takes uint8 RGB photos of any size in a frame, see `pad_with_mean_colour`, and returns
+    float32 maps; all else is in 8 bits. The first bias subtracts the mean colour, so photos are
+    not rounded.
     """
     # the converter reads its ranges from these operations
     fake_quant = tf.quantization.fake_quant_with_min_max_args
@@ -93,7 +94,7 @@ def mean_colour() -> np.ndarray:
     return -preprocess_function("vgg16")(np.zeros(3, np.float32))[::-1]
 
 
-def framed(photos: np.ndarray) -> np.ndarray:
+def pad_with_mean_colour(photos: np.ndarray) -> np.ndarray:
     """Return photos with a frame of one pixel of the rounded mean colour, the network's zero."""
     n, height, width, channels = photos.shape
     frame = np.full((n, height + 2, width + 2, channels), np.rint(mean_colour()), np.uint8)
@@ -101,18 +102,18 @@ def framed(photos: np.ndarray) -> np.ndarray:
     return frame
 
 
-def _layers(last: str) -> list[str]:
+def _layer_names_up_to(last: str) -> list[str]:
     """Return the names of VGG16's layers up to the last."""
     names = list(layer_shapes("vgg16"))
     return names[: names.index(resolve_layer("vgg16", last)) + 1]
 
 
-def _cached(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
+def _load_or_build(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
     """Return the model from the cache; build it if it is missing, damaged or outdated."""
     path = cache_folder() / f"vgg16-int8-{names[-1]}.tflite"
     try:
         line, newline, model = path.read_bytes().partition(b"\n")
-        if line + newline == _header(model):
+        if line + newline == _cache_header(model):
             return model
     except OSError:  # the file does not exist yet
         pass
@@ -120,13 +121,13 @@ def _cached(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
     model = build_int8(tensors, names, int8_table()["ranges"])
     try:
         with atomic_write(path) as new:
-            new.write_bytes(_header(model) + model)
+            new.write_bytes(_cache_header(model) + model)
     except BilinearError as error:
         log.warning("%s; VGG16 will be quantised in each run", error)
     return model
 
 
-def _header(model: bytes) -> bytes:
+def _cache_header(model: bytes) -> bytes:
     """Return the first line of a cached model: the network, TensorFlow, and the model's SHA-256."""
     digest = hashlib.sha256(model).hexdigest()
     return f"{int8_sha256()} tensorflow {tf.__version__} {digest}\n".encode()
@@ -134,7 +135,7 @@ def _header(model: bytes) -> bytes:
 
 def run_int8(model: bytes, photos: np.ndarray) -> np.ndarray:
     """Return the float32 maps of uint8 RGB photos (batch, height, width, 3), or a MemoryError."""
-    pixels = framed(photos)
+    pixels = pad_with_mean_colour(photos)
     try:
         network = _interpreter(model, pixels.shape)
         network.set_tensor(network.get_input_details()[0]["index"], pixels)

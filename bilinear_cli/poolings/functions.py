@@ -1,7 +1,7 @@
 """Maps -> vectors: pure TensorFlow functions of float32 maps (batch, height, width, channels).
 
-All return float32. `graph.py` puts them into one graph with the network, so that only the stored
-rows leave it.
+All return float32. `extraction/graph.py` puts them into one graph with the network, so that only
+the stored rows leave it.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 
 SLOPE_FLOOR = 1e-3  # times the mean |x| of a row: the slope of the root is constant below
-ROUNDING = 1e-6  # relative error of a mean over locations
+MEAN_TOLERANCE = 1e-6  # relative error of a mean over locations
 RANK_TOLERANCE = 1e-7  # smaller eigenvalues, relative to the largest, are rounding errors
 
 
@@ -55,7 +55,7 @@ def centred_product_sum(maps: tf.Tensor) -> tf.Tensor:
     """
     mean = tf.reduce_mean(maps, axis=(1, 2), keepdims=True)
     centred = maps - mean
-    is_signal = tf.abs(centred) > ROUNDING * tf.abs(mean)
+    is_signal = tf.abs(centred) > MEAN_TOLERANCE * tf.abs(mean)
     return outer_product_sum(tf.where(is_signal, centred, 0.0))
 
 
@@ -221,8 +221,8 @@ def pool_function(
         poolings with `uses_class_token` receive.
     """
     pooling = get_pooling(spec)
-    function = globals()[pooling.function]
-    arguments = [parameters[name] for name in pooling.arguments]
+    function = globals()[pooling.function_name]
+    arguments = [parameters[name] for name in pooling.argument_names]
     pack = pack or partial(upper_triangle, normalize=pooling.is_normalized_matrix)
 
     def pool(maps: tf.Tensor, class_token: tf.Tensor | None = None) -> tf.Tensor:

@@ -17,22 +17,22 @@ from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import Recipe
 
 Parameters = Mapping[str, np.ndarray]
-Sample = Callable[[], tuple[np.ndarray, Sequence[str]]]
+FitSecondMoment = Callable[[], tuple[np.ndarray, Sequence[str]]]
 
 MAX_ROW_LENGTH = 1024 * 1025 // 2  # the triangle of 1,024 channels, a megabyte a photo
-MAX_ROTATIONS = 60  # steps of varimax
+MAX_ITERATIONS = 60  # steps of varimax
 
 
 def make_parameters(
-    recipe: Recipe, channels: int, known: Parameters, sample: Sample
+    recipe: Recipe, channels: int, existing: Parameters, fit_second_moment: FitSecondMoment
 ) -> dict[str, np.ndarray]:
     """Return what the poolings need for maps with so many channels.
 
     Args:
         recipe: the poolings, the shard, and the seed of the hashes.
-        known: existing parameters; those that no pooling needs are left out.
-        sample: called at most once, if a projection must be fitted. It returns the second moment of
-            maps, see `second_moment`, and the SHA-256 of their photos.
+        existing: arrays by name; those that no pooling needs are left out.
+        fit_second_moment: called at most once, if a projection must be fitted. It returns
+            the second moment of maps, see `second_moment`, and the SHA-256 of their photos.
 
     Raises:
         BilinearError: existing parameters are for another number of channels.
@@ -41,14 +41,14 @@ def make_parameters(
     """
     parameters: dict[str, np.ndarray] = {}
     moment = None
-    for spec in recipe.poolings:
+    for spec in recipe.specs:
         _check_size(spec, channels)
         pooling = get_pooling(spec)
-        size, names = pooling.size, pooling.parameters
+        size, names = pooling.size, pooling.parameter_names
         if not (size and names) or names[0] in parameters:
             continue
-        if known.keys() >= {*names}:
-            new = {name: known[name] for name in names}
+        if existing.keys() >= {*names}:
+            new = {name: existing[name] for name in names}
         elif not pooling.is_projected:
             new = sketch_parameters(channels, size, recipe.seed)
         else:
@@ -58,9 +58,9 @@ def make_parameters(
                     "first, and give its file to the others as --projection."
                 )
             if moment is None:
-                moment, photos = sample()
+                moment, photo_sha256 = fit_second_moment()
             directions = principal_directions(moment, size)
-            new = {names[0]: directions, FITTED_ON: np.array(photos, "S64")}
+            new = {names[0]: directions, FITTED_ON: np.array(photo_sha256, "S64")}
         parameters = _union(parameters, new)
     check_channels(parameters, channels)
     return parameters
@@ -75,17 +75,20 @@ def sketch_parameters(channels: int, size: int, seed: int) -> dict[str, np.ndarr
     }
 
 
-def needs_projection_fit(poolings: Sequence[str], known: Parameters) -> bool:
-    """Return whether the poolings take a projection that is not among the known parameters."""
-    projected = [pooling for pooling in map(get_pooling, poolings) if pooling.is_projected]
-    return any(not known.keys() >= {*pooling.parameters} for pooling in projected)
+def needs_projection_fit(specs: Sequence[str], existing: Parameters) -> bool:
+    """Return whether the poolings take a projection that is not among the existing parameters."""
+    projected = [pooling for pooling in map(get_pooling, specs) if pooling.is_projected]
+    return any(not existing.keys() >= {*pooling.parameter_names} for pooling in projected)
 
 
 def _check_size(spec: str, channels: int) -> None:
     """Raise a UsageError if a row would be too long, or the projection would add channels."""
     pooling = get_pooling(spec)
     if pooling.is_projected and pooling.size and pooling.size > channels:
-        raise UsageError(f"{spec}: the maps have only {channels} channels. Use a smaller size.")
+        raise UsageError(
+            f"{spec}: the maps have only {channels} channels. Use at most this number after the "
+            "colon."
+        )
     length = pooling.row_length(channels)
     if length > MAX_ROW_LENGTH:
         projected = f"{pooling.method}:{registry.PROJECTION.example} or "
@@ -112,8 +115,8 @@ def check_not_fitted_on_test(parameters: Parameters, test_sha256: np.ndarray, ad
     leaked = np.intersect1d(fitted_on, test_sha256.astype("S64"))
     if len(leaked):
         raise BilinearError(
-            f"a projection of channels was fitted on {len(leaked)} photos that are now test "
-            f"photos: {advice}"
+            f"the projection of channels was fitted on {len(leaked)} photos that are now test "
+            f"photos, so the test accuracy would be too high: {advice}"
         )
 
 
@@ -132,18 +135,20 @@ def merge_parameters(a: Parameters, b: Parameters, path: Path) -> Parameters:
     for name in (a.keys() & b.keys()) - {FITTED_ON}:
         if not np.array_equal(a[name], b[name]):
             raise FeatureFileError(
-                f"{name} of {path} differs from {name} of the file that it is used with"
+                f"{name} of {path} differs from the {name} of another file of this command. Give "
+                "only one of --reuse and --projection, or use --overwrite."
             )
     return _union(a, b)
 
 
-def sample_indices(train: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Return n random training indices, ascending; raise a UsageError if there are none."""
-    if not len(train):
+def sample_indices(train_indices: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Return n random training indices in ascending order; raise a UsageError if there are none."""
+    if not len(train_indices):
         raise UsageError(
-            "a projection needs training photos, and there are none. Give one as --projection."
+            "a projection needs training photos, and there are none. Give a feature file that has "
+            "the projection as --projection."
         )
-    return np.sort(np.random.default_rng(seed).permutation(train)[:n])
+    return np.sort(np.random.default_rng(seed).permutation(train_indices)[:n])
 
 
 @np.errstate(over="ignore", invalid="ignore")  # values that are not finite are an error below
@@ -193,7 +198,7 @@ def varimax(directions: np.ndarray) -> np.ndarray:
     Source: Kaiser, "The varimax criterion for analytic rotation in factor analysis", 1958.
     """
     rotation, previous = np.eye(directions.shape[1]), 0.0
-    for _ in range(MAX_ROTATIONS):
+    for _ in range(MAX_ITERATIONS):
         x = directions @ rotation
         u, s, vt = np.linalg.svd(directions.T @ (x**3 - x * np.square(x).mean(axis=0)))
         rotation = u @ vt

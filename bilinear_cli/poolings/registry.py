@@ -19,7 +19,7 @@ import numpy as np
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.poolings import triangle
 
-HALF_PRECISION_FROM = 4096  # numbers in a row
+MIN_FLOAT16_LENGTH = 4096  # numbers in a row
 TRIANGLE = "upper-triangle"
 ROOT_L2 = "signed-sqrt,l2"
 MAPS = "maps"
@@ -57,15 +57,15 @@ class Pooling:
     Attributes:
         method: its name.
         help: one line.
-        function: its name in `functions.py`, maps -> rows as they are stored; or for the layout
+        function_name: in `functions.py`, maps -> rows as they are stored; or for the layout
             `upper-triangle` symmetric matrices, which are then packed and normalised.
         layout: of a row: `dense`, or `upper-triangle` of a symmetric matrix, see `triangle.py`.
         normalization: the steps that were applied to a row, in order; empty for none.
         size_meaning: what a size after the colon means; None if the pooling takes no size.
-        rank: dimensions of a row; 3 of maps, (height, width, channels).
+        ndim: dimensions of a row; 3 of maps, (height, width, channels).
         explainable: a row is that of Σ x xᵀ over the locations x, normalised, so that a linear
             classifier's score is a sum over locations.
-        xla: XLA compiles the function, and well.
+        supports_xla: XLA compiles the function, and well.
         aliases: other names that may be typed.
         uses_class_token: the function also takes `class_token`, None if the network has none.
         size: the number after the colon of the spec; None for none.
@@ -73,13 +73,13 @@ class Pooling:
 
     method: str
     help: str
-    function: str
+    function_name: str
     layout: str = "dense"
     normalization: str = ""
     size_meaning: Size | None = None
-    rank: int = 1
+    ndim: int = 1
     explainable: bool = False
-    xla: bool = True
+    supports_xla: bool = True
     aliases: tuple[str, ...] = ()
     uses_class_token: bool = False
     size: int | None = None
@@ -90,7 +90,7 @@ class Pooling:
         return self.method if self.size is None else f"{self.method}:{self.size}"
 
     @property
-    def parameters(self) -> tuple[str, ...]:
+    def parameter_names(self) -> tuple[str, ...]:
         """Names of the arrays that the pooling takes beside the maps, see `parameters.py`."""
         if self.size_meaning is None or self.size is None:
             return ()
@@ -99,12 +99,12 @@ class Pooling:
     @property
     def is_projected(self) -> bool:
         """Whether the channels are first projected by a parameter that is fitted."""
-        return FITTED_ON in self.parameters
+        return FITTED_ON in self.parameter_names
 
     @property
-    def arguments(self) -> tuple[str, ...]:
+    def argument_names(self) -> tuple[str, ...]:
         """Names of those parameters that rows are computed from."""
-        return tuple(name for name in self.parameters if name != FITTED_ON)
+        return tuple(name for name in self.parameter_names if name != FITTED_ON)
 
     @property
     def is_normalized_matrix(self) -> bool:
@@ -116,40 +116,44 @@ class Pooling:
         pooled = self.size or channels
         return triangle.n_entries(pooled) if self.layout == TRIANGLE else pooled
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
+    def is_valid_row_shape(self, shape: tuple[int, ...]) -> bool:
         """Return whether a row can have this shape."""
-        if len(shape) != self.rank or not all(shape):
+        if len(shape) != self.ndim or not all(shape):
             return False
         channels = triangle.n_channels(shape[0]) if self.layout == TRIANGLE else shape[-1]
         return shape[-1] == self.row_length(channels)
 
-    def channels(self, shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]) -> int:
+    def n_channels(self, shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]) -> int:
         """Return the number of channels that are pooled to a row of this shape."""
         if self.layout == TRIANGLE:
             return triangle.n_channels(shape[0])
-        counts = (parameter_channels(name, parameters[name]) for name in self.parameters)
+        counts = (parameter_channels(name, parameters[name]) for name in self.parameter_names)
         return next((count for count in counts if count), shape[-1])
 
 
-matrix = partial(Pooling, layout=TRIANGLE, normalization=ROOT_L2, size_meaning=PROJECTION)
-sketch = partial(Pooling, normalization=ROOT_L2, size_meaning=SKETCH, xla=False)
+matrix_pooling = partial(Pooling, layout=TRIANGLE, normalization=ROOT_L2, size_meaning=PROJECTION)
+sketch_pooling = partial(Pooling, normalization=ROOT_L2, size_meaning=SKETCH, supports_xla=False)
 ENTRIES = (
     Pooling("max", "the largest value of each channel", "max_pool"),
     Pooling("avg", "the mean of each channel", "avg_pool"),
     Pooling("sum", "the sum of each channel", "sum_pool"),
-    matrix("bilinear", "sums of products of two channels", "outer_product_sum", explainable=True),
-    matrix("bilinear-plain", "their means, not normalised", "outer_product_mean", normalization=""),
-    matrix("covariance", "bilinear after subtracting channel means", "centred_product_sum"),
-    matrix(
+    matrix_pooling(
+        "bilinear", "sums of products of two channels", "outer_product_sum", explainable=True
+    ),
+    matrix_pooling(
+        "bilinear-plain", "their means, not normalised", "outer_product_mean", normalization=""
+    ),
+    matrix_pooling("covariance", "bilinear after subtracting channel means", "centred_product_sum"),
+    matrix_pooling(
         "matrix-sqrt",
         "bilinear with the square root of the matrix",
         "outer_product_root",
         normalization=f"matrix-sqrt,{ROOT_L2}",
-        xla=False,
+        supports_xla=False,
     ),
-    sketch("compact", "a sketch of bilinear with this many numbers", "compact_pool"),
+    sketch_pooling("compact", "a sketch of bilinear with this many numbers", "compact_pool"),
     # explainable since `conv1x1` trains on maps: it projects them and pools them bilinearly
-    Pooling(MAPS, "the maps unchanged", "keep_maps", rank=3, explainable=True, aliases=("conv5",)),
+    Pooling(MAPS, "the maps unchanged", "keep_maps", ndim=3, explainable=True, aliases=("conv5",)),
 )
 POOLINGS = {pooling.method: pooling for pooling in ENTRIES}
 
@@ -234,4 +238,4 @@ def parameter_channels(name: str, array: np.ndarray) -> int | None:
 
 def storage_dtype(shape: tuple[int, ...]) -> np.dtype:
     """Return the dtype in which a row of this shape is stored: float32 if small, else float16."""
-    return np.dtype(np.float32 if np.prod(shape) < HALF_PRECISION_FROM else np.float16)
+    return np.dtype(np.float32 if np.prod(shape) < MIN_FLOAT16_LENGTH else np.float16)

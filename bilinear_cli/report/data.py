@@ -10,7 +10,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import normalize
 
-from bilinear_cli.run import read_class_names, read_labels, read_metrics, read_scores
+from bilinear_cli.run import read_class_names, read_metrics, read_photo_rows, read_scores
 from bilinear_cli.training.model import to_probabilities
 
 Metrics = dict[str, Any]
@@ -19,7 +19,7 @@ MAX_OPTIMAL = 300  # classes; the optimal order of the leaves takes cubic time
 
 
 class Predictions(NamedTuple):
-    """Photos of a run, each scored by a fit without this photo."""
+    """Photos of a run, each scored by a model that was not trained on it."""
 
     paths: np.ndarray  # str (n_photos,), relative to the root of the data
     labels: np.ndarray  # int (n_photos,)
@@ -39,13 +39,13 @@ class Predictions(NamedTuple):
 
 
 class ReportData(NamedTuple):
-    """The figures of several runs, and the predictions of the best run."""
+    """The metrics of several runs, and the predictions of the best run."""
 
     runs: list[tuple[str, Metrics]]  # name of the folder, and metrics.json
     is_comparable: bool  # whether all runs have the same photos and the same number of folds
     best: int  # index of the run with the best out-of-fold accuracy; the rest is about this run
     metrics: Metrics
-    labels: list[list[str]]  # path, label, split and group of each photo
+    photo_rows: list[list[str]]  # path, label, split and group of each photo
     class_names: np.ndarray  # str (k,)
     predictions: Predictions  # of the test photos and the training photos
     evaluated: Predictions  # the test photos, or all photos of a run without test photos
@@ -68,9 +68,9 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     }
     best = max(range(len(runs)), key=lambda i: runs[i][1].get("oof_top1") or -1.0)
     folder, metrics = folders[best], runs[best][1]
-    labels, names = read_labels(folder), read_class_names(folder)
+    photo_rows, names = read_photo_rows(folder), read_class_names(folder)
     predictions = read_predictions(folder, len(names), metrics["temperature"])
-    evaluated, kind = predictions, "training photos, each scored by a fit without it"
+    evaluated, kind = predictions, "training photos, each predicted by a model not trained on it"
     if "test" in predictions.split:
         evaluated, kind = predictions.take(predictions.split == "test"), "test photos"
     evaluated_on = f"{len(evaluated.labels):,} {kind}"
@@ -79,7 +79,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     classes = class_metrics(matrix, names)
     hardest = sorted(classes, key=lambda row: (not row["n_photos"], row["accuracy"]))
     return ReportData(
-        *(runs, len(photos) == 1, best, metrics, labels, names),
+        *(runs, len(photos) == 1, best, metrics, photo_rows, names),
         *(predictions, evaluated, evaluated_on, matrix, classes, hardest),
     )
 
@@ -106,7 +106,7 @@ def class_order(matrix: np.ndarray) -> np.ndarray:
 
 
 def class_metrics(matrix: np.ndarray, names: np.ndarray) -> list[dict[str, Any]]:
-    """Return the figures of each class of a confusion matrix.
+    """Return the counts and the accuracy of each class of a confusion matrix.
 
     Returns:
         `name`; `n_photos`; `n_correct`; `accuracy`, None without photos; `confused_with`, the

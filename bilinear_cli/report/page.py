@@ -21,7 +21,14 @@ from bilinear_cli.photos.images import read_batches, read_photo
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.report import plots
 from bilinear_cli.report.data import Predictions, ReportData, class_order
-from bilinear_cli.report.text import as_text, commands, name_of, run_facts, table_rows, typed
+from bilinear_cli.report.text import (
+    as_text,
+    commands,
+    features_label,
+    format_command,
+    run_facts,
+    table_rows,
+)
 from bilinear_cli.training.metrics import confused_pairs
 
 MAX_PAIRS, MAX_ERRORS = 20, 40
@@ -34,7 +41,7 @@ QUALITIES = (80, 65, 50, 35, 20, 5)
 BATCH = 16
 
 
-def html(data: ReportData) -> str:
+def render_html(data: ReportData) -> str:
     """Return the page, below 3 MB."""
     environment = Environment(
         loader=PackageLoader("bilinear_cli", "report"),
@@ -44,7 +51,11 @@ def html(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"breakable": breakable, "as_text": as_text}
-    environment.globals |= {"commands": commands, "run_facts": run_facts, "name_of": name_of}
+    environment.globals |= {
+        "commands": commands,
+        "run_facts": run_facts,
+        "features_label": features_label,
+    }
     script = Path(__file__).with_name("sort.js").read_text("utf-8")
     digest = b64encode(sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
@@ -66,15 +77,15 @@ def _photos(data: ReportData) -> dict[str, Any]:
     paths = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
     paths.update(errors.paths.tolist())
     pictures = thumbnails(root, paths)
-    csv = shlex.quote(str(root / "mended.csv"))
+    csv = shlex.quote(str(root / "corrected.csv"))
     return {
         "pairs": pairs,
         "errors": errors,
         "pictures": pictures,
         "root": str(root),
         "n_missing": len(paths) - len(pictures),
-        "labels_csv": _labels_csv(data.labels, errors),
-        "train_command": f"{typed(data.metrics['command'])} --data {csv}",
+        "labels_csv": _labels_csv(data.photo_rows, errors),
+        "train_command": f"{format_command(data.metrics['command'])} --data {csv}",
     }
 
 

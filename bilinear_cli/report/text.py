@@ -11,7 +11,7 @@ import numpy as np
 
 from bilinear_cli.errors import abbreviate, printable
 from bilinear_cli.photos.photo_set import count_photos
-from bilinear_cli.run import read_labels, read_metrics
+from bilinear_cli.run import read_metrics, read_photo_rows
 from bilinear_cli.store import FeatureFile, parameter_sha256
 
 RUN_KEYS = (  # of metrics.json
@@ -53,7 +53,7 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
     first_rows = np.unique(file.photo, return_index=True)[1]
     names = np.array(file.class_names)
     counts = count_photos(names[file.labels[first_rows]], file.split[first_rows], names)
-    facts |= _totals(counts, file.files) | _typed_attributes(file.attributes)
+    facts |= _totals(counts, file.files) | _format_attributes(file.attributes)
     if file.skipped:
         facts["skipped"] = abbreviate(f"{path} ({why})" for path, why in file.skipped.items())
     return _lines(facts, counts if by_class else {})
@@ -61,16 +61,16 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
 
 def describe_run(run: Path, by_class: bool = False) -> str:
     """Return what a run is and how it was made, as `describe` does; raise as `read_metrics`."""
-    metrics, labels = read_metrics(run), read_labels(run)
-    counts = count_photos([row[1] for row in labels], [row[2] for row in labels])
+    metrics, photo_rows = read_metrics(run), read_photo_rows(run)
+    counts = count_photos([row[1] for row in photo_rows], [row[2] for row in photo_rows])
     facts = {"run": run} | _totals(counts, run.iterdir()) | run_facts(metrics)
     return _lines(facts, counts if by_class else {})
 
 
 def run_facts(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return how a run was made, then how its features were made."""
-    extraction = _typed_attributes(metrics["extraction"])
-    return _typed_attributes({name: metrics.get(name) for name in RUN_KEYS}) | {
+    extraction = _format_attributes(metrics["extraction"])
+    return _format_attributes({name: metrics.get(name) for name in RUN_KEYS}) | {
         f"features: {name}": value for name, value in extraction.items()
     }
 
@@ -79,15 +79,15 @@ def _totals(counts: dict[str, dict[str, int]], files: Iterable[Path]) -> dict[st
     facts: dict[str, Any] = {}
     for split in ("train", "test"):
         n = [n_photos[split] for n_photos in counts.values()]
-        facts[split] = f"{sum(n)} photos, {min(n)} to {max(n)} of a class"
+        facts[split] = f"{sum(n)} photos, {min(n)} to {max(n)} per class"
     size = sum(path.stat().st_size for path in files)
     return facts | {"classes": len(counts), "size": f"{size:,} bytes"}
 
 
-def _typed_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+def _format_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes that are not empty; a command as it was typed."""
     return {
-        name: typed(value) if name == "command" else value
+        name: format_command(value) if name == "command" else value
         for name, value in attributes.items()
         if value not in ("", None)
     }
@@ -112,22 +112,22 @@ def as_text(value: Any) -> str:
 def commands(metrics: dict[str, Any]) -> list[str]:
     """Return the commands that made a run, as they were typed: extraction, then training."""
     recorded = [metrics["extraction"].get("command", ""), metrics.get("command", "")]
-    return [line for line in map(typed, recorded) if line]
+    return [line for line in map(format_command, recorded) if line]
 
 
-def typed(command: Any) -> str:
+def format_command(command: Any) -> str:
     """Return a recorded command as it was typed; a file from a stranger may hold any value."""
     with suppress(ValueError, TypeError):
         return shlex.join(json.loads(command))
     return str(command)
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return a text table of runs, given `metrics.json` of each, which is Markdown too.
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Return a text table of runs, also valid Markdown, from the `metrics.json` of each.
 
-    If all runs have the original post's options on CUB, its figures are a column.
+    If all runs have the original post's options on CUB, its accuracies are a column.
     """
-    return markdown_table(table_rows(results), n_texts=2)
+    return markdown_table(table_rows(runs), n_texts=2)
 
 
 def markdown_table(rows: Sequence[Sequence[Any]], n_texts: int) -> str:
@@ -141,50 +141,53 @@ def markdown_table(rows: Sequence[Sequence[Any]], n_texts: int) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
 
 
-def table_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+def table_rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the heads of the table, then the cells of each run; two columns are texts."""
-    rows = [[*COLUMNS], *map(_cells, results)]
-    if results and all(map(_has_post_options, results)):
+    rows = [[*COLUMNS], *map(_cells, runs)]
+    if runs and all(map(_has_post_options, runs)):
         rows[0].append("post, 200 species")
         for row in rows[1:]:
             row.append(POST_TOP1.get(row[0], "-"))
     return rows
 
 
-def _has_post_options(result: dict[str, Any]) -> bool:
-    is_equal = POST_OPTIONS.items() <= result["extraction"].items()
-    return is_equal and result["label_smoothing"] == 0
+def _has_post_options(metrics: dict[str, Any]) -> bool:
+    is_equal = POST_OPTIONS.items() <= metrics["extraction"].items()
+    return is_equal and metrics["label_smoothing"] == 0
 
 
-def _cells(result: dict[str, Any]) -> list[str]:
+def _cells(metrics: dict[str, Any]) -> list[str]:
     accuracy = ["-", "-", "-"]
-    if result["top1"] is not None:
-        low, high = result["top1_ci95"]
-        accuracy = [f"{result['top1']:.4f}", f"{low:.3f}-{high:.3f}", f"{result['top5']:.4f}"]
+    if metrics["top1"] is not None:
+        low, high = metrics["top1_ci95"]
+        accuracy = [f"{metrics['top1']:.4f}", f"{low:.3f}-{high:.3f}", f"{metrics['top5']:.4f}"]
     return [
-        name_of(result),
-        result["classifier"],
-        f"{result['n_features']:,}",
-        f"{result['bytes']:,}",
+        features_label(metrics),
+        metrics["classifier"],
+        f"{metrics['n_features']:,}",
+        f"{metrics['bytes']:,}",
         *accuracy,
-        f"{result['seconds']:.1f}",
+        f"{metrics['seconds']:.1f}",
     ]
 
 
-def name_of(result: dict[str, Any]) -> str:
+def features_label(metrics: dict[str, Any]) -> str:
     """Return the features of a run: the pooling, its selection and its normalisation."""
-    name = result["pooling"]
-    if "channels" in result:
-        name += f", to {result['channels']} channels" + (", untrained" if result["frozen"] else "")
-    if result["top_variance"]:
-        name += f", top {result['top_variance']:,} by variance"
-    return name if result["normalize"] == "auto" else f"{name}, {result['normalize']}"
+    name = metrics["pooling"]
+    if "channels" in metrics:
+        name += f", to {metrics['channels']} channels" + (
+            ", untrained" if metrics["frozen"] else ""
+        )
+    if metrics["top_variance"]:
+        name += f", top {metrics['top_variance']:,} by variance"
+    return name if metrics["normalize"] == "auto" else f"{name}, {metrics['normalize']}"
 
 
-def confused(result: dict[str, Any]) -> str:
+def confused_pairs_line(metrics: dict[str, Any]) -> str:
     """Return a line with the most confused pairs of a run."""
-    pairs = [f"{p['true']} as {p['predicted']} ({p['count']})" for p in result["confused"][:3]]
-    mean = result["mean_per_class_accuracy"]
-    by_class = "" if mean is None else f", mean over classes {mean:.4f}"
-    line = f"{name_of(result)}{by_class}, most confused: {', '.join(pairs) or 'none'}"
-    return printable(f"{line}; run: {result['run']}")
+    top = metrics["confused"][:3]
+    pairs = [f"{p['true']} predicted as {p['predicted']} ({p['count']})" for p in top]
+    mean = metrics["mean_per_class_accuracy"]
+    by_class = "" if mean is None else f"mean accuracy of the classes {mean:.4f}; "
+    line = f"{features_label(metrics)}: {by_class}most confused: {', '.join(pairs) or 'none'}"
+    return printable(f"{line}; run folder: {metrics['run']}")

@@ -7,44 +7,44 @@ from typing import Any
 
 from bilinear_cli.errors import BilinearError, printable
 from bilinear_cli.report.data import ReportData, read_report_data
-from bilinear_cli.report.text import commands, markdown_table, name_of, table
+from bilinear_cli.report.text import commands, features_label, markdown_table, table
 from bilinear_cli.training.metrics import confused_pairs
 
 FORMATS = {".html": "html", ".md": "md"}  # suffix -> format
 MAX_PAIRS = 10
 PAIR_HEADS = ("true class", "predicted class", "photos")
 CLASS_HEADS = ("class", "photos", "accuracy")
-CALIBRATION_HEADS = ("temperature", "log loss", "Brier", "calibration error", "95 %")
+CALIBRATION_HEADS = ("temperature scaling", "log loss", "Brier", "calibration error", "95 %")
 
 
-def render(runs: Sequence[Path], form: str) -> str:
-    """Return a report of run folders in the format `html` or `md`.
+def render(runs: Sequence[Path], output_format: str) -> str:
+    """Return a report of run folders in an output format, `html` or `md`.
 
     Raises:
         BilinearError: a folder is no run, or a package is missing.
     """
     data = read_report_data(runs)
-    if form == "md":
-        return markdown(data)
+    if output_format == "md":
+        return render_markdown(data)
     try:
-        from bilinear_cli.report.page import html
+        from bilinear_cli.report.page import render_html
     except ImportError as error:
         raise BilinearError(
             f"an HTML page needs {error.name}, which is not installed: pip install '.[report]', or "
             "give --format md"
         ) from error
-    return html(data)
+    return render_html(data)
 
 
-def markdown(data: ReportData) -> str:
+def render_markdown(data: ReportData) -> str:
     """Return the report as Markdown for a README, without pictures."""
-    metrics, names = data.metrics, [plain(row["name"]) for row in data.classes]
+    metrics, names = data.metrics, [escape_markdown(row["name"]) for row in data.classes]
     pairs = [
         (names[true], names[predicted], count)
         for count, true, predicted in confused_pairs(data.matrix, MAX_PAIRS)
     ]
     classes = [
-        (plain(row["name"]), row["n_photos"], f"{row['accuracy']:.3f}")
+        (escape_markdown(row["name"]), row["n_photos"], f"{row['accuracy']:.3f}")
         for row in data.hardest
         if row["n_photos"]
     ]
@@ -52,8 +52,8 @@ def markdown(data: ReportData) -> str:
     blocks = [
         "# Report",
         table([metrics for _, metrics in data.runs]),
-        f"## {plain(name_of(metrics))}, {plain(metrics['classifier'])}",
-        f"{best if len(data.runs) > 1 else ''}Figures of {data.evaluated_on}.",
+        f"## {escape_markdown(features_label(metrics))}, {escape_markdown(metrics['classifier'])}",
+        f"{best if len(data.runs) > 1 else ''}Results on {data.evaluated_on}.",
         "### Most confused pairs",
         markdown_table([PAIR_HEADS, *pairs], 2) if pairs else "None.",
         "### Accuracy by class",
@@ -65,7 +65,7 @@ def markdown(data: ReportData) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, within a cell of a table."""
     return re.sub(r"([\\`*_\[\]<>|~&$:])", r"\\\1", printable(" ".join(text.split())))
 

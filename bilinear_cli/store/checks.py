@@ -121,7 +121,7 @@ def _parameter_names(specs: Sequence[str]) -> list[str]:
         poolings = [get_pooling(spec) for spec in specs if is_known_pooling(spec)]
     except UsageError as error:
         raise ValueError(str(error)) from error
-    return list(dict.fromkeys(name for pooling in poolings for name in pooling.parameters))
+    return list(dict.fromkeys(name for pooling in poolings for name in pooling.parameter_names))
 
 
 def read_attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:

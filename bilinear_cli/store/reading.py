@@ -131,9 +131,9 @@ class FeatureFile:
         channels = {registry.parameter_channels(*item) for item in self.parameters.items()}
         for spec, (_, *shape) in self.shapes.items():
             pooling = registry.get_pooling(spec) if registry.is_known_pooling(spec) else None
-            if not (pooling.fits(tuple(shape)) if pooling else all(shape)):
+            if not (pooling.is_valid_row_shape(tuple(shape)) if pooling else all(shape)):
                 raise ValueError(f"features/{spec} has rows of shape {shape}")
-            channels |= {shape[-1]} if pooling and pooling.rank > 1 else set()
+            channels |= {shape[-1]} if pooling and pooling.ndim > 1 else set()
         if len(counts := sorted(n for n in channels if n)) > 1:
             raise ValueError(f"its poolings are of maps of {counts} channels")
 

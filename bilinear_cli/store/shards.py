@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, Progress, abbreviate
-from bilinear_cli.networks.load import measured_difference
+from bilinear_cli.networks.network import measured_difference
 from bilinear_cli.poolings.registry import FITTED_ON, SpecDict
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, UNSHARDED, Difference, differences, mixed_with
 from bilinear_cli.store.checks import ROW_COLUMNS, as_damage, parameter_sha256, partial_path
@@ -21,12 +21,12 @@ from bilinear_cli.store.writing import copy_rows
 log = logging.getLogger(__name__)
 
 
-def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile:
+def open_features(paths: Sequence[Path], allow_precision_mix: bool = False) -> FeatureFile:
     """Open a feature file, or all shards of a photo set as one file.
 
     Args:
         paths: the file or files; a folder stands for its files `*.h5`.
-        allow_mix: the shards may differ in precision.
+        allow_precision_mix: the shards may differ in precision.
 
     Raises:
         FeatureFileError: a file cannot be read, there is none, or they do not belong together.
@@ -35,7 +35,7 @@ def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile
         files = [on_error.enter_context(FeatureFile(file)) for file in _list_files(paths)]
         file = files[0]
         if len(files) > 1 or _shard_of(file) != (1, 1):
-            _check_compatible(files, allow_mix)
+            _check_compatible(files, allow_precision_mix)
             _check_all_present(files)
             file = Shards(files)
         on_error.pop_all()
@@ -75,21 +75,21 @@ def merge(
     paths: Sequence[Path],
     output: Path,
     *,
-    allow_mix: bool = False,
+    allow_precision_mix: bool = False,
     overwrite: bool = False,
     attributes: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write all shards of a photo set to one file, equal to the file of a single run.
 
-    `open_features` explains `paths` and `allow_mix`. `attributes` are more root attributes of the
-    new file. Progress counts rows.
+    `open_features` explains `paths` and `allow_precision_mix`. `attributes` are more root
+    attributes of the new file. Progress counts rows.
 
     Raises:
         FeatureFileError: the files do not belong together, one is damaged, or the output exists
             or cannot be written.
     """
-    with locked(output), open_features(paths, allow_mix) as shards:
+    with locked(output), open_features(paths, allow_precision_mix) as shards:
         if output.resolve() in [path.resolve() for path in shards.files]:
             raise FeatureFileError(f"{output} is one of the files to merge. Name another --output.")
         for path in (output, partial_path(output)):
@@ -109,12 +109,14 @@ def _shard_of(file: FeatureFile) -> tuple[int, int]:
         return shard, n_shards
 
 
-def _check_compatible(shards: Sequence[FeatureFile], allow_mix: bool) -> None:
+def _check_compatible(shards: Sequence[FeatureFile], allow_precision_mix: bool) -> None:
     """Raise a FeatureFileError unless one recipe and one photo set made all files."""
     first = shards[0]
     for shard in shards[1:]:
         pair = first.comparable_attributes(), shard.comparable_attributes()
-        differing = differences(*pair, "merge", allow_mix) + _differing_contents(first, shard)
+        differing = differences(*pair, "merge", allow_precision_mix) + _differing_contents(
+            first, shard
+        )
         for name, value_1, value_2 in differing:
             mix = name in PRECISION_ATTRIBUTES
             advice = ". bilinear merge accepts this with --allow-precision-mix." if mix else ""

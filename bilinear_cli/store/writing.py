@@ -214,7 +214,7 @@ def _lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Hea
             pooling=spec,
             layout=pooling.layout,
             normalization=pooling.normalization,
-            channels=pooling.channels(shape, parameters),
+            channels=pooling.n_channels(shape, parameters),
         )
     for name, array in parameters.items():
         file[f"parameters/{name}"].attrs["sha256"] = checks.parameter_sha256(array)

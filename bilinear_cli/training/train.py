@@ -65,7 +65,7 @@ def fit_and_score(
     started, specs = time.perf_counter(), _split_spec(file, spec, options)
     rows = select_rows(file, photo_set, options.min_photos)
     train, test = rows.take(rows.split == "train"), rows.take(rows.split != "train")
-    names = [name for x in specs for name in get_pooling(x).parameters]
+    names = [name for x in specs for name in get_pooling(x).parameter_names]
     parameters = {name: file.parameters[name] for name in names}
     check_not_fitted_on_test(parameters, file.sha256[test.indices], "extract again, with --data")
     reducer = partial(workers.reducer if workers else LocalReducer, progress=progress)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from vectors import shuffled, shuffled_together
 
 from bilinear_cli.poolings import functions as pooling
+from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.store import FeatureFile
 
 N_PAIRS = 200
@@ -28,7 +29,7 @@ POOLS = {
 }
 
 
-def check(file: FeatureFile, seed: int = 0) -> dict[str, Any]:
+def measure_matches(file: FeatureFile, seed: int = 0) -> dict[str, Any]:
     """Return measurements on random pairs of training photos of one class.
 
     Returns:
@@ -41,7 +42,7 @@ def check(file: FeatureFile, seed: int = 0) -> dict[str, Any]:
     errors: dict[str, float] = dict.fromkeys(POOLS, 0.0)
     shares: dict[str, list[np.ndarray]] = {"sum": [], "bilinear": []}
     for pair in pairs(file, rng):
-        maps = file.read("conv5", pair)
+        maps = file.read(MAPS, pair)
         x, y = maps.reshape(2, -1, maps.shape[-1]).astype(np.float64)
         if not (x.any() and y.any()):
             continue
@@ -106,7 +107,7 @@ def shuffle_errors(file: FeatureFile, rng: np.random.Generator) -> dict[str, flo
     n = len(file.labels)
     indices = np.sort(rng.choice(n, min(N_PAIRS, n), replace=False))
     largest = {"max": 0.0, "sum": 0.0, "bilinear": 0.0, "bilinear, each channel": 0.0}
-    for _, maps in file.batches("conv5", indices, 32):
+    for _, maps in file.batches(MAPS, indices, 32):
         separately, together = shuffled(maps, rng), shuffled_together(maps, rng)
         before = BILINEAR(maps)
         differences = {

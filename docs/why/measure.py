@@ -17,7 +17,7 @@ import numpy as np
 from vectors import BASELINE, FULL, UNRELATED, VARIANTS, Variant
 
 from bilinear_cli.files import atomic_write
-from bilinear_cli.poolings.registry import storage_dtype
+from bilinear_cli.poolings.registry import MAPS, storage_dtype
 from bilinear_cli.store import FeatureFile, Header, create
 from bilinear_cli.store.checks import ROW_COLUMNS
 from bilinear_cli.training.metrics import average_views
@@ -26,10 +26,10 @@ from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.train import fit_model
 
 BATCH_SIZE = 64  # maps
-TOP = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # numbers of entries to keep
-PHOTOS = (2, 5, 10, 20)  # training photos per class
-DRAWS = 5  # for each number of photos
-DRAWN = (FULL, UNRELATED, BASELINE)  # variants that are also trained on these draws
+TOP_ENTRIES = (100, 300, 1_000, 3_000, 10_000, 20_000, 60_000)  # numbers of entries to keep
+PHOTOS_PER_CLASS = (2, 5, 10, 20)  # training photos per class
+N_DRAWS = 5  # for each number of photos
+SUBSAMPLED_VARIANTS = (FULL, UNRELATED, BASELINE)  # variants that are also trained on these draws
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def plan(n_entries: int, n_photos: int) -> Iterator[tuple[Variant, int, list[Tri
         for seed in range(variant.seeds):
             trials = [Trial(variant.key, seed)]
             if variant.key == FULL:
-                trials += [Trial(FULL, top=top) for top in TOP if top < n_entries]
-            if variant.key in DRAWN:
-                counts = [n for n in PHOTOS if n < n_photos]
-                trials += [Trial(variant.key, s, photos=n) for n in counts for s in range(DRAWS)]
+                trials += [Trial(FULL, top=top) for top in TOP_ENTRIES if top < n_entries]
+            if variant.key in SUBSAMPLED_VARIANTS:
+                counts = [n for n in PHOTOS_PER_CLASS if n < n_photos]
+                trials += [Trial(variant.key, s, photos=n) for n in counts for s in range(N_DRAWS)]
             yield variant, seed, trials
 
 
@@ -73,7 +73,7 @@ def measure(file: FeatureFile, results: dict[str, Any], path: Path) -> None:
     trials_done = results["trials"]
     first = np.unique(file.photo, return_index=True)[1]
     n_photos = int(np.bincount(file.labels[first][file.split[first] == "train"]).max())
-    channels = file.shapes["conv5"][-1]
+    channels = file.shapes[MAPS][-1]
     vectors_path = path.with_name("vectors.h5")
     for variant, seed, trials in plan(channels**2, n_photos):
         missing = [trial for trial in trials if trial.key not in trials_done]
@@ -98,7 +98,7 @@ def save(results: dict[str, Any], path: Path) -> None:
 def write_vectors(file: FeatureFile, variant: Variant, seed: int, path: Path) -> None:
     """Write a feature file with the vectors of all maps of a file."""
     writer = None
-    for batch, maps in file.batches("conv5", np.arange(len(file.labels)), BATCH_SIZE):
+    for batch, maps in file.batches(MAPS, np.arange(len(file.labels)), BATCH_SIZE):
         rows = variant.rows(maps, np.random.default_rng([seed, batch.start]))
         shape = rows.shape[1:]
         if writer is None:

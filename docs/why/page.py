@@ -11,7 +11,7 @@ from pathlib import Path
 import pictures
 import tables
 from figures import Results
-from measure import DRAWN, DRAWS
+from measure import N_DRAWS, SUBSAMPLED_VARIANTS
 from vectors import FULL, VARIANTS
 
 from bilinear_cli.errors import BilinearError, abbreviate
@@ -53,7 +53,7 @@ def read_results(path: Path) -> Results:
     keys = results["trials"]
     drawn = [key.removeprefix(FULL) for key in keys if f"{FULL}/photos" in key]
     required = [f"{key}/{n}" for key, variant in VARIANTS.items() for n in range(variant.seeds)]
-    required += [f"{key}{suffix}" for key in DRAWN for suffix in drawn]
+    required += [f"{key}{suffix}" for key in SUBSAMPLED_VARIANTS for suffix in drawn]
     if missing := [key for key in required if key not in keys]:
         raise BilinearError(
             f"{path} lacks {abbreviate(missing)}: run make why on its photos again, or remove it"
@@ -93,7 +93,7 @@ def page_of_set(results: Results) -> str:
         tables.numbers(results),
         picture(results, "numbers"),
         "## Training photos per class",
-        f"Drawn {DRAWS} times. If a class has fewer photos, all are used.",
+        f"Drawn {N_DRAWS} times. If a class has fewer photos, all are used.",
         tables.photos(results),
         picture(results, "photos"),
         "## Data, options and versions",

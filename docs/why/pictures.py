@@ -10,7 +10,7 @@ import numpy as np
 from figures import Results
 from matches import SHARES
 from matplotlib import pyplot
-from measure import DRAWN, PHOTOS, TOP
+from measure import PHOTOS_PER_CLASS, SUBSAMPLED_VARIANTS, TOP_ENTRIES
 from vectors import BASELINE, FULL, VARIANTS
 
 BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # palette of Okabe and Ito
@@ -72,7 +72,7 @@ def ablation(axes: Any, results: Results) -> None:
 def numbers(axes: Any, results: Results) -> None:
     """Draw accuracy against the number of entries of the bilinear matrix."""
     full, baseline = (figures.hits(results, key) for key in (FULL, BASELINE))
-    tops = [top for top in TOP if figures.trials(results, f"{FULL}/top{top}")]
+    tops = [top for top in TOP_ENTRIES if figures.trials(results, f"{FULL}/top{top}")]
     hits = [figures.hits(results, f"{FULL}/top{top}") for top in tops]
     top1 = float(full.mean())
     points = [top1 + np.array(figures.difference(x, full)) for x in hits]
@@ -86,10 +86,10 @@ def numbers(axes: Any, results: Results) -> None:
 
 def photos(axes: Any, results: Results) -> None:
     """Draw accuracy against training photos per class, with an offset to avoid overlap."""
-    counts = [n for n in PHOTOS if figures.trials(results, f"{FULL}/photos{n}")]
+    counts = [n for n in PHOTOS_PER_CLASS if figures.trials(results, f"{FULL}/photos{n}")]
     mean_count = round(results["made"]["n_train"] / results["made"]["n_classes"])
     styles = ((BLUE, "o-", 0.96), (GREEN, "^:", 1.0), (RED, "s--", 1.04))
-    for key, (colour, line, offset) in zip(DRAWN, styles, strict=True):
+    for key, (colour, line, offset) in zip(SUBSAMPLED_VARIANTS, styles, strict=True):
         prefixes = [*(f"{key}/photos{n}" for n in counts), key]
         points = [figures.accuracy(figures.hits(results, prefix)) for prefix in prefixes]
         x = [offset * n for n in [*counts, mean_count]]

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 import figures
 from figures import Results
 from matches import ONE_PER_CENT
-from measure import DRAWN, PHOTOS, TOP
+from measure import PHOTOS_PER_CLASS, SUBSAMPLED_VARIANTS, TOP_ENTRIES
 from vectors import BASELINE, FULL, NORMS, SHUFFLED, UNRELATED, VARIANTS
 
-AMOUNTS = {f"/photos{n}": str(n) for n in PHOTOS} | {"": "all"}  # suffix of keys -> label
+AMOUNTS = {f"/photos{n}": str(n) for n in PHOTOS_PER_CLASS} | {"": "all"}  # suffix of keys -> label
 CAUSES = ("together", SHUFFLED, UNRELATED, "means", "diagonal", "off-diagonal")
-MOVED = {
+SHUFFLED = {
     "max": "each channel shuffled: max",
     "sum": "each channel shuffled: sum",
     "bilinear, each channel": "each channel shuffled: bilinear",
@@ -37,7 +37,7 @@ def by_set(
     return table([corner, *(results["name"] for results in data_sets)], rows)
 
 
-def labels_of(keys: Sequence[str]) -> dict[str, str]:
+def variant_labels(keys: Sequence[str]) -> dict[str, str]:
     """Return variants as key -> label."""
     return {key: VARIANTS[key].label for key in keys}
 
@@ -78,13 +78,13 @@ def shares(data_sets: Sequence[Results]) -> str:
     return by_set("share of the similarity", labels, cell, data_sets)
 
 
-def moved(data_sets: Sequence[Results]) -> str:
+def shuffle_differences(data_sets: Sequence[Results]) -> str:
     """Return the differences caused by the shuffles."""
 
     def cell(results: Results, name: str) -> str:
         return f"{results['checks']['moved'][name]:.0e}".replace("0e+00", "0")
 
-    return by_set("largest change of a value after shuffling", MOVED, cell, data_sets)
+    return by_set("largest change of a value after shuffling", SHUFFLED, cell, data_sets)
 
 
 def cause(data_sets: Sequence[Results]) -> str:
@@ -93,7 +93,7 @@ def cause(data_sets: Sequence[Results]) -> str:
     def cell(results: Results, key: str) -> str:
         return f"**{accuracy(results, key)}**" if key == FULL else gain(results, key, FULL)
 
-    labels = {FULL: f"**{VARIANTS[FULL].label}**", **labels_of(CAUSES)}
+    labels = {FULL: f"**{VARIANTS[FULL].label}**", **variant_labels(CAUSES)}
     return by_set("vectors", labels, cell, data_sets)
 
 
@@ -101,7 +101,7 @@ def norms(data_sets: Sequence[Results]) -> str:
     """Return the accuracy for each normalisation."""
     keys = ["max-standard", "max-both", "average-standard"]
     keys += [f"{pool}-{norm}" for pool in ("average", "bilinear") for norm in NORMS]
-    return by_set("top-1", labels_of(keys), accuracy, data_sets)
+    return by_set("top-1", variant_labels(keys), accuracy, data_sets)
 
 
 def gain_per_set(data_sets: Sequence[Results]) -> str:
@@ -129,7 +129,7 @@ def gain_per_amount(data_sets: Sequence[Results]) -> str:
 
 
 TABLES = {
-    **{"identities": identities, "shares": shares, "moved": moved, "cause": cause},
+    **{"identities": identities, "shares": shares, "moved": shuffle_differences, "cause": cause},
     **{"norms": norms, "few": gain_per_amount, "where": gain_per_set},
 }
 
@@ -154,7 +154,7 @@ def variants(results: Results) -> str:
 def numbers(results: Results) -> str:
     """Return the accuracy for each number of entries."""
     n_entries = results["made"]["map"][-1] ** 2
-    prefixes = {top: f"{FULL}/top{top}" for top in TOP} | {n_entries: FULL}
+    prefixes = {top: f"{FULL}/top{top}" for top in TOP_ENTRIES} | {n_entries: FULL}
     rows = []
     for n, prefix in prefixes.items():
         for trial in figures.trials(results, prefix):  # one, or none of a small network
@@ -165,7 +165,7 @@ def numbers(results: Results) -> str:
 
 def photos(results: Results) -> str:
     """Return the accuracy and the gain of bilinear for each number of training photos."""
-    baselines = [key for key in DRAWN if key != FULL]
+    baselines = [key for key in SUBSAMPLED_VARIANTS if key != FULL]
     rows = []
     for suffix, label in AMOUNTS.items():
         if figures.trials(results, FULL + suffix):

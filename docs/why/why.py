@@ -18,11 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from matches import check
+from matches import measure_matches
 from measure import measure, save
 from page import write_pages
 
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.store import FeatureFile
 
 RECIPE = ("layer", "image_size", "resize", "views", "precision", "limit", "weights_sha256")
@@ -43,14 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if options.features:
             with FeatureFile(options.features) as file:
-                results = measure_file(file, options.name or name_of(file), options.work)
+                results = measure_file(file, options.name or default_name(file), options.work)
             save(results, options.docs / "why" / f"{results['name']}.json")
         write_pages(options.docs)
     except BilinearError as error:
         sys.exit(f"error: {error}")
 
 
-def name_of(file: FeatureFile) -> str:
+def default_name(file: FeatureFile) -> str:
     """Return the name of the photos, with layer and image size unless they are the default."""
     name = PurePosixPath(str(file.attributes["data"])).name
     recipe = {option: file.attributes[option] for option in DEFAULTS}
@@ -60,12 +61,12 @@ def name_of(file: FeatureFile) -> str:
 
 def measure_file(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
     """Return the results of a file, including stored ones."""
-    if "conv5" not in file.shapes:
+    if MAPS not in file.shapes:
         raise BilinearError(f"{file.path} has no maps: extract them with --pooling maps")
     if set(file.split) != {"train", "test"}:
         raise BilinearError(f"{file.path} has no training photos or no test photos")
     path = work / f"{name}.json"
-    results: dict[str, Any] = {"name": name, "made": inputs_of(file), "trials": {}}
+    results: dict[str, Any] = {"name": name, "made": describe_inputs(file), "trials": {}}
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["made"] == results["made"]:
@@ -73,13 +74,13 @@ def measure_file(file: FeatureFile, name: str, work: Path) -> dict[str, Any]:
         else:
             print(f"{path} has results of other inputs: starting again", file=sys.stderr)
     if "checks" not in results:
-        results["checks"] = check(file)
+        results["checks"] = measure_matches(file)
         save(results, path)
     measure(file, results, path)
     return results
 
 
-def inputs_of(file: FeatureFile) -> dict[str, Any]:
+def describe_inputs(file: FeatureFile) -> dict[str, Any]:
     """Return the inputs of the results: photos, labels, split, network, versions."""
     split = file.split[np.unique(file.photo, return_index=True)[1]]  # of each photo
     columns = (file.sha256, file.labels.astype(str), file.split)
@@ -88,7 +89,7 @@ def inputs_of(file: FeatureFile) -> dict[str, Any]:
         "n_train": int(np.sum(split == "train")),
         "n_test": int(np.sum(split == "test")),
         "n_classes": len(file.class_names),
-        "map": list(file.shapes["conv5"][1:]),
+        "map": list(file.shapes[MAPS][1:]),
         **{option: file.attributes[option] for option in RECIPE if option in file.attributes},
         "photos_sha256": hashlib.sha256(rows.encode()).hexdigest(),
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),

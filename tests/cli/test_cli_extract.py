@@ -21,7 +21,7 @@ MAX = ("--pooling", "max")
 
 def network_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a command fail if it loads the network."""
-    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
+    monkeypatch.setattr("bilinear_cli.networks.network.Network.load", None)
 
 
 def test_extract_prints_the_path_and_the_next_command_for_a_shell(birds: Path) -> None:
@@ -185,7 +185,7 @@ def test_bilinear_of_too_many_channels_is_refused(
     birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = small_network(kernel=random_kernel(1280))
-    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", lambda *_: wide)
+    monkeypatch.setattr("bilinear_cli.networks.network.Network.load", lambda *_: wide)
     line = refused("--data", birds, "--pooling", "bilinear", "-o", "y.h5", code=2)
     assert_names(line, "bilinear", "1,280", "819,840", "compact:8192")
 

@@ -58,7 +58,7 @@ def test_weights_prints_path_digest_and_licence(users_cache: None, real_weights:
     assert table["path"] == str(real_weights.path)
     digest = "98fdd1e15f8015744b35f21229146b494216fb1051982559233b885e48776ac5"
     assert table["sha256"].startswith(digest)
-    assert "block" not in table["differs"]  # names of tensors
+    assert table["published"] == "yes"
     assert "CC BY 4.0" in table["licence"]
 
 

@@ -14,7 +14,7 @@ from support.thin_network import thin_networks
 
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.poolings import functions
-from bilinear_cli.poolings.registry import POOLINGS, Pooling, matrix
+from bilinear_cli.poolings.registry import POOLINGS, Pooling, matrix_pooling
 from bilinear_cli.store import FeatureFile
 
 pytestmark = pytest.mark.slow
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 HELP = "a test's"
 ENTRIES = (
     Pooling("spread", HELP, "spread_pool"),
-    matrix("squares", HELP, "square_product_sum"),
-    matrix("plain-squares", HELP, "square_product_sum", normalization=""),
-    matrix("doubled", HELP, "doubled_product_sum", explainable=True),  # has bilinear's rows
+    matrix_pooling("squares", HELP, "square_product_sum"),
+    matrix_pooling("plain-squares", HELP, "square_product_sum", normalization=""),
+    matrix_pooling("doubled", HELP, "doubled_product_sum", explainable=True),  # has bilinear's rows
 )
 FUNCTIONS = {
     "spread_pool": lambda maps: functions.max_pool(maps) - functions.avg_pool(maps),

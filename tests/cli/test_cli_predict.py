@@ -109,7 +109,7 @@ def test_a_missing_run_or_photo_is_refused_before_the_network_is_loaded(
     code: int, command: list[str], facts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("empty").mkdir()
-    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
+    monkeypatch.setattr("bilinear_cli.networks.network.Network.load", None)
     error_line(run_command("predict", *command, code=code), *facts)
 
 

@@ -66,7 +66,7 @@ def test_explain_splits_a_score_into_places_and_pairs_of_channels(run: Path) -> 
 def test_explain_refuses_before_it_loads_the_network(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilinear_cli.networks.load.Network.load", None)
+    monkeypatch.setattr("bilinear_cli.networks.network.Network.load", None)
     photo = "birds/wren/0.png"
     error_line(run_command("explain", run, photo, code=1), "bilinear")
     words = ["explain", "runs/x-bilinear-softmax", photo, "--class", "robbin"]

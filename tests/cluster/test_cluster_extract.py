@@ -207,7 +207,7 @@ def test_new_shards_must_suit_existing_ones(
     on_workers: OnWorkers, birds: PhotoSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 1)
-    recipe = replace(RECIPE, poolings=("max", "bilinear:3"))
+    recipe = replace(RECIPE, specs=("max", "bilinear:3"))
     shards = on_workers.extract_shards(birds, recipe)
     assert [path.name for path in shards] == ["001of002.h5", "002of002.h5"]
     shards[1].unlink()

@@ -28,7 +28,7 @@ from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import installed_versions
-from bilinear_cli.networks.load import Network
+from bilinear_cli.networks.network import Network
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import locked
 

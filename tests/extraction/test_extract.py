@@ -116,7 +116,7 @@ def test_attributes_say_how_the_file_was_made(
         assert expected.items() <= file.attributes.items()
         for name in ("bilinear-cli", "tensorflow", "keras", "pillow", "libjpeg", "numpy"):
             assert f"{name} " in file.attributes["versions"]
-        assert file.recipe == replace(RECIPE, poolings=tuple(sorted(POOLINGS)))
+        assert file.recipe == replace(RECIPE, specs=tuple(sorted(POOLINGS)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -208,7 +208,7 @@ def test_a_second_identical_run_does_nothing(
     caplog.set_level(logging.INFO)
     for poolings in (POOLINGS, POOLINGS[::-1]):
         caplog.clear()
-        assert run(birds, output, replace(RECIPE, poolings=poolings)).loaded == 0
+        assert run(birds, output, replace(RECIPE, specs=poolings)).loaded == 0
         assert output.read_bytes() == before
         (line,) = messages(caplog, logging.INFO)
         assert_names(line, output, "--overwrite")
@@ -222,7 +222,7 @@ CHANGES = [
     ({"batch_size": 2}, ("batch-size", 3, 2)),
     ({"weights_sha256": "1" * 64}, ("sha256", "0" * 64, "1" * 64)),
     ({"backbone": "vgg19"}, ("backbone", "vgg16", "vgg19")),
-    ({"poolings": ("compact:9",)}, ("pooling", *POOLINGS, "compact:9")),
+    ({"specs": ("compact:9",)}, ("pooling", *POOLINGS, "compact:9")),
     ({"seed": 7}, ("seed", 0, 7)),
 ]
 
@@ -279,7 +279,7 @@ def test_photos_whose_rows_are_not_done_may_change(birds: PhotoSet, output: Path
 def test_overwrite_begins_again(birds: PhotoSet, output: Path, finished: bool) -> None:
     begin(birds, output, finished)
     make_photo(birds.root / "tit" / "1.png", seed=99)
-    network = run(birds, output, replace(RECIPE, poolings=("max",)), overwrite=True)
+    network = run(birds, output, replace(RECIPE, specs=("max",)), overwrite=True)
     assert network.batches == 3
     assert [path.name for path in output.parent.iterdir()] == ["birds.h5"]
     with FeatureFile(output) as file:
@@ -454,7 +454,7 @@ def test_an_overflow_names_the_photo(
     make_photo(birds.root / "wren/1.png", colour="white")  # the last of the second batch
     kernel = np.abs(random_kernel(256 if spec == "maps" else 8)) * np.float32(factor)
     with raises(BilinearError, spec, "wren/1.png", dtype, "--overwrite", "--precision float32"):
-        run(birds, output, replace(RECIPE, poolings=(spec,)), network=Network(kernel))
+        run(birds, output, replace(RECIPE, specs=(spec,)), network=Network(kernel))
     with FeatureFile(partial_path(output), allow_partial=True) as file:
         assert file.rows_done == 3
 
@@ -463,4 +463,4 @@ def test_a_row_that_is_not_a_number_names_the_photo(birds: PhotoSet, output: Pat
     kernel = random_kernel()
     kernel[0, 0, 0, 3] = np.nan
     with raises(BilinearError, "max", "tit/0.png"):
-        run(birds, output, replace(RECIPE, poolings=("max",)), network=Network(kernel))
+        run(birds, output, replace(RECIPE, specs=("max",)), network=Network(kernel))

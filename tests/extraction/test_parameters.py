@@ -28,7 +28,7 @@ from bilinear_cli.store.checks import parameter_sha256
 from bilinear_cli.training.options import TrainOptions
 
 SPECS = ("compact:16", "bilinear:3", "matrix-sqrt:3", "maps")
-RECIPE = replace(cases.RECIPE, poolings=SPECS)
+RECIPE = replace(cases.RECIPE, specs=SPECS)
 
 
 def run(photo_set: PhotoSet, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Path:
@@ -85,7 +85,7 @@ def test_rows_are_pooled_with_parameters_that_are_fitted_on_training_photos_alon
 
 
 def test_hashes_follow_from_the_seed() -> None:
-    recipes = [replace(RECIPE, poolings=("compact:16",), seed=seed) for seed in (0, 0, 1)]
+    recipes = [replace(RECIPE, specs=("compact:16",), seed=seed) for seed in (0, 0, 1)]
     first, again, other = (make_parameters(recipe, 6, {}, sample(6)) for recipe in recipes)
     assert same(first, again)
     assert not np.array_equal(first["hash-16"], other["hash-16"])
@@ -125,7 +125,7 @@ def sample(channels: int) -> Callable[[], tuple[np.ndarray, list[str]]]:
 def test_a_pooling_that_does_not_suit_the_maps(
     spec: str, channels: int, facts: tuple[Any, ...]
 ) -> None:
-    recipe = replace(RECIPE, poolings=(spec,))
+    recipe = replace(RECIPE, specs=(spec,))
     with raises(UsageError, spec, *facts):
         make_parameters(recipe, channels, {}, sample(channels))
 
@@ -134,14 +134,14 @@ def test_a_pooling_that_does_not_suit_the_maps(
     ("spec", "name"), [("bilinear:3", "projection-3"), ("compact:16", "hash-16")]
 )
 def test_parameters_of_other_maps_are_refused(spec: str, name: str) -> None:
-    recipe = replace(RECIPE, poolings=(spec,))
+    recipe = replace(RECIPE, specs=(spec,))
     have = make_parameters(recipe, 5, {}, sample(5))
     with raises(BilinearError, name, 5, 6):
         make_parameters(recipe, 6, have, sample(6))
 
 
 def test_wide_maps_may_be_sketched_or_projected() -> None:
-    recipe = replace(RECIPE, poolings=("compact:16", "bilinear:3", "max", "maps"))
+    recipe = replace(RECIPE, specs=("compact:16", "bilinear:3", "max", "maps"))
     arrays = make_parameters(recipe, 1025, {}, sample(1025))
     assert arrays["hash-16"].shape == (2, 1025)
     assert arrays["projection-3"].shape == (1025, 3)
@@ -198,8 +198,8 @@ def test_a_projection_of_something_else_is_refused(
         ({"backbone": "resnet50"}, ("backbone", "vgg16", "resnet50")),
         ({"layer": "block5_pool"}, ("layer", "block5_conv3", "block5_pool")),
         ({"weights_sha256": "1" * 64}, ("sha256", "0" * 64, "1" * 64)),
-        ({"poolings": ("bilinear:2",)}, ("projection-2",)),
-        ({"poolings": ("max",)}, ("--pooling",)),
+        ({"specs": ("bilinear:2",)}, ("projection-2",)),
+        ({"specs": ("max",)}, ("--pooling",)),
     ):
         with raises(FeatureFileError, output, *facts):
             run(birds, tmp_path / "y.h5", replace(RECIPE, **change), projection=output)
@@ -240,7 +240,7 @@ with_and_without_flip = pytest.mark.parametrize("maps", [("original",), BOTH], i
 
 @pytest.fixture
 def maps(request: pytest.FixtureRequest, birds: PhotoSet, tmp_path: Path) -> Path:
-    recipe = replace(RECIPE, poolings=("maps",), views=getattr(request, "param", BOTH))
+    recipe = replace(RECIPE, specs=("maps",), views=getattr(request, "param", BOTH))
     return run(birds, tmp_path / "maps.h5", recipe)
 
 
@@ -253,7 +253,7 @@ def views_of(path: Path) -> tuple[str, ...]:
 @pytest.mark.slow
 def test_stored_maps_are_pooled_as_photos_are(birds: PhotoSet, output: Path, maps: Path) -> None:
     views = views_of(maps)
-    direct = run(birds, output, replace(RECIPE, poolings=OTHERS, views=views))
+    direct = run(birds, output, replace(RECIPE, specs=OTHERS, views=views))
     again = output.with_name("y.h5")
     pool_maps(maps, OTHERS, again, projection=direct)
     for spec, x in rows(again).items():
@@ -303,7 +303,7 @@ def test_maps_in_another_order_keep_the_rows_of_their_photos(
     with pytest.raises(KeyboardInterrupt):
         pool_maps(maps, ("max",), output, progress=stop_at(3))
     reordered = birds.take(np.arange(len(birds))[::-1])
-    run(reordered, maps, replace(RECIPE, poolings=("maps",), views=BOTH), overwrite=True)
+    run(reordered, maps, replace(RECIPE, specs=("maps",), views=BOTH), overwrite=True)
     pool_maps(maps, ("max",), output)
     assert contents(output) == contents(tmp_path / "expected.h5")
 
@@ -324,7 +324,7 @@ def test_pooling_of_maps_resumes_with_the_projection_of_its_file(
 def test_rows_of_maps_and_of_photos_do_not_mix(birds: PhotoSet, maps: Path, output: Path) -> None:
     pool_maps(maps, ("max",), output)
     with raises(FeatureFileError, output, "maps", "photos"):
-        run(birds, output, replace(RECIPE, poolings=("max",), views=views_of(maps)))
+        run(birds, output, replace(RECIPE, specs=("max",), views=views_of(maps)))
 
 
 def test_a_file_without_maps_is_refused(maps: Path, output: Path) -> None:

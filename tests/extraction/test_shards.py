@@ -149,7 +149,7 @@ def change_layout(_: PhotoSet, path: Path) -> None:
     ("spoil", "facts"),
     [
         (replace_by(replace(LAST, image_size=40)), ("image_size", 32, 40)),
-        (replace_by(replace(LAST, poolings=("max",))), ("pooling", "bilinear maps max")),
+        (replace_by(replace(LAST, specs=("max",))), ("pooling", "bilinear maps max")),
         (replace_by(LAST, slice(10)), ("data_sha256",)),
         (change_layout, ("max", "normalization", "l2")),
         (replace_by(replace(RECIPE, shard="3/4")), (3, 4)),
@@ -269,7 +269,7 @@ def test_the_rows_of_an_unfinished_file_are_reused_except_those_of_unreadable_ph
 def test_rows_of_fewer_poolings_are_taken_from_a_file_of_more(
     birds: PhotoSet, reused: Path, new: Path
 ) -> None:
-    fewer = replace(RECIPE, poolings=("max",))
+    fewer = replace(RECIPE, specs=("max",))
     assert not run(birds, new, fewer, reuse=reused).photos
     with raises(FeatureFileError, new, "bilinear", "maps"):
         run(birds, new.with_name("more.h5"), reuse=new)
@@ -338,7 +338,7 @@ def test_invalid_shards_are_damage_and_very_many_cost_nothing(reused: Path) -> N
 def test_rows_of_another_shape_or_no_numbers_are_not_reused(
     birds: PhotoSet, reused: Path, new: Path, values: np.ndarray, error: Any, facts: tuple
 ) -> None:
-    recipe = replace(RECIPE, poolings=("max",))
+    recipe = replace(RECIPE, specs=("max",))
     run(birds, reused, recipe, overwrite=True)
     replace_dataset(reused, "features/max", values)
     replace_dataset(reused, "crc32/max", np.array([zlib.crc32(row) for row in values], np.uint32))

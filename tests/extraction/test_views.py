@@ -20,7 +20,7 @@ from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 
-RECIPE = replace(cases.RECIPE, poolings=("max", "sum"))
+RECIPE = replace(cases.RECIPE, specs=("max", "sum"))
 NAMES = ("original", "flip", "16", "16-flip")
 STRIDE = 5
 

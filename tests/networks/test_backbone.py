@@ -12,7 +12,7 @@ import tensorflow as tf
 from support.errors import assert_names
 
 from bilinear_cli.networks import backbone
-from bilinear_cli.networks.load import MEASURED, measured_difference
+from bilinear_cli.networks.network import MEASURED, measured_difference
 from bilinear_cli.networks.weights import Tensors, random_tensors
 from bilinear_cli.recipe import mixed_with
 
@@ -171,11 +171,11 @@ def test_bfloat16_is_near_float32(tensors: Tensors) -> None:
 
 def test_each_gpus_memory_is_taken_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch)
-    assert backbone.use_devices() == ["CPU"]
+    assert backbone.configure_devices() == ["CPU"]
     gpus(monkeypatch, {"device_name": "A100"}, {})
     grow = Mock()
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
-    assert backbone.use_devices() == ["A100", "GPU"]
+    assert backbone.configure_devices() == ["A100", "GPU"]
     assert grow.mock_calls == [call("GPU:0", True), call("GPU:1", True)]
 
 

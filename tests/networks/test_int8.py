@@ -16,9 +16,9 @@ from support.errors import assert_names, raises, warnings
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling, count_channels
 from bilinear_cli.files import cache_folder
-from bilinear_cli.networks import int8, load
+from bilinear_cli.networks import int8, network
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.networks.load import Network, check_int8, int8_sha256, int8_table
+from bilinear_cli.networks.network import Network, check_int8, int8_sha256, int8_table
 from bilinear_cli.networks.weights import Tensors, Weights
 from bilinear_cli.photos.sample import draw_moth
 from bilinear_cli.poolings.functions import pool_function
@@ -86,13 +86,13 @@ def test_a_layer_is_near_that_in_float32(tensors: Tensors, layer: str) -> None:
 
 
 def test_the_network_ends_with_any_layer_of_vgg16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8, "_cached", lambda *_: b"")
+    monkeypatch.setattr(int8, "_load_or_build", lambda *_: b"")
     monkeypatch.setattr(int8, "_interpreter", lambda *_: None)
     network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(64, 64, 3))
     layers = network.layers[1:]
     assert layers[-1].name == "block5_pool"
     for i, layer in enumerate(layers, 1):
-        assert int8._layers(layer.name) == [x.name for x in layers[:i]]
+        assert int8._layer_names_up_to(layer.name) == [x.name for x in layers[:i]]
         forward = tf.function(load_backbone({}, "vgg16", layer.name, "int8"))
         graph = forward.get_concrete_function(tf.TensorSpec((2, 64, 64, 3), tf.uint8))
         assert graph.structured_outputs.shape == (2, *layer.output.shape[1:])
@@ -134,7 +134,9 @@ def test_photos_may_have_any_size(forward: Forward, size: int) -> None:
 def test_all_between_input_and_output_is_in_8_bits_and_kernels_by_channel(tensors: Tensors) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    model = int8.build_int8(tensors, int8._layers("block2_conv1"), int8_table()["ranges"])
+    model = int8.build_int8(
+        tensors, int8._layer_names_up_to("block2_conv1"), int8_table()["ranges"]
+    )
     network = Interpreter(model_content=model)
     kinds = [step["op_name"] for step in network._get_ops_details()]
     inner = ["CONV_2D", "CONV_2D", "MAX_POOL_2D", "CONV_2D"]
@@ -152,7 +154,7 @@ GOLDEN = "31caf8c2508fc1fb58aedcca3d7566061a120443a7c7a1f5e84a3c3a87428757"
 
 @pytest.mark.weights
 def test_it_is_the_same_network_on_every_machine(forward: Forward) -> None:
-    """If this fails with other versions or on another CPU, the maps have changed: raise BUILDER."""
+    """If this fails elsewhere, the maps have changed: raise INT8_NETWORK_VERSION."""
     maps = forward(tf.constant(pattern(96)))
     levels = np.rint(maps.numpy() * 255 / int8_table()["ranges"]["block5_conv3"]).astype(np.uint8)
     assert len(np.unique(levels)) > 50
@@ -199,8 +201,8 @@ def test_it_is_built_once_and_again_if_damaged_or_outdated(
     table, digests = int8_table(), {int8_sha256()}
     others = {"weights_sha256": "0" * 64}, {"ranges": table["ranges"] | {"x": 1.0}}
     tables = [("int8_table", Mock(return_value=table | other)) for other in others]
-    for name, value in [*tables, ("BUILDER", 0)]:
-        monkeypatch.setattr(load, name, value)
+    for name, value in [*tables, ("INT8_NETWORK_VERSION", 0)]:
+        monkeypatch.setattr(network, name, value)
         assert int8_sha256() not in digests
         digests.add(int8_sha256())
         assert is_built()
@@ -270,7 +272,7 @@ def test_other_networks_weights_and_devices_are_refused(
     facts = ("--precision", "int8", "bfloat16", "float32", *facts)
     with raises(UsageError, *facts):
         check_int8(name, sha256, devices)
-    monkeypatch.setattr("bilinear_cli.networks.backbone.use_devices", lambda: devices)
+    monkeypatch.setattr("bilinear_cli.networks.backbone.configure_devices", lambda: devices)
     sha256 = sha256 or int8_table()["weights_sha256"]
     recipe = Recipe(("max",), "block5_conv3", 32, "squash", "int8", 1, sha256, name)
     with raises(UsageError, *facts):

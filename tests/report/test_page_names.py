@@ -14,8 +14,8 @@ from support.pages import EXTERNAL, Element, markdown_tables, parse
 from support.runs import HOSTILE_NAMES, make_run, report_html
 
 from bilinear_cli.photos.manifest import Row
-from bilinear_cli.report.text import confused
-from bilinear_cli.report.write import plain
+from bilinear_cli.report.text import confused_pairs_line
+from bilinear_cli.report.write import escape_markdown
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +84,15 @@ def test_markdown_keeps_its_tables(hostile_run: Path) -> None:
     for lines in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "<script>" not in text.replace("\\<", "")
-    assert plain("a|b\n<c>*d*") == r"a\|b \<c\>\*d\*"
+    assert escape_markdown("a|b\n<c>*d*") == r"a\|b \<c\>\*d\*"
 
 
 def test_names_do_not_control_the_terminal(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ["a\x1b[31m", "b\u202e", "c"], photos=False)
     pair = {"true": "a\x1b[31m", "predicted": "b\u202e", "count": 1}
-    line = confused(json.loads((run / "metrics.json").read_text()) | {"confused": [pair]})
+    line = confused_pairs_line(
+        json.loads((run / "metrics.json").read_text()) | {"confused": [pair]}
+    )
     markdown = run_command("report", run, "--format", "md").stdout
     assert not {"\x1b", "\u202e"} & {*markdown, *line}
     assert all(name in line for name in ("a?[31m", "b?"))

@@ -8,7 +8,7 @@ from support.errors import assert_names, raises
 from support.pages import markdown_cells
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.report.text import confused, name_of, table
+from bilinear_cli.report.text import confused_pairs_line, features_label, table
 from bilinear_cli.run import read_metrics
 
 
@@ -88,26 +88,28 @@ def test_the_posts_figures_stand_beside_no_other_recipe(changes: dict[str, Any])
     ],
 )
 def test_a_name_says_what_was_trained_on(changes: dict[str, Any], facts: list[str]) -> None:
-    name = name_of(metrics(**changes))
+    name = features_label(metrics(**changes))
     assert name.startswith(facts[0])
     assert all(fact in name for fact in facts)
 
 
 def test_the_defaults_are_not_in_a_name() -> None:
-    assert name_of(metrics()) == "bilinear"
-    frozen, trained = (name_of(metrics(channels=9, frozen=frozen)) for frozen in (True, False))
+    assert features_label(metrics()) == "bilinear"
+    frozen, trained = (
+        features_label(metrics(channels=9, frozen=frozen)) for frozen in (True, False)
+    )
     assert frozen.startswith(trained)
     assert frozen != trained
 
 
 def test_the_three_most_confused_pairs_are_named() -> None:
     pairs = [{"count": n, "true": f"auk {n}", "predicted": "crow"} for n in (9, 7, 3, 1)]
-    line = confused(metrics(confused=pairs))
+    line = confused_pairs_line(metrics(confused=pairs))
     counted = ["auk 9", "(9)", "auk 7", "(7)", "auk 3", "(3)"]
     assert_names(line, "bilinear", "0.7000", *counted, "runs/x-bilinear-softmax")
     assert line.count("crow") == 3
     assert "auk 1" not in line
-    assert_names(confused(metrics()), "bilinear", "0.7000", "runs/x-bilinear-softmax")
+    assert_names(confused_pairs_line(metrics()), "bilinear", "0.7000", "runs/x-bilinear-softmax")
 
 
 @pytest.mark.parametrize("text", [None, "{", "", "[]"])

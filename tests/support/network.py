@@ -13,7 +13,7 @@ from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import Photos
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.extraction.options import ExtractOptions, maps_job
-from bilinear_cli.networks.load import Network
+from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe

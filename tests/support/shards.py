@@ -17,7 +17,7 @@ from support.worker_network import SHA256, WorkerNetwork
 
 POOLINGS = ("max", "bilinear", "bilinear:3", "compact:16", "maps")
 RECIPE = Recipe(POOLINGS, "block5_conv3", 32, "squash", "float32", 3, SHA256)
-MAX = replace(RECIPE, poolings=("max",))  # fits nothing on a sample of the photos
+MAX = replace(RECIPE, specs=("max",))  # fits nothing on a sample of the photos
 ONE_BY_ONE = replace(MAX, batch_size=1)
 # Options of the real network, with random weights
 TINY = ["--weights", "random", "--image-size", "32", "--batch-size", "2", "--precision", "float32"]

@@ -11,7 +11,7 @@ import pytest
 from keras.applications.vgg16 import preprocess_input  # noqa: F401
 
 from bilinear_cli.networks import applications, weights
-from bilinear_cli.networks.load import _weights
+from bilinear_cli.networks.network import _weights
 
 
 @contextmanager

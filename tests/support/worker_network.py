@@ -15,7 +15,7 @@ import pytest
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction import options
-from bilinear_cli.networks.load import Network
+from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.recipe import Recipe
 from support.network import small_network

@@ -29,12 +29,14 @@ Forward = Callable[[Any], Any]
 
 # By `.ci/agreement.py`; see docs/int8.md.
 MEASURED = {
-    "bfloat16": "gave bilinear rows with a cosine of 0.99996 to those in float32 (at least 0.9998)",
-    "int8": "gave rows with a mean cosine of 0.988 (matrix-sqrt) to 0.9997 (avg) to those in "
-    "float32, and models that were trained in float32 were up to 0.9 points worse on birds in "
-    "int8, and 2.5 on drawn moths",
+    "bfloat16": "bilinear rows had a cosine of 0.99996 (at least 0.9998) to float32 rows in the "
+    "authors' tests",
+    "int8": "rows had a mean cosine of 0.988 (matrix-sqrt) to 0.9997 (avg) to float32 rows in the "
+    "authors' tests, and int8 cost float32 models up to 0.9 points of accuracy on birds, and 2.5 "
+    "on drawn moths",
 }
-BUILDER = 2  # raise it when `int8.py` makes another network of the same weights and ranges
+# Raise it when `int8.py` makes another network of the same weights and ranges.
+INT8_NETWORK_VERSION = 2
 ALTERNATIVES = "Use bfloat16 or float32; auto chooses the faster one."
 
 
@@ -49,7 +51,7 @@ class Network:
     source: str
 
     def weights(self) -> "Weights":
-        """Return the weights, which a process reads once; of vgg16 without TensorFlow."""
+        """Return the weights. A process reads them once; for vgg16 it needs no TensorFlow."""
         return _weights(self.backbone, self.source)
 
     def sha256(self) -> str:
@@ -64,9 +66,9 @@ class Network:
             height, width, channels).
         """
         import_tensorflow()
-        from bilinear_cli.networks.backbone import load_backbone, use_devices
+        from bilinear_cli.networks.backbone import configure_devices, load_backbone
 
-        devices = use_devices()
+        devices = configure_devices()
         if recipe.precision == "int8":
             check_int8(recipe.backbone, recipe.weights_sha256, devices)
         precision, tensors = recipe.precision, self.weights().tensors
@@ -116,7 +118,7 @@ def int8_table() -> dict[str, Any]:
 def int8_sha256() -> str:
     """Return what identifies the 8-bit network: the SHA-256 of weights, ranges and builder."""
     table = int8_table()
-    identity = [BUILDER, table["weights_sha256"], table["ranges"]]
+    identity = [INT8_NETWORK_VERSION, table["weights_sha256"], table["ranges"]]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -156,4 +158,4 @@ def with_precision(recipe: Recipe, precision: str) -> Recipe:
 def measured_difference(*precisions: str) -> str:
     """Return how far these precisions were measured to be from float32, for a message."""
     names = sorted({*precisions} - {"float32"})
-    return "; ".join(f"{name} {MEASURED.get(name, 'was not measured')}" for name in names)
+    return "; ".join(f"{name} {MEASURED.get(name, 'rows were not compared')}" for name in names)
