@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
-from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
+from bilinear_cli.extraction.job import Batch, Input, Job, Source, warn_if_versions_differ
 from bilinear_cli.networks.load import import_tensorflow, measured_difference, with_precision
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import (
@@ -24,9 +24,9 @@ from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
 
 log = logging.getLogger(__name__)
 
-ADVICE = "give another --output, or --overwrite"
+RESUME_ADVICE = "give another --output, or --overwrite"
 REUSE_ADVICE = "its rows cannot be reused"
-NETWORK = ("backbone", "layer", "weights_sha256")  # attributes that decide what a channel is
+NETWORK_ATTRIBUTES = ("backbone", "layer", "weights_sha256")  # they decide what a channel is
 
 # The recipe ------------------------------------------------------------------------------
 
@@ -43,24 +43,25 @@ def resolve_locally(recipe: Recipe) -> Recipe:
 
 
 def resolve_recipe(
-    job: Job[Origin],
-    existing: Recipe | None,
-    reused: Recipe | None,
+    job: Job[Input],
+    existing_recipe: Recipe | None,
+    reused_recipe: Recipe | None,
     resolve: Callable[[Recipe], Recipe] = resolve_locally,
 ) -> Recipe:
     """Return the recipe of a job without precision `auto` and batch size 0.
 
     Args:
-        existing, reused: recipes of the existing output and of the file whose rows are copied.
+        existing_recipe, reused_recipe: of the existing output, and of the file whose rows are
+            copied.
         resolve: chooses what neither decides.
     """
     recipe = job.recipe
-    if stored := existing or reused:
+    if stored := existing_recipe or reused_recipe:
         precision = stored.precision if recipe.precision == "auto" else recipe.precision
         recipe = replace(recipe, batch_size=recipe.batch_size or stored.batch_size)
         recipe = with_precision(recipe, precision)
-    if job.allow_mix and reused:
-        mixed = mixed_with(recipe.attributes(), [reused.attributes()])
+    if job.allow_mix and reused_recipe:
+        mixed = mixed_with(recipe.attributes(), [reused_recipe.attributes()])
         recipe = replace(recipe, mixed_with=mixed)
         if mixed:
             difference = measured_difference(recipe.precision, *mixed.split())
@@ -93,13 +94,13 @@ def open_existing(
 
 def check_resumable(existing: FeatureFile, source: Source, recipe: Recipe) -> None:
     """Raise a FeatureFileError if the recipe or photos differ, or if a row to keep is damaged."""
-    stored, wanted = existing.recipe.comparable_attributes(), recipe.comparable_attributes()
-    check_same(differences(stored, wanted, "resume"), existing.path, ADVICE)
+    stored, requested = existing.recipe.comparable_attributes(), recipe.comparable_attributes()
+    check_same(differences(stored, requested, "resume"), existing.path, RESUME_ADVICE)
     _check_photos(existing, source)
     if isinstance(existing, FeatureWriter):
         warn_if_versions_differ(existing)
         for spec in existing.shapes:
-            existing.check(spec)
+            existing.verify_checksums(spec)
         log.info("resuming after %d of %d photos", existing.photos_done, len(source.paths))
     else:
         without = f", without {abbreviate(existing.skipped)}" if existing.skipped else ""
@@ -133,7 +134,7 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
 
 
 def open_reused(
-    job: Job[Origin], complete: bool = False
+    job: Job[Input], complete: bool = False
 ) -> AbstractContextManager[FeatureFile | None]:
     """Open the file of `job.reuse`, finished or not.
 
@@ -153,17 +154,17 @@ def open_reused(
 
 def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
     """Raise a FeatureFileError unless rows of a file can be copied to a file of this recipe."""
-    stored, wanted = file.recipe.comparable_attributes(), recipe.comparable_attributes()
-    check_same(differences(stored, wanted, "reuse", allow_mix=True), file.path, REUSE_ADVICE)
+    stored, requested = file.recipe.comparable_attributes(), recipe.comparable_attributes()
+    check_same(differences(stored, requested, "reuse", allow_mix=True), file.path, REUSE_ADVICE)
     if not recipe.mixed_with:
         advice = f"{REUSE_ADVICE} without --allow-precision-mix"
-        check_same(differences(stored, wanted, "reuse"), file.path, advice)
+        check_same(differences(stored, requested, "reuse"), file.path, advice)
     missing = set(recipe.poolings) - file.shapes.keys()
     if missing:
         raise FeatureFileError(f"{file.path} has no {', '.join(sorted(missing))} to reuse")
 
 
-def find_reused(
+def match_reusable_rows(
     file: FeatureFile,
     shapes: Mapping[str, tuple[int, ...]],
     paths: Sequence[str],
@@ -195,7 +196,7 @@ def reused_batches(
     for start in range(0, len(first_rows), batch_size):
         first = np.array(first_rows[start : start + batch_size])
         indices = (first[:, None] + np.arange(file.n_views)).ravel()
-        rows = {spec: file.read_raw(spec, indices) for spec in specs}
+        rows = {spec: file.read_stored(spec, indices) for spec in specs}
         yield Batch(file.sha256[first].tolist(), [None] * len(first), rows)
 
 
@@ -210,8 +211,12 @@ def read_projection(path: Path | None, recipe: Recipe) -> dict[str, np.ndarray]:
     projected = [x for x in map(get_pooling, recipe.poolings) if x.is_projected]
     names = {name for pooling in projected for name in pooling.parameters}
     with FeatureFile(path, allow_partial=True) as file:
-        stored, wanted = ({n: getattr(x, n) for n in NETWORK} for x in (file.recipe, recipe))
-        check_same(differences(stored, wanted, "projection"), path, "its projection cannot be used")
+        stored, requested = (
+            {n: getattr(x, n) for n in NETWORK_ATTRIBUTES} for x in (file.recipe, recipe)
+        )
+        check_same(
+            differences(stored, requested, "projection"), path, "its projection cannot be used"
+        )
         if not names:
             raise FeatureFileError(f"{path} is of no use: no --pooling takes a --projection")
         if missing := sorted(names - file.parameters.keys() - {FITTED_ON}):

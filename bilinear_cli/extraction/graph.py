@@ -8,13 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.errors import BilinearError, UsageError, one_line
-from bilinear_cli.extraction.job import Rows, Shapes
+from bilinear_cli.extraction.job import PooledRows, Shapes
 from bilinear_cli.networks.load import Forward
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.recipe import View, distinct_sizes
 
-Compute = Callable[[Mapping[int, np.ndarray]], Rows]
+Compute = Callable[[Mapping[int, np.ndarray]], PooledRows]
 
 
 def count_channels(forward: Forward, size: int) -> int:
@@ -68,7 +68,7 @@ def compile_pooling(
             if shapes.setdefault(spec, tuple(x.shape[1:])) != tuple(x.shape[1:]):
                 raise UsageError(f"{spec} of photos of several sizes has several shapes")
 
-    def compute(photos: Mapping[int, np.ndarray]) -> Rows:
+    def compute(photos: Mapping[int, np.ndarray]) -> PooledRows:
         with _graph_errors(batch_size):
             by_view = [graphs[x.size](tf.constant(x.apply(photos[x.size]))) for x in views]
             rows = {spec: np.stack([view[spec] for view in by_view], axis=1) for spec in specs}
@@ -99,7 +99,7 @@ def _graph_errors(batch_size: int) -> Iterator[None]:
 
 def compile_maps(
     specs: Sequence[str], shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]
-) -> tuple[Callable[[np.ndarray], Rows], Shapes]:
+) -> tuple[Callable[[np.ndarray], PooledRows], Shapes]:
     """Compile the poolings of stored maps of shape (height, width, channels).
 
     Returns:
@@ -110,7 +110,7 @@ def compile_maps(
     graph = tf.function(pool, input_signature=[tf.TensorSpec((None, *shape), tf.float32)])
     outputs = graph.get_concrete_function().structured_outputs
 
-    def compute(maps: np.ndarray) -> Rows:
+    def compute(maps: np.ndarray) -> PooledRows:
         return {spec: x.numpy() for spec, x in graph(maps.astype(np.float32)).items()}
 
     return compute, {spec: tuple(x.shape[1:]) for spec, x in outputs.items()}
