@@ -48,12 +48,12 @@ def resolve_recipe(
     reused_recipe: Recipe | None,
     resolve: Callable[[Recipe], Recipe] = resolve_locally,
 ) -> Recipe:
-    """Return the recipe of a job without precision `auto` and batch size 0.
+    """Return the recipe of a job; existing files, or else `resolve`, choose what it leaves open.
 
     Args:
         existing_recipe, reused_recipe: of the existing output, and of the file whose rows are
             copied.
-        resolve: chooses what neither decides.
+        resolve: replaces precision `auto` and batch size 0 if no file decides them.
     """
     recipe = job.recipe
     if stored := existing_recipe or reused_recipe:
@@ -65,7 +65,8 @@ def resolve_recipe(
         recipe = replace(recipe, mixed_with=mixed)
         if mixed:
             difference = measured_difference(recipe.precision, *mixed.split())
-            log.warning("rows of %s are in %s; %s", job.reuse, mixed, difference)
+            message = "%s has rows in %s. The new file will mix them with rows in %s: %s"
+            log.warning(message, job.reuse, mixed, recipe.precision, difference)
     recipe = resolve(recipe)
     pairs = [(x.precision, x.batch_size) for x in (recipe, job.recipe)]
     if recipe.shard != UNSHARDED and pairs[0] != pairs[1]:
@@ -114,17 +115,17 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
     A photo may have changed if its rows are not done, or if it was skipped.
     """
     expected = set(source.paths)
-    gone = set(file.paths) - expected
-    new = expected - set(file.paths) - file.skipped.keys()
+    removed = set(file.paths) - expected
+    added = expected - set(file.paths) - file.skipped.keys()
     done = np.flatnonzero(file.photo[: file.rows_done] >= 0)
     stored = dict(zip(file.paths[done], file.sha256[done], strict=True))
     paths = [path for path in stored if path in expected]
     pairs = zip(paths, source.sha256(paths), strict=True)
     changed = [path for path, sha256 in pairs if stored[path] != sha256]
-    for change, names in (("gone", gone), ("new", new), ("changed", changed)):
+    for change, names in (("removed", removed), ("added", added), ("changed", changed)):
         if names:
             raise FeatureFileError(
-                f"photos are {change} since {file.path} was made: {abbreviate(sorted(names))}. "
+                f"photos were {change} since {file.path} was made: {abbreviate(sorted(names))}. "
                 f"Give another --output with --reuse {file.path} to keep the other rows, or use "
                 "--overwrite."
             )
@@ -161,7 +162,10 @@ def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
         check_same(differences(stored, requested, "reuse"), file.path, advice)
     missing = set(recipe.poolings) - file.shapes.keys()
     if missing:
-        raise FeatureFileError(f"{file.path} has no {', '.join(sorted(missing))} to reuse")
+        raise FeatureFileError(
+            f"{file.path} has no features of the pooling {', '.join(sorted(missing))}. Leave out "
+            "--reuse, or this --pooling."
+        )
 
 
 def match_reusable_rows(
@@ -179,7 +183,8 @@ def match_reusable_rows(
         stored = file.shapes[spec][1:]
         if stored != shape[1:]:
             raise FeatureFileError(
-                f"a row of {spec} is {stored} in {file.path}, and should be {shape[1:]}"
+                f"a row of {spec} has the shape {stored} in {file.path}, and should have "
+                f"{shape[1:]}. Leave out --reuse."
             )
     done = np.flatnonzero(file.photo[: file.rows_done : file.n_views] >= 0) * file.n_views
     first_rows = dict(zip(file.sha256[done].tolist(), done.tolist(), strict=True))
@@ -211,14 +216,19 @@ def read_projection(path: Path | None, recipe: Recipe) -> dict[str, np.ndarray]:
     projected = [x for x in map(get_pooling, recipe.poolings) if x.is_projected]
     names = {name for pooling in projected for name in pooling.parameters}
     with FeatureFile(path, allow_partial=True) as file:
-        stored, requested = (
-            {n: getattr(x, n) for n in NETWORK_ATTRIBUTES} for x in (file.recipe, recipe)
-        )
-        check_same(
-            differences(stored, requested, "projection"), path, "its projection cannot be used"
-        )
+        recipes = (file.recipe, recipe)
+        stored, requested = ({n: getattr(x, n) for n in NETWORK_ATTRIBUTES} for x in recipes)
+        differing = differences(stored, requested, "projection")
+        check_same(differing, path, "its projection cannot be used")
         if not names:
-            raise FeatureFileError(f"{path} is of no use: no --pooling takes a --projection")
+            raise FeatureFileError(
+                f"--projection {path} has no effect: no --pooling has a projection, such as "
+                "bilinear:144. Remove it."
+            )
         if missing := sorted(names - file.parameters.keys() - {FITTED_ON}):
-            raise FeatureFileError(f"{path} has no {', '.join(missing)}")
+            size = missing[0].rpartition("-")[2]
+            raise FeatureFileError(
+                f"{path} has no {', '.join(missing)}. Give a file that has a pooling of this size, "
+                f"such as bilinear:{size}."
+            )
         return {name: file.parameters[name] for name in names}

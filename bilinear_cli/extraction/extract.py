@@ -26,6 +26,7 @@ def extract(job: Job[Input], progress: Progress | None = None) -> None:
 
     Raises:
         BadPhotoError: a photo cannot be read; the rows before its batch are kept.
+        BilinearError: a row is not finite, the memory does not suffice, or the network cannot run.
         FeatureFileError: the existing output has other contents, or it cannot be written.
         InUseError: another run is writing it.
         UsageError: a pooling does not suit the maps, or a projection has no photos to fit on.
@@ -62,7 +63,7 @@ def _prepare(
     if FITTED_ON in parameters:
         test = header.row_columns["paths"][header.row_columns["split"] == "test"]
         sha256 = source.sha256([*dict.fromkeys(test.tolist())])
-        advice = "extract without that projection (--reuse or --projection)"
+        advice = "run again without --reuse and --projection, to fit a new projection"
         check_not_fitted_on_test(parameters, np.array(sha256, str), advice)
     shapes = source.compile(parameters)
     if writer:
@@ -121,8 +122,9 @@ def _check_finite(batch: Batch, writer: FeatureWriter) -> None:
         if not finite.all():
             path = writer.paths[writer.rows_done + np.argmin(finite)]
             raise BilinearError(
-                f"{spec} of {path} exceeds the range of {values.dtype}. Run again with --overwrite "
-                "and without that photo, or, after float16, with --precision float32."
+                f"the {spec} features of {path} exceed the range of {values.dtype}. Remove that "
+                "photo and start again with --overwrite. If you used --precision float16, "
+                "--overwrite --precision float32 may suffice."
             )
 
 

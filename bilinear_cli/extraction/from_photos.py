@@ -149,8 +149,10 @@ class _PhotoSource:
             state = self._initial_states.get(path)
             cannot_open = isinstance(error.__cause__, OSError)
             if state and (cannot_open or state != self._state(path)):
-                message = f"{error}. It was in another state when the run began."
-                raise BilinearError(message) from error
+                raise BilinearError(
+                    f"{error}. The file or the access to it changed during the run. Restore it "
+                    "and run the same command again."
+                ) from error
             raise
         return hashlib.sha256(content).hexdigest(), pixels
 

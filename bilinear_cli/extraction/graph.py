@@ -66,7 +66,9 @@ def compile_pooling(
         graphs[size] = tf.function(pool_photos, input_signature=signature).get_concrete_function()
         for spec, x in graphs[size].structured_outputs.items():  # type: ignore[attr-defined]
             if shapes.setdefault(spec, tuple(x.shape[1:])) != tuple(x.shape[1:]):
-                raise UsageError(f"{spec} of photos of several sizes has several shapes")
+                raise UsageError(
+                    f"rows of {spec} have another shape for each of several --scales. Use one size."
+                )
 
     def compute(photos: Mapping[int, np.ndarray]) -> PooledRows:
         with _graph_errors(batch_size):
@@ -79,21 +81,21 @@ def compile_pooling(
 
 @contextmanager
 def _graph_errors(batch_size: int) -> Iterator[None]:
-    """Turn known errors of a graph into one line with the next step."""
+    """Turn known errors of a graph into errors of one line that say what to do."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        smaller = f"end other programs, or run again with --batch-size {batch_size // 2}"
-        advice = "use a smaller --image-size" if batch_size == 1 else smaller
+        batch = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --image-size"
         raise BilinearError(
-            f"the device has too little memory for {batch_size} photos at a time: {advice}"
+            f"not enough memory for {batch_size} photos at a time. End other programs and run the "
+            f"same command again, or start extract again with --overwrite and {batch}."
         ) from error
     except tf.errors.InvalidArgumentError as error:
         if "SelfAdjointEig" not in error.message:
             raise
         raise BilinearError(
-            "matrix-sqrt is not defined: the maps of a photo are not finite. After --precision "
-            "float16, run again with --overwrite and --precision float32."
+            "matrix-sqrt is not defined: the maps of a photo are not finite. If you used "
+            "--precision float16, start again with --overwrite and --precision float32."
         ) from error
 
 

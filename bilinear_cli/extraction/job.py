@@ -66,7 +66,7 @@ class Source(Protocol):
         """Return the header of the feature file; the SHA-256 of a photo may be empty."""
 
     def fit_parameters(self, existing: Parameters) -> dict[str, np.ndarray]:
-        """Return the parameters of the poolings: the known ones, and newly fitted ones."""
+        """Return the parameters that the poolings take, from `existing` or newly fitted."""
 
     def compile(self, parameters: Parameters) -> Shapes:
         """Prepare the poolings with these parameters; return spec -> shape of a row."""
@@ -135,5 +135,5 @@ def warn_if_versions_differ(file: FeatureFile) -> None:
     """Warn if other versions made the rows of a file."""
     versions = file.attributes.get("versions")
     if versions != installed_versions(file.recipe.precision):
-        message = "other versions made the rows of %s (%s); the last digits of new rows may differ"
+        message = "%s was made with other versions (%s). New rows may differ in the last digits."
         log.warning(message, file.path, versions)

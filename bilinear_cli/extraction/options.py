@@ -36,7 +36,8 @@ class ExtractOptions:
         limit: number of photos to take, from all classes; None for all.
         split_seed: for a photo set without a split.
         maps: pool the maps of this feature file, instead of running the network.
-        reuse, allow_precision_mix, skip_bad, overwrite: see `Job`.
+        reuse, skip_bad, overwrite: see `Job`.
+        allow_precision_mix: the reused rows may have another precision.
         projection: feature file whose projection of channels is used.
     """
 
@@ -150,7 +151,7 @@ def _specs(options: ExtractOptions) -> tuple[str, ...]:
 
     specs = tuple(dict.fromkeys(get_pooling(spec).spec for spec in options.pooling))
     if MAPS in specs and len(options.sizes) > 1:
-        raise UsageError("maps (conv5) of several --scales differ in shape. Name one size.")
+        raise UsageError("maps (conv5) of several --scales differ in shape. Use one size.")
     return specs
 
 

@@ -70,12 +70,12 @@ def audit_photos(
 
 
 def _class_facts(photo_set: PhotoSet) -> dict[str, Any]:
-    names = np.array(photo_set.class_names)
+    names, seed = np.array(photo_set.class_names), photo_set.split_seed
     counts = count_photos(names[photo_set.labels], photo_set.split, names)
     return {
         "data": photo_set.spec,
         "photos": len(photo_set),
-        "split": "its own" if photo_set.split_seed is None else f"seed {photo_set.split_seed}",
+        "split": "given by the photo set" if seed is None else f"seed {seed}",
         "classes": counts,
         "small_classes": [x for x, n_photos in counts.items() if n_photos["train"] < MIN_TRAIN],
         "untested_classes": [x for x, n_photos in counts.items() if not n_photos["test"]],
@@ -144,7 +144,8 @@ def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path
     unsafe = {text for text in [*paths, *labels, *group.tolist()] if text != text.strip()}
     if unsafe:
         raise BilinearError(
-            f"--groups: rename what begins or ends with a blank: {abbreviate(unsafe)}"
+            "cannot write --groups: these names begin or end with a space, which a manifest cannot "
+            f"keep: {abbreviate(unsafe)}. Rename them."
         )
     with path.open("x", encoding="utf-8", newline="") as file:
         file.write(manifest_csv(zip(paths, labels, split, group, strict=True)))

@@ -19,7 +19,7 @@ MIN_LETTERS = 4  # of similar names: cat and bat differ in one letter
 def format_audit(summary: dict[str, Any]) -> str:
     """Return the summary as lines for a terminal; control characters in names become `?`."""
     lists = {
-        "unreadable photos, at which extract stops": _photo_lines(summary["unreadable"]),
+        "unreadable photos (extract stops at them)": _photo_lines(summary["unreadable"]),
         f"classes with fewer than {MIN_TRAIN} training photos": summary["small_classes"],
         "classes without a test photo": summary["untested_classes"],
         "pairs of class names that look alike": [*map(" | ".join, summary["alike_classes"])],
@@ -33,8 +33,8 @@ def format_audit(summary: dict[str, Any]) -> str:
             lines += ["", f"{title}: {len(items):,}", *(f"  {item}" for item in items[:MAX_ITEMS])]
         if len(items) > MAX_ITEMS:
             lines.append(f"  and {len(items) - MAX_ITEMS:,} more, see --json")
-    empty = [title for title, items in lists.items() if not items]
-    lines += ["", f"none: {'; '.join(empty)}"] if empty else []
+    empty = [title.partition(" (")[0] for title, items in lists.items() if not items]
+    lines += ["", f"no problem of these kinds: {'; '.join(empty)}"] if empty else []
     return "\n".join(map(printable, lines))
 
 
@@ -63,11 +63,11 @@ def _duplicate_lines(sets: list[dict[str, Any]]) -> list[str]:
     lines = []
     for x in sorted(sets, key=lambda x: (not x["across_classes"], not x["across_splits"])):
         photos = [f"{p['path']} ({p['label']}, {p['split']})" for p in x["photos"]]
-        across = [kind.upper() for kind in ("classes", "splits") if x[f"across_{kind}"]]
-        note = f"ACROSS {' AND '.join(across)}: " if across else ""
+        notes = {"IN SEVERAL CLASSES": x["across_classes"], "IN TRAIN AND TEST": x["across_splits"]}
+        note = ", ".join(text for text, applies in notes.items() if applies)
         n_more = len(photos) - MAX_PHOTOS
         more = [f"{n_more} more"] if n_more > 0 else []
-        lines.append(note + " = ".join(photos[:MAX_PHOTOS] + more))
+        lines.append((note and f"{note}: ") + " and ".join(photos[:MAX_PHOTOS] + more))
     return lines
 
 

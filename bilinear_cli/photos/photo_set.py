@@ -124,7 +124,8 @@ def _check_split(photo_set: PhotoSet) -> None:
         raise BilinearError(f"{spec}: classes with test photos but no training photo: {classes}")
     in_both = np.intersect1d(photo_set.group[is_train], photo_set.group[~is_train])
     if in_both.size:
-        log.warning("%s: groups with photos in both splits: %s", spec, abbreviate(in_both))
+        message = "%s: groups with photos in both splits: %s. The test accuracy may be too high."
+        log.warning(message, spec, abbreviate(in_both))
 
 
 def stratified_group_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:

@@ -20,6 +20,11 @@ from bilinear_cli.store.writing import copy_rows
 
 log = logging.getLogger(__name__)
 
+DESCRIPTIONS = {
+    "data_sha256": "data_sha256 (of the paths, labels, splits and groups)",
+    "weights_sha256": "weights_sha256 (of the network's weights)",
+}
+
 
 def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile:
     """Open a feature file, or all shards of a photo set as one file.
@@ -118,6 +123,7 @@ def _check_compatible(shards: Sequence[FeatureFile], allow_mix: bool) -> None:
         for name, value_1, value_2 in differing:
             mix = name in PRECISION_ATTRIBUTES
             advice = ". bilinear merge accepts this with --allow-precision-mix." if mix else ""
+            name = DESCRIPTIONS.get(name, name)
             raise FeatureFileError(
                 f"{first.path} and {shard.path} do not belong together: {name} is {value_1} in the "
                 f"first and {value_2} in the second{advice}"
@@ -125,7 +131,8 @@ def _check_compatible(shards: Sequence[FeatureFile], allow_mix: bool) -> None:
         if differences(*pair, "merge"):
             a, b = (str(file.attributes.get("precision")) for file in (first, shard))
             difference = measured_difference(a, b)
-            log.warning("%s is in %s and %s in %s: %s", first.path, a, shard.path, b, difference)
+            message = "%s has rows in %s and %s in %s, which will be mixed: %s"
+            log.warning(message, first.path, a, shard.path, b, difference)
 
 
 def _check_all_present(shards: Sequence[FeatureFile]) -> None:

@@ -235,6 +235,6 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        advice = " The rows before are kept: free some space and run again." if kept else ""
+        advice = " The rows written so far are kept. Free some space and run again." if kept else ""
         where = getattr(error, "filename", None) or path
         raise FeatureFileError(f"cannot write {where}: {checks.reason(error)}.{advice}") from error
