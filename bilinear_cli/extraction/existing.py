@@ -51,8 +51,7 @@ def resolve_recipe(
     """Return the recipe of a job; existing files, or else `resolve`, choose what it leaves open.
 
     Args:
-        existing_recipe, reused_recipe: of the existing output, and of the file whose rows are
-            copied.
+        existing_recipe, reused_recipe: of the existing output and of the file of `job.reuse`.
         resolve: replaces precision `auto` and batch size 0 if no file decides them.
     """
     recipe = job.recipe
@@ -222,8 +221,7 @@ def read_projection(path: Path | None, recipe: Recipe) -> dict[str, np.ndarray]:
         check_same(differing, path, "its projection cannot be used")
         if not names:
             raise FeatureFileError(
-                f"--projection {path} has no effect: no --pooling has a projection, such as "
-                "bilinear:144. Remove it."
+                f"--projection {path} has no effect: no --pooling has a projection. Remove it."
             )
         if missing := sorted(names - file.parameters.keys() - {FITTED_ON}):
             size = missing[0].rpartition("-")[2]

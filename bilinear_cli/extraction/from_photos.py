@@ -149,10 +149,8 @@ class _PhotoSource:
             state = self._initial_states.get(path)
             cannot_open = isinstance(error.__cause__, OSError)
             if state and (cannot_open or state != self._state(path)):
-                raise BilinearError(
-                    f"{error}. The file or the access to it changed during the run. Restore it "
-                    "and run the same command again."
-                ) from error
+                message = f"{error}. The file changed during the run. Restore it and run again."
+                raise BilinearError(message) from error
             raise
         return hashlib.sha256(content).hexdigest(), pixels
 

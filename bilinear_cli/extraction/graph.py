@@ -66,9 +66,7 @@ def compile_pooling(
         graphs[size] = tf.function(pool_photos, input_signature=signature).get_concrete_function()
         for spec, x in graphs[size].structured_outputs.items():  # type: ignore[attr-defined]
             if shapes.setdefault(spec, tuple(x.shape[1:])) != tuple(x.shape[1:]):
-                raise UsageError(
-                    f"rows of {spec} have another shape for each of several --scales. Use one size."
-                )
+                raise UsageError(f"rows of {spec} differ in shape between --scales. Use one size.")
 
     def compute(photos: Mapping[int, np.ndarray]) -> PooledRows:
         with _graph_errors(batch_size):

@@ -215,8 +215,7 @@ class FeatureFile:
             UsageError: the file has no such pooling.
         """
         rows, n = self._stored(spec), len(indices)
-        starts = range(0, n, batch_size)
-        batches = (slice(start, min(start + batch_size, n)) for start in starts)
+        batches = (slice(i, min(i + batch_size, n)) for i in range(0, n, batch_size))
         return prefetch((batch, rows.read(indices[batch])) for batch in batches)
 
     def read(self, spec: str, indices: np.ndarray) -> np.ndarray:

@@ -20,11 +20,6 @@ from bilinear_cli.store.writing import copy_rows
 
 log = logging.getLogger(__name__)
 
-DESCRIPTIONS = {
-    "data_sha256": "data_sha256 (of the paths, labels, splits and groups)",
-    "weights_sha256": "weights_sha256 (of the network's weights)",
-}
-
 
 def open_features(paths: Sequence[Path], allow_mix: bool = False) -> FeatureFile:
     """Open a feature file, or all shards of a photo set as one file.
@@ -123,10 +118,10 @@ def _check_compatible(shards: Sequence[FeatureFile], allow_mix: bool) -> None:
         for name, value_1, value_2 in differing:
             mix = name in PRECISION_ATTRIBUTES
             advice = ". bilinear merge accepts this with --allow-precision-mix." if mix else ""
-            name = DESCRIPTIONS.get(name, name)
+            about = " (of paths, labels, splits and groups)" if name == "data_sha256" else ""
             raise FeatureFileError(
-                f"{first.path} and {shard.path} do not belong together: {name} is {value_1} in the "
-                f"first and {value_2} in the second{advice}"
+                f"{first.path} and {shard.path} do not belong together: {name}{about} is {value_1} "
+                f"in the first and {value_2} in the second{advice}"
             )
         if differences(*pair, "merge"):
             a, b = (str(file.attributes.get("precision")) for file in (first, shard))
