@@ -86,13 +86,13 @@ def test_an_unfinished_file_is_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     with FeatureFile(Path("begun.h5.partial"), allow_partial=True) as file:
         assert (file.rows_done, len(file.photo)) == (16, 36)
         words = json.loads(file.attributes["command"])
-        first = {spec: file.read_raw(spec, np.arange(16)).tobytes() for spec in file.shapes}
+        first = {spec: file.read_stored(spec, np.arange(16)).tobytes() for spec in file.shapes}
     run_command(*words[1:])
     assert_same_rows(Path("begun.h5"), KEPT / "birds.h5")
     with FeatureFile(Path("begun.h5")) as file:
         assert set(file.shapes) == POOLINGS
         for spec, rows in first.items():
-            assert file.read_raw(spec, np.arange(16)).tobytes() == rows
+            assert file.read_stored(spec, np.arange(16)).tobytes() == rows
 
 
 def test_shards_are_merged(tmp_path: Path) -> None:

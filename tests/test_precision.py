@@ -99,7 +99,7 @@ def train(files: None) -> Callable[[str], Path]:
 def rows(path: str) -> dict[str, bytes]:
     """Return the stored rows of all photos."""
     with FeatureFile(Path(path)) as file:
-        return {spec: file.read_raw(spec, np.arange(N_PHOTOS)).tobytes() for spec in file.shapes}
+        return {spec: file.read_stored(spec, np.arange(N_PHOTOS)).tobytes() for spec in file.shapes}
 
 
 # 8 bits -----------------------------------------------------------------------------------

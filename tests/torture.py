@@ -30,7 +30,7 @@ from support.network import extract_photos, small_network
 from support.photos import class_folders
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction.existing import check_reusable, find_reused, reused_batches
+from bilinear_cli.extraction.existing import check_reusable, match_reusable_rows, reused_batches
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.report.text import describe
 from bilinear_cli.store import FeatureFile, open_features, partial_path
@@ -87,7 +87,7 @@ def contents(path: Path) -> dict[str, bytes]:
     """Return the features and columns of all rows that are complete."""
     with FeatureFile(path, allow_partial=True) as file:
         indices = np.flatnonzero(file.photo[: file.rows_done] >= 0)
-        features = {spec: file.read_raw(spec, indices).tobytes() for spec in file.shapes}
+        features = {spec: file.read_stored(spec, indices).tobytes() for spec in file.shapes}
         return features | {name: getattr(file, name)[indices].tobytes() for name in COLUMNS}
 
 
@@ -155,7 +155,7 @@ def write_valid_file(path: Path) -> dict[str, bytes]:
     group = [f"nest {i // 2}" for i in range(n)]
     write_features(path, rows, np.arange(n) % 2, ["train", "test"] * (n // 2), group=group)
     with FeatureFile(path) as file:
-        return {spec: file.read_raw(spec, np.arange(n)).tobytes() for spec in shapes}
+        return {spec: file.read_stored(spec, np.arange(n)).tobytes() for spec in shapes}
 
 
 def read_all(path: Path) -> dict[str, bytes]:
@@ -169,13 +169,13 @@ def read_all(path: Path) -> dict[str, bytes]:
         check_reusable(file, recipe)
         photos = slice(None, None, file.n_views)
         columns = (file.paths[photos].tolist(), file.sha256[photos].tolist())
-        reused = find_reused(file, file.shapes, *columns)
+        reused = match_reusable_rows(file, file.shapes, *columns)
         next(reused_batches(file, file.shapes, 1, [*reused.values()]), None)
         for spec, shape in file.shapes.items():
             if len(shape) == 2:
-                list(file.columns(spec, indices, 5))
+                list(file.column_blocks(spec, indices, 5))
             list(file.batches(spec, indices, 5))
-        return {spec: file.read_raw(spec, indices).tobytes() for spec in file.shapes}
+        return {spec: file.read_stored(spec, indices).tobytes() for spec in file.shapes}
 
 
 def truncate(path: Path, rng: np.random.Generator) -> None:

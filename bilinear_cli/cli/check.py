@@ -46,12 +46,12 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     bilinear check --data photos --groups grouped.csv
     """
     from bilinear_cli.extraction.options import estimate_cost
-    from bilinear_cli.photos.audit import audit_photos, check_new, write_groups
-    from bilinear_cli.photos.audit_report import as_text
+    from bilinear_cli.photos.audit import audit_photos, validate_groups_path, write_groups
+    from bilinear_cli.photos.audit_report import format_audit
     from bilinear_cli.photos.photo_set import load_photo_set
 
     if groups:
-        check_new(groups)
+        validate_groups_path(groups)
     with progress_bar("preparing photos", "photo") as progress:
         photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
     with progress_bar("reading", "photo") as progress:
@@ -60,7 +60,7 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
     else:
-        click.echo(as_text(summary))
+        click.echo(format_audit(summary))
         click.echo(_cost_line(summary["extract"], summary["reading_seconds"]))
     if n_unreadable := len(summary["unreadable"]):
         not_written = f". {groups} was not written" if groups else ""

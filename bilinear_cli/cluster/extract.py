@@ -27,7 +27,7 @@ from bilinear_cli.cluster.shards_folder import (
 from bilinear_cli.cluster.worker import ShardedJob, extract_shard, fit_projection
 from bilinear_cli.errors import BadPhotoError, Progress
 from bilinear_cli.extraction.existing import check_reusable, open_reused, resolve_recipe
-from bilinear_cli.extraction.from_photos import Photos
+from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.poolings.parameters import Parameters, merge_parameters, needs_projection_fit
 from bilinear_cli.store import FeatureFile, locked, merge, open_features
@@ -39,7 +39,7 @@ MOST_IN_SHARD = 2000  # photos; so that workers that join later find work
 
 
 def extract_shards(
-    job: Job[Photos], address: str, progress: Progress | None = None
+    job: Job[PhotoInput], address: str, progress: Progress | None = None
 ) -> list[Path] | None:
     """Extract the shards of a feature file on a cluster, or resume them.
 
@@ -68,7 +68,7 @@ def extract_shards(
         existing, n_done = (None, {}) if job.overwrite else find_existing_shards(folder)
         stored, copied = (file.recipe if file else None for file in (existing, reused))
         recipe = resolve_recipe(job, stored, copied, lambda recipe: recipe)  # workers do the rest
-        requirements = ExtractRequirements.of(job.origin, recipe, token)
+        requirements = ExtractRequirements.of(job.input, recipe, token)
         check_workers(client, requirements.fault)
         if job.overwrite:
             remove_shards(folder)
@@ -117,7 +117,7 @@ def merge_shards(shards: list[Path], output: Path, progress: Progress | None = N
 
 
 def _stored_parameters(
-    job: Job[Photos], existing: FeatureFile | None, reused: FeatureFile | None
+    job: Job[PhotoInput], existing: FeatureFile | None, reused: FeatureFile | None
 ) -> Parameters:
     """Return the parameters of the job and of earlier files, which must suit the job."""
     if existing:
@@ -130,11 +130,11 @@ def _stored_parameters(
     return parameters
 
 
-def choose_n_shards(client: Client, job: Job[Photos], existing: FeatureFile | None) -> int:
+def choose_n_shards(client: Client, job: Job[PhotoInput], existing: FeatureFile | None) -> int:
     """Return the number of shards, each of one batch or more."""
     if existing:
         return int(existing.recipe.shard.rpartition("/")[2])
-    n_photos, n_workers = len(job.origin.photo_set), len(client.nthreads())
+    n_photos, n_workers = len(job.input.photo_set), len(client.nthreads())
     n_shards = max(SHARDS_PER_WORKER * n_workers, ceil(n_photos / MOST_IN_SHARD), 1)
     return min(n_shards, ceil(n_photos / job.recipe.batch_size))
 
@@ -156,7 +156,7 @@ def _run(
     client: Client, sharded: ShardedJob, n_done: dict[int, int], progress: Progress | None
 ) -> None:
     """Extract all shards on the workers; `n_done` is shard -> photos that are already done."""
-    n_photos = len(sharded.job.origin.photo_set)
+    n_photos = len(sharded.job.input.photo_set)
     progress = progress or (lambda done, total: None)
     events: SimpleQueue = SimpleQueue()
     client.subscribe_topic(sharded.run_id, events.put)

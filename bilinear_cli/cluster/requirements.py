@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from bilinear_cli.errors import BilinearError, InUseError, one_line
 from bilinear_cli.extraction.existing import resolve_locally
-from bilinear_cli.extraction.from_photos import MapNetwork, Photos
+from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import installed_versions
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
@@ -70,15 +70,15 @@ class ExtractRequirements:
     versions: str  # of the packages that decide the numbers, see `extraction/job.py`
 
     @classmethod
-    def of(cls, origin: Photos, recipe: Recipe, token: Path) -> Self:
+    def of(cls, photos: PhotoInput, recipe: Recipe, token: Path) -> Self:
         """Return the requirements for extracting these photos."""
-        root, photo = origin.photo_set.root, None
-        for path in map(root.joinpath, origin.photo_set.paths):
+        root, photo = photos.photo_set.root, None
+        for path in map(root.joinpath, photos.photo_set.paths):
             with suppress(OSError):
                 photo = path, path.stat().st_size
                 break
         versions = installed_versions(recipe.precision)
-        return cls(token, root, photo, origin.network, recipe, versions)
+        return cls(token, root, photo, photos.network, recipe, versions)
 
     def fault(self) -> str | None:
         """Return the first requirement that this process does not meet."""

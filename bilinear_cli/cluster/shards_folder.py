@@ -13,10 +13,10 @@ from pathlib import Path
 
 from bilinear_cli.cluster.worker import retry_while_in_use
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
-from bilinear_cli.extraction.existing import ADVICE
+from bilinear_cli.extraction.existing import RESUME_ADVICE
 from bilinear_cli.extraction.extract import extract
-from bilinear_cli.extraction.from_photos import Photos, photo_set_attributes
-from bilinear_cli.extraction.job import Job, Origin
+from bilinear_cli.extraction.from_photos import PhotoInput, photo_set_attributes
+from bilinear_cli.extraction.job import Input, Job
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, check_same, differences
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -30,7 +30,7 @@ def shards_folder(output: Path) -> Path:
     return output.with_name(output.name + ".shards")
 
 
-def is_complete(job: Job[Origin]) -> bool:
+def is_complete(job: Job[Input]) -> bool:
     """Return whether the output is complete, after a check that it is what the job asks for.
 
     Raises:
@@ -42,7 +42,7 @@ def is_complete(job: Job[Origin]) -> bool:
     if partial_path(output).exists():
         raise FeatureFileError(
             f"{partial_path(output)} was begun without --scheduler: leave out --scheduler to "
-            f"finish it, or {ADVICE}"
+            f"finish it, or {RESUME_ADVICE}"
         )
     shards = [*folder.glob("*.h5"), *folder.glob("*.h5.partial")]
     newest = max((shard.stat().st_mtime_ns for shard in shards), default=0)
@@ -119,18 +119,19 @@ def _read_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, int]]:
     return existing, n_done
 
 
-def check_shards(existing: FeatureFile, job: Job[Photos]) -> None:
+def check_shards(existing: FeatureFile, job: Job[PhotoInput]) -> None:
     """Raise a FeatureFileError unless new shards of a job belong together with an existing one."""
-    record = photo_set_attributes(job.origin.photo_set, job.recipe)
+    record = photo_set_attributes(job.input.photo_set, job.recipe)
     new = {**job.recipe.comparable_attributes(), **record, **job.attributes}
     attributes = existing.comparable_attributes()
     stored = {name: attributes.get(name, "") for name in (*new, *PRECISION_ATTRIBUTES)}
     differing = differences(stored, new, "merge")
     if differing and differing[0].name == "data_sha256":
         raise FeatureFileError(
-            f"the photos, their labels or their split are not those of {existing.path}: {ADVICE}"
+            f"the photos, their labels or their split are not those of {existing.path}: "
+            f"{RESUME_ADVICE}"
         )
-    check_same(differing, existing.path, ADVICE)
+    check_same(differing, existing.path, RESUME_ADVICE)
 
 
 def _shards_in(folder: Path) -> dict[Path, tuple[int, int]]:

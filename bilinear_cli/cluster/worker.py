@@ -20,7 +20,7 @@ from distributed import Reschedule, Worker, get_worker
 from bilinear_cli.cluster.requirements import ExtractRequirements, check
 from bilinear_cli.errors import InUseError
 from bilinear_cli.extraction.extract import extract
-from bilinear_cli.extraction.from_photos import MapNetwork, Photos
+from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.recipe import Recipe
@@ -39,7 +39,7 @@ TASK_LOCK = threading.Lock()
 class ShardedJob:
     """A job that is cut into shards."""
 
-    job: Job[Photos]  # what all shards share; its output is the folder of the shards
+    job: Job[PhotoInput]  # what all shards share; its output is the folder of the shards
     requirements: ExtractRequirements  # what every worker must have
     n_shards: int
     run_id: str  # a string that no other run has; also the topic of the workers' events
@@ -49,11 +49,11 @@ class ShardedJob:
         width = max(3, len(str(self.n_shards)))
         return self.job.output / f"{shard:0{width}d}of{self.n_shards:0{width}d}.h5"
 
-    def job_of(self, shard: int) -> Job[Photos]:
+    def job_of(self, shard: int) -> Job[PhotoInput]:
         """Return the job of a shard, with a network that this process loads once."""
         return replace(
             self.job,
-            origin=replace(self.job.origin, network=_CachedNetwork(self.job.origin.network)),
+            input=replace(self.job.input, network=_CachedNetwork(self.job.input.network)),
             recipe=replace(self.job.recipe, shard=f"{shard}/{self.n_shards}"),
             output=self.path(shard),
         )
@@ -63,8 +63,8 @@ def fit_projection(sharded: ShardedJob) -> dict[str, np.ndarray]:
     """Return the parameters of the poolings, after those that are missing are fitted on photos."""
     with _task(sharded):
         job = sharded.job_of(1)
-        with job.origin.open(job.recipe, job.skip_bad) as source:
-            return source.parameters(job.parameters)
+        with job.input.open(job.recipe, job.skip_bad) as source:
+            return source.fit_parameters(job.parameters)
 
 
 def extract_shard(sharded: ShardedJob, shard: int) -> None:

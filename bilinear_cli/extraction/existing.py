@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
-from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
+from bilinear_cli.extraction.job import Batch, Input, Job, Source, warn_if_versions_differ
 from bilinear_cli.networks.network import import_tensorflow, measured_difference, with_precision
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import (
@@ -24,9 +24,9 @@ from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
 
 log = logging.getLogger(__name__)
 
-ADVICE = "give another --output, or --overwrite"
+RESUME_ADVICE = "give another --output, or --overwrite"
 REUSE_ADVICE = "its rows cannot be reused"
-NETWORK = ("backbone", "layer", "weights_sha256")  # attributes that decide what a channel is
+NETWORK_ATTRIBUTES = ("backbone", "layer", "weights_sha256")  # they decide what a channel is
 
 # The recipe ------------------------------------------------------------------------------
 
@@ -43,28 +43,29 @@ def resolve_locally(recipe: Recipe) -> Recipe:
 
 
 def resolve_recipe(
-    job: Job[Origin],
-    existing: Recipe | None,
-    reused: Recipe | None,
+    job: Job[Input],
+    existing_recipe: Recipe | None,
+    reused_recipe: Recipe | None,
     resolve: Callable[[Recipe], Recipe] = resolve_locally,
 ) -> Recipe:
-    """Return the recipe of a job without precision `auto` and batch size 0.
+    """Return the recipe of a job; existing files, or else `resolve`, choose what it leaves open.
 
     Args:
-        existing, reused: recipes of the existing output and of the file whose rows are copied.
-        resolve: chooses what neither decides.
+        existing_recipe, reused_recipe: of the existing output and of the file of `job.reuse`.
+        resolve: replaces precision `auto` and batch size 0 if no file decides them.
     """
     recipe = job.recipe
-    if stored := existing or reused:
+    if stored := existing_recipe or reused_recipe:
         precision = stored.precision if recipe.precision == "auto" else recipe.precision
         recipe = replace(recipe, batch_size=recipe.batch_size or stored.batch_size)
         recipe = with_precision(recipe, precision)
-    if job.allow_precision_mix and reused:
-        mixed = mixed_with(recipe.attributes(), [reused.attributes()])
+    if job.allow_precision_mix and reused_recipe:
+        mixed = mixed_with(recipe.attributes(), [reused_recipe.attributes()])
         recipe = replace(recipe, mixed_with=mixed)
         if mixed:
             difference = measured_difference(recipe.precision, *mixed.split())
-            log.warning("rows of %s are in %s; %s", job.reuse, mixed, difference)
+            message = "%s has rows in %s. The new file will mix them with rows in %s: %s"
+            log.warning(message, job.reuse, mixed, recipe.precision, difference)
     recipe = resolve(recipe)
     pairs = [(x.precision, x.batch_size) for x in (recipe, job.recipe)]
     if recipe.shard != UNSHARDED and pairs[0] != pairs[1]:
@@ -93,13 +94,13 @@ def open_existing(
 
 def check_resumable(existing: FeatureFile, source: Source, recipe: Recipe) -> None:
     """Raise a FeatureFileError if the recipe or photos differ, or if a row to keep is damaged."""
-    stored, wanted = existing.recipe.comparable_attributes(), recipe.comparable_attributes()
-    check_same(differences(stored, wanted, "resume"), existing.path, ADVICE)
+    stored, requested = existing.recipe.comparable_attributes(), recipe.comparable_attributes()
+    check_same(differences(stored, requested, "resume"), existing.path, RESUME_ADVICE)
     _check_photos(existing, source)
     if isinstance(existing, FeatureWriter):
         warn_if_versions_differ(existing)
         for spec in existing.shapes:
-            existing.check(spec)
+            existing.verify_checksums(spec)
         log.info("resuming after %d of %d photos", existing.photos_done, len(source.paths))
     else:
         without = f", without {abbreviate(existing.skipped)}" if existing.skipped else ""
@@ -113,17 +114,17 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
     A photo may have changed if its rows are not done, or if it was skipped.
     """
     expected = set(source.paths)
-    gone = set(file.paths) - expected
-    new = expected - set(file.paths) - file.skipped.keys()
+    removed = set(file.paths) - expected
+    added = expected - set(file.paths) - file.skipped.keys()
     done = np.flatnonzero(file.photo[: file.rows_done] >= 0)
     stored = dict(zip(file.paths[done], file.sha256[done], strict=True))
     paths = [path for path in stored if path in expected]
     pairs = zip(paths, source.sha256(paths), strict=True)
     changed = [path for path, sha256 in pairs if stored[path] != sha256]
-    for change, names in (("gone", gone), ("new", new), ("changed", changed)):
+    for change, names in (("removed", removed), ("added", added), ("changed", changed)):
         if names:
             raise FeatureFileError(
-                f"photos are {change} since {file.path} was made: {abbreviate(sorted(names))}. "
+                f"photos were {change} since {file.path} was made: {abbreviate(sorted(names))}. "
                 f"Give another --output with --reuse {file.path} to keep the other rows, or use "
                 "--overwrite."
             )
@@ -133,7 +134,7 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
 
 
 def open_reused(
-    job: Job[Origin], complete: bool = False
+    job: Job[Input], complete: bool = False
 ) -> AbstractContextManager[FeatureFile | None]:
     """Open the file of `job.reuse`, finished or not.
 
@@ -153,19 +154,22 @@ def open_reused(
 
 def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
     """Raise a FeatureFileError unless rows of a file can be copied to a file of this recipe."""
-    stored, wanted = file.recipe.comparable_attributes(), recipe.comparable_attributes()
+    stored, requested = file.recipe.comparable_attributes(), recipe.comparable_attributes()
     check_same(
-        differences(stored, wanted, "reuse", allow_precision_mix=True), file.path, REUSE_ADVICE
+        differences(stored, requested, "reuse", allow_precision_mix=True), file.path, REUSE_ADVICE
     )
     if not recipe.mixed_with:
         advice = f"{REUSE_ADVICE} without --allow-precision-mix"
-        check_same(differences(stored, wanted, "reuse"), file.path, advice)
+        check_same(differences(stored, requested, "reuse"), file.path, advice)
     missing = set(recipe.specs) - file.shapes.keys()
     if missing:
-        raise FeatureFileError(f"{file.path} has no {', '.join(sorted(missing))} to reuse")
+        raise FeatureFileError(
+            f"{file.path} has no features of the pooling {', '.join(sorted(missing))}. Leave out "
+            "--reuse, or this --pooling."
+        )
 
 
-def find_reused(
+def match_reusable_rows(
     file: FeatureFile,
     shapes: Mapping[str, tuple[int, ...]],
     paths: Sequence[str],
@@ -180,7 +184,8 @@ def find_reused(
         stored = file.shapes[spec][1:]
         if stored != shape[1:]:
             raise FeatureFileError(
-                f"a row of {spec} is {stored} in {file.path}, and should be {shape[1:]}"
+                f"a row of {spec} has the shape {stored} in {file.path}, and should have "
+                f"{shape[1:]}. Leave out --reuse."
             )
     done = np.flatnonzero(file.photo[: file.rows_done : file.n_views] >= 0) * file.n_views
     first_rows = dict(zip(file.sha256[done].tolist(), done.tolist(), strict=True))
@@ -197,7 +202,7 @@ def reused_batches(
     for start in range(0, len(first_rows), batch_size):
         first = np.array(first_rows[start : start + batch_size])
         indices = (first[:, None] + np.arange(file.n_views)).ravel()
-        rows = {spec: file.read_raw(spec, indices) for spec in specs}
+        rows = {spec: file.read_stored(spec, indices) for spec in specs}
         yield Batch(file.sha256[first].tolist(), [None] * len(first), rows)
 
 
@@ -212,10 +217,18 @@ def read_projection(path: Path | None, recipe: Recipe) -> dict[str, np.ndarray]:
     projected = [x for x in map(get_pooling, recipe.specs) if x.is_projected]
     names = {name for pooling in projected for name in pooling.parameter_names}
     with FeatureFile(path, allow_partial=True) as file:
-        stored, wanted = ({n: getattr(x, n) for n in NETWORK} for x in (file.recipe, recipe))
-        check_same(differences(stored, wanted, "projection"), path, "its projection cannot be used")
+        recipes = (file.recipe, recipe)
+        stored, requested = ({n: getattr(x, n) for n in NETWORK_ATTRIBUTES} for x in recipes)
+        differing = differences(stored, requested, "projection")
+        check_same(differing, path, "its projection cannot be used")
         if not names:
-            raise FeatureFileError(f"{path} is of no use: no --pooling takes a --projection")
+            raise FeatureFileError(
+                f"--projection {path} has no effect: no --pooling has a projection. Remove it."
+            )
         if missing := sorted(names - file.parameters.keys() - {FITTED_ON}):
-            raise FeatureFileError(f"{path} has no {', '.join(missing)}")
+            size = missing[0].rpartition("-")[2]
+            raise FeatureFileError(
+                f"{path} has no {', '.join(missing)}. Give a file that has a pooling of this size, "
+                f"such as bilinear:{size}."
+            )
         return {name: file.parameters[name] for name in names}

@@ -10,7 +10,7 @@ import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress
 from bilinear_cli.extraction import existing
-from bilinear_cli.extraction.job import Batch, Job, Origin, Source, warn_if_versions_differ
+from bilinear_cli.extraction.job import Batch, Input, Job, Source, warn_if_versions_differ
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON
 from bilinear_cli.recipe import UNSHARDED, Recipe
@@ -19,13 +19,14 @@ from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked
 log = logging.getLogger(__name__)
 
 
-def extract(job: Job[Origin], progress: Progress | None = None) -> None:
+def extract(job: Job[Input], progress: Progress | None = None) -> None:
     """Write a feature file, or resume an unfinished one.
 
     The network is loaded only if there is work to do. Progress counts photos.
 
     Raises:
         BadPhotoError: a photo cannot be read; the rows before its batch are kept.
+        BilinearError: a row is not finite, the memory does not suffice, or the network cannot run.
         FeatureFileError: the existing output has other contents, or it cannot be written.
         InUseError: another run is writing it.
         UsageError: a pooling does not suit the maps, or a projection has no photos to fit on.
@@ -38,7 +39,7 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
         reused = stack.enter_context(existing.open_reused(job, complete))
         stored_recipe, reused_recipe = (x.recipe if x else None for x in (stored, reused))
         recipe = existing.resolve_recipe(job, stored_recipe, reused_recipe)
-        source = stack.enter_context(job.origin.open(recipe, job.skip_bad))
+        source = stack.enter_context(job.input.open(recipe, job.skip_bad))
         parameters = job.parameters
         if stored:
             existing.check_resumable(stored, source, recipe)
@@ -55,14 +56,14 @@ def extract(job: Job[Origin], progress: Progress | None = None) -> None:
 
 
 def _prepare(
-    job: Job[Origin], source: Source, parameters: Parameters, writer: FeatureWriter | None
+    job: Job[Input], source: Source, parameters: Parameters, writer: FeatureWriter | None
 ) -> FeatureWriter:
     """Fit missing parameters, compile the poolings, and create the file unless it is resumed."""
-    parameters, header = source.parameters(parameters), source.header()
+    parameters, header = source.fit_parameters(parameters), source.header()
     if FITTED_ON in parameters:
-        test = header.columns["paths"][header.columns["split"] == "test"]
+        test = header.row_columns["paths"][header.row_columns["split"] == "test"]
         sha256 = source.sha256([*dict.fromkeys(test.tolist())])
-        advice = "extract without that projection (--reuse or --projection)"
+        advice = "run again without --reuse and --projection, to fit a new projection"
         check_not_fitted_on_test(parameters, np.array(sha256, str), advice)
     shapes = source.compile(parameters)
     if writer:
@@ -79,14 +80,14 @@ def _missing_rows(
     if not reused_file:
         yield from source.batches(paths)
         return
-    reused = existing.find_reused(reused_file, writer.shapes, paths, source.sha256(paths))
+    reused = existing.match_reusable_rows(reused_file, writer.shapes, paths, source.sha256(paths))
     computed, batch = source.batches([path for path in paths if path not in reused]), None
-    for is_reused, run in groupby(paths, reused.__contains__):
+    for is_reused, consecutive_paths in groupby(paths, reused.__contains__):
         if is_reused:
-            first_rows = [reused[path] for path in run]
+            first_rows = [reused[path] for path in consecutive_paths]
             yield from existing.reused_batches(reused_file, writer.shapes, batch_size, first_rows)
             continue
-        n_photos = len([*run])
+        n_photos = len([*consecutive_paths])
         while n_photos:
             first, rest = (batch or next(computed)).split(n_photos)
             n_photos -= len(first.errors)
@@ -121,8 +122,9 @@ def _check_finite(batch: Batch, writer: FeatureWriter) -> None:
         if not finite.all():
             path = writer.paths[writer.rows_done + np.argmin(finite)]
             raise BilinearError(
-                f"{spec} of {path} exceeds the range of {values.dtype}. Run again with --overwrite "
-                "and without that photo, or, after float16, with --precision float32."
+                f"the {spec} features of {path} exceed the range of {values.dtype}. Remove that "
+                "photo and start again with --overwrite. If you used --precision float16, "
+                "--overwrite --precision float32 may suffice."
             )
 
 
@@ -131,4 +133,4 @@ def _finish(writer: FeatureWriter, source: Source, recipe: Recipe) -> None:
     bad = dict.fromkeys(writer.paths[writer.photo < 0].tolist())
     if recipe.shard == UNSHARDED and (writer.photo < 0).all():
         raise BadPhotoError(f"no file of {writer.attributes['data']} can be read as a photo")
-    writer.finish({path: source.reason(path) for path in bad})
+    writer.finish({path: source.read_error(path) for path in bad})

@@ -26,7 +26,7 @@ N_SAMPLED = 1000  # maps that a projection is fitted on; they need no network
 
 
 @dataclass(frozen=True)
-class Maps:
+class MapInput:
     """A feature file with maps."""
 
     path: Path
@@ -52,13 +52,13 @@ class _MapsSource:
     def header(self) -> Header:
         """Return the header of the maps' file with the new recipe and versions."""
         header, recipe = self._file.header(), self._recipe
-        record = {name: x for name, x in header.attributes.items() if name != "created"}
-        record |= {**recipe.attributes(), "versions": installed_versions(recipe.precision)}
-        return replace(header, attributes=record)
+        attributes = {name: x for name, x in header.attributes.items() if name != "created"}
+        attributes |= {**recipe.attributes(), "versions": installed_versions(recipe.precision)}
+        return replace(header, attributes=attributes)
 
-    def parameters(self, known: Parameters) -> dict[str, np.ndarray]:
+    def fit_parameters(self, existing: Parameters) -> dict[str, np.ndarray]:
         channels = self._file.shapes[MAPS][-1]
-        return make_parameters(self._recipe, channels, known, self._sample)
+        return make_parameters(self._recipe, channels, existing, self._sample)
 
     def _sample(self) -> tuple[np.ndarray, list[str]]:
         """Return the second moment of some training maps, and the SHA-256 of their photos."""
@@ -84,6 +84,6 @@ class _MapsSource:
             sha256 = self._file.sha256[indices[span][::n_views]].tolist()
             yield Batch(sha256, [None] * len(sha256), self._compute(maps))
 
-    def reason(self, path: str) -> str:
+    def read_error(self, path: str) -> str:
         """Raise a KeyError: stored maps have no unreadable photos."""
         raise KeyError(path)

@@ -45,7 +45,7 @@ class MapNetwork(Protocol):
 
 
 @dataclass(frozen=True)
-class Photos:
+class PhotoInput:
     """A photo set and a network."""
 
     photo_set: PhotoSet
@@ -60,7 +60,7 @@ class Photos:
 class _PhotoSource:
     """The photos of one shard, see `job.Source`; a photo is read and hashed in one go."""
 
-    def __init__(self, photos: Photos, recipe: Recipe, skip_bad: bool) -> None:
+    def __init__(self, photos: PhotoInput, recipe: Recipe, skip_bad: bool) -> None:
         self._photos, self._recipe, self._skip_bad = photos, recipe, skip_bad
         self._sizes = distinct_sizes(recipe.parsed_views)
         shard = shard_slice(recipe.shard, len(photos.photo_set), recipe.batch_size)
@@ -78,17 +78,17 @@ class _PhotoSource:
         return [self._sha256[path] for path in paths]
 
     def header(self) -> Header:
-        known = [self._sha256.get(path, "") for path in self.paths.tolist()]
+        sha256 = [self._sha256.get(path, "") for path in self.paths.tolist()]
         names = ("labels", "paths", "split", "group")
         photos = {name: getattr(self._photo_set, name) for name in names}
-        photos |= {"photo": self._photo, "sha256": np.array(known, str)}
+        photos |= {"photo": self._photo, "sha256": np.array(sha256, str)}
         views = self._recipe.views
         rows = {name: np.repeat(values, len(views)) for name, values in photos.items()}
         rows["view"] = np.tile(views, len(self.paths))
         photo_set = self._photos.photo_set
         return Header(rows, photo_set.class_names, photo_set_attributes(photo_set, self._recipe))
 
-    def parameters(self, known: Parameters) -> dict[str, np.ndarray]:
+    def fit_parameters(self, existing: Parameters) -> dict[str, np.ndarray]:
         """Load the network, and fit the missing parameters on training photos."""
         self._forward = self._photos.network.load(self._recipe)  # which imports TensorFlow quietly
         from bilinear_cli.extraction.graph import count_channels
@@ -96,7 +96,7 @@ class _PhotoSource:
         (channels,) = {count_channels(self._forward, size) for size in self._sizes}
         # the last digits depend on the number of threads; a worker of Dask has one by default
         with threadpool_limits(1, user_api="blas"):
-            return make_parameters(self._recipe, channels, known, self._sample)
+            return make_parameters(self._recipe, channels, existing, self._sample)
 
     def _sample(self) -> tuple[np.ndarray, list[str]]:
         """Return the second moment of some training photos' maps, and the photos' SHA-256."""
@@ -149,7 +149,7 @@ class _PhotoSource:
             state = self._initial_states.get(path)
             cannot_open = isinstance(error.__cause__, OSError)
             if state and (cannot_open or state != self._state(path)):
-                message = f"{error}. It was in another state when the run began."
+                message = f"{error}. The file changed during the run. Restore it and run again."
                 raise BilinearError(message) from error
             raise
         return hashlib.sha256(content).hexdigest(), pixels
@@ -163,7 +163,7 @@ class _PhotoSource:
             return None
         return (state.st_size, state.st_mtime_ns) if os.access(file, os.R_OK) else None
 
-    def reason(self, path: str) -> str:
+    def read_error(self, path: str) -> str:
         try:
             images.read_photo(self._photo_set.root / path, self._sizes, self._recipe.resize)
         except BadPhotoError as error:

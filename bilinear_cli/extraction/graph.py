@@ -8,13 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.errors import BilinearError, UsageError, one_line
-from bilinear_cli.extraction.job import Rows, Shapes
+from bilinear_cli.extraction.job import PooledRows, Shapes
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import storage_dtype
 from bilinear_cli.recipe import View, distinct_sizes
 
-Compute = Callable[[Mapping[int, np.ndarray]], Rows]
+Compute = Callable[[Mapping[int, np.ndarray]], PooledRows]
 
 
 def count_channels(forward: Forward, size: int) -> int:
@@ -66,9 +66,9 @@ def compile_pooling(
         graphs[size] = tf.function(pool_photos, input_signature=signature).get_concrete_function()
         for spec, x in graphs[size].structured_outputs.items():  # type: ignore[attr-defined]
             if shapes.setdefault(spec, tuple(x.shape[1:])) != tuple(x.shape[1:]):
-                raise UsageError(f"{spec} of photos of several sizes has several shapes")
+                raise UsageError(f"rows of {spec} differ in shape between --scales. Use one size.")
 
-    def compute(photos: Mapping[int, np.ndarray]) -> Rows:
+    def compute(photos: Mapping[int, np.ndarray]) -> PooledRows:
         with _graph_errors(batch_size):
             by_view = [graphs[x.size](tf.constant(x.apply(photos[x.size]))) for x in views]
             rows = {spec: np.stack([view[spec] for view in by_view], axis=1) for spec in specs}
@@ -79,27 +79,27 @@ def compile_pooling(
 
 @contextmanager
 def _graph_errors(batch_size: int) -> Iterator[None]:
-    """Turn known errors of a graph into one line with the next step."""
+    """Turn known errors of a graph into errors of one line that say what to do."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        smaller = f"end other programs, or run again with --batch-size {batch_size // 2}"
-        advice = "use a smaller --image-size" if batch_size == 1 else smaller
+        batch = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --image-size"
         raise BilinearError(
-            f"the device has too little memory for {batch_size} photos at a time: {advice}"
+            f"not enough memory for {batch_size} photos at a time. End other programs and run the "
+            f"same command again, or start extract again with --overwrite and {batch}."
         ) from error
     except tf.errors.InvalidArgumentError as error:
         if "SelfAdjointEig" not in error.message:
             raise
         raise BilinearError(
-            "matrix-sqrt is not defined: the maps of a photo are not finite. After --precision "
-            "float16, run again with --overwrite and --precision float32."
+            "matrix-sqrt is not defined: the maps of a photo are not finite. If you used "
+            "--precision float16, start again with --overwrite and --precision float32."
         ) from error
 
 
 def compile_maps(
     specs: Sequence[str], shape: tuple[int, ...], parameters: Mapping[str, np.ndarray]
-) -> tuple[Callable[[np.ndarray], Rows], Shapes]:
+) -> tuple[Callable[[np.ndarray], PooledRows], Shapes]:
     """Compile the poolings of stored maps of shape (height, width, channels).
 
     Returns:
@@ -110,7 +110,7 @@ def compile_maps(
     graph = tf.function(pool, input_signature=[tf.TensorSpec((None, *shape), tf.float32)])
     outputs = graph.get_concrete_function().structured_outputs
 
-    def compute(maps: np.ndarray) -> Rows:
+    def compute(maps: np.ndarray) -> PooledRows:
         return {spec: x.numpy() for spec, x in graph(maps.astype(np.float32)).items()}
 
     return compute, {spec: tuple(x.shape[1:]) for spec, x in outputs.items()}

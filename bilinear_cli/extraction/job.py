@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("bilinear-cli", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
-Rows = dict[str, np.ndarray]
+PooledRows = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
     sha256: Sequence[str]
     errors: Sequence[BadPhotoError | None]
-    rows: Rows
+    rows: PooledRows
 
     def split(self, n_photos: int) -> tuple["Batch", "Batch"]:
         """Return a batch of the first photos, and a batch of the others."""
@@ -65,8 +65,8 @@ class Source(Protocol):
     def header(self) -> Header:
         """Return the header of the feature file; the SHA-256 of a photo may be empty."""
 
-    def parameters(self, known: Parameters) -> dict[str, np.ndarray]:
-        """Return the parameters of the poolings: the known ones, and newly fitted ones."""
+    def fit_parameters(self, existing: Parameters) -> dict[str, np.ndarray]:
+        """Return the parameters that the poolings take, from `existing` or newly fitted."""
 
     def compile(self, parameters: Parameters) -> Shapes:
         """Prepare the poolings with these parameters; return spec -> shape of a row."""
@@ -74,26 +74,26 @@ class Source(Protocol):
     def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
         """Yield the rows of photos in batches, in order."""
 
-    def reason(self, path: str) -> str:
+    def read_error(self, path: str) -> str:
         """Return why a photo is unreadable."""
 
 
-class Origin(Protocol):
+class Input(Protocol):
     """Opens a source; can be sent to another process."""
 
     def open(self, recipe: Recipe, skip_bad: bool) -> AbstractContextManager[Source]:
         """Open the source; with `skip_bad` it leaves out unreadable photos."""
 
 
-AnyOrigin = TypeVar("AnyOrigin", bound=Origin, covariant=True)
+AnyInput = TypeVar("AnyInput", bound=Input, covariant=True)
 
 
 @dataclass(frozen=True)
-class Job(Generic[AnyOrigin]):
+class Job(Generic[AnyInput]):
     """What to extract.
 
     Attributes:
-        origin: photos and a network, see `from_photos.py`, or stored maps, see `from_maps.py`.
+        input: photos and a network, see `from_photos.py`, or stored maps, see `from_maps.py`.
         recipe: precision `auto` and batch size 0 are resolved from an existing file, or for the
             machine.
         output: the feature file.
@@ -105,7 +105,7 @@ class Job(Generic[AnyOrigin]):
         skip_bad: leave out unreadable photos, instead of stopping.
     """
 
-    origin: AnyOrigin
+    input: AnyInput
     recipe: Recipe
     output: Path
     parameters: Parameters = field(default_factory=dict)
@@ -135,5 +135,5 @@ def warn_if_versions_differ(file: FeatureFile) -> None:
     """Warn if other versions made the rows of a file."""
     versions = file.attributes.get("versions")
     if versions != installed_versions(file.recipe.precision):
-        message = "other versions made the rows of %s (%s); the last digits of new rows may differ"
+        message = "%s was made with other versions (%s). New rows may differ in the last digits."
         log.warning(message, file.path, versions)

@@ -11,12 +11,12 @@ from bilinear_cli.networks.network import Network, check_int8, with_precision
 from bilinear_cli.recipe import UNSHARDED, Recipe, view_names
 
 if TYPE_CHECKING:
-    from bilinear_cli.extraction.from_maps import Maps
-    from bilinear_cli.extraction.from_photos import Photos
+    from bilinear_cli.extraction.from_maps import MapInput
+    from bilinear_cli.extraction.from_photos import PhotoInput
     from bilinear_cli.extraction.job import Job
 
 CHANNELS = 512  # of VGG16's last block
-MS_AT_224 = 74.0  # for a photo, VGG16 in bfloat16 on two cores, with reading and writing
+MS_PER_PHOTO_AT_224 = 74.0  # for a photo, VGG16 in bfloat16 on two cores, with reading and writing
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class ExtractOptions:
         limit: number of photos to take, from all classes; None for all.
         split_seed: for a photo set without a split.
         maps: pool the maps of this feature file, instead of running the network.
-        reuse, allow_precision_mix, skip_bad, overwrite: see `Job`.
+        reuse, skip_bad, overwrite: see `Job`.
+        allow_precision_mix: the reused rows may have another precision.
         projection: feature file whose projection of channels is used.
     """
 
@@ -69,7 +70,7 @@ class ExtractOptions:
         return self.scales or (self.image_size,)
 
 
-def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]":
+def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[MapInput]":
     """Return the job that pools stored maps; the file records `command`.
 
     The rows equal those of the photos except for the rounding of the maps to float16.
@@ -80,7 +81,7 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
             folder.
     """
     from bilinear_cli.extraction.existing import read_projection
-    from bilinear_cli.extraction.from_maps import Maps
+    from bilinear_cli.extraction.from_maps import MapInput
     from bilinear_cli.extraction.job import Job
     from bilinear_cli.poolings.registry import MAPS
     from bilinear_cli.store import FeatureFile
@@ -96,7 +97,7 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
             raise UsageError(f"--maps {path} is the file to write. Name another --output.")
         recipe = replace(file.recipe, specs=specs, seed=options.seed, pooled_from="maps")
     return Job(
-        Maps(path),
+        MapInput(path),
         recipe,
         output,
         parameters=read_projection(options.projection, recipe),
@@ -107,7 +108,7 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[Maps]
 
 def photos_job(
     options: ExtractOptions, command: Sequence[str] = (), progress: Progress | None = None
-) -> "Job[Photos]":
+) -> "Job[PhotoInput]":
     """Return the job that runs a network over photos; the file records `command`.
 
     `progress` is called while photos are drawn or unpacked.
@@ -117,7 +118,7 @@ def photos_job(
         UsageError: the options do not fit each other.
     """
     from bilinear_cli.extraction.existing import read_projection
-    from bilinear_cli.extraction.from_photos import Photos
+    from bilinear_cli.extraction.from_photos import PhotoInput
     from bilinear_cli.extraction.job import Job
     from bilinear_cli.photos.photo_set import load_photo_set
 
@@ -129,7 +130,7 @@ def photos_job(
     recipe = _recipe(options, specs, network)
     output = _output(options, _file_name(photo_set.name, recipe, options))
     return Job(
-        Photos(photo_set, network),
+        PhotoInput(photo_set, network),
         recipe,
         output,
         parameters=read_projection(options.projection, recipe),
@@ -150,7 +151,7 @@ def _specs(options: ExtractOptions) -> tuple[str, ...]:
 
     specs = tuple(dict.fromkeys(get_pooling(spec).spec for spec in options.pooling))
     if MAPS in specs and len(options.sizes) > 1:
-        raise UsageError("maps (conv5) of several --scales differ in shape. Name one size.")
+        raise UsageError("maps (conv5) of several --scales differ in shape. Use one size.")
     return specs
 
 
@@ -220,13 +221,13 @@ def estimate_cost(n_photos: int, image_size: int) -> dict[str, Any]:
     pixels, `image_size` squared.
     """
     poolings = ExtractOptions().pooling
-    bytes_a_photo = sum(map(row_bytes, poolings))
-    ms_a_photo = MS_AT_224 * (image_size / 224) ** 2
+    bytes_per_photo = sum(map(row_bytes, poolings))
+    ms_per_photo = MS_PER_PHOTO_AT_224 * (image_size / 224) ** 2
     return {
         "poolings": list(poolings),
         "image_size": image_size,
-        "bytes_a_photo": bytes_a_photo,
-        "bytes": bytes_a_photo * n_photos,
-        "ms_a_photo": round(ms_a_photo, 1),
-        "seconds": round(ms_a_photo * n_photos / 1000, 1),
+        "bytes_a_photo": bytes_per_photo,
+        "bytes": bytes_per_photo * n_photos,
+        "ms_a_photo": round(ms_per_photo, 1),
+        "seconds": round(ms_per_photo * n_photos / 1000, 1),
     }

@@ -15,11 +15,11 @@ from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
 from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
 from bilinear_cli.photos.manifest import manifest_csv
-from bilinear_cli.photos.photo_set import PhotoSet, count_photos, stratified_split
+from bilinear_cli.photos.photo_set import PhotoSet, count_photos, stratified_group_split
 
 SIZE = 224  # pixels; photos are brought to this size before they are hashed
-BATCH = 64
-MAX_RATIO = 4  # of the sides; squashed to a square, a longer photo is hard to recognise
+BATCH_SIZE = 64
+MAX_ASPECT_RATIO = 4  # of the sides; squashed to a square, a longer photo is hard to recognise
 MIN_STD = 3.0  # of 255, in the channel that varies most; birds in front of a clear sky have 6
 
 
@@ -46,7 +46,7 @@ def audit_photos(
     start = time.perf_counter()
     files = [photo_set.root / path for path in photo_set.paths]
     results: list[PhotoInfo | BadPhotoError] = []
-    for batch in read_batches(files, BATCH, lambda file: inspect_photo(file, image_size)):
+    for batch in read_batches(files, BATCH_SIZE, lambda file: inspect_photo(file, image_size)):
         results += batch
         if progress:
             progress(len(results), len(files))
@@ -70,15 +70,15 @@ def audit_photos(
 
 
 def _class_facts(photo_set: PhotoSet) -> dict[str, Any]:
-    names = np.array(photo_set.class_names)
+    names, seed = np.array(photo_set.class_names), photo_set.split_seed
     counts = count_photos(names[photo_set.labels], photo_set.split, names)
     return {
         "data": photo_set.spec,
         "photos": len(photo_set),
-        "split": "its own" if photo_set.split_seed is None else f"seed {photo_set.split_seed}",
+        "split": "given by the photo set" if seed is None else f"seed {seed}",
         "classes": counts,
-        "small_classes": [name for name, n in counts.items() if n["train"] < MIN_TRAIN],
-        "untested_classes": [name for name, n in counts.items() if not n["test"]],
+        "small_classes": [x for x, n_photos in counts.items() if n_photos["train"] < MIN_TRAIN],
+        "untested_classes": [x for x, n_photos in counts.items() if not n_photos["test"]],
         "alike_classes": similar_names(photo_set.class_names),
     }
 
@@ -112,10 +112,11 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
         width, height = image.size
     is_flat = photo.std(axis=(0, 1)).max() < MIN_STD
     short, long = sorted([width, height])
+    is_long = long > MAX_ASPECT_RATIO * short
     pixels = f"{width} x {height} pixels"
     reasons = [
         (short < image_size, f"{pixels}: will be enlarged to {image_size}"),
-        (long > MAX_RATIO * short, f"{pixels}: one side is over {MAX_RATIO} times the other"),
+        (is_long, f"{pixels}: one side is over {MAX_ASPECT_RATIO} times the other"),
         (is_flat, "nearly one colour"),
     ]
     odd = "; ".join(reason for applies, reason in reasons if applies)
@@ -133,23 +134,24 @@ def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path
         BilinearError: a name begins or ends with a blank, which reading a manifest strips.
     """
     index = {path: i for i, path in enumerate(photo_set.paths.tolist())}
-    sets = [[index[photo["path"]] for photo in facts["photos"]] for facts in duplicate_sets]
+    sets = [[index[photo["path"]] for photo in x["photos"]] for x in duplicate_sets]
     group = duplicates.merge_groups(photo_set.group, sets)
     split = photo_set.split
     if photo_set.split_seed is not None:
-        split = stratified_split(photo_set.labels, group, photo_set.split_seed)
+        split = stratified_group_split(photo_set.labels, group, photo_set.split_seed)
     labels = [photo_set.class_names[i] for i in photo_set.labels]
     paths = [os.path.relpath(photo_set.root / p, path.parent.resolve()) for p in photo_set.paths]
     unsafe = {text for text in [*paths, *labels, *group.tolist()] if text != text.strip()}
     if unsafe:
         raise BilinearError(
-            f"--groups: rename what begins or ends with a blank: {abbreviate(unsafe)}"
+            "cannot write --groups: these names begin or end with a space, which a manifest cannot "
+            f"keep: {abbreviate(unsafe)}. Rename them."
         )
     with path.open("x", encoding="utf-8", newline="") as file:
         file.write(manifest_csv(zip(paths, labels, split, group, strict=True)))
 
 
-def check_new(path: Path) -> None:
+def validate_groups_path(path: Path) -> None:
     """Raise unless a manifest can be written to `path`; called before any photo is read."""
     if path.exists():
         raise UsageError(f"{path} exists already: give --groups another name")

@@ -1,4 +1,4 @@
-"""The facts of an audit as text, and pairs of similar class names."""
+"""The summary of an audit as text, and pairs of similar class names."""
 
 import re
 import unicodedata
@@ -16,41 +16,41 @@ MAX_CLASSES = 3  # at each end of the table in the text
 MIN_LETTERS = 4  # of similar names: cat and bat differ in one letter
 
 
-def as_text(facts: dict[str, Any]) -> str:
-    """Return facts as lines for a terminal; control characters in names become `?`."""
+def format_audit(summary: dict[str, Any]) -> str:
+    """Return the summary as lines for a terminal; control characters in names become `?`."""
     lists = {
-        "unreadable photos, at which extract stops": _photo_lines(facts["unreadable"]),
-        f"classes with fewer than {MIN_TRAIN} training photos": facts["small_classes"],
-        "classes without a test photo": facts["untested_classes"],
-        "pairs of class names that look alike": [*map(" | ".join, facts["alike_classes"])],
-        "sets of identical files": _duplicate_lines(facts["exact_duplicates"]),
-        "sets of near duplicates": _duplicate_lines(facts["near_duplicates"]),
-        "odd photos": _photo_lines(facts["odd"]),
+        "unreadable photos (extract stops at them)": _photo_lines(summary["unreadable"]),
+        f"classes with fewer than {MIN_TRAIN} training photos": summary["small_classes"],
+        "classes without a test photo": summary["untested_classes"],
+        "pairs of class names that look alike": [*map(" | ".join, summary["alike_classes"])],
+        "sets of identical files": _duplicate_lines(summary["exact_duplicates"]),
+        "sets of near duplicates": _duplicate_lines(summary["near_duplicates"]),
+        "odd photos": _photo_lines(summary["odd"]),
     }
-    lines = [*_class_lines(facts)]
+    lines = [*_class_lines(summary)]
     for title, items in lists.items():
         if items:
             lines += ["", f"{title}: {len(items):,}", *(f"  {item}" for item in items[:MAX_ITEMS])]
         if len(items) > MAX_ITEMS:
             lines.append(f"  and {len(items) - MAX_ITEMS:,} more, see --json")
-    empty = [title for title, items in lists.items() if not items]
-    lines += ["", f"none: {'; '.join(empty)}"] if empty else []
+    empty = [title.partition(" (")[0] for title, items in lists.items() if not items]
+    lines += ["", f"no problem of these kinds: {'; '.join(empty)}"] if empty else []
     return "\n".join(map(printable, lines))
 
 
-def _class_lines(facts: dict[str, Any]) -> Iterator[str]:
-    rows = sorted(facts["classes"].items(), key=lambda row: sum(row[1].values()))
-    train, test = (sum(n[split] for _, n in rows) for split in ("train", "test"))
+def _class_lines(summary: dict[str, Any]) -> Iterator[str]:
+    rows = sorted(summary["classes"].items(), key=lambda row: sum(row[1].values()))
+    train, test = (sum(n_photos[split] for _, n_photos in rows) for split in ("train", "test"))
     yield (
-        f"{facts['photos']:,} photos of {len(rows):,} classes: {train:,} for training, "
-        f"{test:,} for testing (split: {facts['split']})"
+        f"{summary['photos']:,} photos of {len(rows):,} classes: {train:,} for training, "
+        f"{test:,} for testing (split: {summary['split']})"
     )
     if len(rows) > 2 * MAX_CLASSES + 1:
         rows = [*rows[:MAX_CLASSES], ("...", {}), *rows[-MAX_CLASSES:]]
     width = max(len(name) for name, _ in rows)
     yield ""
-    for name, n in [("class", {"train": "train", "test": "test"}), *rows]:
-        yield f"{name:{width}}  {n.get('train', ''):>6}  {n.get('test', ''):>6}".rstrip()
+    for name, cells in [("class", {"train": "train", "test": "test"}), *rows]:
+        yield f"{name:{width}}  {cells.get('train', ''):>6}  {cells.get('test', ''):>6}".rstrip()
 
 
 def _photo_lines(photos: list[dict[str, str]]) -> list[str]:
@@ -61,13 +61,13 @@ def _photo_lines(photos: list[dict[str, str]]) -> list[str]:
 def _duplicate_lines(sets: list[dict[str, Any]]) -> list[str]:
     """Return a line per set of duplicates, the worst first: wrong labels, then leaks."""
     lines = []
-    for facts in sorted(sets, key=lambda s: (not s["across_classes"], not s["across_splits"])):
-        photos = [f"{p['path']} ({p['label']}, {p['split']})" for p in facts["photos"]]
-        across = [kind.upper() for kind in ("classes", "splits") if facts[f"across_{kind}"]]
-        note = f"ACROSS {' AND '.join(across)}: " if across else ""
+    for x in sorted(sets, key=lambda x: (not x["across_classes"], not x["across_splits"])):
+        photos = [f"{p['path']} ({p['label']}, {p['split']})" for p in x["photos"]]
+        notes = {"IN SEVERAL CLASSES": x["across_classes"], "IN TRAIN AND TEST": x["across_splits"]}
+        note = ", ".join(text for text, applies in notes.items() if applies)
         n_more = len(photos) - MAX_PHOTOS
         more = [f"{n_more} more"] if n_more > 0 else []
-        lines.append(note + " = ".join(photos[:MAX_PHOTOS] + more))
+        lines.append((note and f"{note}: ") + " and ".join(photos[:MAX_PHOTOS] + more))
     return lines
 
 

@@ -19,8 +19,8 @@ from bilinear_cli.errors import BilinearError
 # birds: each pair shows one bird at one moment. At a distance of 12 there are 2 and 13 pairs, 7 of
 # them by chance; one hash alone has 39 and 132 pairs within 10. Among 100,000 photos (5,000,000,000
 # pairs) about a hundred pairs may be within it by chance, which makes groups a little too large.
-NEAR = 10
-TILE = 1024  # hashes; a tile of comparisons takes 8 MB, which fits into a processor's cache
+MAX_HASH_DISTANCE = 10
+TILE_SIZE = 1024  # hashes; a tile of comparisons takes 8 MB, which fits into a processor's cache
 
 
 def load_imagehash() -> Any:
@@ -51,12 +51,13 @@ def near_duplicate_sets(hashes: np.ndarray) -> np.ndarray:
     """
     distinct, indices = np.unique(hashes, axis=0, return_inverse=True)
     sets = np.arange(len(distinct))
-    for row in range(0, len(distinct), TILE):
-        first, pairs = distinct[row : row + TILE], []
-        for column in range(row, len(distinct), TILE):
-            second = distinct[column : column + TILE]
-            i, j = np.nonzero(np.bitwise_count(first[:, None, 0] ^ second[None, :, 0]) <= NEAR)
-            near = np.bitwise_count(first[i, 1] ^ second[j, 1]) <= NEAR
+    for row in range(0, len(distinct), TILE_SIZE):
+        first, pairs = distinct[row : row + TILE_SIZE], []
+        for column in range(row, len(distinct), TILE_SIZE):
+            second = distinct[column : column + TILE_SIZE]
+            distance = np.bitwise_count(first[:, None, 0] ^ second[None, :, 0])
+            i, j = np.nonzero(distance <= MAX_HASH_DISTANCE)
+            near = np.bitwise_count(first[i, 1] ^ second[j, 1]) <= MAX_HASH_DISTANCE
             pairs.append(np.stack([i[near] + row, j[near] + column]))
         sets = _join(sets, np.concatenate(pairs, axis=1))
     return sets[indices.ravel()]

@@ -28,12 +28,12 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-RESIZE: dict[str, Callable[..., Image.Image]] = {
+RESIZERS: dict[str, Callable[..., Image.Image]] = {
     "squash": Image.Image.resize,
     "crop": ImageOps.fit,
     "pad": ImageOps.pad,
 }
-REDUCED = 2  # a JPEG is decoded at no less than this multiple of the requested size
+MIN_DECODED_RATIO = 2  # a JPEG is decoded at no less than this multiple of the requested size
 
 
 def read_photo(path: Path, sizes: Sequence[int], resize: str = "squash") -> list[np.ndarray]:
@@ -74,9 +74,9 @@ def decode_photo(
     """Return `read_photo` of a file with this content; `path` is for messages."""
     try:
         with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
-            image.draft(image.mode, (REDUCED * max(sizes),) * 2)  # changes JPEGs only
+            image.draft(image.mode, (MIN_DECODED_RATIO * max(sizes),) * 2)  # changes JPEGs only
             rgb = _rgb(ImageOps.exif_transpose(image))
-            function = RESIZE[resize]
+            function = RESIZERS[resize]
             return [np.asarray(function(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
     except MemoryError as error:
         raise BilinearError(f"not enough memory to decode {path}") from error

@@ -16,7 +16,7 @@ from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate,
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.images import FORMATS
-from bilinear_cli.photos.manifest import Row, read_manifest
+from bilinear_cli.photos.manifest import PhotoRecord, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Listing(NamedTuple):
 
     name: str  # short, fit for a file name
     root: Path  # the folder that paths are relative to
-    rows: list[Row]
+    rows: list[PhotoRecord]
     class_names: tuple[str, ...] = ()  # empty for the sorted labels
 
 
@@ -147,7 +147,9 @@ def _class_folders(name: str, folder: Path, spec: str) -> Listing:
     if any(name != name.lower() for name in split_folders):
         raise BilinearError(f"{spec}: rename {abbreviate(sorted(split_folders))} to train and test")
     rows = [
-        Row(path.relative_to(folder).as_posix(), entry.name, split if len(splits) == 2 else "")
+        PhotoRecord(
+            path.relative_to(folder).as_posix(), entry.name, split if len(splits) == 2 else ""
+        )
         for split in splits or ["."]
         for entry in sorted((folder / split).iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
@@ -195,7 +197,7 @@ def list_cub(spec: str, _: Progress | None) -> Listing:
             f"{folder / 'classes.txt'} lacks the classes {abbreviate(sorted(missing))}"
         )
     rows = [
-        Row(path, classes[label_of[i]], "train" if in_train[i] == "1" else "test")
+        PhotoRecord(path, classes[label_of[i]], "train" if in_train[i] == "1" else "test")
         for i, path in photos.items()
     ]
     return Listing(folder.resolve().name, folder / "images", rows, tuple(classes.values()))

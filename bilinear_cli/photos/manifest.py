@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bilinear_cli.errors import BilinearError, abbreviate
 
 
-class Row(NamedTuple):
+class PhotoRecord(NamedTuple):
     """A photo of a photo set."""
 
     path: str  # POSIX, relative to the folder of the set
@@ -23,11 +23,11 @@ def manifest_csv(rows: Iterable[Sequence[str]]) -> str:
     """Return rows of path, label, split and group as the text of a manifest."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([Row._fields, *rows])
+    writer.writerows([PhotoRecord._fields, *rows])
     return text.getvalue()
 
 
-def read_manifest(path: Path) -> list[Row]:
+def read_manifest(path: Path) -> list[PhotoRecord]:
     """Read a manifest. Its paths are relative to its folder.
 
     Blanks around values, the case of columns and splits, other columns, and empty lines do not
@@ -66,7 +66,7 @@ def read_manifest(path: Path) -> list[Row]:
     return rows
 
 
-def _row(columns: list[str], values: list[str], root: Path) -> Row:
+def _row(columns: list[str], values: list[str], root: Path) -> PhotoRecord:
     """Return a row with a path relative to `root`, or raise a ValueError."""
     if len(values) != len(columns):
         raise ValueError(f"it has {len(values)} fields, but the first line has {len(columns)}")
@@ -79,4 +79,4 @@ def _row(columns: list[str], values: list[str], root: Path) -> Row:
     if not file.is_file():
         raise ValueError(f"there is no photo {file}")
     path = Path(os.path.relpath(file, root)).as_posix()
-    return Row(path, row["label"], split, row.get("group", ""))
+    return PhotoRecord(path, row["label"], split, row.get("group", ""))

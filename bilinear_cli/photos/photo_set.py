@@ -109,7 +109,7 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
     group = np.where(group == "", paths, group)
     name, root, seed = listing.name, listing.root.resolve(), None
     if (split == "").any():
-        split, seed = stratified_split(labels, group, split_seed), split_seed
+        split, seed = stratified_group_split(labels, group, split_seed), split_seed
     photo_set = PhotoSet(name, kind, spec, root, paths, labels, split, group, names, seed)
     _check_split(photo_set)
     return photo_set
@@ -124,10 +124,11 @@ def _check_split(photo_set: PhotoSet) -> None:
         raise BilinearError(f"{spec}: classes with test photos but no training photo: {classes}")
     in_both = np.intersect1d(photo_set.group[is_train], photo_set.group[~is_train])
     if in_both.size:
-        log.warning("%s: groups with photos in both splits: %s", spec, abbreviate(in_both))
+        message = "%s: groups with photos in both splits: %s. The test accuracy may be too high."
+        log.warning(message, spec, abbreviate(in_both))
 
 
-def stratified_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
+def stratified_group_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
     """Return `train` or `test` for each photo: about a third of each class for testing.
 
     A group stays whole and counts for the class of its first photo. A class with one group is

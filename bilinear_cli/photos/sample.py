@@ -53,14 +53,14 @@ FOREWING = ((1.22, 0.62, 0.34), (0.90, 0.10, 0.42))
 HINDWING = ((1.06, -0.45, 0.48), (0.88, -1.05, 0.38))
 
 
-def layout(species: int, form: int) -> tuple[list[int], list[int]]:
+def arrange_zones(species: int, arrangement: int) -> tuple[list[int], list[int]]:
     """Return the textures and the colours, 0 to 3 each, of the four zones of an animal.
 
     The zones are inner and outer forewing, inner and outer hindwing. The colours depend on the
-    form alone; the textures follow them. Bit 1 of the form (0 to 3) swaps fore- and hindwing, bit
-    0 the inner and outer halves (a Klein four-group: XOR on the two bits of a zone).
+    arrangement alone; the textures follow them. Bit 1 of the arrangement (0 to 3) swaps fore- and
+    hindwing, bit 0 the inner and outer halves (a Klein four-group: XOR on the two bits of a zone).
     """
-    colours = [zone ^ form for zone in range(4)]
+    colours = [zone ^ arrangement for zone in range(4)]
     return [PAIRINGS[species].index(colour) for colour in colours], colours
 
 
@@ -90,7 +90,7 @@ def draw_moth(
         uint8 (224, 224, 3), RGB.
     """
     rng = np.random.default_rng((seed, species, index))
-    textures, colours = layout(species, int(rng.integers(4)))
+    textures, colours = arrange_zones(species, int(rng.integers(4)))
     x, y = _pose(rng)
     zones, outlines = _wings(rng, x, y)
     patterns = [_pattern(rng, t, x, y, zone) for t, zone in zip(textures, zones, strict=True)]

@@ -44,7 +44,7 @@ def describe(file: FeatureFile, by_class: bool = False) -> str:
     if not file.attributes["complete"]:
         facts["rows"] = f"{file.rows_done} of {len(file.labels)}, incomplete"
     for spec, shape in file.shapes.items():
-        layout = file.layout(spec)
+        layout = file.pooling_attributes(spec)
         facts[spec] = f"{' x '.join(map(str, shape[1:]))} {layout.pop('dtype')}, " + ", ".join(
             f"{key} {value}" for key, value in layout.items() if value and key != "pooling"
         )

@@ -16,16 +16,16 @@ from bilinear_cli.errors import FeatureFileError, UsageError, one_line
 from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
 from bilinear_cli.store.lock import in_use_error
 
-PARTIAL = ".partial"  # suffix of an unfinished file
+PARTIAL_SUFFIX = ".partial"  # suffix of an unfinished file
 FORMAT = "bilinear-features"
 FORMAT_VERSION = 1
-INTEGERS = ("photo", "labels")
-ROW_COLUMNS = (*INTEGERS, "view", "paths", "sha256", "split", "group")
+INTEGER_COLUMNS = ("photo", "labels")
+ROW_COLUMNS = (*INTEGER_COLUMNS, "view", "paths", "sha256", "split", "group")
 
 
 def partial_path(path: Path) -> Path:
     """Return the path of the unfinished file that becomes `path`."""
-    return path.with_name(path.name + PARTIAL)
+    return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
 def open_hdf5(path: Path, mode: str) -> h5py.File:
@@ -33,7 +33,7 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
     try:
         return h5py.File(path, mode)
     except BlockingIOError as error:
-        raise in_use_error(path.with_name(path.name.removesuffix(PARTIAL))) from error
+        raise in_use_error(path.with_name(path.name.removesuffix(PARTIAL_SUFFIX))) from error
     except FileNotFoundError as error:
         raise FeatureFileError(
             f"the feature file {path} does not exist. Make it with bilinear extract."
@@ -45,7 +45,7 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
             raise FeatureFileError(
                 f"{path} is not an HDF5 file. Make a feature file with bilinear extract."
             ) from error
-        raise damage_error(path, reason(error)) from error
+        raise damaged_file_error(path, reason(error)) from error
 
 
 def check_format(path: Path, file: h5py.File) -> None:
@@ -61,7 +61,7 @@ def check_format(path: Path, file: h5py.File) -> None:
     features = _get_member(file, "features")
     specs = list(features) if isinstance(features, h5py.Group) else []
     if not specs:
-        raise damage_error(path, "features are missing")
+        raise damaged_file_error(path, "features are missing")
     names = [*ROW_COLUMNS, "class_names", "rows_done", "skipped/paths", "skipped/reasons"]
     names += [f"{group}/{spec}" for spec in specs for group in ("features", "crc32")]
     names += [f"parameters/{name}" for name in _parameter_names(specs)]
@@ -73,7 +73,7 @@ def check_format(path: Path, file: h5py.File) -> None:
             data.size == 0 or data.id.get_offset() is not None
         )
         if not contiguous:
-            raise damage_error(path, f"{name} is missing or is not plain data")
+            raise damaged_file_error(path, f"{name} is missing or is not plain data")
 
 
 def _get_member(file: h5py.File, name: str) -> h5py.Dataset | h5py.Group | None:
@@ -138,15 +138,15 @@ def read_attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
 
 
 @contextmanager
-def as_damage(path: Path) -> Iterator[None]:
+def read_errors(path: Path) -> Iterator[None]:
     """Turn the errors that h5py and NumPy raise for a malformed file into a FeatureFileError."""
     try:
         yield
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise damage_error(path, reason(error)) from error
+        raise damaged_file_error(path, reason(error)) from error
 
 
-def damage_error(path: Path, fault: str) -> FeatureFileError:
+def damaged_file_error(path: Path, fault: str) -> FeatureFileError:
     """Return the error for a damaged file."""
     return FeatureFileError(
         f"{path} is damaged: {fault}. Make it again with bilinear extract --overwrite."

@@ -16,7 +16,7 @@ from bilinear_cli.poolings import registry
 from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import checks
-from bilinear_cli.store.checks import INTEGERS, ROW_COLUMNS, as_damage, partial_path
+from bilinear_cli.store.checks import INTEGER_COLUMNS, ROW_COLUMNS, partial_path, read_errors
 from bilinear_cli.store.streaming import RowBlock, StoredRows, prefetch
 
 
@@ -25,14 +25,14 @@ class Header:
     """The contents of a feature file beside its features.
 
     Attributes:
-        columns: for each of `ROW_COLUMNS` an array with one entry for each row.
+        row_columns: for each of `ROW_COLUMNS` an array with one entry for each row.
         class_names: the names of the classes; labels are indices into them.
         attributes: root attributes; `create` sets the format, version, time and `complete`.
         skipped: path -> reason, of photos without rows.
         parameters: of the poolings, name -> array; see `poolings/parameters.py`.
     """
 
-    columns: Mapping[str, np.ndarray]
+    row_columns: Mapping[str, np.ndarray]
     class_names: Sequence[str] | np.ndarray
     attributes: Mapping[str, Any]
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class FeatureFile:
         if not path.exists() and partial_path(path).exists():
             path = partial_path(path)
         self.path, self.files = path, [path]
-        with ExitStack() as on_error, as_damage(path):
+        with ExitStack() as on_error, read_errors(path):
             self._file = on_error.enter_context(checks.open_hdf5(path, mode))
             self._raw = on_error.enter_context(path.open("rb", buffering=0))
             checks.check_format(path, self._file)
@@ -109,7 +109,7 @@ class FeatureFile:
             if shape != (n,):
                 raise ValueError(f"{name} should have {n} rows")
         for name in ROW_COLUMNS:
-            if getattr(self, name).dtype.kind != ("i" if name in INTEGERS else "U"):
+            if getattr(self, name).dtype.kind != ("i" if name in INTEGER_COLUMNS else "U"):
                 raise ValueError(f"{name} has values of the wrong kind")
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise ValueError("labels are outside class_names")
@@ -154,9 +154,9 @@ class FeatureFile:
             file._file.close()
             file._raw.close()
 
-    def layout(self, spec: str) -> dict[str, Any]:
+    def pooling_attributes(self, spec: str) -> dict[str, Any]:
         """Return the pooling, layout, channels, normalization and dtype of the rows of a spec."""
-        with as_damage(self.path):
+        with read_errors(self.path):
             data = self._dataset("features", spec)
             return checks.read_attributes(data) | {
                 "pooling": registry.canonical_spec(spec),
@@ -180,7 +180,7 @@ class FeatureFile:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe that made the file; raises a FeatureFileError if attributes are invalid."""
-        with as_damage(self.path):
+        with read_errors(self.path):
             return Recipe.from_attributes(self.attributes, tuple(self.shapes))
 
     def header(self) -> Header:
@@ -194,18 +194,18 @@ class FeatureFile:
 
     # The rows; `indices` are int64 (n,), in any order --------------------------------------
 
-    def columns(self, spec: str, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
-        """Read vectors in blocks of at most `step` columns; a thread reads one block ahead.
+    def column_blocks(self, spec: str, indices: np.ndarray, block_width: int) -> Iterator[RowBlock]:
+        """Read vectors in blocks of at most `block_width` columns; a thread reads one block ahead.
 
         Yields:
             (slice of columns, float32 (n, its length)), in order. The caller may overwrite a block.
 
         It raises as `batches` does; a wrong checksum is known only after the last block.
         """
-        return prefetch(self._stored(spec).columns(indices, step))
+        return prefetch(self._stored(spec).column_blocks(indices, block_width))
 
-    def batches(self, spec: str, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
-        """Read batches of at most `step` whole rows; a thread reads one batch ahead.
+    def batches(self, spec: str, indices: np.ndarray, batch_size: int) -> Iterator[RowBlock]:
+        """Read batches of at most `batch_size` whole rows; a thread reads one batch ahead.
 
         Yields:
             (slice of `indices`, float32 (its length, *row shape)). The caller may overwrite it.
@@ -215,26 +215,26 @@ class FeatureFile:
             UsageError: the file has no such pooling.
         """
         rows, n = self._stored(spec), len(indices)
-        batches = (slice(start, min(start + step, n)) for start in range(0, n, step))
+        batches = (slice(i, min(i + batch_size, n)) for i in range(0, n, batch_size))
         return prefetch((batch, rows.read(indices[batch])) for batch in batches)
 
     def read(self, spec: str, indices: np.ndarray) -> np.ndarray:
         """Return whole rows, float32 (n, *row shape); raise as `batches` does."""
         return self._stored(spec).read(indices)
 
-    def read_raw(self, spec: str, indices: np.ndarray) -> np.ndarray:
+    def read_stored(self, spec: str, indices: np.ndarray) -> np.ndarray:
         """Return whole rows in the stored dtype, finite or not; raise as `batches` does."""
-        return self._stored(spec).read_raw(indices)
+        return self._stored(spec).read_stored(indices)
 
-    def check(self, spec: str) -> None:
+    def verify_checksums(self, spec: str) -> None:
         """Compare all rows that are done with their checksums; raise as `batches` does."""
-        self._stored(spec).check(np.arange(self.rows_done))
+        self._stored(spec).verify_checksums(np.arange(self.rows_done))
 
     def _stored(self, spec: str) -> StoredRows:
         validate_choice(f"pooling in {self.path}", spec, self.shapes)
         files, checksums = [], []
         for file in self._shards or [self]:
-            with as_damage(file.path):
+            with read_errors(file.path):
                 files.append((file.path, file._raw, file._dataset("features", spec)))
                 checksums.append(file._dataset("crc32", spec)[()])
         return StoredRows(files, np.concatenate(checksums), self.paths)

@@ -13,7 +13,7 @@ from bilinear_cli.errors import FeatureFileError, Progress, abbreviate
 from bilinear_cli.networks.network import measured_difference
 from bilinear_cli.poolings.registry import FITTED_ON, SpecDict
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, UNSHARDED, Difference, differences, mixed_with
-from bilinear_cli.store.checks import ROW_COLUMNS, as_damage, parameter_sha256, partial_path
+from bilinear_cli.store.checks import ROW_COLUMNS, parameter_sha256, partial_path, read_errors
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile
 from bilinear_cli.store.writing import copy_rows
@@ -102,7 +102,7 @@ def merge(
 
 def _shard_of(file: FeatureFile) -> tuple[int, int]:
     """Return the number of a shard, from 1, and the number of shards."""
-    with as_damage(file.path):
+    with read_errors(file.path):
         shard, n_shards = map(int, str(file.attributes.get("shard", UNSHARDED)).split("/"))
         if not 1 <= shard <= n_shards:
             raise ValueError(f"shard is {shard}/{n_shards}")
@@ -120,14 +120,16 @@ def _check_compatible(shards: Sequence[FeatureFile], allow_precision_mix: bool) 
         for name, value_1, value_2 in differing:
             mix = name in PRECISION_ATTRIBUTES
             advice = ". bilinear merge accepts this with --allow-precision-mix." if mix else ""
+            about = " (of paths, labels, splits and groups)" if name == "data_sha256" else ""
             raise FeatureFileError(
-                f"{first.path} and {shard.path} do not belong together: {name} is {value_1} in the "
-                f"first and {value_2} in the second{advice}"
+                f"{first.path} and {shard.path} do not belong together: {name}{about} is {value_1} "
+                f"in the first and {value_2} in the second{advice}"
             )
         if differences(*pair, "merge"):
             a, b = (str(file.attributes.get("precision")) for file in (first, shard))
             difference = measured_difference(a, b)
-            log.warning("%s is in %s and %s in %s: %s", first.path, a, shard.path, b, difference)
+            message = "%s has rows in %s and %s in %s, which will be mixed: %s"
+            log.warning(message, first.path, a, shard.path, b, difference)
 
 
 def _check_all_present(shards: Sequence[FeatureFile]) -> None:
@@ -151,7 +153,7 @@ def _differing_contents(a: FeatureFile, b: FeatureFile) -> list[Difference]:
     pairs = [Difference("the number of shards", _shard_of(a)[1], _shard_of(b)[1])]
     for spec in a.shapes.keys() & b.shapes.keys():
         pairs.append(Difference(f"a row of {spec}", a.shapes[spec][1:], b.shapes[spec][1:]))
-        pairs.append(Difference(spec, a.layout(spec), b.layout(spec)))
+        pairs.append(Difference(spec, a.pooling_attributes(spec), b.pooling_attributes(spec)))
     for name in (a.parameters.keys() & b.parameters.keys()) - {FITTED_ON}:
         digests = (parameter_sha256(file.parameters[name]) for file in (a, b))
         pairs.append(Difference(name, *digests))

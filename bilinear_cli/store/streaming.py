@@ -17,10 +17,11 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
-from bilinear_cli.store.checks import damage_error
+from bilinear_cli.store.checks import damaged_file_error
 
 CHUNK = 1 << 17  # numbers that fit the cache, as stored and as float32 together
-LEAST, SCALE = np.uint32(1).view(np.float32), np.float32(2.0**112)  # 2^-149, without arithmetic
+SMALLEST_FLOAT32 = np.uint32(1).view(np.float32)  # 2^-149, without arithmetic
+FLOAT16_SCALE = np.float32(2.0**112)
 
 RowBlock = tuple[slice, np.ndarray]
 T = TypeVar("T")
@@ -48,90 +49,97 @@ class StoredRows:
         starts = [data.id.get_offset() or 0 for *_, data in files]  # None if it is empty
         for (path, raw, data), start in zip(files, starts, strict=True):
             if data.dtype not in (np.float16, np.float32):
-                raise damage_error(path, f"{self._name} holds {data.dtype}")
+                raise damaged_file_error(path, f"{self._name} holds {data.dtype}")
             if start + data.nbytes > os.fstat(raw.fileno()).st_size:  # checked before allocation
-                raise damage_error(path, "it ends too early")
+                raise damaged_file_error(path, "it ends too early")
         self._starts, lengths = np.array(starts), [len(data) for *_, data in files]
         self._file_index = np.repeat(np.arange(len(files)), lengths)
         self._row_in_file = np.concatenate([np.arange(n) for n in lengths])
 
-    def columns(self, indices: np.ndarray, step: int) -> Iterator[RowBlock]:
+    def column_blocks(self, indices: np.ndarray, block_width: int) -> Iterator[RowBlock]:
         """Yield blocks of columns; the checksums are carried from block to block."""
         (width,) = self._shape
-        sums = [0] * len(indices)
-        for first in range(0, width, step):
-            columns = slice(first, min(first + step, width))
-            block = np.empty((len(indices), columns.stop - first), np.float32)
-            self._load(block, indices, first, sums)
+        checksums = [0] * len(indices)
+        for first_column in range(0, width, block_width):
+            columns = slice(first_column, min(first_column + block_width, width))
+            block = np.empty((len(indices), columns.stop - first_column), np.float32)
+            self._fill_float32(block, indices, first_column, checksums)
             yield columns, block
-        self._compare(indices, sums)
+        self._verify(indices, checksums)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return rows as float32."""
-        rows, sums = np.empty((len(indices), *self._shape), np.float32), [0] * len(indices)
-        self._load(rows, indices, 0, sums)
-        self._compare(indices, sums)
+        rows, checksums = np.empty((len(indices), *self._shape), np.float32), [0] * len(indices)
+        self._fill_float32(rows, indices, 0, checksums)
+        self._verify(indices, checksums)
         return rows
 
-    def read_raw(self, indices: np.ndarray) -> np.ndarray:
+    def read_stored(self, indices: np.ndarray) -> np.ndarray:
         """Return rows in the stored dtype, finite or not."""
         rows = np.empty((len(indices), *self._shape), self._dtype)
-        self._compare(indices, self._fetch(rows, indices, 0, [0] * len(indices)))
+        self._verify(indices, self._fill_stored(rows, indices, 0, [0] * len(indices)))
         return rows
 
-    def check(self, indices: np.ndarray) -> None:
+    def verify_checksums(self, indices: np.ndarray) -> None:
         """Compare rows with their checksums, finite or not."""
         step = _rows_in_chunk(self._shape)
         for start in range(0, len(indices), step):
-            self.read_raw(indices[start : start + step])
+            self.read_stored(indices[start : start + step])
 
-    def _load(self, rows: np.ndarray, indices: np.ndarray, first: int, sums: list[int]) -> None:
-        """Fill float32 `rows` (n, ...) from column `first` on, in chunks that stay in the cache.
+    def _fill_float32(
+        self, rows: np.ndarray, indices: np.ndarray, first_column: int, checksums: list[int]
+    ) -> None:
+        """Fill float32 `rows` (n, ...) from `first_column` on, in chunks that stay in the cache.
 
-        `sums` are the checksums of the columns before, and are updated in place.
+        `checksums` are the checksums of the columns before, and are updated in place.
         """
         step = _rows_in_chunk(rows.shape[1:])
         halves = np.empty((step, *rows.shape[1:]), np.float16)
         for start in range(0, len(indices), step):
             chunk = slice(start, start + step)
             stored = rows[chunk] if self._dtype == np.float32 else halves[: len(rows[chunk])]
-            sums[chunk] = self._fetch(stored, indices[chunk], first, sums[chunk])
+            checksums[chunk] = self._fill_stored(
+                stored, indices[chunk], first_column, checksums[chunk]
+            )
             if not to_float32(stored, rows[chunk]):
                 raise self._not_finite_error(stored, indices[chunk])
 
-    def _fetch(
-        self, stored: np.ndarray, indices: np.ndarray, first: int, sums: list[int]
+    def _fill_stored(
+        self, stored: np.ndarray, indices: np.ndarray, first_column: int, checksums: list[int]
     ) -> list[int]:
-        """Fill `stored` from column `first` on; return the checksums, continued from `sums`."""
+        """Fill `stored` from `first_column` on; return the continued `checksums`."""
         if not len(indices):
             return []
         content = stored.reshape(-1).view(np.uint8).data
         size = prod(stored.shape[1:]) * stored.itemsize
-        file, row = self._file_index[indices], self._row_in_file[indices]
-        offsets = self._starts[file] + row * self._row_bytes + first * self._dtype.itemsize
+        file_index, row = self._file_index[indices], self._row_in_file[indices]
+        first_byte = first_column * self._dtype.itemsize
+        offsets = self._starts[file_index] + row * self._row_bytes + first_byte
         bounds: list[int] | range = range(len(indices) + 1)
         if size == self._row_bytes:  # consecutive rows are then consecutive bytes
-            breaks = (np.diff(row) != 1) | (np.diff(file) != 0)
+            breaks = (np.diff(row) != 1) | (np.diff(file_index) != 0)
             bounds = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(indices)]
         for start, stop in pairwise(bounds):
-            self._fill(content[start * size : stop * size], file[start], int(offsets[start]))
-        return [zlib.crc32(content[i * size : (i + 1) * size], crc) for i, crc in enumerate(sums)]
+            rows = content[start * size : stop * size]
+            self._read_bytes(rows, file_index[start], int(offsets[start]))
+        row_bytes = (content[i * size : (i + 1) * size] for i in range(len(indices)))
+        return [*map(zlib.crc32, row_bytes, checksums)]
 
-    def _fill(self, content: memoryview, file: int, offset: int) -> None:
+    def _read_bytes(self, content: memoryview, file_index: int, offset: int) -> None:
         """Read bytes. One call may return fewer bytes; no bytes are the end of the file."""
-        path, raw = self._files[file]
+        path, raw = self._files[file_index]
         while content:
             n = os.preadv(raw.fileno(), [content], offset)
             if not n:
-                raise damage_error(path, "it ends too early")
+                raise damaged_file_error(path, "it ends too early")
             content, offset = content[n:], offset + n
 
-    def _compare(self, indices: np.ndarray, sums: list[int]) -> None:
+    def _verify(self, indices: np.ndarray, checksums: list[int]) -> None:
         """Raise for the first row whose checksum differs."""
-        wrong = indices[self._checksums[indices] != np.array(sums, np.uint32)]
+        wrong = indices[self._checksums[indices] != np.array(checksums, np.uint32)]
         if len(wrong):
             path, row = self._locate(wrong[0])
-            raise damage_error(path, f"row {row} of {self._name} has another checksum")
+            raise damaged_file_error(path, f"row {row} of {self._name} has another checksum")
 
     def _locate(self, index: int) -> tuple[Path, int]:
         """Return the file of a row, and the index of the row in that file."""
@@ -139,7 +147,7 @@ class StoredRows:
 
     def _not_finite_error(self, stored: np.ndarray, indices: np.ndarray) -> FeatureFileError:
         bad = indices[[not np.isfinite(row).all() for row in stored]][:1]
-        self.read_raw(bad)  # raises if the row is damaged, which is the better message
+        self.read_stored(bad)  # raises if the row is damaged, which is the better message
         path, row = self._locate(bad[0])
         return FeatureFileError(
             f"{path}: row {row} of {self._name}, of the photo {self._photos[bad[0]]}, holds NaN or "
@@ -165,14 +173,14 @@ def to_float32(stored: np.ndarray, out: np.ndarray) -> bool:
     # as signed and as unsigned integers, infinity and NaN are above the finite numbers
     if stored.view(np.int16).max() >= 0x7C00 or stored.view(np.uint16).max() >= 0xFC00:
         return False
-    if LEAST * SCALE == 0:
+    if SMALLEST_FLOAT32 * FLOAT16_SCALE == 0:
         np.copyto(out, stored)
         return True
     bits = out.view(np.int32)
     bits[...] = stored.view(np.int16)  # the sign fills the upper half
     bits <<= 13
     bits &= -0x70000001  # 0x8FFFFFFF: keep one copy of the sign
-    out *= SCALE
+    out *= FLOAT16_SCALE
     return True
 
 

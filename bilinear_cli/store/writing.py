@@ -22,11 +22,11 @@ import numpy as np
 from bilinear_cli.errors import FeatureFileError, InUseError, Progress
 from bilinear_cli.poolings.registry import SpecDict, get_pooling, storage_dtype
 from bilinear_cli.store import checks
-from bilinear_cli.store.checks import FORMAT, FORMAT_VERSION, INTEGERS, ROW_COLUMNS, partial_path
+from bilinear_cli.store.checks import INTEGER_COLUMNS, ROW_COLUMNS, partial_path
 from bilinear_cli.store.reading import FeatureFile, Header
 
 SHA256_DIGITS = 64
-BLOCK = 64  # rows that are copied at a time
+COPY_BATCH_SIZE = 64  # rows that are copied at a time
 
 
 class FeatureWriter(FeatureFile):
@@ -94,8 +94,8 @@ class FeatureWriter(FeatureFile):
             indices = np.flatnonzero(self.photo >= 0)
             if len(indices) < len(self.photo):
                 header = self.header()
-                columns = {name: values[indices] for name, values in header.columns.items()}
-                header = replace(header, columns=columns, skipped=reasons or {})
+                columns = {name: values[indices] for name, values in header.row_columns.items()}
+                header = replace(header, row_columns=columns, skipped=reasons or {})
                 try:
                     copy_rows(self, indices, self.path, header)
                 except FeatureFileError as error:
@@ -129,9 +129,9 @@ def copy_rows(
     writer = create(output, {spec: shape[1:] for spec, shape in file.shapes.items()}, header)
     try:
         with writer:
-            for start in range(0, len(indices), BLOCK):
-                block = indices[start : start + BLOCK]
-                writer.append({spec: stored.read_raw(block) for spec, stored in rows.items()})
+            for start in range(0, len(indices), COPY_BATCH_SIZE):
+                block = indices[start : start + COPY_BATCH_SIZE]
+                writer.append({spec: stored.read_stored(block) for spec, stored in rows.items()})
                 if progress:
                     progress(writer.rows_done, len(indices))
             writer.finish()
@@ -153,12 +153,13 @@ def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) 
     with _write_errors(path):
         output.parent.mkdir(parents=True, exist_ok=True)
         _check_not_in_use(path)
-        _check_space(path, shapes, header.columns)
+        _check_space(path, shapes, header.row_columns)
         try:
             with h5py.File(new, "w") as file:
                 file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
                 file.attrs.update(header.attributes)
-                file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, complete=False)
+                file.attrs.update(format=checks.FORMAT, complete=False)
+                file.attrs["format_version"] = checks.FORMAT_VERSION
                 _lay_out(file, shapes, header)
             os.replace(new, path)
         finally:
@@ -191,19 +192,19 @@ def _check_space(
 
 def _lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
     """Write the columns and parameters, and reserve the space of the features."""
-    columns, parameters = header.columns, header.parameters
+    columns, parameters = header.row_columns, header.parameters
     n_rows = len(columns["labels"])
-    small = {name: np.asarray(columns[name], np.int64) for name in INTEGERS}
-    small |= {name: _encode(columns[name]) for name in ROW_COLUMNS if name not in INTEGERS}
-    small["sha256"] = _encode(columns["sha256"], SHA256_DIGITS)
-    small["class_names"] = _encode(header.class_names)
-    small["skipped/paths"] = _encode(list(header.skipped))
-    small["skipped/reasons"] = _encode(list(header.skipped.values()))
-    small["rows_done"] = np.zeros(1, np.int64)
-    small |= {f"crc32/{spec}": np.zeros(n_rows, np.uint32) for spec in shapes}
-    small |= {f"parameters/{name}": array for name, array in parameters.items()}
+    datasets = {name: np.asarray(columns[name], np.int64) for name in INTEGER_COLUMNS}
+    datasets |= {n: _encode(columns[n]) for n in ROW_COLUMNS if n not in INTEGER_COLUMNS}
+    datasets["sha256"] = _encode(columns["sha256"], SHA256_DIGITS)
+    datasets["class_names"] = _encode(header.class_names)
+    datasets["skipped/paths"] = _encode(list(header.skipped))
+    datasets["skipped/reasons"] = _encode(list(header.skipped.values()))
+    datasets["rows_done"] = np.zeros(1, np.int64)
+    datasets |= {f"crc32/{spec}": np.zeros(n_rows, np.uint32) for spec in shapes}
+    datasets |= {f"parameters/{name}": array for name, array in parameters.items()}
     # h5py ignores errors when it closes a dataset by itself, so all stay open until the flush
-    data = [file.create_dataset(name, data=values) for name, values in small.items()]
+    data = [file.create_dataset(name, data=values) for name, values in datasets.items()]
     contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -234,6 +235,6 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        advice = " The rows before are kept: free some space and run again." if kept else ""
+        advice = " The rows written so far are kept. Free some space and run again." if kept else ""
         where = getattr(error, "filename", None) or path
         raise FeatureFileError(f"cannot write {where}: {checks.reason(error)}.{advice}") from error

@@ -227,7 +227,7 @@ def _stored(
 ) -> Iterator[Block]:
     """Yield the slice of the selected columns, and their stored values as float32."""
     step = max(1, BLOCK_BYTES // (4 * max(len(indices), 1)))
-    for span, x in file.columns(spec, indices, step):
+    for span, x in file.column_blocks(spec, indices, step):
         if columns is None:
             yield span, x
             continue

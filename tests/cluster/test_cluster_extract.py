@@ -22,7 +22,7 @@ from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE
 from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster.shards_folder import is_complete, shards_folder
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
-from bilinear_cli.extraction.from_photos import Photos
+from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile, locked, partial_path
@@ -246,7 +246,7 @@ def test_shards_older_than_the_output_do_not_replace_it(
     for shard in shards:
         shard.unlink()
     partial_path(shards[0]).touch()
-    assert not is_complete(Job(Photos(birds, on_workers.network), MAX, output))
+    assert not is_complete(Job(PhotoInput(birds, on_workers.network), MAX, output))
     on_workers.extract(birds, MAX, overwrite=True)
     with FeatureFile(output) as file:
         assert file.attributes["resize"] == "squash"

@@ -26,7 +26,7 @@ from bilinear_cli.cluster.extract import choose_n_shards
 from bilinear_cli.cluster.reducer import gram_tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction.from_photos import Photos
+from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import installed_versions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.photos.photo_set import PhotoSet
@@ -62,8 +62,8 @@ def test_a_set_is_cut_into_shards(
     n_photos: int, n_workers: int, batch_size: int, n_shards: int
 ) -> None:
     client = SimpleNamespace(nthreads=lambda: range(n_workers))
-    origin = SimpleNamespace(photo_set=range(n_photos))
-    job = SimpleNamespace(origin=origin, recipe=replace(RECIPE, batch_size=batch_size))
+    photos = SimpleNamespace(photo_set=range(n_photos))
+    job = SimpleNamespace(input=photos, recipe=replace(RECIPE, batch_size=batch_size))
     assert choose_n_shards(client, job, None) == n_shards
 
 
@@ -94,7 +94,7 @@ def requirements(birds: PhotoSet, network: WorkerNetwork, output: Path) -> Extra
     token = output.parent / "token"
     token.parent.mkdir()
     token.touch()
-    return ExtractRequirements.of(Photos(birds, network), RECIPE, token)
+    return ExtractRequirements.of(PhotoInput(birds, network), RECIPE, token)
 
 
 def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequirements) -> None:

@@ -76,7 +76,9 @@ def test_shards_read_as_one_or_merged_are_a_single_runs_rows(
         for spec in POOLINGS:
             np.testing.assert_array_equal(several.read(spec, rows), single.read(spec, rows))
         for (slice_1, columns_1), (slice_2, columns_2) in zip(
-            single.columns("bilinear", rows, 4), several.columns("bilinear", rows, 4), strict=True
+            single.column_blocks("bilinear", rows, 4),
+            several.column_blocks("bilinear", rows, 4),
+            strict=True,
         ):
             assert slice_1 == slice_2
             np.testing.assert_array_equal(columns_1, columns_2)

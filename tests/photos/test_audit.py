@@ -60,7 +60,7 @@ def assert_error(result: Result, *facts: object) -> None:
     assert_names(result.stderr.rstrip("\n"), *facts)
 
 
-def findings(folder: Path | str, *arguments: str | Path, code: int = 0) -> dict:
+def audit_json(folder: Path | str, *arguments: str | Path, code: int = 0) -> dict:
     """Return what `check --json` prints."""
     (line,) = check("--data", folder, "--json", *arguments, code=code).stdout.splitlines()
     return json.loads(line)
@@ -84,14 +84,14 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def test_different_photos_are_no_duplicates(birds: Path) -> None:
-    result = findings(birds)
+    result = audit_json(birds)
     assert result["near_duplicates"] == result["exact_duplicates"] == result["unreadable"] == []
     assert result["odd"] == result["alike_classes"] == []
 
 
 def test_a_copied_file_is_an_exact_duplicate_across_train_and_test(birds: Path) -> None:
     shutil.copy(birds / "train/wren/0.jpg", birds / "test/wren/copy.png")
-    result = findings(birds)
+    result = audit_json(birds)
     (duplicates,) = result["exact_duplicates"]
     assert paths(duplicates) == ["train/wren/0.jpg", "test/wren/copy.png"]
     assert (duplicates["across_splits"], duplicates["across_classes"]) == (True, False)
@@ -103,7 +103,7 @@ def test_a_copied_file_is_an_exact_duplicate_across_train_and_test(birds: Path) 
 def test_a_copy_that_was_worked_on_is_a_near_duplicate(birds: Path, edit: str) -> None:
     with Image.open(birds / "train/wren/0.jpg") as image:
         COPIES[edit](image).save(birds / "test/robin/copy.jpg", quality=50)
-    result = findings(birds)
+    result = audit_json(birds)
     (duplicates,) = result["near_duplicates"]
     assert paths(duplicates) == ["train/wren/0.jpg", "test/robin/copy.jpg"]
     assert (duplicates["across_splits"], duplicates["across_classes"]) == (True, True)
@@ -113,13 +113,13 @@ def test_a_copy_that_was_worked_on_is_a_near_duplicate(birds: Path, edit: str) -
 def test_mirrored_copies_are_not_reported(birds: Path) -> None:
     with Image.open(birds / "train/wren/0.jpg") as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(birds / "test/wren/copy.jpg")
-    assert findings(birds)["near_duplicates"] == []
+    assert audit_json(birds)["near_duplicates"] == []
 
 
 def test_photos_of_one_colour_are_odd_and_not_near(birds: Path) -> None:
     make_photo(birds / "train/wren/black.jpg", (300, 300), colour="black")
     make_photo(birds / "test/wren/grey.jpg", (300, 300), colour="grey")
-    result = findings(birds)
+    result = audit_json(birds)
     assert result["near_duplicates"] == []
     assert [odd["path"] for odd in result["odd"]] == ["train/wren/black.jpg", "test/wren/grey.jpg"]
 
@@ -197,7 +197,7 @@ def test_unreadable_photos_are_named_and_end_with_1(birds: Path) -> None:
     (birds / "train/wren/text.jpg").write_text("no photo")
     cut_off = birds / "test/wren/1.jpg"
     os.truncate(cut_off, cut_off.stat().st_size // 2)
-    unreadable = findings(birds, code=1)["unreadable"]
+    unreadable = audit_json(birds, code=1)["unreadable"]
     assert [bad["path"] for bad in unreadable] == ["train/wren/text.jpg", "test/wren/1.jpg"]
     printed = check("--data", birds, code=1)
     for bad in unreadable:
@@ -209,7 +209,7 @@ def test_unreadable_photos_are_named_and_end_with_1(birds: Path) -> None:
 def test_a_set_without_a_readable_photo(birds: Path) -> None:
     for photo in birds.rglob("*.jpg"):
         photo.write_bytes(b"")
-    assert len(findings(birds, code=1)["unreadable"]) == N_PHOTOS
+    assert len(audit_json(birds, code=1)["unreadable"]) == N_PHOTOS
     shutil.rmtree(birds)
     result = check("--data", birds, code=1)
     assert result.stdout == ""
@@ -219,11 +219,11 @@ def test_a_set_without_a_readable_photo(birds: Path) -> None:
 def test_small_and_long_photos_are_odd(birds: Path) -> None:
     scene(77).resize((100, 90)).save(birds / "train/wren/small.jpg")
     scene(78).resize((1300, 300)).save(birds / "train/wren/long.jpg")
-    reasons = {odd["path"]: odd["reason"] for odd in findings(birds)["odd"]}
+    reasons = {odd["path"]: odd["reason"] for odd in audit_json(birds)["odd"]}
     assert reasons.keys() == {"train/wren/small.jpg", "train/wren/long.jpg"}
     assert_names(reasons["train/wren/small.jpg"], 100, 90, 224)
     assert_names(reasons["train/wren/long.jpg"], 1300, 300, 4)
-    assert len(findings(birds, "--image-size", "90")["odd"]) == 1
+    assert len(audit_json(birds, "--image-size", "90")["odd"]) == 1
 
 
 def test_every_photo_is_read_once(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_every_photo_is_read_once(birds: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_classes_are_counted_and_look_alikes_named(birds: Path) -> None:
     shutil.move(birds / "train/robin/10.jpg", birds / "train/robin/10.JPG")
     save_scene(birds / "train/Wren/a.jpg", 50)
-    result = findings(birds)
+    result = audit_json(birds)
     assert result["classes"] == {
         "Wren": {"train": 1, "test": 0},
         "robin": {"train": 3, "test": 3},
@@ -250,8 +250,8 @@ def test_classes_are_counted_and_look_alikes_named(birds: Path) -> None:
 
 
 def test_the_seed_of_a_drawn_split_is_reported(birds: Path) -> None:
-    assert_names(findings(birds / "train", "--split-seed", "5")["split"], 5)
-    assert findings(birds, "--split-seed", "5")["split"] == findings(birds)["split"]
+    assert_names(audit_json(birds / "train", "--split-seed", "5")["split"], 5)
+    assert audit_json(birds, "--split-seed", "5")["split"] == audit_json(birds)["split"]
 
 
 def test_hostile_names_are_kept_in_files_and_cleaned_on_the_terminal(
@@ -260,7 +260,7 @@ def test_hostile_names_are_kept_in_files_and_cleaned_on_the_terminal(
     for split in ("train", "test"):
         shutil.move(birds / split / "wren", birds / split / HOSTILE)
     shutil.copy(birds / "train" / HOSTILE / "0.jpg", birds / "test" / HOSTILE / "\n,\x07.jpg")
-    result = findings(birds)
+    result = audit_json(birds)
     assert {*result["classes"]} == {"robin", HOSTILE}
     assert f"test/{HOSTILE}/\n,\x07.jpg" in paths(result["exact_duplicates"][0])
     text = check("--data", birds, "--groups", manifest).stdout
@@ -276,7 +276,7 @@ def test_a_long_list_is_cut_off_in_the_table_alone(birds: Path) -> None:
     assert len(set(re.findall(r"bad\d+\.jpg", text))) == 10
     (line,) = [line for line in text.splitlines() if "--json" in line]
     assert_names(line, 5)
-    assert len(findings(birds, code=1)["unreadable"]) == 15
+    assert len(audit_json(birds, code=1)["unreadable"]) == 15
 
 
 # Cost, and what it needs --------------------------------------------------------------------

@@ -7,7 +7,12 @@ import pytest
 
 from bilinear_cli.photos import audit_report, duplicates
 from bilinear_cli.photos.audit_report import similar_names
-from bilinear_cli.photos.duplicates import NEAR, group_by_key, merge_groups, near_duplicate_sets
+from bilinear_cli.photos.duplicates import (
+    MAX_HASH_DISTANCE,
+    group_by_key,
+    merge_groups,
+    near_duplicate_sets,
+)
 
 
 def flipped(hashes: np.ndarray, bits: list[int]) -> np.ndarray:
@@ -22,11 +27,13 @@ def hashes() -> np.ndarray:
 def test_sets_are_those_of_a_loop_over_pairs(
     hashes: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "TILE", 32)  # several tiles, the last not full
+    monkeypatch.setattr(duplicates, "TILE_SIZE", 32)  # several tiles, the last not full
     rng = np.random.default_rng(1)
     for i in rng.permutation(300)[:100]:
-        hashes[i] = flipped(hashes[rng.integers(300)], [*rng.integers(0, 64, NEAR + 1)])
-    reached = np.bitwise_count(hashes[:, None] ^ hashes[None]).max(axis=-1) <= NEAR
+        hashes[i] = flipped(
+            hashes[rng.integers(300)], [*rng.integers(0, 64, MAX_HASH_DISTANCE + 1)]
+        )
+    reached = np.bitwise_count(hashes[:, None] ^ hashes[None]).max(axis=-1) <= MAX_HASH_DISTANCE
     for _ in range(9):
         reached = reached @ reached
     sets = near_duplicate_sets(hashes)
@@ -35,7 +42,9 @@ def test_sets_are_those_of_a_loop_over_pairs(
 
 
 @pytest.mark.parametrize("column", [0, 1])
-@pytest.mark.parametrize(("distance", "near"), [(NEAR, True), (NEAR + 1, False)])
+@pytest.mark.parametrize(
+    ("distance", "near"), [(MAX_HASH_DISTANCE, True), (MAX_HASH_DISTANCE + 1, False)]
+)
 def test_both_hashes_have_to_be_near(
     hashes: np.ndarray, column: int, distance: int, near: bool
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.photos import class_folders
 
-from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set, stratified_split
+from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set, stratified_group_split
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set, stratified_s
 )
 def test_about_a_third_of_each_class_is_for_testing(n_photos: int, n_test: int) -> None:
     labels = np.repeat([0, 1], [n_photos, 60])
-    split = stratified_split(labels, np.arange(len(labels)).astype(str), 0)
+    split = stratified_group_split(labels, np.arange(len(labels)).astype(str), 0)
     assert (split[labels == 0] == "test").sum() == n_test
     assert (split[labels == 1] == "test").sum() == 20
     assert set(split) == {"train", "test"}
@@ -27,7 +27,7 @@ def test_groups_are_not_split(seed: int) -> None:
     rng = np.random.default_rng(seed)
     group = rng.integers(0, 60, 300)
     labels = group % 3
-    split = stratified_split(labels, group.astype(str), seed)
+    split = stratified_group_split(labels, group.astype(str), seed)
     assert not set(group[split == "train"]) & set(group[split == "test"])
     for label in range(3):
         assert (split[labels == label] == "test").mean() == pytest.approx(1 / 3, abs=0.05)
@@ -36,14 +36,14 @@ def test_groups_are_not_split(seed: int) -> None:
 def test_a_class_of_one_group_is_for_training() -> None:
     labels = np.repeat([0, 1], 9)
     group = np.array(["nest"] * 9 + [*"abcdefghi"])
-    split = stratified_split(labels, group, 0)
+    split = stratified_group_split(labels, group, 0)
     assert set(split[:9]) == {"train"}
     assert Counter(split[9:]) == {"train": 6, "test": 3}
 
 
 def test_seeds_differ_and_one_seed_does_not() -> None:
     labels, group = np.repeat([0, 1], 30), np.arange(60).astype(str)
-    splits = [tuple(stratified_split(labels, group, seed)) for seed in (0, 1, 2, 0)]
+    splits = [tuple(stratified_group_split(labels, group, seed)) for seed in (0, 1, 2, 0)]
     assert len(set(splits)) == 3
     assert splits[0] == splits[3]
 
@@ -52,7 +52,7 @@ def test_seeds_differ_and_one_seed_does_not() -> None:
 def test_a_few_large_groups_still_give_test_photos(groups: int, size: int, n_test: int) -> None:
     group = np.repeat([f"{label}-{i}" for label in range(4) for i in range(groups)], size)
     labels = np.repeat(np.arange(4), groups * size)
-    split = stratified_split(labels, group, 0)
+    split = stratified_group_split(labels, group, 0)
     assert [np.sum(split[labels == label] == "test") for label in range(4)] == [n_test] * 4
 
 

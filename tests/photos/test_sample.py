@@ -40,13 +40,15 @@ def test_every_texture_lies_on_every_colour_in_three_species() -> None:
 def test_an_animal_shows_everything_once_and_pairs_it_as_its_species(
     species: int, form: int
 ) -> None:
-    textures, colours = sample.layout(species, form)
+    textures, colours = sample.arrange_zones(species, form)
     assert sorted(textures) == sorted(colours) == [0, 1, 2, 3]
     assert all(sample.PAIRINGS[species][t] == c for t, c in zip(textures, colours, strict=True))
 
 
 def test_colours_alone_do_not_depend_on_the_species() -> None:
-    colours = [[sample.layout(species, form)[1] for form in range(4)] for species in range(12)]
+    colours = [
+        [sample.arrange_zones(species, form)[1] for form in range(4)] for species in range(12)
+    ]
     assert all(np.array_equal(colours[0], forms) for forms in colours)
     assert all(sorted(zone) == [0, 1, 2, 3] for zone in zip(*colours[0], strict=True))
 

@@ -125,7 +125,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
     path = tmp_path / "x.jpg"
     RGB.convert(mode).resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
     (reduced,) = read_photo(path, [64])
-    monkeypatch.setattr("bilinear_cli.photos.images.REDUCED", 10_000)
+    monkeypatch.setattr("bilinear_cli.photos.images.MIN_DECODED_RATIO", 10_000)
     (full,) = read_photo(path, [64])
     with Image.open(path) as image:
         filtered = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.HAMMING))

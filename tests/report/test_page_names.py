@@ -13,7 +13,7 @@ from support.commands import run_command
 from support.pages import EXTERNAL, Element, markdown_tables, parse
 from support.runs import HOSTILE_NAMES, make_run, report_html
 
-from bilinear_cli.photos.manifest import Row
+from bilinear_cli.photos.manifest import PhotoRecord
 from bilinear_cli.report.text import confused_pairs_line
 from bilinear_cli.report.write import escape_markdown
 
@@ -109,7 +109,7 @@ def test_the_page_holds_all_labels_to_correct(hostile: Element, hostile_run: Pat
     assert {row["label"] for row in rows} == set(HOSTILE_NAMES)
     assert {row["split"] for row in rows} == {"train", "test"}
     alone = ("in no fold.png", HOSTILE_NAMES[0], "train", "alone")
-    assert rows[-1] == dict(zip(Row._fields, alone, strict=True))
+    assert rows[-1] == dict(zip(PhotoRecord._fields, alone, strict=True))
     section = hostile.section("mistakes")
     paths = [card.one("dd", class_="path").text for card in section.all("li", class_="card")]
     assert [row["path"] for row in rows[: len(paths)]] == paths

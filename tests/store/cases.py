@@ -41,7 +41,7 @@ both_sizes = pytest.mark.parametrize("shapes", [SMALL, LARGE], ids=["float32", "
 READS: dict[str, Read] = {
     "read": lambda file, rows: file.read("max", rows),
     "batches": lambda file, rows: list(file.batches("max", rows, 2)),
-    "columns": lambda file, rows: list(file.columns("max", rows, file.shapes["max"][1] // 3)),
+    "columns": lambda file, rows: list(file.column_blocks("max", rows, file.shapes["max"][1] // 3)),
     "maps": lambda file, rows: file.read("maps", rows),
     "batches of maps": lambda file, rows: list(file.batches("maps", rows, 2)),
 }

@@ -28,19 +28,19 @@ def test_a_flipped_bit_is_reported_by_row_and_pooling(complete: Path, spec: str)
     flip_bit(complete, spec, 3)
     with FeatureFile(complete) as file:
         with raises(FeatureFileError, complete, f"features/{spec}", 3, REPLACE):
-            file.check(spec)
+            file.verify_checksums(spec)
         for other in SMALL.keys() - {spec}:
-            file.check(other)
+            file.verify_checksums(other)
 
 
 def test_only_the_rows_that_are_done_are_checked_in_an_unfinished_file(unfinished: Path) -> None:
     partial = partial_path(unfinished)
     flip_bit(partial, "max", 2)
     with FeatureWriter(unfinished) as writer:
-        writer.check("max")
+        writer.verify_checksums("max")
     flip_bit(partial, "max", 1)
     with FeatureWriter(unfinished) as writer, raises(FeatureFileError, partial, "features/max", 1):
-        writer.check("max")
+        writer.verify_checksums("max")
 
 
 def cut(path: Path, share: float) -> None:

@@ -38,10 +38,10 @@ def test_either_name_opens_either_key(path: Path, name: str) -> None:
         assert file.shapes[name] == (6, 2, 2, 8)
         assert list(file.shapes).count("maps") == 1
         assert "conv5" not in list(file.shapes)
-        assert file.layout(name)["pooling"] == "maps"
+        assert file.pooling_attributes(name)["pooling"] == "maps"
         assert file.row_dtype(name) == np.float32
         np.testing.assert_array_equal(file.read(name, np.arange(6)), ROWS["maps"])
-        file.check(name)
+        file.verify_checksums(name)
 
 
 @each_name

@@ -55,7 +55,7 @@ def test_columns_and_attributes_are_read_back(complete: Path) -> None:
         assert expected.items() <= file.attributes.items()
         assert file.attributes["complete"] is True
         assert file.attributes["created"].endswith("+00:00")
-        assert file.layout("bilinear") == {
+        assert file.pooling_attributes("bilinear") == {
             "pooling": "bilinear",
             "layout": "upper-triangle",
             "normalization": "signed-sqrt,l2",
@@ -64,12 +64,12 @@ def test_columns_and_attributes_are_read_back(complete: Path) -> None:
         }
         dense = {"layout": "dense", "normalization": "", "channels": 8, "dtype": "float32"}
         for spec in ("max", "avg", "sum", "maps"):
-            assert file.layout(spec) == {"pooling": spec} | dense
+            assert file.pooling_attributes(spec) == {"pooling": spec} | dense
 
 
-@pytest.mark.parametrize("method", ["columns", "batches", "read", "check"])
+@pytest.mark.parametrize("method", ["column_blocks", "batches", "read", "verify_checksums"])
 def test_the_error_for_an_unknown_pooling_names_the_nearest(complete: Path, method: str) -> None:
-    arguments = {"read": [np.arange(6)], "check": []}.get(method, [np.arange(6), 1])
+    arguments = {"read": [np.arange(6)], "verify_checksums": []}.get(method, [np.arange(6), 1])
     facts = (complete, "'bilinar'", "'bilinear'")
     with FeatureFile(complete) as file, raises(UsageError, *facts):
         getattr(file, method)("bilinar", *arguments)
@@ -92,7 +92,7 @@ def test_version_1_stays_readable() -> None:
         assert {name: getattr(file, name).tolist() for name in columns} == columns
         assert attributes.items() <= file.attributes.items()
         assert file.skipped == {"é 1/1.jpg": "no photo"}
-        assert file.layout("bilinear")["layout"] == "upper-triangle"
+        assert file.pooling_attributes("bilinear")["layout"] == "upper-triangle"
         for spec, values in version_1_rows().items():
             assert file.row_dtype(spec) == values.dtype
             np.testing.assert_array_equal(all_rows(file, spec), values[[0, 2]])

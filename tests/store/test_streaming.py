@@ -30,7 +30,7 @@ from bilinear_cli.store.streaming import prefetch, to_float32
 
 MIXED: Shapes = {"avg": (36,), "max": (4096,), "maps": (4, 4, 256)}  # the first as float32
 SOME = np.array([5, 1, 2, 3, 0])
-each_iterator = pytest.mark.parametrize("method", ["columns", "batches"])
+each_iterator = pytest.mark.parametrize("method", ["column_blocks", "batches"])
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_rows_and_batches_and_columns_are_the_stored_rows(
         rows = file.read(spec, indices)
         assert (rows.dtype, rows.shape) == (np.float32, (len(indices), *shapes[spec]))
         np.testing.assert_array_equal(rows, expected)
-        np.testing.assert_array_equal(file.read_raw(spec, indices), expected, strict=True)
+        np.testing.assert_array_equal(file.read_stored(spec, indices), expected, strict=True)
         for step in (1, 4, 6, 100):
             if len(indices):
                 rows = joined(file.batches(spec, indices, step), len(indices), step, 0)
@@ -85,7 +85,7 @@ def test_rows_and_batches_and_columns_are_the_stored_rows(
         for pieces in (0.5, 1, 2.5, 8) if spec != "maps" else ():
             (width,) = shapes[spec]
             step = int(width / pieces)
-            rows = joined(file.columns(spec, indices, step), width, step, 1)
+            rows = joined(file.column_blocks(spec, indices, step), width, step, 1)
             np.testing.assert_array_equal(rows, expected)
 
 
@@ -97,7 +97,7 @@ def test_a_reader_may_overwrite_its_blocks(
     before = path.read_bytes()
     with FeatureFile(path) as file:
         for _ in range(2):
-            passes = [file.columns("max", rows, 1500), file.batches("maps", rows, 2)]
+            passes = [file.column_blocks("max", rows, 1500), file.batches("maps", rows, 2)]
             read = [[(x.copy(), x.fill(np.nan))[0] for _, x in blocks] for blocks in passes]
             np.testing.assert_array_equal(np.hstack(read[0]), file.read("max", rows))
             np.testing.assert_array_equal(np.vstack(read[1]), file.read("maps", rows))
@@ -114,15 +114,15 @@ def test_rows_are_converted_in_chunks(
     expected = random_rows(MIXED, 6)[spec][SOME]
     with FeatureFile(mixed) as file:
         np.testing.assert_array_equal(file.read(spec, SOME), expected)
-        file.check(spec)
+        file.verify_checksums(spec)
         if spec != "maps":
-            blocks = [block for _, block in file.columns(spec, SOME, expected.shape[1] // 2)]
+            blocks = [block for _, block in file.column_blocks(spec, SOME, expected.shape[1] // 2)]
             np.testing.assert_array_equal(np.hstack(blocks), expected)
 
 
 def test_maps_have_no_columns(mixed: Path) -> None:
     with FeatureFile(mixed) as file, raises(ValueError):
-        list(file.columns("maps", SOME, 4))
+        list(file.column_blocks("maps", SOME, 4))
 
 
 # How it is read --------------------------------------------------------------------------
@@ -142,13 +142,13 @@ def test_a_run_of_rows_is_one_call(mixed: Path, calls: list[int]) -> None:
         file.read("max", SOME)
         assert calls == [2 * 4096, 3 * 2 * 4096, 2 * 4096]
         calls.clear()
-        list(file.columns("avg", SOME, 36))
+        list(file.column_blocks("avg", SOME, 36))
         assert calls == [4 * 36, 3 * 4 * 36, 4 * 36]
 
 
 def test_no_byte_of_other_columns_is_read(mixed: Path, calls: list[int]) -> None:
     with FeatureFile(mixed) as file:
-        list(file.columns("avg", SOME, 35))
+        list(file.column_blocks("avg", SOME, 35))
     assert calls == [4 * 35] * len(SOME) + [4] * len(SOME)
 
 
@@ -227,7 +227,7 @@ def test_a_reader_that_stops_early_leaves_no_thread(
             os.truncate(complete, 0)
         blocks.close()
         assert not new_threads()
-        np.testing.assert_array_equal(first, rows[:, :1] if method == "columns" else rows[:1])
+        np.testing.assert_array_equal(first, rows[:, :1] if method == "column_blocks" else rows[:1])
         if not damaged:
             np.testing.assert_array_equal(file.read("max", indices), rows)
             list(getattr(file, method)("max", indices, 1))
@@ -313,7 +313,7 @@ def test_columns_come_before_the_checksums_are_known_and_batches_after(
     flip_bit(complete, "max", 3)
     rows = np.arange(6)
     with FeatureFile(complete) as file:
-        columns, batches = file.columns("max", rows, 3), file.batches("max", rows, 2)
+        columns, batches = file.column_blocks("max", rows, 3), file.batches("max", rows, 2)
         for blocks, n_good in ((columns, 3), (batches, 1)):
             assert len(list(itertools.islice(blocks, n_good))) == n_good
             with raises(FeatureFileError, complete, "features/max", 3, REPLACE):
@@ -342,7 +342,7 @@ def test_check_accepts_numbers_that_are_not_finite(tmp_path: Path) -> None:
     with FeatureFile(path) as file:
         assert file.rows_done == 4
         for spec in SMALL:
-            file.check(spec)
+            file.verify_checksums(spec)
             with raises(FeatureFileError, path, f"features/{spec}", 3, "é 4/4.jpg"):
                 all_rows(file, spec)
 
@@ -413,7 +413,7 @@ def test_a_file_too_short_for_its_rows_is_refused_before_memory_is_allocated(
 @pytest.mark.parametrize("name", ["read", "columns", "batches", "check"])
 def test_features_of_another_dtype_are_refused(complete: Path, name: str, dtype: Any) -> None:
     replace_dataset(complete, "features/max", np.zeros((6, 8), dtype))
-    use = READS.get(name, lambda file, _: file.check("max"))
+    use = READS.get(name, lambda file, _: file.verify_checksums("max"))
     facts = (complete, "features/max", np.dtype(dtype), REPLACE)
     with FeatureFile(complete) as file, raises(FeatureFileError, *facts):
         use(file, np.arange(6))

@@ -115,7 +115,7 @@ def test_bad_rows_are_left_out_and_the_others_keep_bytes_order_and_checksums(
 def test_many_rows_are_left_out_over_several_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "BLOCK", 2)
+    monkeypatch.setattr(writing, "COPY_BATCH_SIZE", 2)
     with FeatureFile(write(tmp_path / "x.h5", n=11, bad=[0, 5])) as file:
         assert list(file.photo) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
         expected = random_rows(SMALL, 11)["max"][file.photo]
@@ -241,7 +241,7 @@ def test_a_disk_that_fills_up_loses_no_row_and_the_run_can_be_resumed(
     file_size_limit()
     with FeatureWriter(output) as writer:
         assert writer.rows_done == 2
-        writer.check(spec)
+        writer.verify_checksums(spec)
         writer.append(head(rows, 2, 6))
         writer.finish()
     with FeatureFile(output) as file:

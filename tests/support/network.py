@@ -10,7 +10,7 @@ import pytest
 
 from bilinear_cli.errors import Progress
 from bilinear_cli.extraction.extract import extract
-from bilinear_cli.extraction.from_photos import Photos
+from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.extraction.options import ExtractOptions, maps_job
 from bilinear_cli.networks.network import Network
@@ -80,7 +80,7 @@ def extract_photos(
 ) -> None:
     """Extract from photos; `load` returns the network, `options` are those of a `Job`."""
     network = SimpleNamespace(load=lambda recipe: load(), sha256=lambda: SHA256)
-    extract(Job(Photos(photo_set, network), recipe, output, **options), progress)
+    extract(Job(PhotoInput(photo_set, network), recipe, output, **options), progress)
 
 
 def pool_maps(

@@ -6,7 +6,7 @@ from typing import Any
 
 from bilinear_cli.cluster import extract
 from bilinear_cli.errors import Progress
-from bilinear_cli.extraction.from_photos import Photos
+from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
@@ -42,7 +42,7 @@ class OnWorkers:
         self, photos: PhotoSet, recipe: Recipe, progress: Progress | None = None, **options: Any
     ) -> list[Path] | None:
         """Extract the shards; `options` are those of a `Job`."""
-        job = Job(Photos(photos, self.network), recipe, self.output, **options)
+        job = Job(PhotoInput(photos, self.network), recipe, self.output, **options)
         return extract.extract_shards(job, self.address, progress)
 
     def extract(self, *arguments: Any, **options: Any) -> None:

@@ -38,7 +38,7 @@ class Memory:
         self.stored = stored
         self.shapes = {spec: x.shape for spec, x in stored.items()}
 
-    def columns(self, spec: str, indices: np.ndarray, step: int) -> Iterator[Block]:
+    def column_blocks(self, spec: str, indices: np.ndarray, step: int) -> Iterator[Block]:
         for span in spans(self.shapes[spec][1], step):
             yield span, self.stored[spec][indices, span].astype(np.float32)
 
