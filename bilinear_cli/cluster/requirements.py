@@ -36,17 +36,17 @@ def check_workers(client: "Client", fault: Fault) -> None:
 
 async def _check_beside_tasks(fault: Fault, dask_worker: "Worker") -> None:
     """Check a worker in a new thread, since tasks may occupy all task threads."""
-    await asyncio.to_thread(check, fault, dask_worker)
+    await asyncio.to_thread(check_worker, fault, dask_worker)
 
 
-def check(fault: Fault, worker: "Worker") -> None:
+def check_worker(fault: Fault, worker: "Worker") -> None:
     """Raise a BilinearError if this process, which is the worker, has a fault."""
     if phrase := fault():
         name = "" if worker.name == worker.address else f"{worker.name} at "
         raise BilinearError(f"worker {name}{worker.address} {phrase}")
 
 
-def differing(on_worker: str, on_client: str) -> str | None:
+def version_fault(on_worker: str, on_client: str) -> str | None:
     """Return a phrase that names the versions `name version, ...` that differ, or None."""
     lists = (versions.split(", ") for versions in (on_worker, on_client))
     worker, client = (dict(version.rsplit(" ", 1) for version in versions) for versions in lists)
@@ -70,7 +70,7 @@ class ExtractRequirements:
     versions: str  # of the packages that decide the numbers, see `extraction/job.py`
 
     @classmethod
-    def of(cls, origin: Photos, recipe: Recipe, token: Path) -> Self:
+    def from_job(cls, origin: Photos, recipe: Recipe, token: Path) -> Self:
         """Return the requirements for extracting these photos."""
         root, photo = origin.photo_set.root, None
         for path in map(root.joinpath, origin.photo_set.paths):
@@ -100,7 +100,7 @@ class ExtractRequirements:
             path, size = self.photo
             if not path.is_file() or path.stat().st_size != size:
                 return f"does not see the client's photo {path}: put it where all workers see it"
-        if fault := differing(installed_versions(self.recipe.precision), self.versions):
+        if fault := version_fault(installed_versions(self.recipe.precision), self.versions):
             return fault
         try:
             sha256 = self.network.sha256()

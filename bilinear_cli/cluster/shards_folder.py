@@ -22,7 +22,7 @@ from bilinear_cli.store import FeatureFile, locked, partial_path
 
 log = logging.getLogger(__name__)
 
-SHARD = re.compile(r"((\d+)of(\d+)\.h5)(\.partial)?")
+SHARD_FILE_NAME = re.compile(r"((\d+)of(\d+)\.h5)(\.partial)?")
 
 
 def shards_folder(output: Path) -> Path:
@@ -136,7 +136,7 @@ def check_shards(existing: FeatureFile, job: Job[Photos]) -> None:
 def _shards_in(folder: Path) -> dict[Path, tuple[int, int]]:
     """Return the files of shards, finished or not, by final name -> (shard from 1, n_shards)."""
     names = sorted(path.name for path in folder.iterdir())
-    matches = [match for match in map(SHARD.fullmatch, names) if match]
+    matches = [match for match in map(SHARD_FILE_NAME.fullmatch, names) if match]
     return {folder / match[1]: (int(match[2]), int(match[3])) for match in matches}
 
 

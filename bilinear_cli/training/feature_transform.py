@@ -17,7 +17,7 @@ from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import NORMALIZE
 
 BLOCK_BYTES = 1 << 26
-LEAST_NORM = 1e-6  # as in `functions.l2_normalize`
+MIN_NORM = 1e-6  # as in `l2_normalize` of `poolings/functions.py`
 
 Block = tuple[slice, np.ndarray]  # rows or columns, and their values, float32
 
@@ -43,7 +43,7 @@ class FeatureTransform:
     def fit(
         cls, file: FeatureFile, spec: str, train: np.ndarray, normalize: str, n_entries: int | None
     ) -> "FeatureTransform":
-        """Fit the selection and the normalisation on the training rows; see `fit_transforms`."""
+        """Fit selection and normalisation on the training rows; see `fit_feature_transforms`."""
         if len(file.shapes[spec]) != 2:  # maps stay as they are
             return cls(spec, None, file.shapes[spec][-1], "none")
         columns = top_variance_columns(file, spec, train, n_entries) if n_entries else None
@@ -92,7 +92,7 @@ class FeatureTransform:
 # Fitting ---------------------------------------------------------------------------------
 
 
-def fit_transforms(
+def fit_feature_transforms(
     file: FeatureFile,
     specs: Sequence[str],
     train: np.ndarray,
@@ -169,7 +169,7 @@ class Features:
     mean: np.ndarray | None = None
 
     @property
-    def d(self) -> int:
+    def n_features(self) -> int:
         """Number of features."""
         return sum(transform.n_features for transform in self.transforms)
 
@@ -219,7 +219,7 @@ def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     packed = np.sign(packed) * np.sqrt(np.abs(packed))
     packed *= triangle.scale(kernel.shape[1]).astype(np.float32)
     norms = np.linalg.norm(packed, axis=1, keepdims=True)
-    return packed / np.maximum(norms, np.float32(LEAST_NORM))
+    return packed / np.maximum(norms, np.float32(MIN_NORM))
 
 
 def _stored(

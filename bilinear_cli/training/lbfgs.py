@@ -11,7 +11,7 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-MEMORY = 10  # pairs of steps and gradient changes
+N_PAIRS = 10  # pairs of steps and gradient changes
 MAX_ITERATIONS = 1000
 SUFFICIENT_DECREASE = 1e-4
 MAX_HALVINGS = 20
@@ -32,7 +32,7 @@ def minimize(
     tolerance: float,
     max_iterations: int = MAX_ITERATIONS,
     dot: Dot = plain_dot,
-    memory: int = MEMORY,
+    n_pairs: int = N_PAIRS,
 ) -> np.ndarray:
     """Return the minimiser (Nocedal and Wright, "Numerical Optimization", 2006, chapter 7).
 
@@ -46,7 +46,7 @@ def minimize(
             when rounding lets no step lower it.
         max_iterations: stop after so many iterations, with a warning.
         dot: the inner product of the metric.
-        memory: number of pairs to keep. A pair is two arrays of the shape of x.
+        n_pairs: number of pairs to keep. A pair is two arrays of the shape of x.
     """
     value, gradient = function(x)
     pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
@@ -59,7 +59,7 @@ def minimize(
         step, change = new_x - x, new_gradient - gradient
         curvature = dot(step, change)
         if curvature > 0:
-            pairs = [*pairs, (step, change, curvature)][-memory:]
+            pairs = [*pairs, (step, change, curvature)][-n_pairs:]
         decrease = value - new_value
         x, value, gradient = new_x, new_value, new_gradient
         if decrease <= tolerance * abs(value):
@@ -68,17 +68,17 @@ def minimize(
     return x
 
 
-def starting_points(path: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
+def starting_points(solutions: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
     """Return where the next fit of a path of C, ascending by decades, may start.
 
     The candidates are the last fit, and the last two fits extrapolated. Weights of a softmax grow
     about with the logarithm of C if the classes are separable; those of other losses converge. The
     first fit starts at zeros of this shape.
     """
-    if not path:
+    if not solutions:
         return [np.zeros(shape, np.float32)]
-    *previous, last = path[-2:]
-    return [last, *(2 * last - fit for fit in previous)]
+    *previous, last = solutions[-2:]
+    return [last, *(2 * last - solution for solution in previous)]
 
 
 def _direction(

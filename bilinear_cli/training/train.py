@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import check_not_fitted_on_test
 from bilinear_cli.poolings.registry import canonical_spec, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
-from bilinear_cli.training.estimator import Training
-from bilinear_cli.training.feature_transform import Features, fit_transforms
+from bilinear_cli.training.estimator import TrainingData
+from bilinear_cli.training.feature_transform import Features, fit_feature_transforms
 from bilinear_cli.training.metrics import average_views, calibration, evaluate, fit_temperature
 from bilinear_cli.training.model import Model, to_probabilities
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.training.reducers import LocalReducer, Progress, Workers
+from bilinear_cli.training.reducers import LocalReducer, Workers
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning
 
@@ -62,7 +62,7 @@ def fit_and_score(
         BilinearError: the rows cannot be trained on.
         UsageError: the options do not fit the file.
     """
-    started, specs = time.perf_counter(), _split_spec(file, spec, options)
+    start_time, specs = time.perf_counter(), _split_spec(file, spec, options)
     rows = select_rows(file, photo_set, options.min_photos)
     train, test = rows.take(rows.split == "train"), rows.take(rows.split != "train")
     names = [name for x in specs for name in get_pooling(x).parameters]
@@ -77,16 +77,16 @@ def fit_and_score(
     metrics = {
         **_test_metrics(test, scores, temperature),
         **_describe(file, spec, options, rows, model),
-        **tuning.report(),
+        **tuning.to_metrics(),
     }
     refit = options.refit_all and len(test.indices) > 0
     if refit:
         log.info("fitting the final model on all photos")
         _, model = fit_model(file, specs, rows, options, tuning, reducer)
     if workers:
-        metrics["workers"] = workers.n
+        metrics["workers"] = workers.n_workers
     metrics["fitted_on"] = "train and test" if refit else "train"
-    metrics["seconds"] = round(time.perf_counter() - started, 2)
+    metrics["seconds"] = round(time.perf_counter() - start_time, 2)
     model = replace(model, parameters=parameters, temperature=temperature)
     scored = {"oof": (tuning.rows, tuning.scores), "test": (test, scores)}
     return TrainingResult(metrics, model, scored, rows)
@@ -100,16 +100,16 @@ def fit_model(
     tuning: Tuning | None = None,
     reducer: Callable[[Features, np.ndarray], LocalReducer] = LocalReducer,
 ) -> tuple[Tuning, Model]:
-    """Fit on these rows only, with the settings of `tuning`, or tune on these rows first."""
+    """Fit on these rows, with the hyper-parameters of `tuning`, or tune on these rows first."""
     estimator = registry.get_classifier(options.classifier).load()
-    transforms = fit_transforms(
+    transforms = fit_feature_transforms(
         file, specs, rows.indices, normalize=options.normalize, top_variance=options.top_variance
     )
     source = reducer(Features(file, transforms), rows.indices)
     reduced = estimator.reduce(source, len(rows.class_names), options)
-    training = Training(reduced, rows, options, transforms)
-    tuning = tuning or estimator.tune(training)
-    return tuning, estimator.fit(training, tuning)
+    data = TrainingData(reduced, rows, options, transforms)
+    tuning = tuning or estimator.tune(data)
+    return tuning, estimator.fit(data, tuning)
 
 
 def _split_spec(file: FeatureFile, spec: str, options: TrainOptions) -> list[str]:
