@@ -30,8 +30,8 @@ def check_workers(client: "Client", fault: Fault) -> None:
         if isinstance(error, BilinearError):
             raise error
         if isinstance(error, Exception):  # for example if this program is not installed there
-            reason = one_line(error)
-            raise BilinearError(f"worker {address} cannot run this program: {reason}")
+            reason = f"cannot run bilinear, install it there: {one_line(error)}"
+            raise BilinearError(f"worker {address} {reason}")
 
 
 async def _check_beside_tasks(fault: Fault, dask_worker: "Worker") -> None:
@@ -91,8 +91,8 @@ class ExtractRequirements:
             return f"cannot write to {folder}: {error.strerror}"
         with suppress(InUseError), locked(folder):
             return (
-                f"does not see that {folder} is locked: give an --output on a file system whose "
-                "locks (flock) hold on all machines"
+                f"does not see the client's lock of {folder}: file locks (flock) do not reach "
+                "other machines. Give an --output on a file system where they do, such as NFS 4"
             )
         if not self.root.is_dir():
             return f"does not see the photos in {self.root}: put them where all workers see them"
@@ -107,7 +107,10 @@ class ExtractRequirements:
         except BilinearError as error:
             return f"has no weights: {error}"
         if sha256 != (expected := self.recipe.weights_sha256):
-            return f"has weights {sha256}, the client has {expected}: give --weights"
+            return (
+                f"has other network weights ({sha256}) than the client ({expected}): put one file "
+                "of weights into a shared folder and give its path as --weights"
+            )
         return None
 
 

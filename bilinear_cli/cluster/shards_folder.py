@@ -91,7 +91,7 @@ def find_existing_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, in
         number of its finished photos.
 
     Raises:
-        BilinearError: the shards are of several runs.
+        BilinearError: the shards are of several extractions.
         FeatureFileError: a shard is damaged.
     """
     return retry_while_in_use(partial(_read_shards, folder))
@@ -102,8 +102,10 @@ def _read_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, int]]:
     shards = _shards_in(folder)
     n_shards = {n for _, n in shards.values()}
     if len(n_shards) > 1:
+        counts = " and ".join(map(str, sorted(n_shards)))
         raise BilinearError(
-            f"{folder} has shards of several runs, of {sorted(n_shards)}: remove it, or --overwrite"
+            f"{folder} has shards of several extractions, into {counts} "
+            "shards: remove the folder, or use --overwrite to start again"
         )
     n_done: dict[int, int] = {}
     existing = in_use = None

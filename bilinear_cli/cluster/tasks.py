@@ -50,8 +50,8 @@ class SharedFiles:
             actual = _describe(path)
             if actual != expected:
                 return (
-                    f"does not see {path} as this process does: {actual} there, {expected} here. "
-                    "Put the file into a folder that all workers share"
+                    f"does not see {path} as the client does: on the worker it is {actual}, on the "
+                    f"client {expected}. Put the file into a folder that all workers share"
                 )
         return version_fault(_versions(), self.versions)
 

@@ -173,7 +173,7 @@ class _CachedNetwork:
         return self.network.sha256()
 
     def load(self, recipe: Recipe) -> Forward:
-        """Return the network, which does not depend on views, poolings or the shard."""
+        """Return the network. Views, poolings, image size and shard do not change it."""
         recipe = replace(recipe, poolings=(), views=("original",), image_size=1, shard="1/1")
         return _load(self.network, recipe)
 

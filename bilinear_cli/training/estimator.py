@@ -52,7 +52,7 @@ class Estimator(ABC):
     cross_validated: ClassVar[bool] = True
 
     def reduce(self, reducer: LocalReducer, n_classes: int, options: TrainOptions) -> Any:
-        """Read the training rows, and reduce them to a `Problem`.
+        """Read the training rows; return a `Problem`, or another form that `trials` and `fit` use.
 
         Raises:
             BilinearError: they do not fit into memory, and the classifier cannot stream them.
@@ -83,7 +83,8 @@ class Estimator(ABC):
             (smoothing, *others), C = options.smoothings, options.C
             if C is None or others:
                 raise
-            log.warning("no class has two training photos or groups: nothing is held out")
+            consequences = "no out-of-fold accuracy, and no calibration of the probabilities"
+            log.warning("no class has two training photos or groups: %s", consequences)
             none = rows.take(np.arange(0))
             return Tuning(smoothing, C, None, none, np.empty((0, 0)), [], solver=solver)
         if solver == "stream" or not self.cross_validated:

@@ -45,7 +45,7 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) ->
 
     Returns:
         `top1`, `top1_ci95` (Wilson's interval), `top5`, `mean_per_class_accuracy`, all 0 to 1;
-        `log_loss`; `confused`, the most confused pairs as (count, true, predicted).
+        `log_loss`; `confused`, the most confused pairs: `count`, `true`, `predicted`.
     """
     n, predicted, accuracy = len(labels), scores.argmax(axis=1), top1(scores, labels)
     recall = recall_score(labels, predicted, labels=np.unique(labels), average="macro")

@@ -105,7 +105,7 @@ def train_network(
     *callbacks: Any,
     **kwargs: Any,
 ) -> int:
-    """Train a Keras network by Adam with early stopping; it returns scores, not probabilities.
+    """Train a Keras network that gives scores, not probabilities, by Adam with early stopping.
 
     With `validation_data`, training stops when their accuracy has not risen for `patience` epochs,
     and restores the weights of the best epoch. `kwargs` are arguments of `keras.Model.fit`.

@@ -5,13 +5,13 @@ products of the centred rows. With n <= d, fewer rows than features, the Gram ma
 everything; with fewer features, the rows on their principal axes (n, at most d) do.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
 
-from bilinear_cli.errors import BilinearError, Progress
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.training.feature_transform import Block
 
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue; smaller ones are rounding
@@ -51,16 +51,6 @@ def check_not_constant(centred_squares: float, squares: float) -> None:
     """Raise BilinearError if centring leaves nothing of the rows' squared norms."""
     if centred_squares <= RANK_TOLERANCE * squares:
         raise BilinearError(EQUAL_ROWS)
-
-
-def with_progress(
-    blocks: Iterable[Block], progress: Progress | None, total: int, start: int = 0
-) -> Iterator[Block]:
-    """Yield blocks; after each, call `progress` with (start + rows or columns done, total)."""
-    for span, x in blocks:
-        yield span, x
-        if progress:
-            progress(start + span.stop, total)
 
 
 def row_sums(blocks: Iterable[Block], d: int) -> tuple[np.ndarray, float]:

@@ -4,8 +4,8 @@ There are three forms with the same optimum. `GramProblem`: fewer rows than feat
 products. `PrimalProblem` in memory: fewer features than rows, on principal axes. `PrimalProblem`
 from the file or by workers: rows that fit neither way, in one pass after another.
 
-A few sums over rows reduce a problem. `LocalReducer` computes them in this process. With
-`cluster/reducer.py`, workers compute those of their rows and add them up.
+A few sums over rows reduce a problem. `LocalReducer` computes them in this process. In
+`cluster/reducer.py`, workers do; they add the sums up, and send a Gram matrix in tiles.
 """
 
 import logging
@@ -20,21 +20,13 @@ from scipy.linalg.blas import ssyrk
 
 from bilinear_cli.errors import Progress, validate_choice
 from bilinear_cli.files import free_memory
-from bilinear_cli.training import feature_transform, primal
+from bilinear_cli.training import feature_transform, primal, principal_axes
 from bilinear_cli.training.dual import GramProblem
-from bilinear_cli.training.feature_transform import Features
+from bilinear_cli.training.feature_transform import Features, with_progress
 from bilinear_cli.training.lbfgs import N_PAIRS
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import SOLVERS
 from bilinear_cli.training.primal import Passes, PrimalProblem
-from bilinear_cli.training.principal_axes import (
-    Coordinates,
-    check_not_constant,
-    column_squares,
-    eigenvectors,
-    row_sums,
-    with_progress,
-)
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +77,7 @@ class LocalReducer:
 
     features: Features
     indices: np.ndarray  # of the training rows; X is their features minus the mean
-    progress: Progress | None = None  # called with (done, total) while rows are read
+    progress: Progress | None = None  # called with (done, total)
 
     def reduce(self, solver: str) -> Problem:
         """Return the problem for the solver `gram` or `stream`."""
@@ -106,7 +98,7 @@ class LocalReducer:
         diagonal = np.einsum("ii->i", lower)
         spread = diagonal.mean(dtype=np.float64)
         mean_squared_norm = float(spread + np.square(mean, dtype=np.float64).sum())
-        check_not_constant(spread, mean_squared_norm)
+        principal_axes.check_not_constant(spread, mean_squared_norm)
         lower += lower.T
         diagonal *= 0.5
         return GramProblem(lower.T, mean, mean_squared_norm, self.weights)
@@ -125,14 +117,14 @@ class LocalReducer:
         centred, covariance = replace(self.features, mean=mean), np.zeros((d, d))
         for _, x in with_progress(centred.rows(self.indices), self.progress, 3 * n, n):
             covariance += x.T @ x
-        check_not_constant(np.trace(covariance), squares)
-        eigenvalues, axes = eigenvectors(covariance)
+        principal_axes.check_not_constant(np.trace(covariance), squares)
+        eigenvalues, axes = principal_axes.eigenvectors(covariance)
         axes = axes.astype(np.float32)
         z = np.empty((n, len(eigenvalues)), np.float32)
         for rows, x in with_progress(centred.rows(self.indices), self.progress, 3 * n, 2 * n):
             z[rows] = x @ axes
         passes = primal.LocalPasses(partial(primal.array_blocks, z))
-        coordinates = Coordinates(z, eigenvalues)
+        coordinates = principal_axes.Coordinates(z, eigenvalues)
         return PrimalProblem(passes, n, eigenvalues, mean, squares / n, axes, coordinates)
 
     def reduce_to_stream(self) -> PrimalProblem:
@@ -142,7 +134,7 @@ class LocalReducer:
         centred = replace(self.features, mean=mean)
         rows = with_progress(centred.rows(self.indices), self.progress, 2 * n, n)
         passes = primal.LocalPasses(lambda selected: centred.rows(self.indices[selected]))
-        sums = partial(column_squares, rows, centred.n_features)
+        sums = partial(principal_axes.column_squares, rows, centred.n_features)
         return self.streamed(passes, mean, squares, sums)
 
     def streamed(
@@ -154,14 +146,14 @@ class LocalReducer:
         seconds = time.perf_counter() - start_time
         passes_needed = "each C needs about 10 to 50 passes, the last fit 50 to 500"
         log.info("one pass over the rows takes at least %.1f s: %s", seconds, passes_needed)
-        check_not_constant(sum_of_squares.sum(), squares)
+        principal_axes.check_not_constant(sum_of_squares.sum(), squares)
         return PrimalProblem(passes, n, sum_of_squares, mean, squares / n)
 
     def _mean(self, n_passes: int) -> tuple[np.ndarray, float]:
         """Return the mean of the rows and the sum of their squares, from the first pass."""
         n, rows = len(self.indices), self.features.rows(self.indices)
         rows = with_progress(rows, self.progress, n_passes * n)
-        total, squares = row_sums(rows, self.features.n_features)
+        total, squares = principal_axes.row_sums(rows, self.features.n_features)
         return (total / n).astype(np.float32), squares
 
 

@@ -59,15 +59,16 @@ def make_folds(rows: Rows, n_folds: int, seed: int) -> list[np.ndarray]:
     n_groups = np.array([len(np.unique(group[labels == k])) for k in classes])
     if n_groups.max() < 2:
         raise BilinearError(
-            "cannot tune by cross-validation: no class has two training photos or groups. Add "
-            "photos, or use softmax, svm or ridge with -C, and softmax with --label-smoothing."
+            "cannot choose hyper-parameters by cross-validation: no class has two training photos "
+            "(or, with groups, two groups). Add photos. Or set the values yourself: -C for svm and "
+            "ridge, -C and --label-smoothing for softmax."
         )
     if n_groups.max() < n_folds:
         n_folds = int(n_groups.max())
         log.info("using %d folds: no class has more training photos or groups", n_folds)
     elif n_groups.min() < n_folds:
         small = abbreviate(rows.class_names[classes[n_groups < n_folds]])
-        log.info("classes with fewer photos or groups than the %d folds: %s", n_folds, small)
+        log.info("some of the %d folds have no validation photo of %s", n_folds, small)
     ungrouped = len(np.unique(group)) == len(group)
     splitter = StratifiedKFold if ungrouped else StratifiedGroupKFold
     k_fold = splitter(n_folds, shuffle=True, random_state=seed)

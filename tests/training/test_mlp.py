@@ -85,7 +85,7 @@ def test_on_principal_axes_the_accuracy_is_nearly_that_on_the_features(
     train, test = np.split(np.arange(n), [n_train])
     problem = make_reducer(x[train]).reduce_to_gram()
     reduced, mean = problem.coordinates, problem.mean
-    basis = reduced.coefficients(np.eye(len(reduced.sum_of_squares)))
+    basis = reduced.dual_coef(np.eye(len(reduced.sum_of_squares)))
     z = ((x - mean) @ ((x[train] - mean).T @ basis)).astype(np.float32)
     accuracy = []
     for rows in (x, z):
