@@ -1,8 +1,7 @@
 """Linear classifiers from inner products alone, for rows of more features than there are rows.
 
 With K = X Xᵀ the Gram matrix of the centred rows, the optimum is W = Xᵀ α. The dual coefficients α
-and the scores of the rows, S = K α + b, say everything about W. Nothing has the size of the
-features.
+and the scores of the rows, S = K α + b, determine W. Nothing has the size of the features.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,10 +18,7 @@ from bilinear_cli.training.primal import Linear, Steps
 from bilinear_cli.training.principal_axes import Coordinates, eigenvectors
 
 MAX_RATIO = 300.0  # of the curvatures of the loss and of the preconditioner
-MIN_CK, MAX_CK = (
-    1.0,
-    1e3,
-)  # of c K: less has no effect, more is too much for float32
+MIN_CK, MAX_CK = 1.0, 1e3  # of c K: less has no effect, more is too much for float32
 JITTER = 1e-4  # keeps rounding from making the preconditioner negative where K is zero
 MAX_ROUNDS = 5
 ROUNDING = 10  # tolerances by which rounding may change the objective without another round
@@ -67,8 +63,8 @@ class GramProblem:
     ) -> Iterator[DualSolution]:
         """Fit along ascending C, each fit from the last one or from the last two extrapolated.
 
-        L-BFGS works in the metric M = I + c XᵀX of the weights, with c the curvature of the loss:
-        there the problem is well conditioned. With G = K (I + c K)⁻¹, weights `M⁻¹ Xᵀ β` have
+        L-BFGS uses the inner product M = I + c XᵀX of weights, with c the curvature of the loss:
+        with it the problem is well conditioned. With G = K (I + c K)⁻¹, weights `M⁻¹ Xᵀ β` have
         scores S = G β and coefficients α = β - c S. They are kept as the pair of α and S. The
         penalty is `α · S / 2`, the inner product of two pairs is `α · S' + c S · S'`, and the
         gradient is the pair of `β = α + C E`, with E the derivative of the loss by the scores: one

@@ -1,4 +1,4 @@
-"""L-BFGS for smooth convex functions of many float32 variables, in any metric.
+"""L-BFGS for smooth convex functions of many float32 variables, with any inner product.
 
 SciPy's L-BFGS-B keeps bounds and float64 copies. With hundreds of thousands of variables these
 cost more than the function, and SciPy knows the plain inner product only.
@@ -36,16 +36,17 @@ def minimize(
 ) -> np.ndarray:
     """Return the minimiser (Nocedal and Wright, "Numerical Optimization", 2006, chapter 7).
 
-    The first step tried has length one. Choose variables or a metric with a curvature near one.
+    The first step tried has length one. Choose variables or an inner product so that the
+    curvature is near one.
 
     Args:
-        function: the function. Its gradient is that of the metric: the derivative along a
+        function: the function. Its gradient is that of `dot`: the derivative along a
             direction is `dot(gradient, direction)`.
         x: the starting point, float32 of any shape.
         tolerance: stop when an iteration lowers the value by less than this fraction of it, or
             when rounding lets no step lower it.
         max_iterations: stop after so many iterations, with a warning.
-        dot: the inner product of the metric.
+        dot: the inner product.
         n_pairs: number of pairs to keep. A pair is two arrays of the shape of x.
     """
     value, gradient = function(x)

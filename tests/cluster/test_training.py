@@ -406,7 +406,7 @@ def test_a_worker_that_does_not_see_the_file_is_named(
 ) -> None:
     path, move = per_process
     with FeatureFile(path) as file:
-        assert Workers(client, file).n == 2
+        assert Workers(client, file).n_workers == 2
         (tmp_path / "elsewhere").mkdir()
         address = move(1, tmp_path / "elsewhere")
         size = f"{path.stat().st_size:,}"
