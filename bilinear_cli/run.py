@@ -103,7 +103,7 @@ def write_run(folder: Path, result: "TrainingResult") -> None:
         (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
         (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
         save_model(new / "model.npz", result.model)
-        for name, (rows, scores) in result.scored.items():
+        for name, (rows, scores) in result.scores.items():
             arrays = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
             np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **arrays)  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.feature_transform import Features, fit_transforms
+from bilinear_cli.training.feature_transform import Features, fit_feature_transforms
 from bilinear_cli.training.reducers import LocalReducer
 
 PRECISIONS = ("float32", "bfloat16", "int8")  # the others are compared with the first
@@ -141,7 +141,7 @@ def time_large_photo(photo: Path, size: int, pairs: int) -> Times:
 def time_stage2(file: FeatureFile, pairs: int) -> Times:
     """Time the reduction against reading."""
     rows = np.arange(len(file.labels))
-    transforms = fit_transforms(file, ["bilinear"], rows)
+    transforms = fit_feature_transforms(file, ["bilinear"], rows)
 
     def one_pass() -> None:
         for _ in Features(file, transforms).columns(rows):

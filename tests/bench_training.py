@@ -23,11 +23,11 @@ import numpy as np
 
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import losses, registry
-from bilinear_cli.training.estimator import Training
-from bilinear_cli.training.feature_transform import Features, fit_transforms
-from bilinear_cli.training.gram import RANK_TOLERANCE
+from bilinear_cli.training.estimator import TrainingData
+from bilinear_cli.training.feature_transform import Features, fit_feature_transforms
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
+from bilinear_cli.training.principal_axes import RANK_TOLERANCE
 from bilinear_cli.training.reducers import LocalReducer
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning, make_folds
@@ -54,15 +54,15 @@ def ours(file: FeatureFile, rows: Rows, classifier: str, tuned: bool) -> dict[st
     smoothing = 0.0 if classifier == "softmax" else None
     options = TrainOptions(classifier, C=None if tuned else C, label_smoothing=smoothing)
     began = time.perf_counter()
-    transforms = fit_transforms(file, [SPEC], rows.indices)
+    transforms = fit_feature_transforms(file, [SPEC], rows.indices)
     problem = LocalReducer(Features(file, transforms), rows.indices).reduce("gram")
     estimator = registry.get_classifier(classifier).load()
-    training = Training(problem, rows, options, transforms)
+    data = TrainingData(problem, rows, options, transforms)
     reduced = time.perf_counter()
     fixed = Tuning(0.0, C, None, rows, np.empty((0, 0)), [])
-    tuning = estimator.tune(training) if tuned else fixed
+    tuning = estimator.tune(data) if tuned else fixed
     chosen = time.perf_counter()
-    linear = estimator.fit(training, tuning).first
+    linear = estimator.fit(data, tuning).first
     if tuned:
         rows = select_rows(file, None, 2)
         test, features = rows.take(rows.split == "test"), Features(file, transforms)

@@ -165,7 +165,7 @@ def read_all(path: Path) -> dict[str, bytes]:
         recipe = file.recipe
         indices = np.arange(len(file.labels))
         if "bilinear" in file.shapes:
-            feature_transform.fit_transforms(file, ["bilinear"], indices, top_variance=5)
+            feature_transform.fit_feature_transforms(file, ["bilinear"], indices, top_variance=5)
         check_reusable(file, recipe)
         photos = slice(None, None, file.n_views)
         columns = (file.paths[photos].tolist(), file.sha256[photos].tolist())

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10
-LOOK_SECONDS = 5
-LOCAL = {
+POLL_SECONDS = 5
+LOCAL_DASK_CONFIG = {
     # By default Dask's workers return memory to the system at once. A network needs the same
     # memory again for each batch, and would pay for each page again.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
@@ -93,7 +93,7 @@ def _start_workers(address: str) -> "Iterator[Client]":
     if colon and not (count.isdecimal() and int(count)):
         raise UsageError(f"--scheduler {address} is invalid: write local:4 for four workers")
     n_workers = int(count) if colon else len(os.sched_getaffinity(0))
-    with dask.config.set(LOCAL):  # for the whole block, since Dask restarts workers
+    with dask.config.set(LOCAL_DASK_CONFIG):  # for the whole block, since Dask restarts workers
         with _block_ctrl_c():
             cluster = LocalCluster(
                 n_workers=n_workers,
@@ -172,7 +172,7 @@ def _warn_without_workers(client: "Client") -> Iterator[None]:
 
     def watch() -> None:
         n_workers = 1
-        while not end.wait(LOOK_SECONDS):
+        while not end.wait(POLL_SECONDS):
             try:
                 n_before, n_workers = n_workers, len(client.nthreads())
             except Exception:  # the scheduler ended, which `_translate_errors` reports
@@ -186,7 +186,7 @@ def _warn_without_workers(client: "Client") -> Iterator[None]:
         yield
     finally:
         end.set()
-        thread.join(LOOK_SECONDS)  # it may be waiting for a scheduler that does not answer
+        thread.join(POLL_SECONDS)  # it may be waiting for a scheduler that does not answer
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from bilinear_cli.store import FeatureFile, locked, merge, open_features
 log = logging.getLogger(__name__)
 
 SHARDS_PER_WORKER = 4  # so that all workers end at about the same time
-MOST_IN_SHARD = 2000  # photos; so that workers that join later find work
+MAX_PHOTOS_IN_SHARD = 2000  # photos; so that workers that join later find work
 
 
 def extract_shards(
@@ -66,9 +66,10 @@ def extract_shards(
     ):
         folder = token.parent
         existing, n_done = (None, {}) if job.overwrite else find_existing_shards(folder)
-        stored, copied = (file.recipe if file else None for file in (existing, reused))
-        recipe = resolve_recipe(job, stored, copied, lambda recipe: recipe)  # workers do the rest
-        requirements = ExtractRequirements.of(job.input, recipe, token)
+        existing_recipe, reused_recipe = (x.recipe if x else None for x in (existing, reused))
+        # the workers resolve what the files leave open
+        recipe = resolve_recipe(job, existing_recipe, reused_recipe, lambda recipe: recipe)
+        requirements = ExtractRequirements.from_job(job.input, recipe, token)
         check_workers(client, requirements.fault)
         if job.overwrite:
             remove_shards(folder)
@@ -135,7 +136,7 @@ def choose_n_shards(client: Client, job: Job[PhotoInput], existing: FeatureFile 
     if existing:
         return int(existing.recipe.shard.rpartition("/")[2])
     n_photos, n_workers = len(job.input.photo_set), len(client.nthreads())
-    n_shards = max(SHARDS_PER_WORKER * n_workers, ceil(n_photos / MOST_IN_SHARD), 1)
+    n_shards = max(SHARDS_PER_WORKER * n_workers, ceil(n_photos / MAX_PHOTOS_IN_SHARD), 1)
     return min(n_shards, ceil(n_photos / job.recipe.batch_size))
 
 

@@ -18,7 +18,7 @@ from bilinear_cli.training.primal import Linear, LossSums
 if TYPE_CHECKING:
     from distributed import Future
 
-    from bilinear_cli.cluster.reducer import Report, Workers
+    from bilinear_cli.cluster.reducer import OnDone, Workers
 
 
 @dataclass(frozen=True)
@@ -31,37 +31,37 @@ class DaskPasses:
     starts: np.ndarray  # position of the first row of each block, and the number of all rows
     keep: bool  # whether workers keep the blocks
 
-    def column_squares(self, report: "Report | None") -> np.ndarray:
+    def column_squares(self, on_done: "OnDone | None") -> np.ndarray:
         """Return the sum of squares of each column, float64 (d,)."""
         all_rows = {block: np.arange(size) for block, size in enumerate(np.diff(self.starts))}
         futures = [future for _, future in self._submit(tasks.column_squares, all_rows)]
-        (total,) = self.workers.tree_sum(futures, report)
+        (total,) = self.workers.tree_sum(futures, on_done)
         return total
 
     def losses(
         self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
     ) -> Callable[[Linear], LossSums]:
         """Return a function that makes one pass at each call; workers keep the targets."""
-        chosen = {
+        selected = {
             block: self.workers.send((indices[rows] - self.starts[block], targets[rows]))
             for block, rows in self._split(indices)
         }
 
         def sums(model: Linear) -> LossSums:
-            started = self._submit(tasks.losses, chosen, self.workers.send(model), make_loss)
-            return self.workers.tree_sum([future for _, future in started])
+            submitted = self._submit(tasks.losses, selected, self.workers.send(model), make_loss)
+            return self.workers.tree_sum([future for _, future in submitted])
 
         return sums
 
     def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
         """Return scores from one pass."""
         rows = dict(self._split(indices))
-        chosen = {block: indices[rows[block]] - self.starts[block] for block in rows}
-        started = self._submit(tasks.block_scores, chosen, self.workers.send(model))
-        groups, futures = zip(*started, strict=True)
+        selected = {block: indices[rows[block]] - self.starts[block] for block in rows}
+        submitted = self._submit(tasks.block_scores, selected, self.workers.send(model))
+        groups, futures = zip(*submitted, strict=True)
         scores = np.empty((len(indices), len(model.intercept)), np.float32)
-        for group, of_group in zip(groups, self.workers.client.gather(futures), strict=True):
-            scores[np.concatenate([rows[block] for block in group])] = of_group
+        for group, group_scores in zip(groups, self.workers.client.gather(futures), strict=True):
+            scores[np.concatenate([rows[block] for block in group])] = group_scores
         return scores
 
     def _split(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -72,15 +72,15 @@ class DaskPasses:
         yield from zip(blocks.tolist(), np.split(order, firsts[1:]), strict=True)
 
     def _submit(
-        self, task: Callable[..., Any], chosen: Mapping[int, Any], *args: Any
+        self, task: Callable[..., Any], selected: Mapping[int, Any], *args: Any
     ) -> "list[tuple[list[int], Future]]":
-        """Start a task for each group of the chosen blocks; return the groups and the futures."""
-        started = []
-        for worker, group in self._groups(chosen):
-            blocks, values = [self.blocks[b] for b in group], [chosen[b] for b in group]
+        """Start a task for each group of the selected blocks; return the groups and the futures."""
+        submitted = []
+        for worker, group in self._groups(selected):
+            blocks, values = [self.blocks[b] for b in group], [selected[b] for b in group]
             call = (self.features, blocks, values, *args)
-            started.append((group, self.workers.submit(task, *call, worker=worker)))
-        return started
+            submitted.append((group, self.workers.submit(task, *call, worker=worker)))
+        return submitted
 
     def _groups(self, blocks: Iterable[int]) -> list[tuple[str, list[int]]]:
         """Divide blocks among the threads of the workers that keep them.
@@ -96,7 +96,7 @@ class DaskPasses:
             first = next(iter(holders.get(self.blocks[block].key, ())), "")  # none: being loaded
             kept.setdefault(first, []).append(block)
         groups = []
-        for worker, of_worker in kept.items():
-            n = min(n_threads.get(worker, len(of_worker)), len(of_worker))
-            groups += [(worker, of_worker[i::n]) for i in range(n)]
+        for worker, worker_blocks in kept.items():
+            n = min(n_threads.get(worker, len(worker_blocks)), len(worker_blocks))
+            groups += [(worker, worker_blocks[i::n]) for i in range(n)]
         return groups

@@ -23,13 +23,13 @@ from distributed.comm import get_address_host
 from bilinear_cli.cluster import tasks
 from bilinear_cli.cluster.passes import DaskPasses
 from bilinear_cli.cluster.requirements import check_workers
-from bilinear_cli.cluster.tasks import SharedFeatures, Source
+from bilinear_cli.cluster.tasks import SharedFeatures, SharedFiles
+from bilinear_cli.errors import Progress
 from bilinear_cli.files import free_memory
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training import feature_transform, gram
+from bilinear_cli.training import feature_transform, principal_axes
 from bilinear_cli.training.dual import GramProblem
 from bilinear_cli.training.feature_transform import Features
-from bilinear_cli.training.gram import Progress
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.primal import PrimalProblem
 from bilinear_cli.training.reducers import LocalReducer
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 MAX_ROWS = 8192  # on a side of a tile of a Gram matrix
 MEMORY_FRACTION = 0.5  # of the workers' memory, for the rows that they keep
 
-Report = Callable[[], None]  # called when a task is done
+OnDone = Callable[[], None]  # called when a task is done
 
 
 class Workers:
@@ -54,10 +54,10 @@ class Workers:
         Raises:
             BilinearError: a worker does not.
         """
-        self.client, self.source = client, Source.of(file)
-        check_workers(client, self.source.fault)
-        self.n = len(client.nthreads())  # at the start
-        log.info("workers: %d, threads: %d", self.n, len(self.threads()))
+        self.client, self.shared_files = client, SharedFiles.from_file(file)
+        check_workers(client, self.shared_files.fault)
+        self.n_workers = len(client.nthreads())  # at the start
+        log.info("workers: %d, threads: %d", self.n_workers, len(self.threads()))
 
     def reducer(
         self, features: Features, indices: np.ndarray, progress: Progress | None
@@ -67,8 +67,8 @@ class Workers:
 
     def scores(self, model: Model, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), classes) of rows of these indices."""
-        source, shared_model = self.send(self.source), self.send(model)
-        calls = [(source, piece, shared_model) for piece in self.pieces(indices)]
+        shared_files, shared_model = self.send(self.shared_files), self.send(model)
+        calls = [(shared_files, piece, shared_model) for piece in self.pieces(indices)]
         return np.concatenate(self.client.gather(self.map_evenly(tasks.scores, calls)))
 
     def threads(self) -> list[str]:
@@ -114,21 +114,21 @@ class Workers:
             futures.append(self.submit(task, *args, worker=lightest[1]))
         return futures
 
-    def tree_sum(self, futures: "Sequence[Future]", report: Report | None = None) -> Any:
+    def tree_sum(self, futures: "Sequence[Future]", on_done: OnDone | None = None) -> Any:
         """Return the sum of the tuples that tasks return; workers add them in pairs."""
-        if report:
-            self.wait(futures, report)
+        if on_done:
+            self.wait(futures, on_done)
         while len(futures) > 1:
             pairs = [futures[i : i + 2] for i in range(0, len(futures), 2)]
             futures = [self.submit(tasks.add, *p) if len(p) == 2 else p[0] for p in pairs]
         return self.client.gather(futures[0])
 
-    def wait(self, futures: "Sequence[Future]", report: Report) -> None:
-        """Call `report` for each task that is done; raise the error of a task that fails."""
+    def wait(self, futures: "Sequence[Future]", on_done: OnDone) -> None:
+        """Call `on_done` for each task that is done; raise the error of a task that fails."""
         for future in as_completed(futures, loop=self.client.loop):
             if future.status != "finished":
                 future.result()
-            report()
+            on_done()
 
     def free_bytes(self) -> float:
         """Return how many bytes of rows the workers may keep."""
@@ -146,12 +146,12 @@ class DaskReducer(LocalReducer):
 
     workers: Workers
 
-    def gram(self) -> GramProblem:
+    def reduce_to_gram(self) -> GramProblem:
         """Compute X Xᵀ in tiles; workers read the rows once for each of their tiles."""
         n, pieces = len(self.indices), self.workers.pieces(self.indices)
         tiles = gram_tiles(n, len(self.workers.threads()))
-        report = self._counter(len(pieces) + len(tiles))
-        mean, squares = self._sums(pieces, report)
+        on_done = self._counter(len(pieces) + len(tiles))
+        mean, squares = self._sums(pieces, on_done)
         features = self._send(mean)
         calls = [(features, self.indices[rows], self.indices[columns]) for rows, columns in tiles]
         work = [1 if rows is columns else 2 for rows, columns in tiles]
@@ -163,27 +163,27 @@ class DaskReducer(LocalReducer):
             rows, columns = pending.pop(future)
             tile = future.result()
             inner[rows, columns], inner[columns, rows] = tile, tile.T
-            report()
-        gram.check_not_constant(float(np.trace(inner, dtype=np.float64)), squares)
+            on_done()
+        principal_axes.check_not_constant(float(np.trace(inner, dtype=np.float64)), squares)
         return GramProblem(inner, mean, squares / n, self.weights)
 
-    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    def weights(self, mean: np.ndarray, dual_coef: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, from one pass."""
         features = self._send(mean)
         pieces = self.workers.pieces(np.arange(len(self.indices)))
-        calls = [(features, self.indices[piece], alpha[piece]) for piece in pieces]
+        calls = [(features, self.indices[piece], dual_coef[piece]) for piece in pieces]
         (weights,) = self.workers.tree_sum(self.workers.map_evenly(tasks.weights, calls))
         return weights
 
-    def rotate(self) -> PrimalProblem:
+    def reduce_to_axes(self) -> PrimalProblem:
         """Do as `LocalReducer`: rows of few features are small."""
         small = "rows of %d features are small: this process reduces them, not the workers"
-        log.info(small, self.features.d)
-        return super().rotate()
+        log.info(small, self.features.n_features)
+        return super().reduce_to_axes()
 
-    def stream(self) -> PrimalProblem:
+    def reduce_to_stream(self) -> PrimalProblem:
         """Sum rows and squares; then workers keep the rows, or fits read them again."""
-        n, d, workers = len(self.indices), self.features.d, self.workers
+        n, d, workers = len(self.indices), self.features.n_features, self.workers
         pieces = workers.pieces(self.indices)
         blocks: Sequence[Any] = pieces
         needed, free = 4 * n * d, workers.free_bytes()
@@ -197,30 +197,30 @@ class DaskReducer(LocalReducer):
             needed / 1e9,
             free / 1e9,
         )
-        report = self._counter(len(pieces) + len(blocks))
-        mean, squares = self._sums(pieces, report)
+        on_done = self._counter(len(pieces) + len(blocks))
+        mean, squares = self._sums(pieces, on_done)
         features, starts = self._send(mean), np.cumsum([0, *map(len, blocks)])
         if keep:
             blocks = workers.map_evenly(tasks.load_rows, [(features, block) for block in blocks])
-            workers.wait(blocks, report)
+            workers.wait(blocks, on_done)
         passes = DaskPasses(workers, features, blocks, starts, keep)
-        sum_columns = partial(passes.column_squares, None if keep else report)
+        sum_columns = partial(passes.column_squares, None if keep else on_done)
         return self.streamed(passes, mean, squares, sum_columns)
 
     def _send(self, mean: np.ndarray | None) -> "Future":
-        shared = SharedFeatures(self.workers.source, self.features.transforms, mean)
+        shared = SharedFeatures(self.workers.shared_files, self.features.transforms, mean)
         return self.workers.send(shared)
 
-    def _counter(self, total: int) -> Report:
+    def _counter(self, total: int) -> OnDone:
         """Return a function that calls `progress` with (its number of calls, total)."""
         calls, progress = count(1), self.progress
         return lambda: progress(next(calls), total) if progress else None
 
-    def _sums(self, pieces: Sequence[np.ndarray], report: Report) -> tuple[np.ndarray, float]:
+    def _sums(self, pieces: Sequence[np.ndarray], on_done: OnDone) -> tuple[np.ndarray, float]:
         """Return the mean of the rows, float32 (d,), and the sum of their squared norms."""
         features = self._send(None)
         futures = self.workers.map_evenly(tasks.row_sums, [(features, x) for x in pieces])
-        total, squares = self.workers.tree_sum(futures, report)
+        total, squares = self.workers.tree_sum(futures, on_done)
         return (total / len(self.indices)).astype(np.float32), squares
 
 

@@ -30,23 +30,23 @@ def check_workers(client: "Client", fault: Fault) -> None:
         if isinstance(error, BilinearError):
             raise error
         if isinstance(error, Exception):  # for example if this program is not installed there
-            reason = one_line(error)
-            raise BilinearError(f"worker {address} cannot run this program: {reason}")
+            reason = f"cannot run bilinear, install it there: {one_line(error)}"
+            raise BilinearError(f"worker {address} {reason}")
 
 
 async def _check_beside_tasks(fault: Fault, dask_worker: "Worker") -> None:
     """Check a worker in a new thread, since tasks may occupy all task threads."""
-    await asyncio.to_thread(check, fault, dask_worker)
+    await asyncio.to_thread(check_worker, fault, dask_worker)
 
 
-def check(fault: Fault, worker: "Worker") -> None:
+def check_worker(fault: Fault, worker: "Worker") -> None:
     """Raise a BilinearError if this process, which is the worker, has a fault."""
     if phrase := fault():
         name = "" if worker.name == worker.address else f"{worker.name} at "
         raise BilinearError(f"worker {name}{worker.address} {phrase}")
 
 
-def differing(on_worker: str, on_client: str) -> str | None:
+def version_fault(on_worker: str, on_client: str) -> str | None:
     """Return a phrase that names the versions `name version, ...` that differ, or None."""
     lists = (versions.split(", ") for versions in (on_worker, on_client))
     worker, client = (dict(version.rsplit(" ", 1) for version in versions) for versions in lists)
@@ -70,7 +70,7 @@ class ExtractRequirements:
     versions: str  # of the packages that decide the numbers, see `extraction/job.py`
 
     @classmethod
-    def of(cls, photos: PhotoInput, recipe: Recipe, token: Path) -> Self:
+    def from_job(cls, photos: PhotoInput, recipe: Recipe, token: Path) -> Self:
         """Return the requirements for extracting these photos."""
         root, photo = photos.photo_set.root, None
         for path in map(root.joinpath, photos.photo_set.paths):
@@ -91,8 +91,8 @@ class ExtractRequirements:
             return f"cannot write to {folder}: {error.strerror}"
         with suppress(InUseError), locked(folder):
             return (
-                f"does not see that {folder} is locked: give an --output on a file system whose "
-                "locks (flock) hold on all machines"
+                f"does not see the client's lock of {folder}: file locks (flock) do not reach "
+                "other machines. Give an --output on a file system where they do, such as NFS 4"
             )
         if not self.root.is_dir():
             return f"does not see the photos in {self.root}: put them where all workers see them"
@@ -100,14 +100,17 @@ class ExtractRequirements:
             path, size = self.photo
             if not path.is_file() or path.stat().st_size != size:
                 return f"does not see the client's photo {path}: put it where all workers see it"
-        if fault := differing(installed_versions(self.recipe.precision), self.versions):
+        if fault := version_fault(installed_versions(self.recipe.precision), self.versions):
             return fault
         try:
             sha256 = self.network.sha256()
         except BilinearError as error:
             return f"has no weights: {error}"
         if sha256 != (expected := self.recipe.weights_sha256):
-            return f"has weights {sha256}, the client has {expected}: give --weights"
+            return (
+                f"has other network weights ({sha256}) than the client ({expected}): put one file "
+                "of weights into a shared folder and give its path as --weights"
+            )
         return None
 
 

@@ -22,7 +22,7 @@ from bilinear_cli.store import FeatureFile, locked, partial_path
 
 log = logging.getLogger(__name__)
 
-SHARD = re.compile(r"((\d+)of(\d+)\.h5)(\.partial)?")
+SHARD_FILE_NAME = re.compile(r"((\d+)of(\d+)\.h5)(\.partial)?")
 
 
 def shards_folder(output: Path) -> Path:
@@ -91,7 +91,7 @@ def find_existing_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, in
         number of its finished photos.
 
     Raises:
-        BilinearError: the shards are of several runs.
+        BilinearError: the shards are of several extractions.
         FeatureFileError: a shard is damaged.
     """
     return retry_while_in_use(partial(_read_shards, folder))
@@ -102,8 +102,10 @@ def _read_shards(folder: Path) -> tuple[FeatureFile | None, dict[int, int]]:
     shards = _shards_in(folder)
     n_shards = {n for _, n in shards.values()}
     if len(n_shards) > 1:
+        counts = " and ".join(map(str, sorted(n_shards)))
         raise BilinearError(
-            f"{folder} has shards of several runs, of {sorted(n_shards)}: remove it, or --overwrite"
+            f"{folder} has shards of several extractions, into {counts} "
+            "shards: remove the folder, or use --overwrite to start again"
         )
     n_done: dict[int, int] = {}
     existing = in_use = None
@@ -137,7 +139,7 @@ def check_shards(existing: FeatureFile, job: Job[PhotoInput]) -> None:
 def _shards_in(folder: Path) -> dict[Path, tuple[int, int]]:
     """Return the files of shards, finished or not, by final name -> (shard from 1, n_shards)."""
     names = sorted(path.name for path in folder.iterdir())
-    matches = [match for match in map(SHARD.fullmatch, names) if match]
+    matches = [match for match in map(SHARD_FILE_NAME.fullmatch, names) if match]
     return {folder / match[1]: (int(match[2]), int(match[3])) for match in matches}
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.cluster.requirements import check, differing
+from bilinear_cli.cluster.requirements import check_worker, version_fault
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.store import FeatureFile, open_features
-from bilinear_cli.training import gram
+from bilinear_cli.training import principal_axes
 from bilinear_cli.training.feature_transform import Block, Features, FeatureTransform
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
@@ -31,7 +31,7 @@ Positions = Sequence[np.ndarray]  # for each block, the rows to use, ascending
 
 
 @dataclass(frozen=True)
-class Source:
+class SharedFiles:
     """Feature files as the client sees them."""
 
     files: tuple[Path, ...]  # absolute paths, the same on every process
@@ -39,7 +39,7 @@ class Source:
     versions: str  # `name version, ...` of the packages that decide the numbers
 
     @classmethod
-    def of(cls, file: FeatureFile) -> "Source":
+    def from_file(cls, file: FeatureFile) -> "SharedFiles":
         """Describe files that this process has opened."""
         files = tuple(path.absolute() for path in file.files)
         return cls(files, tuple(map(_describe, files)), _versions())
@@ -50,17 +50,17 @@ class Source:
             actual = _describe(path)
             if actual != expected:
                 return (
-                    f"does not see {path} as this process does: {actual} there, {expected} here. "
-                    "Put the file into a folder that all workers share"
+                    f"does not see {path} as the client does: on the worker it is {actual}, on the "
+                    f"client {expected}. Put the file into a folder that all workers share"
                 )
-        return differing(_versions(), self.versions)
+        return version_fault(_versions(), self.versions)
 
 
 @dataclass(frozen=True)
 class SharedFeatures:
     """`Features` of a file that every worker opens for itself."""
 
-    source: Source
+    shared_files: SharedFiles
     transforms: Sequence[FeatureTransform]
     mean: np.ndarray | None = None
 
@@ -70,7 +70,7 @@ class SharedFeatures:
         Raises:
             BilinearError: this worker has other versions, or sees other files.
         """
-        return Features(_opened(self.source), self.transforms, self.mean)
+        return Features(_opened(self.shared_files), self.transforms, self.mean)
 
 
 def _versions() -> str:
@@ -90,11 +90,11 @@ def _describe(path: Path) -> str:
 
 
 @cache
-def _opened(source: Source) -> FeatureFile:
+def _opened(shared_files: SharedFiles) -> FeatureFile:
     from distributed import get_worker
 
-    check(source.fault, get_worker())
-    return open_features(source.files)
+    check_worker(shared_files.fault, get_worker())
+    return open_features(shared_files.files)
 
 
 # Tasks on rows ---------------------------------------------------------------------------
@@ -111,9 +111,9 @@ def add(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def row_sums(shared: SharedFeatures, indices: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return `gram.row_sums` of rows."""
+    """Return `principal_axes.row_sums` of rows."""
     features = shared.open()
-    return gram.row_sums(features.rows(indices), features.d)
+    return principal_axes.row_sums(features.rows(indices), features.n_features)
 
 
 def products(shared: SharedFeatures, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -129,18 +129,20 @@ def products(shared: SharedFeatures, left: np.ndarray, right: np.ndarray) -> np.
     return tile
 
 
-def weights(shared: SharedFeatures, indices: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray]:
+def weights(
+    shared: SharedFeatures, indices: np.ndarray, dual_coef: np.ndarray
+) -> tuple[np.ndarray]:
     """Return Xᵀ α of rows X and their α, float32 (d, k)."""
     features = shared.open()
-    total = np.zeros((features.d, alpha.shape[1]), np.float32)
+    total = np.zeros((features.n_features, dual_coef.shape[1]), np.float32)
     for rows, x in features.rows(indices):
-        total += x.T @ alpha[rows]
+        total += x.T @ dual_coef[rows]
     return (total,)
 
 
-def scores(source: Source, indices: np.ndarray, model: Model) -> np.ndarray:
+def scores(shared_files: SharedFiles, indices: np.ndarray, model: Model) -> np.ndarray:
     """Return scores (len(indices), classes)."""
-    return model.score_rows(_opened(source), indices)
+    return model.score_rows(_opened(shared_files), indices)
 
 
 def load_rows(shared: SharedFeatures, indices: np.ndarray) -> np.ndarray:
@@ -156,18 +158,18 @@ def column_squares(
 ) -> tuple[np.ndarray]:
     """Return the sum of squares of each column, float64 (d,)."""
     features = shared.open()
-    return (gram.column_squares(_rows(features, blocks, positions), features.d),)
+    return (principal_axes.column_squares(_rows(features, blocks, positions), features.n_features),)
 
 
 def losses(
     shared: SharedFeatures,
     blocks: Blocks,
-    chosen: Sequence[tuple[np.ndarray, np.ndarray]],
+    selected: Sequence[tuple[np.ndarray, np.ndarray]],
     model: Linear,
     make_loss: MakeLoss,
 ) -> LossSums:
-    """Return `loss_sums`; `chosen` has the positions and the targets of each block."""
-    positions, targets = zip(*chosen, strict=True)
+    """Return `loss_sums`; `selected` has the positions and the targets of each block."""
+    positions, targets = zip(*selected, strict=True)
     rows = _rows(shared.open(), blocks, positions)
     return loss_sums(model, rows, np.concatenate(targets), make_loss)
 
@@ -175,18 +177,18 @@ def losses(
 def block_scores(
     shared: SharedFeatures,
     blocks: Sequence[np.ndarray],
-    chosen: Sequence[np.ndarray],
+    positions: Positions,
     model: Linear,
 ) -> np.ndarray:
     """Return scores (n, k) of the chosen rows of all blocks."""
-    return np.concatenate([model(x) for _, x in _rows(shared.open(), blocks, chosen)])
+    return np.concatenate([model(x) for _, x in _rows(shared.open(), blocks, positions)])
 
 
 def _rows(features: Features, blocks: Blocks, positions: Positions) -> Iterator[Block]:
     start = 0
-    for block, of_block in zip(blocks, positions, strict=True):
+    for block, indices in zip(blocks, positions, strict=True):
         kept = block.ndim == 2
-        read = array_blocks(block, of_block) if kept else features.rows(block[of_block])
+        read = array_blocks(block, indices) if kept else features.rows(block[indices])
         for rows, x in read:
             yield slice(start + rows.start, start + rows.stop), x
-        start += len(of_block)
+        start += len(indices)

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from distributed import Reschedule, Worker, get_worker
 
-from bilinear_cli.cluster.requirements import ExtractRequirements, check
+from bilinear_cli.cluster.requirements import ExtractRequirements, check_worker
 from bilinear_cli.errors import InUseError
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
@@ -61,7 +61,7 @@ class ShardedJob:
 
 def fit_projection(sharded: ShardedJob) -> dict[str, np.ndarray]:
     """Return the parameters of the poolings, after those that are missing are fitted on photos."""
-    with _task(sharded):
+    with _exclusive_task(sharded):
         job = sharded.job_of(1)
         with job.input.open(job.recipe, job.skip_bad) as source:
             return source.fit_parameters(job.parameters)
@@ -78,7 +78,7 @@ def extract_shard(sharded: ShardedJob, shard: int) -> None:
         get_worker().log_event(sharded.run_id, {"shard": shard, "n_done": n_done})
         _stop_if_cancelled()
 
-    with _task(sharded):
+    with _exclusive_task(sharded):
         job = sharded.job_of(shard)
         retry_while_in_use(lambda: extract(job, progress), _stop_if_cancelled)
 
@@ -98,7 +98,7 @@ def retry_while_in_use(run: Callable[[], T], poll: Callable[[], None] = lambda: 
 
 
 @contextmanager
-def _task(sharded: ShardedJob) -> Iterator[None]:
+def _exclusive_task(sharded: ShardedJob) -> Iterator[None]:
     """Check this worker, and send the program's warnings to the client, in one task at a time."""
     _protect_from_profiler()
     warnings.filterwarnings("ignore", module="PIL")  # as the command does, see `cli/base.py`
@@ -108,7 +108,7 @@ def _task(sharded: ShardedJob) -> Iterator[None]:
     handler = _WarningHandler(worker, sharded.run_id)
     logger.addHandler(handler)
     try:
-        check(sharded.requirements.fault, worker)
+        check_worker(sharded.requirements.fault, worker)
         yield
     finally:
         logger.removeHandler(handler)
@@ -173,7 +173,7 @@ class _CachedNetwork:
         return self.network.sha256()
 
     def load(self, recipe: Recipe) -> Forward:
-        """Return the network, which does not depend on views, poolings or the shard."""
+        """Return the network. Views, poolings, image size and shard do not change it."""
         recipe = replace(recipe, specs=(), views=("original",), image_size=1, shard="1/1")
         return _load(self.network, recipe)
 

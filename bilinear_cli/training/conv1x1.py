@@ -10,21 +10,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import Progress, UsageError
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import principal_directions, sample_indices, second_moment
 from bilinear_cli.store import FeatureFile
-from bilinear_cli.training.estimator import Estimator, Training, Trials
+from bilinear_cli.training.estimator import Estimator, TrainingData, Trials
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.mlp import train_network
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.reducers import LocalReducer, Progress
+from bilinear_cli.training.reducers import LocalReducer
 from bilinear_cli.training.tuning import Tuning
 
-Read = Callable[[np.ndarray], np.ndarray]
-Targeted = tuple[np.ndarray, np.ndarray]  # indices of rows, and the targets of these rows
+ReadMaps = Callable[[np.ndarray], np.ndarray]
+IndexedTargets = tuple[np.ndarray, np.ndarray]  # indices of rows, and the targets of these rows
 
 MAX_EPOCHS = 100
 PATIENCE = 6
@@ -72,39 +72,39 @@ class Conv1x1Estimator(Estimator):
         return StoredMaps(file, transform.spec, reducer.indices, reducer.progress)
 
     def trials(
-        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+        self, data: TrainingData, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
-        maps, targets = training.reduced, training.targets(smoothing)
-        indices = np.setdiff1d(training.indices, val_indices)
-        stop_on = (val_indices, targets[val_indices])
-        model, epochs = _fit(training, (indices, targets[indices]), stop_on=stop_on)
+        maps, targets = data.reduced, data.targets(smoothing)
+        indices = np.setdiff1d(data.indices, val_indices)
+        validation_data = (val_indices, targets[val_indices])
+        model, epochs = _fit(data, (indices, targets[indices]), validation_data=validation_data)
         scores = np.zeros(targets.shape, np.float32)
         scores[val_indices] = model.score_rows(maps.file, maps.indices[val_indices])
         yield {"epochs": epochs}, scores
 
-    def fit(self, training: Training, tuning: Tuning) -> Model:
+    def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Train on all rows for the chosen number of epochs."""
-        train = (training.indices, training.targets(tuning.label_smoothing))
-        return _fit(training, train, epochs=tuning.epochs)[0]
+        train = (data.indices, data.targets(tuning.label_smoothing))
+        return _fit(data, train, epochs=tuning.epochs)[0]
 
 
-def _fit(training: Training, train: Targeted, **kwargs: Any) -> tuple[Model, int]:
+def _fit(data: TrainingData, train: IndexedTargets, **kwargs: Any) -> tuple[Model, int]:
     """Return the trained model of stored maps, and its number of epochs."""
-    maps, options = training.reduced, training.options
+    maps, options = data.reduced, data.options
     kernel, head, epochs = fit_conv1x1(maps.read, train, options, progress=maps.progress, **kwargs)
     transform = FeatureTransform(maps.spec, None, len(head.weights), "none", kernel=kernel)
-    return Model(head, None, [transform], training.rows.class_names), epochs
+    return Model(head, None, [transform], data.rows.class_names), epochs
 
 
 def fit_conv1x1(
-    read: Read,
-    train: Targeted,
+    read: ReadMaps,
+    train: IndexedTargets,
     options: TrainOptions,
     *,
     epochs: int | None = None,
-    stop_on: Targeted | None = None,
+    validation_data: IndexedTargets | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, Linear, int]:
     """Train, starting from rotated principal directions of the maps and a softmax of zeros.
@@ -115,7 +115,7 @@ def fit_conv1x1(
         options: `channels` of the convolution; `frozen`, do not train the convolution; `seed`, of
             the sample for the principal directions and of the order of the rows.
         epochs: how many; None for `MAX_EPOCHS`, at most.
-        stop_on: the same for the validation rows, see `train_network`.
+        validation_data: the same for the validation rows, see `train_network`.
         progress: called with (epochs done, maximum).
 
     Returns:
@@ -142,7 +142,7 @@ def fit_conv1x1(
         PATIENCE,
         report,
         x=_batches(read, indices, targets, options.seed),
-        validation_data=_batches(read, *stop_on, None) if stop_on else None,
+        validation_data=_batches(read, *validation_data, None) if validation_data else None,
         shuffle=False,  # the batches are shuffled already
     )
     pooling, rescaling, head = network.layers[-3:]
@@ -151,7 +151,7 @@ def fit_conv1x1(
     return kernel, Linear(weights * rescaling.scale, intercept), best_epoch
 
 
-def initial_kernel(read: Read, indices: np.ndarray, channels: int, seed: int) -> np.ndarray:
+def initial_kernel(read: ReadMaps, indices: np.ndarray, channels: int, seed: int) -> np.ndarray:
     """Return rotated principal directions, float32 (maps' channels, channels), of a sample."""
     sample = sample_indices(indices, N_SAMPLED, seed)
     batches = (read(sample[start : start + BATCH]) for start in range(0, len(sample), BATCH))
@@ -181,7 +181,7 @@ def build_network(
     return network
 
 
-def _batches(read: Read, indices: np.ndarray, targets: np.ndarray, seed: int | None) -> Any:
+def _batches(read: ReadMaps, indices: np.ndarray, targets: np.ndarray, seed: int | None) -> Any:
     """Return a Keras dataset of rows, shuffled before each epoch unless seed is None."""
     import keras
 

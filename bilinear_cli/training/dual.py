@@ -1,7 +1,7 @@
 """Linear classifiers from inner products alone, for rows of more features than there are rows.
 
-With K = X Xᵀ the Gram matrix of the centred rows, the optimum is W = Xᵀ α. The coefficients α and
-the scores of the rows, S = K α + b, say everything about W. Nothing has the size of the features.
+With K = X Xᵀ the Gram matrix of the centred rows, the optimum is W = Xᵀ α. The dual coefficients α
+and the scores of the rows, S = K α + b, determine W. Nothing has the size of the features.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,28 +12,28 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from scipy.linalg.lapack import spotrf, spotri
 
-from bilinear_cli.training.gram import Coordinates, eigenvectors
 from bilinear_cli.training.lbfgs import minimize, starting_points
-from bilinear_cli.training.losses import Loss, MakeLoss, dot
+from bilinear_cli.training.losses import Loss, MakeLoss, inner_product
 from bilinear_cli.training.primal import Linear, Steps
+from bilinear_cli.training.principal_axes import Coordinates, eigenvectors
 
-REBUILD = 300.0  # factor between the curvature of the loss and that of the metric
-SMALLEST, LARGEST = 1.0, 1e3  # of c K: less has no effect, more is too much for float32
-JITTER = 1e-4  # keeps rounding from making the metric negative where K is zero
+MAX_RATIO = 300.0  # of the curvatures of the loss and of the preconditioner
+MIN_CK, MAX_CK = 1.0, 1e3  # of c K: less has no effect, more is too much for float32
+JITTER = 1e-4  # keeps rounding from making the preconditioner negative where K is zero
 MAX_ROUNDS = 5
 ROUNDING = 10  # tolerances by which rounding may change the objective without another round
 
 
 @dataclass(frozen=True)
-class DualFit:
+class DualSolution:
     """A linear classifier fitted on rows of a Gram matrix."""
 
     indices: np.ndarray  # int (n,), of these rows
-    alpha: np.ndarray  # float32 (n, k), columns of sum zero; the weights are `Xᵀ alpha`
+    dual_coef: np.ndarray  # float32 (n, k), columns of sum zero; the weights are `Xᵀ dual_coef`
     intercept: np.ndarray  # float32 (k,), for centred rows
 
 
-class Metric(NamedTuple):
+class Preconditioner(NamedTuple):
     """c, and K (I + c K)⁻¹, see `GramProblem.regularization_path`."""
 
     c: float
@@ -46,8 +46,8 @@ class GramProblem:
 
     gram: np.ndarray  # float32 (n, n), `X Xᵀ`
     mean: np.ndarray  # float32 (d,), of the rows
-    mean_square: float  # mean squared norm of the rows before centring, the natural unit of 1 / C
-    # (mean, α (n, k)) -> `Xᵀ α`, float32 (d, k), in one pass over the features
+    mean_squared_norm: float  # of the rows before centring; the natural unit of 1 / C
+    # (mean, dual coefficients α (n, k)) -> `Xᵀ α`, float32 (d, k), in one pass over the features
     primal_weights: Callable[[np.ndarray, np.ndarray], np.ndarray]
     solver: ClassVar[str] = "gram"
 
@@ -60,11 +60,11 @@ class GramProblem:
 
     def regularization_path(
         self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss, steps: Steps
-    ) -> Iterator[DualFit]:
+    ) -> Iterator[DualSolution]:
         """Fit along ascending C, each fit from the last one or from the last two extrapolated.
 
-        L-BFGS works in the metric M = I + c XᵀX of the weights, with c the curvature of the loss:
-        there the problem is well conditioned. With G = K (I + c K)⁻¹, weights `M⁻¹ Xᵀ β` have
+        L-BFGS uses the inner product M = I + c XᵀX of weights, with c the curvature of the loss:
+        with it the problem is well conditioned. With G = K (I + c K)⁻¹, weights `M⁻¹ Xᵀ β` have
         scores S = G β and coefficients α = β - c S. They are kept as the pair of α and S. The
         penalty is `α · S / 2`, the inner product of two pairs is `α · S' + c S · S'`, and the
         gradient is the pair of `β = α + C E`, with E the derivative of the loss by the scores: one
@@ -80,64 +80,70 @@ class GramProblem:
         inner -= shift
         inner -= shift[:, None]  # now of the rows minus their own mean
         largest = _largest_eigenvalue(inner)
-        metric = Metric(0.0, inner)
-        path: list[np.ndarray] = []
+        preconditioner = Preconditioner(0.0, inner)
+        solutions: list[np.ndarray] = []
         for C, tolerance in steps:
-            starts = starting_points(path, (2, *targets.shape))
-            curvature = C * loss(starts[0][1])[2]
-            wanted = float(np.clip(curvature, SMALLEST / largest, LARGEST / largest))
-            if not metric.c / REBUILD <= wanted <= metric.c * REBUILD:
-                metric = _metric(inner, wanted)
-            start = min(starts, key=lambda point: _objective(point, loss, C))
-            point = _fit(inner, metric, loss, C, start, tolerance)
-            path = [*path[-1:], point]
-            alpha, scores = point
-            yield DualFit(indices, alpha, scores.mean(axis=0) - means @ alpha)
+            candidates = starting_points(solutions, (2, *targets.shape))
+            curvature = C * loss(candidates[0][1])[2]
+            wanted = float(np.clip(curvature, MIN_CK / largest, MAX_CK / largest))
+            if not preconditioner.c / MAX_RATIO <= wanted <= preconditioner.c * MAX_RATIO:
+                preconditioner = _precondition(inner, wanted)
+            start = min(candidates, key=lambda point: _objective(point, loss, C))
+            point = _fit(inner, preconditioner, loss, C, start, tolerance)
+            solutions = [*solutions[-1:], point]
+            dual_coef, scores = point
+            yield DualSolution(indices, dual_coef, scores.mean(axis=0) - means @ dual_coef)
 
-    def scores(self, fit: DualFit, indices: np.ndarray) -> np.ndarray:
+    def scores(self, solution: DualSolution, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), k) of rows."""
-        return self.gram[np.ix_(indices, fit.indices)] @ fit.alpha + fit.intercept
+        products = self.gram[np.ix_(indices, solution.indices)]
+        return products @ solution.dual_coef + solution.intercept
 
-    def linear(self, fit: DualFit) -> Linear:
+    def to_linear(self, solution: DualSolution) -> Linear:
         """Return a fit on all rows as a model of the features."""
-        weights = self.primal_weights(self.mean, fit.alpha)
-        return Linear(weights, fit.intercept).uncentred(self.mean)
+        weights = self.primal_weights(self.mean, solution.dual_coef)
+        return Linear(weights, solution.intercept).uncentred(self.mean)
 
-    def from_axes(self, on_axes: Linear) -> Linear:
+    def linear_from_axes(self, on_axes: Linear) -> Linear:
         """Return a model of the `coordinates` as a model of the features."""
-        weights = self.primal_weights(self.mean, self.coordinates.coefficients(on_axes.weights))
+        weights = self.primal_weights(self.mean, self.coordinates.dual_coef(on_axes.weights))
         return Linear(weights, on_axes.intercept).uncentred(self.mean)
 
 
 def _objective(point: np.ndarray, loss: Loss, C: float) -> float:
     """Return `C * losses + ||W||² / 2` of the pair of α and scores."""
-    return C * loss(point[1])[0] + 0.5 * dot(*point)
+    return C * loss(point[1])[0] + 0.5 * inner_product(*point)
 
 
 def _fit(
-    gram: np.ndarray, metric: Metric, loss: Loss, C: float, point: np.ndarray, tolerance: float
+    gram: np.ndarray,
+    preconditioner: Preconditioner,
+    loss: Loss,
+    C: float,
+    point: np.ndarray,
+    tolerance: float,
 ) -> np.ndarray:
     """Return the pair of α and scores, (2, n, k), at the optimum.
 
     Rounding separates the two, in proportion to the distance from the start. So the scores are
     computed again from α, and L-BFGS continues from there as long as this lowers the objective.
     """
-    c = metric.c
+    c = preconditioner.c
 
     def value_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
         value, error, _ = loss(point[1])
         gradient = np.empty_like(point)
         beta = np.add(point[0], np.float32(C) * error)
-        np.matmul(metric.matrix, beta, out=gradient[1])
+        np.matmul(preconditioner.matrix, beta, out=gradient[1])
         np.subtract(beta, np.float32(c) * gradient[1], out=gradient[0])
-        return C * value + 0.5 * dot(*point), gradient
+        return C * value + 0.5 * inner_product(*point), gradient
 
-    def inner_product(a: np.ndarray, b: np.ndarray) -> float:
+    def pair_product(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.vdot(a[0], b[1])) + c * float(np.vdot(a[1], b[1]))
 
     lowest = _objective(point, loss, C)
     for _ in range(MAX_ROUNDS):
-        new = minimize(value_and_gradient, point, tolerance=tolerance, dot=inner_product)
+        new = minimize(value_and_gradient, point, tolerance=tolerance, dot=pair_product)
         before_rounding = _objective(new, loss, C)
         new[0] -= new[0].mean(axis=0)
         new[1] = gram @ new[0] + new[1].mean(axis=0)
@@ -158,7 +164,7 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
     return float(np.linalg.norm(vector)) or 1.0
 
 
-def _metric(gram: np.ndarray, c: float) -> Metric:
+def _precondition(gram: np.ndarray, c: float) -> Preconditioner:
     """Return K (I + c K)⁻¹, with 1 / c along the axis of ones, where K is zero."""
     n = len(gram)
     system = gram.T * np.float32(c)  # in Fortran's order, as LAPACK needs it
@@ -173,4 +179,4 @@ def _metric(gram: np.ndarray, c: float) -> Metric:
     diagonal *= 0.5
     diagonal += np.float32((1 + JITTER) / c)
     inverse += np.float32((1 - JITTER) / (c * n))
-    return Metric(c, inverse.T)
+    return Preconditioner(c, inverse.T)

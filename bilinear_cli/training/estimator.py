@@ -25,7 +25,7 @@ Trials = Iterator[tuple[dict[str, Any], np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingData:
     """The training rows; `reduced` is what `Estimator.reduce` returns for them."""
 
     reduced: Any
@@ -52,12 +52,12 @@ class Estimator(ABC):
     cross_validated: ClassVar[bool] = True
 
     def reduce(self, reducer: LocalReducer, n_classes: int, options: TrainOptions) -> Any:
-        """Read the training rows, and reduce them to a `Problem`.
+        """Read the training rows; return a `Problem`, or another form that `trials` and `fit` use.
 
         Raises:
             BilinearError: they do not fit into memory, and the classifier cannot stream them.
         """
-        n, d = len(reducer.indices), reducer.features.d
+        n, d = len(reducer.indices), reducer.features.n_features
         solver = choose_solver(options.solver, n, d, n_classes)
         if solver == "stream" and not registry.get_classifier(options.classifier).streamed:
             raise BilinearError(
@@ -67,39 +67,40 @@ class Estimator(ABC):
             )
         return reducer.reduce(solver)
 
-    def tune(self, training: Training) -> Tuning:
-        """Choose the settings that the options leave open, by cross-validation.
+    def tune(self, data: TrainingData) -> Tuning:
+        """Choose the hyper-parameters that the options leave open, by cross-validation.
 
         If each step is a pass over the file, only the first fold is held out. If no class can be
-        divided into folds and all settings are given, nothing is held out.
+        divided into folds and all hyper-parameters are given, nothing is held out.
 
         Raises:
-            BilinearError: no class can be divided into folds, and a setting is open.
+            BilinearError: no class can be divided into folds, and a hyper-parameter is open.
         """
-        rows, options, solver = training.rows, training.options, training.reduced.solver
+        rows, options, solver = data.rows, data.options, data.reduced.solver
         try:
             val_folds = make_folds(rows, options.folds, options.seed)
         except BilinearError:
             (smoothing, *others), C = options.smoothings, options.C
             if C is None or others:
                 raise
-            log.warning("no class has two training photos or groups: nothing is held out")
+            consequences = "no out-of-fold accuracy, and no calibration of the probabilities"
+            log.warning("no class has two training photos or groups: %s", consequences)
             none = rows.take(np.arange(0))
             return Tuning(smoothing, C, None, none, np.empty((0, 0)), [], solver=solver)
         if solver == "stream" or not self.cross_validated:
             val_folds = val_folds[:1]
-        trials = partial(self.trials, training, val_folds)
+        trials = partial(self.trials, data, val_folds)
         return replace(cross_validate(rows, val_folds, options.smoothings, trials), solver=solver)
 
     @abstractmethod
     def trials(
-        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+        self, data: TrainingData, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
-        """Yield settings, and the scores (rows, classes) of the validation rows with them.
+        """Yield hyper-parameters, and the scores (rows, classes) of the validation rows with them.
 
         The folds are indices of validation rows. Scores of other rows are ignored.
         """
 
     @abstractmethod
-    def fit(self, training: Training, tuning: Tuning) -> Model:
-        """Fit on all training rows with the chosen settings."""
+    def fit(self, data: TrainingData, tuning: Tuning) -> Model:
+        """Fit on all training rows with the chosen hyper-parameters."""

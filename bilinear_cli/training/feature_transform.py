@@ -10,14 +10,14 @@ from math import prod
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import NORMALIZE
 
 BLOCK_BYTES = 1 << 26
-LEAST_NORM = 1e-6  # as in `functions.l2_normalize`
+MIN_NORM = 1e-6  # as in `l2_normalize` of `poolings/functions.py`
 
 Block = tuple[slice, np.ndarray]  # rows or columns, and their values, float32
 
@@ -41,18 +41,18 @@ class FeatureTransform:
 
     @classmethod
     def fit(
-        cls, file: FeatureFile, spec: str, train: np.ndarray, normalize: str, n_entries: int | None
+        cls, file: FeatureFile, spec: str, indices: np.ndarray, normalize: str, n_kept: int | None
     ) -> "FeatureTransform":
-        """Fit the selection and the normalisation on the training rows; see `fit_transforms`."""
+        """Fit selection and normalisation on the training rows; see `fit_feature_transforms`."""
         if len(file.shapes[spec]) != 2:  # maps stay as they are
             return cls(spec, None, file.shapes[spec][-1], "none")
-        columns = top_variance_columns(file, spec, train, n_entries) if n_entries else None
+        columns = top_variance_columns(file, spec, indices, n_kept) if n_kept else None
         n_features = file.shapes[spec][1] if columns is None else len(columns)
         if normalize == "auto":
             normalize = "none" if get_pooling(spec).normalization else "standard"
         if normalize != "standard":
             return cls(spec, columns, n_features, normalize)
-        mean, variance = _moments(_stored(file, spec, train, columns))
+        mean, variance = _moments(_stored(file, spec, indices, columns))
         std = np.sqrt(variance).astype(np.float32)
         std[std == 0] = 1
         return cls(spec, columns, n_features, normalize, mean.astype(np.float32), std)
@@ -92,10 +92,10 @@ class FeatureTransform:
 # Fitting ---------------------------------------------------------------------------------
 
 
-def fit_transforms(
+def fit_feature_transforms(
     file: FeatureFile,
     specs: Sequence[str],
-    train: np.ndarray,
+    indices: np.ndarray,
     *,
     normalize: str = "auto",
     top_variance: int | None = None,
@@ -104,7 +104,7 @@ def fit_transforms(
 
     Args:
         specs: the poolings. Several are scaled to a mean norm of one.
-        train: indices of the training rows.
+        indices: indices of the training rows.
         normalize: one of `NORMALIZE`; `auto` is `none` for a pooling that is stored normalised,
             and `standard` for the others.
         top_variance: number of matrix entries to keep; see `top_variance_columns`.
@@ -113,18 +113,18 @@ def fit_transforms(
         UsageError: the normalisation is unknown, or a pooling has too few entries.
     """
     validate_choice("normalization", normalize, NORMALIZE)
-    transforms = [FeatureTransform.fit(file, x, train, normalize, top_variance) for x in specs]
+    transforms = [FeatureTransform.fit(file, x, indices, normalize, top_variance) for x in specs]
     if len(specs) == 1:
         return transforms
     scaled = []
     for transform in transforms:
-        norms = [np.linalg.norm(x, axis=1) for _, x in Features(file, [transform]).rows(train)]
+        norms = [np.linalg.norm(x, axis=1) for _, x in Features(file, [transform]).rows(indices)]
         scaled.append(replace(transform, factor=1 / (float(np.concatenate(norms).mean()) or 1.0)))
     return scaled
 
 
 def top_variance_columns(
-    file: FeatureFile, spec: str, train: np.ndarray, n_entries: int
+    file: FeatureFile, spec: str, indices: np.ndarray, n_entries: int
 ) -> np.ndarray:
     """Return the stored columns of at most n matrix entries of highest variance, int64, ascending.
 
@@ -142,7 +142,7 @@ def top_variance_columns(
         raise UsageError(
             f"--top-variance {n_entries} is too large: {spec} has {entries.sum()} entries"
         )
-    _, variance = _moments(_stored(file, spec, train))
+    _, variance = _moments(_stored(file, spec, indices))
     order = np.argsort(-variance / entries, kind="stable")
     columns = order[np.cumsum(entries[order]) <= n_entries]
     if not len(columns):
@@ -169,7 +169,7 @@ class Features:
     mean: np.ndarray | None = None
 
     @property
-    def d(self) -> int:
+    def n_features(self) -> int:
         """Number of features."""
         return sum(transform.n_features for transform in self.transforms)
 
@@ -196,6 +196,16 @@ class Features:
             yield spans[0], x if self.mean is None else np.subtract(x, self.mean, out=x)
 
 
+def with_progress(
+    blocks: Iterable[Block], progress: Progress | None, total: int, start: int = 0
+) -> Iterator[Block]:
+    """Yield blocks; after each, call `progress` with (start + rows or columns done, total)."""
+    for span, x in blocks:
+        yield span, x
+        if progress:
+            progress(start + span.stop, total)
+
+
 def transform_rows(
     transforms: Sequence[FeatureTransform], rows: Mapping[str, np.ndarray]
 ) -> np.ndarray:
@@ -219,7 +229,7 @@ def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     packed = np.sign(packed) * np.sqrt(np.abs(packed))
     packed *= triangle.scale(kernel.shape[1]).astype(np.float32)
     norms = np.linalg.norm(packed, axis=1, keepdims=True)
-    return packed / np.maximum(norms, np.float32(LEAST_NORM))
+    return packed / np.maximum(norms, np.float32(MIN_NORM))
 
 
 def _stored(

@@ -1,4 +1,4 @@
-"""L-BFGS for smooth convex functions of many float32 variables, in any metric.
+"""L-BFGS for smooth convex functions of many float32 variables, with any inner product.
 
 SciPy's L-BFGS-B keeps bounds and float64 copies. With hundreds of thousands of variables these
 cost more than the function, and SciPy knows the plain inner product only.
@@ -11,7 +11,7 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-MEMORY = 10  # pairs of steps and gradient changes
+N_PAIRS = 10  # pairs of steps and gradient changes
 MAX_ITERATIONS = 1000
 SUFFICIENT_DECREASE = 1e-4
 MAX_HALVINGS = 20
@@ -32,21 +32,22 @@ def minimize(
     tolerance: float,
     max_iterations: int = MAX_ITERATIONS,
     dot: Dot = plain_dot,
-    memory: int = MEMORY,
+    n_pairs: int = N_PAIRS,
 ) -> np.ndarray:
     """Return the minimiser (Nocedal and Wright, "Numerical Optimization", 2006, chapter 7).
 
-    The first step tried has length one. Choose variables or a metric with a curvature near one.
+    The first step tried has length one. Choose variables or an inner product so that the
+    curvature is near one.
 
     Args:
-        function: the function. Its gradient is that of the metric: the derivative along a
+        function: the function. Its gradient is that of `dot`: the derivative along a
             direction is `dot(gradient, direction)`.
         x: the starting point, float32 of any shape.
         tolerance: stop when an iteration lowers the value by less than this fraction of it, or
             when rounding lets no step lower it.
         max_iterations: stop after so many iterations, with a warning.
-        dot: the inner product of the metric.
-        memory: number of pairs to keep. A pair is two arrays of the shape of x.
+        dot: the inner product.
+        n_pairs: number of pairs to keep. A pair is two arrays of the shape of x.
     """
     value, gradient = function(x)
     pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
@@ -59,7 +60,7 @@ def minimize(
         step, change = new_x - x, new_gradient - gradient
         curvature = dot(step, change)
         if curvature > 0:
-            pairs = [*pairs, (step, change, curvature)][-memory:]
+            pairs = [*pairs, (step, change, curvature)][-n_pairs:]
         decrease = value - new_value
         x, value, gradient = new_x, new_value, new_gradient
         if decrease <= tolerance * abs(value):
@@ -68,17 +69,17 @@ def minimize(
     return x
 
 
-def starting_points(path: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
+def starting_points(solutions: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
     """Return where the next fit of a path of C, ascending by decades, may start.
 
     The candidates are the last fit, and the last two fits extrapolated. Weights of a softmax grow
     about with the logarithm of C if the classes are separable; those of other losses converge. The
     first fit starts at zeros of this shape.
     """
-    if not path:
+    if not solutions:
         return [np.zeros(shape, np.float32)]
-    *previous, last = path[-2:]
-    return [last, *(2 * last - fit for fit in previous)]
+    *previous, last = solutions[-2:]
+    return [last, *(2 * last - solution for solution in previous)]
 
 
 def _direction(

@@ -13,12 +13,12 @@ import numpy as np
 from scipy.linalg import LinAlgError, lstsq, solve
 
 from bilinear_cli.training import losses
-from bilinear_cli.training.estimator import Estimator, Training, Trials
-from bilinear_cli.training.gram import Coordinates
+from bilinear_cli.training.estimator import Estimator, TrainingData, Trials
 from bilinear_cli.training.losses import MakeLoss
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.primal import Linear
-from bilinear_cli.training.tuning import Tuning, grid, warm_start
+from bilinear_cli.training.principal_axes import Coordinates
+from bilinear_cli.training.tuning import Tuning, grid, warm_start_Cs
 
 FOLD_TOLERANCE = 1e-4  # leaves the objective within about a thousandth of its optimum
 TOLERANCE = 1e-7
@@ -31,59 +31,59 @@ class LinearEstimator(Estimator):
     make_loss: MakeLoss
 
     def trials(
-        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+        self, data: TrainingData, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
         """Fit each fold along the path."""
-        problem, targets = training.reduced, training.targets(smoothing)
-        C_option = training.options.C
-        Cs = grid(problem.mean_square) if C_option is None else warm_start(C_option)
+        problem, targets = data.reduced, data.targets(smoothing)
+        C_option = data.options.C
+        Cs = grid(problem.mean_squared_norm) if C_option is None else warm_start_Cs(C_option)
         steps = [(C, FOLD_TOLERANCE) for C in Cs]
         paths = [
             problem.regularization_path(indices, targets[indices], self.make_loss, steps)
-            for indices in (np.setdiff1d(training.indices, fold) for fold in val_folds)
+            for indices in (np.setdiff1d(data.indices, fold) for fold in val_folds)
         ]
         for C, fits in zip(Cs, zip(*paths, strict=True), strict=True):
             if C_option not in (None, C):
                 continue
             scores = np.empty(targets.shape, np.float32)
-            for fold, fold_fit in zip(val_folds, fits, strict=True):
-                scores[fold] = problem.scores(fold_fit, fold)
+            for fold, solution in zip(val_folds, fits, strict=True):
+                scores[fold] = problem.scores(solution, fold)
             yield {"C": C}, scores
 
-    def fit(self, training: Training, choice: Tuning) -> Model:
+    def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Fit all rows along a path that ends at the chosen C."""
-        assert choice.C
-        *smaller, C = warm_start(choice.C)
+        assert tuning.C
+        *smaller, C = warm_start_Cs(tuning.C)
         steps = [*((smaller_C, FOLD_TOLERANCE) for smaller_C in smaller), (C, TOLERANCE)]
-        problem, targets = training.reduced, training.targets(choice.label_smoothing)
-        path = problem.regularization_path(training.indices, targets, self.make_loss, steps)
+        problem, targets = data.reduced, data.targets(tuning.label_smoothing)
+        path = problem.regularization_path(data.indices, targets, self.make_loss, steps)
         (last,) = deque(path, maxlen=1)
-        return Model(problem.linear(last), None, training.transforms, training.rows.class_names)
+        return Model(problem.to_linear(last), None, data.transforms, data.rows.class_names)
 
 
 class Ridge(LinearEstimator):
     """Ridge regression on targets 1 and -1; along a path of C if the rows are streamed."""
 
     def trials(
-        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+        self, data: TrainingData, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
         """Score the validation rows at each C, without a fit."""
-        problem, C_option = training.reduced, training.options.C
+        problem, C_option = data.reduced, data.options.C
         if problem.coordinates is None:
-            yield from super().trials(training, val_folds, smoothing)
+            yield from super().trials(data, val_folds, smoothing)
             return
-        scores = out_of_fold(problem.coordinates, training.targets(smoothing), val_folds)
-        for C in grid(problem.mean_square) if C_option is None else [C_option]:
+        scores = out_of_fold(problem.coordinates, data.targets(smoothing), val_folds)
+        for C in grid(problem.mean_squared_norm) if C_option is None else [C_option]:
             yield {"C": C}, scores(C)
 
-    def fit(self, training: Training, choice: Tuning) -> Model:
+    def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Solve for all rows."""
-        problem, targets = training.reduced, training.targets(choice.label_smoothing)
+        problem, targets = data.reduced, data.targets(tuning.label_smoothing)
         if problem.coordinates is None:
-            return super().fit(training, choice)
-        assert choice.C
-        linear = problem.from_axes(fit_ridge(problem.coordinates, targets, choice.C))
-        return Model(linear, None, training.transforms, training.rows.class_names)
+            return super().fit(data, tuning)
+        assert tuning.C
+        linear = problem.linear_from_axes(fit_ridge(problem.coordinates, targets, tuning.C))
+        return Model(linear, None, data.transforms, data.rows.class_names)
 
 
 softmax = partial(LinearEstimator, losses.cross_entropy)  # multinomial logistic regression

@@ -44,8 +44,8 @@ def cross_entropy(targets: np.ndarray) -> Loss:
         total = p.sum(axis=1, keepdims=True)
         p /= total
         log_total = (np.log(total) + highest).sum(dtype=np.float64)
-        value = float(log_total - dot(targets, scores)) + negative_entropy
-        return value, p - targets, (len(p) - dot(p, p)) / p.size
+        value = float(log_total - inner_product(targets, scores)) + negative_entropy
+        return value, p - targets, (len(p) - inner_product(p, p)) / p.size
 
     return loss
 
@@ -55,7 +55,7 @@ def squared_hinge(targets: np.ndarray) -> Loss:
 
     def loss(scores: np.ndarray) -> tuple[float, np.ndarray, float]:
         slack = np.maximum(1 - targets * scores, 0)
-        return dot(slack, slack), -2 * targets * slack, 2 * float(np.mean(slack > 0))
+        return inner_product(slack, slack), -2 * targets * slack, 2 * float(np.mean(slack > 0))
 
     return loss
 
@@ -65,11 +65,11 @@ def squared_error(targets: np.ndarray) -> Loss:
 
     def loss(scores: np.ndarray) -> tuple[float, np.ndarray, float]:
         error = scores - targets
-        return 0.5 * dot(error, error), error, 1.0
+        return 0.5 * inner_product(error, error), error, 1.0
 
     return loss
 
 
-def dot(a: np.ndarray, b: np.ndarray) -> float:
+def inner_product(a: np.ndarray, b: np.ndarray) -> float:
     """Return the inner product of two float32 matrices, summed by row, then in float64."""
     return float(np.einsum("ij,ij->i", a, b).sum(dtype=np.float64))

@@ -35,7 +35,7 @@ def top1(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(accuracy_score(labels, scores.argmax(axis=1)))
 
 
-def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
+def log_loss_from_scores(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean of -log softmax(scores) at the label."""
     return float(-log_softmax(scores, axis=1)[np.arange(len(labels)), labels].mean())
 
@@ -45,7 +45,7 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) ->
 
     Returns:
         `top1`, `top1_ci95` (Wilson's interval), `top5`, `mean_per_class_accuracy`, all 0 to 1;
-        `log_loss`; `confused`, the most confused pairs as (count, true, predicted).
+        `log_loss`; `confused`, the most confused pairs: `count`, `true`, `predicted`.
     """
     n, predicted, accuracy = len(labels), scores.argmax(axis=1), top1(scores, labels)
     recall = recall_score(labels, predicted, labels=np.unique(labels), average="macro")
@@ -58,7 +58,7 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) ->
         # Not top_k_accuracy_score: it breaks ties by the order of the classes.
         "top5": float(np.mean((scores > true_score[:, None]).sum(axis=1) < 5)),
         "mean_per_class_accuracy": float(recall),
-        "log_loss": log_loss(scores, labels),
+        "log_loss": log_loss_from_scores(scores, labels),
         "confused": [
             {"count": count, "true": str(class_names[i]), "predicted": str(class_names[j])}
             for count, i, j in confused_pairs(matrix, N_CONFUSED)
@@ -91,7 +91,7 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
 
     def loss(log_t: float) -> float:
         prior = (log_t / PRIOR_STD) ** 2 / 2
-        return log_loss(scores / np.exp(log_t), labels) + prior / len(labels)
+        return log_loss_from_scores(scores / np.exp(log_t), labels) + prior / len(labels)
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_BOUNDS, method="bounded").x))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.training.estimator import Estimator, Training, Trials
+from bilinear_cli.training.estimator import Estimator, TrainingData, Trials
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
@@ -24,26 +24,28 @@ class MlpEstimator(Estimator):
     cross_validated = False
 
     def trials(
-        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+        self, data: TrainingData, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
-        z, targets = training.reduced.coordinates.z.astype(np.float32), training.targets(smoothing)
-        indices = np.setdiff1d(training.indices, val_indices)
-        stop_on = (z[val_indices], targets[val_indices])
-        options, scores = training.options, np.zeros(targets.shape, np.float32)
-        first, second, epochs = fit_mlp(z[indices], targets[indices], options, stop_on=stop_on)
-        model = Model(first, second, (), training.rows.class_names)
+        z, targets = data.reduced.coordinates.z.astype(np.float32), data.targets(smoothing)
+        indices = np.setdiff1d(data.indices, val_indices)
+        validation_data = (z[val_indices], targets[val_indices])
+        options, scores = data.options, np.zeros(targets.shape, np.float32)
+        first, second, epochs = fit_mlp(
+            z[indices], targets[indices], options, validation_data=validation_data
+        )
+        model = Model(first, second, (), data.rows.class_names)
         scores[val_indices] = model(z[val_indices])
         yield {"epochs": epochs}, scores
 
-    def fit(self, training: Training, tuning: Tuning) -> Model:
+    def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Train on all rows for the chosen number of epochs."""
-        z = training.reduced.coordinates.z.astype(np.float32)
-        targets = training.targets(tuning.label_smoothing)
-        on_axes, second, _ = fit_mlp(z, targets, training.options, epochs=tuning.epochs)
-        first = training.reduced.from_axes(on_axes)
-        return Model(first, second, training.transforms, training.rows.class_names)
+        z = data.reduced.coordinates.z.astype(np.float32)
+        targets = data.targets(tuning.label_smoothing)
+        on_axes, second, _ = fit_mlp(z, targets, data.options, epochs=tuning.epochs)
+        first = data.reduced.linear_from_axes(on_axes)
+        return Model(first, second, data.transforms, data.rows.class_names)
 
 
 def fit_mlp(
@@ -52,7 +54,7 @@ def fit_mlp(
     options: TrainOptions,
     *,
     epochs: int | None = None,
-    stop_on: tuple[np.ndarray, np.ndarray] | None = None,
+    validation_data: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Linear, Linear, int]:
     """Train a multi-layer perceptron with one hidden layer.
 
@@ -62,7 +64,7 @@ def fit_mlp(
         options: `hidden`, the number of hidden units; `dropout`, their dropout rate; `seed`, of
             the initial weights, the order of the rows and the dropout.
         epochs: how many; None for `MAX_EPOCHS`, at most.
-        stop_on: validation rows and their targets, see `train_network`.
+        validation_data: validation rows and their targets, see `train_network`.
 
     Returns:
         The layers before and after the ReLU, and the number of epochs of their training.
@@ -87,19 +89,26 @@ def fit_mlp(
         x=z * unit,
         y=targets,
         batch_size=BATCH,
-        validation_data=(stop_on[0] * unit, stop_on[1]) if stop_on else None,
+        validation_data=(validation_data[0] * unit, validation_data[1])
+        if validation_data
+        else None,
     )
     first, second = network.layers[0].get_weights(), network.layers[2].get_weights()
     return Linear(first[0] * unit, first[1]), Linear(*second), best_epoch
 
 
 def train_network(
-    network: Any, learning_rate: float, epochs: int, patience: int, *callbacks: Any, **data: Any
+    network: Any,
+    learning_rate: float,
+    epochs: int,
+    patience: int,
+    *callbacks: Any,
+    **kwargs: Any,
 ) -> int:
-    """Train a Keras network by Adam with early stopping; it returns scores, not probabilities.
+    """Train a Keras network that gives scores, not probabilities, by Adam with early stopping.
 
     With `validation_data`, training stops when their accuracy has not risen for `patience` epochs,
-    and restores the weights of the best epoch. `data` are arguments of `keras.Model.fit`.
+    and restores the weights of the best epoch. `kwargs` are arguments of `keras.Model.fit`.
 
     Returns:
         The number of epochs that the final weights were trained for.
@@ -114,6 +123,6 @@ def train_network(
     stop = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=patience, restore_best_weights=True
     )
-    stops = [stop] if data["validation_data"] else []
-    network.fit(epochs=epochs, callbacks=[*stops, *callbacks], verbose=0, **data)
+    stops = [stop] if kwargs["validation_data"] else []
+    network.fit(epochs=epochs, callbacks=[*stops, *callbacks], verbose=0, **kwargs)
     return stop.best_epoch + 1 if stops else epochs

@@ -20,7 +20,7 @@ class Model:
 
     first: Linear  # the first or only layer, weights (d, k) on the transformed features
     second: Linear | None  # the output layer of an mlp, which follows a ReLU
-    transforms: Sequence[FeatureTransform]  # selection and normalisation, one for each pooling
+    transforms: Sequence[FeatureTransform]  # one for each pooling
     class_names: np.ndarray  # str (k,)
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the poolings
     temperature: float = 1.0

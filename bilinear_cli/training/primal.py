@@ -12,13 +12,13 @@ import numpy as np
 
 from bilinear_cli.training import feature_transform
 from bilinear_cli.training.feature_transform import Block
-from bilinear_cli.training.gram import Coordinates
 from bilinear_cli.training.lbfgs import minimize, starting_points
-from bilinear_cli.training.losses import MakeLoss, dot
+from bilinear_cli.training.losses import MakeLoss, inner_product
+from bilinear_cli.training.principal_axes import Coordinates
 
 FINAL_CURVATURE = 0.3  # of a loss at the end of a fit, about, relative to that at its start
 VECTORS_BYTES = 1 << 29  # of the pairs that L-BFGS keeps
-MIN_MEMORY, MAX_MEMORY = 3, 10  # pairs
+PAIRS_RANGE = (3, 10)  # fewest and most pairs
 
 LossSums = tuple[float, float, np.ndarray]
 Steps = Sequence[tuple[float, float]]  # C, ascending by decades, and the tolerance of `minimize`
@@ -108,7 +108,7 @@ class PrimalProblem:
     n: int  # number of rows
     sum_of_squares: np.ndarray  # float64, of each column of the rows
     mean: np.ndarray  # float32 (d,), of the features
-    mean_square: float  # mean squared norm of the rows before centring, the natural unit of 1 / C
+    mean_squared_norm: float  # of the rows before centring; the natural unit of 1 / C
     axes: np.ndarray | None = None  # float32 (d, r), the principal axes; None for features
     coordinates: Coordinates | None = None  # the rows on their principal axes
 
@@ -129,13 +129,13 @@ class PrimalProblem:
         (n, k), d = targets.shape, len(self.sum_of_squares)
         squares = np.append(self.sum_of_squares * n / self.n, n)
         penalised = np.append(np.ones(d), 0)
-        n_pairs = VECTORS_BYTES // (2 * 4 * (d + 1) * k)
-        memory = int(np.clip(n_pairs, MIN_MEMORY, MAX_MEMORY))
-        path: list[np.ndarray] = []
+        affordable = VECTORS_BYTES // (2 * 4 * (d + 1) * k)
+        n_pairs = int(np.clip(affordable, *PAIRS_RANGE))
+        solutions: list[np.ndarray] = []
         for C, tolerance in steps:
-            starts = starting_points(path, (d + 1, k))
-            values = [objective(point, losses, C) for point in starts]
-            start = starts[int(np.argmin([value for value, *_ in values]))]
+            candidates = starting_points(solutions, (d + 1, k))
+            values = [objective(point, losses, C) for point in candidates]
+            start = candidates[int(np.argmin([value for value, *_ in values]))]
             curvature = values[0][2] / n
             diagonal = penalised + FINAL_CURVATURE * C * curvature * squares
             scale = (1 / np.sqrt(diagonal + 1e-30)).astype(np.float32)[:, None]
@@ -146,20 +146,20 @@ class PrimalProblem:
                 value, gradient, _ = objective(u * scale, losses, C)
                 return value, gradient * scale
 
-            point = scale * minimize(scaled, start / scale, tolerance=tolerance, memory=memory)
-            path = [*path[-1:], point]
+            point = scale * minimize(scaled, start / scale, tolerance=tolerance, n_pairs=n_pairs)
+            solutions = [*solutions[-1:], point]
             yield Linear(point[:-1], point[-1])
 
-    def scores(self, fit: Linear, indices: np.ndarray) -> np.ndarray:
+    def scores(self, solution: Linear, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), k) of rows."""
-        return self.passes.scores(fit, indices)
+        return self.passes.scores(solution, indices)
 
-    def linear(self, fit: Linear) -> Linear:
+    def to_linear(self, solution: Linear) -> Linear:
         """Return a fit as a model of the features."""
-        weights = fit.weights if self.axes is None else self.axes @ fit.weights
-        return Linear(weights, fit.intercept).uncentred(self.mean)
+        weights = solution.weights if self.axes is None else self.axes @ solution.weights
+        return Linear(weights, solution.intercept).uncentred(self.mean)
 
-    from_axes = linear  # a model of the `coordinates` is a fit
+    linear_from_axes = to_linear  # a model of the `coordinates` is a solution
 
 
 def objective(
@@ -173,4 +173,4 @@ def objective(
     loss, curvature, gradient = losses(Linear(weights, point[-1]))
     gradient *= np.float32(C)
     gradient[:-1] += weights
-    return C * loss + 0.5 * dot(weights, weights), gradient, curvature
+    return C * loss + 0.5 * inner_product(weights, weights), gradient, curvature

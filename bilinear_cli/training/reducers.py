@@ -4,8 +4,8 @@ There are three forms with the same optimum. `GramProblem`: fewer rows than feat
 products. `PrimalProblem` in memory: fewer features than rows, on principal axes. `PrimalProblem`
 from the file or by workers: rows that fit neither way, in one pass after another.
 
-A few sums over rows reduce a problem. `LocalReducer` computes them in this process. With
-`cluster/reducer.py`, workers compute those of their rows and add them up.
+A few sums over rows reduce a problem. `LocalReducer` computes them in this process. In
+`cluster/reducer.py`, workers do; they add the sums up, and send a Gram matrix in tiles.
 """
 
 import logging
@@ -18,13 +18,12 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg.blas import ssyrk
 
-from bilinear_cli.errors import validate_choice
+from bilinear_cli.errors import Progress, validate_choice
 from bilinear_cli.files import free_memory
-from bilinear_cli.training import feature_transform, gram, primal
+from bilinear_cli.training import feature_transform, primal, principal_axes
 from bilinear_cli.training.dual import GramProblem
-from bilinear_cli.training.feature_transform import Features
-from bilinear_cli.training.gram import Progress
-from bilinear_cli.training.lbfgs import MEMORY
+from bilinear_cli.training.feature_transform import Features, with_progress
+from bilinear_cli.training.lbfgs import N_PAIRS
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import SOLVERS
 from bilinear_cli.training.primal import Passes, PrimalProblem
@@ -46,24 +45,24 @@ def choose_solver(solver: str, n: int, d: int, k: int) -> str:
     """
     validate_choice("solver", solver, SOLVERS)
     needed, free = bytes_needed(n, d, k), free_memory()
-    chosen = solver
+    resolved = solver
     if solver == "auto":
-        chosen = "gram" if needed <= MEMORY_FRACTION * free else "stream"
+        resolved = "gram" if needed <= MEMORY_FRACTION * free else "stream"
     sizes = f"{needed / 1e9:.1f} GB of the {free / 1e9:.1f} GB of free memory"
-    if chosen == "gram":
+    if resolved == "gram":
         log.info("solver gram: %s rows of %s features need about %s", f"{n:,}", f"{d:,}", sizes)
     else:
         reason = "--solver stream" if solver == "stream" else f"the solver gram would need {sizes}"
         rows = f"{n:,} rows of {d:,} features"
         log.info("solver stream: each step reads %s from the file (%s)", rows, reason)
-    return chosen
+    return resolved
 
 
 def bytes_needed(n: int, d: int, k: int) -> int:
     """Return about how many bytes the reduced problem takes at its peak, folds included."""
     blocks, scores = 4 * feature_transform.BLOCK_BYTES, 4 * n * k
     if n <= d:  # a Gram matrix, two matrices for each of five folds; points are pairs of scores
-        return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2 + 2 * 2 * MEMORY * scores
+        return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2 + 2 * 2 * N_PAIRS * scores
     eigenvectors = 3 * 8 * d * d
     return blocks + max(eigenvectors, 4 * n * d + primal.VECTORS_BYTES + 4 * scores)
 
@@ -78,88 +77,90 @@ class LocalReducer:
 
     features: Features
     indices: np.ndarray  # of the training rows; X is their features minus the mean
-    progress: Progress | None = None  # called with (done, total) while rows are read
+    progress: Progress | None = None  # called with (done, total)
 
     def reduce(self, solver: str) -> Problem:
         """Return the problem for the solver `gram` or `stream`."""
         if solver == "stream":
-            return self.stream()
-        return self.gram() if len(self.indices) <= self.features.d else self.rotate()
+            return self.reduce_to_stream()
+        few_rows = len(self.indices) <= self.features.n_features
+        return self.reduce_to_gram() if few_rows else self.reduce_to_axes()
 
-    def gram(self) -> GramProblem:
+    def reduce_to_gram(self) -> GramProblem:
         """Sum X Xᵀ over blocks of columns in one pass, in float32, one triangle of it."""
-        n, d = len(self.indices), self.features.d
+        n, d = len(self.indices), self.features.n_features
         mean = np.empty(d, np.float32)
         lower = np.zeros((n, n), np.float32, order="F")
-        for span, x in gram.track(self.features.columns(self.indices), self.progress, d):
+        for span, x in with_progress(self.features.columns(self.indices), self.progress, d):
             mean[span] = x.mean(axis=0)  # in float32: the intercept absorbs the rounding
             x -= mean[span]
             lower = ssyrk(1, x.T, beta=1, c=lower, trans=1, lower=1, overwrite_c=1)
         diagonal = np.einsum("ii->i", lower)
         spread = diagonal.mean(dtype=np.float64)
-        mean_square = float(spread + np.square(mean, dtype=np.float64).sum())
-        gram.check_not_constant(spread, mean_square)
+        mean_squared_norm = float(spread + np.square(mean, dtype=np.float64).sum())
+        principal_axes.check_not_constant(spread, mean_squared_norm)
         lower += lower.T
         diagonal *= 0.5
-        return GramProblem(lower.T, mean, mean_square, self.weights)
+        return GramProblem(lower.T, mean, mean_squared_norm, self.weights)
 
-    def weights(self, mean: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    def weights(self, mean: np.ndarray, dual_coef: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, float32 (d, k), for α float32 (n, k), from one pass."""
-        weights = np.empty((self.features.d, alpha.shape[1]), np.float32)
+        weights = np.empty((self.features.n_features, dual_coef.shape[1]), np.float32)
         for span, x in replace(self.features, mean=mean).columns(self.indices):
-            np.matmul(x.T, alpha, out=weights[span])
+            np.matmul(x.T, dual_coef, out=weights[span])
         return weights
 
-    def rotate(self) -> PrimalProblem:
+    def reduce_to_axes(self) -> PrimalProblem:
         """Rotate rows of few features to their principal axes, in memory, in three passes."""
-        n, d = len(self.indices), self.features.d
+        n, d = len(self.indices), self.features.n_features
         mean, squares = self._mean(3)
         centred, covariance = replace(self.features, mean=mean), np.zeros((d, d))
-        for _, x in gram.track(centred.rows(self.indices), self.progress, 3 * n, n):
+        for _, x in with_progress(centred.rows(self.indices), self.progress, 3 * n, n):
             covariance += x.T @ x
-        gram.check_not_constant(np.trace(covariance), squares)
-        eigenvalues, axes = gram.eigenvectors(covariance)
+        principal_axes.check_not_constant(np.trace(covariance), squares)
+        eigenvalues, axes = principal_axes.eigenvectors(covariance)
         axes = axes.astype(np.float32)
         z = np.empty((n, len(eigenvalues)), np.float32)
-        for rows, x in gram.track(centred.rows(self.indices), self.progress, 3 * n, 2 * n):
+        for rows, x in with_progress(centred.rows(self.indices), self.progress, 3 * n, 2 * n):
             z[rows] = x @ axes
         passes = primal.LocalPasses(partial(primal.array_blocks, z))
-        coordinates = gram.Coordinates(z, eigenvalues)
+        coordinates = principal_axes.Coordinates(z, eigenvalues)
         return PrimalProblem(passes, n, eigenvalues, mean, squares / n, axes, coordinates)
 
-    def stream(self) -> PrimalProblem:
+    def reduce_to_stream(self) -> PrimalProblem:
         """Sum rows and squares in two passes; fits read the file again each time."""
         n = len(self.indices)
         mean, squares = self._mean(2)
         centred = replace(self.features, mean=mean)
-        rows = gram.track(centred.rows(self.indices), self.progress, 2 * n, n)
-        passes = primal.LocalPasses(lambda chosen: centred.rows(self.indices[chosen]))
-        return self.streamed(passes, mean, squares, lambda: gram.column_squares(rows, centred.d))
+        rows = with_progress(centred.rows(self.indices), self.progress, 2 * n, n)
+        passes = primal.LocalPasses(lambda selected: centred.rows(self.indices[selected]))
+        sums = partial(principal_axes.column_squares, rows, centred.n_features)
+        return self.streamed(passes, mean, squares, sums)
 
     def streamed(
         self, passes: Passes, mean: np.ndarray, squares: float, sums: Callable[[], np.ndarray]
     ) -> PrimalProblem:
         """Return a problem; `sums`, of the columns' squares, is one pass, whose time is logged."""
         n, start_time = len(self.indices), time.perf_counter()
-        column_squares = sums()
+        sum_of_squares = sums()
         seconds = time.perf_counter() - start_time
         passes_needed = "each C needs about 10 to 50 passes, the last fit 50 to 500"
         log.info("one pass over the rows takes at least %.1f s: %s", seconds, passes_needed)
-        gram.check_not_constant(column_squares.sum(), squares)
-        return PrimalProblem(passes, n, column_squares, mean, squares / n)
+        principal_axes.check_not_constant(sum_of_squares.sum(), squares)
+        return PrimalProblem(passes, n, sum_of_squares, mean, squares / n)
 
     def _mean(self, n_passes: int) -> tuple[np.ndarray, float]:
         """Return the mean of the rows and the sum of their squares, from the first pass."""
         n, rows = len(self.indices), self.features.rows(self.indices)
-        rows = gram.track(rows, self.progress, n_passes * n)
-        total, squares = gram.row_sums(rows, self.features.d)
+        rows = with_progress(rows, self.progress, n_passes * n)
+        total, squares = principal_axes.row_sums(rows, self.features.n_features)
         return (total / n).astype(np.float32), squares
 
 
 class Workers(Protocol):
     """Processes that compute sums over rows and scores; see `cluster/reducer.py`."""
 
-    n: int
+    n_workers: int
 
     def reducer(
         self, features: Features, indices: np.ndarray, progress: Progress | None

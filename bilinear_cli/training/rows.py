@@ -90,8 +90,8 @@ def _relabel(rows: Rows, sha256: np.ndarray, photo_set: PhotoSet) -> Rows:
         )
     missing = np.setdiff1d(np.array(list(index_of.values())), indices)
     if missing.size:
-        missing_paths = abbreviate(photo_set.paths[missing])
-        log.warning("photos of %s without features: %s", photo_set.spec, missing_paths)
+        message = "left out photos of %s without features (run extract with this --data): %s"
+        log.warning(message, photo_set.spec, abbreviate(photo_set.paths[missing]))
     rows, indices = rows.take(known), indices[known]
     return replace(
         rows,

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import check_not_fitted_on_test
 from bilinear_cli.poolings.registry import canonical_spec, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
-from bilinear_cli.training.estimator import Training
-from bilinear_cli.training.feature_transform import Features, fit_transforms
+from bilinear_cli.training.estimator import TrainingData
+from bilinear_cli.training.feature_transform import Features, fit_feature_transforms
 from bilinear_cli.training.metrics import average_views, calibration, evaluate, fit_temperature
 from bilinear_cli.training.model import Model, to_probabilities
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.training.reducers import LocalReducer, Progress, Workers
+from bilinear_cli.training.reducers import LocalReducer, Workers
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning
 
@@ -36,13 +36,13 @@ class TrainingResult:
 
     metrics: dict[str, Any]  # the entries of `metrics.json`, without the run folder and the command
     model: Model  # the final model
-    scored: dict[str, tuple[Rows, np.ndarray]]  # `oof`, `test` -> rows, scores (rows, classes)
+    scores: dict[str, tuple[Rows, np.ndarray]]  # `oof`, `test` -> rows, scores (rows, classes)
     rows: Rows  # all training and test rows
 
 
 def fit_and_score(
     file: FeatureFile,
-    spec: str,
+    pooling: str,
     options: TrainOptions,
     *,
     photo_set: PhotoSet | None = None,
@@ -52,9 +52,9 @@ def fit_and_score(
     """Tune and fit a classifier on the training rows, and score the test rows once.
 
     Args:
-        spec: a pooling of the file, or several joined by `+`.
+        pooling: one of the file, or several joined by `+`.
         photo_set: replaces labels, split and groups of the file, matched by the photos' SHA-256.
-        progress: called with (done, total) while the features are read.
+        progress: called with (done, total) while features are read, or epochs are trained.
         workers: compute the sums over rows and the test scores, instead of this process. Columns
             are always selected and normalised by this process.
 
@@ -62,12 +62,13 @@ def fit_and_score(
         BilinearError: the rows cannot be trained on.
         UsageError: the options do not fit the file.
     """
-    started, specs = time.perf_counter(), _split_spec(file, spec, options)
+    start_time, specs = time.perf_counter(), _split_pooling(file, pooling, options)
     rows = select_rows(file, photo_set, options.min_photos)
     train, test = rows.take(rows.split == "train"), rows.take(rows.split != "train")
     names = [name for x in specs for name in get_pooling(x).parameter_names]
     parameters = {name: file.parameters[name] for name in names}
-    check_not_fitted_on_test(parameters, file.sha256[test.indices], "extract again, with --data")
+    advice = "run extract again with this --data, to fit a new one"
+    check_not_fitted_on_test(parameters, file.sha256[test.indices], advice)
     reducer = partial(workers.reducer if workers else LocalReducer, progress=progress)
     tuning, model = fit_model(file, specs, train, options, reducer=reducer)
     first, mean = average_views(tuning.rows.photo, tuning.scores)
@@ -76,20 +77,20 @@ def fit_and_score(
     scores = workers.scores(model, indices) if workers else model.score_rows(file, indices)
     metrics = {
         **_test_metrics(test, scores, temperature),
-        **_describe(file, spec, options, rows, model),
-        **tuning.report(),
+        **_describe(file, pooling, options, rows, model),
+        **tuning.to_metrics(),
     }
     refit = options.refit_all and len(test.indices) > 0
     if refit:
         log.info("fitting the final model on all photos")
         _, model = fit_model(file, specs, rows, options, tuning, reducer)
     if workers:
-        metrics["workers"] = workers.n
+        metrics["workers"] = workers.n_workers
     metrics["fitted_on"] = "train and test" if refit else "train"
-    metrics["seconds"] = round(time.perf_counter() - started, 2)
+    metrics["seconds"] = round(time.perf_counter() - start_time, 2)
     model = replace(model, parameters=parameters, temperature=temperature)
-    scored = {"oof": (tuning.rows, tuning.scores), "test": (test, scores)}
-    return TrainingResult(metrics, model, scored, rows)
+    all_scores = {"oof": (tuning.rows, tuning.scores), "test": (test, scores)}
+    return TrainingResult(metrics, model, all_scores, rows)
 
 
 def fit_model(
@@ -100,35 +101,34 @@ def fit_model(
     tuning: Tuning | None = None,
     reducer: Callable[[Features, np.ndarray], LocalReducer] = LocalReducer,
 ) -> tuple[Tuning, Model]:
-    """Fit on these rows only, with the settings of `tuning`, or tune on these rows first."""
+    """Fit on these rows, with the hyper-parameters of `tuning`, or tune on these rows first."""
     estimator = registry.get_classifier(options.classifier).load()
-    transforms = fit_transforms(
+    transforms = fit_feature_transforms(
         file, specs, rows.indices, normalize=options.normalize, top_variance=options.top_variance
     )
     source = reducer(Features(file, transforms), rows.indices)
     reduced = estimator.reduce(source, len(rows.class_names), options)
-    training = Training(reduced, rows, options, transforms)
-    tuning = tuning or estimator.tune(training)
-    return tuning, estimator.fit(training, tuning)
+    data = TrainingData(reduced, rows, options, transforms)
+    tuning = tuning or estimator.tune(data)
+    return tuning, estimator.fit(data, tuning)
 
 
-def _split_spec(file: FeatureFile, spec: str, options: TrainOptions) -> list[str]:
-    """Return the poolings of a spec, or raise a UsageError if they do not fit file and options."""
-    specs = spec.split("+")
+def _split_pooling(file: FeatureFile, pooling: str, options: TrainOptions) -> list[str]:
+    """Split at each `+`; raise a UsageError if the poolings do not fit file and options."""
+    specs = pooling.split("+")
     for name in specs:
         validate_choice(f"pooling in {file.path}", name, file.shapes)
     if len(set(map(canonical_spec, specs))) < len(specs):
-        raise UsageError(f"--pooling {spec} has a pooling twice: leave out one of them")
+        raise UsageError(f"--pooling {pooling} has a pooling twice: leave out one of them")
     if options.top_variance and len(specs) > 1:
-        raise UsageError(f"--top-variance takes a single pooling, not --pooling {spec}")
+        raise UsageError(f"--top-variance takes a single pooling, not --pooling {pooling}")
     maps = [name for name in specs if len(file.shapes[name]) != 2]
-    expected = specs[:1] if registry.get_classifier(options.classifier).on_maps else []
-    if maps != expected or (expected and len(specs) > 1):
-        on_maps = [x.name for x in registry.CLASSIFIERS.values() if x.on_maps]
-        raise UsageError(
-            f"--classifier {options.classifier} does not take --pooling {spec}: "
-            f"use --pooling maps with {', '.join(on_maps)}, and only with it"
-        )
+    flag = f"--classifier {options.classifier}"
+    on_maps = [x.name for x in registry.CLASSIFIERS.values() if x.on_maps]
+    if options.classifier not in on_maps and maps:
+        raise UsageError(f"{flag} cannot use --pooling {maps[0]}: only {', '.join(on_maps)} can")
+    if options.classifier in on_maps and specs != maps[:1]:
+        raise UsageError(f"{flag} needs --pooling maps alone, not --pooling {pooling}")
     return specs
 
 
@@ -149,7 +149,7 @@ def _test_metrics(test: Rows, scores: np.ndarray, temperature: float) -> dict[st
 
 
 def _describe(
-    file: FeatureFile, spec: str, options: TrainOptions, rows: Rows, model: Model
+    file: FeatureFile, pooling: str, options: TrainOptions, rows: Rows, model: Model
 ) -> dict[str, Any]:
     """Return what the classifier was trained on and how."""
     supported = registry.get_classifier(options.classifier).options
@@ -161,7 +161,7 @@ def _describe(
     return {
         **{name: getattr(options, name) for name in registry.NETWORK_OPTIONS if name in supported},
         "classifier": options.classifier,
-        "pooling": spec,
+        "pooling": pooling,
         "normalize": options.normalize,
         "top_variance": options.top_variance,
         "n_train": n_photos["train"],

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from bilinear_cli.errors import BilinearError, abbreviate
-from bilinear_cli.training.metrics import average_views, log_loss, top1
+from bilinear_cli.training.metrics import average_views, log_loss_from_scores, top1
 from bilinear_cli.training.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -22,18 +22,18 @@ GAIN = 0.5  # standard errors of the accuracy
 
 @dataclass(frozen=True)
 class Tuning:
-    """The chosen settings, and the out-of-fold scores with them."""
+    """The chosen hyper-parameters, and the out-of-fold scores with them."""
 
     label_smoothing: float  # of the targets
     C: float | None  # inverse regularisation strength
     epochs: int | None
     rows: Rows  # the validation rows of all folds
     scores: np.ndarray  # out-of-fold scores of these rows, (rows, classes)
-    curve: Sequence[dict[str, Any]]  # settings, `top1` and `log_loss` of each setting tried
+    curve: Sequence[dict[str, Any]]  # hyper-parameters, `top1` and `log_loss` of each trial
     folds: int = 0  # number of folds that were held out in turn
     solver: str | None = None  # `gram` or `stream`
 
-    def report(self) -> dict[str, Any]:
+    def to_metrics(self) -> dict[str, Any]:
         """Return the entries of `metrics.json`; accuracy and loss are None without folds."""
         names = ("C", "label_smoothing", "epochs", "folds", "solver")
         best = max(self.curve, key=_rank, default={"top1": None, "log_loss": None})
@@ -59,15 +59,16 @@ def make_folds(rows: Rows, n_folds: int, seed: int) -> list[np.ndarray]:
     n_groups = np.array([len(np.unique(group[labels == k])) for k in classes])
     if n_groups.max() < 2:
         raise BilinearError(
-            "cannot tune by cross-validation: no class has two training photos or groups. Add "
-            "photos, or use softmax, svm or ridge with -C, and softmax with --label-smoothing."
+            "cannot choose hyper-parameters by cross-validation: no class has two training photos "
+            "(or, with groups, two groups). Add photos. Or set the values yourself: -C for svm and "
+            "ridge, -C and --label-smoothing for softmax."
         )
     if n_groups.max() < n_folds:
         n_folds = int(n_groups.max())
         log.info("using %d folds: no class has more training photos or groups", n_folds)
     elif n_groups.min() < n_folds:
         small = abbreviate(rows.class_names[classes[n_groups < n_folds]])
-        log.info("classes with fewer photos or groups than the %d folds: %s", n_folds, small)
+        log.info("some of the %d folds have no validation photo of %s", n_folds, small)
     ungrouped = len(np.unique(group)) == len(group)
     splitter = StratifiedKFold if ungrouped else StratifiedGroupKFold
     k_fold = splitter(n_folds, shuffle=True, random_state=seed)
@@ -83,26 +84,26 @@ def cross_validate(
     smoothings: Sequence[float],
     trials: Callable[[float], Iterator[tuple[dict[str, Any], np.ndarray]]],
 ) -> Tuning:
-    """Try settings, and choose the one with the highest accuracy, then the lowest log loss.
+    """Try hyper-parameters, and choose those with the highest accuracy, then the lowest log loss.
 
     Args:
         rows: the training rows.
         val_folds: indices of the validation rows of each fold.
         smoothings: label smoothings to try.
-        trials: label smoothing -> (settings, scores (rows, classes)), by ascending C. It is not
-            exhausted if a higher C hardly improves the accuracy.
+        trials: label smoothing -> (hyper-parameters, scores (rows, classes)), by ascending C. It
+            is not exhausted if a higher C hardly improves the accuracy.
     """
     val_indices = np.sort(np.concatenate(val_folds))
     val_rows, best_scores = rows.take(val_indices), np.empty((0, 0))
     curve: list[dict[str, Any]] = []
     for smoothing in smoothings:
         top1s: list[float] = []
-        for settings, scores in trials(smoothing):
+        for hyperparameters, scores in trials(smoothing):
             first, mean = average_views(val_rows.photo, scores[val_indices])
             labels = val_rows.labels[first]
-            point = {"label_smoothing": smoothing, **settings}
+            point = {"label_smoothing": smoothing, **hyperparameters}
             text = ", ".join(f"{key} {value:g}" for key, value in point.items())
-            point |= {"top1": top1(mean, labels), "log_loss": log_loss(mean, labels)}
+            point |= {"top1": top1(mean, labels), "log_loss": log_loss_from_scores(mean, labels)}
             log.info("%s: out-of-fold accuracy %.4f", text, point["top1"])
             curve.append(point)
             top1s.append(point["top1"])
@@ -128,14 +129,14 @@ def _rank(point: dict[str, Any]) -> tuple[float, float]:
     return point["top1"], -point["log_loss"]
 
 
-def grid(mean_square: float) -> list[float]:
+def grid(mean_squared_norm: float) -> list[float]:
     """Return the values of C to try, ascending, rounded to three digits.
 
     Their unit is one over the mean squared norm of the features.
     """
-    return [float(f"{10.0**decade / mean_square:.3g}") for decade in DECADES]
+    return [float(f"{10.0**decade / mean_squared_norm:.3g}") for decade in DECADES]
 
 
-def warm_start(C: float) -> list[float]:
+def warm_start_Cs(C: float) -> list[float]:
     """Return C after four smaller values; the fit of each value starts from the fit before it."""
     return [C / 10.0**decades for decades in (4, 3, 2, 1, 0)]

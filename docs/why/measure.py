@@ -131,7 +131,7 @@ def run(vectors: FeatureFile, trial: Trial) -> dict[str, Any]:
     return {
         "top1": float(hits.mean()),
         "numbers": sum(transform.n_features for transform in model.transforms),
-        **{name: tuning.report()[name] for name in ("C", "label_smoothing", "oof_top1")},
+        **{name: tuning.to_metrics()[name] for name in ("C", "label_smoothing", "oof_top1")},
         "seconds": round(time.perf_counter() - start, 2),
         "hits": np.packbits(hits).tobytes().hex(),
     }

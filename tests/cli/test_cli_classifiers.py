@@ -15,7 +15,7 @@ from bilinear_cli.cli import cli
 from bilinear_cli.errors import UsageError
 from bilinear_cli.run import load_model, read_metrics
 from bilinear_cli.training import registry
-from bilinear_cli.training.estimator import Estimator, Training, Trials
+from bilinear_cli.training.estimator import Estimator, TrainingData, Trials
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
@@ -33,19 +33,19 @@ class NearestMean(Estimator):
     cross_validated = False
 
     def trials(
-        self, training: Training, val_folds: Sequence[np.ndarray], smoothing: float
+        self, data: TrainingData, val_folds: Sequence[np.ndarray], smoothing: float
     ) -> Trials:
-        z = training.reduced.coordinates.z
-        indices = np.setdiff1d(training.indices, val_folds[0])
-        yield {"epochs": 1}, self._means(training, indices)(z)
+        z = data.reduced.coordinates.z
+        indices = np.setdiff1d(data.indices, val_folds[0])
+        yield {"epochs": 1}, self._means(data, indices)(z)
 
-    def fit(self, training: Training, choice: Tuning) -> Model:
-        on_axes = self._means(training, training.indices)
-        linear = training.reduced.from_axes(on_axes)
-        return Model(linear, None, training.transforms, training.rows.class_names)
+    def fit(self, data: TrainingData, tuning: Tuning) -> Model:
+        on_axes = self._means(data, data.indices)
+        linear = data.reduced.linear_from_axes(on_axes)
+        return Model(linear, None, data.transforms, data.rows.class_names)
 
-    def _means(self, training: Training, indices: np.ndarray) -> Linear:
-        z, labels = training.reduced.coordinates.z, training.rows.labels
+    def _means(self, data: TrainingData, indices: np.ndarray) -> Linear:
+        z, labels = data.reduced.coordinates.z, data.rows.labels
         means = np.stack([z[indices][labels[indices] == k].mean(axis=0) for k in range(K)])
         return Linear(means.T, -np.square(means).sum(axis=1) / 2)
 

@@ -11,7 +11,7 @@ from support.dask_processes import SmallBlocks, wait_for
 from support.shards import ONE_BY_ONE, OnWorkers, extract_here, photo_set
 from support.worker_network import WorkerNetwork
 
-from bilinear_cli.cluster.connect import LOCAL, connect, import_dask
+from bilinear_cli.cluster.connect import LOCAL_DASK_CONFIG, connect, import_dask
 from bilinear_cli.photos.photo_set import PhotoSet
 
 POLL_OFTEN = """
@@ -48,7 +48,7 @@ def address() -> Iterator[str]:
     scheduler = {"host": "127.0.0.1", "dashboard": False}
     worker = {"cls": Nanny, "options": {"nthreads": 2, "preload": [POLL_OFTEN]}}
     with (
-        dask.config.set(LOCAL),
+        dask.config.set(LOCAL_DASK_CONFIG),
         SpecCluster(
             scheduler={"cls": Scheduler, "options": scheduler},
             workers={"odd": worker, "even": worker},

@@ -42,7 +42,7 @@ def test_a_missing_worker_is_waited_for(
             n_workers.append(len(workers))
         return workers
 
-    monkeypatch.setattr(connect_module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(connect_module, "POLL_SECONDS", 0.1)
     monkeypatch.setattr(Client, "nthreads", look)
     workers: list[subprocess.Popen] = []
 

@@ -32,9 +32,9 @@ from bilinear_cli.cluster.reducer import DaskReducer, Workers
 from bilinear_cli.errors import BilinearError, FeatureFileError
 from bilinear_cli.run import load_model, train
 from bilinear_cli.store import FeatureFile, open_features
-from bilinear_cli.training import feature_transform, gram
-from bilinear_cli.training.estimator import Training
-from bilinear_cli.training.feature_transform import Features, fit_transforms
+from bilinear_cli.training import feature_transform, principal_axes
+from bilinear_cli.training.estimator import TrainingData
+from bilinear_cli.training.feature_transform import Features, fit_feature_transforms
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.reducers import LocalReducer
@@ -137,8 +137,8 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
         learn = rows if run["fitted_on"] != "train" else rows.take(rows.split == "train")
         x = np.concatenate([x for _, x in Features(file, model.transforms).rows(learn.indices)])
     weights = model.first.weights.astype(float)
-    training = Training(None, learn, TrainOptions(run["classifier"]))
-    targets = training.targets(run["label_smoothing"])
+    data = TrainingData(None, learn, TrainOptions(run["classifier"]))
+    targets = data.targets(run["label_smoothing"])
     loss = LOSSES[run["classifier"]](targets.astype(float))
     value = loss(x.astype(float) @ weights + model.first.intercept)[0]
     return run["C"] * value + 0.5 * np.square(weights).sum()
@@ -229,7 +229,7 @@ def reducers(client: Client, features: Path) -> Iterator[Reducers]:
     """Return the reducers of the training rows, in a random order: this process, and workers."""
     indices = np.random.default_rng(0).permutation(np.flatnonzero(SPLIT == "train"))
     with FeatureFile(features) as file:
-        transforms = fit_transforms(file, ["bilinear"], indices, normalize="none")
+        transforms = fit_feature_transforms(file, ["bilinear"], indices, normalize="none")
         features_of_file = Features(file, transforms)
         local = LocalReducer(features_of_file, indices)
         yield local, Workers(client, file).reducer(features_of_file, indices, None)
@@ -238,14 +238,14 @@ def reducers(client: Client, features: Path) -> Iterator[Reducers]:
 def test_a_gram_matrix_of_workers_is_that_of_this_process(reducers: Reducers) -> None:
     steps: list[tuple[int, int]] = []
     with_progress = replace(reducers[1], progress=lambda *done: steps.append(done))
-    local, distributed = reducers[0].gram(), with_progress.gram()
+    local, distributed = reducers[0].reduce_to_gram(), with_progress.reduce_to_gram()
     atol = 1e-6 * np.abs(local.gram).max()
     np.testing.assert_allclose(distributed.gram, local.gram, atol=atol)
     np.testing.assert_array_equal(distributed.gram, distributed.gram.T)
     np.testing.assert_allclose(distributed.mean, local.mean, rtol=1e-6)
-    assert distributed.mean_square == pytest.approx(local.mean_square, rel=1e-6)
-    alpha = np.random.default_rng(1).normal(size=(len(local.gram), K)).astype(np.float32)
-    weights, expected = (x.primal_weights(local.mean, alpha) for x in (distributed, local))
+    assert distributed.mean_squared_norm == pytest.approx(local.mean_squared_norm, rel=1e-6)
+    dual_coef = np.random.default_rng(1).normal(size=(len(local.gram), K)).astype(np.float32)
+    weights, expected = (x.primal_weights(local.mean, dual_coef) for x in (distributed, local))
     np.testing.assert_allclose(weights, expected, atol=1e-5 * expected.max())
     assert steps == [(i, 5) for i in range(1, 6)]  # two means, three tiles
 
@@ -254,12 +254,12 @@ def test_a_gram_matrix_of_workers_is_that_of_this_process(reducers: Reducers) ->
 def test_passes_of_workers_over_rows_in_any_order_are_those_of_this_process(
     keep: bool, reducers: Reducers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = 4 * 60 * reducers[0].features.d
+    size = 4 * 60 * reducers[0].features.n_features
     monkeypatch.setattr(reducers[1].workers, "free_bytes", lambda: size if keep else size - 1)
     steps: list[tuple[int, int]] = []
     with_progress = replace(reducers[1], progress=lambda *done: steps.append(done))
-    local, distributed = reducers[0].stream(), with_progress.stream()
-    for name, rtol in (("sum_of_squares", 1e-5), ("mean", 1e-6), ("mean_square", 1e-6)):
+    local, distributed = reducers[0].reduce_to_stream(), with_progress.reduce_to_stream()
+    for name, rtol in (("sum_of_squares", 1e-5), ("mean", 1e-6), ("mean_squared_norm", 1e-6)):
         np.testing.assert_allclose(getattr(distributed, name), getattr(local, name), rtol=rtol)
     assert steps == [(i, len(steps)) for i in range(1, 1 + (11 if keep else 4))]
     rng = np.random.default_rng(2)
@@ -280,7 +280,7 @@ def test_passes_of_workers_over_rows_in_any_order_are_those_of_this_process(
 def test_all_threads_have_as_much_to_do(
     client: Client, reducers: Reducers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers, passes = reducers[1].workers, reducers[1].stream().passes
+    workers, passes = reducers[1].workers, reducers[1].reduce_to_stream().passes
     kept = Counter(holder for (holder,) in client.who_has(passes.blocks).values())
     assert sorted(kept.values()) == [4, 5]
     groups = passes._groups(range(9))
@@ -313,7 +313,7 @@ def test_rows_that_are_all_the_same_are_refused(
     options = replace(QUICK, solver=solver, normalize="none")
     with FeatureFile(path) as file:
         workers = Workers(client, file)
-        with raises(BilinearError, gram.EQUAL_ROWS):
+        with raises(BilinearError, principal_axes.EQUAL_ROWS):
             train(file, "max", options, tmp_path / "runs", workers=workers)
 
 
@@ -406,7 +406,7 @@ def test_a_worker_that_does_not_see_the_file_is_named(
 ) -> None:
     path, move = per_process
     with FeatureFile(path) as file:
-        assert Workers(client, file).n == 2
+        assert Workers(client, file).n_workers == 2
         (tmp_path / "elsewhere").mkdir()
         address = move(1, tmp_path / "elsewhere")
         size = f"{path.stat().st_size:,}"

@@ -94,7 +94,7 @@ def requirements(birds: PhotoSet, network: WorkerNetwork, output: Path) -> Extra
     token = output.parent / "token"
     token.parent.mkdir()
     token.touch()
-    return ExtractRequirements.of(PhotoInput(birds, network), RECIPE, token)
+    return ExtractRequirements.from_job(PhotoInput(birds, network), RECIPE, token)
 
 
 def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequirements) -> None:

@@ -44,12 +44,12 @@ class ArrayFeatures:
     mean: np.ndarray | None = None
 
     @property
-    def d(self) -> int:
+    def n_features(self) -> int:
         return self.x.shape[1]
 
     def columns(self, indices: np.ndarray) -> Iterator[Block]:
         x = self._centred(indices)
-        return ((span, x[:, span]) for span in self._spans(self.d))
+        return ((span, x[:, span]) for span in self._spans(self.n_features))
 
     def rows(self, indices: np.ndarray) -> Iterator[Block]:
         return ((span, self._centred(indices[span])) for span in self._spans(len(indices)))
@@ -87,5 +87,9 @@ def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
     """Return the problem of rows x (n, d), by default in the form that `reduce` takes in memory."""
     n, d = x.shape
     reducer = make_reducer(x, n // 2)
-    methods = {"kernel": reducer.gram, "columns": reducer.rotate, "stream": reducer.stream}
+    methods = {
+        "kernel": reducer.reduce_to_gram,
+        "columns": reducer.reduce_to_axes,
+        "stream": reducer.reduce_to_stream,
+    }
     return methods[form or ("kernel" if n <= d else "columns")]()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from bilinear_cli.training.metrics import bins, calibration, fit_temperature, log_loss
+from bilinear_cli.training.metrics import bins, calibration, fit_temperature, log_loss_from_scores
 from bilinear_cli.training.model import to_probabilities
 
 
@@ -22,7 +22,9 @@ def test_the_temperature_is_that_by_which_labels_were_drawn(factor: float) -> No
     result = fit_temperature(scores, labels)
     assert result == pytest.approx(factor, rel=0.1)
     for other in (0.9 * result, 1.1 * result):
-        assert log_loss(scores / result, labels) < log_loss(scores / other, labels)
+        assert log_loss_from_scores(scores / result, labels) < log_loss_from_scores(
+            scores / other, labels
+        )
 
 
 def test_without_photos_the_temperature_is_one() -> None:

@@ -134,7 +134,9 @@ def test_it_goes_back_to_the_epoch_that_was_best(
     monkeypatch.setattr(conv1x1, "LEARNING_RATE", 3e-3)
     wrong = one_hot((LABELS[VAL] + 1) % 3, 3)
     calls: list[tuple[int, int]] = []
-    model = fit(maps, TRAIN, 40, stop_on=(VAL, wrong), progress=lambda *call: calls.append(call))
+    model = fit(
+        maps, TRAIN, 40, validation_data=(VAL, wrong), progress=lambda *call: calls.append(call)
+    )
     epochs = model[2]
     assert 1 <= epochs < 40
     assert calls == [(i + 1, 40) for i in range(epochs + 3)] + [(40, 40)]
@@ -167,7 +169,7 @@ def test_maps_are_read_in_batches_and_the_projection_ignores_validation_rows(
 
     options = TrainOptions("conv1x1", channels=4, frozen=True)
     train, val = (TRAIN, TARGETS[TRAIN]), (VAL, TARGETS[VAL])
-    kernel, *_ = fit_conv1x1(read, train, options, epochs=2, stop_on=val)
+    kernel, *_ = fit_conv1x1(read, train, options, epochs=2, validation_data=val)
     np.testing.assert_array_equal(kernel, directions(maps, TRAIN))
     assert max(len(indices) for indices in calls) == 16
     n_reads = np.bincount(np.concatenate(calls), minlength=N)

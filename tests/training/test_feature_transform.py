@@ -54,7 +54,7 @@ def spans(n: int, step: int) -> list[slice]:
 def fit_transforms(
     stored: Mapping[str, np.ndarray], train: np.ndarray, **options: Any
 ) -> list[FeatureTransform]:
-    return feature_transform.fit_transforms(Memory(stored), list(stored), train, **options)
+    return feature_transform.fit_feature_transforms(Memory(stored), list(stored), train, **options)
 
 
 def top_variance_columns(

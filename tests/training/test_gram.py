@@ -9,11 +9,11 @@ from support.errors import raises
 from support.rows import make_reducer
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.training import gram
-from bilinear_cli.training.gram import Coordinates
+from bilinear_cli.training import principal_axes
+from bilinear_cli.training.principal_axes import Coordinates
 
 SHAPES = pytest.mark.parametrize(("n", "d"), [(30, 8), (8, 30), (20, 20), (21, 20)])
-METHODS = pytest.mark.parametrize("method", ["gram", "rotate"])
+METHODS = pytest.mark.parametrize("method", ["reduce_to_gram", "reduce_to_axes"])
 
 
 def coordinates_of(x: np.ndarray, method: str, size: int = 1000) -> Coordinates:
@@ -34,13 +34,15 @@ def centred(x: np.ndarray) -> np.ndarray:
 @SHAPES
 def test_the_gram_matrix_is_a_direct_computation(n: int, d: int, size: int) -> None:
     x = make(n, d)
-    problem = make_reducer(x, size).gram()
+    problem = make_reducer(x, size).reduce_to_gram()
     inner, mean = problem.gram, problem.mean
     expected = centred(x) @ centred(x).T
     np.testing.assert_allclose(inner, expected, atol=1e-5 * expected.max())
     np.testing.assert_array_equal(inner, inner.T)
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(problem.mean_square, np.square(x.astype(float)).sum(1).mean(), 1e-5)
+    np.testing.assert_allclose(
+        problem.mean_squared_norm, np.square(x.astype(float)).sum(1).mean(), 1e-5
+    )
     assert inner.dtype == mean.dtype == np.float32
 
 
@@ -93,20 +95,20 @@ def test_weights_on_axes_are_weights_on_features(n: int, d: int, method: str) ->
     x, reducer = make(n, d), make_reducer(make(n, d), 7)
     coordinates = coordinates_of(x, method)
     w = np.random.default_rng(1).normal(size=(coordinates.z.shape[1], 3)).astype(np.float32)
-    weights = reducer.weights(x.mean(0), coordinates.coefficients(w))
+    weights = reducer.weights(x.mean(0), coordinates.dual_coef(w))
     assert weights.dtype == np.float32
     scores = coordinates.z @ w
     np.testing.assert_allclose(centred(x) @ weights, scores, atol=5e-3 * np.abs(scores).max())
     np.testing.assert_allclose(np.square(weights).sum(), np.square(w).sum(), rtol=1e-3)
-    if method == "rotate":
-        problem = reducer.rotate()
+    if method == "reduce_to_axes":
+        problem = reducer.reduce_to_axes()
         np.testing.assert_allclose(problem.axes @ w, weights, atol=5e-3 * np.abs(weights).max())
         np.testing.assert_allclose(problem.mean, x.mean(0), rtol=1e-5)
 
 
 def test_progress_counts_what_is_read() -> None:
     calls: list[Sequence[int]] = []
-    for size, reduce in ((12, "gram"), (5, "rotate"), (5, "stream")):
+    for size, reduce in ((12, "reduce_to_gram"), (5, "reduce_to_axes"), (5, "reduce_to_stream")):
         reducer = make_reducer(make(8, 30), size)
         getattr(replace(reducer, progress=lambda *done: calls.append(done)), reduce)()
     assert calls[:3] == [(12, 30), (24, 30), (30, 30)]
@@ -114,7 +116,7 @@ def test_progress_counts_what_is_read() -> None:
     assert calls[9:] == [(5, 16), (8, 16), (13, 16), (16, 16)]
 
 
-@pytest.mark.parametrize("method", ["gram", "rotate", "stream"])
+@pytest.mark.parametrize("method", ["reduce_to_gram", "reduce_to_axes", "reduce_to_stream"])
 @pytest.mark.parametrize("value", [0, 0.3])
 def test_equal_rows_are_refused(method: str, value: float) -> None:
     with raises(BilinearError):
@@ -123,4 +125,4 @@ def test_equal_rows_are_refused(method: str, value: float) -> None:
 
 def test_a_matrix_of_zeros_has_no_axes() -> None:
     with raises(BilinearError):
-        gram.eigenvectors(np.zeros((8, 8)))
+        principal_axes.eigenvectors(np.zeros((8, 8)))

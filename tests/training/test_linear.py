@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 from support.rows import LOSSES, make_problem
 
 from bilinear_cli.training import dual, linear
-from bilinear_cli.training.losses import dot, one_hot, plus_minus_one
+from bilinear_cli.training.losses import inner_product, one_hot, plus_minus_one
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.reducers import Problem
 
@@ -40,13 +40,15 @@ def fit_path(problem: Problem, name: str, targets: np.ndarray, Cs: list[float]) 
     """Return the last fit of a path, on the features as they are."""
     steps, indices = [(C, 1e-9) for C in Cs], np.arange(len(targets))
     *_, last = problem.regularization_path(indices, targets, LOSSES[name], steps)
-    return problem.linear(last)
+    return problem.to_linear(last)
 
 
 def objective(name: str, model: Linear, x: np.ndarray, targets: np.ndarray, C: float) -> float:
     weights = model.weights.astype(np.float64)
     scores = x.astype(np.float64) @ weights + model.intercept
-    return C * LOSSES[name](targets.astype(np.float64))(scores)[0] + 0.5 * dot(weights, weights)
+    return C * LOSSES[name](targets.astype(np.float64))(scores)[0] + 0.5 * inner_product(
+        weights, weights
+    )
 
 
 def scikit_learn_model(name: str, x: np.ndarray, labels: np.ndarray, C: float) -> Linear:
@@ -138,8 +140,8 @@ def test_a_metric_of_another_curvature_leads_to_the_same_optimum(
 ) -> None:
     x, labels = make(40, 90)
     targets, values = targets_of("softmax", labels), []
-    for rebuild in (dual.REBUILD, 1e9):
-        monkeypatch.setattr(dual, "REBUILD", rebuild)
+    for rebuild in (dual.MAX_RATIO, 1e9):
+        monkeypatch.setattr(dual, "MAX_RATIO", rebuild)
         model = fit_path(make_problem(x), "softmax", targets, [0.01, 0.1, 1.0, 10.0])
         values.append(objective("softmax", model, x, targets, 10.0))
     assert values[0] == pytest.approx(values[1], rel=1e-4)
@@ -174,7 +176,7 @@ def test_ridge_is_scikit_learns(n: int, d: int, C: float) -> None:
     x, labels = make(n, d)
     problem, targets = make_problem(x), plus_minus_one(labels, K)
     assert problem.coordinates
-    ours = problem.from_axes(linear.fit_ridge(problem.coordinates, targets, C))
+    ours = problem.linear_from_axes(linear.fit_ridge(problem.coordinates, targets, C))
     reference = scikit_learn_model("ridge", x, labels, C)
     atol = 2e-3 * np.abs(reference.weights).max()
     np.testing.assert_allclose(ours.weights, reference.weights, atol=atol)

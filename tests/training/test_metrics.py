@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bilinear_cli.training.metrics import average_views, evaluate, log_loss, top1
+from bilinear_cli.training.metrics import average_views, evaluate, log_loss_from_scores, top1
 
 NAMES = np.array(["auk", "crow", "kite", "tern"])
 
@@ -16,7 +16,9 @@ def scores_for(predicted: list[int]) -> np.ndarray:
 def test_top1_and_log_loss() -> None:
     scores = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]) + np.array([[3], [-5]])
     assert top1(scores, np.array([0, 0])) == 0.5
-    assert log_loss(scores, np.array([0, 2])) == pytest.approx((np.log(2) + np.log(10)) / 2)
+    assert log_loss_from_scores(scores, np.array([0, 2])) == pytest.approx(
+        (np.log(2) + np.log(10)) / 2
+    )
 
 
 def test_scores_are_averaged_over_the_views_of_a_photo() -> None:

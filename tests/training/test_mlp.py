@@ -64,8 +64,8 @@ def test_an_mlp_goes_back_to_the_epoch_that_was_best(monkeypatch: pytest.MonkeyP
     x, labels = exclusive_or(128, 0)
     val, wrong = x[:40], 1 - labels[:40]
 
-    arguments, stop_on = (x, one_hot(labels, 2), options(16, 0.0)), (val, one_hot(wrong, 2))
-    mlp, epochs = fit(*arguments, epochs=60, stop_on=stop_on)
+    arguments, validation_data = (x, one_hot(labels, 2), options(16, 0.0)), (val, one_hot(wrong, 2))
+    mlp, epochs = fit(*arguments, epochs=60, validation_data=validation_data)
     assert 1 <= epochs < 60
     (same, _), (longer, _) = (fit(*arguments, epochs=n) for n in (epochs, epochs + 4))
     np.testing.assert_allclose(mlp(x), same(x), atol=1e-5)
@@ -83,9 +83,9 @@ def test_on_principal_axes_the_accuracy_is_nearly_that_on_the_features(
     x = rng.normal(size=(3, 400))[labels] + 4.0 * rng.normal(size=(n, 400))
     x = (x - x[:n_train].mean(axis=0)).astype(np.float32)
     train, test = np.split(np.arange(n), [n_train])
-    problem = make_reducer(x[train]).gram()
+    problem = make_reducer(x[train]).reduce_to_gram()
     reduced, mean = problem.coordinates, problem.mean
-    basis = reduced.coefficients(np.eye(len(reduced.sum_of_squares)))
+    basis = reduced.dual_coef(np.eye(len(reduced.sum_of_squares)))
     z = ((x - mean) @ ((x[train] - mean).T @ basis)).astype(np.float32)
     accuracy = []
     for rows in (x, z):

@@ -67,7 +67,7 @@ def test_both_solvers_find_the_same_optimum_of_a_file(
     targets, steps = one_hot(LABELS[rows], 3), [(0.01, 1e-6), (0.1, 1e-9)]
     figures = []
     with FeatureFile(write_features(tmp_path / "x.h5", {"max": x}, LABELS, TRAIN)) as file:
-        transforms = feature_transform.fit_transforms(file, ["max"], rows, normalize="none")
+        transforms = feature_transform.fit_feature_transforms(file, ["max"], rows, normalize="none")
         for solver in ("gram", "stream"):
             calls: list[Any] = []
             features = feature_transform.Features(file, transforms)
@@ -77,7 +77,7 @@ def test_both_solvers_find_the_same_optimum_of_a_file(
             assert isinstance(problem, form if solver == "gram" else PrimalProblem)
             assert problem.solver == solver
             *_, fit = problem.regularization_path(np.arange(N), targets, LOSSES["softmax"], steps)
-            scores = problem.linear(fit)(x[rows].astype(np.float32))
-            figures.append((problem.mean, problem.mean_square, scores))
+            scores = problem.to_linear(fit)(x[rows].astype(np.float32))
+            figures.append((problem.mean, problem.mean_squared_norm, scores))
     for gram, stream, tolerance in zip(*figures, (1e-5, 1e-5, 5e-3), strict=True):
         np.testing.assert_allclose(gram, stream, atol=tolerance * np.abs(gram).max())

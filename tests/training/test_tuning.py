@@ -13,7 +13,7 @@ from support.rows import LOSSES, make_problem, make_rows
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.training import mlp, registry
-from bilinear_cli.training.estimator import Training
+from bilinear_cli.training.estimator import TrainingData
 from bilinear_cli.training.metrics import top1
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
@@ -36,13 +36,13 @@ def folds(labels: np.ndarray, group: np.ndarray, seed: int) -> list[np.ndarray]:
 
 
 def tune(problem: Problem, rows: Rows, options: TrainOptions) -> Tuning:
-    training = Training(problem, rows, options)
-    return registry.get_classifier(options.classifier).load().tune(training)
+    data = TrainingData(problem, rows, options)
+    return registry.get_classifier(options.classifier).load().tune(data)
 
 
 def fit(problem: Problem, rows: Rows, options: TrainOptions, tuning: Tuning) -> Model:
-    training = Training(problem, rows, options)
-    return registry.get_classifier(options.classifier).load().fit(training, tuning)
+    data = TrainingData(problem, rows, options)
+    return registry.get_classifier(options.classifier).load().fit(data, tuning)
 
 
 # Folds ------------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ def test_validation_rows_are_never_in_the_fit_of_their_fold(name: str, d: int) -
     tuning = tune(*arguments)
     model = fit(*arguments, tuning)
     assert top1(x @ model.first.weights, labels) > (0.6 if d == 20 else 0.95)
-    assert 0.3 < tuning.report()["oof_top1"] < 0.65
-    assert tuning.report()["oof_top1"] == top1(tuning.scores, labels)
+    assert 0.3 < tuning.to_metrics()["oof_top1"] < 0.65
+    assert tuning.to_metrics()["oof_top1"] == top1(tuning.scores, labels)
 
 
 @CLASSIFIERS
@@ -137,10 +137,10 @@ def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form
     for fold in folds(labels, rows.group, 2)[: tuning.folds]:
         train_indices = np.setdiff1d(np.arange(60), fold)
         problem = make_problem(x[train_indices], "kernel")
-        training = Training(problem, rows.take(train_indices), TrainOptions(name))
-        targets, steps = training.targets(0.0), [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
-        *_, last = problem.regularization_path(training.indices, targets, LOSSES[name], steps)
-        expected = problem.linear(last)(x[fold])
+        data = TrainingData(problem, rows.take(train_indices), TrainOptions(name))
+        targets, steps = data.targets(0.0), [(0.0001, 1e-6), (0.001, 1e-6), (0.01, 1e-9)]
+        *_, last = problem.regularization_path(data.indices, targets, LOSSES[name], steps)
+        expected = problem.to_linear(last)(x[fold])
         scores = tuning.scores[np.isin(tuning.rows.indices, fold)]
         np.testing.assert_allclose(scores, expected, atol=0.03)
 
@@ -148,13 +148,13 @@ def test_out_of_fold_scores_are_those_of_fits_on_the_other_folds(name: str, form
 def test_options_that_are_set_are_used() -> None:
     x, labels = gaussian(40, 6, 2, 2.0)
     problem, rows = make_problem(x), make_rows(labels)
-    report = tune(problem, rows, TrainOptions(C=0.37, label_smoothing=0.05)).report()
+    report = tune(problem, rows, TrainOptions(C=0.37, label_smoothing=0.05)).to_metrics()
     assert (report["C"], report["label_smoothing"]) == (0.37, 0.05)
     assert len(report["curve"]) == 1
-    report = tune(problem, rows, TrainOptions(C=0.37)).report()
+    report = tune(problem, rows, TrainOptions(C=0.37)).to_metrics()
     assert [(p["C"], p["label_smoothing"]) for p in report["curve"]] == [(0.37, 0.0), (0.37, 0.1)]
     for name in ("svm", "ridge"):
-        (point,) = tune(problem, rows, TrainOptions(name, C=0.37)).report()["curve"]
+        (point,) = tune(problem, rows, TrainOptions(name, C=0.37)).to_metrics()["curve"]
         assert (point["C"], point["label_smoothing"]) == (0.37, 0.0)
 
 
@@ -196,7 +196,7 @@ def test_the_grid_is_decades_of_one_over_the_mean_square(name: str) -> None:
         Cs = np.array([point["C"] for point in tuning.curve]) * scale**2
         np.testing.assert_allclose(np.log10(Cs), np.arange(len(Cs)) - 3, atol=0.003)
         assert len(Cs) >= 5
-        results.append((tuning.report()["oof_top1"], round(np.log10(tuning.C * scale**2))))
+        results.append((tuning.to_metrics()["oof_top1"], round(np.log10(tuning.C * scale**2))))
         if scale == 1:  # and not 0.999086: the mean square is a sum in float32
             assert Cs[:5].tolist() == [0.001, 0.01, 0.1, 1, 10]
     assert results[0] == results[1]
@@ -230,8 +230,8 @@ def test_the_search_ends_after_two_decades_without_a_gain(
     tuning = cross_validate(make_rows(labels), [np.arange(1000)], [0.0], lambda _: trials)
     assert len(tuning.curve) == n_tried
     assert 10.0**best == tuning.C
-    assert tuning.report()["oof_top1"] == pytest.approx(max(top1s[:n_tried]))
-    assert top1(tuning.scores, labels) == tuning.report()["oof_top1"]
+    assert tuning.to_metrics()["oof_top1"] == pytest.approx(max(top1s[:n_tried]))
+    assert top1(tuning.scores, labels) == tuning.to_metrics()["oof_top1"]
 
 
 def test_accuracy_comes_before_log_loss_which_decides_among_equals() -> None:
@@ -241,7 +241,7 @@ def test_accuracy_comes_before_log_loss_which_decides_among_equals() -> None:
     trials = (({"C": float(C)}, scores) for C, scores in enumerate(all_scores, 1))
     tuning = cross_validate(make_rows(labels), [np.arange(40)], [0.0], lambda _: trials)
     assert tuning.C == 3.0
-    assert tuning.report()["oof_log_loss"] > min(point["log_loss"] for point in tuning.curve)
+    assert tuning.to_metrics()["oof_log_loss"] > min(point["log_loss"] for point in tuning.curve)
     np.testing.assert_array_equal(tuning.scores, 0.2 * right)
 
 
@@ -252,7 +252,7 @@ def test_out_of_fold_metrics_count_a_photo_once() -> None:
     scores[1::2] = np.eye(2)[labels][1::2, ::-1]
     rows = make_rows(labels, photo=np.repeat(np.arange(20), 2))
     tuning = cross_validate(rows, [np.arange(40)], [0.0], lambda _: iter([({"C": 1.0}, scores)]))
-    assert tuning.report()["oof_top1"] == 1
+    assert tuning.to_metrics()["oof_top1"] == 1
 
 
 @pytest.mark.parametrize("better", [0.0, 0.1])
@@ -295,11 +295,11 @@ def test_an_mlp_stops_on_a_fold_and_then_trains_on_all_rows(
     assert [trial["targets"].min() for trial in trials] == pytest.approx([0, 0.05])
     for trial in trials:
         np.testing.assert_array_equal(trial["z"], z[train_indices])
-        np.testing.assert_array_equal(trial["stop_on"][0], z[val_indices])
-        np.testing.assert_array_equal(trial["stop_on"][1].argmax(1), labels[val_indices])
+        np.testing.assert_array_equal(trial["validation_data"][0], z[val_indices])
+        np.testing.assert_array_equal(trial["validation_data"][1].argmax(1), labels[val_indices])
     np.testing.assert_array_equal(last["z"], z)
-    assert "stop_on" not in last
-    assert last["epochs"] == tuning.report()["epochs"] == 7
+    assert "validation_data" not in last
+    assert last["epochs"] == tuning.to_metrics()["epochs"] == 7
     assert {call["options"] for call in calls} == {options}
     np.testing.assert_array_equal(tuning.rows.indices, val_indices)
     assert tuning.scores.shape == (len(val_indices), 2)

@@ -5,13 +5,13 @@ products of the centred rows. With n <= d, fewer rows than features, the Gram ma
 everything; with fewer features, the rows on their principal axes (n, at most d) do.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
 
-from bilinear_cli.errors import BilinearError, Progress
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.training.feature_transform import Block
 
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue; smaller ones are rounding
@@ -25,7 +25,7 @@ class Coordinates:
     z: np.ndarray  # float (n, r); float64 if computed from a Gram matrix, else float32
     sum_of_squares: np.ndarray  # float64 (r,), of each column of `z`, descending
 
-    def coefficients(self, weights: np.ndarray) -> np.ndarray:
+    def dual_coef(self, weights: np.ndarray) -> np.ndarray:
         """Return α, float32 (n, k), such that weights (r, k) in this basis are `Xᵀ α`."""
         scaled = weights / self.sum_of_squares[:, None]
         return (self.z @ scaled.astype(self.z.dtype)).astype(np.float32)
@@ -47,20 +47,10 @@ def eigenvectors(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values[keep], vectors[:, keep]
 
 
-def check_not_constant(spread: float, squares: float) -> None:
+def check_not_constant(centred_squares: float, squares: float) -> None:
     """Raise BilinearError if centring leaves nothing of the rows' squared norms."""
-    if spread <= RANK_TOLERANCE * squares:
+    if centred_squares <= RANK_TOLERANCE * squares:
         raise BilinearError(EQUAL_ROWS)
-
-
-def track(
-    blocks: Iterable[Block], progress: Progress | None, total: int, start: int = 0
-) -> Iterator[Block]:
-    """Yield blocks; after each, call `progress` with (start + rows or columns done, total)."""
-    for span, x in blocks:
-        yield span, x
-        if progress:
-            progress(start + span.stop, total)
 
 
 def row_sums(blocks: Iterable[Block], d: int) -> tuple[np.ndarray, float]:
