@@ -73,6 +73,12 @@ def test_bad_input_to_train(
     assert not Path("runs").exists()
 
 
+def test_a_file_without_features_for_the_classifier_is_named(birds: Path, features: Path) -> None:
+    error_line(run_command("train", "--features", features, *CONV1X1, code=2), features, "maps")
+    run_command("extract", "--data", birds, "--pooling", "maps", "-o", "maps.h5")
+    error_line(run_command("train", "--features", "maps.h5", code=2), "maps.h5", "conv1x1")
+
+
 def test_a_misspelt_pooling_of_a_file_is_answered_with_the_nearest(features: Path) -> None:
     train = ["train", "--features", features, "--pooling", "maks"]
     line = error_line(run_command(*train, code=2), features, "maks")

@@ -25,6 +25,7 @@ from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.extract import choose_n_shards
 from bilinear_cli.cluster.reducer import gram_tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
+from bilinear_cli.cluster.shards_folder import find_existing_shards
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import installed_versions
@@ -65,6 +66,13 @@ def test_a_set_is_cut_into_shards(
     photos = SimpleNamespace(photo_set=range(n_photos))
     job = SimpleNamespace(input=photos, recipe=replace(RECIPE, batch_size=batch_size))
     assert choose_n_shards(client, job, None) == n_shards
+
+
+def test_shards_of_several_extractions_are_refused(tmp_path: Path) -> None:
+    for name in ("001of002.h5", "001of003.h5.partial"):
+        (tmp_path / name).touch()
+    with raises(BilinearError, tmp_path, "2", "3", "--overwrite"):
+        find_existing_shards(tmp_path)
 
 
 @pytest.mark.parametrize(("version", "collects"), [((3, 11), False), ((3, 12), True)])
