@@ -90,3 +90,12 @@ def test_channels_follow_from_a_rows_shape(channels: int) -> None:
 )
 def test_small_rows_are_kept_in_float32(shape: tuple[int, ...], dtype: type) -> None:
     assert registry.storage_dtype(shape) == dtype
+
+
+@pytest.mark.parametrize("invalid", [0, 2])
+def test_signs_of_a_sketch_are_1_or_minus_1(invalid: int) -> None:
+    signs = np.ones((2, 4), np.int64)
+    registry.check_parameter("sign-8", signs)
+    signs[1, 2] = invalid
+    with raises(ValueError, "sign-8"):
+        registry.check_parameter("sign-8", signs)

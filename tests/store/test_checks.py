@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from store.cases import REPLACE, SMALL, write
 from support.errors import raises
-from support.feature_files import flip_bit, replace_dataset
+from support.feature_files import flip_bit, replace_dataset, write_features
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
@@ -211,3 +211,10 @@ def test_data_that_is_not_contiguous_in_the_file_is_refused(
         disguise(file, name, file["elsewhere"])
     with raises(FeatureFileError, path, name, REPLACE):
         FeatureFile(path)
+
+
+def test_the_views_of_a_photo_are_in_consecutive_rows(tmp_path: Path) -> None:
+    rows, views = {"max": np.ones((4, 3))}, ["original", "flip"] * 2
+    path = tmp_path / "x.h5"
+    with raises(FeatureFileError, path):
+        write_features(path, rows, [0, 1, 1, 0], ["train"] * 4, photo=[0, 1, 1, 0], view=views)
