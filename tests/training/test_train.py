@@ -262,6 +262,7 @@ def test_photos_count_once_with_the_mean_scores_of_their_views(run: Run) -> None
     labels = [x["labels"][::2] for x in (oof, test)]
     assert metrics["top1"] == np.mean(mean[1].argmax(1) == labels[1])
     temperature = metrics["temperature"]
+    assert load_model(Path(metrics["run"])).temperature == temperature
     assert temperature == pytest.approx(fit_temperature(mean[0], labels[0]), rel=1e-3)
     assert abs(np.log(temperature / fit_temperature(oof["scores"], oof["labels"]))) > 0.01
     for when, t in (("before", 1), ("after", temperature)):
