@@ -19,7 +19,7 @@ from bilinear_cli.recipe import Recipe
 Parameters = Mapping[str, np.ndarray]
 FitSecondMoment = Callable[[], tuple[np.ndarray, Sequence[str]]]
 
-MAX_ROW_LENGTH = 1024 * 1025 // 2  # the triangle of 1,024 channels, a megabyte a photo
+MAX_ROW_LENGTH = 1024 * 1025 // 2  # the triangle of 1,024 channels, a megabyte per photo
 MAX_ITERATIONS = 60  # steps of varimax
 
 
