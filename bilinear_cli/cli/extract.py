@@ -1,4 +1,4 @@
-"""The command extract, which makes feature files."""
+"""The command `extract`: feature files of photos or of stored maps."""
 
 import logging
 import shlex
