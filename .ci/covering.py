@@ -39,20 +39,22 @@ with np.load(run / "test.npz") as test:
 decreases = []
 for path in paths:
     explanation = explain(run, photos / path, forward)
-    heat, class_index = explanation.heatmap, list(model.class_names).index(explanation.name)
-    n = heat.size // 10
-    hottest, random = np.argsort(-heat.ravel())[:n], rng.permutation(heat.size)[:n]
+    heatmap, class_index = explanation.heatmap, list(model.class_names).index(explanation.name)
+    n = heatmap.size // 10
+    most_important = np.argsort(-heatmap.ravel())[:n]
+    random = rng.permutation(heatmap.size)[:n]
     scores = [
-        compute_scores(cover(explanation.pixels, locations, heat.shape), model, forward)[
+        compute_scores(cover(explanation.pixels, locations, heatmap.shape), model, forward)[
             class_index
         ]
-        for locations in (hottest, random)
+        for locations in (most_important, random)
     ]
     decreases.append(explanation.score - np.array(scores))
 mean, error = np.mean(decreases, axis=0), np.std(decreases, axis=0) / np.sqrt(len(decreases))
 print(
-    f"a score falls by {mean[0]:.3f} (standard error {error[0]:.3f}) when the hottest tenth of "
-    f"{len(decreases)} photos is covered, and by {mean[1]:.3f} ({error[1]:.3f}) for a random tenth"
+    f"a score falls by {mean[0]:.3f} (standard error {error[0]:.3f}) when the most important "
+    f"tenth of the locations of {len(decreases)} photos is covered, and by {mean[1]:.3f} "
+    f"({error[1]:.3f}) for a random tenth"
 )
 if mean[0] <= mean[1] + 3 * np.hypot(*error):
-    sys.exit("covering the hottest locations does not lower the score more than random locations")
+    sys.exit("covering the most important locations does not lower the score more than random ones")

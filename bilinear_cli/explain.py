@@ -69,15 +69,15 @@ def explain(run: Path, photo: Path, forward: Forward, class_name: str | None = N
     matrix = x.T @ x
     scores = _scores(matrix, model)
     class_index = names.index(class_name) if class_name else int(scores.argmax())
-    form = _quadratic_form(matrix, model, class_index)
-    heat = np.einsum("li,ij,lj->l", x, form, x, optimize=True)
+    quadratic_form = _quadratic_form(matrix, model, class_index)
+    heatmap = np.einsum("li,ij,lj->l", x, quadratic_form, x, optimize=True)
     return Explanation(
         names[class_index],
         float(to_probabilities(scores[None], model.temperature)[0, class_index]),
         float(scores[class_index]),
         float(model.first.intercept[class_index]),
-        heat.reshape(shape),
-        _largest_pairs(form * matrix),
+        heatmap.reshape(shape),
+        _largest_pairs(quadratic_form * matrix),
         pixels,
     )
 
@@ -153,8 +153,8 @@ def overlay(explanation: Explanation) -> Image.Image:
     height, width = explanation.pixels.shape[:2]
     largest = np.abs(explanation.heatmap).max() or 1.0
     small = Image.fromarray((explanation.heatmap / largest).astype(np.float32))
-    heat = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).clip(-1, 1)
-    colour = np.where(heat[..., None] > 0, (255, 120, 0), (0, 110, 255))
+    heatmap = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).clip(-1, 1)
+    colour = np.where(heatmap[..., None] > 0, (255, 120, 0), (0, 110, 255))
     grey = explanation.pixels.mean(axis=2, keepdims=True)
-    opacity = MAX_OPACITY * np.abs(heat)[..., None]
+    opacity = MAX_OPACITY * np.abs(heatmap)[..., None]
     return Image.fromarray((grey * (1 - opacity) + colour * opacity).astype(np.uint8))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, closest_match
+from bilinear_cli.errors import BilinearError, Progress, closest_match
 from bilinear_cli.files import BROKEN_ZIP, atomic_write
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # reading metrics imports no library of training
     from bilinear_cli.photos.photo_set import PhotoSet
     from bilinear_cli.training.model import Model
     from bilinear_cli.training.options import TrainOptions
-    from bilinear_cli.training.reducers import Progress, Workers
+    from bilinear_cli.training.reducers import Workers
     from bilinear_cli.training.train import TrainingResult
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def train(
     *,
     photo_set: "PhotoSet | None" = None,
     command: str = "[]",
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
     workers: "Workers | None" = None,
 ) -> dict[str, Any]:
     """Fit a classifier on a pooling, score the test photos once, and write the run folder.

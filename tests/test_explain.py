@@ -167,9 +167,9 @@ def test_the_overlay_is_orange_for_the_class_and_blue_against_it(
     train_run: TrainRun, photo: Path
 ) -> None:
     explanation = explain(train_run("bilinear", OPTIONS), photo, forward)
-    heat = np.zeros((4, 4))
-    heat[0, 0], heat[3, 3] = 1, -1
-    picture = np.asarray(overlay(replace(explanation, heatmap=heat)), int)
+    heatmap = np.zeros((4, 4))
+    heatmap[0, 0], heatmap[3, 3] = 1, -1
+    picture = np.asarray(overlay(replace(explanation, heatmap=heatmap)), int)
     grey = explanation.pixels.mean(axis=2)
     assert picture[2, 2, 0] - picture[2, 2, 2] > 50
     assert picture[-3, -3, 2] - picture[-3, -3, 0] > 50

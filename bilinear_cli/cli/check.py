@@ -1,4 +1,4 @@
-"""The command check, which inspects a photo set before hours are spent on it."""
+"""The command `check`: an inspection of a photo set before hours are spent on it."""
 
 import json
 import logging

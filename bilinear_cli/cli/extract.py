@@ -1,4 +1,4 @@
-"""The command extract, which makes feature files."""
+"""The command `extract`: feature files of photos or of stored maps."""
 
 import logging
 import shlex
@@ -141,12 +141,12 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
     """
-    from bilinear_cli.extraction.extract import extract as run_extraction
-
     extract_options = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
     try:
         if extract_options.maps:
+            from bilinear_cli.extraction.extract import extract as run_extraction
+
             _check_options_with_maps(context)
             job = maps_job(extract_options, command)
             with progress_bar("pooling", "photo") as progress:
@@ -187,15 +187,16 @@ def _extract_photos(
         import_dask()
     with progress_bar("preparing photos", "photo") as progress:
         job = photos_job(options, command, progress)
-    with progress_bar("extracting", "photo") as progress:
-        if scheduler is None:
-            from bilinear_cli.extraction.extract import extract as run_extraction
+    if scheduler is None:
+        from bilinear_cli.extraction.extract import extract as run_extraction
 
+        with progress_bar("extracting", "photo") as progress:
             run_extraction(job, progress)
-            return job.output
-        from bilinear_cli.cluster.extract import extract_shards, merge_shards
-        from bilinear_cli.cluster.shards_folder import shards_folder
+        return job.output
+    from bilinear_cli.cluster.extract import extract_shards, merge_shards
+    from bilinear_cli.cluster.shards_folder import shards_folder
 
+    with progress_bar("extracting", "photo") as progress:
         shards = extract_shards(job, scheduler, progress)
     if shards is None:
         return job.output

@@ -1,4 +1,4 @@
-"""The command predict, which names the classes of photos with a trained run."""
+"""The command `predict`: the classes of photos, named with a trained run."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The command train, which fits classifiers on stored features."""
+"""The command `train`: classifiers fitted on stored features."""
 
 import json
 import sys

@@ -3,6 +3,7 @@
 The command line imports this module, and Dask is an extra: only functions import Dask here.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -10,7 +11,9 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,8 +115,6 @@ def _block_ctrl_c() -> Iterator[None]:
     Threads and processes inherit the signal mask, so restarted workers have it too. This process
     receives a ctrl-C of the meantime at the end.
     """
-    from multiprocessing import resource_tracker
-
     resource_tracker.ensure_running()  # its start would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -123,8 +124,6 @@ def _block_ctrl_c() -> Iterator[None]:
 
 
 def _open_client(address: str) -> "Client":
-    import asyncio
-
     from distributed import Client
     from distributed.comm import connect
     from distributed.security import Security
@@ -196,8 +195,6 @@ def _translate_errors(client: "Client") -> Iterator[None]:
     Without a scheduler, each of the client's methods raises another type, so the client's status
     decides.
     """
-    from concurrent.futures import CancelledError
-
     from distributed import KilledWorker
 
     try:
@@ -211,8 +208,8 @@ def _translate_errors(client: "Client") -> Iterator[None]:
         raise BilinearError(
             f"{error.allowed_failures + 1} workers died during the task {error.task}, the last was "
             f"{error.last_worker.address}: read their logs. If memory ran out, give workers more "
-            "and run the same command again, which resumes an extraction; or begin it again "
-            "(--overwrite) with a smaller --batch-size"
+            "and run the same command again, which resumes an extraction; or start again "
+            "with --overwrite and a smaller --batch-size"
         ) from error
     except Exception as error:
         if client.status == "running" and not isinstance(error, CancelledError):

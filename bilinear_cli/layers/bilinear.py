@@ -65,7 +65,7 @@ class PoolingLayer(keras.layers.Layer):
 class BilinearPooling(PoolingLayer):
     """Pools a feature map into how often two of its channels are active at the same location.
 
-    With a map as a matrix X, one row a location, the layer computes Xᵀ X, then the signed square
+    With a map as a matrix X, one row per location, the layer computes Xᵀ X, then the signed square
     root of each element, and divides by the l2 norm. `covariance` subtracts the channels' means
     from X. `matrix-sqrt` takes the square root of the matrix before that of its elements.
 

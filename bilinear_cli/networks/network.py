@@ -72,7 +72,7 @@ class Network:
         if recipe.precision == "int8":
             check_int8(recipe.backbone, recipe.weights_sha256, devices)
         precision, tensors = recipe.precision, self.weights().tensors
-        log.info("%s in %s, %d photos a batch", ", ".join(devices), precision, recipe.batch_size)
+        log.info("%s in %s, %d photos per batch", ", ".join(devices), precision, recipe.batch_size)
         return load_backbone(tensors, recipe.backbone, recipe.layer, precision)
 
 

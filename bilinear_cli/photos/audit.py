@@ -17,7 +17,7 @@ from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import PhotoSet, count_photos, stratified_group_split
 
-SIZE = 224  # pixels; photos are brought to this size before they are hashed
+SIZE = 224  # pixels; photos are resized to this before they are hashed
 BATCH_SIZE = 64
 MAX_ASPECT_RATIO = 4  # of the sides; squashed to a square, a longer photo is hard to recognise
 MIN_STD = 3.0  # of 255, in the channel that varies most; birds in front of a clear sky have 6

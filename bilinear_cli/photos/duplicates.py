@@ -44,7 +44,7 @@ def perceptual_hashes(photo: np.ndarray) -> np.ndarray:
 
 
 def near_duplicate_sets(hashes: np.ndarray) -> np.ndarray:
-    """Return the set, int (n_photos,), of each photo; a photo is in that of its near duplicates.
+    """Return the index of each photo's set, int (n_photos,); near duplicates share a set.
 
     `hashes` are uint64 (n_photos, 2). Every pair is compared, in tiles: 100,000 photos take 15
     seconds.

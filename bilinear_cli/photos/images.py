@@ -54,7 +54,7 @@ def read_photo(path: Path, sizes: Sequence[int], resize: str = "squash") -> list
         on white, and 16-bit grey scaled to eight bits.
 
     Raises:
-        BadPhotoError: the file is no photo, or is cut off.
+        BadPhotoError: the file is not a photo, or is cut off.
         BilinearError: the memory does not suffice to decode it.
     """
     return decode_photo(read_bytes(path), path, sizes, resize)

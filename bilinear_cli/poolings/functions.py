@@ -32,7 +32,7 @@ l2_normalize = partial(tf.math.l2_normalize, axis=1)
 def outer_product_sum(maps: tf.Tensor) -> tf.Tensor:
     """Return the sum over the locations of x xᵀ: bilinear pooling before the normalisation.
 
-    With a map as a matrix X, one row a location, this is Xᵀ X. No outer product is ever formed.
+    With a map as a matrix X, one row per location, this is Xᵀ X. No outer product is ever formed.
 
     Source: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition",
     ICCV 2015, with one network in both roles.
@@ -129,7 +129,7 @@ def _power(eigenvalues: tf.Tensor, exponent: float) -> tf.Tensor:
 
 
 def location_matrix(maps: tf.Tensor) -> tf.Tensor:
-    """Return the maps as matrices, one row a location, (batch, height * width, channels)."""
+    """Return the maps as matrices, one row per location, (batch, height * width, channels)."""
     _, height, width, channels = maps.shape
     if height and width:
         return tf.reshape(maps, (-1, height * width, channels))

@@ -19,14 +19,14 @@ from bilinear_cli.recipe import Recipe
 Parameters = Mapping[str, np.ndarray]
 FitSecondMoment = Callable[[], tuple[np.ndarray, Sequence[str]]]
 
-MAX_ROW_LENGTH = 1024 * 1025 // 2  # the triangle of 1,024 channels, a megabyte a photo
+MAX_ROW_LENGTH = 1024 * 1025 // 2  # the triangle of 1,024 channels, a megabyte per photo
 MAX_ITERATIONS = 60  # steps of varimax
 
 
 def make_parameters(
     recipe: Recipe, channels: int, existing: Parameters, fit_second_moment: FitSecondMoment
 ) -> dict[str, np.ndarray]:
-    """Return what the poolings need for maps with so many channels.
+    """Return what the poolings need for maps with this number of channels.
 
     Args:
         recipe: the poolings, the shard, and the seed of the hashes.
@@ -36,8 +36,8 @@ def make_parameters(
 
     Raises:
         BilinearError: existing parameters are for another number of channels.
-        UsageError: a pooling does not suit so many channels; or a shard other than the first has
-            no projection, which must be the same in all shards.
+        UsageError: a pooling does not suit this number of channels; or a shard other than the first
+            has no projection, which must be the same in all shards.
     """
     parameters: dict[str, np.ndarray] = {}
     moment = None
@@ -100,7 +100,7 @@ def _check_size(spec: str, channels: int) -> None:
 
 
 def check_channels(parameters: Parameters, channels: int) -> None:
-    """Raise a BilinearError unless all parameters are for maps with so many channels."""
+    """Raise a BilinearError unless all parameters are for maps with this number of channels."""
     for name, array in parameters.items():
         expected = registry.parameter_channels(name, array)
         if expected not in (channels, None):

@@ -112,7 +112,7 @@ class Pooling:
         return self.layout == TRIANGLE and self.normalization.endswith(ROOT_L2)
 
     def row_length(self, channels: int) -> int:
-        """Return the length of a row of maps with so many channels at one location."""
+        """Return the length of a row of maps with this number of channels at one location."""
         pooled = self.size or channels
         return triangle.n_entries(pooled) if self.layout == TRIANGLE else pooled
 

@@ -59,7 +59,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     """Read runs, and the predictions of the run with the best out-of-fold accuracy.
 
     Raises:
-        BilinearError: a folder is no run, or its scores are missing or damaged.
+        BilinearError: a folder is not a run, or its scores are missing or damaged.
     """
     runs = [(folder.resolve().name, read_metrics(folder)) for folder in folders]
     photos = {

@@ -38,7 +38,7 @@ MAX_CSV_BYTES = 400_000  # of the labels of the set
 SIDE = 160  # pixels of a thumbnail
 MAX_JPEG_BYTES = 9000  # of a thumbnail: 160 of them take less than 2 MB of a page
 QUALITIES = (80, 65, 50, 35, 20, 5)
-BATCH = 16
+BATCH_SIZE = 16
 
 
 def render_html(data: ReportData) -> str:
@@ -154,7 +154,7 @@ def _labels_csv(labels: list[list[str]], errors: Predictions) -> str | None:
 def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
     """Return path -> data URI of each readable photo below `root`, whole, on a black square."""
     distinct = list(dict.fromkeys(paths))
-    batches = read_batches(distinct, BATCH, lambda path: _thumbnail(root / path))
+    batches = read_batches(distinct, BATCH_SIZE, lambda path: _thumbnail(root / path))
     uris = (uri for batch in batches for uri in batch)
     pairs = zip(distinct, uris, strict=True)
     return {path: uri for path, uri in pairs if not isinstance(uri, BadPhotoError)}

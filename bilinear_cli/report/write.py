@@ -21,7 +21,7 @@ def render(runs: Sequence[Path], output_format: str) -> str:
     """Return a report of run folders in an output format, `html` or `md`.
 
     Raises:
-        BilinearError: a folder is no run, or a package is missing.
+        BilinearError: a folder is not a run, or a package is missing.
     """
     data = read_report_data(runs)
     if output_format == "md":

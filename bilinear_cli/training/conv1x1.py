@@ -28,7 +28,7 @@ IndexedTargets = tuple[np.ndarray, np.ndarray]  # indices of rows, and the targe
 
 MAX_EPOCHS = 100
 PATIENCE = 6
-BATCH = 32  # maps
+BATCH_SIZE = 32  # maps
 LEARNING_RATE = 1e-4
 KERNEL_NORM = 1 / 3  # of the kernel's columns in the network; with a smaller one they change faster
 N_SAMPLED = 500  # maps from which the principal directions are computed
@@ -67,7 +67,7 @@ class Conv1x1Estimator(Estimator):
                 f"--channels {options.channels} is too high: the maps have {transform.n_features} "
                 "channels"
             )
-        for _ in file.batches(transform.spec, reducer.indices, BATCH):
+        for _ in file.batches(transform.spec, reducer.indices, BATCH_SIZE):
             pass  # an error during Keras's training would have a traceback of TensorFlow
         return StoredMaps(file, transform.spec, reducer.indices, reducer.progress)
 
@@ -114,7 +114,7 @@ def fit_conv1x1(
         train: indices (n,) of the rows to train on; targets, float32 (n, k), rows of sum one.
         options: `channels` of the convolution; `frozen`, do not train the convolution; `seed`, of
             the sample for the principal directions and of the order of the rows.
-        epochs: how many; None for `MAX_EPOCHS`, at most.
+        epochs: number of epochs; None trains for at most `MAX_EPOCHS`, with early stopping.
         validation_data: the same for the validation rows, see `train_network`.
         progress: called with (epochs done, maximum).
 
@@ -154,7 +154,9 @@ def fit_conv1x1(
 def initial_kernel(read: ReadMaps, indices: np.ndarray, channels: int, seed: int) -> np.ndarray:
     """Return rotated principal directions, float32 (maps' channels, channels), of a sample."""
     sample = sample_indices(indices, N_SAMPLED, seed)
-    batches = (read(sample[start : start + BATCH]) for start in range(0, len(sample), BATCH))
+    batches = (
+        read(sample[start : start + BATCH_SIZE]) for start in range(0, len(sample), BATCH_SIZE)
+    )
     return principal_directions(second_moment(batches), channels)
 
 
@@ -192,10 +194,10 @@ def _batches(read: ReadMaps, indices: np.ndarray, targets: np.ndarray, seed: int
             self.on_epoch_end()
 
         def __len__(self) -> int:
-            return ceil(len(indices) / BATCH)
+            return ceil(len(indices) / BATCH_SIZE)
 
         def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-            batch = self.order[i * BATCH : (i + 1) * BATCH]
+            batch = self.order[i * BATCH_SIZE : (i + 1) * BATCH_SIZE]
             return read(indices[batch]), targets[batch]
 
         def on_epoch_end(self) -> None:

@@ -68,7 +68,7 @@ class GramProblem:
         scores S = G β and coefficients α = β - c S. They are kept as the pair of α and S. The
         penalty is `α · S / 2`, the inner product of two pairs is `α · S' + c S · S'`, and the
         gradient is the pair of `β = α + C E`, with E the derivative of the loss by the scores: one
-        product of n x n by n x k numbers an iteration. The intercept is an axis of G with the
+        product of n x n by n x k numbers per iteration. The intercept is an axis of G with the
         largest possible eigenvalue, 1 / c: α has no component there, so it is not penalised.
 
         The fits are on rows of these indices, int (n,), with these targets, float32 (n, k).

@@ -63,7 +63,7 @@ class Estimator(ABC):
             raise BilinearError(
                 f"--classifier {options.classifier} needs the reduced training rows in memory, and "
                 "they do not fit into the free memory. Use --top-variance, another --classifier, "
-                "or --solver gram to try it nevertheless."
+                "or --solver gram to try it anyway."
             )
         return reducer.reduce(solver)
 

@@ -45,7 +45,7 @@ def minimize(
         x: the starting point, float32 of any shape.
         tolerance: stop when an iteration lowers the value by less than this fraction of it, or
             when rounding lets no step lower it.
-        max_iterations: stop after so many iterations, with a warning.
+        max_iterations: stop after this number of iterations, with a warning.
         dot: the inner product.
         n_pairs: number of pairs to keep. A pair is two arrays of the shape of x.
     """

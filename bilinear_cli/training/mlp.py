@@ -15,7 +15,7 @@ MAX_EPOCHS = 300
 PATIENCE = 30  # epochs
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-4
-BATCH = 64
+BATCH_SIZE = 64
 
 
 class MlpEstimator(Estimator):
@@ -63,7 +63,7 @@ def fit_mlp(
         targets: float32 (n, k), rows of sum one.
         options: `hidden`, the number of hidden units; `dropout`, their dropout rate; `seed`, of
             the initial weights, the order of the rows and the dropout.
-        epochs: how many; None for `MAX_EPOCHS`, at most.
+        epochs: number of epochs; None trains for at most `MAX_EPOCHS`, with early stopping.
         validation_data: validation rows and their targets, see `train_network`.
 
     Returns:
@@ -88,7 +88,7 @@ def fit_mlp(
         PATIENCE,
         x=z * unit,
         y=targets,
-        batch_size=BATCH,
+        batch_size=BATCH_SIZE,
         validation_data=(validation_data[0] * unit, validation_data[1])
         if validation_data
         else None,

@@ -102,7 +102,7 @@ def cross_validate(
             first, mean = average_views(val_rows.photo, scores[val_indices])
             labels = val_rows.labels[first]
             point = {"label_smoothing": smoothing, **hyperparameters}
-            text = ", ".join(f"{key} {value:g}" for key, value in point.items())
+            text = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in point.items())
             point |= {"top1": top1(mean, labels), "log_loss": log_loss_from_scores(mean, labels)}
             log.info("%s: out-of-fold accuracy %.4f", text, point["top1"])
             curve.append(point)

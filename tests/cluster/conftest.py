@@ -8,7 +8,7 @@ import dask
 import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from support.dask_processes import SmallBlocks, wait_for
-from support.shards import ONE_BY_ONE, OnWorkers, extract_here, photo_set
+from support.shards import ONE_BY_ONE, OnWorkers, extract_locally, photo_set
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster.connect import LOCAL_DASK_CONFIG, connect, import_dask
@@ -72,7 +72,7 @@ def flock(tmp_path_factory: pytest.TempPathFactory) -> PhotoSet:
 @pytest.fixture(scope="package")
 def flock_rows(flock: PhotoSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the feature file that one process extracts from the 32 photos, one by one."""
-    return extract_here(flock, ONE_BY_ONE, tmp_path_factory.mktemp("rows") / "x.h5")
+    return extract_locally(flock, ONE_BY_ONE, tmp_path_factory.mktemp("rows") / "x.h5")
 
 
 @pytest.fixture

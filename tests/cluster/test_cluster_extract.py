@@ -16,7 +16,15 @@ from distributed import Client, Worker
 from support.commands import start_python
 from support.dask_processes import wait_for
 from support.errors import messages, raises
-from support.shards import MAX, ONE_BY_ONE, RECIPE, OnWorkers, assert_same, extract_here, photo_set
+from support.shards import (
+    MAX,
+    ONE_BY_ONE,
+    RECIPE,
+    OnWorkers,
+    assert_same,
+    extract_locally,
+    photo_set,
+)
 from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE
 
 from bilinear_cli.cluster import extract as extract_module
@@ -62,7 +70,7 @@ def test_rows_are_those_of_a_single_run(
     warnings = messages(caplog, logging.WARNING)
     assert all(any(str(path) in line for line in warnings) for path in bad)
     caplog.clear()
-    rows = extract_here(birds, recipe, tmp_path / "one" / "y.h5", **options)
+    rows = extract_locally(birds, recipe, tmp_path / "one" / "y.h5", **options)
     assert_same(on_workers.output, rows)
     assert steps == sorted(steps)
     assert steps[-1] == (11, 11)
@@ -84,10 +92,10 @@ def test_auto_precision_and_batch_size_are_those_that_suit_the_workers(
 def test_rows_of_an_earlier_file_are_reused_with_their_projection(
     on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
 ) -> None:
-    earlier = extract_here(birds.limit(8), RECIPE, tmp_path / "one" / "x.h5")
+    earlier = extract_locally(birds.limit(8), RECIPE, tmp_path / "one" / "x.h5")
     on_workers.extract(birds, RECIPE, reuse=earlier)
     assert len(on_workers.network.batches()) <= 3  # for 3 of 11 photos
-    expected = extract_here(birds, RECIPE, tmp_path / "two" / "y.h5", reuse=earlier)
+    expected = extract_locally(birds, RECIPE, tmp_path / "two" / "y.h5", reuse=earlier)
     assert_same(on_workers.output, expected)
 
 
@@ -192,7 +200,7 @@ def test_a_complete_file_needs_no_workers(
 ) -> None:
     nowhere, output = replace(on_workers, address="nowhere"), on_workers.output
     caplog.set_level(logging.INFO)
-    extract_here(birds, MAX, output)
+    extract_locally(birds, MAX, output)
     caplog.clear()
     assert nowhere.extract_shards(birds, replace(MAX, precision="auto", batch_size=0)) is None
     assert [str(output) in line for line in messages(caplog, logging.INFO)] == [True]
@@ -240,7 +248,7 @@ def test_shards_older_than_the_output_do_not_replace_it(
 ) -> None:
     nowhere, output = replace(on_workers, address="nowhere"), on_workers.output
     shards = on_workers.extract_shards(birds, MAX)
-    extract_here(birds, replace(MAX, resize="pad"), output)
+    extract_locally(birds, replace(MAX, resize="pad"), output)
     with raises(FeatureFileError, output, "resize", "pad", "squash"):
         nowhere.extract_shards(birds, MAX)
     for shard in shards:
@@ -278,7 +286,7 @@ def test_a_client_that_is_killed_while_it_merges_merges_again(
     n_batches = len(on_workers.network.batches())
     on_workers.extract(birds, MAX)
     assert len(on_workers.network.batches()) == n_batches
-    assert_same(on_workers.output, extract_here(birds, MAX, tmp_path / "one" / "y.h5"))
+    assert_same(on_workers.output, extract_locally(birds, MAX, tmp_path / "one" / "y.h5"))
 
 
 def test_overwriting_keeps_shards_until_the_workers_are_checked(

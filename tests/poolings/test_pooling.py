@@ -20,7 +20,7 @@ from bilinear_cli.poolings.functions import (
 from bilinear_cli.poolings.parameters import sketch_parameters
 from bilinear_cli.poolings.registry import POOLINGS, Pooling
 
-# Two maps of 2 x 2 locations and 2 channels. As matrices, one row a location, they are
+# Two maps of 2 x 2 locations and 2 channels. As matrices, one row per location, they are
 # [1 0; 2 1; 0 3; 2 0] and [0 2; 0 0; 0 0; 0 0].
 MAPS = np.array(
     [[[[1, 0], [2, 1]], [[0, 3], [2, 0]]], [[[0, 2], [0, 0]], [[0, 0], [0, 0]]]], np.float32

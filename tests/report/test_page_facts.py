@@ -60,7 +60,7 @@ def test_pairs_have_their_counts_and_photos(page: Element) -> None:
     ]
 
 
-def test_mistakes_are_ordered_by_probability(page: Element) -> None:
+def test_errors_are_ordered_by_probability(page: Element) -> None:
     photos = [
         ("auk", "crow", 9, "train", "o3"),
         ("crow", "wren", 8, "train", "o0"),
@@ -68,7 +68,7 @@ def test_mistakes_are_ordered_by_probability(page: Element) -> None:
         ("auk", "crow", 3, "test", "t0"),
         ("wren", "auk", 1, "test", "t6"),
     ]
-    cards = page.section("mistakes").all("li", class_="card")
+    cards = page.section("errors").all("li", class_="card")
     for card, (label, predicted, score, split, path) in zip(cards, photos, strict=True):
         total = np.exp(score / TEMPERATURE) + 2
         rows = [label, 1 / total], [predicted, np.exp(score / TEMPERATURE) / total]
@@ -123,7 +123,7 @@ def test_markdown_has_the_same_figures(run: Path, calibration_rows: list[list[st
 
 
 @pytest.mark.slow
-def test_pairs_and_mistakes_are_limited(tmp_path: Path) -> None:
+def test_pairs_and_errors_are_limited(tmp_path: Path) -> None:
     classes = [f"class {i}" for i in range(30)]
     run = make_run(tmp_path / "run", classes, photos=False, per_class=8)
     page = parse(report_html(run))

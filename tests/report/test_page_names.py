@@ -110,7 +110,7 @@ def test_the_page_holds_all_labels_to_correct(hostile: Element, hostile_run: Pat
     assert {row["split"] for row in rows} == {"train", "test"}
     alone = ("in no fold.png", HOSTILE_NAMES[0], "train", "alone")
     assert rows[-1] == dict(zip(PhotoRecord._fields, alone, strict=True))
-    section = hostile.section("mistakes")
+    section = hostile.section("errors")
     paths = [card.one("dd", class_="path").text for card in section.all("li", class_="card")]
     assert [row["path"] for row in rows[: len(paths)]] == paths
     corrected = hostile_run.parent / "photos" / link["download"]
@@ -124,4 +124,4 @@ def test_a_page_without_a_long_list_of_labels_names_the_file(
     monkeypatch.setattr("bilinear_cli.report.page.MAX_CSV_BYTES", 10)
     page = parse(report_html(make_run(tmp_path / "run", photos=False)))
     assert not any("download" in element.attributes for element in page)
-    assert "labels.csv" in page.section("mistakes").text
+    assert "labels.csv" in page.section("errors").text

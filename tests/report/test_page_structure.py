@@ -12,7 +12,16 @@ from support.runs import CLASSES, make_run, report_html
 
 from bilinear_cli.report.page import MAX_JPEG_BYTES
 
-SECTIONS = ["comparison", "classes", "matrix", "pairs", "mistakes", "calibration", "curve", "made"]
+SECTIONS = [
+    "comparison",
+    "classes",
+    "matrix",
+    "pairs",
+    "errors",
+    "calibration",
+    "curve",
+    "provenance",
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +78,7 @@ def test_pictures_have_alternative_texts(page: Element) -> None:
         assert {true, predicted} in alts
         assert {predicted} in alts
         assert all(names in ({true, predicted}, {predicted}) for names in alts)
-    for card in page.section("mistakes").all("li", class_="card"):
+    for card in page.section("errors").all("li", class_="card"):
         names = [name["title"] for name in card.all("bdi")[:2]]
         assert all(name in card.one("img")["alt"] for name in names)
     drawings = [element for element in page if element.attributes.get("role") == "img"]
@@ -84,7 +93,7 @@ def test_tables_sort_by_buttons(page: Element) -> None:
 
 
 def test_the_facts_of_a_run_are_shown(page: Element, run: Path) -> None:
-    section = page.section("made")
+    section = page.section("provenance")
     terms, values = ([element.text for element in section.all(tag)] for tag in ("dt", "dd"))
     facts = dict(zip(terms, values, strict=True))
     assert (facts["n_features"], facts["features: data_root"]) == (

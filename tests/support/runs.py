@@ -50,13 +50,13 @@ def make_run(
     """
     folder.mkdir(parents=True)
     root = folder.parent / "photos"
-    scored, rows = {}, []
+    scores, rows = {}, []
     for split, name in (("train", "oof"), ("test", "test")):
         n = per_class * len(classes) if tested or split == "train" else 0
         labels = np.arange(n) % len(classes)
         paths = [f"{name} {i}.png" for i in range(n)]
-        scored[split] = (random_scores(labels, len(classes), seed=len(name)), labels)
-        write_scores(folder / f"{name}.npz", *scored[split], paths)
+        scores[split] = (random_scores(labels, len(classes), seed=len(name)), labels)
+        write_scores(folder / f"{name}.npz", *scores[split], paths)
         for i, path in enumerate(paths):
             rows.append((path, classes[labels[i]], split, f"group of {path}"))
             if photos:
@@ -65,7 +65,7 @@ def make_run(
     (folder / "labels.csv").write_text(manifest_csv(rows), encoding="utf-8")
     identity = Linear(np.eye(len(classes)), np.zeros(len(classes)))
     save_model(folder / "model.npz", Model(identity, None, [], np.array(classes)))
-    text = json.dumps(metrics_of(scored, np.array(classes), root) | metrics)
+    text = json.dumps(metrics_of(scores, np.array(classes), root) | metrics)
     (folder / "metrics.json").write_text(text, encoding="utf-8")
     return folder
 
@@ -87,17 +87,19 @@ def write_scores(
 
 
 def metrics_of(
-    scored: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: np.ndarray, root: Path
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: np.ndarray, root: Path
 ) -> dict[str, Any]:
-    """Return the content of `metrics.json`; `scored` is split -> scores and labels."""
-    scores, labels = scored["test"]
+    """Return the content of `metrics.json`; `scores` is split -> scores and labels."""
+    test_scores, labels = scores["test"]
     missing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
     accuracy: dict[str, Any] = {**dict.fromkeys(missing), "confused": []}
     if len(labels):
-        before, after = (calibration(to_probabilities(scores, t), labels) for t in (1, TEMPERATURE))
-        accuracy = evaluate(scores, labels, class_names)
+        before, after = (
+            calibration(to_probabilities(test_scores, t), labels) for t in (1, TEMPERATURE)
+        )
+        accuracy = evaluate(test_scores, labels, class_names)
         accuracy["calibration"] = {"before": before, "after": after}
-    n_train, n_test, n_classes = len(scored["train"][1]), len(labels), len(class_names)
+    n_train, n_test, n_classes = len(scores["train"][1]), len(labels), len(class_names)
     extract = json.dumps(["bilinear", "extract", "-o", "x y.h5"])
     train = json.dumps(["bilinear", "train", "--features", "x y.h5"])
     curve = [(0.0, 1.0, 0.5), (0.0, 10.0, 0.7), (0.1, 1.0, 0.6), (0.1, 10.0, 0.65)]

@@ -55,7 +55,7 @@ def photo_set(folder: Path, tits: int, wrens: int) -> PhotoSet:
     return load_photo_set(str(class_folders(folder, {"tit": tits, "wren": wrens})))
 
 
-def extract_here(photos: PhotoSet, recipe: Recipe, output: Path, **options: Any) -> Path:
+def extract_locally(photos: PhotoSet, recipe: Recipe, output: Path, **options: Any) -> Path:
     """Extract in this process, and return the file."""
     output.parent.mkdir(parents=True, exist_ok=True)
     extract_photos(photos, recipe, output, **options)

@@ -29,7 +29,7 @@ Fitted = tuple[Conv1x1, Any]
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv1x1, "LEARNING_RATE", 1e-2)
-        patch.setattr(conv1x1, "BATCH", 16)
+        patch.setattr(conv1x1, "BATCH_SIZE", 16)
         yield
 
 

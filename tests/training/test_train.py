@@ -527,7 +527,7 @@ def test_a_value_that_is_not_finite_is_named(
 ) -> None:
     """Row 7 is a test row. Row 6 is not in the sample or the first batch that Keras reads."""
     monkeypatch.setattr("bilinear_cli.training.conv1x1.N_SAMPLED", 4)
-    monkeypatch.setattr("bilinear_cli.training.conv1x1.BATCH", 4)
+    monkeypatch.setattr("bilinear_cli.training.conv1x1.BATCH_SIZE", 4)
     rows = {"maps": MAPS.copy(), **features()}
     rows["max"][7, 2], rows["maps"][6, 1, 1, 2] = np.inf, np.nan
     for spec, options, row in (("max", QUICK, 7), ("maps", CONV1X1, 6)):
