@@ -114,7 +114,7 @@ def fit_conv1x1(
         train: indices (n,) of the rows to train on; targets, float32 (n, k), rows of sum one.
         options: `channels` of the convolution; `frozen`, do not train the convolution; `seed`, of
             the sample for the principal directions and of the order of the rows.
-        epochs: number of epochs; None trains for at most `MAX_EPOCHS`, with early stopping.
+        epochs: number of epochs; None for `MAX_EPOCHS`, or fewer with `validation_data`.
         validation_data: the same for the validation rows, see `train_network`.
         progress: called with (epochs done, maximum).
 

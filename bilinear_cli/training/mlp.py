@@ -63,7 +63,7 @@ def fit_mlp(
         targets: float32 (n, k), rows of sum one.
         options: `hidden`, the number of hidden units; `dropout`, their dropout rate; `seed`, of
             the initial weights, the order of the rows and the dropout.
-        epochs: number of epochs; None trains for at most `MAX_EPOCHS`, with early stopping.
+        epochs: number of epochs; None for `MAX_EPOCHS`, or fewer with `validation_data`.
         validation_data: validation rows and their targets, see `train_network`.
 
     Returns:
