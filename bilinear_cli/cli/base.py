@@ -98,7 +98,12 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
             command = commands[validate_choice("command", name, sorted(commands))]
             if not isinstance(table, dict):
                 raise UsageError(f"{name!r} has to be a table, [{name}]")
-            options = {o.removeprefix("--"): p for p in command.params for o in p.opts}
+            options = {
+                o.removeprefix("--"): p
+                for p in command.params
+                for o in p.opts
+                if o.startswith("--")
+            }
             ctx.default_map[name] = defaults = {}
             for key, value in table.items():
                 option = options[validate_choice(f"option of {name}", key, sorted(options))]
