@@ -40,7 +40,10 @@ def list_sample(spec: str, progress: Progress | None) -> Listing:
         key, equals, value = word.partition("=")
         validate_choice("option of the sample", key, ["grey", "no-ink", "seed"])
         if not (value.isdecimal() if key == "seed" else not equals):
-            raise UsageError(f"cannot read {word!r} in {spec!r}: write sample:seed=1, sample:grey")
+            raise UsageError(
+                f"cannot read {word!r} in {spec!r}: write, for example, sample:seed=1 or "
+                "sample:grey"
+            )
         if key == "seed":
             options["seed"] = int(value)
         else:
