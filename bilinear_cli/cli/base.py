@@ -13,7 +13,14 @@ from typing import Any
 import click
 
 from bilinear_cli import __version__
-from bilinear_cli.errors import BilinearError, Progress, UsageError, printable, validate_choice
+from bilinear_cli.errors import (
+    BilinearError,
+    Progress,
+    UsageError,
+    printable,
+    reason_of,
+    validate_choice,
+)
 from bilinear_cli.extraction.options import ExtractOptions
 
 log = logging.getLogger(__name__)
@@ -110,7 +117,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
                 is_single = getattr(option, "multiple", False) and isinstance(value, str)
                 defaults[str(option.name)] = [value] if is_single else value
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BilinearError(f"cannot read the config {path}: {error}") from error
+        raise BilinearError(f"cannot read the config {path}: {reason_of(error)}") from error
     except UsageError as error:
         raise BilinearError(f"{path}: {error}") from error
 

@@ -12,7 +12,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, validate_choice
+from bilinear_cli.errors import (
+    BilinearError,
+    Progress,
+    UsageError,
+    abbreviate,
+    reason_of,
+    validate_choice,
+)
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.images import FORMATS
@@ -212,7 +219,7 @@ def _cub_table(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
         return dict(line.strip().split(" ", 1) for line in lines if line.strip())
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise BilinearError(f"cannot read {path}: {error}") from error
+        raise BilinearError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def list_manifest(spec: str, _: Progress | None) -> Listing:
