@@ -44,7 +44,9 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
             raise FeatureFileError(
                 f"{path} is not an HDF5 file. Make a feature file with bilinear extract."
             ) from error
-        raise damaged_file_error(path, reason_of(error)) from error
+        # HDF5 adds the sizes that it found and expected, in terms of its own.
+        fault = "it is truncated" if "truncated file" in str(error) else reason_of(error)
+        raise damaged_file_error(path, fault) from error
 
 
 def check_format(path: Path, file: h5py.File) -> None:
