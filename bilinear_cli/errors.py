@@ -3,6 +3,7 @@
 Each message is one line: what happened, where, and what to do.
 """
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 
@@ -61,6 +62,12 @@ def abbreviate(names: Iterable[str], limit: int = 5) -> str:
 def one_line(error: Exception) -> str:
     """Return the message of an error without line breaks."""
     return " ".join(str(error).split())
+
+
+def reason_of(error: Exception) -> str:
+    """Return what the operating system says about an error, or else its message."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else one_line(error)
 
 
 def printable(text: str) -> str:

@@ -91,7 +91,9 @@ def _check_explainable(model: Model) -> None:
         names = [name for x in matrices for name in (x.method, f"{x.method}:K")]
         raise BilinearError(
             f"explain needs a run of {' or '.join(names)} with softmax, svm or ridge, or of "
-            "conv1x1. With other poolings and with the mlp the score is not a sum over locations"
+            "conv1x1, trained on one pooling and with --normalize auto or none. With other "
+            "poolings, with several, with another normalisation and with the mlp the score is not "
+            "a sum over locations"
         )
 
 

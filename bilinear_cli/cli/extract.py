@@ -90,7 +90,11 @@ class PoolingOption(click.Option):
     "float32. int8 is for VGG16 on a CPU, see docs/int8.md.",
 )
 @weights_option
-@option("--limit", type=POSITIVE, help="Number of photos to take, in turn from each class.")
+@option(
+    "--limit",
+    type=POSITIVE,
+    help="Maximum number of photos, taken in turn from each class and split.",
+)
 @split_seed_option
 @option("--shard", metavar="I/N", help="Extract only the I-th of N shards, for bilinear merge.")
 @option(

@@ -159,7 +159,7 @@ def train(
     with open_features(features) as file, _workers(scheduler, file) as workers:
         run = partial(fit_and_write, photo_set=photo_set, command=command, workers=workers)
         for spec in _poolings(file, pooling, classifier):
-            with progress_bar(spec, "step") as progress:
+            with progress_bar(f"training on {spec}", "step") as progress:
                 runs.append(run(file, spec, train_options, output, progress=progress))
     if as_json:
         click.echo(json.dumps({"results": runs}, ensure_ascii=False))

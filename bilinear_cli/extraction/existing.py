@@ -66,12 +66,15 @@ def resolve_recipe(
             difference = measured_difference(recipe.precision, *mixed.split())
             message = "%s has rows in %s. The new file will mix them with rows in %s: %s"
             log.warning(message, job.reuse, mixed, recipe.precision, difference)
-    recipe = resolve(recipe)
-    pairs = [(x.precision, x.batch_size) for x in (recipe, job.recipe)]
+    return resolve(recipe)
+
+
+def log_shard_options(recipe: Recipe, requested: Recipe) -> None:
+    """Log the options that the other shards need, if they were left open for this one."""
+    pairs = [(x.precision, x.batch_size) for x in (recipe, requested)]
     if recipe.shard != UNSHARDED and pairs[0] != pairs[1]:
         options = f"--batch-size {recipe.batch_size} --precision {recipe.precision}"
         log.info("use the same options for all shards, on every machine: %s", options)
-    return recipe
 
 
 # Resume ----------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ def extract(job: Job[Input], progress: Progress | None = None) -> None:
         stored_recipe, reused_recipe = (x.recipe if x else None for x in (stored, reused))
         recipe = existing.resolve_recipe(job, stored_recipe, reused_recipe)
         source = stack.enter_context(job.input.open(recipe, job.skip_bad))
+        existing.log_shard_options(recipe, job.recipe)
         parameters = job.parameters
         if stored:
             existing.check_resumable(stored, source, recipe)

@@ -143,7 +143,10 @@ def _fetch(backbone: str) -> keras.Model:
 
 def _read(backbone: str, path: Path) -> keras.Model:
     if not path.is_file():
-        raise BilinearError(f"'{path}' is not a file of weights. Give a file, auto or keras.")
+        raise BilinearError(
+            f"cannot read weights from {str(path)!r}. Give an existing .h5 file, or auto, keras or "
+            "random."
+        )
     network = build(backbone)
     try:
         network.load_weights(path)

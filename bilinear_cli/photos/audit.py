@@ -144,8 +144,8 @@ def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path
     unsafe = {text for text in [*paths, *labels, *group.tolist()] if text != text.strip()}
     if unsafe:
         raise BilinearError(
-            "cannot write --groups: these names begin or end with a space, which a manifest cannot "
-            f"keep: {abbreviate(unsafe)}. Rename them."
+            "cannot write --groups: these names begin or end with a space, which is lost when "
+            f"the CSV file is read: {abbreviate(unsafe)}. Rename them."
         )
     with path.open("x", encoding="utf-8", newline="") as file:
         file.write(manifest_csv(zip(paths, labels, split, group, strict=True)))

@@ -25,7 +25,7 @@ def format_audit(summary: dict[str, Any]) -> str:
         "pairs of class names that look alike": [*map(" | ".join, summary["alike_classes"])],
         "sets of identical files": _duplicate_lines(summary["exact_duplicates"]),
         "sets of near duplicates": _duplicate_lines(summary["near_duplicates"]),
-        "odd photos": _photo_lines(summary["odd"]),
+        "unusual photos": _photo_lines(summary["odd"]),
     }
     lines = [*_class_lines(summary)]
     for title, items in lists.items():

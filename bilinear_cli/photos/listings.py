@@ -12,7 +12,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, validate_choice
+from bilinear_cli.errors import (
+    BilinearError,
+    Progress,
+    UsageError,
+    abbreviate,
+    reason_of,
+    validate_choice,
+)
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.images import FORMATS
@@ -40,7 +47,10 @@ def list_sample(spec: str, progress: Progress | None) -> Listing:
         key, equals, value = word.partition("=")
         validate_choice("option of the sample", key, ["grey", "no-ink", "seed"])
         if not (value.isdecimal() if key == "seed" else not equals):
-            raise UsageError(f"cannot read {word!r} in {spec!r}: write sample:seed=1, sample:grey")
+            raise UsageError(
+                f"cannot read {word!r} in {spec!r}: write, for example, sample:seed=1 or "
+                "sample:grey"
+            )
         if key == "seed":
             options["seed"] = int(value)
         else:
@@ -209,7 +219,7 @@ def _cub_table(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
         return dict(line.strip().split(" ", 1) for line in lines if line.strip())
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise BilinearError(f"cannot read {path}: {error}") from error
+        raise BilinearError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def list_manifest(spec: str, _: Progress | None) -> Listing:

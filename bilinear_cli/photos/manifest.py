@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.errors import BilinearError, abbreviate, reason_of
 
 
 class PhotoRecord(NamedTuple):
@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> list[PhotoRecord]:
     except UnicodeDecodeError as error:
         raise BilinearError(f"cannot read {path}: save it as CSV in UTF-8 ({error})") from error
     except (OSError, csv.Error) as error:
-        raise BilinearError(f"cannot read {path} as CSV: {error}") from error
+        raise BilinearError(f"cannot read {path} as CSV: {reason_of(error)}") from error
     if missing := {"path", "label"} - {*columns}:
         raise BilinearError(
             f"{path} lacks the column {abbreviate(sorted(missing, reverse=True))}: its first line "

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, UsageError, one_line
+from bilinear_cli.errors import FeatureFileError, UsageError, reason_of
 from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
 from bilinear_cli.store.lock import in_use_error
 
@@ -40,12 +39,14 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
         ) from error
     except OSError as error:
         if error.errno:
-            raise FeatureFileError(f"cannot open {path}: {reason(error)}") from error
+            raise FeatureFileError(f"cannot open {path}: {reason_of(error)}") from error
         if not h5py.is_hdf5(path):
             raise FeatureFileError(
                 f"{path} is not an HDF5 file. Make a feature file with bilinear extract."
             ) from error
-        raise damaged_file_error(path, reason(error)) from error
+        # HDF5 adds the sizes that it found and expected, in terms of its own.
+        fault = "it is truncated" if "truncated file" in str(error) else reason_of(error)
+        raise damaged_file_error(path, fault) from error
 
 
 def check_format(path: Path, file: h5py.File) -> None:
@@ -143,7 +144,7 @@ def read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise damaged_file_error(path, reason(error)) from error
+        raise damaged_file_error(path, reason_of(error)) from error
 
 
 def damaged_file_error(path: Path, fault: str) -> FeatureFileError:
@@ -160,9 +161,3 @@ def incomplete_error(
     command = json.loads(attributes.get("command", "[]"))
     advice = f"Finish it with: {shlex.join(command)}" if command else "Run bilinear extract."
     return FeatureFileError(f"{path} is incomplete: {rows_done} of {n_rows} rows. {advice}")
-
-
-def reason(error: Exception) -> str:
-    """Return what the operating system says about an error, or else its message."""
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if number else one_line(error)

@@ -141,10 +141,12 @@ def _check_all_present(shards: Sequence[FeatureFile]) -> None:
         raise FeatureFileError(f"shard {abbreviate(repeated)} is given more than once: {paths}")
     if len(counts) < n_shards:
         missing = next(k for k in range(1, n_shards + 1) if k not in counts)
+        n_missing = n_shards - len(counts)
+        which = "is missing," if n_missing == 1 else "are missing, the first is"
         raise FeatureFileError(
-            f"{n_shards - len(counts)} of {n_shards} shards are missing, first {missing}/{n_shards}"
-            f". Make it with bilinear extract --shard {missing}/{n_shards}, or run the command "
-            "with --scheduler again to make all."
+            f"{n_missing} of {n_shards} shards {which} {missing}/{n_shards}. Make it with bilinear "
+            f"extract --shard {missing}/{n_shards}, or run the command with --scheduler again to "
+            "make all."
         )
 
 

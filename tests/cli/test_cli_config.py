@@ -57,6 +57,7 @@ def test_help_shows_the_defaults_of_a_config(text: str, command: str, default: s
     ("text", "facts"),
     [
         ("[extract]\nC = 1\n", ["'C'", "extract", "image-size", "pooling", "data"]),
+        ("[extract]\n-o = 1\n", ["'-o'", "extract", "image-size", "output"]),
         ("pooling = 'max'\n", ["pooling", *cli.commands]),
         ("train = 'svm'\n", ["train", "[train]"]),
         ("[extract\n", []),
