@@ -22,7 +22,6 @@ from bilinear_cli.cli.base import (
     split_seed_option,
     weights_option,
 )
-from bilinear_cli.cluster.connect import import_dask
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
 from bilinear_cli.recipe import CHOICES, UNSHARDED
@@ -188,6 +187,8 @@ def _extract_photos(
     if scheduler is not None:
         if options.shard != UNSHARDED:
             raise UsageError("--shard cannot be used with --scheduler, which cuts its own shards")
+        from bilinear_cli.cluster.connect import import_dask
+
         import_dask()
     with progress_bar("preparing photos", "photo") as progress:
         job = photos_job(options, command, progress)

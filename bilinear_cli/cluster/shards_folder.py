@@ -41,7 +41,7 @@ def is_complete(job: Job[Input]) -> bool:
         return False
     if partial_path(output).exists():
         raise FeatureFileError(
-            f"{partial_path(output)} was begun without --scheduler: leave out --scheduler to "
+            f"{partial_path(output)} was started without --scheduler: leave out --scheduler to "
             f"finish it, or {RESUME_ADVICE}"
         )
     shards = [*folder.glob("*.h5"), *folder.glob("*.h5.partial")]
