@@ -1,4 +1,4 @@
-"""The machine's disk and memory: atomic writing, the cache folder, and the free memory."""
+"""Files: atomic writing, the cache folder, and damaged archives."""
 
 import os
 import tempfile
@@ -9,13 +9,11 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import platformdirs
-import psutil
 
 from bilinear_cli.errors import BilinearError
 
 # What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged
 BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
-CGROUP = Path("/sys/fs/cgroup")  # where Linux states the limits of process groups (version 2)
 
 
 @contextmanager
@@ -52,16 +50,3 @@ def cache_folder() -> Path:
     It has network weights, and photos that were drawn or unpacked.
     """
     return Path(os.environ.get("BILINEAR_CACHE") or platformdirs.user_cache_path("bilinear"))
-
-
-def free_memory(cgroup: Path = CGROUP) -> int:
-    """Return the free bytes of the machine, or of the container's limit if that leaves less."""
-    free = psutil.virtual_memory().available
-    try:
-        limit = int((cgroup / "memory.max").read_text())  # ValueError for `max`, which is no limit
-        used = int((cgroup / "memory.current").read_text())
-        statistics = (cgroup / "memory.stat").read_text().split()
-        cached = int(statistics[statistics.index("inactive_file") + 1])  # Linux can free these
-    except (OSError, ValueError):
-        return free
-    return min(free, max(0, limit - used + cached))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, tee
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.networks.network import Forward, Network, measured_difference, with_precision
+from bilinear_cli.extraction.existing import resolve_locally
+from bilinear_cli.networks.network import (
+    MEASURED_ENGINES,
+    Forward,
+    Network,
+    check_ncnn,
+    measured_difference,
+    with_precision,
+)
 from bilinear_cli.photos.images import read_batches, read_photo, stack_batch
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe, distinct_sizes
@@ -19,11 +28,17 @@ from bilinear_cli.training.model import to_probabilities
 log = logging.getLogger(__name__)
 
 
-def prediction_recipe(run: Path, precision: str | None, allow_precision_mix: bool) -> Recipe:
+def prediction_recipe(
+    run: Path,
+    precision: str | None = None,
+    allow_precision_mix: bool = False,
+    engine: str = "auto",
+) -> Recipe:
     """Return the recipe of the features that a run's model predicts from.
 
     Args:
         precision: of the network; None takes that of the run's features.
+        engine: of the network; it need not be that of the run's features.
         allow_precision_mix: warn of the measured difference of precisions instead of raising.
 
     Raises:
@@ -39,6 +54,12 @@ def prediction_recipe(run: Path, precision: str | None, allow_precision_mix: boo
         if not allow_precision_mix:
             raise BilinearError(f"{difference}. Use --allow-precision-mix to allow this")
         log.warning("%s: %s", difference, measured_difference(trained.precision, recipe.precision))
+    if engine == "ncnn":
+        check_ncnn(recipe.backbone, recipe.precision)
+    recipe = resolve_locally(replace(recipe, engine=engine))
+    if recipe.engine != trained.engine:
+        message = "%s was trained on features by %s, and this prediction is by %s: %s"
+        log.info(message, run, trained.engine, recipe.engine, MEASURED_ENGINES)
     return recipe
 
 

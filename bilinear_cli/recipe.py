@@ -14,20 +14,25 @@ if TYPE_CHECKING:  # the command line reads recipes without NumPy
 CHOICES = {
     "resize": ("squash", "crop", "pad"),
     "precision": ("float32", "bfloat16", "float16", "int8"),
+    "engine": ("tensorflow", "ncnn"),
 }
 MINIMUMS = {"image_size": 1, "batch_size": 1, "seed": 0}
 UNSHARDED = "1/1"  # the shard of a file that has all photos
 # Attributes that a feature file may lack
-OPTIONAL_ATTRIBUTES = ("shard", "seed", "pooled_from", "int8_sha256", "mixed_with")
+OPTIONAL_ATTRIBUTES = (
+    *("shard", "seed", "pooled_from", "int8_sha256", "mixed_with", "engine", "mixed_engines"),
+)
+ENGINE = "tensorflow"  # of a file without this attribute
 # Attributes that may differ with --allow-precision-mix
 PRECISION_ATTRIBUTES = ("precision", "int8_sha256", "mixed_with")
-INT8_PACKAGES = ("ai-edge-litert",)  # packages that affect the numbers in 8 bits only
+# Packages that affect the numbers only in 8 bits, and only of the other engine
+INT8_PACKAGES, NCNN_PACKAGES = ("ai-edge-litert",), ("ncnn",)
 # For each use of two files, or of a file and a recipe: attributes that may differ
 MAY_DIFFER: dict[str, tuple[str, ...]] = {
     "resume": (),
-    "reuse": ("poolings", "shard"),
+    "reuse": ("poolings", "shard", "engine", "mixed_engines"),
     "projection": (),  # of the attributes of the network
-    "merge": ("command", "created", "data", "data_root", "shard"),
+    "merge": ("command", "created", "data", "data_root", "shard", "engine", "mixed_engines"),
 }
 
 
@@ -89,6 +94,9 @@ class Recipe:
         pooled_from: `photos`, or `maps` for stored maps, which are rounded.
         int8_sha256: of the 8-bit network, see `networks/network.py`; empty in other precisions.
         mixed_with: other precisions, of rows that were copied from another file; mostly empty.
+        engine: `tensorflow`, or `ncnn`, which computes VGG16 in float32 on a CPU; the rows differ
+            by rounding. `auto` is resolved later.
+        mixed_engines: other engines, of rows that were copied from another file; mostly empty.
     """
 
     specs: tuple[str, ...]
@@ -105,6 +113,20 @@ class Recipe:
     pooled_from: str = "photos"
     int8_sha256: str = ""
     mixed_with: str = ""
+    engine: str = ENGINE
+    mixed_engines: str = ""
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether precision, engine and batch size are decided."""
+        return "auto" not in (self.precision, self.engine) and self.batch_size > 0
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that affect the numbers of this precision or engine only."""
+        if self.engine == "ncnn":
+            return NCNN_PACKAGES
+        return INT8_PACKAGES if self.precision == "int8" else ()
 
     @property
     def parsed_views(self) -> list[View]:
@@ -137,6 +159,8 @@ class Recipe:
         """Return the root attributes of a feature file; its datasets state the poolings."""
         values = asdict(self) | {"views": " ".join(self.views)}
         del values["specs"]
+        if self.engine == ENGINE:  # as in files of earlier versions
+            del values["engine"]
         return {name: value for name, value in values.items() if value != ""}
 
     def comparable_attributes(self) -> dict[str, Any]:
@@ -163,18 +187,24 @@ def differences(
         allow_precision_mix: precisions may differ, and so may the versions of packages for 8 bits.
     """
     allowed = {*MAY_DIFFER[use], *(PRECISION_ATTRIBUTES if allow_precision_mix else ())}
+    first, second = ({"engine": ENGINE, **attributes} for attributes in (first, second))
+    packages: tuple[str, ...] = INT8_PACKAGES if allow_precision_mix else ()
+    if "engine" in allowed and first["engine"] != second["engine"]:
+        packages += NCNN_PACKAGES
     names = dict.fromkeys(["precision", *first, *second])
     pairs = [Difference(n, first.get(n, ""), second.get(n, "")) for n in names if n not in allowed]
-    differing = [pair for pair in pairs if pair.first != pair.second]
-    if allow_precision_mix:
-        differing = [d for d in differing if d.name != "versions" or not _only_int8_differs(d)]
-    return differing
+    return [
+        pair
+        for pair in pairs
+        if pair.first != pair.second
+        and not (pair.name == "versions" and _only_differ_in(pair, packages))
+    ]
 
 
-def _only_int8_differs(versions: Difference) -> bool:
-    """Return whether versions `name version, ...` differ only in packages for 8 bits."""
+def _only_differ_in(versions: Difference, packages: Sequence[str]) -> bool:
+    """Return whether versions `name version, ...` differ only for these packages."""
     changed = {*str(versions.first).split(", ")} ^ {*str(versions.second).split(", ")}
-    return all(version.split(" ")[0] in INT8_PACKAGES for version in changed)
+    return all(version.split(" ")[0] in packages for version in changed)
 
 
 def check_same(differing: Iterable[Difference], path: Path, advice: str) -> None:
@@ -199,6 +229,14 @@ def mixed_with(attributes: Mapping[str, Any], sources: Iterable[Mapping[str, Any
         if any(attributes.get(name, "") != source.get(name, "") for name in names):
             precisions.add(source["precision"])
     return " ".join(sorted(precisions))
+
+
+def mixed_engines(attributes: Mapping[str, Any], sources: Iterable[Mapping[str, Any]]) -> str:
+    """Return the other engines of rows that are copied to a feature file, as `mixed_with` does."""
+    engines: set[str] = set()
+    for source in sources:
+        engines |= {source.get("engine", ENGINE), *source.get("mixed_engines", "").split()}
+    return " ".join(sorted(engines - {attributes.get("engine", ENGINE)}))
 
 
 def shard_slice(shard: str, n_photos: int, batch_size: int) -> slice:

@@ -7,7 +7,8 @@ import platformdirs
 import psutil
 import pytest
 
-from bilinear_cli.files import cache_folder, free_memory
+from bilinear_cli.files import cache_folder
+from bilinear_cli.machine import free_memory
 
 MACHINE = 4_000_000
 

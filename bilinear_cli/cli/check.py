@@ -39,13 +39,13 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     The command reads every photo and counts the photos of each class. It finds identical files,
     near duplicates (photos that were compressed again, resized, brightened or cropped a little,
     but not mirrored), similar class names and unusual photos. It estimates the time and the file
-    size of extract. It exits with 1 if a photo would stop extract.
+    size of extract by a trial on two photos. It exits with 1 if a photo would stop extract.
 
     \b
     bilinear check --data photos
     bilinear check --data photos --groups grouped.csv
     """
-    from bilinear_cli.extraction.options import estimate_cost
+    from bilinear_cli.extraction.forecast import forecast_extraction
     from bilinear_cli.photos.audit import audit_photos, validate_groups_path, write_groups
     from bilinear_cli.photos.audit_report import format_audit
     from bilinear_cli.photos.photo_set import load_photo_set
@@ -56,7 +56,7 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
         photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
     with progress_bar("reading", "photo") as progress:
         summary = audit_photos(photo_set, image_size, progress)
-    summary["extract"] = estimate_cost(len(photo_set), image_size)
+    summary["extract"] = forecast_extraction(photo_set, image_size)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
     else:
@@ -83,11 +83,12 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
 
 
 def _cost_line(cost: dict[str, Any], reading_seconds: float) -> str:
-    """Return the cost of extraction, and the assumptions of the estimate."""
+    """Return the cost of extraction, and how it was estimated."""
     minutes, megabytes = cost["seconds"] / 60, cost["bytes"] / 1e6
     return (
         f"\nEstimate for extract at {cost['image_size']} pixels: {minutes:.1f} minutes "
-        f"({cost['ms_a_photo']} ms per photo for VGG16 in bfloat16 on two cores; float32 takes "
-        f"longer) and a file of {megabytes:,.1f} MB ({cost['bytes_a_photo']:,} bytes per photo for "
-        f"{', '.join(cost['poolings'])}). Reading the photos took {reading_seconds:.1f} s"
+        f"({cost['ms_a_photo']} ms per photo for VGG16 in {cost['precision']} by {cost['engine']}, "
+        f"by a trial on two photos on this machine) and a file of {megabytes:,.1f} MB "
+        f"({cost['bytes_a_photo']:,} bytes per photo for {', '.join(cost['poolings'])}). Reading "
+        f"the photos took {reading_seconds:.1f} s"
     )

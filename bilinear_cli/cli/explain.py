@@ -38,10 +38,9 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     """
     from bilinear_cli.explain import explain as explain_score
     from bilinear_cli.explain import overlay
-    from bilinear_cli.predict import load_run_network
-    from bilinear_cli.run import read_recipe
+    from bilinear_cli.predict import load_run_network, prediction_recipe
 
-    recipe = read_recipe(run)
+    recipe = prediction_recipe(run)
     network = load_run_network(run, recipe, weights)
     explanation = explain_score(run, photo, lambda pixels: network.load(recipe)(pixels), name)
     if len(recipe.views) > 1:

@@ -15,6 +15,7 @@ from bilinear_cli.cli.base import (
     POSITIVE,
     cli,
     data_option,
+    engine_option,
     image_size_option,
     mix_option,
     option,
@@ -88,6 +89,7 @@ class PoolingOption(click.Option):
     help="Precision of the network. auto takes bfloat16 where the device supports it, else "
     "float32. int8 is for VGG16 on a CPU, see docs/int8.md.",
 )
+@engine_option
 @weights_option
 @option(
     "--limit",

@@ -12,7 +12,15 @@ from typing import Any
 
 import click
 
-from bilinear_cli.cli.base import PATH, POSITIVE, cli, mix_option, progress_bar, weights_option
+from bilinear_cli.cli.base import (
+    PATH,
+    POSITIVE,
+    cli,
+    engine_option,
+    mix_option,
+    progress_bar,
+    weights_option,
+)
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.recipe import CHOICES
 
@@ -39,6 +47,7 @@ log = logging.getLogger(__name__)
     help="Precision of the network.  [default: that of the run's features]",
 )
 @mix_option
+@engine_option
 @weights_option
 def predict(
     run: Path,
@@ -48,6 +57,7 @@ def predict(
     form: str | None,
     precision: str | None,
     allow_precision_mix: bool,
+    engine: str,
     weights: str,
 ) -> None:
     """Print the most probable classes of photos.
@@ -65,7 +75,7 @@ def predict(
     from bilinear_cli.predict import load_run_network, prediction_recipe
     from bilinear_cli.predict import predict as predict_classes
 
-    recipe = prediction_recipe(run, precision, allow_precision_mix)
+    recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
     paths, n_paths = _paths(photos)
     forward = load_run_network(run, recipe, weights).load(recipe)
     write, n_done, n_bad = WRITERS[form], 0, 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilinear_cli.errors import BilinearError, UsageError, one_line
+from bilinear_cli.machine import n_cpus
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -95,7 +96,7 @@ def _start_workers(address: str) -> "Iterator[Client]":
     _, colon, count = address.partition(":")
     if colon and not (count.isdecimal() and int(count)):
         raise UsageError(f"--scheduler {address} is invalid: write local:4 for four workers")
-    n_workers = int(count) if colon else len(os.sched_getaffinity(0))
+    n_workers = int(count) if colon else n_cpus()
     with dask.config.set(LOCAL_DASK_CONFIG):  # for the whole block, since Dask restarts workers
         with _block_ctrl_c():
             cluster = LocalCluster(

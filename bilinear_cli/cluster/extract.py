@@ -26,7 +26,12 @@ from bilinear_cli.cluster.shards_folder import (
 )
 from bilinear_cli.cluster.worker import ShardedJob, extract_shard, fit_projection
 from bilinear_cli.errors import BadPhotoError, Progress
-from bilinear_cli.extraction.existing import check_reusable, open_reused, resolve_recipe
+from bilinear_cli.extraction.existing import (
+    check_reusable,
+    open_reused,
+    resolve_recipe,
+    with_mixed_engines,
+)
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.poolings.parameters import Parameters, merge_parameters, needs_projection_fit
@@ -73,9 +78,10 @@ def extract_shards(
         check_workers(client, requirements.fault)
         if job.overwrite:
             remove_shards(folder)
+        requirements = resolve_on_workers(client, requirements)
         job = replace(
             job,
-            recipe=resolve_on_workers(client, recipe),
+            recipe=with_mixed_engines(requirements.recipe, reused_recipe, job.reuse),
             output=folder,
             reuse=job.reuse.resolve() if job.reuse else None,
             allow_precision_mix=False,  # `mixed_with` of the recipe has replaced it
@@ -184,7 +190,8 @@ def _run(
 def _submit(client: Client, sharded: ShardedJob) -> list[Future]:
     """Submit a task for each shard."""
     recipe, n_workers = sharded.job.recipe, len(client.nthreads())
-    values = (sharded.n_shards, n_workers, recipe.precision, recipe.batch_size)
+    network = f"{recipe.precision} by {recipe.engine}"
+    values = (sharded.n_shards, n_workers, network, recipe.batch_size)
     log.info("shards: %d, workers: %d, precision: %s, batch size: %d", *values)
     # A task returns a copy of the job, so that each worker receives the job once.
     shared = client.submit(replace, sharded, pure=False)

@@ -25,7 +25,7 @@ from bilinear_cli.cluster.passes import DaskPasses
 from bilinear_cli.cluster.requirements import check_workers
 from bilinear_cli.cluster.tasks import SharedFeatures, SharedFiles
 from bilinear_cli.errors import Progress
-from bilinear_cli.files import free_memory
+from bilinear_cli.machine import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, principal_axes
 from bilinear_cli.training.dual import GramProblem

@@ -12,7 +12,7 @@ from bilinear_cli.errors import BilinearError, InUseError, one_line
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import installed_versions
-from bilinear_cli.recipe import Recipe
+from bilinear_cli.recipe import ENGINE, Recipe
 from bilinear_cli.store import locked
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def check_worker(fault: Fault, worker: "Worker") -> None:
         raise BilinearError(f"worker {name}{worker.address} {phrase}")
 
 
-def version_fault(on_worker: str, on_client: str) -> str | None:
+def version_fault(on_worker: str, needed: str) -> str | None:
     """Return a phrase that names the versions `name version, ...` that differ, or None."""
-    lists = (versions.split(", ") for versions in (on_worker, on_client))
-    worker, client = (dict(version.rsplit(" ", 1) for version in versions) for versions in lists)
-    names = [name for name in {**worker, **client} if worker.get(name) != client.get(name)]
+    lists = (versions.split(", ") for versions in (on_worker, needed))
+    worker, expected = (dict(version.rsplit(" ", 1) for version in versions) for versions in lists)
+    names = [name for name in {**worker, **expected} if worker.get(name) != expected.get(name)]
     phrases = [
-        f"{name} {worker.get(name, 'missing')} (the client has {client.get(name, 'none')})"
+        f"{name} {worker.get(name, 'missing')} (needed: {expected.get(name, 'none')})"
         for name in names
     ]
     return f"has {', '.join(phrases)}: install the same versions" if names else None
@@ -66,7 +66,7 @@ class ExtractRequirements:
     root: Path  # the folder of the photos
     photo: tuple[Path, int] | None  # path and size in bytes; None if the client can read none
     network: MapNetwork  # its weights must be the same
-    recipe: Recipe  # it may leave precision and batch size open
+    recipe: Recipe  # it may leave precision, engine and batch size open
     versions: str  # of the packages that decide the numbers, see `extraction/job.py`
 
     @classmethod
@@ -77,7 +77,7 @@ class ExtractRequirements:
             with suppress(OSError):
                 photo = path, path.stat().st_size
                 break
-        versions = installed_versions(recipe.precision)
+        versions = installed_versions(recipe)
         return cls(token, root, photo, photos.network, recipe, versions)
 
     def fault(self) -> str | None:
@@ -100,7 +100,7 @@ class ExtractRequirements:
             path, size = self.photo
             if not path.is_file() or path.stat().st_size != size:
                 return f"does not see the client's photo {path}: put it where all workers see it"
-        if fault := version_fault(installed_versions(self.recipe.precision), self.versions):
+        if fault := version_fault(installed_versions(self.recipe), self.versions):
             return fault
         try:
             sha256 = self.network.sha256()
@@ -114,15 +114,25 @@ class ExtractRequirements:
         return None
 
 
-def resolve_on_workers(client: "Client", recipe: Recipe) -> Recipe:
-    """Return the recipe with the precision and the batch size that suit all workers."""
-    if recipe.precision != "auto" and recipe.batch_size:
-        return recipe
+def resolve_on_workers(client: "Client", requirements: ExtractRequirements) -> ExtractRequirements:
+    """Return the requirements with a recipe that suits all workers, and its versions."""
+    recipe = requirements.recipe
+    if recipe.is_resolved:
+        return requirements
     # in a thread, since importing TensorFlow would block a worker's event loop
-    recipes = client.run(asyncio.to_thread, resolve_locally, recipe).values()
+    results = client.run(asyncio.to_thread, _resolve_with_versions, recipe).values()
+    recipes, engines = [recipe for recipe, _ in results], {(x.engine, v) for x, v in results}
     precisions = {recipe.precision for recipe in recipes}
-    return replace(
+    engine, versions = engines.pop() if len(engines) == 1 else (ENGINE, requirements.versions)
+    recipe = replace(
         recipe,
         precision=precisions.pop() if len(precisions) == 1 else "float32",
+        engine=engine,
         batch_size=min(recipe.batch_size for recipe in recipes),
     )
+    return replace(requirements, recipe=recipe, versions=versions)
+
+
+def _resolve_with_versions(recipe: Recipe) -> tuple[Recipe, str]:
+    recipe = resolve_locally(recipe)
+    return recipe, installed_versions(recipe)

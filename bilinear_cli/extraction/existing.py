@@ -10,7 +10,12 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
 from bilinear_cli.extraction.job import Batch, Input, Job, Source, warn_if_versions_differ
-from bilinear_cli.networks.network import import_tensorflow, measured_difference, with_precision
+from bilinear_cli.networks.network import (
+    MEASURED_ENGINES,
+    import_tensorflow,
+    measured_difference,
+    with_precision,
+)
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import (
     UNSHARDED,
@@ -18,6 +23,7 @@ from bilinear_cli.recipe import (
     check_same,
     differences,
     distinct_sizes,
+    mixed_engines,
     mixed_with,
 )
 from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
@@ -32,14 +38,17 @@ NETWORK_ATTRIBUTES = ("backbone", "layer", "weights_sha256")  # they decide what
 
 
 def resolve_locally(recipe: Recipe) -> Recipe:
-    """Return the recipe with a precision and a batch size that suit this machine."""
-    if recipe.precision != "auto" and recipe.batch_size:
+    """Return the recipe with a precision, an engine and a batch size that suit this machine."""
+    if recipe.is_resolved:
         return recipe
     import_tensorflow()
-    from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
+    from bilinear_cli.networks import backbone
 
-    batch_size = recipe.batch_size or resolve_batch_size(max(distinct_sizes(recipe.parsed_views)))
-    return replace(recipe, precision=resolve_precision(recipe.precision), batch_size=batch_size)
+    precision = backbone.resolve_precision(recipe.precision)
+    engine = backbone.resolve_engine(recipe.engine, recipe.backbone, precision)
+    size = max(distinct_sizes(recipe.parsed_views))
+    batch_size = recipe.batch_size or backbone.resolve_batch_size(size, engine)
+    return replace(recipe, precision=precision, engine=engine, batch_size=batch_size)
 
 
 def resolve_recipe(
@@ -52,13 +61,16 @@ def resolve_recipe(
 
     Args:
         existing_recipe, reused_recipe: of the existing output and of the file of `job.reuse`.
-        resolve: replaces precision `auto` and batch size 0 if no file decides them.
+        resolve: replaces precision and engine `auto` and batch size 0 if no file decides them.
     """
     recipe = job.recipe
     if stored := existing_recipe or reused_recipe:
         precision = stored.precision if recipe.precision == "auto" else recipe.precision
         recipe = replace(recipe, batch_size=recipe.batch_size or stored.batch_size)
         recipe = with_precision(recipe, precision)
+    if existing_recipe:
+        engine = existing_recipe.engine if recipe.engine == "auto" else recipe.engine
+        recipe = replace(recipe, engine=engine, mixed_engines=existing_recipe.mixed_engines)
     if job.allow_precision_mix and reused_recipe:
         mixed = mixed_with(recipe.attributes(), [reused_recipe.attributes()])
         recipe = replace(recipe, mixed_with=mixed)
@@ -69,11 +81,22 @@ def resolve_recipe(
     return resolve(recipe)
 
 
+def with_mixed_engines(recipe: Recipe, reused: Recipe | None, path: Path | None) -> Recipe:
+    """Return a resolved recipe with the engines of the reused rows; log how far they are apart."""
+    sources = [x.attributes() for x in (recipe, reused) if x]
+    mixed = mixed_engines(recipe.attributes(), sources)
+    if reused and mixed:
+        message = "%s has rows by %s. The new file will mix them with rows by %s: %s"
+        log.info(message, path, mixed, recipe.engine, MEASURED_ENGINES)
+    return replace(recipe, mixed_engines=mixed)
+
+
 def log_shard_options(recipe: Recipe, requested: Recipe) -> None:
     """Log the options that the other shards need, if they were left open for this one."""
-    pairs = [(x.precision, x.batch_size) for x in (recipe, requested)]
-    if recipe.shard != UNSHARDED and pairs[0] != pairs[1]:
+    triples = [(x.precision, x.engine, x.batch_size) for x in (recipe, requested)]
+    if recipe.shard != UNSHARDED and triples[0] != triples[1]:
         options = f"--batch-size {recipe.batch_size} --precision {recipe.precision}"
+        options += f" --engine {recipe.engine}"
         log.info("use the same options for all shards, on every machine: %s", options)
 
 

@@ -39,6 +39,7 @@ def extract(job: Job[Input], progress: Progress | None = None) -> None:
         reused = stack.enter_context(existing.open_reused(job, complete))
         stored_recipe, reused_recipe = (x.recipe if x else None for x in (stored, reused))
         recipe = existing.resolve_recipe(job, stored_recipe, reused_recipe)
+        recipe = existing.with_mixed_engines(recipe, reused_recipe, job.reuse)
         source = stack.enter_context(job.input.open(recipe, job.skip_bad))
         existing.log_shard_options(recipe, job.recipe)
         parameters = job.parameters

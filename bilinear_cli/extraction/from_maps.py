@@ -53,7 +53,7 @@ class _MapsSource:
         """Return the header of the maps' file with the new recipe and versions."""
         header, recipe = self._file.header(), self._recipe
         attributes = {name: x for name, x in header.attributes.items() if name != "created"}
-        attributes |= {**recipe.attributes(), "versions": installed_versions(recipe.precision)}
+        attributes |= {**recipe.attributes(), "versions": installed_versions(recipe)}
         return replace(header, attributes=attributes)
 
     def fit_parameters(self, existing: Parameters) -> dict[str, np.ndarray]:

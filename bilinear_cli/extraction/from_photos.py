@@ -175,7 +175,7 @@ def photo_set_attributes(photo_set: PhotoSet, recipe: Recipe) -> dict[str, Any]:
     """Return the root attributes of a feature file of these photos."""
     return {
         **recipe.attributes(),
-        "versions": installed_versions(recipe.precision),
+        "versions": installed_versions(recipe),
         "data": photo_set.spec,
         "data_kind": photo_set.kind,
         "data_root": str(photo_set.root),

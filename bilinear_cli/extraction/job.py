@@ -14,7 +14,7 @@ from PIL import features as pillow_features
 
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.poolings.parameters import Parameters
-from bilinear_cli.recipe import INT8_PACKAGES, Recipe
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, Header
 
 log = logging.getLogger(__name__)
@@ -116,10 +116,9 @@ class Job(Generic[AnyInput]):
     skip_bad: bool = False
 
 
-def installed_versions(precision: str = "float32") -> str:
-    """Return the versions that are installed here, as `name version, ...`."""
-    names = PACKAGES + (INT8_PACKAGES if precision == "int8" else ())
-    packages = [f"{name} {_version(name)}" for name in names]
+def installed_versions(recipe: Recipe) -> str:
+    """Return the installed versions that decide a recipe's numbers, as `name version, ...`."""
+    packages = [f"{name} {_version(name)}" for name in PACKAGES + recipe.packages]
     jpeg = pillow_features.version_codec("jpg")
     return ", ".join([f"python {platform.python_version()}", *packages, f"libjpeg {jpeg}"])
 
@@ -134,6 +133,6 @@ def _version(name: str) -> str:
 def warn_if_versions_differ(file: FeatureFile) -> None:
     """Warn if other versions made the rows of a file."""
     versions = file.attributes.get("versions")
-    if versions != installed_versions(file.recipe.precision):
+    if versions != installed_versions(file.recipe):
         message = "%s was made with other versions (%s). New rows may differ in the last digits."
         log.warning(message, file.path, versions)

@@ -1,22 +1,19 @@
-"""The options of `bilinear extract`, the job that they describe, and what it costs."""
+"""The options of `bilinear extract`, and the job that they describe."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bilinear_cli.errors import Progress, UsageError
-from bilinear_cli.networks.network import Network, check_int8, with_precision
+from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
 from bilinear_cli.recipe import UNSHARDED, Recipe, view_names
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import MapInput
     from bilinear_cli.extraction.from_photos import PhotoInput
     from bilinear_cli.extraction.job import Job
-
-CHANNELS = 512  # of VGG16's last block
-MS_PER_PHOTO_AT_224 = 74.0  # for a photo, VGG16 in bfloat16 on two cores, with reading and writing
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,8 @@ class ExtractOptions:
         data: spec of a photo set, see `load_photo_set`.
         pooling: specs.
         output: the feature file; None for a name in `features` from the photos and the recipe.
-        backbone, layer, image_size, resize, precision, shard, seed: see `Recipe`; without a layer
-            the network's default.
+        backbone, layer, image_size, resize, precision, engine, shard, seed: see `Recipe`; without
+            a layer the network's default.
         batch_size: photos in a batch; None to choose by image size and memory.
         scales: several sizes in pixels, instead of `image_size`.
         flip: add a mirrored view of each size.
@@ -52,6 +49,7 @@ class ExtractOptions:
     resize: str = "squash"
     batch_size: int | None = None
     precision: str = "auto"
+    engine: str = "auto"
     weights: str = "auto"
     limit: int | None = None
     split_seed: int = 0
@@ -122,12 +120,12 @@ def photos_job(
     from bilinear_cli.extraction.job import Job
     from bilinear_cli.photos.photo_set import load_photo_set
 
-    specs = _specs(options)
+    _specs(options)  # raises before photos are read
     photo_set = load_photo_set(options.data, split_seed=options.split_seed, progress=progress)
     if options.limit:
         photo_set = photo_set.limit(options.limit)
     network = _network(options)
-    recipe = _recipe(options, specs, network)
+    recipe = make_recipe(options, network)
     output = _output(options, _file_name(photo_set.name, recipe, options))
     return Job(
         PhotoInput(photo_set, network),
@@ -160,31 +158,41 @@ def _network(options: ExtractOptions) -> Network:
     backbone, source = options.backbone.lower(), Path(options.weights)
     if options.precision == "int8":
         check_int8(backbone)  # before weights are fetched
+    if options.engine == "ncnn":
+        check_ncnn(backbone, options.precision)
     return Network(backbone, str(source.resolve()) if source.is_file() else options.weights)
 
 
-def _recipe(options: ExtractOptions, specs: tuple[str, ...], network: Network) -> Recipe:
+def make_recipe(options: ExtractOptions, network: Network) -> Recipe:
+    """Return the recipe of these options; `auto` and batch size 0 are left to be resolved.
+
+    Raises:
+        BilinearError: the weights cannot be fetched.
+        UsageError: the options do not fit each other.
+    """
     weights_sha256 = network.sha256()  # raises for an unknown network
     backbone = options.backbone.lower()
+    precision = "float32" if options.engine == "ncnn" else options.precision
     layer = options.layer or "block5_conv3"
     if not options.layer and backbone != "vgg16":
         from bilinear_cli.networks.applications import resolve_layer
 
         layer = resolve_layer(backbone, None)
     recipe = Recipe(
-        specs=specs,
+        specs=_specs(options),
         layer=layer,
         image_size=options.sizes[0],
         resize=options.resize,
-        precision=options.precision,
+        precision=precision,
         batch_size=options.batch_size or 0,
         weights_sha256=weights_sha256,
         backbone=backbone,
         views=view_names(options.sizes, options.flip),
         shard=options.shard,
         seed=options.seed,
+        engine=options.engine,
     )
-    return with_precision(recipe, options.precision)
+    return with_precision(recipe, precision)
 
 
 def _output(options: ExtractOptions, default: str) -> Path:
@@ -201,33 +209,3 @@ def _file_name(name: str, recipe: Recipe, options: ExtractOptions) -> str:
     if recipe.shard != UNSHARDED:
         words.append("shard" + recipe.shard.replace("/", "of"))
     return "-".join(words) + ".h5"
-
-
-# What a run costs ------------------------------------------------------------------------
-
-
-def row_bytes(spec: str) -> int:
-    """Return the bytes of a photo's row of VGG16's maps; not for the maps themselves."""
-    from bilinear_cli.poolings.registry import get_pooling, storage_dtype
-
-    numbers = get_pooling(spec).row_length(CHANNELS)
-    return numbers * storage_dtype((numbers,)).itemsize
-
-
-def estimate_cost(n_photos: int, image_size: int) -> dict[str, Any]:
-    """Return the bytes and seconds of `extract` with the default poolings.
-
-    The bytes are exact. The seconds are for two cores with bfloat16, and grow with the number of
-    pixels, `image_size` squared.
-    """
-    poolings = ExtractOptions().pooling
-    bytes_per_photo = sum(map(row_bytes, poolings))
-    ms_per_photo = MS_PER_PHOTO_AT_224 * (image_size / 224) ** 2
-    return {
-        "poolings": list(poolings),
-        "image_size": image_size,
-        "bytes_a_photo": bytes_per_photo,
-        "bytes": bytes_per_photo * n_photos,
-        "ms_a_photo": round(ms_per_photo, 1),
-        "seconds": round(ms_per_photo * n_photos / 1000, 1),
-    }

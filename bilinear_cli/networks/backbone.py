@@ -6,6 +6,7 @@ Also the devices, the precision and the batch size that suit them.
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.files import free_memory
+from bilinear_cli.machine import free_memory, n_cpus
 from bilinear_cli.networks.applications import build, preprocess_function, resolve_layer
 from bilinear_cli.networks.int8 import load_int8
+from bilinear_cli.networks.network import ncnn_fault
+from bilinear_cli.networks.winograd import load_winograd
+from bilinear_cli.recipe import ENGINE
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH_SIZE = 64
-BYTES_PER_PIXEL = 700  # of vgg16, measured on a CPU in float32, at 224 and at 448 pixels
+# Of a batch of vgg16, measured on a CPU in float32. ncnn computes one photo at a time, in 2,000 more.
+BYTES_PER_PIXEL = {"tensorflow": 700, "ncnn": 70}
 BFLOAT16_CPU = r"(?m)^flags\b.*\b(avx512_bf16|amx_bf16)\b"  # in /proc/cpuinfo
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 
 
 def load_backbone(
-    weights: Mapping[str, np.ndarray], backbone: str, layer: str, precision: str
+    weights: Mapping[str, np.ndarray],
+    backbone: str,
+    layer: str,
+    precision: str,
+    engine: str = ENGINE,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Build a network up to a layer.
 
@@ -37,6 +46,7 @@ def load_backbone(
             `block5_conv3` (the paper's relu5_3) or `block5_pool` (the post's, the network's end).
         precision: in which the network multiplies: `float32`, `bfloat16`, `float16` or, of vgg16,
             `int8`.
+        engine: `tensorflow`, or of vgg16 in float32 on a CPU `ncnn`.
 
     Returns:
         A function of uint8 RGB photos (batch, size, size, 3) -> float32 maps (batch, height,
@@ -48,6 +58,8 @@ def load_backbone(
     """
     if precision == "int8":
         return load_int8(weights, layer)
+    if engine == "ncnn":
+        return load_winograd(weights, layer)
     preprocess = preprocess_function(backbone)
     network = build(backbone, precision)
     network.set_weights(list(weights.values()))
@@ -61,10 +73,12 @@ def load_backbone(
 
 
 def configure_devices() -> list[str]:
-    """Let TensorFlow take a GPU's memory as needed; return the names of the devices.
+    """Let TensorFlow take the threads of `n_cpus`, and a GPU's memory as needed; name the devices.
 
     Call it before anything else uses TensorFlow.
     """
+    with suppress(RuntimeError):  # TensorFlow has started, and cannot change its threads
+        tf.config.threading.set_intra_op_parallelism_threads(n_cpus())
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     return [gpu.get("device_name") or "GPU" for gpu in _gpus()] or ["CPU"]
@@ -78,11 +92,22 @@ def resolve_precision(precision: str) -> str:
     """
     if precision != "auto":
         return precision
-    if _has_bfloat16():
-        return "bfloat16"
-    if not _gpus():
-        log.info("this CPU has no bfloat16. VGG16 may be faster with --precision int8.")
-    return "float32"
+    return "bfloat16" if _has_bfloat16() else "float32"
+
+
+def resolve_engine(engine: str, backbone: str, precision: str) -> str:
+    """Return the engine; for `auto` ncnn where it is installed and serves the network.
+
+    For VGG16 in float32, ncnn was the faster engine on each CPU that was tried, see docs/speed.md.
+    """
+    if engine != "auto":
+        return engine
+    if (backbone, precision) != ("vgg16", "float32") or _gpus():
+        return ENGINE
+    if fault := ncnn_fault():
+        log.info("%s. With ncnn, VGG16 takes about half the time on this CPU.", fault)
+        return ENGINE
+    return "ncnn"
 
 
 def _gpus() -> list[dict[str, Any]]:
@@ -101,7 +126,7 @@ def _has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
 
 
-def resolve_batch_size(image_size: int) -> int:
+def resolve_batch_size(image_size: int, engine: str = ENGINE) -> int:
     """Return a batch size of about 800,000 pixels (16 photos at 224), less if memory is short."""
-    pixels = min(16 * 224**2, free_memory() // 2 // BYTES_PER_PIXEL)
+    pixels = min(16 * 224**2, free_memory() // 2 // BYTES_PER_PIXEL[engine])
     return int(np.clip(pixels // image_size**2, 1, MAX_BATCH_SIZE))

@@ -6,7 +6,6 @@ the network is the same for every photo, batch, shard and machine. Sums of integ
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -16,8 +15,9 @@ import tensorflow as tf
 
 from bilinear_cli.errors import BilinearError, one_line
 from bilinear_cli.files import atomic_write, cache_folder
-from bilinear_cli.networks.applications import layer_shapes, preprocess_function, resolve_layer
+from bilinear_cli.machine import n_cpus
 from bilinear_cli.networks.network import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
+from bilinear_cli.networks.vgg16 import graph_function, layers_up_to, mean_colour
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,7 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
         BilinearError: LiteRT refuses the network.
         UsageError: the layer is unknown.
     """
-    names = _layer_names_up_to(layer)
-    n_pools = sum(name.endswith("pool") for name in names)
-    channels = layer_shapes("vgg16")[layer][-1]
-    model = _load_or_build(tensors, names)
+    model = _load_or_build(tensors, layers_up_to(layer))
     try:
         _interpreter(model, (1, 34, 34, 3))
     except (ImportError, RuntimeError, ValueError) as error:
@@ -41,13 +38,7 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
             f"ai-edge-litert cannot load the network: {reason}. Run pip install --upgrade "
             f"'.[int8]'. {ALTERNATIVES}"
         ) from error
-
-    def forward(photos: tf.Tensor) -> tf.Tensor:
-        maps = tf.numpy_function(partial(run_int8, model), [photos], tf.float32)
-        n, *sides, _ = photos.shape
-        return tf.ensure_shape(maps, (n, *(s and s // 2**n_pools for s in sides), channels))
-
-    return forward
+    return graph_function(partial(run_int8, model), layer)
 
 
 def build_int8(
@@ -89,23 +80,12 @@ def build_int8(
     return model
 
 
-def mean_colour() -> np.ndarray:
-    """Return the RGB colour that VGG16 subtracts from its photos, float32 (3,)."""
-    return -preprocess_function("vgg16")(np.zeros(3, np.float32))[::-1]
-
-
 def pad_with_mean_colour(photos: np.ndarray) -> np.ndarray:
     """Return photos with a frame of one pixel of the rounded mean colour, the network's zero."""
     n, height, width, channels = photos.shape
     frame = np.full((n, height + 2, width + 2, channels), np.rint(mean_colour()), np.uint8)
     frame[:, 1:-1, 1:-1] = photos
     return frame
-
-
-def _layer_names_up_to(last: str) -> list[str]:
-    """Return the names of VGG16's layers up to the last."""
-    names = list(layer_shapes("vgg16"))
-    return names[: names.index(resolve_layer("vgg16", last)) + 1]
 
 
 def _load_or_build(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
@@ -151,7 +131,7 @@ def _interpreter(model: bytes, shape: tuple[int, ...]) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
     with silent_stderr():
-        network = Interpreter(model_content=model, num_threads=os.cpu_count())
+        network = Interpreter(model_content=model, num_threads=n_cpus())
         network.resize_tensor_input(network.get_input_details()[0]["index"], shape)
         network.allocate_tensors()
     return network

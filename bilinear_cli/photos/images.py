@@ -1,7 +1,6 @@
 """A file -> RGB uint8 pixels of a given size; batches of photos, read ahead in threads."""
 
 import io
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.machine import n_cpus
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -125,7 +125,7 @@ def read_batches(
         except BadPhotoError as error:
             return error
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(n_cpus())
     try:
         pending: deque[list[Future]] = deque()
         iterator = iter(items)

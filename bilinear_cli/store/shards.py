@@ -10,9 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, Progress, abbreviate
-from bilinear_cli.networks.network import measured_difference
+from bilinear_cli.networks.network import MEASURED_ENGINES, measured_difference
 from bilinear_cli.poolings.registry import FITTED_ON, SpecDict
-from bilinear_cli.recipe import PRECISION_ATTRIBUTES, UNSHARDED, Difference, differences, mixed_with
+from bilinear_cli.recipe import (
+    ENGINE,
+    PRECISION_ATTRIBUTES,
+    UNSHARDED,
+    Difference,
+    differences,
+    mixed_engines,
+    mixed_with,
+)
 from bilinear_cli.store.checks import ROW_COLUMNS, parameter_sha256, partial_path, read_errors
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile
@@ -59,9 +67,9 @@ class Shards(FeatureFile):
         self.path, self.class_names = first.path, first.class_names
         self.parameters = first.parameters
         self.attributes = first.attributes | {"shard": UNSHARDED}
-        mixed = mixed_with(self.attributes, [shard.attributes for shard in self._shards])
-        if mixed:
-            self.attributes["mixed_with"] = mixed
+        for name, mixed in (("mixed_with", mixed_with), ("mixed_engines", mixed_engines)):
+            if value := mixed(self.attributes, [shard.attributes for shard in self._shards]):
+                self.attributes[name] = value
         for name in ROW_COLUMNS:
             setattr(self, name, np.concatenate([getattr(shard, name) for shard in self._shards]))
         self.rows_done = len(self.labels)
@@ -130,6 +138,10 @@ def _check_compatible(shards: Sequence[FeatureFile], allow_precision_mix: bool) 
             difference = measured_difference(a, b)
             message = "%s has rows in %s and %s in %s, which will be mixed: %s"
             log.warning(message, first.path, a, shard.path, b, difference)
+        a, b = (str(file.attributes.get("engine", ENGINE)) for file in (first, shard))
+        if a != b:
+            message = "%s has rows by %s and %s by %s, which will be mixed: %s"
+            log.info(message, first.path, a, shard.path, b, MEASURED_ENGINES)
 
 
 def _check_all_present(shards: Sequence[FeatureFile]) -> None:

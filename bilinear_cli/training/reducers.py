@@ -19,7 +19,7 @@ import numpy as np
 from scipy.linalg.blas import ssyrk
 
 from bilinear_cli.errors import Progress, validate_choice
-from bilinear_cli.files import free_memory
+from bilinear_cli.machine import free_memory
 from bilinear_cli.training import feature_transform, primal, principal_axes
 from bilinear_cli.training.dual import GramProblem
 from bilinear_cli.training.feature_transform import Features, with_progress

@@ -130,7 +130,7 @@ def test_a_worker_checks_all_requirements(
         ({"network": Network("vgg16", str(none))}, (none,)),
     ]
     recipe = replace(RECIPE, precision="int8")
-    in_int8 = replace(requirements, recipe=recipe, versions=installed_versions("int8"))
+    in_int8 = replace(requirements, recipe=recipe, versions=installed_versions(recipe))
     with locked(folder):
         for change, facts in changes:
             assert_names(str(replace(requirements, **change).fault()), *facts)

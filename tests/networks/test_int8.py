@@ -19,6 +19,7 @@ from bilinear_cli.files import cache_folder
 from bilinear_cli.networks import int8, network
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.network import Network, check_int8, int8_sha256, int8_table
+from bilinear_cli.networks.vgg16 import layers_up_to
 from bilinear_cli.networks.weights import Tensors, Weights
 from bilinear_cli.photos.sample import draw_moth
 from bilinear_cli.poolings.functions import pool_function
@@ -92,7 +93,7 @@ def test_the_network_ends_with_any_layer_of_vgg16(monkeypatch: pytest.MonkeyPatc
     layers = network.layers[1:]
     assert layers[-1].name == "block5_pool"
     for i, layer in enumerate(layers, 1):
-        assert int8._layer_names_up_to(layer.name) == [x.name for x in layers[:i]]
+        assert layers_up_to(layer.name) == [x.name for x in layers[:i]]
         forward = tf.function(load_backbone({}, "vgg16", layer.name, "int8"))
         graph = forward.get_concrete_function(tf.TensorSpec((2, 64, 64, 3), tf.uint8))
         assert graph.structured_outputs.shape == (2, *layer.output.shape[1:])
@@ -134,9 +135,7 @@ def test_photos_may_have_any_size(forward: Forward, size: int) -> None:
 def test_all_between_input_and_output_is_in_8_bits_and_kernels_by_channel(tensors: Tensors) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    model = int8.build_int8(
-        tensors, int8._layer_names_up_to("block2_conv1"), int8_table()["ranges"]
-    )
+    model = int8.build_int8(tensors, layers_up_to("block2_conv1"), int8_table()["ranges"])
     network = Interpreter(model_content=model)
     kinds = [step["op_name"] for step in network._get_ops_details()]
     inner = ["CONV_2D", "CONV_2D", "MAX_POOL_2D", "CONV_2D"]
