@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
 VENV := .venv
 BIN := .venv/bin
 PINS := configs/pins.txt
-EXTRAS := check,cluster,int8,onnx,report,tfds,dev
+EXTRAS := check,cluster,fast,int8,onnx,onnxruntime,report,tfds,dev
 
 # Input of `make reproduce`: any --data, and a config file for extract and train.
 DATA ?= sample
@@ -106,6 +106,9 @@ docs: install  ## Write docs/commands.md from the help of the commands
 bench: install $(FEATURES)  ## Time extraction, the layer and training against references [DATA=...]
 	$(BIN)/python tests/bench.py --data "$(DATA)"
 	$(BIN)/python tests/bench.py --data "$(DATA)" --image-size 448 --limit 40
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) '.[bench]'
+	$(BIN)/python tests/bench_networks.py --data "$(DATA)"
+	$(BIN)/python tests/bench_networks.py --data "$(DATA)" --image-size 448 --limit 20
 	$(BIN)/python tests/bench_layer.py
 	$(BIN)/python tests/bench_training.py --features $(FEATURES)
 
@@ -116,7 +119,8 @@ pins:  ## Update configs/pins.txt from pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --extra $(subst $(comma), --extra ,$(EXTRAS)) --output-file $(PINS) pyproject.toml
+	  --no-emit-trusted-host --extra $(subst $(comma), --extra ,$(EXTRAS)) --extra bench \
+	  --output-file $(PINS) pyproject.toml
 
 clean:  ## Remove .venv and tool caches; keep features/ and runs/
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

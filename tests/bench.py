@@ -1,15 +1,14 @@
 """Time extraction and training against a lower bound, in one process, as ratios: `make bench`.
 
-Extraction is compared with the same compiled graph on batches from memory, and each precision with
-float32. The reduction of the training rows is compared with one pass over the features. All values
-are medians of interleaved runs, because other work on the machine comes and goes.
+Extraction is compared with the same compiled graph on batches from memory. The reduction of the
+training rows is compared with one pass over the features. All values are medians of interleaved
+runs, because other work on the machine comes and goes.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -18,8 +17,9 @@ import tensorflow as tf
 from PIL import Image
 from support.network import extract_photos
 
+from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.graph import compile_pooling
-from bilinear_cli.networks.backbone import load_backbone, resolve_batch_size, resolve_precision
+from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import Tensors, load_vgg16_weights
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
@@ -28,7 +28,6 @@ from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.feature_transform import Features, fit_feature_transforms
 from bilinear_cli.training.reducers import LocalReducer
 
-PRECISIONS = ("float32", "bfloat16", "int8")  # the others are compared with the first
 Times = tuple[float, float, float]  # ratio, and both times in seconds
 
 
@@ -47,17 +46,14 @@ def main() -> None:
         stage1 = time_stage1(photo_set, recipe, tensors, output, pairs)
         with FeatureFile(output) as file:
             stage2 = time_stage2(file, pairs)
-        precisions = time_precisions(photo_set, recipe, tensors, output, pairs)
         large = time_large_photo(photo_set.root / photo_set.paths[0], recipe.image_size, pairs)
     print(
-        f"{len(photo_set)} photos at {recipe.image_size} pixels, {recipe.precision}, batch "
-        f"{recipe.batch_size}; medians of {pairs} pairs"
+        f"{len(photo_set)} photos at {recipe.image_size} pixels, {recipe.precision} by "
+        f"{recipe.engine}, batch {recipe.batch_size}; medians of {pairs} pairs"
     )
     seconds = "{:.3f} ({:.1f} s / {:.1f} s)"
     print_row("extract / network and pooling, from memory", seconds, stage1[0])
     print_row("network and pooling / network alone", seconds, stage1[1])
-    for precision, times in zip(PRECISIONS, precisions, strict=True):
-        print_row(f"extract in {precision} / float32, ms per photo", "{:.3f} ({:.1f} ms)", times)
     print_row("reduction / one pass over the features", "{:.1f} ({:.2f} s / {:.2f} s)", stage2)
     print_row("12 megapixels: full decoding / read_photo", "{:.1f} ({:.3f} s / {:.3f} s)", large)
 
@@ -68,19 +64,17 @@ def print_row(label: str, template: str, values: Sequence[float]) -> None:
 
 
 def vgg16_recipe(specs: tuple[str, ...], image_size: int) -> tuple[Recipe, Tensors]:
-    """Return a recipe for VGG16 in the fastest precision, and its weights."""
-    weights, precision = load_vgg16_weights(), resolve_precision("auto")
-    batch_size = resolve_batch_size(image_size)
-    layer, resize = "block5_conv3", "squash"
-    recipe = Recipe(specs, layer, image_size, resize, precision, batch_size, weights.sha256)
-    return recipe, weights.tensors
+    """Return a recipe for VGG16 as `auto` resolves it here, and its weights."""
+    weights, layer, resize = load_vgg16_weights(), "block5_conv3", "squash"
+    recipe = Recipe(specs, layer, image_size, resize, "auto", 0, weights.sha256, engine="auto")
+    return resolve_locally(recipe), weights.tensors
 
 
 def time_stage1(
     photo_set: PhotoSet, recipe: Recipe, tensors: Tensors, output: Path, pairs: int
 ) -> tuple[Times, Times]:
     """Time extraction from disk to disk against the graph alone, and that against the network."""
-    forward = load_backbone(tensors, recipe.backbone, recipe.layer, recipe.precision)
+    forward = load_backbone(tensors, recipe.backbone, recipe.layer, recipe.precision, recipe.engine)
     pooled, _ = compile_pooling(forward, recipe.specs, recipe.batch_size, recipe.parsed_views)
     shape = (recipe.batch_size, recipe.image_size, recipe.image_size, 3)
     signature = [tf.TensorSpec(shape, tf.uint8)]
@@ -100,25 +94,6 @@ def time_stage1(
             network(tf.constant(batch)).numpy()
 
     return ratio(run_extraction, run_graph, pairs), ratio(run_graph, run_network, pairs)
-
-
-def time_precisions(
-    photo_set: PhotoSet, recipe: Recipe, tensors: Tensors, output: Path, pairs: int
-) -> list[tuple[float, float]]:
-    """Time extraction, from photos on disk to features on disk, in each precision.
-
-    Returns:
-        For each of `PRECISIONS`, the ratio to the time of float32, and milliseconds per photo.
-    """
-
-    def extraction(precision: str) -> Callable[[], object]:
-        forward = load_backbone(tensors, "vgg16", recipe.layer, precision)
-        changed = replace(recipe, precision=precision)
-        return lambda: extract_photos(photo_set, changed, output, lambda: forward, overwrite=True)
-
-    runs = [extraction(precision) for precision in PRECISIONS]
-    rounds = np.array([[seconds(run) for run in runs] for _ in range(pairs + 1)][1:])
-    return [(median(x / rounds[:, 0]), 1000 * median(x) / len(photo_set)) for x in rounds.T]
 
 
 def time_large_photo(photo: Path, size: int, pairs: int) -> Times:
