@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bilinear_cli.errors import BilinearError, validate_choice
-from bilinear_cli.networks.network import Forward
+from bilinear_cli.networks.network import Forward, split_outputs
 from bilinear_cli.photos.images import read_photo
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
@@ -107,7 +107,7 @@ def _pooled_channels(
     pixels: np.ndarray, model: Model, forward: Forward
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the projected channels, float64 (locations, channels), and the maps' height, width."""
-    maps = np.asarray(forward(pixels[None]), np.float64)[0]
+    maps = np.asarray(split_outputs(forward(pixels[None]))[0], np.float64)[0]
     check_channels(model.parameters, maps.shape[-1])
     transform = model.transforms[0]
     parameters = get_pooling(transform.spec).argument_names

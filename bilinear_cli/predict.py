@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.networks.network import (
     MEASURED_ENGINES,
@@ -19,10 +19,11 @@ from bilinear_cli.networks.network import (
     measured_difference,
     with_precision,
 )
+from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.photos.images import read_batches, read_photo, stack_batch
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe, distinct_sizes
-from bilinear_cli.run import load_model, read_recipe
+from bilinear_cli.run import load_model, read_backbone_path, read_recipe
 from bilinear_cli.training.model import to_probabilities
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ def prediction_recipe(
         if not allow_precision_mix:
             raise BilinearError(f"{difference}. Use --allow-precision-mix to allow this")
         log.warning("%s: %s", difference, measured_difference(trained.precision, recipe.precision))
+    if is_onnx(recipe.backbone):
+        if engine != "auto":
+            raise UsageError(f"--engine {engine} cannot run the ONNX network of {run}. Remove it.")
+        return recipe
     if engine == "ncnn":
         check_ncnn(recipe.backbone, recipe.precision)
     recipe = resolve_locally(replace(recipe, engine=engine))
@@ -63,17 +68,32 @@ def prediction_recipe(
     return recipe
 
 
-def load_run_network(run: Path, recipe: Recipe, weights_source: str) -> Network:
-    """Return the network of a run's features; `weights_source` is that of `Network`.
+def load_run_network(
+    run: Path, recipe: Recipe, weights_source: str = "auto", backbone: Path | None = None
+) -> Network:
+    """Return the network of a run's features.
+
+    Args:
+        weights_source: the source of the weights, see `Network`.
+        backbone: the path of an ONNX network; None for the path that the run records.
 
     Raises:
-        BilinearError: the run's features were made with other weights.
+        BilinearError: the run's features were made with other weights, or an ONNX network is not
+            at its path.
     """
-    network = Network(recipe.backbone, weights_source)
+    option, source = "--weights", weights_source
+    if is_onnx(recipe.backbone):
+        option, source = "--backbone", str(backbone or read_backbone_path(run))
+        if not Path(source).exists():
+            raise BilinearError(
+                f"the network of {run}, {recipe.backbone}, is not at {source}. Give its path with "
+                "--backbone."
+            )
+    network = Network(recipe.backbone, source)
     if network.sha256() != recipe.weights_sha256:
         raise BilinearError(
             f"the network's weights are not those that made the features of {run}. Give the "
-            "original weights with --weights."
+            f"original network with {option}."
         )
     return network
 

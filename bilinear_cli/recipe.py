@@ -14,8 +14,10 @@ if TYPE_CHECKING:  # the command line reads recipes without NumPy
 CHOICES = {
     "resize": ("squash", "crop", "pad"),
     "precision": ("float32", "bfloat16", "float16", "int8"),
-    "engine": ("tensorflow", "ncnn"),
+    "engine": ("tensorflow", "ncnn", "onnxruntime"),
 }
+PROCESSOR = "processor"  # resize as the publisher of an ONNX network does
+PROCESSOR_RESIZE = re.compile(PROCESSOR + r": (shortest|both) (\d{1,5}), crop (\d{1,5}), (\w+)")
 MINIMUMS = {"image_size": 1, "batch_size": 1, "seed": 0}
 UNSHARDED = "1/1"  # the shard of a file that has all photos
 # Attributes that a feature file may lack
@@ -25,14 +27,17 @@ OPTIONAL_ATTRIBUTES = (
 ENGINE = "tensorflow"  # of a file without this attribute
 # Attributes that may differ with --allow-precision-mix
 PRECISION_ATTRIBUTES = ("precision", "int8_sha256", "mixed_with")
-# Packages that affect the numbers only in 8 bits, and only of the other engine
-INT8_PACKAGES, NCNN_PACKAGES = ("ai-edge-litert",), ("ncnn",)
+INT8_PACKAGES = ("ai-edge-litert",)  # packages that affect the numbers in 8 bits only
+ENGINE_PACKAGES = {"ncnn": ("ncnn",), "onnxruntime": ("onnxruntime",)}
 # For each use of two files, or of a file and a recipe: attributes that may differ
 MAY_DIFFER: dict[str, tuple[str, ...]] = {
     "resume": (),
     "reuse": ("poolings", "shard", "engine", "mixed_engines"),
     "projection": (),  # of the attributes of the network
-    "merge": ("command", "created", "data", "data_root", "shard", "engine", "mixed_engines"),
+    "merge": (
+        *("command", "created", "data", "data_root", "backbone_path", "shard"),
+        *("engine", "mixed_engines"),
+    ),
 }
 
 
@@ -74,6 +79,12 @@ def distinct_sizes(views: Sequence[View]) -> list[int]:
     return list(dict.fromkeys(view.size for view in views))
 
 
+def processor_resize(keeps_ratio: bool, edge: int, size: int, filter_name: str) -> str:
+    """Return the text of a geometry: resize the shortest edge, or both; then crop the centre."""
+    sides = "shortest" if keeps_ratio else "both"
+    return f"{PROCESSOR}: {sides} {edge}, crop {size}, {filter_name}"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What decides the numbers of a feature file, apart from the photos.
@@ -82,7 +93,7 @@ class Recipe:
         specs: of the poolings, in any order.
         layer: layer of the network whose maps are pooled.
         image_size: width and height of the resized photos in pixels, the first of several.
-        resize: `squash`, `crop` or `pad`.
+        resize: `squash`, `crop` or `pad`; or a text of `processor_resize`.
         precision: `float32`, `bfloat16`, `float16` or `int8`, in which the network computes. `auto`
             is resolved later, see `extraction/existing.py`.
         batch_size: photos in a batch of the network. 0 is resolved later.
@@ -94,8 +105,8 @@ class Recipe:
         pooled_from: `photos`, or `maps` for stored maps, which are rounded.
         int8_sha256: of the 8-bit network, see `networks/network.py`; empty in other precisions.
         mixed_with: other precisions, of rows that were copied from another file; mostly empty.
-        engine: `tensorflow`, or `ncnn`, which computes VGG16 in float32 on a CPU; the rows differ
-            by rounding. `auto` is resolved later.
+        engine: `tensorflow`; `ncnn`, which computes VGG16 in float32 on a CPU, and whose rows
+            differ by rounding; `onnxruntime`, of ONNX networks. `auto` is resolved later.
         mixed_engines: other engines, of rows that were copied from another file; mostly empty.
     """
 
@@ -124,9 +135,9 @@ class Recipe:
     @property
     def packages(self) -> tuple[str, ...]:
         """The packages that affect the numbers of this precision or engine only."""
-        if self.engine == "ncnn":
-            return NCNN_PACKAGES
-        return INT8_PACKAGES if self.precision == "int8" else ()
+        if self.precision == "int8":
+            return INT8_PACKAGES
+        return ENGINE_PACKAGES.get(self.engine, ())
 
     @property
     def parsed_views(self) -> list[View]:
@@ -145,6 +156,8 @@ class Recipe:
         names -= {*OPTIONAL_ATTRIBUTES} - attributes.keys()
         values = {name: attributes[name] for name in names}
         for name, value in values.items():
+            if name == "resize" and PROCESSOR_RESIZE.fullmatch(str(value)):
+                continue
             if name in MINIMUMS:
                 valid = type(value) is int and value >= MINIMUMS[name]
             else:
@@ -190,7 +203,7 @@ def differences(
     first, second = ({"engine": ENGINE, **attributes} for attributes in (first, second))
     packages: tuple[str, ...] = INT8_PACKAGES if allow_precision_mix else ()
     if "engine" in allowed and first["engine"] != second["engine"]:
-        packages += NCNN_PACKAGES
+        packages += ENGINE_PACKAGES["ncnn"]
     names = dict.fromkeys(["precision", *first, *second])
     pairs = [Difference(n, first.get(n, ""), second.get(n, "")) for n in names if n not in allowed]
     return [

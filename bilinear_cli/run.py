@@ -228,6 +228,11 @@ def _damage(path: Path) -> Iterator[None]:
         raise BilinearError(f"cannot read {path} ({error}): {advice}") from error
 
 
+def read_backbone_path(run: Path) -> str:
+    """Return where the ONNX network of a run's features was; empty for another network."""
+    return str(read_metrics(run)["extraction"].get("backbone_path", ""))
+
+
 def read_recipe(run: Path) -> Recipe:
     """Return the recipe of a run's features, for its model's poolings; raise as `read_metrics`."""
     metrics = read_metrics(run)

@@ -22,7 +22,6 @@ from bilinear_cli.errors import (
     validate_choice,
 )
 from bilinear_cli.extraction.options import ExtractOptions
-from bilinear_cli.recipe import CHOICES
 
 log = logging.getLogger(__name__)
 
@@ -221,11 +220,17 @@ data_option = option(
     "train/ and test/), a CUB-200-2011 folder, a CSV file path,label[,split][,group], or "
     "tfds:NAME.",
 )
+backbone_option = option(
+    "--backbone",
+    metavar="NAME|PATH",
+    help="Network: vgg16 or another of keras.applications, such as resnet50; or an ONNX file, or a "
+    "folder of Hugging Face's layout, see docs/networks.md.",
+)
 image_size_option = option(
     "--image-size",
     type=PIXELS,
     help="Width and height in pixels to which extract resizes photos. Use 448 for photos that are "
-    "not cropped to the object.",
+    "not cropped to the object.  [default: 224, or the size that an ONNX network states]",
 )
 split_seed_option = option(
     "--split-seed", help="Seed of the random split of a photo set without its own split."
@@ -244,8 +249,13 @@ weights_option = option(
 )
 engine_option = option(
     "--engine",
-    type=click.Choice(["auto", *CHOICES["engine"]]),
+    type=click.Choice(["auto", "tensorflow", "ncnn"]),
     help="What computes the network. ncnn halves the time of VGG16 in float32 on a CPU; it needs "
     "pip install '.[fast]'. auto takes ncnn there if it is installed.",
+)
+run_backbone_option = click.option(
+    "--backbone",
+    type=PATH,
+    help="Path of the run's ONNX network, if it is no longer where it was for extract.",
 )
 overwrite_option = option("--overwrite", help="Replace an existing file.")

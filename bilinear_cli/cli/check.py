@@ -10,6 +10,7 @@ import click
 
 from bilinear_cli.cli.base import (
     PATH,
+    backbone_option,
     cli,
     data_option,
     image_size_option,
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 @cli.command()
 @data_option
 @split_seed_option
+@backbone_option
 @image_size_option
 @click.option(
     "--groups",
@@ -33,7 +35,14 @@ log = logging.getLogger(__name__)
     "land in the same split and fold.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with complete lists.")
-def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_json: bool) -> None:
+def check(
+    data: str,
+    split_seed: int,
+    backbone: str,
+    image_size: int | None,
+    groups: Path | None,
+    as_json: bool,
+) -> None:
     """Check a photo set for problems, before extract.
 
     The command reads every photo and counts the photos of each class. It finds identical files,
@@ -46,17 +55,20 @@ def check(data: str, split_seed: int, image_size: int, groups: Path | None, as_j
     bilinear check --data photos --groups grouped.csv
     """
     from bilinear_cli.extraction.forecast import forecast_extraction
+    from bilinear_cli.extraction.options import ExtractOptions, make_network
     from bilinear_cli.photos.audit import audit_photos, validate_groups_path, write_groups
     from bilinear_cli.photos.audit_report import format_audit
     from bilinear_cli.photos.photo_set import load_photo_set
 
     if groups:
         validate_groups_path(groups)
+    options = ExtractOptions(backbone=backbone, image_size=image_size)
+    size = image_size or make_network(options).image_size
     with progress_bar("preparing photos", "photo") as progress:
         photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
     with progress_bar("reading", "photo") as progress:
-        summary = audit_photos(photo_set, image_size, progress)
-    summary["extract"] = forecast_extraction(photo_set, image_size)
+        summary = audit_photos(photo_set, size, progress)
+    summary["extract"] = forecast_extraction(photo_set, options)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
     else:
@@ -87,8 +99,8 @@ def _cost_line(cost: dict[str, Any], reading_seconds: float) -> str:
     minutes, megabytes = cost["seconds"] / 60, cost["bytes"] / 1e6
     return (
         f"\nEstimate for extract at {cost['image_size']} pixels: {minutes:.1f} minutes "
-        f"({cost['ms_a_photo']} ms per photo for VGG16 in {cost['precision']} by {cost['engine']}, "
-        f"by a trial on two photos on this machine) and a file of {megabytes:,.1f} MB "
-        f"({cost['bytes_a_photo']:,} bytes per photo for {', '.join(cost['poolings'])}). Reading "
-        f"the photos took {reading_seconds:.1f} s"
+        f"({cost['ms_a_photo']} ms per photo for {cost['backbone']} in {cost['precision']} by "
+        f"{cost['engine']}, by a trial on two photos on this machine) and a file of "
+        f"{megabytes:,.1f} MB ({cost['bytes_a_photo']:,} bytes per photo for "
+        f"{', '.join(cost['poolings'])}). Reading the photos took {reading_seconds:.1f} s"
     )

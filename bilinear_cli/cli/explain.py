@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, cli, weights_option
+from bilinear_cli.cli.base import PATH, cli, run_backbone_option, weights_option
 from bilinear_cli.errors import UsageError, printable
 from bilinear_cli.files import atomic_write
 
@@ -22,8 +22,16 @@ log = logging.getLogger(__name__)
     type=PATH,
     help="Picture to write.  [default: PHOTO-explained.png in the working folder]",
 )
+@run_backbone_option
 @weights_option
-def explain(run: Path, photo: Path, name: str | None, output: Path | None, weights: str) -> None:
+def explain(
+    run: Path,
+    photo: Path,
+    name: str | None,
+    output: Path | None,
+    backbone: Path | None,
+    weights: str,
+) -> None:
     """Show which parts of a photo raise or lower a class's score.
 
     The command writes a picture with the locations that raise the score in orange, and those that
@@ -41,7 +49,7 @@ def explain(run: Path, photo: Path, name: str | None, output: Path | None, weigh
     from bilinear_cli.predict import load_run_network, prediction_recipe
 
     recipe = prediction_recipe(run)
-    network = load_run_network(run, recipe, weights)
+    network = load_run_network(run, recipe, weights, backbone)
     explanation = explain_score(run, photo, lambda pixels: network.load(recipe)(pixels), name)
     if len(recipe.views) > 1:
         views = ", ".join(recipe.views)

@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 
 from bilinear_cli.cli.base import PATH, cli, overwrite_option, weights_option
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.networks.network import import_tensorflow
+from bilinear_cli.networks.onnx_model import is_onnx
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,11 @@ def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
     from bilinear_cli.run import read_recipe
 
     recipe = read_recipe(run)
+    if is_onnx(recipe.backbone):
+        raise BilinearError(
+            f"{run} uses the ONNX network {recipe.backbone}, which cannot become part of a Keras "
+            "model. Use bilinear predict."
+        )
     tensors = load_run_network(run, recipe, weights).weights().tensors
     import_tensorflow()
     from bilinear_cli.export import export as write

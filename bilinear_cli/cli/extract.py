@@ -13,6 +13,7 @@ from bilinear_cli.cli.base import (
     PATH,
     PIXELS,
     POSITIVE,
+    backbone_option,
     cli,
     data_option,
     engine_option,
@@ -25,7 +26,7 @@ from bilinear_cli.cli.base import (
 )
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
-from bilinear_cli.recipe import CHOICES, UNSHARDED
+from bilinear_cli.recipe import CHOICES, PROCESSOR, UNSHARDED
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,11 @@ class PoolingOption(click.Option):
 @data_option
 @option("--pooling", cls=PoolingOption, multiple=True)
 @option("-o", "--output", type=PATH, help="Feature file to write.  [default: features/NAME.h5]")
-@option("--backbone", help="Network: vgg16 or another of keras.applications, such as resnet50.")
+@backbone_option
 @option(
-    "--layer", help="Layer whose maps are pooled.  [default: block5_conv3 for vgg16, else the last]"
+    "--layer",
+    help="Layer whose maps are pooled; of an ONNX network any tensor, see bilinear info PATH.  "
+    "[default: block5_conv3 for vgg16, else the last]",
 )
 @image_size_option
 @option(
@@ -75,8 +78,9 @@ class PoolingOption(click.Option):
 @option("--flip", help="Add a mirrored view of each photo. predict averages the scores of both.")
 @option(
     "--resize",
-    type=click.Choice(CHOICES["resize"]),
-    help="How photos become square: squash them, crop the centre, or pad them with borders.",
+    type=click.Choice([*CHOICES["resize"], PROCESSOR]),
+    help="How photos become square: squash them, crop the centre, pad them with borders, or as the "
+    "publisher of an ONNX network does (processor).  [default: squash; processor for ONNX]",
 )
 @option(
     "--batch-size",
@@ -143,6 +147,7 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     bilinear extract --pooling bilinear -o x.h5
     bilinear extract --data CUB_200_2011 --image-size 448 --pooling max --pooling bilinear
     bilinear extract --data photos --reuse old.h5 -o new.h5
+    bilinear extract --data photos --backbone dinov2-small --pooling cls --pooling avg
     bilinear extract --maps maps.h5 --pooling compact:8192 -o y.h5
     bilinear extract --data /shared/photos --scheduler tcp://host:8786 -o /shared/x.h5
     """

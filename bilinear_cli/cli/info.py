@@ -5,21 +5,28 @@ from pathlib import Path
 import click
 
 from bilinear_cli.cli.base import PATH, cli
+from bilinear_cli.networks.onnx_model import names_onnx
 
 
 @cli.command()
-@click.argument("path", metavar="FILE|RUN", type=PATH)
+@click.argument("path", metavar="FILE|RUN|NETWORK", type=PATH)
 @click.option("--by-class", is_flag=True, help="Print the number of photos of each class, too.")
 def info(path: Path, by_class: bool) -> None:
-    """Describe a feature file or a run, and how it was made.
+    """Describe a feature file or a run, and how it was made; or an ONNX network and its layers.
 
     \b
     bilinear info x.h5
     bilinear info runs/x-bilinear-softmax
+    bilinear info dinov2-small
     """
-    from bilinear_cli.report.text import describe, describe_run
+    from bilinear_cli.report.text import describe, describe_run, format_facts
     from bilinear_cli.store import FeatureFile, open_features
 
+    if names_onnx(path):
+        from bilinear_cli.networks.onnx_info import describe_network
+
+        click.echo(format_facts(describe_network(path)))
+        return
     if path.is_dir() and not any(path.glob("*.h5")):
         click.echo(describe_run(path, by_class))
         return

@@ -19,6 +19,7 @@ from bilinear_cli.cli.base import (
     engine_option,
     mix_option,
     progress_bar,
+    run_backbone_option,
     weights_option,
 )
 from bilinear_cli.errors import BilinearError, UsageError, printable
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 )
 @mix_option
 @engine_option
+@run_backbone_option
 @weights_option
 def predict(
     run: Path,
@@ -58,6 +60,7 @@ def predict(
     precision: str | None,
     allow_precision_mix: bool,
     engine: str,
+    backbone: Path | None,
     weights: str,
 ) -> None:
     """Print the most probable classes of photos.
@@ -77,7 +80,7 @@ def predict(
 
     recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
     paths, n_paths = _paths(photos)
-    forward = load_run_network(run, recipe, weights).load(recipe)
+    forward = load_run_network(run, recipe, weights, backbone).load(recipe)
     write, n_done, n_bad = WRITERS[form], 0, 0
     with progress_bar("predicting", "photo") as progress:
         for path, prediction in predict_classes(run, paths, forward, top=top):

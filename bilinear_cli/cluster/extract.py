@@ -73,7 +73,7 @@ def extract_shards(
         existing, n_done = (None, {}) if job.overwrite else find_existing_shards(folder)
         existing_recipe, reused_recipe = (x.recipe if x else None for x in (existing, reused))
         # the workers resolve what the files leave open
-        recipe = resolve_recipe(job, existing_recipe, reused_recipe, lambda recipe: recipe)
+        recipe = resolve_recipe(job, existing_recipe, reused_recipe, lambda recipe, _: recipe)
         requirements = ExtractRequirements.from_job(job.input, recipe, token)
         check_workers(client, requirements.fault)
         if job.overwrite:

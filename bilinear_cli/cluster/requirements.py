@@ -120,7 +120,8 @@ def resolve_on_workers(client: "Client", requirements: ExtractRequirements) -> E
     if recipe.is_resolved:
         return requirements
     # in a thread, since importing TensorFlow would block a worker's event loop
-    results = client.run(asyncio.to_thread, _resolve_with_versions, recipe).values()
+    resolved = client.run(asyncio.to_thread, _resolve_with_versions, recipe, requirements.network)
+    results = resolved.values()
     recipes, engines = [recipe for recipe, _ in results], {(x.engine, v) for x, v in results}
     precisions = {recipe.precision for recipe in recipes}
     engine, versions = engines.pop() if len(engines) == 1 else (ENGINE, requirements.versions)
@@ -133,6 +134,6 @@ def resolve_on_workers(client: "Client", requirements: ExtractRequirements) -> E
     return replace(requirements, recipe=recipe, versions=versions)
 
 
-def _resolve_with_versions(recipe: Recipe) -> tuple[Recipe, str]:
-    recipe = resolve_locally(recipe)
+def _resolve_with_versions(recipe: Recipe, network: MapNetwork) -> tuple[Recipe, str]:
+    recipe = resolve_locally(recipe, network)
     return recipe, installed_versions(recipe)

@@ -172,9 +172,13 @@ class _CachedNetwork:
         """Return the SHA-256 of the weights."""
         return self.network.sha256()
 
+    def measure_memory(self, layer: str, image_size: int) -> int | None:
+        """Return the bytes that a photo of a batch takes."""
+        return self.network.measure_memory(layer, image_size)
+
     def load(self, recipe: Recipe) -> Forward:
-        """Return the network. Views, poolings, image size and shard do not change it."""
-        recipe = replace(recipe, specs=(), views=("original",), image_size=1, shard="1/1")
+        """Return the network. Views, poolings and shard do not change it."""
+        recipe = replace(recipe, specs=(), views=("original",), shard="1/1")
         return _load(self.network, recipe)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from bilinear_cli.recipe import (
 )
 from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
 
+if TYPE_CHECKING:
+    from bilinear_cli.extraction.from_photos import MapNetwork
+
 log = logging.getLogger(__name__)
 
 RESUME_ADVICE = "give another --output, or --overwrite"
@@ -37,8 +41,11 @@ NETWORK_ATTRIBUTES = ("backbone", "layer", "weights_sha256")  # they decide what
 # The recipe ------------------------------------------------------------------------------
 
 
-def resolve_locally(recipe: Recipe) -> Recipe:
-    """Return the recipe with a precision, an engine and a batch size that suit this machine."""
+def resolve_locally(recipe: Recipe, network: "MapNetwork | None" = None) -> Recipe:
+    """Return the recipe with a precision, an engine and a batch size that suit this machine.
+
+    The memory that an ONNX `network` needs is measured.
+    """
     if recipe.is_resolved:
         return recipe
     import_tensorflow()
@@ -47,7 +54,11 @@ def resolve_locally(recipe: Recipe) -> Recipe:
     precision = backbone.resolve_precision(recipe.precision)
     engine = backbone.resolve_engine(recipe.engine, recipe.backbone, precision)
     size = max(distinct_sizes(recipe.parsed_views))
-    batch_size = recipe.batch_size or backbone.resolve_batch_size(size, engine)
+    batch_size = recipe.batch_size
+    if not batch_size:
+        measured = network.measure_memory(recipe.layer, size) if network else None
+        photo_bytes = measured or backbone.BYTES_PER_PIXEL[engine] * size**2
+        batch_size = backbone.resolve_batch_size(size, photo_bytes)
     return replace(recipe, precision=precision, engine=engine, batch_size=batch_size)
 
 
@@ -55,7 +66,7 @@ def resolve_recipe(
     job: Job[Input],
     existing_recipe: Recipe | None,
     reused_recipe: Recipe | None,
-    resolve: Callable[[Recipe], Recipe] = resolve_locally,
+    resolve: Callable[[Recipe, "MapNetwork | None"], Recipe] = resolve_locally,
 ) -> Recipe:
     """Return the recipe of a job; existing files, or else `resolve`, choose what it leaves open.
 
@@ -78,7 +89,7 @@ def resolve_recipe(
             difference = measured_difference(recipe.precision, *mixed.split())
             message = "%s has rows in %s. The new file will mix them with rows in %s: %s"
             log.warning(message, job.reuse, mixed, recipe.precision, difference)
-    return resolve(recipe)
+    return resolve(recipe, getattr(job.input, "network", None))
 
 
 def with_mixed_engines(recipe: Recipe, reused: Recipe | None, path: Path | None) -> Recipe:

@@ -1,41 +1,45 @@
 """How long `extract` will take here, and how large its file will be, by a trial on two photos."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from bilinear_cli.extraction.existing import resolve_locally
-from bilinear_cli.extraction.options import ExtractOptions, make_recipe
+from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
 from bilinear_cli.machine import n_cpus
-from bilinear_cli.networks.network import Network
+from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.photos.images import read_batches, read_photo, stack_batch
 from bilinear_cli.photos.photo_set import PhotoSet
 
 N_PHOTOS = 2
 
 
-def forecast_extraction(photo_set: PhotoSet, image_size: int) -> dict[str, Any]:
-    """Compute the default features of the first and the last photo, and time it.
+def forecast_extraction(photo_set: PhotoSet, options: ExtractOptions) -> dict[str, Any]:
+    """Compute the features of the first and the last photo, and time it.
 
-    The network has random weights, which take the same time as others and need no download.
+    A network by name has random weights, which take the same time as others and need no download.
 
     Returns:
-        `poolings`, `image_size`, `precision`, `engine`, `ms_a_photo` and `seconds`, of the whole
-        set; and `bytes_a_photo` and `bytes`, which are exact.
+        `poolings`, `backbone`, `image_size`, `precision`, `engine`, `ms_a_photo` and `seconds`, of
+        the whole set; and `bytes_a_photo` and `bytes`, which are exact.
     """
-    network = Network("vgg16", "random")
-    options = ExtractOptions(image_size=image_size, batch_size=N_PHOTOS)
+    options = replace(options, batch_size=N_PHOTOS)
+    network = make_network(options)
+    if not is_onnx(network.backbone):
+        network = replace(network, source="random")
     recipe = resolve_locally(make_recipe(options, network))
     forward = network.load(recipe)  # which imports TensorFlow quietly
     from bilinear_cli.extraction.graph import compile_pooling
 
     compute, _ = compile_pooling(forward, recipe.specs, N_PHOTOS, recipe.parsed_views)
-    read = partial(read_photo, sizes=[image_size], resize=recipe.resize)
+    sizes = [recipe.image_size]
+    read = partial(read_photo, sizes=sizes, resize=recipe.resize)
     paths = [photo_set.root / path for path in photo_set.paths[[0, -1]]]
     start = time.process_time()
     (photos,) = read_batches(paths, N_PHOTOS, read)
     reading = (time.process_time() - start) / n_cpus()  # extraction reads on all processors
-    pixels = stack_batch(photos, [image_size], N_PHOTOS)
+    pixels = stack_batch(photos, sizes, N_PHOTOS)
     compute(pixels)  # the first call takes longer
     start = time.perf_counter()
     rows = compute(pixels)
@@ -43,7 +47,8 @@ def forecast_extraction(photo_set: PhotoSet, image_size: int) -> dict[str, Any]:
     bytes_per_photo = sum(x[0].nbytes for x in rows.values())
     return {
         "poolings": [*recipe.specs],
-        "image_size": image_size,
+        "backbone": recipe.backbone,
+        "image_size": recipe.image_size,
         "precision": recipe.precision,
         "engine": recipe.engine,
         "bytes_a_photo": bytes_per_photo,

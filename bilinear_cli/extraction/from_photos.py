@@ -40,6 +40,9 @@ class MapNetwork(Protocol):
     def sha256(self) -> str:
         """Return the SHA-256 of the weights."""
 
+    def measure_memory(self, layer: str, image_size: int) -> int | None:
+        """Return the bytes that a photo of a batch takes, or None if they were not measured."""
+
     def __hash__(self) -> int:
         """Return equal hashes for equal networks."""
 
@@ -93,7 +96,9 @@ class _PhotoSource:
         self._forward = self._photos.network.load(self._recipe)  # which imports TensorFlow quietly
         from bilinear_cli.extraction.graph import count_channels
 
-        (channels,) = {count_channels(self._forward, size) for size in self._sizes}
+        (channels,) = {
+            count_channels(self._forward, size, self._recipe.specs) for size in self._sizes
+        }
         # the last digits depend on the number of threads; a worker of Dask has one by default
         with threadpool_limits(1, user_api="blas"):
             return make_parameters(self._recipe, channels, existing, self._sample)

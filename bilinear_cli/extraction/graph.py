@@ -1,6 +1,6 @@
 """The network and the poolings of its maps, compiled into one graph."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,26 +9,28 @@ import tensorflow as tf
 
 from bilinear_cli.errors import BilinearError, UsageError, one_line
 from bilinear_cli.extraction.job import PooledRows, Shapes
-from bilinear_cli.networks.network import Forward
+from bilinear_cli.networks.network import Forward, split_outputs
 from bilinear_cli.poolings.functions import pool_function
-from bilinear_cli.poolings.registry import storage_dtype
+from bilinear_cli.poolings.registry import check_class_token, storage_dtype
 from bilinear_cli.recipe import View, distinct_sizes
 
 Compute = Callable[[Mapping[int, np.ndarray]], PooledRows]
 
 
-def count_channels(forward: Forward, size: int) -> int:
+def count_channels(forward: Forward, size: int, specs: Iterable[str] = ()) -> int:
     """Return the number of channels of the network's maps of photos of this size.
 
     Raises:
-        UsageError: the photos are too small.
+        UsageError: the photos are too small, or poolings need a class token that is missing.
     """
     signature = tf.TensorSpec((1, size, size, 3), tf.uint8)
     try:
-        maps = tf.function(forward).get_concrete_function(signature).structured_outputs
+        outputs = tf.function(forward).get_concrete_function(signature).structured_outputs
     except ValueError as error:  # from a layer
         message = f"the network cannot take photos of {size} pixels: {one_line(error)[:200]}"
         raise UsageError(message) from error
+    maps, class_token = split_outputs(outputs)
+    check_class_token(specs, class_token is not None)
     if not all(maps.shape):
         raise UsageError(f"maps of photos of {size} pixels are empty. Use a larger --image-size.")
     return maps.shape[-1]
@@ -44,7 +46,7 @@ def compile_pooling(
     """Compile the network and the poolings into one graph for each size of photos.
 
     Args:
-        forward: uint8 photos (batch, size, size, 3) -> maps (batch, height, width, channels).
+        forward: as `Network.load` returns it.
         batch_size: photos in every batch.
 
     Returns:
@@ -59,7 +61,7 @@ def compile_pooling(
     shapes: Shapes = {}
 
     def pool_photos(photos: tf.Tensor) -> dict[str, tf.Tensor]:
-        return pool(tf.cast(forward(photos), tf.float32))
+        return pool(*split_outputs(forward(photos)))
 
     for size in distinct_sizes(views):
         signature = [tf.TensorSpec((batch_size, size, size, 3), tf.uint8)]
@@ -118,12 +120,13 @@ def compile_maps(
 
 def _pool_all(
     specs: Sequence[str], parameters: Mapping[str, np.ndarray]
-) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Return a function, maps -> spec -> rows in the stored dtype."""
+) -> Callable[..., dict[str, tf.Tensor]]:
+    """Return a function, maps and class tokens or None -> spec -> rows in the stored dtype."""
     functions = {spec: pool_function(spec, parameters) for spec in specs}
 
-    def pool(maps: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = {spec: function(maps) for spec, function in functions.items()}
+    def pool(maps: tf.Tensor, class_token: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        maps = tf.cast(maps, tf.float32)
+        rows = {spec: function(maps, class_token) for spec, function in functions.items()}
         return {spec: tf.cast(x, storage_dtype(x.shape[1:])) for spec, x in rows.items()}
 
     return pool

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from bilinear_cli.errors import Progress, UsageError
 from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
-from bilinear_cli.recipe import UNSHARDED, Recipe, view_names
+from bilinear_cli.networks.onnx_model import is_onnx, names_onnx, onnx_name
+from bilinear_cli.recipe import CHOICES, PROCESSOR, UNSHARDED, Recipe, distinct_sizes, view_names
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import MapInput
@@ -24,8 +25,9 @@ class ExtractOptions:
         data: spec of a photo set, see `load_photo_set`.
         pooling: specs.
         output: the feature file; None for a name in `features` from the photos and the recipe.
-        backbone, layer, image_size, resize, precision, engine, shard, seed: see `Recipe`; without
-            a layer the network's default.
+        backbone: name of a network, or path of an ONNX network.
+        layer, image_size, resize, precision, engine, shard, seed: see `Recipe`; None for the
+            network's default.
         batch_size: photos in a batch; None to choose by image size and memory.
         scales: several sizes in pixels, instead of `image_size`.
         flip: add a mirrored view of each size.
@@ -43,10 +45,10 @@ class ExtractOptions:
     output: Path | None = None
     backbone: str = "vgg16"
     layer: str | None = None
-    image_size: int = 224
+    image_size: int | None = None
     scales: tuple[int, ...] | None = None
     flip: bool = False
-    resize: str = "squash"
+    resize: str | None = None
     batch_size: int | None = None
     precision: str = "auto"
     engine: str = "auto"
@@ -62,11 +64,6 @@ class ExtractOptions:
     skip_bad: bool = False
     overwrite: bool = False
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Width and height of resized photos, in pixels; the first size is the main one."""
-        return self.scales or (self.image_size,)
-
 
 def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[MapInput]":
     """Return the job that pools stored maps; the file records `command`.
@@ -81,10 +78,11 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[MapIn
     from bilinear_cli.extraction.existing import read_projection
     from bilinear_cli.extraction.from_maps import MapInput
     from bilinear_cli.extraction.job import Job
-    from bilinear_cli.poolings.registry import MAPS
+    from bilinear_cli.poolings.registry import MAPS, check_class_token
     from bilinear_cli.store import FeatureFile
 
     path, specs = options.maps, _specs(options)
+    check_class_token(specs, has_class_token=False)
     assert path
     output = _output(options, f"{path.stem}-{'-'.join(specs).replace(':', '-')}.h5")
     with FeatureFile(path) as file:
@@ -124,9 +122,9 @@ def photos_job(
     photo_set = load_photo_set(options.data, split_seed=options.split_seed, progress=progress)
     if options.limit:
         photo_set = photo_set.limit(options.limit)
-    network = _network(options)
+    network = make_network(options)
     recipe = make_recipe(options, network)
-    output = _output(options, _file_name(photo_set.name, recipe, options))
+    output = _output(options, _file_name(photo_set.name, recipe))
     return Job(
         PhotoInput(photo_set, network),
         recipe,
@@ -137,7 +135,8 @@ def photos_job(
         attributes={
             "command": json.dumps([*command]),
             "limit": options.limit or 0,
-            "weights_differing": " ".join(network.weights().differing),
+            "weights_differing": " ".join(network.differing()),
+            **({"backbone_path": network.source} if is_onnx(network.backbone) else {}),
         },
         overwrite=options.overwrite,
         skip_bad=options.skip_bad,
@@ -148,13 +147,26 @@ def _specs(options: ExtractOptions) -> tuple[str, ...]:
     from bilinear_cli.poolings.registry import MAPS, get_pooling
 
     specs = tuple(dict.fromkeys(get_pooling(spec).spec for spec in options.pooling))
-    if MAPS in specs and len(options.sizes) > 1:
+    if MAPS in specs and len(options.scales or ()) > 1:
         raise UsageError("maps (conv5) of several --scales differ in shape. Use one size.")
     return specs
 
 
-def _network(options: ExtractOptions) -> Network:
-    """Return the network; its weights do not depend on the folder of the process."""
+def make_network(options: ExtractOptions) -> Network:
+    """Return the network; its files do not depend on the folder of the process.
+
+    Raises:
+        BilinearError: an engine or a precision needs a library that is missing.
+        UsageError: the options do not fit the network.
+    """
+    path = Path(options.backbone)
+    if names_onnx(path) or (path.is_dir() and len(path.parts) > 1):
+        _check_onnx_options(options)
+        return Network(onnx_name(path), str(path.absolute()))
+    if options.resize == PROCESSOR:
+        raise UsageError(
+            f"--resize {PROCESSOR} is for ONNX networks. Use {', '.join(CHOICES['resize'])}."
+        )
     backbone, source = options.backbone.lower(), Path(options.weights)
     if options.precision == "int8":
         check_int8(backbone)  # before weights are fetched
@@ -163,36 +175,43 @@ def _network(options: ExtractOptions) -> Network:
     return Network(backbone, str(source.resolve()) if source.is_file() else options.weights)
 
 
+def _check_onnx_options(options: ExtractOptions) -> None:
+    """Raise a UsageError for an option that an ONNX network decides itself."""
+    given = {"precision": options.precision, "engine": options.engine, "weights": options.weights}
+    for name, value in given.items():
+        if value not in ("auto", "float32"):
+            raise UsageError(
+                f"--{name} {value} does not fit the ONNX network {options.backbone}, whose file "
+                "decides this. Remove the option."
+            )
+
+
 def make_recipe(options: ExtractOptions, network: Network) -> Recipe:
     """Return the recipe of these options; `auto` and batch size 0 are left to be resolved.
 
     Raises:
-        BilinearError: the weights cannot be fetched.
+        BilinearError: the weights cannot be fetched, or an ONNX network cannot be loaded.
         UsageError: the options do not fit each other.
     """
-    weights_sha256 = network.sha256()  # raises for an unknown network
-    backbone = options.backbone.lower()
+    defaults = network.defaults(options.layer, options.image_size)
+    sizes = options.scales or (options.image_size or defaults.image_size,)
+    resize = options.resize or PROCESSOR
     precision = "float32" if options.engine == "ncnn" else options.precision
-    layer = options.layer or "block5_conv3"
-    if not options.layer and backbone != "vgg16":
-        from bilinear_cli.networks.applications import resolve_layer
-
-        layer = resolve_layer(backbone, None)
     recipe = Recipe(
         specs=_specs(options),
-        layer=layer,
-        image_size=options.sizes[0],
-        resize=options.resize,
-        precision=precision,
+        layer=defaults.layer,
+        image_size=sizes[0],
+        resize=defaults.resize if resize == PROCESSOR else resize,
+        precision=defaults.precision or precision,
         batch_size=options.batch_size or 0,
-        weights_sha256=weights_sha256,
-        backbone=backbone,
-        views=view_names(options.sizes, options.flip),
+        weights_sha256=network.sha256(),  # raises for an unknown network
+        backbone=network.backbone,
+        views=view_names(sizes, options.flip),
         shard=options.shard,
         seed=options.seed,
-        engine=options.engine,
+        engine=defaults.engine or options.engine,
     )
-    return with_precision(recipe, precision)
+    return with_precision(recipe, recipe.precision)
 
 
 def _output(options: ExtractOptions, default: str) -> Path:
@@ -202,10 +221,11 @@ def _output(options: ExtractOptions, default: str) -> Path:
     return output
 
 
-def _file_name(name: str, recipe: Recipe, options: ExtractOptions) -> str:
+def _file_name(name: str, recipe: Recipe) -> str:
     network = [] if recipe.backbone == "vgg16" else [recipe.backbone]
-    flip = ["flip"] if options.flip else []
-    words = [name, *network, recipe.layer, *map(str, options.sizes), *flip]
+    sizes = distinct_sizes(recipe.parsed_views)
+    flip = ["flip"] if any(view.flip for view in recipe.parsed_views) else []
+    words = [name, *network, recipe.layer, *map(str, sizes), *flip]
     if recipe.shard != UNSHARDED:
         words.append("shard" + recipe.shard.replace("/", "of"))
-    return "-".join(words) + ".h5"
+    return "-".join(words).replace("/", "-") + ".h5"

@@ -126,7 +126,12 @@ def _has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
 
 
-def resolve_batch_size(image_size: int, engine: str = ENGINE) -> int:
-    """Return a batch size of about 800,000 pixels (16 photos at 224), less if memory is short."""
-    pixels = min(16 * 224**2, free_memory() // 2 // BYTES_PER_PIXEL[engine])
-    return int(np.clip(pixels // image_size**2, 1, MAX_BATCH_SIZE))
+def resolve_batch_size(image_size: int, photo_bytes: int) -> int:
+    """Return a batch size of about 800,000 pixels (16 photos at 224), less if memory is short.
+
+    Args:
+        image_size: width and height of the photos in pixels.
+        photo_bytes: memory that a photo of a batch takes.
+    """
+    n = min(16 * 224**2 // image_size**2, free_memory() // 2 // photo_bytes)
+    return int(np.clip(n, 1, MAX_BATCH_SIZE))

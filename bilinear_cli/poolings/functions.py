@@ -23,6 +23,13 @@ max_pool = partial(tf.reduce_max, axis=(1, 2))
 avg_pool = partial(tf.reduce_mean, axis=(1, 2))
 sum_pool = partial(tf.reduce_sum, axis=(1, 2))
 keep_maps = tf.identity
+
+
+def class_token(maps: tf.Tensor, class_token: tf.Tensor) -> tf.Tensor:
+    """Return the class token, (batch, d)."""
+    return class_token
+
+
 # Rows (batch, d) divided by their l2 norm; a row of zeros stays zero.
 l2_normalize = partial(tf.math.l2_normalize, axis=1)
 

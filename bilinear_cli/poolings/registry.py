@@ -9,7 +9,7 @@ A new pooling is a function in `functions.py` and an entry in `ENTRIES`.
 
 import re
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -67,7 +67,7 @@ class Pooling:
             classifier's score is a sum over locations.
         supports_xla: XLA compiles the function, and well.
         aliases: other names that may be typed.
-        uses_class_token: the function also takes `class_token`, None if the network has none.
+        uses_class_token: the function also takes `class_token`, which the network must have.
         size: the number after the colon of the spec; None for none.
     """
 
@@ -137,6 +137,7 @@ ENTRIES = (
     Pooling("max", "the largest value of each channel", "max_pool"),
     Pooling("avg", "the mean of each channel", "avg_pool"),
     Pooling("sum", "the sum of each channel", "sum_pool"),
+    Pooling("cls", "the class token of a transformer", "class_token", uses_class_token=True),
     matrix_pooling(
         "bilinear", "sums of products of two channels", "outer_product_sum", explainable=True
     ),
@@ -176,6 +177,16 @@ def get_pooling(spec: str) -> Pooling:
     if not (re.fullmatch("[0-9]{1,9}", size) and int(size) > 0):
         raise UsageError(f"{spec}: the size after the colon must be an integer from 1 to 999999999")
     return replace(pooling, size=int(size))
+
+
+def check_class_token(specs: Iterable[str], has_class_token: bool) -> None:
+    """Raise a UsageError if a pooling uses a class token where there is none."""
+    for spec in specs:
+        if get_pooling(spec).uses_class_token and not has_class_token:
+            raise UsageError(
+                f"--pooling {spec} needs the class token of a transformer, and there is none here. "
+                "Use avg."
+            )
 
 
 def is_known_pooling(spec: str) -> bool:

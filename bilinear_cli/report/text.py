@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,11 @@ def _lines(facts: dict[str, Any], counts: dict[str, dict[str, int]]) -> str:
     for name, n in counts.items():
         short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
         facts[f"class {short}"] = f"{n['train']} train, {n['test']} test"
+    return format_facts(facts)
+
+
+def format_facts(facts: Mapping[str, Any]) -> str:
+    """Return a line for each fact."""
     width = max(map(len, facts))
     return "\n".join(printable(f"{name:{width}}  {as_text(x)}") for name, x in facts.items())
 

@@ -1,0 +1,241 @@
+"""Photos -> maps of an ONNX network, by ONNX Runtime."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from bilinear_cli.errors import BilinearError, UsageError, abbreviate, one_line
+from bilinear_cli.machine import n_cpus
+from bilinear_cli.networks.onnx_maps import MapLayout, find_layout
+from bilinear_cli.networks.onnx_model import (
+    EXTRA,
+    OnnxModel,
+    load_graph,
+    quantizes_dynamically,
+    read_model,
+)
+from bilinear_cli.recipe import Recipe
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+log = logging.getLogger(__name__)
+
+GPU_PROVIDERS = ("CUDAExecutionProvider", "ROCMExecutionProvider", "DmlExecutionProvider")
+LAST_LAYER = "last_hidden_state"  # what Hugging Face's exporters call it
+
+
+class OnnxNetwork:
+    """An ONNX network that is loaded up to one of its tensors.
+
+    Attributes:
+        model: the network.
+        layer: the name of the tensor.
+    """
+
+    def __init__(self, model: OnnxModel, layer: str) -> None:
+        self.model, self.layer = model, layer
+        self._session = open_session(model.path, layer)
+        # Dynamic quantisation takes its scales from the whole batch: rows would depend on it.
+        one = quantizes_dynamically(model.path)
+        self._batch_size = 1 if one else _fixed(self._session.get_inputs()[0].shape[0])
+        self._layouts: dict[int, tuple[tuple[int, ...], MapLayout]] = {}
+
+    @property
+    def provider(self) -> str:
+        """What executes the graph, in ONNX Runtime's words, such as CPU or CUDA."""
+        return self._session.get_providers()[0].removesuffix("ExecutionProvider")
+
+    def layout(self, size: int) -> tuple[tuple[int, ...], MapLayout]:
+        """Return the tensor's shape for one photo of this size, and where its maps are.
+
+        Raises:
+            UsageError: the graph cannot take this size, or the tensor has no maps.
+        """
+        if size not in self._layouts:
+            shape = self.run_black_photo(size).shape
+            layout = find_layout(shape, self.model.config, size)
+            if not layout:
+                raise UsageError(
+                    f"{self.layer} of {self.model.path} has no maps: its shape is {shape} for a "
+                    f"photo of {size} pixels. Choose another --layer; bilinear info "
+                    f"{self.model.path} lists them."
+                )
+            self._layouts[size] = shape, layout
+        return self._layouts[size]
+
+    def run_black_photo(self, size: int) -> np.ndarray:
+        """Return the tensor for one black photo, or raise a UsageError if the size is wrong."""
+        fixed, preferred = (
+            _fixed(self._session.get_inputs()[0].shape[2]),
+            self.model.preprocessing.size,
+        )
+        if fixed not in (None, size):
+            raise UsageError(
+                f"{self.model.path} takes photos of {fixed} pixels only. Use --image-size {fixed}."
+            )
+        patch = self.model.patch_size
+        if patch and size % patch and size != preferred:
+            multiple = max(1, round(size / patch)) * patch
+            raise UsageError(
+                f"{self.model.path} divides photos into patches of {patch} pixels, and {size} is "
+                f"not a multiple. Use --image-size {multiple}."
+            )
+        try:
+            return self._run(np.zeros((1, size, size, 3), np.uint8))
+        except MemoryError as error:
+            advice = f"use --image-size {preferred}, the size of its publisher"
+            if size == preferred:
+                advice = "it may be damaged, or need a newer ONNX Runtime"
+            raise UsageError(
+                f"{self.model.path} cannot take photos of {size} pixels: {advice}. ONNX Runtime "
+                f"says: {one_line(error)[:200]}"
+            ) from error
+
+    def measure_memory(self, size: int) -> int:
+        """Return the bytes that a photo of a batch takes, by a trial of four."""
+        self.run_black_photo(size)  # raises if the size is wrong
+        process = psutil.Process()
+        before = process.memory_info().rss
+        self._run(np.zeros((4, size, size, 3), np.uint8))
+        return max((process.memory_info().rss - before) // 4, size**2 * 3 * 4)
+
+    def maps(self, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the maps and class tokens of uint8 photos, see `MapLayout.split`."""
+        _, layout = self.layout(photos.shape[1])
+        maps, class_token = layout.split(self._run(photos))
+        return np.ascontiguousarray(maps), np.ascontiguousarray(class_token)
+
+    def _run(self, photos: np.ndarray) -> np.ndarray:
+        """Return the tensor, float32, for uint8 photos (batch, size, size, 3)."""
+        n = self._batch_size or len(photos)
+        padding = np.zeros((-len(photos) % n, *photos.shape[1:]), np.uint8)
+        padded = np.concatenate([photos, padding])
+        parts = [self._run_batch(padded[i : i + n]) for i in range(0, len(padded), n)]
+        return np.concatenate(parts)[: len(photos)]
+
+    def _run_batch(self, photos: np.ndarray) -> np.ndarray:
+        try:
+            feed = photo_feed(self._session, self.model, photos)
+            (output,) = self._session.run([self.layer], feed)
+        except Exception as error:  # ONNX Runtime's own; after a first run only memory can fail
+            raise MemoryError(str(error)) from error
+        return np.asarray(output, np.float32)
+
+
+def _fixed(dimension: int | str | None) -> int | None:
+    """Return the length of a fixed dimension of the graph's input; others have names."""
+    return dimension if isinstance(dimension, int) and dimension > 0 else None
+
+
+def load_onnx(path: Path, recipe: Recipe) -> Callable[[Any], Any]:
+    """Load an ONNX network up to the recipe's layer; log what executes it.
+
+    Returns:
+        A function as `Network.load` returns it.
+
+    Raises:
+        BilinearError: the network cannot be loaded.
+        UsageError: it cannot take photos of this size, or the layer has no maps.
+    """
+    import tensorflow as tf
+
+    network = OnnxNetwork(read_model(path), recipe.layer)
+    network.layout(recipe.image_size)
+    values = (network.provider, recipe.engine, recipe.batch_size)
+    log.info("%s by %s, %d photos per batch", *values)
+
+    def forward(photos: tf.Tensor) -> Any:
+        shape, layout = network.layout(photos.shape[1])
+        outputs = tf.numpy_function(network.maps, [photos], [tf.float32, tf.float32])
+        trial = layout.split(np.zeros(shape, np.float32))
+        shapes = [(photos.shape[0], *x.shape[1:]) for x in trial]
+        maps, class_token = map(tf.ensure_shape, outputs, shapes)
+        return (maps, class_token) if layout.has_class_token else maps
+
+    return forward
+
+
+def open_session(path: Path, layer: str | None = None) -> "onnxruntime.InferenceSession":
+    """Load a graph into ONNX Runtime, with a tensor inside it as one more output.
+
+    Raises:
+        BilinearError: ONNX Runtime is not installed, or refuses the graph.
+        UsageError: the graph has no tensor of this name.
+    """
+    graph = load_graph(path)
+    outputs = [output.name for output in graph.graph.output]
+    if layer and layer not in outputs:
+        names = [name for node in graph.graph.node for name in node.output]
+        if layer not in names:
+            similar = [name for name in names if layer in name] or outputs
+            raise UsageError(f"{path} has no tensor {layer!r}, but has {abbreviate(similar)}")
+        graph.graph.output.add().name = layer
+    return start_session(graph, path)
+
+
+def start_session(graph: "onnx.ModelProto", path: Path) -> "onnxruntime.InferenceSession":
+    """Return a session of a graph; its external weights are beside `path`.
+
+    Raises:
+        BilinearError: ONNX Runtime is not installed, or refuses the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BilinearError(f"ONNX networks need onnxruntime. Run {EXTRA}.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_cpus()
+    options.log_severity_level = 4  # its errors are also raised
+    folder = str(path.parent.absolute())
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    available = onnxruntime.get_available_providers()
+    providers = [name for name in GPU_PROVIDERS if name in available] + ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers)
+    except Exception as error:  # ONNX Runtime's own
+        raise BilinearError(
+            f"ONNX Runtime cannot load {path}: {one_line(error)[:300]}. A newer version may: run "
+            "pip install --upgrade onnxruntime."
+        ) from error
+
+
+def photo_feed(
+    session: "onnxruntime.InferenceSession", model: OnnxModel, photos: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return uint8 photos (batch, size, size, 3) as the input of the graph."""
+    (graph_input,) = session.get_inputs()
+    x = model.preprocessing.normalize(photos).transpose(0, 3, 1, 2)
+    dtype = np.float16 if "float16" in graph_input.type else np.float32
+    return {graph_input.name: np.ascontiguousarray(x, dtype)}
+
+
+def default_layer(model: OnnxModel, size: int) -> str:
+    """Return the output of the graph that has maps of photos of this size.
+
+    Raises:
+        UsageError: no output has maps, or several.
+    """
+    session = open_session(model.path)
+    layers = {}
+    for output in session.get_outputs():
+        network = OnnxNetwork(model, output.name)
+        shape = network.run_black_photo(size).shape
+        layout = find_layout(shape, model.config, size)
+        layers[output.name] = shape, layout
+    names = [name for name, (_, layout) in layers.items() if layout]
+    if LAST_LAYER in names:
+        return LAST_LAYER
+    if len(names) == 1:
+        return names[0]
+    shapes = ", ".join(f"{name} {shape}" for name, (shape, _) in layers.items())
+    found = "several outputs with maps" if names else "no output with maps"
+    raise UsageError(
+        f"{model.path} has {found}: {shapes}. Choose a tensor with --layer; bilinear info "
+        f"{model.path} lists them."
+    )

@@ -1,0 +1,225 @@
+"""An ONNX network in a file or in a folder of Hugging Face's layout: find it, and check it.
+
+A file from a stranger is data. A graph with operators of its own, or with weights outside its
+folder, is refused before anything runs.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bilinear_cli.errors import BilinearError, UsageError, abbreviate, one_line
+from bilinear_cli.networks.preprocessing import EXAMPLE, Preprocessing
+
+if TYPE_CHECKING:
+    import onnx
+
+SUFFIX = ".onnx"
+# Where a folder of Hugging Face's layout has its graph
+GRAPHS = ("onnx/model.onnx", "onnx/vision_model.onnx", "model.onnx", "vision_model.onnx")
+PREPROCESSOR = "preprocessor_config.json"
+DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # of ONNX Runtime's own operators
+DYNAMIC_QUANTIZATION = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+EXTRA = "pip install '.[onnxruntime]'"
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """An ONNX network and what its publisher says of it.
+
+    Attributes:
+        path: of the graph.
+        config: of `config.json`; empty if there is none.
+        preprocessing: of `preprocessor_config.json`.
+        files: all files that decide the maps.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    preprocessing: Preprocessing
+    files: tuple[Path, ...]
+
+    @property
+    def patch_size(self) -> int | None:
+        """Width and height of the patches of a transformer in pixels, by the configuration."""
+        patch = (self.config.get("vision_config") or self.config).get("patch_size")
+        return patch if isinstance(patch, int) and patch > 0 else None
+
+    def sha256(self) -> str:
+        """Return what identifies the network: the SHA-256 of the SHA-256 of its files."""
+        digests = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                digests.update(hashlib.file_digest(file, "sha256").digest())
+        return digests.hexdigest()
+
+
+def quantizes_dynamically(path: Path) -> bool:
+    """Return whether the graph computes the scales of its 8-bit numbers while it runs."""
+    return any(node.op_type in DYNAMIC_QUANTIZATION for node in load_graph(path).graph.node)
+
+
+def is_onnx(backbone: str) -> bool:
+    """Return whether a backbone's name is that of an ONNX network."""
+    return backbone.endswith(SUFFIX)
+
+
+def names_onnx(path: Path) -> bool:
+    """Return whether a backbone or another argument is the path of an ONNX network."""
+    return path.suffix == SUFFIX or any([*path.glob(f"*{SUFFIX}"), *path.glob(f"onnx/*{SUFFIX}")])
+
+
+def onnx_name(path: Path) -> str:
+    """Return the name of an ONNX network in a recipe: that of its folder, or of a single file."""
+    graph = find_graph(path).absolute()
+    folder = graph.parent.parent if graph.parent.name == "onnx" else graph.parent
+    if graph not in [folder / name for name in GRAPHS]:
+        return graph.name
+    if folder.parent.name == "snapshots":  # of Hugging Face's cache, models--owner--name/snapshots
+        return folder.parents[1].name.rpartition("--")[2] + SUFFIX
+    return folder.name + SUFFIX
+
+
+def find_graph(path: Path) -> Path:
+    """Return the file of the graph.
+
+    Raises:
+        UsageError: the folder has no graph, or several.
+    """
+    if not path.is_dir():
+        return path
+    graphs = [path / name for name in GRAPHS if (path / name).is_file()]
+    graphs = graphs[:1] or sorted([*path.glob(f"*{SUFFIX}"), *path.glob(f"onnx/*{SUFFIX}")])
+    if len(graphs) == 1:
+        return graphs[0]
+    found = f"has several graphs, {abbreviate(map(str, graphs))}" if graphs else "has no graph"
+    advice = f"Give the path of a file {SUFFIX}, or a folder with {GRAPHS[0]}."
+    raise UsageError(f"the folder {path} {found}. {advice}")
+
+
+def read_model(path: Path) -> OnnxModel:
+    """Read what belongs to an ONNX network, and check it; the graph's weights are not loaded.
+
+    Raises:
+        BilinearError: a file is missing, damaged, or not safe; or a library is not installed.
+        UsageError: the network does not take photos alone.
+    """
+    graph = find_graph(path)
+    external = _check_graph(graph)
+    folders = [graph.parent, graph.parent.parent] if graph.parent.name == "onnx" else [graph.parent]
+    configs = {name: _find(name, folders) for name in ("config.json", PREPROCESSOR)}
+    preprocessor = configs[PREPROCESSOR]
+    if not preprocessor:
+        raise BilinearError(
+            f"{graph} has no {PREPROCESSOR} beside it, which says how photos are prepared. Write "
+            f"this file with the values of the network's publisher, for example: {EXAMPLE}"
+        )
+    try:
+        preprocessing = Preprocessing.from_config(_read_json(preprocessor))
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise BilinearError(f"{preprocessor} cannot be used: {what}. Example: {EXAMPLE}") from error
+    config = configs["config.json"]
+    files = (graph, *external, *filter(None, configs.values()))
+    return OnnxModel(graph, _read_json(config) if config else {}, preprocessing, files)
+
+
+def _find(name: str, folders: list[Path]) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BilinearError(f"cannot read {path}: {one_line(error)[:200]}") from error
+    if not isinstance(content, dict):
+        raise BilinearError(f"cannot read {path}: it is no JSON object")
+    return content
+
+
+def load_graph(path: Path) -> "onnx.ModelProto":
+    """Return the graph without external weights.
+
+    Raises:
+        BilinearError: the file cannot be read, or is not ONNX; or `onnx` is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise BilinearError(f"ONNX networks need {error.name}. Run {EXTRA}.") from error
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise BilinearError(f"cannot read {path}: {error.strerror or error}") from error
+    except (DecodeError, ValueError, RuntimeError) as error:
+        raise BilinearError(f"{path} is not an ONNX file, or is damaged") from error
+    if not model.graph.node:
+        raise BilinearError(f"{path} is not an ONNX file, or is empty")
+    return model
+
+
+def _check_graph(path: Path) -> list[Path]:
+    """Raise unless the graph is safe to run; return the files of its external weights."""
+    model = load_graph(path)
+    _check_inputs(path, model.graph)
+    graphs = [*_subgraphs(model.graph)]
+    domains = {node.domain for graph in graphs for node in graph.node} - DOMAINS
+    domains -= {function.domain for function in model.functions}
+    if domains:
+        raise BilinearError(
+            f"{path} has custom operators ({', '.join(sorted(domains))}), which are not run. "
+            "Export the network with standard operators."
+        )
+    tensors = [tensor for graph in graphs for tensor in graph.initializer]
+    tensors += [a.t for graph in graphs for node in graph.node for a in node.attribute]
+    locations = {x.value for t in tensors for x in t.external_data if x.key == "location"}
+    return [_external_file(path, location) for location in sorted(locations)]
+
+
+def _check_inputs(path: Path, graph: "onnx.GraphProto") -> None:
+    """Raise a UsageError unless the graph takes photos, and nothing else."""
+    from onnx import TensorProto
+
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = {x.name: x.type.tensor_type for x in graph.input if x.name not in constants}
+    if len(inputs) == 1:
+        (photos,) = inputs.values()
+        channels = [dim.dim_value for dim in photos.shape.dim[1:2]]
+        is_float = photos.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        if is_float and len(photos.shape.dim) == 4 and channels[0] in (0, 3):  # 0: not fixed
+            return
+    advice = "Export the network of images alone."
+    if {"input_ids", "token_type_ids"} & inputs.keys():
+        advice = "It takes text. Use the network of images alone, often vision_model.onnx."
+    elif {"spatial_shapes", "pixel_attention_mask"} & inputs.keys():
+        advice = "It takes sequences of patches (NaFlex). Use a variant with a fixed image size."
+    names = ", ".join(f"{name} of {len(x.shape.dim)} dimensions" for name, x in inputs.items())
+    raise UsageError(
+        f"{path} does not take photos alone, as float (batch, 3, height, width), but {names}. "
+        f"{advice}"
+    )
+
+
+def _subgraphs(graph: "onnx.GraphProto") -> Iterator["onnx.GraphProto"]:
+    """Yield a graph, and those of its branches and loops."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _subgraphs(inner)
+
+
+def _external_file(graph: Path, location: str) -> Path:
+    """Return a file of weights, or raise a BilinearError if it is missing or elsewhere."""
+    file = graph.parent / location
+    if Path(location).is_absolute() or ".." in Path(location).parts:
+        raise BilinearError(f"{graph} has weights outside its folder: {location}. It is not run.")
+    if not file.is_file():
+        raise BilinearError(f"the weights of {graph} are missing: {file}. Fetch this file, too.")
+    return file
