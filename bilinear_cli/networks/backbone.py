@@ -24,7 +24,7 @@ from bilinear_cli.recipe import ENGINE
 log = logging.getLogger(__name__)
 
 MAX_BATCH_SIZE = 64
-# Of a batch of vgg16, measured on a CPU in float32. ncnn computes one photo at a time, in 2,000 more.
+# Of a batch of vgg16, measured on a CPU in float32. ncnn computes a photo at a time, in 2,000 more.
 BYTES_PER_PIXEL = {"tensorflow": 700, "ncnn": 70}
 BFLOAT16_CPU = r"(?m)^flags\b.*\b(avx512_bf16|amx_bf16)\b"  # in /proc/cpuinfo
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
