@@ -320,13 +320,23 @@ def test_both_engines_predict_alike_with_a_run(
         np.testing.assert_allclose(*probabilities, atol=1e-3)
 
 
+def test_predict_refuses_ncnn_before_the_network_is_loaded(
+    train: Run, birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["predict", train("plain"), birds, "--engine", "ncnn"]
+    monkeypatch.setattr(Network, "weights", None)
+    mix = ["--precision", "bfloat16", "--allow-precision-mix"]
+    error_line(run_command(*words, *mix, code=2), "--engine ncnn", "bfloat16")
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    error_line(run_command(*words, code=1), "ncnn", ".[fast]")
+
+
 def test_a_run_of_ncnn_predicts_and_explains_without_it(
     train: Run, birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, photo = train("fast"), birds / "wren" / "0.png"
     run_command("explain", run, photo, "-o", "with.png")
     monkeypatch.setitem(sys.modules, "ncnn", None)
-    error_line(run_command("predict", run, photo, "--engine", "ncnn", code=1), "ncnn", ".[fast]")
     assert run_command("predict", run, photo).stdout.startswith(str(photo))
     run_command("explain", run, photo, "-o", "without.png")
     assert Path("with.png").exists()
