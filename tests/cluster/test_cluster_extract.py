@@ -94,13 +94,15 @@ def test_auto_is_what_suits_the_workers(
     assert recipe.batch_size == backbone.resolve_batch_size(32, recipe.engine)
 
 
+@pytest.mark.parametrize("engine", ["tensorflow", "ncnn"])
 def test_rows_of_an_earlier_file_are_reused_with_their_projection(
-    on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
+    engine: str, on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
 ) -> None:
+    recipe = replace(RECIPE, engine=engine)
     earlier = extract_locally(birds.limit(8), RECIPE, tmp_path / "one" / "x.h5")
-    on_workers.extract(birds, RECIPE, reuse=earlier)
+    on_workers.extract(birds, recipe, reuse=earlier)
     assert len(on_workers.network.batches()) <= 3  # for 3 of 11 photos
-    expected = extract_locally(birds, RECIPE, tmp_path / "two" / "y.h5", reuse=earlier)
+    expected = extract_locally(birds, recipe, tmp_path / "two" / "y.h5", reuse=earlier)
     assert_same(on_workers.output, expected)
 
 
