@@ -1,14 +1,16 @@
-"""Where the cache is, and how much memory is free."""
+"""Where the cache is, how much memory is free, and how many processors a process may use."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
+import joblib
 import platformdirs
 import psutil
 import pytest
+from support.commands import run_python
 
 from bilinear_cli.files import cache_folder
-from bilinear_cli.machine import free_memory
+from bilinear_cli.machine import free_memory, n_cpus
 
 MACHINE = 4_000_000
 
@@ -45,3 +47,19 @@ def test_a_containers_limit_counts_and_its_cached_files_do_not(cgroup: Path) -> 
 def test_without_a_limit_the_machines_memory_counts(cgroup: Path, folder: str) -> None:
     (cgroup / "memory.max").write_text("max\n")
     assert free_memory(cgroup / folder) == MACHINE
+
+
+# The caller's limit of threads, which joblib would obey, is removed
+COUNT = """
+import os
+os.environ.pop("LOKY_MAX_CPU_COUNT", None)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from bilinear_cli.machine import n_cpus
+print(n_cpus())
+"""
+
+
+def test_only_the_processors_of_the_process_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_python(COUNT) == "1\n"
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 5)  # which also knows the container's quota
+    assert n_cpus() == 5

@@ -97,8 +97,8 @@ def run_winograd(network: Any, layer: str, photos: np.ndarray) -> np.ndarray:
     mean = mean_colour()[::-1].tolist()
     height, width = photos.shape[1:3]
     maps = []
-    for photo in photos:
-        # from_pixels copies. A Mat made from an array would borrow memory and not keep it alive.
+    for photo in np.ascontiguousarray(photos):  # from_pixels ignores strides
+        # It copies, too. A Mat made from an array would borrow memory and not keep it alive.
         pixels = ncnn.Mat.from_pixels(photo, ncnn.Mat.PixelType.PIXEL_RGB2BGR, width, height)
         pixels.substract_mean_normalize(mean, [])
         extractor = network.create_extractor()

@@ -31,7 +31,7 @@ from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster.shards_folder import is_complete, shards_folder
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.from_photos import PhotoInput
-from bilinear_cli.extraction.job import Job
+from bilinear_cli.extraction.job import Job, installed_versions
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -78,24 +78,31 @@ def test_rows_are_those_of_a_single_run(
     assert len(loaded_by) == len(set(loaded_by)) <= 2
 
 
-def test_auto_precision_and_batch_size_are_those_that_suit_the_workers(
-    on_workers: OnWorkers, birds: PhotoSet
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_auto_is_what_suits_the_workers(
+    precision: str, on_workers: OnWorkers, birds: PhotoSet
 ) -> None:
-    from bilinear_cli.networks.backbone import resolve_batch_size, resolve_precision
+    from bilinear_cli.networks import backbone
 
-    on_workers.extract(birds, replace(MAX, precision="auto", batch_size=0))
+    auto = replace(MAX, precision=precision, engine="auto", batch_size=0)
+    on_workers.extract(birds, auto)
     with FeatureFile(on_workers.output) as file:
-        assert file.attributes["precision"] == resolve_precision("auto")
-        assert file.attributes["batch_size"] == resolve_batch_size(32)
+        recipe = file.recipe
+        assert file.attributes["versions"] == installed_versions(recipe)
+    assert recipe.precision == backbone.resolve_precision(precision)
+    assert recipe.engine == backbone.resolve_engine("auto", "vgg16", recipe.precision)
+    assert recipe.batch_size == backbone.resolve_batch_size(32, recipe.engine)
 
 
+@pytest.mark.parametrize("engine", ["tensorflow", "ncnn"])
 def test_rows_of_an_earlier_file_are_reused_with_their_projection(
-    on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
+    engine: str, on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
 ) -> None:
+    recipe = replace(RECIPE, engine=engine)
     earlier = extract_locally(birds.limit(8), RECIPE, tmp_path / "one" / "x.h5")
-    on_workers.extract(birds, RECIPE, reuse=earlier)
+    on_workers.extract(birds, recipe, reuse=earlier)
     assert len(on_workers.network.batches()) <= 3  # for 3 of 11 photos
-    expected = extract_locally(birds, RECIPE, tmp_path / "two" / "y.h5", reuse=earlier)
+    expected = extract_locally(birds, recipe, tmp_path / "two" / "y.h5", reuse=earlier)
     assert_same(on_workers.output, expected)
 
 

@@ -31,6 +31,7 @@ from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import installed_versions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import locked
 
 
@@ -46,9 +47,43 @@ def test_auto_precision_and_batch_size_suit_workers_that_differ(
     workers: list[tuple[str, int]], chosen: tuple[str, int]
 ) -> None:
     recipes = [replace(RECIPE, precision=precision, batch_size=n) for precision, n in workers]
-    client = SimpleNamespace(run=lambda *_: dict(enumerate(recipes)))
-    recipe = resolve_on_workers(client, replace(RECIPE, precision="auto", batch_size=0))
+    recipe = resolve_auto(*[(recipe, "keras 3") for recipe in recipes]).recipe
     assert (recipe.precision, recipe.batch_size) == chosen
+
+
+NCNN = ("float32", "ncnn", "keras 3, ncnn 1")
+TENSORFLOW = ("float32", "tensorflow", "keras 3")
+
+
+@pytest.mark.parametrize(
+    ("workers", "chosen"),
+    [
+        ([NCNN, NCNN], NCNN),
+        ([NCNN, ("float32", "ncnn", "keras 3, ncnn 2")], TENSORFLOW),
+        ([NCNN, TENSORFLOW], TENSORFLOW),
+        ([("bfloat16", "tensorflow", "keras 3"), NCNN], TENSORFLOW),
+    ],
+)
+def test_auto_takes_ncnn_if_all_workers_have_the_same_version_of_it(
+    workers: list[tuple[str, str, str]], chosen: tuple[str, str, str]
+) -> None:
+    requirements = resolve_auto(
+        *[
+            (replace(RECIPE, precision=precision, engine=engine), versions)
+            for precision, engine, versions in workers
+        ]
+    )
+    recipe = requirements.recipe
+    assert (recipe.precision, recipe.engine, requirements.versions) == chosen
+
+
+def resolve_auto(*workers: tuple[Recipe, str]) -> ExtractRequirements:
+    """Resolve an open recipe by what each worker would take, and its versions."""
+    client = SimpleNamespace(run=lambda *_: dict(enumerate(workers)))
+    recipe = replace(RECIPE, precision="auto", engine="auto", batch_size=0)
+    network = Network("vgg16", "random")
+    requirements = ExtractRequirements(Path(), Path(), None, network, recipe, "keras 3")
+    return resolve_on_workers(client, requirements)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +153,7 @@ def test_a_worker_checks_all_requirements(
     folder, none = requirements.token.parent, tmp_path / "none"
     assert requirements.photo
     photo, size = requirements.photo
-    versions, keras = installed_versions(), version("keras")
+    versions, keras = installed_versions(RECIPE), version("keras")
     other_weights = replace(RECIPE, weights_sha256=OTHER_SHA256)
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"token": folder / "none"}, (folder, "--output")),
@@ -135,7 +170,7 @@ def test_a_worker_checks_all_requirements(
         for change, facts in changes:
             assert_names(str(replace(requirements, **change).fault()), *facts)
         assert in_int8.fault() is None
-        monkeypatch.setattr("bilinear_cli.extraction.job.INT8_PACKAGES", ("no-such-package",))
+        monkeypatch.setattr("bilinear_cli.recipe.INT8_PACKAGES", ("no-such-package",))
         assert_names(str(in_int8.fault()), "no-such-package")
 
 

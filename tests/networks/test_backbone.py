@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 from pathlib import Path
 from unittest.mock import Mock, call
 
@@ -53,15 +54,40 @@ def test_auto_depends_on_the_device_and_an_explicit_precision_is_kept(
     assert backbone.resolve_precision(precision) == (auto if precision == "auto" else precision)
 
 
-@pytest.mark.parametrize("names", [[], ["A GPU"]])
-def test_8_bits_are_named_only_where_they_are_offered(
-    names: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+VGG16_ON_A_CPU = ("vgg16", "float32", [])
+NOT_FOR_NCNN = [
+    *(("vgg16", "bfloat16", []), ("vgg16", "float16", []), ("vgg16", "int8", [])),
+    *(("resnet50", "float32", []), ("vgg16", "float32", ["A GPU"])),
+]
+
+
+@pytest.mark.parametrize("case", [VGG16_ON_A_CPU, *NOT_FOR_NCNN])
+@pytest.mark.parametrize("engine", ["auto", "tensorflow", "ncnn"])
+def test_auto_is_ncnn_only_where_it_serves_and_an_explicit_engine_is_kept(
+    case: tuple[str, str, list[str]], engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name, precision, devices = case
+    gpus(monkeypatch, *({"device_name": device} for device in devices))
+    auto = "ncnn" if case == VGG16_ON_A_CPU else "tensorflow"
+    expected = auto if engine == "auto" else engine
+    assert backbone.resolve_engine(engine, name, precision) == expected
+
+
+@pytest.mark.parametrize("case", [VGG16_ON_A_CPU, *NOT_FOR_NCNN])
+def test_the_extra_of_ncnn_is_named_only_where_it_would_serve(
+    case: tuple[str, str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name, precision, devices = case
     caplog.set_level(logging.INFO)
-    gpus(monkeypatch, *({"device_name": name} for name in names))
-    monkeypatch.setattr(backbone, "_has_bfloat16", lambda: False)
-    backbone.resolve_precision("auto")
-    assert ("--precision int8" in caplog.text) is (not names)
+    gpus(monkeypatch, *({"device_name": device} for device in devices))
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    assert backbone.resolve_engine("auto", name, precision) == "tensorflow"
+    assert (".[fast]" in caplog.text) is (case == VGG16_ON_A_CPU)
+    caplog.clear()
+    backbone.resolve_engine("tensorflow", name, precision)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
@@ -179,6 +205,17 @@ def test_each_gpus_memory_is_taken_as_needed(monkeypatch: pytest.MonkeyPatch) ->
     assert grow.mock_calls == [call("GPU:0", True), call("GPU:1", True)]
 
 
+def test_tensorflow_takes_the_threads_of_this_process_unless_it_has_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = Mock(side_effect=[None, RuntimeError])
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", limit)
+    monkeypatch.setattr(backbone, "n_cpus", lambda: 3)
+    backbone.configure_devices()
+    backbone.configure_devices()
+    assert limit.mock_calls == [call(3), call(3)]
+
+
 @pytest.mark.parametrize(
     ("free", "image_size", "expected"),
     [
@@ -191,3 +228,10 @@ def test_the_batch_size_depends_on_image_size_and_free_memory(
 ) -> None:
     monkeypatch.setattr(backbone, "free_memory", lambda: free)
     assert backbone.resolve_batch_size(image_size) == expected
+
+
+def test_ncnn_needs_less_memory_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "free_memory", lambda: 10**9)
+    assert backbone.resolve_batch_size(224) < backbone.resolve_batch_size(224, "ncnn")
+    monkeypatch.setattr(backbone, "free_memory", lambda: 10**11)
+    assert backbone.resolve_batch_size(224) == backbone.resolve_batch_size(224, "ncnn")

@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import keras
 import numpy as np
@@ -241,6 +241,15 @@ def test_a_lack_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "_interpreter", Mock(side_effect=fault))
     with raises(BilinearError, 2, "--batch-size 1"):
         compute({40: pattern(40, 2)})
+
+
+@pytest.mark.usefixtures("cached")
+def test_litert_takes_the_threads_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter = MagicMock()
+    monkeypatch.setattr("ai_edge_litert.interpreter.Interpreter", interpreter)
+    monkeypatch.setattr(int8, "n_cpus", lambda: 3)
+    int8._interpreter.__wrapped__(b"model", (1, 34, 34, 3))
+    assert interpreter.call_args.kwargs["num_threads"] == 3
 
 
 # Where int8 works ------------------------------------------------------------------------------

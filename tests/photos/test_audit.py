@@ -14,9 +14,11 @@ from click.testing import Result
 from PIL import Image, ImageEnhance
 from support.commands import run_command
 from support.errors import assert_names
+from support.network import random_kernel, small_network, use_small_network
 from support.photos import make_photo
 
-from bilinear_cli.extraction.options import estimate_cost, row_bytes
+from bilinear_cli.extraction.forecast import forecast_extraction
+from bilinear_cli.networks.network import Network
 from bilinear_cli.photos import audit
 from bilinear_cli.photos.photo_set import load_photo_set
 
@@ -33,6 +35,11 @@ def scene(seed: int) -> Image.Image:
 def save_scene(path: Path, seed: int, quality: int = 90) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scene(seed).save(path, quality=quality)
+
+
+@pytest.fixture(autouse=True)
+def _small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_network(monkeypatch)
 
 
 @pytest.fixture
@@ -282,12 +289,30 @@ def test_a_long_list_is_cut_off_in_the_table_alone(birds: Path) -> None:
 # Cost, and what it needs --------------------------------------------------------------------
 
 
-def test_the_cost_follows_from_the_size_of_a_row() -> None:
-    assert [row_bytes(spec) for spec in ("max", "sum", "bilinear")] == [2048, 2048, 262_656]
-    assert row_bytes("bilinear:144") == 144 * 145 // 2 * 2
-    total = estimate_cost(100, 448)
-    assert total["bytes"] == 26_675_200
-    assert total["seconds"] == pytest.approx(100 * 0.074 * 4)
+def test_the_forecast_has_the_bytes_of_vgg16s_rows_and_states_what_was_timed(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vgg16 = small_network(kernel=random_kernel(512))
+    recipes = []
+    monkeypatch.setattr(Network, "load", lambda self, recipe: recipes.append(recipe) or vgg16)
+    forecast = audit_json(birds, "--image-size", "32")["extract"]
+    assert forecast["poolings"] == ["max", "sum", "bilinear"]
+    assert forecast["bytes_a_photo"] == 2048 + 2048 + 262_656
+    assert forecast["bytes"] == N_PHOTOS * forecast["bytes_a_photo"]
+    assert forecast["ms_a_photo"] > 0
+    assert forecast["seconds"] == pytest.approx(N_PHOTOS * forecast["ms_a_photo"] / 1000, abs=0.1)
+    (recipe,) = recipes
+    network = [forecast["precision"], forecast["engine"]]
+    assert network == [recipe.precision, recipe.engine]
+    assert recipe.image_size == forecast["image_size"] == 32
+    (line,) = [x for x in check("--data", birds).stdout.splitlines() if "Estimate" in x]
+    assert_names(line, "3.2 MB", "266,752", *network)
+
+
+def test_the_forecast_needs_no_second_and_no_readable_photo(birds: Path) -> None:
+    photos = load_photo_set(str(birds)).take(np.array([0]))
+    (photos.root / photos.paths[0]).write_text("no photo")
+    assert forecast_extraction(photos, 32)["bytes"] == (6 + 6 + 21) * 4
 
 
 def test_without_the_library_the_extra_is_named(

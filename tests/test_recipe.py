@@ -1,0 +1,130 @@
+"""Tests of recipes: engines in feature files, and which differences forbid a use."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilinear_cli.recipe import Recipe, differences, mixed_engines
+from bilinear_cli.store import FeatureFile
+
+DATA_FILES = Path(__file__).parent / "data_files"
+RECIPE = Recipe(("max",), "block5_conv3", 32, "squash", "float32", 4, "0" * 64)
+NCNN = replace(RECIPE, engine="ncnn")
+VERSIONS = "keras 3.1, numpy 2.0"
+USES = ("resume", "reuse", "merge")
+
+
+def compare(first: Recipe, second: Recipe, use: str, *versions: str) -> list[str]:
+    """Return the names of the differences; versions are those of the first and of the second."""
+    both = [
+        recipe.comparable_attributes() | {"versions": x}
+        for recipe, x in zip((first, second), versions or (VERSIONS, VERSIONS), strict=True)
+    ]
+    return [difference.name for difference in differences(both[0], both[1], use)]
+
+
+# Engines ----------------------------------------------------------------------------------
+
+
+def test_a_file_without_an_engine_is_by_tensorflow() -> None:
+    with FeatureFile(DATA_FILES / "v0.1" / "birds.h5") as file:
+        assert "engine" not in file.attributes
+        assert file.recipe.engine == "tensorflow"
+        assert file.recipe.mixed_engines == ""
+
+
+def test_only_another_engine_is_an_attribute() -> None:
+    assert not {"engine", "mixed_engines"} & RECIPE.attributes().keys()
+    assert NCNN.attributes()["engine"] == "ncnn"
+    for recipe in (RECIPE, NCNN, replace(NCNN, mixed_engines="tensorflow")):
+        assert Recipe.from_attributes(recipe.attributes(), RECIPE.specs) == recipe
+
+
+@pytest.mark.parametrize("engine", ["", "auto", "onnx", 1])
+def test_an_unknown_engine_in_a_file_is_invalid(engine: Any) -> None:
+    with pytest.raises(ValueError, match="engine"):
+        Recipe.from_attributes(RECIPE.attributes() | {"engine": engine}, RECIPE.specs)
+
+
+@pytest.mark.parametrize(
+    ("change", "resolved"),
+    [
+        ({}, True),
+        ({"engine": "ncnn"}, True),
+        ({"engine": "auto"}, False),
+        ({"precision": "auto"}, False),
+        ({"batch_size": 0}, False),
+    ],
+)
+def test_a_recipe_is_resolved_if_nothing_is_open(change: dict[str, Any], resolved: bool) -> None:
+    assert replace(RECIPE, **change).is_resolved is resolved
+
+
+@pytest.mark.parametrize(
+    ("recipe", "packages"),
+    [(RECIPE, ()), (replace(RECIPE, precision="int8"), ("ai-edge-litert",)), (NCNN, ("ncnn",))],
+)
+def test_a_recipe_names_the_packages_that_only_it_needs(
+    recipe: Recipe, packages: tuple[str, ...]
+) -> None:
+    assert recipe.packages == packages
+
+
+# Differences ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pair", [(RECIPE, NCNN), (NCNN, RECIPE)])
+@pytest.mark.parametrize(("use", "forbidden"), [*zip(USES, (["engine"], [], []), strict=True)])
+def test_only_a_resumed_file_keeps_its_engine(
+    pair: tuple[Recipe, Recipe], use: str, forbidden: list[str]
+) -> None:
+    assert compare(*pair, use) == forbidden
+
+
+@pytest.mark.parametrize(
+    ("use", "forbidden"), [*zip(USES, (["mixed_engines"], [], []), strict=True)]
+)
+def test_only_a_resumed_file_keeps_its_mixed_engines(use: str, forbidden: list[str]) -> None:
+    assert compare(NCNN, replace(NCNN, mixed_engines="tensorflow"), use) == forbidden
+
+
+@pytest.mark.parametrize(
+    ("second", "versions", "forbidden"),
+    [
+        (RECIPE, VERSIONS, []),  # the other engine has no version of ncnn
+        (RECIPE, VERSIONS.replace("3.1", "3.2"), ["versions"]),
+        (NCNN, f"{VERSIONS}, ncnn 1.0", []),
+        (NCNN, f"{VERSIONS}, ncnn 1.1", ["versions"]),
+    ],
+)
+def test_versions_of_ncnn_matter_only_to_its_own_rows(
+    second: Recipe, versions: str, forbidden: list[str]
+) -> None:
+    both = [(NCNN, f"{VERSIONS}, ncnn 1.0"), (second, versions)]
+    for (a, a_versions), (b, b_versions) in (both, both[::-1]):
+        assert compare(a, b, "merge", a_versions, b_versions) == forbidden
+
+
+TENSORFLOW: dict[str, str] = {}
+BY_NCNN = {"engine": "ncnn"}
+MIXED = BY_NCNN | {"mixed_engines": "tensorflow"}
+
+
+@pytest.mark.parametrize(
+    ("file", "sources", "mixed"),
+    [
+        (BY_NCNN, [], ""),
+        (BY_NCNN, [BY_NCNN], ""),
+        (TENSORFLOW, [TENSORFLOW], ""),
+        (BY_NCNN, [TENSORFLOW, BY_NCNN], "tensorflow"),
+        (BY_NCNN, [MIXED], "tensorflow"),
+        (TENSORFLOW, [MIXED], "ncnn"),
+        (TENSORFLOW, [TENSORFLOW | {"mixed_engines": "ncnn"}], "ncnn"),
+    ],
+)
+def test_a_file_names_the_other_engines_of_its_rows(
+    file: dict[str, str], sources: list[dict[str, str]], mixed: str
+) -> None:
+    assert mixed_engines(file, sources) == mixed
