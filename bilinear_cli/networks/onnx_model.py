@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilinear_cli.errors import BilinearError, UsageError, abbreviate, one_line
-from bilinear_cli.networks.preprocessing import EXAMPLE, Preprocessing
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the command line names networks without NumPy
     import onnx
+
+    from bilinear_cli.networks.preprocessing import Preprocessing
 
 SUFFIX = ".onnx"
 # Where a folder of Hugging Face's layout has its graph
@@ -39,7 +40,7 @@ class OnnxModel:
 
     path: Path
     config: Mapping[str, Any]
-    preprocessing: Preprocessing
+    preprocessing: "Preprocessing"
     files: tuple[Path, ...]
 
     @property
@@ -107,6 +108,8 @@ def read_model(path: Path) -> OnnxModel:
         BilinearError: a file is missing, damaged, or not safe; or a library is not installed.
         UsageError: the network does not take photos alone.
     """
+    from bilinear_cli.networks.preprocessing import EXAMPLE, Preprocessing
+
     graph = find_graph(path)
     external = _check_graph(graph)
     folders = [graph.parent, graph.parent.parent] if graph.parent.name == "onnx" else [graph.parent]

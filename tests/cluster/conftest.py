@@ -84,7 +84,7 @@ def output(tmp_path: Path) -> Path:
 @pytest.fixture
 def network(tmp_path: Path) -> WorkerNetwork:
     """Return the network, whose gate is open unless a test writes its file."""
-    return WorkerNetwork("small", "random", tmp_path / "notes", tmp_path / "gate")
+    return WorkerNetwork("vgg16", "random", tmp_path / "notes", tmp_path / "gate")
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ from support.worker_network import WorkerNetwork, use_network
 notes, gate = map(Path, sys.argv[1:3])
 del sys.argv[1:3]
 with pytest.MonkeyPatch.context() as patch:
-    use_network(patch, WorkerNetwork("small", "random", notes, gate, "wait"))
+    use_network(patch, WorkerNetwork("vgg16", "random", notes, gate, "wait"))
     main()
 """
 

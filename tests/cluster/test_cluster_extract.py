@@ -151,7 +151,7 @@ from support.shards import ONE_BY_ONE, OnWorkers
 from support.worker_network import WorkerNetwork
 extract.SHARDS_PER_WORKER = 5
 address, photos, output, notes, gate = sys.argv[1:]
-network = WorkerNetwork("small", "random", Path(notes), Path(gate))
+network = WorkerNetwork("vgg16", "random", Path(notes), Path(gate))
 OnWorkers(address, Path(output), network).extract_shards(load_photo_set(photos), ONE_BY_ONE)
 """
 

@@ -227,11 +227,4 @@ def test_the_batch_size_depends_on_image_size_and_free_memory(
     free: int, image_size: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backbone, "free_memory", lambda: free)
-    assert backbone.resolve_batch_size(image_size) == expected
-
-
-def test_ncnn_needs_less_memory_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "free_memory", lambda: 10**9)
-    assert backbone.resolve_batch_size(224) < backbone.resolve_batch_size(224, "ncnn")
-    monkeypatch.setattr(backbone, "free_memory", lambda: 10**11)
-    assert backbone.resolve_batch_size(224) == backbone.resolve_batch_size(224, "ncnn")
+    assert backbone.resolve_batch_size(image_size, 700 * image_size**2) == expected

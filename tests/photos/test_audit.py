@@ -18,6 +18,7 @@ from support.network import random_kernel, small_network, use_small_network
 from support.photos import make_photo
 
 from bilinear_cli.extraction.forecast import forecast_extraction
+from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.photos import audit
 from bilinear_cli.photos.photo_set import load_photo_set
@@ -312,7 +313,7 @@ def test_the_forecast_has_the_bytes_of_vgg16s_rows_and_states_what_was_timed(
 def test_the_forecast_needs_no_second_and_no_readable_photo(birds: Path) -> None:
     photos = load_photo_set(str(birds)).take(np.array([0]))
     (photos.root / photos.paths[0]).write_text("no photo")
-    assert forecast_extraction(photos, 32)["bytes"] == (6 + 6 + 21) * 4
+    assert forecast_extraction(photos, ExtractOptions(image_size=32))["bytes"] == (6 + 6 + 21) * 4
 
 
 def test_without_the_library_the_extra_is_named(

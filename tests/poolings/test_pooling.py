@@ -27,7 +27,7 @@ MAPS = np.array(
 )
 
 ROOT = np.sqrt(86)
-FUNCTIONS = {spec: pool_function(spec, {}) for spec in POOLINGS if spec != "compact"}
+FUNCTIONS = {spec: pool_function(spec, {}) for spec in POOLINGS if spec not in ("cls", "compact")}
 bilinear_pool = FUNCTIONS["bilinear"]
 
 
@@ -66,7 +66,8 @@ def test_a_pooling_may_use_the_class_token(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(POOLINGS, "token", entry)
     monkeypatch.setattr(functions, "token_pool", pool, raising=False)
     token = tf.constant([[7.0], [8.0]])
-    np.testing.assert_array_equal(pool_function("token", {})(MAPS, class_token=token), token)
+    for spec in ("token", "cls"):
+        np.testing.assert_array_equal(pool_function(spec, {})(MAPS, class_token=token), token)
     np.testing.assert_array_equal(pool_function("token", {})(MAPS), MAPS[:, 0, 0])
     np.testing.assert_array_equal(FUNCTIONS["max"](MAPS, class_token=token), FUNCTIONS["max"](MAPS))
 
