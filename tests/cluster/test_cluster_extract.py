@@ -32,6 +32,7 @@ from bilinear_cli.cluster.shards_folder import is_complete, shards_folder
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job, installed_versions
+from bilinear_cli.networks.network import MEASURED_ENGINES
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -96,11 +97,18 @@ def test_auto_is_what_suits_the_workers(
 
 @pytest.mark.parametrize("engine", ["tensorflow", "ncnn"])
 def test_rows_of_an_earlier_file_are_reused_with_their_projection(
-    engine: str, on_workers: OnWorkers, birds: PhotoSet, tmp_path: Path
+    engine: str,
+    on_workers: OnWorkers,
+    birds: PhotoSet,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     recipe = replace(RECIPE, engine=engine)
     earlier = extract_locally(birds.limit(8), RECIPE, tmp_path / "one" / "x.h5")
     on_workers.extract(birds, recipe, reuse=earlier)
+    lines = [x for x in messages(caplog, logging.INFO) if MEASURED_ENGINES in x]
+    assert len(lines) == (engine == "ncnn")
     assert len(on_workers.network.batches()) <= 3  # for 3 of 11 photos
     expected = extract_locally(birds, recipe, tmp_path / "two" / "y.h5", reuse=earlier)
     assert_same(on_workers.output, expected)
