@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the command line names networks without NumPy
 
 SUFFIX = ".onnx"
 # Where a folder of Hugging Face's layout has its graph
-GRAPHS = ("onnx/model.onnx", "onnx/vision_model.onnx", "model.onnx", "vision_model.onnx")
+GRAPHS = ("onnx/vision_model.onnx", "onnx/model.onnx", "vision_model.onnx", "model.onnx")
 PREPROCESSOR = "preprocessor_config.json"
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # of ONNX Runtime's own operators
 DYNAMIC_QUANTIZATION = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
@@ -97,7 +97,7 @@ def find_graph(path: Path) -> Path:
     if len(graphs) == 1:
         return graphs[0]
     found = f"has several graphs, {abbreviate(map(str, graphs))}" if graphs else "has no graph"
-    advice = f"Give the path of a file {SUFFIX}, or a folder with {GRAPHS[0]}."
+    advice = f"Give the path of a file {SUFFIX}, or a folder with {GRAPHS[1]}."
     raise UsageError(f"the folder {path} {found}. {advice}")
 
 
