@@ -1,5 +1,40 @@
-"""Bilinear (second-order) pooling of VGG16 features for fine-grained image classification."""
+"""Bilinear (second-order) pooling of network features for fine-grained image classification.
 
+The public Python interface, see docs/python.md. Names are imported when they are first used, so
+that `import bilinear_cli` takes no time.
+"""
+
+import logging
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from bilinear_cli.api import Prediction, Run, extract, load_run, open_features, train
+    from bilinear_cli.layers import BilinearPooling
+
+__all__ = [
+    "BilinearPooling",
+    "Prediction",
+    "Run",
+    "extract",
+    "load_run",
+    "open_features",
+    "train",
+]
 __version__ = version("bilinear-cli")
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "layers" if name == "BilinearPooling" else "api"
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, too."""
+    return sorted({*globals(), *__all__})

@@ -16,17 +16,17 @@ class BilinearError(Exception):
     exit_code = 1
 
 
-class UsageError(BilinearError):
+class UsageError(BilinearError, ValueError):
     """Options or arguments that are invalid; the command line exits with 2."""
 
     exit_code = 2
 
 
-class BadPhotoError(BilinearError):
+class BadPhotoError(BilinearError, OSError):
     """A file that cannot be read as a photo, or a photo set without a readable photo."""
 
 
-class FeatureFileError(BilinearError):
+class FeatureFileError(BilinearError, OSError):
     """A feature file that is missing, damaged, incomplete, or of another format."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, tee
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,11 +21,21 @@ from bilinear_cli.networks.network import (
     with_precision,
 )
 from bilinear_cli.networks.onnx_model import is_onnx
-from bilinear_cli.photos.images import read_batches, read_photo, stack_batch
+from bilinear_cli.photos.images import read_any, read_batches, stack_batch
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.recipe import Recipe, distinct_sizes
+from bilinear_cli.recipe import Recipe, check_same, differences, distinct_sizes
 from bilinear_cli.run import load_model, read_backbone_path, read_recipe
-from bilinear_cli.training.model import to_probabilities
+from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.metrics import average_views
+from bilinear_cli.training.model import Model, to_probabilities
+
+P = TypeVar("P")
+
+# Attributes of a feature file that must equal those of a run to predict from its rows
+ROW_ATTRIBUTES = (
+    *("backbone", "layer", "weights_sha256", "image_size", "resize", "views", "precision"),
+    *("int8_sha256", "pooled_from", "seed"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +110,13 @@ def load_run_network(
 
 
 def predict(
-    run: Path, photos: Iterable[Path], forward: Forward, *, top: int = 5
-) -> Iterator[tuple[Path, list[tuple[str, float]] | BadPhotoError]]:
+    run: Path, photos: Iterable[P], forward: Forward, *, top: int = 5
+) -> Iterator[tuple[P, list[tuple[str, float]] | BadPhotoError]]:
     """Predict the classes of photos with a trained run.
 
     Args:
-        photos: files, any number; they are read while predictions are yielded.
+        photos: paths, arrays or images of Pillow, any number, see `images.read_any`; they are read
+            while predictions are yielded.
         forward: uint8 photos -> maps, from `Network.load`.
         top: number of classes for each photo.
 
@@ -116,7 +128,7 @@ def predict(
 
     model, recipe = load_model(run), read_recipe(run)
     views, sizes = recipe.parsed_views, distinct_sizes(recipe.parsed_views)
-    remaining = iter(photos)
+    remaining: Iterator[P] = iter(photos)
     first_batch = [*islice(remaining, recipe.batch_size)]
     if not first_batch:
         return
@@ -124,13 +136,46 @@ def predict(
     for size in sizes:
         check_channels(model.parameters, count_channels(forward, size))
     compute, _ = compile_pooling(forward, recipe.specs, batch_size, views, model.parameters)
-    to_read, paths = tee(chain(first_batch, remaining))
-    read = partial(read_photo, sizes=sizes, resize=recipe.resize)
+    to_read, photos_again = tee(chain(first_batch, remaining))
+    read = partial(read_any, sizes=sizes, resize=recipe.resize)
     for batch in read_batches(to_read, batch_size, read):
         pixels = stack_batch(batch, sizes, batch_size)
         scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)
-        probabilities = to_probabilities(scores.mean(axis=1), model.temperature)
-        for i, photo in enumerate(batch):
-            best = np.argsort(-probabilities[i], kind="stable")[:top]
-            predictions = [(str(model.class_names[k]), float(probabilities[i, k])) for k in best]
-            yield next(paths), photo if isinstance(photo, BadPhotoError) else predictions
+        best = best_classes(model, scores.mean(axis=1), top)
+        for photo, classes in zip(batch, best, strict=False):
+            yield next(photos_again), photo if isinstance(photo, BadPhotoError) else classes
+
+
+def best_classes(model: Model, scores: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
+    """Return the most probable classes for each row of scores, averaged over views.
+
+    Each is a name and a probability, in descending order.
+    """
+    probabilities = to_probabilities(scores, model.temperature)
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return [
+        [(str(model.class_names[k]), float(row[k])) for k in best]
+        for row, best in zip(probabilities, order, strict=True)
+    ]
+
+
+def predict_rows(
+    run: Path, path: Path, top: int = 5
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Predict the classes of the photos whose rows a feature file has, as `predict` does.
+
+    Yields:
+        The path of a photo, and its most probable classes.
+
+    Raises:
+        FeatureFileError: the file cannot be read, or its rows are not like those of the run.
+    """
+    model, recipe = load_model(run), read_recipe(run)
+    with FeatureFile(path) as file:
+        recipes = (file.recipe, recipe)
+        stored, trained = ({name: getattr(x, name) for name in ROW_ATTRIBUTES} for x in recipes)
+        advice = f"extract the photos as for {run}"
+        check_same(differences(stored, trained, "predict"), path, advice)
+        scores = model.score_rows(file, np.arange(file.rows_done))
+        first, scores = average_views(file.photo, scores)
+        yield from zip(file.paths[first].tolist(), best_classes(model, scores, top), strict=True)

@@ -34,6 +34,7 @@ MAY_DIFFER: dict[str, tuple[str, ...]] = {
     "resume": (),
     "reuse": ("poolings", "shard", "engine", "mixed_engines"),
     "projection": (),  # of the attributes of the network
+    "predict": (),  # of the attributes that decide a row, see `predict.py`
     "merge": (
         *("command", "created", "data", "data_root", "backbone_path", "shard"),
         *("engine", "mixed_engines"),

@@ -6,7 +6,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,28 +173,16 @@ class _TqdmHandler(logging.Handler):
             self.handleError(record)
 
 
-@contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Progress]:
-    """Yield a progress callback (done, total) that draws a bar on stderr, unless quiet."""
-    from tqdm import tqdm
+def is_quiet() -> bool:
+    """Return whether the option --quiet was given."""
+    return not log.isEnabledFor(logging.INFO)
 
-    quiet = not log.isEnabledFor(logging.INFO)
-    bar: tqdm | None = None
 
-    def progress(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(None, label, total, initial=done, unit=unit, disable=quiet, file=sys.stderr)
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-            bar = None
+def progress_bar(label: str, unit: str) -> AbstractContextManager[Progress]:
+    """Return a context with a progress callback, which draws a bar on stderr, unless quiet."""
+    from bilinear_cli.api import progress_bar as bar
 
-    try:
-        yield progress
-    finally:
-        if bar is not None:
-            bar.close()
+    return bar(label, unit, not is_quiet())
 
 
 def option_with_default(defaults: object) -> Callable[..., Any]:

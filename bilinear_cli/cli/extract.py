@@ -3,7 +3,6 @@
 import logging
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,15 +17,15 @@ from bilinear_cli.cli.base import (
     data_option,
     engine_option,
     image_size_option,
+    is_quiet,
     mix_option,
     option,
-    progress_bar,
     split_seed_option,
     weights_option,
 )
 from bilinear_cli.errors import UsageError
-from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
-from bilinear_cli.recipe import CHOICES, PROCESSOR, UNSHARDED
+from bilinear_cli.extraction.options import ExtractOptions
+from bilinear_cli.recipe import CHOICES, PROCESSOR
 
 log = logging.getLogger(__name__)
 
@@ -153,17 +152,12 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     """
     extract_options = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
-    try:
-        if extract_options.maps:
-            from bilinear_cli.extraction.extract import extract as run_extraction
+    from bilinear_cli.api import run_extraction
 
-            _check_options_with_maps(context)
-            job = maps_job(extract_options, command)
-            with progress_bar("pooling", "photo") as progress:
-                run_extraction(job, progress)
-            written = job.output
-        else:
-            written = _extract_photos(extract_options, command, scheduler, no_merge)
+    if extract_options.maps:
+        _check_options_with_maps(context)
+    try:
+        written = run_extraction(extract_options, scheduler, not no_merge, command, not is_quiet())
     except KeyboardInterrupt as interruption:
         event = "interrupted" if type(interruption) is KeyboardInterrupt else "ended by SIGTERM"
         without = " without --overwrite" if extract_options.overwrite else ""
@@ -183,37 +177,3 @@ def _check_options_with_maps(context: click.Context) -> None:
                 f"{name} cannot be used with --maps. Remove it: the file of maps fixes the photos "
                 "and the network, and this process pools the maps."
             )
-
-
-def _extract_photos(
-    options: ExtractOptions, command: list[str], scheduler: str | None, no_merge: bool
-) -> Path:
-    """Return the feature file, or with `no_merge` the folder of its shards."""
-    if no_merge and scheduler is None:
-        raise UsageError("--no-merge has no effect without --scheduler: remove it")
-    if scheduler is not None:
-        if options.shard != UNSHARDED:
-            raise UsageError("--shard cannot be used with --scheduler, which cuts its own shards")
-        from bilinear_cli.cluster.connect import import_dask
-
-        import_dask()
-    with progress_bar("preparing photos", "photo") as progress:
-        job = photos_job(options, command, progress)
-    if scheduler is None:
-        from bilinear_cli.extraction.extract import extract as run_extraction
-
-        with progress_bar("extracting", "photo") as progress:
-            run_extraction(job, progress)
-        return job.output
-    from bilinear_cli.cluster.extract import extract_shards, merge_shards
-    from bilinear_cli.cluster.shards_folder import shards_folder
-
-    with progress_bar("extracting", "photo") as progress:
-        shards = extract_shards(job, scheduler, progress)
-    if shards is None:
-        return job.output
-    if no_merge:
-        return shards_folder(job.output)
-    with progress_bar("merging", "row") as progress:
-        merge_shards(shards, job.output, progress)
-    return job.output

@@ -5,8 +5,6 @@ from pathlib import Path
 import click
 
 from bilinear_cli.cli.base import PATH, cli
-from bilinear_cli.errors import UsageError
-from bilinear_cli.files import atomic_write
 
 
 @cli.command()
@@ -36,20 +34,13 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     bilinear report runs/birds-bilinear-softmax --format md
     """
     from bilinear_cli.report.text import table
-    from bilinear_cli.report.write import FORMATS, render
+    from bilinear_cli.report.write import render, write_report
     from bilinear_cli.run import read_metrics
 
-    if output and not form:
-        form = FORMATS.get(output.suffix.lower())
-        if not form:
-            raise UsageError(f"{output} does not end in .html or .md: rename it, or give --format")
-    if not form:
+    if output:
+        write_report(runs, output, form or "")
+        click.echo(output)
+    elif form:
+        click.echo(render(runs, form).encode("utf-8", "replace"), nl=False)
+    else:
         click.echo(table([read_metrics(run) for run in runs]))
-        return
-    text = render(runs, form)
-    if not output:
-        click.echo(text.encode("utf-8", "replace"), nl=False)
-        return
-    with atomic_write(output) as path:
-        path.write_text(text, encoding="utf-8", errors="replace")
-    click.echo(output)

@@ -2,9 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +12,15 @@ from bilinear_cli.cli.base import (
     PATH,
     POSITIVE,
     cli,
+    is_quiet,
     option_with_default,
-    progress_bar,
     split_seed_option,
 )
-from bilinear_cli.errors import UsageError, validate_choice
-from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import NORMALIZE, SOLVERS, TrainOptions
 
 if TYPE_CHECKING:
-    from bilinear_cli.store import FeatureFile
-    from bilinear_cli.training.reducers import Workers
+    pass
 
 DEFAULTS = TrainOptions()
 option = option_with_default(DEFAULTS)
@@ -137,9 +131,9 @@ def train(
     bilinear train --features a.h5 --features b.h5
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
+    from bilinear_cli.api import train_on_poolings, trainable_poolings
     from bilinear_cli.photos.photo_set import load_photo_set
     from bilinear_cli.report.text import confused_pairs_line, table
-    from bilinear_cli.run import train as fit_and_write
     from bilinear_cli.store import open_features
 
     classifier = registry.get_classifier(options["classifier"])
@@ -149,51 +143,19 @@ def train(
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             options[name] = getattr(DEFAULTS, name)
     train_options = TrainOptions(**options)
-    if scheduler and not classifier.distributed:
-        raise UsageError(f"--scheduler cannot be used with --classifier {classifier.name}")
-    if classifier.tensorflow:
-        import_tensorflow()
     photo_set = load_photo_set(data, split_seed=split_seed) if data else None
-    command = json.dumps(["bilinear", *sys.argv[1:]])
-    runs = []
-    with open_features(features) as file, _workers(scheduler, file) as workers:
-        run = partial(fit_and_write, photo_set=photo_set, command=command, workers=workers)
-        for spec in _poolings(file, pooling, classifier):
-            with progress_bar(f"training on {spec}", "step") as progress:
-                runs.append(run(file, spec, train_options, output, progress=progress))
+    with open_features(features) as file:
+        runs = train_on_poolings(
+            file,
+            trainable_poolings(file, pooling, train_options),
+            train_options,
+            output,
+            photo_set=photo_set,
+            scheduler=scheduler,
+            command=["bilinear", *sys.argv[1:]],
+            show_progress=not is_quiet(),
+        )
     if as_json:
         click.echo(json.dumps({"results": runs}, ensure_ascii=False))
     else:
         click.echo("\n".join([table(runs), *map(confused_pairs_line, runs)]))
-
-
-def _poolings(
-    file: "FeatureFile", specs: tuple[str, ...], classifier: registry.Classifier
-) -> tuple[str, ...]:
-    """Return the poolings to train on, checked before the first fit."""
-    from bilinear_cli.poolings.registry import MAPS
-
-    for spec in specs:
-        for name in spec.split("+"):
-            validate_choice(f"pooling in {file.path}", name, file.shapes)
-    specs = specs or tuple(name for name in file.shapes if (name == MAPS) == classifier.on_maps)
-    if not specs:
-        advice = "has no maps: use extract --pooling maps"
-        if not classifier.on_maps:
-            advice = "has only maps: use train --classifier conv1x1"
-        raise UsageError(f"{file.path} {advice}")
-    return specs
-
-
-@contextmanager
-def _workers(scheduler: str | None, file: "FeatureFile") -> "Iterator[Workers | None]":
-    """Yield the workers that compute the sums over a file's rows; None for this process."""
-    if scheduler is None:
-        yield None
-        return
-    from bilinear_cli.cluster.connect import connect
-
-    with connect(scheduler) as client:  # raises if Dask is not installed
-        from bilinear_cli.cluster.reducer import Workers
-
-        yield Workers(client, file)

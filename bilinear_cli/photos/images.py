@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.recipe import PROCESSOR_RESIZE
 
@@ -78,17 +78,43 @@ def decode_photo(
     try:
         with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
             image.draft(image.mode, (MIN_DECODED_RATIO * max(sizes),) * 2)  # changes JPEGs only
-            rgb = _rgb(ImageOps.exif_transpose(image))
-            if match := PROCESSOR_RESIZE.fullmatch(resize):
-                return [np.asarray(_resize_as_processor(rgb, n, match)) for n in sizes]
-            function = RESIZERS[resize]
-            return [np.asarray(function(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
+            return resize_image(image, sizes, resize)
     except MemoryError as error:
         raise BilinearError(f"not enough memory to decode {path}") from error
     except Exception as error:  # Pillow's decoders raise nearly any error for damaged bytes
         if isinstance(error, Image.UnidentifiedImageError):
             error = ValueError(f"its format is none of {', '.join(FORMATS)}")
         raise BadPhotoError(f"cannot read {path} as a photo: {error}") from error
+
+
+def resize_image(image: Image.Image, sizes: Sequence[int], resize: str) -> list[np.ndarray]:
+    """Return `read_photo` of an image of Pillow."""
+    rgb = _rgb(ImageOps.exif_transpose(image))
+    if match := PROCESSOR_RESIZE.fullmatch(resize):
+        return [np.asarray(_resize_as_processor(rgb, n, match)) for n in sizes]
+    function = RESIZERS[resize]
+    return [np.asarray(function(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
+
+
+def read_any(photo: Any, sizes: Sequence[int], resize: str = "squash") -> list[np.ndarray]:
+    """Return `read_photo` of a path, of an image of Pillow, or of an array.
+
+    An array is uint8 (height, width, 3), RGB.
+
+    Raises:
+        BadPhotoError: see `read_photo`.
+        UsageError: the array has another shape or dtype.
+    """
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3:
+            raise UsageError(
+                f"an array of a photo has to be uint8 (height, width, 3), and not {photo.dtype} "
+                f"{photo.shape}"
+            )
+        photo = Image.fromarray(photo)
+    if isinstance(photo, Image.Image):
+        return resize_image(photo, sizes, resize)
+    return read_photo(Path(photo), sizes, resize)
 
 
 def _resize_as_processor(image: Image.Image, size: int, match: re.Match[str]) -> Image.Image:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bilinear_cli.errors import BilinearError, printable
+from bilinear_cli.errors import BilinearError, UsageError, printable
+from bilinear_cli.files import atomic_write
 from bilinear_cli.report.data import ReportData, read_report_data
 from bilinear_cli.report.text import commands, features_label, markdown_table, table
 from bilinear_cli.training.metrics import confused_pairs
@@ -15,6 +16,21 @@ MAX_PAIRS = 10
 PAIR_HEADS = ("true class", "predicted class", "photos")
 CLASS_HEADS = ("class", "photos", "accuracy")
 CALIBRATION_HEADS = ("temperature scaling", "log loss", "Brier", "calibration error", "95 %")
+
+
+def write_report(runs: Sequence[Path], path: Path, output_format: str = "") -> None:
+    """Write a report of run folders to a file, in the format of its suffix by default.
+
+    Raises:
+        BilinearError: a folder is not a run, a package is missing, or the file cannot be written.
+        UsageError: the suffix is not that of a format.
+    """
+    output_format = output_format or FORMATS.get(path.suffix.lower(), "")
+    if not output_format:
+        raise UsageError(f"{path} does not end in .html or .md: rename it, or give --format")
+    text = render(runs, output_format)
+    with atomic_write(path) as new:
+        new.write_text(text, encoding="utf-8", errors="replace")
 
 
 def render(runs: Sequence[Path], output_format: str) -> str:

@@ -192,6 +192,49 @@ class FeatureFile:
         """Return the root attributes and the poolings, for `recipe.differences`."""
         return {**self.attributes, "poolings": " ".join(sorted(self.shapes))}
 
+    # Arrays, for a notebook ------------------------------------------------------------------
+
+    @property
+    def poolings(self) -> list[str]:
+        """The specs of the stored poolings."""
+        return list(self.shapes)
+
+    def X(self, pooling: str, split: str | None = None) -> np.ndarray:
+        """Return the rows of a pooling, float32 (n, d), in the order of `paths`.
+
+            X, y = features.X("bilinear", "train"), features.y("train")
+
+        Args:
+            pooling: a spec, or several with `+`, which are concatenated.
+            split: `train`, `test`, or None for all rows.
+
+        Raises:
+            FeatureFileError: a row is damaged.
+            UsageError: the file has no such pooling, or there is no such split.
+        """
+        indices = self._indices(split)
+        parts = [self.read(spec, indices).reshape(len(indices), -1) for spec in pooling.split("+")]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def y(self, split: str | None = None) -> np.ndarray:
+        """Return the class names of the rows of a split, str (n,); None for all rows."""
+        return self.class_names[self.labels[self._indices(split)]]
+
+    def to_frame(self, split: str | None = None) -> Any:
+        """Return path, class name, split, group and view of the rows as a pandas DataFrame."""
+        import pandas as pd
+
+        names, indices = ("paths", "split", "group", "view"), self._indices(split)
+        columns = {name: getattr(self, name)[indices] for name in names}
+        return pd.DataFrame({"y": self.y(split), **columns})
+
+    def _indices(self, split: str | None) -> np.ndarray:
+        """Return the indices of the rows of a split."""
+        if split is None:
+            return np.arange(self.rows_done)
+        validate_choice("split", split, ("train", "test"))
+        return np.flatnonzero(self.split[: self.rows_done] == split)
+
     # The rows; `indices` are int64 (n,), in any order --------------------------------------
 
     def column_blocks(self, spec: str, indices: np.ndarray, block_width: int) -> Iterator[RowBlock]:

@@ -1,0 +1,428 @@
+"""The public functions: what the command line does, with the same words and defaults.
+
+They neither print nor exit. Messages go to the logger `bilinear_cli`, and progress bars to stderr
+or into the notebook.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bilinear_cli import store
+from bilinear_cli.errors import BadPhotoError, Progress, UsageError, validate_choice
+from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
+from bilinear_cli.networks.network import Forward, Network, import_tensorflow
+from bilinear_cli.predict import load_run_network, predict, predict_rows, prediction_recipe
+from bilinear_cli.recipe import UNSHARDED, Recipe
+from bilinear_cli.run import read_metrics
+from bilinear_cli.store import FeatureFile
+from bilinear_cli.training import registry
+from bilinear_cli.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from bilinear_cli.photos.photo_set import PhotoSet
+    from bilinear_cli.training.reducers import Workers
+
+StrPath = str | Path
+
+
+def extract(
+    data: StrPath = "sample",
+    *,
+    pooling: str | Sequence[str] = ("max", "sum", "bilinear"),
+    output: StrPath | None = None,
+    backbone: StrPath = "vgg16",
+    layer: str | None = None,
+    image_size: int | None = None,
+    scales: Sequence[int] | None = None,
+    flip: bool = False,
+    resize: str | None = None,
+    batch_size: int | None = None,
+    precision: str = "auto",
+    engine: str = "auto",
+    weights: StrPath = "auto",
+    limit: int | None = None,
+    split_seed: int = 0,
+    shard: str = UNSHARDED,
+    reuse: StrPath | None = None,
+    allow_precision_mix: bool = False,
+    maps: StrPath | None = None,
+    projection: StrPath | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    scheduler: str | None = None,
+    merge: bool = True,
+    command: Sequence[str] = (),
+    progress: bool = True,
+) -> Path:
+    """Write pooled features of photos to a feature file, or resume an unfinished one.
+
+        path = bilinear_cli.extract("photos", pooling=["max", "bilinear"], output="x.h5")
+
+    Args:
+        data: a photo set: `sample`, a folder with a folder for each class, a CUB-200-2011 folder, a
+            CSV file, or `tfds:NAME`.
+        pooling: what is stored, such as `bilinear` or `bilinear:144`; one or several.
+        output: the file; None for a name in `features`.
+        backbone: a name of `keras.applications`, or the path of an ONNX network.
+        scheduler: of Dask, as the option of the command; None to work in this process.
+        merge: of the shards of `scheduler`; without it, the folder of the shards is returned.
+        command: words that the file records as the command.
+        progress: whether to show progress bars.
+
+    All others are the options of `bilinear extract`.
+
+    Returns:
+        The path of the feature file.
+
+    Raises:
+        BadPhotoError: a photo cannot be read; the rows before its batch are kept.
+        BilinearError: a network, its weights or the photo set cannot be read.
+        FeatureFileError: an existing output has other contents, or it cannot be written.
+        UsageError: the options do not fit each other.
+    """
+    optional = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
+    options = ExtractOptions(
+        data=str(data),
+        pooling=[pooling] if isinstance(pooling, str) else tuple(pooling),
+        backbone=str(backbone),
+        layer=layer,
+        image_size=image_size,
+        scales=tuple(scales) if scales else None,
+        flip=flip,
+        resize=resize,
+        batch_size=batch_size,
+        precision=precision,
+        engine=engine,
+        weights=str(weights),
+        limit=limit,
+        split_seed=split_seed,
+        shard=shard,
+        allow_precision_mix=allow_precision_mix,
+        seed=seed,
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        **{name: Path(path) if path else None for name, path in optional.items()},
+    )
+    return run_extraction(options, scheduler, merge, command, progress)
+
+
+def run_extraction(
+    options: ExtractOptions,
+    scheduler: str | None = None,
+    merge: bool = True,
+    command: Sequence[str] = (),
+    show_progress: bool = True,
+) -> Path:
+    """Do as `extract`, with all options in one object."""
+    from bilinear_cli.extraction.extract import extract as extract_job
+
+    if options.maps:
+        job: Any = maps_job(options, command)
+        with progress_bar("pooling", "photo", show_progress) as progress:
+            extract_job(job, progress)
+        return job.output
+    if scheduler is None and not merge:
+        raise UsageError("--no-merge has no effect without --scheduler: remove it")
+    if scheduler is not None:
+        if options.shard != UNSHARDED:
+            raise UsageError("--shard cannot be used with --scheduler, which cuts its own shards")
+        from bilinear_cli.cluster.connect import import_dask
+
+        import_dask()
+    with progress_bar("preparing photos", "photo", show_progress) as progress:
+        job = photos_job(options, command, progress)
+    if scheduler is None:
+        with progress_bar("extracting", "photo", show_progress) as progress:
+            extract_job(job, progress)
+        return job.output
+    from bilinear_cli.cluster.extract import extract_shards, merge_shards
+    from bilinear_cli.cluster.shards_folder import shards_folder
+
+    with progress_bar("extracting", "photo", show_progress) as progress:
+        shards = extract_shards(job, scheduler, progress)
+    if shards is None:
+        return job.output
+    if not merge:
+        return shards_folder(job.output)
+    with progress_bar("merging", "row", show_progress) as progress:
+        merge_shards(shards, job.output, progress)
+    return job.output
+
+
+def open_features(path: StrPath | Sequence[StrPath]) -> FeatureFile:
+    """Open a feature file, or all shards of a photo set as one file.
+
+        with bilinear_cli.open_features("x.h5") as features:
+            X, y = features.X("bilinear", "train"), features.y("train")
+
+    Raises:
+        FeatureFileError: a file cannot be read, or the files do not belong together.
+    """
+    paths = [path] if isinstance(path, str | Path) else path
+    return store.open_features([Path(path) for path in paths])
+
+
+def train(
+    features: StrPath | Sequence[StrPath],
+    *,
+    pooling: str | None = None,
+    classifier: str = "softmax",
+    output: StrPath = "runs",
+    data: str | None = None,
+    split_seed: int = 0,
+    scheduler: str | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> "Run":
+    """Train a classifier on stored features, score the test photos once, and write a run folder.
+
+        run = bilinear_cli.train("x.h5", pooling="bilinear")
+        run.metrics["top1"]
+
+    Args:
+        features: a feature file, the folder of its shards, or all shards.
+        pooling: to train on; `max+sum` concatenates two. None if the file has only one.
+        classifier: `softmax`, `svm`, `ridge`, `mlp` or `conv1x1`.
+        output: the folder for run folders.
+        data, split_seed: a photo set whose labels, split and groups replace those of the file.
+        scheduler: of Dask, whose workers compute the sums over rows.
+        progress: whether to show progress bars.
+        options: of `TrainOptions`, such as `C`, `normalize`, `folds` or `seed`.
+
+    Raises:
+        BilinearError: the rows are too few to train on, or the folder cannot be written.
+        FeatureFileError: a file cannot be read.
+        TypeError: an option is unknown.
+        UsageError: an option is invalid.
+    """
+    train_options = TrainOptions(classifier=classifier, **options)
+    with open_features(features) as file:
+        specs = trainable_poolings(file, (pooling,) if pooling else (), train_options)
+        if len(specs) > 1:
+            raise UsageError(f"{file.path} has {', '.join(specs)}. Name one as the pooling.")
+        runs = train_on_poolings(
+            file,
+            specs,
+            train_options,
+            Path(output),
+            photo_set=_photo_set(data, split_seed),
+            scheduler=scheduler,
+            show_progress=progress,
+        )
+        (metrics,) = runs
+    return Run(Path(metrics["run"]))
+
+
+def _photo_set(data: str | None, split_seed: int) -> "PhotoSet | None":
+    from bilinear_cli.photos.photo_set import load_photo_set
+
+    return load_photo_set(data, split_seed=split_seed) if data else None
+
+
+def trainable_poolings(
+    file: FeatureFile, specs: Sequence[str], options: TrainOptions
+) -> tuple[str, ...]:
+    """Return the poolings to train on; without `specs` all that the classifier takes.
+
+    Raises:
+        UsageError: the file lacks one, or has none for the classifier.
+    """
+    from bilinear_cli.poolings.registry import MAPS
+
+    classifier = registry.get_classifier(options.classifier)
+    for spec in specs:
+        for name in spec.split("+"):
+            validate_choice(f"pooling in {file.path}", name, file.shapes)
+    specs = tuple(specs) or tuple(x for x in file.shapes if (x == MAPS) == classifier.on_maps)
+    if not specs:
+        advice = "has no maps: use extract --pooling maps"
+        if not classifier.on_maps:
+            advice = "has only maps: use train --classifier conv1x1"
+        raise UsageError(f"{file.path} {advice}")
+    return specs
+
+
+def train_on_poolings(
+    file: FeatureFile,
+    specs: Sequence[str],
+    options: TrainOptions,
+    output: Path,
+    *,
+    photo_set: "PhotoSet | None" = None,
+    scheduler: str | None = None,
+    command: Sequence[str] = (),
+    show_progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Train on each of some poolings; return the content of each run's `metrics.json`."""
+    from bilinear_cli.run import train as fit_and_write
+
+    classifier = registry.get_classifier(options.classifier)
+    if scheduler and not classifier.distributed:
+        raise UsageError(f"--scheduler cannot be used with --classifier {classifier.name}")
+    if classifier.tensorflow:
+        import_tensorflow()
+    runs = []
+    with _workers(scheduler, file) as workers:
+        recorded = {"command": json.dumps([*command]), "photo_set": photo_set, "workers": workers}
+        for spec in specs:
+            with progress_bar(f"training on {spec}", "step", show_progress) as progress:
+                run = fit_and_write(file, spec, options, output, progress=progress, **recorded)  # type: ignore[arg-type]
+            runs.append(run)
+    return runs
+
+
+@contextmanager
+def _workers(scheduler: str | None, file: FeatureFile) -> "Iterator[Workers | None]":
+    """Yield the workers that compute the sums over a file's rows; None for this process."""
+    if scheduler is None:
+        yield None
+        return
+    from bilinear_cli.cluster.connect import connect
+
+    with connect(scheduler) as client:  # raises if Dask is not installed
+        from bilinear_cli.cluster.reducer import Workers
+
+        yield Workers(client, file)
+
+
+@contextmanager
+def progress_bar(label: str, unit: str, show: bool = True) -> Iterator[Progress]:
+    """Yield a progress callback (done, total) that draws a bar, if `show`."""
+    from tqdm.auto import tqdm
+
+    bar: Any = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc=label, total=total, initial=done, unit=unit, disable=not show)
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+            bar = None
+
+    try:
+        yield progress
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of a photo, the most probable first.
+
+    Attributes:
+        photo: the photo as it was given; of a feature file its path.
+        top: (name of a class, probability 0 to 1), in descending order; empty after an error.
+        error: why the photo could not be read, or None.
+    """
+
+    photo: Any
+    top: list[tuple[str, float]]
+    error: BadPhotoError | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the most probable class; raises the error of an unreadable photo."""
+        return self._best[0]
+
+    @property
+    def probability(self) -> float:
+        """The probability of the most probable class, 0 to 1; raises as `name`."""
+        return self._best[1]
+
+    @property
+    def _best(self) -> tuple[str, float]:
+        if self.error:
+            raise self.error
+        return self.top[0]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its metrics, and predictions with its model.
+
+    Attributes:
+        path: the run folder.
+    """
+
+    path: Path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`, such as `top1`, 0 to 1."""
+        return read_metrics(self.path)
+
+    def predict(
+        self,
+        photos: Any,
+        *,
+        top: int = 5,
+        precision: str | None = None,
+        engine: str = "auto",
+        backbone: StrPath | None = None,
+        weights: StrPath = "auto",
+        allow_precision_mix: bool = False,
+    ) -> list[Prediction]:
+        """Return the most probable classes of photos.
+
+            [prediction.name for prediction in run.predict(["a.jpg", "b.jpg"])]
+
+        Args:
+            photos: one photo or several: paths, uint8 RGB arrays (height, width, 3), or images of
+                Pillow; or the path of a feature file (`.h5`), whose rows are taken.
+            top: number of classes for each photo.
+
+        The other arguments are the options of `bilinear predict`.
+
+        Returns:
+            A prediction for each photo, in order. One that cannot be read has an `error`.
+
+        Raises:
+            BilinearError: the network cannot be loaded, or is another one.
+            FeatureFileError: the feature file cannot be read, or suits another run.
+        """
+        if isinstance(photos, str | Path) and Path(photos).suffix == ".h5":
+            return [Prediction(*pair) for pair in predict_rows(self.path, Path(photos), top)]
+        if isinstance(photos, str | Path | np.ndarray) or hasattr(photos, "convert"):
+            photos = [photos]
+        recipe = prediction_recipe(self.path, precision, allow_precision_mix, engine)
+        network = load_run_network(
+            self.path, recipe, str(weights), Path(backbone) if backbone else None
+        )
+        pairs = predict(self.path, photos, _load(network, recipe), top=top)
+        return [
+            Prediction(photo, [], result)
+            if isinstance(result, BadPhotoError)
+            else Prediction(photo, result)
+            for photo, result in pairs
+        ]
+
+    def report(self, path: StrPath) -> Path:
+        """Write a report, `.html` or `.md` by the suffix of the path; return the path."""
+        from bilinear_cli.report.write import write_report
+
+        write_report([self.path], Path(path))
+        return Path(path)
+
+
+@lru_cache(maxsize=1)
+def _load(network: Network, recipe: Recipe) -> Forward:
+    """Return the network; a notebook that predicts photo by photo loads it once."""
+    return network.load(recipe)
+
+
+def load_run(folder: StrPath) -> Run:
+    """Return the run of a folder, or raise a BilinearError if it is not one."""
+    run = Run(Path(folder))
+    run.metrics  # noqa: B018 - raises
+    return run
