@@ -40,6 +40,8 @@ def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
                 if replaced.exists():
                     os.replace(replaced, path)
                 raise
+    except BilinearError:  # some are also OSErrors
+        raise
     except OSError as error:
         raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -223,6 +223,8 @@ def _damage(path: Path) -> Iterator[None]:
     """Turn the errors of reading a missing or damaged file into a BilinearError."""
     try:
         yield
+    except BilinearError:
+        raise
     except READ_ERRORS as error:
         advice = "write the run folder again with bilinear train"
         raise BilinearError(f"cannot read {path} ({error}): {advice}") from error

@@ -26,6 +26,8 @@ def count_channels(forward: Forward, size: int, specs: Iterable[str] = ()) -> in
     signature = tf.TensorSpec((1, size, size, 3), tf.uint8)
     try:
         outputs = tf.function(forward).get_concrete_function(signature).structured_outputs
+    except BilinearError:  # of an ONNX network
+        raise
     except ValueError as error:  # from a layer
         message = f"the network cannot take photos of {size} pixels: {one_line(error)[:200]}"
         raise UsageError(message) from error

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, UsageError, reason_of
+from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError, reason_of
 from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
 from bilinear_cli.store.lock import in_use_error
 
@@ -143,6 +143,8 @@ def read_errors(path: Path) -> Iterator[None]:
     """Turn the errors that h5py and NumPy raise for a malformed file into a FeatureFileError."""
     try:
         yield
+    except BilinearError:
+        raise
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise damaged_file_error(path, reason_of(error)) from error
 

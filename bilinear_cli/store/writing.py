@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, InUseError, Progress, reason_of
+from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError, Progress, reason_of
 from bilinear_cli.poolings.registry import SpecDict, get_pooling, storage_dtype
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import INTEGER_COLUMNS, ROW_COLUMNS, partial_path
@@ -234,6 +234,8 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
     """Turn an error of the disk into a FeatureFileError; HDF5 raises some as RuntimeError."""
     try:
         yield
+    except BilinearError:
+        raise
     except (OSError, RuntimeError) as error:
         advice = " The rows written so far are kept. Free some space and run again." if kept else ""
         where = getattr(error, "filename", None) or path

@@ -1,0 +1,197 @@
+"""Photos -> features as a transformer of scikit-learn, for pipelines and cross-validation."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.extraction.existing import resolve_locally
+from bilinear_cli.extraction.from_photos import N_SAMPLED
+from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
+from bilinear_cli.files import atomic_write
+from bilinear_cli.networks.network import Forward, Network
+from bilinear_cli.photos.images import read_any, read_batches, read_bytes, stack_batch
+from bilinear_cli.poolings.parameters import make_parameters, sample_indices, second_moment
+from bilinear_cli.poolings.registry import MAPS
+from bilinear_cli.recipe import Recipe
+
+
+class PhotoFeatures(TransformerMixin, BaseEstimator):
+    """Pooled features of photos.
+
+        model = make_pipeline(PhotoFeatures(cache="cache"), SoftmaxClassifier())
+        cross_val_score(model, paths, names)
+
+    Photos are paths, uint8 RGB arrays (height, width, 3), or images of Pillow. `fit` fits the
+    projection of poolings such as `bilinear:144`; for others it only reads the network. The network
+    is not pickled, only its SHA-256: a pickled transformer loads the same network again.
+
+    Parameters:
+        pooling: a spec, or several with `+`, whose rows are concatenated.
+        cache: a folder for the rows of each photo; None to compute them at each call. Give one for
+            cross-validation.
+        random_state: seed of sketches, and of the photos that a projection is fitted on.
+
+    The others are the options of `bilinear extract`.
+
+    Attributes:
+        recipe_: what decides the numbers.
+        parameters_: arrays that the poolings take, name -> array.
+        n_features_out_: length of a row.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Path = "vgg16",
+        pooling: str = "bilinear",
+        *,
+        layer: str | None = None,
+        image_size: int | None = None,
+        resize: str | None = None,
+        batch_size: int | None = None,
+        precision: str = "auto",
+        engine: str = "auto",
+        weights: str | Path = "auto",
+        cache: str | Path | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.pooling = pooling
+        self.layer = layer
+        self.image_size = image_size
+        self.resize = resize
+        self.batch_size = batch_size
+        self.precision = precision
+        self.engine = engine
+        self.weights = weights
+        self.cache = cache
+        self.random_state = random_state
+
+    def fit(self, X: Sequence[Any], y: Any = None) -> Self:
+        """Read the network, and fit the projection if the pooling has one; `y` is ignored.
+
+        Raises:
+            BadPhotoError: a photo cannot be read.
+            UsageError: the parameters do not fit each other.
+        """
+        network = self._network()
+        options = ExtractOptions(
+            pooling=self.pooling.split("+"),
+            layer=self.layer,
+            image_size=self.image_size,
+            resize=self.resize,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            engine=self.engine,
+            seed=self.random_state,
+        )
+        self.recipe_: Recipe = resolve_locally(make_recipe(options, network), network)
+        forward = _load(network, self.recipe_)
+        from bilinear_cli.extraction.graph import compile_pooling, count_channels
+
+        recipe = self.recipe_
+        channels = count_channels(forward, recipe.image_size, recipe.specs)
+        sample = partial(self._sample, X, forward)
+        self.parameters_: dict[str, np.ndarray] = make_parameters(recipe, channels, {}, sample)
+        _, shapes = compile_pooling(forward, recipe.specs, 1, recipe.parsed_views, self.parameters_)
+        self.n_features_out_: int = sum(int(np.prod(shapes[spec])) for spec in recipe.specs)
+        return self
+
+    def transform(self, X: Sequence[Any]) -> np.ndarray:
+        """Return the features of photos, float32 (n, n_features_out_).
+
+        Raises:
+            BadPhotoError: a photo cannot be read.
+            BilinearError: the network is not that of `fit`.
+            sklearn.exceptions.NotFittedError: `fit` was not called.
+        """
+        check_is_fitted(self)
+        rows = np.empty((len(X), self.n_features_out_), np.float32)
+        files = [self._cache_file(photo) for photo in X]
+        missing = [i for i, file in enumerate(files) if not (file and file.is_file())]
+        for i in {*range(len(X))} - {*missing}:
+            rows[i] = np.load(files[i], allow_pickle=False)
+        computed = self._compute([X[i] for i in missing]) if missing else iter(())
+        for i, row in zip(missing, computed, strict=True):
+            rows[i] = row
+            if file := files[i]:
+                with atomic_write(file) as new, new.open("wb") as opened:
+                    np.save(opened, row, allow_pickle=False)
+        return rows
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return `pooling0`, `pooling1`, ..., str (n_features_out_,)."""
+        check_is_fitted(self)
+        return np.array([f"{self.pooling}{i}" for i in range(self.n_features_out_)], object)
+
+    def _network(self) -> Network:
+        options = ExtractOptions(
+            backbone=str(self.backbone),
+            weights=str(self.weights),
+            precision=self.precision,
+            engine=self.engine,
+            resize=self.resize,
+        )
+        return make_network(options)
+
+    def _compute(self, photos: Sequence[Any]) -> Iterator[np.ndarray]:
+        """Yield the row of each photo, float32 (n_features_out_,)."""
+        network, recipe = self._network(), self.recipe_
+        if network.sha256() != recipe.weights_sha256:
+            raise BilinearError(f"{self.backbone} has other weights than in fit. Fit again.")
+        for batch in _pool(_load(network, recipe), recipe, self.parameters_, photos):
+            parts = [batch[spec].reshape(len(batch[spec]), -1) for spec in recipe.specs]
+            yield from np.concatenate(parts, axis=1, dtype=np.float32)
+
+    def _sample(self, photos: Sequence[Any], forward: Forward) -> tuple[np.ndarray, list[str]]:
+        """Return the second moment of some photos' maps, and the photos' SHA-256."""
+        indices = sample_indices(np.arange(len(photos)), N_SAMPLED, self.random_state)
+        sample = [photos[i] for i in indices]
+        recipe = replace(self.recipe_, specs=(MAPS,))
+        batches = _pool(forward, recipe, {}, sample)
+        return second_moment(batch[MAPS] for batch in batches), [*map(_sha256, sample)]
+
+    def _cache_file(self, photo: Any) -> Path | None:
+        """Return the file of a photo's row, which its bytes and all numbers of `fit` decide."""
+        if not self.cache:
+            return None
+        digest = hashlib.sha256(json.dumps(asdict(self.recipe_), sort_keys=True).encode())
+        for name, array in sorted(self.parameters_.items()):
+            digest.update(name.encode() + array.tobytes())
+        return Path(self.cache) / digest.hexdigest()[:16] / f"{_sha256(photo)}.npy"
+
+
+@lru_cache(maxsize=1)
+def _load(network: Network, recipe: Recipe) -> Forward:
+    """Return the network; folds and grids load it once in a process."""
+    return network.load(recipe)
+
+
+def _pool(
+    forward: Forward, recipe: Recipe, parameters: Mapping[str, np.ndarray], photos: Sequence[Any]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield spec -> rows of the photos of each batch, or raise the error of a bad photo."""
+    from bilinear_cli.extraction.graph import compile_pooling
+
+    n, sizes = recipe.batch_size, [recipe.image_size]
+    compute, _ = compile_pooling(forward, recipe.specs, n, recipe.parsed_views, parameters)
+    for batch in read_batches(photos, n, partial(read_any, sizes=sizes, resize=recipe.resize)):
+        if error := next((photo for photo in batch if isinstance(photo, BadPhotoError)), None):
+            raise error
+        yield {spec: x[: len(batch)] for spec, x in compute(stack_batch(batch, sizes, n)).items()}
+
+
+def _sha256(photo: Any) -> str:
+    """Return the SHA-256 of a photo's file, or of its pixels and their shape."""
+    if isinstance(photo, str | Path):
+        return hashlib.sha256(read_bytes(Path(photo))).hexdigest()
+    pixels = np.asarray(photo)
+    return hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
