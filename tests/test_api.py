@@ -1,0 +1,308 @@
+"""The public Python interface: equal to the commands, and as docs/python.md shows it."""
+
+import inspect
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from support.commands import ROOT, run_command, set_quick_options
+from support.errors import raises
+from support.network import small_network, use_small_network
+from support.photos import class_folders
+from support.thin_network import thin_networks
+
+import bilinear_cli
+from bilinear_cli import Run, extract, load_run, open_features, train
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
+from bilinear_cli.extraction.options import ExtractOptions
+from bilinear_cli.networks.network import Network
+from bilinear_cli.run import read_scores
+from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.transformers import PhotoFeatures, _load
+
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text("utf-8"), re.M | re.S
+)
+POOLINGS = ["max", "bilinear"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with photos/, and x.h5 and a run of the small network."""
+    folder = tmp_path_factory.mktemp("api")
+    class_folders(folder / "photos", {"wren": 6, "robin": 6})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_small_network(patch)
+        extract("photos", pooling=POOLINGS, output="x.h5", image_size=32, precision="float32")
+        train("x.h5", pooling="bilinear", C=1.0, label_smoothing=0.0, progress=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(prepared)
+    use_small_network(monkeypatch)
+    _load.cache_clear()
+    yield
+    _load.cache_clear()
+
+
+@pytest.fixture
+def run(prepared: Path) -> Run:
+    return load_run("runs/x-bilinear-softmax")
+
+
+def photos() -> list[Path]:
+    return sorted(Path("photos").rglob("*.png"))
+
+
+# The same as the commands -------------------------------------------------------------------
+
+
+def test_extract_and_train_write_what_the_commands_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_quick_options(monkeypatch, batch_size=12)
+    options = ["--image-size", "32", "--precision", "float32", "--weights", "auto"]
+    output = tmp_path / "x.h5"
+    run_command("extract", "--data", "photos", "--pooling", "max", *options, "-o", output)
+    path = extract(
+        "photos", pooling="max", output=tmp_path / "y.h5", image_size=32, precision="float32",
+        batch_size=12, progress=False,
+    )  # fmt: skip
+    with open_features(path) as ours, open_features(output) as theirs:
+        np.testing.assert_array_equal(ours.X("max"), theirs.X("max"))
+        assert ours.paths.tolist() == theirs.paths.tolist()
+        assert ours.recipe == theirs.recipe
+    run_command("train", "--features", output, "-C", 1, "--label-smoothing", 0, "-o", tmp_path)
+    run = train(path, output=tmp_path, C=1.0, label_smoothing=0.0, progress=False)
+    folders = (run.path, tmp_path / "x-max-softmax")
+    np.testing.assert_array_equal(*(read_scores(folder, "test")["scores"] for folder in folders))
+
+
+def test_arguments_and_defaults_are_those_of_the_options() -> None:
+    arguments = inspect.signature(extract).parameters
+    for field in fields(ExtractOptions):
+        assert arguments[field.name].default == field.default, field.name
+    arguments = inspect.signature(train).parameters
+    names = {field.name for field in fields(TrainOptions)}
+    assert {name for name in arguments if name in names} == {"classifier"}
+
+
+def test_nothing_is_printed_and_no_bar_drawn(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    extract("photos", pooling="max", output=tmp_path / "x.h5", image_size=32, progress=False)
+    train(tmp_path / "x.h5", output=tmp_path, C=1.0, label_smoothing=0.0, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_train_needs_a_pooling_if_there_are_several() -> None:
+    with raises(UsageError, "x.h5", *POOLINGS):
+        train("x.h5")
+    with pytest.raises(TypeError):
+        train("x.h5", pooling="max", no_such_option=1)
+
+
+# Features ---------------------------------------------------------------------------------
+
+
+def test_features_are_arrays_and_names() -> None:
+    with open_features("x.h5") as features:
+        assert sorted(features.poolings) == sorted(POOLINGS)
+        x, y = features.X("bilinear"), features.y()
+        assert x.shape == (12, 21)
+        assert y.tolist() == [Path(path).parent.name for path in features.paths]
+        train_rows = features.split == "train"
+        np.testing.assert_array_equal(features.X("bilinear", "train"), x[train_rows])
+        assert features.y("test").tolist() == y[~train_rows].tolist()
+        both = features.X("max+bilinear", "test")
+        np.testing.assert_array_equal(both[:, 6:], x[~train_rows])
+        with raises(UsageError, "validation", "train", "test"):
+            features.y("validation")
+
+
+def test_a_frame_has_a_row_for_each_photo() -> None:
+    pytest.importorskip("pandas")
+    with open_features("x.h5") as features:
+        frame = features.to_frame("test")
+        assert frame["y"].tolist() == features.y("test").tolist()
+
+
+# Runs ---------------------------------------------------------------------------------------
+
+
+def test_all_kinds_of_photos_get_the_same_prediction(run: Run) -> None:
+    paths = photos()
+    images = [Image.open(path).convert("RGB") for path in paths]
+    by_path = run.predict(paths, top=2)
+    for others in (images, [np.asarray(image) for image in images], [str(path) for path in paths]):
+        assert [x.top for x in run.predict(others, top=2)] == [x.top for x in by_path]
+    (alone,) = run.predict(paths[0], top=2)
+    assert alone.name == by_path[0].name
+    assert alone.probability == pytest.approx(by_path[0].probability, abs=1e-5)
+    best = by_path[0]
+    assert (best.photo, best.name, best.probability) == (paths[0], *best.top[0])
+    assert sum(p for _, p in best.top) == pytest.approx(1)
+
+
+def test_stored_rows_get_the_prediction_of_their_photos(run: Run) -> None:
+    rows = {x.photo: x.top for x in run.predict("x.h5", top=2)}
+    for prediction in run.predict([Path("photos") / path for path in rows], top=2):
+        (top,) = [top for path, top in rows.items() if prediction.photo == Path("photos") / path]
+        assert [name for name, _ in top] == [name for name, _ in prediction.top]
+        np.testing.assert_allclose([p for _, p in top], [p for _, p in prediction.top], atol=1e-3)
+
+
+def test_rows_of_another_recipe_are_refused(run: Run, tmp_path: Path) -> None:
+    other = extract(
+        "photos", pooling="bilinear", output=tmp_path / "o.h5", precision="float32", image_size=40
+    )
+    with raises(FeatureFileError, "image-size", 40, 32):
+        run.predict(str(other))
+
+
+def test_a_bad_photo_has_an_error_and_the_others_have_names(run: Run, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no photo")
+    first, second = run.predict([bad, photos()[0]])
+    assert second.name in {"wren", "robin"}
+    assert isinstance(first.error, BadPhotoError)
+    with pytest.raises(OSError, match=re.escape(str(bad))):
+        _ = first.name
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (2, 8, 8, 3)])
+def test_an_array_that_is_no_photo_is_a_value_error(run: Run, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        run.predict([np.zeros(shape, np.uint8)])
+    with pytest.raises(ValueError, match="float64"):
+        run.predict([np.zeros((8, 8, 3))])
+
+
+def test_metrics_and_reports(run: Run, tmp_path: Path) -> None:
+    assert 0 <= run.metrics["top1"] <= 1
+    assert "wren" in run.report(tmp_path / "report.md").read_text("utf-8")
+    with raises(UsageError, ".html", ".md"):
+        run.report(tmp_path / "report.txt")
+    with raises(BilinearError, "none"):
+        load_run("none")
+
+
+# Transformers -------------------------------------------------------------------------------
+
+
+def test_photo_features_are_the_stored_rows(tmp_path: Path) -> None:
+    features = PhotoFeatures(pooling="max+bilinear", image_size=32, precision="float32")
+    with open_features("x.h5") as file:
+        paths = [Path("photos") / path for path in file.paths]
+        stored = file.X("max+bilinear")
+    rows = features.fit(paths).transform(paths)
+    np.testing.assert_allclose(rows, stored, rtol=1e-6)
+    assert rows.dtype == np.float32
+    assert features.get_feature_names_out().shape == (rows.shape[1],)
+    copy = tmp_path / "features.joblib"
+    joblib.dump(features, copy)
+    np.testing.assert_array_equal(joblib.load(copy).transform(paths), rows)
+    assert clone(features).get_params() == features.get_params()
+
+
+def test_the_cache_spares_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    network = small_network(lambda batch: seen.append(len(batch)))
+    monkeypatch.setattr(Network, "load", lambda self, recipe: network)
+    features = PhotoFeatures(pooling="max", image_size=32, cache=tmp_path, batch_size=4)
+    rows = features.fit(photos()).transform(photos()[:8])
+    assert seen == [4, 4]
+    np.testing.assert_array_equal(features.transform(photos()), np.vstack([rows, rows[:0], *[
+        features.transform([path]) for path in photos()[8:]
+    ]]))  # fmt: skip
+    assert seen == [4, 4, 4]
+    array = np.asarray(Image.open(photos()[0]).convert("RGB"))
+    np.testing.assert_array_equal(features.transform([array]), rows[:1])
+
+
+def test_a_projection_is_fitted_on_the_photos_of_fit() -> None:
+    features = PhotoFeatures(pooling="bilinear:3", image_size=32)
+    assert features.fit(photos()[:8]).transform(photos()).shape == (12, 6)
+    assert len(features.parameters_["fitted-on"]) == 8
+
+
+def test_another_network_than_that_of_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = PhotoFeatures(pooling="max", image_size=32).fit(photos())
+    monkeypatch.setattr(Network, "sha256", lambda self: "1" * 64)
+    with raises(BilinearError, "vgg16"):
+        features.transform(photos())
+
+
+# Imports and types --------------------------------------------------------------------------
+
+
+def test_importing_the_package_imports_nothing_large() -> None:
+    code = "import bilinear_cli, sys; print({'numpy', 'tensorflow', 'h5py'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+    assert {*bilinear_cli.__all__} <= {*dir(bilinear_cli)}
+    for name in bilinear_cli.__all__:
+        assert getattr(bilinear_cli, name).__doc__
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = bilinear_cli.no_such_name
+
+
+@pytest.mark.slow
+def test_a_users_script_has_types(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "import bilinear_cli\n"
+        "path: Path = bilinear_cli.extract('photos', pooling=['max'], image_size=448)\n"
+        "run = bilinear_cli.train(path, pooling='max', C=1.0)\n"
+        "top1: float = run.metrics['top1']\n"
+        "names: list[str] = [x.name for x in run.predict(['a.jpg'])]\n"
+        "with bilinear_cli.open_features(path) as features:\n"
+        "    shape: tuple[int, ...] = features.X('max', 'train').shape\n"
+        "bilinear_cli.extract('photos', image_size='large')  # wrong\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", script]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+    )
+    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, done.stdout
+    assert "script.py:9" in errors[0]
+
+
+@pytest.mark.slow
+def test_the_documents_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()  # the small network
+    names = [f"{i}.jpg" for i in range(8)]
+    class_folders(tmp_path / "photos", {"wren": names, "robin": names})
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    with thin_networks() as patch:
+        patch.chdir(tmp_path)
+        load = Network.weights
+        patch.setattr(Network, "weights", lambda self: load(Network(self.backbone, "random")))
+        for block in BLOCKS:
+            exec(block, {})
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    logging.getLogger("bilinear_cli").setLevel(logging.NOTSET)
+    assert "wren" in capsys.readouterr().out
