@@ -134,7 +134,6 @@ def test_features_are_arrays_and_names() -> None:
 
 
 def test_a_frame_has_a_row_for_each_photo() -> None:
-    pytest.importorskip("pandas")
     with open_features("x.h5") as features:
         frame = features.to_frame("test")
         assert frame["y"].tolist() == features.y("test").tolist()
