@@ -17,7 +17,11 @@ CHOICES = {
     "engine": ("tensorflow", "ncnn", "onnxruntime"),
 }
 PROCESSOR = "processor"  # resize as the publisher of an ONNX network does
-PROCESSOR_RESIZE = re.compile(PROCESSOR + r": (shortest|both) (\d{1,5}), crop (\d{1,5}), (\w+)")
+PROCESSOR_RESIZE = re.compile(
+    PROCESSOR + r": (shortest|both) ([1-9][0-9]{0,4}), crop ([1-9][0-9]{0,4}), ([a-z]+)"
+)
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
+MAX_EDGE_RATIO = 4  # of the edge to the crop; more would only take memory
 MINIMUMS = {"image_size": 1, "batch_size": 1, "seed": 0}
 UNSHARDED = "1/1"  # the shard of a file that has all photos
 # Attributes that a feature file may lack
@@ -84,6 +88,26 @@ def processor_resize(keeps_ratio: bool, edge: int, size: int, filter_name: str) 
     """Return the text of a geometry: resize the shortest edge, or both; then crop the centre."""
     sides = "shortest" if keeps_ratio else "both"
     return f"{PROCESSOR}: {sides} {edge}, crop {size}, {filter_name}"
+
+
+class ProcessorResize(NamedTuple):
+    """The arguments of `processor_resize`."""
+
+    keeps_ratio: bool
+    edge: int
+    size: int
+    filter_name: str
+
+
+def parse_processor_resize(text: str) -> ProcessorResize | None:
+    """Return the arguments that gave a text of `processor_resize`, or None if it is none."""
+    match = PROCESSOR_RESIZE.fullmatch(text)
+    if not match:
+        return None
+    sides, edge, size, filter_name = match.groups()
+    resize = ProcessorResize(sides == "shortest", int(edge), int(size), filter_name)
+    is_valid = resize.size <= resize.edge <= MAX_EDGE_RATIO * resize.size
+    return resize if is_valid and filter_name in FILTERS else None
 
 
 @dataclass(frozen=True)
@@ -157,7 +181,7 @@ class Recipe:
         names -= {*OPTIONAL_ATTRIBUTES} - attributes.keys()
         values = {name: attributes[name] for name in names}
         for name, value in values.items():
-            if name == "resize" and PROCESSOR_RESIZE.fullmatch(str(value)):
+            if name == "resize" and parse_processor_resize(str(value)):
                 continue
             if name in MINIMUMS:
                 valid = type(value) is int and value >= MINIMUMS[name]

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from bilinear_cli.recipe import Recipe, differences, mixed_engines
+from bilinear_cli.recipe import (
+    Recipe,
+    differences,
+    mixed_engines,
+    parse_processor_resize,
+    processor_resize,
+)
 from bilinear_cli.store import FeatureFile
 
 DATA_FILES = Path(__file__).parent / "data_files"
@@ -48,6 +54,45 @@ def test_an_unknown_engine_in_a_file_is_invalid(engine: Any) -> None:
         Recipe.from_attributes(RECIPE.attributes() | {"engine": engine}, RECIPE.specs)
 
 
+PROCESSOR = "processor: shortest 256, crop 224, bicubic"
+
+
+@pytest.mark.parametrize(
+    "resize",
+    ["squash", "crop", "pad", PROCESSOR, "processor: both 32, crop 32, nearest"],
+)
+def test_a_known_resize_in_a_file_is_kept(resize: str) -> None:
+    recipe = replace(RECIPE, resize=resize)
+    assert Recipe.from_attributes(recipe.attributes(), RECIPE.specs) == recipe
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [
+        *("", "processor", "auto", 1, f"{PROCESSOR} ", f"{PROCESSOR}\n", PROCESSOR.upper()),
+        *(PROCESSOR.replace("bicubic", x) for x in ("", "cubist", "bicubic, bicubic", "_getexif")),
+        *(PROCESSOR.replace("256", x) for x in ("0", "-256", "256.0", "100000", "٢٥٦", "")),
+        *(PROCESSOR.replace("224", x) for x in ("0", "257", "1", "63")),
+        *(PROCESSOR.replace("shortest", x) for x in ("longest", "", "shortest both")),
+        "processor: both 99999, crop 1, bicubic",
+    ],
+)
+def test_an_invalid_resize_in_a_file_is_refused(resize: Any) -> None:
+    with pytest.raises(ValueError, match="resize"):
+        Recipe.from_attributes(RECIPE.attributes() | {"resize": resize}, RECIPE.specs)
+
+
+@pytest.mark.parametrize("arguments", [(True, 256, 224, "bicubic"), (False, 32, 32, "hamming")])
+def test_the_text_of_a_processors_resize_has_its_arguments(arguments: tuple) -> None:
+    assert parse_processor_resize(processor_resize(*arguments)) == arguments
+
+
+@pytest.mark.parametrize("use", USES)
+def test_another_resize_of_a_processor_is_another_recipe(use: str) -> None:
+    pair = [replace(RECIPE, resize=x) for x in (PROCESSOR, PROCESSOR.replace("256", "248"))]
+    assert compare(*pair, use) == ["resize"]
+
+
 @pytest.mark.parametrize(
     ("change", "resolved"),
     [
@@ -64,7 +109,12 @@ def test_a_recipe_is_resolved_if_nothing_is_open(change: dict[str, Any], resolve
 
 @pytest.mark.parametrize(
     ("recipe", "packages"),
-    [(RECIPE, ()), (replace(RECIPE, precision="int8"), ("ai-edge-litert",)), (NCNN, ("ncnn",))],
+    [
+        (RECIPE, ()),
+        (replace(RECIPE, precision="int8"), ("ai-edge-litert",)),
+        (NCNN, ("ncnn",)),
+        (replace(RECIPE, engine="onnxruntime"), ("onnxruntime",)),
+    ],
 )
 def test_a_recipe_names_the_packages_that_only_it_needs(
     recipe: Recipe, packages: tuple[str, ...]

@@ -1,6 +1,7 @@
 """Photos -> maps of an ONNX network, by ONNX Runtime."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from bilinear_cli.networks.onnx_maps import MapLayout, find_layout
 from bilinear_cli.networks.onnx_model import (
     EXTRA,
     OnnxModel,
+    external_locations,
     load_graph,
     quantizes_dynamically,
     read_model,
@@ -66,6 +68,8 @@ class OnnxNetwork:
                     f"photo of {size} pixels. Choose another --layer; bilinear info "
                     f"{self.model.path} lists them."
                 )
+            if not self._batch_size and not self._takes_batches(size, shape):
+                self._batch_size = 1
             self._layouts[size] = shape, layout
         return self._layouts[size]
 
@@ -97,9 +101,16 @@ class OnnxNetwork:
                 f"says: {one_line(error)[:200]}"
             ) from error
 
+    def _takes_batches(self, size: int, shape: tuple[int, ...]) -> bool:
+        """Return whether the graph, which declares a free batch size, has one."""
+        try:
+            return self._run(np.zeros((2, size, size, 3), np.uint8)).shape == (2, *shape[1:])
+        except MemoryError:
+            return False
+
     def measure_memory(self, size: int) -> int:
         """Return the bytes that a photo of a batch takes, by a trial of four."""
-        self.run_black_photo(size)  # raises if the size is wrong
+        self.layout(size)  # raises if the size is wrong
         process = psutil.Process()
         before = process.memory_info().rss
         self._run(np.zeros((4, size, size, 3), np.uint8))
@@ -123,9 +134,9 @@ class OnnxNetwork:
         try:
             feed = photo_feed(self._session, self.model, photos)
             (output,) = self._session.run([self.layer], feed)
+            return np.atleast_1d(np.asarray(output, np.float32))
         except Exception as error:  # ONNX Runtime's own; after a first run only memory can fail
             raise MemoryError(str(error)) from error
-        return np.asarray(output, np.float32)
 
 
 def _fixed(dimension: int | str | None) -> int | None:
@@ -192,7 +203,7 @@ def start_session(graph: "onnx.ModelProto", path: Path) -> "onnxruntime.Inferenc
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_cpus()
     options.log_severity_level = 4  # its errors are also raised
-    folder = str(path.parent.absolute())
+    folder = _follow_links(graph, path)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     available = onnxruntime.get_available_providers()
     providers = [name for name in GPU_PROVIDERS if name in available] + ["CPUExecutionProvider"]
@@ -203,6 +214,19 @@ def start_session(graph: "onnx.ModelProto", path: Path) -> "onnxruntime.Inferenc
             f"ONNX Runtime cannot load {path}: {one_line(error)[:300]}. A newer version may: run "
             "pip install --upgrade onnxruntime."
         ) from error
+
+
+def _follow_links(graph: "onnx.ModelProto", path: Path) -> str:
+    """Return the folder of the graph's external weights; the graph gets their paths in it.
+
+    In Hugging Face's cache these files are links, which ONNX Runtime does not follow.
+    """
+    entries = [(x, (path.parent / x.value).resolve()) for x in external_locations(graph)]
+    folders = [file.parent for _, file in entries] or [path.parent.absolute()]
+    folder = os.path.commonpath(folders)
+    for entry, file in entries:
+        entry.value = file.relative_to(folder).as_posix()
+    return folder
 
 
 def photo_feed(
@@ -222,8 +246,11 @@ def default_layer(model: OnnxModel, size: int) -> str:
         UsageError: no output has maps, or several.
     """
     session = open_session(model.path)
-    layers = {}
+    layers: dict[str, tuple[Any, MapLayout | None]] = {}
     for output in session.get_outputs():
+        if "float" not in output.type:
+            layers[output.name] = output.type, None
+            continue
         network = OnnxNetwork(model, output.name)
         shape = network.run_black_photo(size).shape
         layout = find_layout(shape, model.config, size)

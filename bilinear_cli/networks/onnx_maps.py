@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bilinear_cli.networks.onnx_model import positive_int, vision_config
+
 
 class MapLayout(NamedTuple):
     """Where the maps are in a tensor.
@@ -39,14 +41,14 @@ def find_layout(
         config: of `config.json`, possibly with a nested `vision_config`.
         image_size: width and height of the photos in pixels.
     """
-    config = config.get("vision_config") or config
+    config = vision_config(config)
     if len(shape) == 4:
         return _find_channels(shape[1:], config)
     if len(shape) != 3:
         return None
-    n_tokens, patch = shape[1], config.get("patch_size")
-    n_patches = (image_size // patch) ** 2 if isinstance(patch, int) and patch > 0 else None
-    n_registers = int(config.get("num_register_tokens") or 0)
+    n_tokens, patch = shape[1], positive_int(config.get("patch_size"))
+    n_patches = (image_size // patch) ** 2 if patch else None
+    n_registers = positive_int(config.get("num_register_tokens")) or 0
     if n_patches and n_tokens == n_patches + 1 + n_registers:
         return MapLayout(n_before=1 + n_registers, has_class_token=True)
     # Without a class token, as in SigLIP; or a grid of merged patches, as in Swin
@@ -60,6 +62,7 @@ def _find_channels(shape: tuple[int, ...], config: Mapping[str, Any]) -> MapLayo
     a, b, c = shape
     first, last = b == c != a, a == b != c
     if first == last:  # by shape it may be either
-        widths = config.get("hidden_sizes") or [config.get("hidden_size")]
+        sizes = config.get("hidden_sizes")
+        widths = sizes if sizes and isinstance(sizes, list) else [config.get("hidden_size")]
         first, last = a in widths and c not in widths, c in widths and a not in widths
     return MapLayout(channels_first=first) if first != last else None

@@ -6,7 +6,7 @@ folder, is refused before anything runs.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +46,7 @@ class OnnxModel:
     @property
     def patch_size(self) -> int | None:
         """Width and height of the patches of a transformer in pixels, by the configuration."""
-        patch = (self.config.get("vision_config") or self.config).get("patch_size")
-        return patch if isinstance(patch, int) and patch > 0 else None
+        return positive_int(vision_config(self.config).get("patch_size"))
 
     def sha256(self) -> str:
         """Return what identifies the network: the SHA-256 of the SHA-256 of its files."""
@@ -56,6 +55,17 @@ class OnnxModel:
             with path.open("rb") as file:
                 digests.update(hashlib.file_digest(file, "sha256").digest())
         return digests.hexdigest()
+
+
+def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a `config.json` that is about images."""
+    nested = config.get("vision_config")
+    return nested if isinstance(nested, dict) else config
+
+
+def positive_int(value: Any) -> int | None:
+    """Return a value of a `config.json` if it is a positive integer."""
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def quantizes_dynamically(path: Path) -> bool:
@@ -137,7 +147,7 @@ def _find(name: str, folders: list[Path]) -> Path | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BilinearError(f"cannot read {path}: {one_line(error)[:200]}") from error
     if not isinstance(content, dict):
         raise BilinearError(f"cannot read {path}: it is no JSON object")
@@ -171,18 +181,30 @@ def _check_graph(path: Path) -> list[Path]:
     """Raise unless the graph is safe to run; return the files of its external weights."""
     model = load_graph(path)
     _check_inputs(path, model.graph)
-    graphs = [*_subgraphs(model.graph)]
-    domains = {node.domain for graph in graphs for node in graph.node} - DOMAINS
+    domains = {node.domain for node in _nodes(model)} - DOMAINS
     domains -= {function.domain for function in model.functions}
     if domains:
         raise BilinearError(
             f"{path} has custom operators ({', '.join(sorted(domains))}), which are not run. "
             "Export the network with standard operators."
         )
-    tensors = [tensor for graph in graphs for tensor in graph.initializer]
-    tensors += [a.t for graph in graphs for node in graph.node for a in node.attribute]
-    locations = {x.value for t in tensors for x in t.external_data if x.key == "location"}
+    locations = {entry.value for entry in external_locations(model)}
     return [_external_file(path, location) for location in sorted(locations)]
+
+
+def external_locations(model: "onnx.ModelProto") -> Iterator["onnx.StringStringEntryProto"]:
+    """Yield the entries of tensors that name a file of weights."""
+    for graph in (model.graph, *_subgraphs(_nodes(model))):
+        sparse = [tensor for x in graph.sparse_initializer for tensor in (x.values, x.indices)]
+        yield from _locations([*graph.initializer, *sparse])
+    for node in _nodes(model):
+        yield from _locations([tensor for x in node.attribute for tensor in (x.t, *x.tensors)])
+
+
+def _locations(
+    tensors: Iterable["onnx.TensorProto"],
+) -> Iterator["onnx.StringStringEntryProto"]:
+    return (x for tensor in tensors for x in tensor.external_data if x.key == "location")
 
 
 def _check_inputs(path: Path, graph: "onnx.GraphProto") -> None:
@@ -209,13 +231,20 @@ def _check_inputs(path: Path, graph: "onnx.GraphProto") -> None:
     )
 
 
-def _subgraphs(graph: "onnx.GraphProto") -> Iterator["onnx.GraphProto"]:
-    """Yield a graph, and those of its branches and loops."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _subgraphs(inner)
+def _nodes(model: "onnx.ModelProto") -> list["onnx.NodeProto"]:
+    """Return all nodes, also those of branches, loops and functions."""
+    nodes = [node for x in (model.graph, *model.functions) for node in x.node]
+    for node in nodes:  # which grows
+        nodes += [inner for graph in _subgraphs([node]) for inner in graph.node]
+    return nodes
+
+
+def _subgraphs(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.GraphProto"]:
+    """Yield the branches and loops of these nodes, but not those inside them."""
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from attribute.graphs
+        if attribute.HasField("g"):
+            yield attribute.g
 
 
 def _external_file(graph: Path, location: str) -> Path:

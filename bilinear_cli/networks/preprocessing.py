@@ -6,10 +6,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from bilinear_cli.recipe import processor_resize
+from bilinear_cli.recipe import FILTERS, parse_processor_resize, processor_resize
 
+MAX_NUMBER = 1e9
 SMALL_CONVNEXT = 384  # pixels; ConvNeXt's processor crops only below this size
-FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
+SQUARE_PROCESSORS = ("Beit", "DeiT")  # a single number is both sides, although they crop
+UNSUPPORTED = ("do_flip_channel_order", "do_pad", "include_top", "rescale_offset")
 EXAMPLE = (
     '{"size": {"shortest_edge": 256}, "crop_size": 224, "resample": 3, '
     '"rescale_factor": 0.00392157, "image_mean": [0.485, 0.456, 0.406], '
@@ -42,14 +44,19 @@ class Preprocessing:
         """
         if not config.get("do_resize", True):
             raise ValueError("do_resize is false, but photos have many sizes")
+        if unsupported := [name for name in UNSUPPORTED if config.get(name)]:
+            raise ValueError(f"{unsupported[0]} is true, which is not supported")
         size, resize = _geometry(config)
-        scale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
-        mean, std = [0, 0, 0], [1, 1, 1]
+        scale = 1.0
+        mean: tuple[float, ...] = (0, 0, 0)
+        std: tuple[float, ...] = (1, 1, 1)
+        if config.get("do_rescale", True):
+            scale = _number("rescale_factor", config.get("rescale_factor", 1 / 255))
         if config.get("do_normalize", True):
-            mean, std = config["image_mean"], config["image_std"]
-        if np.shape([mean, std]) != (2, 3) or not (np.isfinite([mean, std]).all() and all(std)):
-            raise ValueError("image_mean and image_std must be three numbers each")
-        return cls(size, resize, float(scale), tuple(mean), tuple(std))
+            mean, std = (_three_numbers(name, config[name]) for name in ("image_mean", "image_std"))
+        if not all(std):
+            raise ValueError(f"image_std is {[*std]}")
+        return cls(size, resize, scale, mean, std)
 
     def normalize(self, photos: np.ndarray) -> np.ndarray:
         """Return the network's float32 values of uint8 photos (batch, height, width, 3)."""
@@ -59,32 +66,49 @@ class Preprocessing:
 
 def _geometry(config: Mapping[str, Any]) -> tuple[int, str]:
     """Return the size of the photos, and how they are resized to it."""
-    size, crop = config["size"], config.get("crop_size", 0)
+    size: Any = config["size"]
+    crop: Any = config.get("crop_size") or 0
     crops, crop_ratio = config.get("do_center_crop", bool(crop)), config.get("crop_pct")
     if not isinstance(size, dict):  # as old files write it
-        keeps_ratio = bool(crops or crop_ratio)
+        kind = str(config.get("image_processor_type") or config.get("feature_extractor_type"))
+        keeps_ratio = bool(crops or crop_ratio) and not kind.startswith(SQUARE_PROCESSORS)
         size = {"shortest_edge": size} if keeps_ratio else {"height": size, "width": size}
     if unknown := size.keys() - {"shortest_edge", "height", "width"}:
         raise ValueError(f"size has {', '.join(sorted(unknown))}")
     keeps_ratio = "shortest_edge" in size
-    edge = int(size["shortest_edge"]) if keeps_ratio else _side(size)
+    edge = int(_number("size", size["shortest_edge"])) if keeps_ratio else _side("size", size)
     photo_size = edge
     if crop_ratio:  # ConvNeXt
         keeps_ratio = edge < SMALL_CONVNEXT
-        edge = int(edge / crop_ratio) if keeps_ratio else edge
+        edge = int(edge / _number("crop_pct", crop_ratio)) if keeps_ratio else edge
     elif crops:
-        photo_size = _side(crop) if isinstance(crop, dict) else int(crop)
+        is_dict = isinstance(crop, dict)
+        photo_size = _side("crop_size", crop) if is_dict else int(_number("crop_size", crop))
     elif keeps_ratio:
         raise ValueError("photos would keep their ratio, but only squares are supported")
-    if not 0 < photo_size <= edge:
-        raise ValueError(f"crop_size is {photo_size}, and size is {edge}")
-    if config["resample"] not in range(len(FILTERS)):
-        raise ValueError(f"resample is {config['resample']}")
-    return photo_size, processor_resize(keeps_ratio, edge, photo_size, FILTERS[config["resample"]])
+    filter_number = config["resample"]
+    if type(filter_number) is not int or filter_number not in range(len(FILTERS)):
+        raise ValueError(f"resample is {filter_number!r:.50}")
+    resize = processor_resize(keeps_ratio, edge, photo_size, FILTERS[filter_number])
+    if not parse_processor_resize(resize):
+        raise ValueError(f"photos of {photo_size} pixels from a size of {edge} are not supported")
+    return photo_size, resize
 
 
-def _side(size: Mapping[str, int]) -> int:
-    height, width = int(size["height"]), int(size["width"])
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or not abs(value) < MAX_NUMBER:  # or NaN
+        raise ValueError(f"{name} is {value!r:.50}")
+    return value
+
+
+def _three_numbers(name: str, values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list) or len(values) != 3:
+        raise ValueError(f"{name} is {values!r:.50}, not three numbers")
+    return tuple(_number(name, x) for x in values)
+
+
+def _side(name: str, size: Mapping[str, Any]) -> int:
+    height, width = (int(_number(name, size[side])) for side in ("height", "width"))
     if height != width:
         raise ValueError(f"photos are {width} x {height} pixels, but only squares are supported")
     return height

@@ -1,7 +1,6 @@
 """A file -> RGB uint8 pixels of a given size; batches of photos, read ahead in threads."""
 
 import io
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from PIL import Image, ImageOps
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.machine import n_cpus
-from bilinear_cli.recipe import PROCESSOR_RESIZE
+from bilinear_cli.recipe import ProcessorResize, parse_processor_resize
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -35,6 +34,7 @@ RESIZERS: dict[str, Callable[..., Image.Image]] = {
     "crop": ImageOps.fit,
     "pad": ImageOps.pad,
 }
+MAX_RATIO = 16  # of the sides; the ends of a longer strip are cut off before it is resized
 MIN_DECODED_RATIO = 2  # a JPEG is decoded at no less than this multiple of the requested size
 
 
@@ -90,8 +90,8 @@ def decode_photo(
 def resize_image(image: Image.Image, sizes: Sequence[int], resize: str) -> list[np.ndarray]:
     """Return `read_photo` of an image of Pillow."""
     rgb = _rgb(ImageOps.exif_transpose(image))
-    if match := PROCESSOR_RESIZE.fullmatch(resize):
-        return [np.asarray(_resize_as_processor(rgb, n, match)) for n in sizes]
+    if geometry := parse_processor_resize(resize):
+        return [np.asarray(_resize_as_processor(rgb, n, geometry)) for n in sizes]
     function = RESIZERS[resize]
     return [np.asarray(function(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
 
@@ -117,16 +117,21 @@ def read_any(photo: Any, sizes: Sequence[int], resize: str = "squash") -> list[n
     return read_photo(Path(photo), sizes, resize)
 
 
-def _resize_as_processor(image: Image.Image, size: int, match: re.Match[str]) -> Image.Image:
+def _resize_as_processor(image: Image.Image, size: int, geometry: ProcessorResize) -> Image.Image:
     """Resize the shortest edge, or both, and crop the centre, as Hugging Face's processors do."""
-    mode, edge, crop, name = match.groups()
-    edge_length = round(int(edge) * size / int(crop))
-    sides = [edge_length, edge_length]
-    if mode == "shortest":
-        sides = [int(edge_length * side / min(image.size)) for side in image.size]
-    image = image.resize((sides[0], sides[1]), Image.Resampling[name.upper()])
-    left, top = ((side - size) // 2 for side in sides)
-    return image.crop((left, top, left + size, top + size))
+    edge = round(geometry.edge * size / geometry.size)
+    sides = [edge, edge]
+    if geometry.keeps_ratio:
+        longest = MAX_RATIO * min(image.size)
+        image = _crop_centre(image, *(min(side, longest) for side in image.size))
+        sides = [int(edge * side / min(image.size)) for side in image.size]
+    image = image.resize((sides[0], sides[1]), Image.Resampling[geometry.filter_name.upper()])
+    return _crop_centre(image, size, size)
+
+
+def _crop_centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -168,6 +168,31 @@ def test_shrinking_averages(tmp_path: Path) -> None:
     assert np.abs(read_one(path, 8).astype(int) - 127).max() <= 2
 
 
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (64, 64), (20, 90)])
+@pytest.mark.parametrize(("size", "edge"), [(28, 32), (56, 64)])
+def test_the_resize_of_a_processor(
+    shape: tuple[int, int], size: int, edge: int, tmp_path: Path
+) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    path = save(tmp_path, image)
+    start = (edge - size) // 2
+    centre = slice(start, start + size)
+    square = np.asarray(image.resize((edge, edge), Image.Resampling.BICUBIC))[centre, centre]
+    assert (read_one(path, size, "processor: both 32, crop 28, bicubic") == square).all()
+    height, width = (int(edge * side / min(shape)) for side in shape)
+    kept = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    top, left = (height - size) // 2, (width - size) // 2
+    expected = kept[top : top + size, left : left + size]
+    assert (read_one(path, size, "processor: shortest 32, crop 28, lanczos") == expected).all()
+
+
+def test_a_processor_resizes_only_the_centre_of_a_strip(tmp_path: Path) -> None:
+    path = save(tmp_path, Image.fromarray(np.arange(30_000 * 3).reshape(1, -1, 3).astype(np.uint8)))
+    photo = read_one(path, 64, "processor: shortest 64, crop 64, bicubic")
+    centre = np.asarray(Image.open(path).crop((14_000, 0, 16_000, 1)).resize((128_000, 64)))
+    assert np.abs(photo.astype(int)[0, 32] - centre[0, 64_000]).max() < 64
+
+
 # What is wrong with a photo -----------------------------------------------------------------
 
 

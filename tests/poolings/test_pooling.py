@@ -72,6 +72,62 @@ def test_a_pooling_may_use_the_class_token(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(FUNCTIONS["max"](MAPS, class_token=token), FUNCTIONS["max"](MAPS))
 
 
+# Maps with signs, as those of transformers ----------------------------------------------------
+
+SIGNED = np.random.default_rng(5).normal([-5, -1, 0, 1, 1], 2, (3, 4, 4, 5))
+SKETCH = sketch_parameters(5, 16, 0)
+PROJECTION = np.array([[1, 0], [0, 0], [0, 0], [0, 1], [0, 1]])
+
+
+def normalized(matrices: np.ndarray) -> np.ndarray:
+    """Return the upper triangles of the roots of symmetric matrices, divided by their l2 norm."""
+    i, j = np.triu_indices(matrices.shape[1])
+    roots = np.sign(matrices) * np.sqrt(np.abs(matrices))
+    roots /= np.linalg.norm(roots, axis=(1, 2), keepdims=True)
+    return roots[:, i, j] * np.where(i == j, 1, np.sqrt(2))
+
+
+def signed_rows(spec: str) -> np.ndarray:
+    """Return a pooling of the maps with signs, with NumPy in double precision."""
+    x = SIGNED.reshape(3, 16, 5)
+    matrices = np.einsum("nli,nlj->nij", x, x)
+    if spec == "compact:16":
+        hashes, signs = SKETCH["hash-16"], SKETCH["sign-16"]
+        rows = np.zeros((3, 16))
+        for i in range(5):
+            for j in range(5):
+                place = (hashes[0, i] + hashes[1, j]) % 16
+                rows[:, place] += signs[0, i] * signs[1, j] * matrices[:, i, j]
+        rows = np.sign(rows) * np.sqrt(np.abs(rows))
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    if spec == "bilinear:2":
+        return normalized(PROJECTION.T @ matrices @ PROJECTION)
+    if spec == "bilinear-plain":
+        i, j = np.triu_indices(5)
+        return matrices[:, i, j] / 16 * np.where(i == j, 1, np.sqrt(2))
+    if spec == "matrix-sqrt":
+        values, vectors = np.linalg.eigh(matrices)
+        return normalized(vectors * np.sqrt(values)[:, None] @ vectors.swapaxes(1, 2))
+    centred = x - x.mean(axis=1, keepdims=True)
+    return {
+        "max": x.max(axis=1),
+        "avg": x.mean(axis=1),
+        "sum": x.sum(axis=1),
+        "bilinear": normalized(matrices),
+        "covariance": normalized(np.einsum("nli,nlj->nij", centred, centred)),
+        "maps": SIGNED,
+    }[spec]
+
+
+@pytest.mark.parametrize("spec", [*FUNCTIONS, "compact:16", "bilinear:2"])
+def test_every_pooling_of_maps_with_signs(spec: str) -> None:
+    parameters = SKETCH | {"projection-2": PROJECTION.astype(np.float32)}
+    rows = pool_function(spec, parameters)(tf.constant(SIGNED.astype(np.float32)))
+    expected = signed_rows(spec)
+    assert expected.min() < 0
+    np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-4)
+
+
 # Sketches and projections -------------------------------------------------------------------
 
 HASHES, SIGNS = np.array([[0, 2], [1, 2]]), np.array([[1, -1], [1, 1]])
