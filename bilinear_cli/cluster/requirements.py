@@ -12,6 +12,7 @@ from bilinear_cli.errors import BilinearError, InUseError, one_line
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import installed_versions
+from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.recipe import ENGINE, Recipe
 from bilinear_cli.store import locked
 
@@ -107,9 +108,10 @@ class ExtractRequirements:
         except BilinearError as error:
             return f"has no weights: {error}"
         if sha256 != (expected := self.recipe.weights_sha256):
+            option = "backbone" if is_onnx(self.recipe.backbone) else "weights"
             return (
-                f"has other network weights ({sha256}) than the client ({expected}): put one file "
-                "of weights into a shared folder and give its path as --weights"
+                f"has other network weights ({sha256}) than the client ({expected}): put the "
+                f"network into a shared folder and give its path as --{option}"
             )
         return None
 

@@ -92,7 +92,7 @@ def test_auto_is_what_suits_the_workers(
         assert file.attributes["versions"] == installed_versions(recipe)
     assert recipe.precision == backbone.resolve_precision(precision)
     assert recipe.engine == backbone.resolve_engine("auto", "vgg16", recipe.precision)
-    assert recipe.batch_size == backbone.resolve_batch_size(32, recipe.engine)
+    assert recipe.batch_size == backbone.resolve_batch_size(32, 700 * 32**2)
 
 
 @pytest.mark.parametrize("engine", ["tensorflow", "ncnn"])

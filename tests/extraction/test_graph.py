@@ -13,7 +13,9 @@ from bilinear_cli.poolings.registry import POOLINGS, storage_dtype
 from bilinear_cli.recipe import View
 
 PARAMETERS = sketch_parameters(6, 16, 0) | {"projection-3": np.eye(6, 3, dtype=np.float32)}
-SPECS = sorted([*(POOLINGS.keys() - {"compact"}), "compact:16", "bilinear:3", "matrix-sqrt:3"])
+SPECS = sorted(
+    [*(POOLINGS.keys() - {"cls", "compact"}), "compact:16", "bilinear:3", "matrix-sqrt:3"]
+)
 
 
 class Network:
