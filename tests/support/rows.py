@@ -1,13 +1,12 @@
 """Training rows, their features, and the problem of a fit, without a feature file."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bilinear_cli.training import losses
-from bilinear_cli.training.feature_transform import Block
+from bilinear_cli.training.array_features import ArrayFeatures
 from bilinear_cli.training.reducers import LocalReducer, Problem
 from bilinear_cli.training.rows import Rows
 
@@ -33,32 +32,6 @@ def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
     upper = np.sqrt(x.transpose(0, 2, 1) @ x)[:, i, j] * np.where(i == j, 1, np.sqrt(2))
     bilinear = upper / np.linalg.norm(upper, axis=1, keepdims=True)
     return {"max": x.max(axis=1), "sum": x.sum(axis=1), "bilinear": bilinear}
-
-
-@dataclass(frozen=True)
-class ArrayFeatures:
-    """`Features` of an array, in blocks of `size` rows or columns; the last may be smaller."""
-
-    x: np.ndarray
-    size: int = 1000
-    mean: np.ndarray | None = None
-
-    @property
-    def n_features(self) -> int:
-        return self.x.shape[1]
-
-    def columns(self, indices: np.ndarray) -> Iterator[Block]:
-        x = self._centred(indices)
-        return ((span, x[:, span]) for span in self._spans(self.n_features))
-
-    def rows(self, indices: np.ndarray) -> Iterator[Block]:
-        return ((span, self._centred(indices[span])) for span in self._spans(len(indices)))
-
-    def _centred(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices] if self.mean is None else self.x[indices] - self.mean
-
-    def _spans(self, n: int) -> list[slice]:
-        return [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
 
 
 def make_reducer(x: np.ndarray, size: int = 1000) -> LocalReducer:
