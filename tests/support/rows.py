@@ -34,10 +34,12 @@ def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
     return {"max": x.max(axis=1), "sum": x.sum(axis=1), "bilinear": bilinear}
 
 
-def make_reducer(x: np.ndarray, size: int = 1000) -> LocalReducer:
+def make_reducer(
+    x: np.ndarray, size: int = 1000, sample_weight: np.ndarray | None = None
+) -> LocalReducer:
     """Return the reducer of all rows of an array, read in blocks of `size` rows or columns."""
     features: Any = ArrayFeatures(x.astype(np.float32), size)
-    return LocalReducer(features, np.arange(len(x)))
+    return LocalReducer(features, np.arange(len(x)), sample_weight=sample_weight)
 
 
 def make_rows(
@@ -56,10 +58,12 @@ def make_rows(
     return Rows(np.arange(n), photo, labels, paths, np.full(n, "train"), group, names)
 
 
-def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
+def make_problem(
+    x: np.ndarray, form: str | None = None, sample_weight: np.ndarray | None = None
+) -> Problem:
     """Return the problem of rows x (n, d), by default in the form that `reduce` takes in memory."""
     n, d = x.shape
-    reducer = make_reducer(x, n // 2)
+    reducer = make_reducer(x, n // 2, sample_weight)
     methods = {
         "kernel": reducer.reduce_to_gram,
         "columns": reducer.reduce_to_axes,
