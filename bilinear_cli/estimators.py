@@ -11,6 +11,10 @@ Rows may be fewer or more than features. float64 arrays are solved in float64, f
 float32, and other arrays are converted to float64. A fit minimises
 `C * (sum of losses) + ||W||² / 2` over weights W, a column for each class, and an intercept that is
 not penalised.
+
+Weights of rows, and of classes, count in the fits, in the choice of the hyper-parameters, and in
+the temperature of the probabilities. A row of weight 2 is the same as two rows in one fold; a row
+of weight 0 is left out.
 """
 
 import warnings

@@ -22,7 +22,7 @@ from bilinear_cli.training.tuning import Tuning, grid, warm_start_Cs
 
 # A fit ends when a step lowers the objective by less than this share of it. For folds, in float32,
 # the objective is then within about a thousandth of its optimum.
-FOLD_TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-10}
+FOLD_TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-12}
 TOLERANCE = {np.dtype(np.float32): 1e-7, np.dtype(np.float64): 1e-20}
 MAX_BLOCK = 4096  # rows of a fold whose square matrix is solved
 
