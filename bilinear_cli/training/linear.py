@@ -76,7 +76,9 @@ class Ridge(LinearEstimator):
         if problem.coordinates is None:
             yield from super().trials(data, val_folds, smoothing)
             return
-        scores = out_of_fold(problem.coordinates, data.targets(smoothing), val_folds)
+        large = max(map(len, val_folds)) > max(MAX_BLOCK, problem.coordinates.z.shape[1])
+        path = fits_on_other_folds if large else out_of_fold
+        scores = path(problem.coordinates, data.targets(smoothing), val_folds)
         for C in grid(problem.mean_squared_norm) if C_option is None else [C_option]:
             yield {"C": C}, scores(C)
 
@@ -114,11 +116,8 @@ def out_of_fold(
     the principal axes R is diagonal, `1 / (1 + C sum_of_squares)`, free of cancellation. If rows
     have weights, all this holds for rows and targets times the square roots of the weights.
 
-    Each fold is the indices of its validation rows. Folds of very many rows are fitted instead.
+    Each fold is the indices of its validation rows.
     """
-    largest = max(map(len, val_folds))
-    if largest > max(MAX_BLOCK, coordinates.z.shape[1]):
-        return _fits_on_other_folds(coordinates, targets, val_folds)
     n, dtype = len(targets), coordinates.z.dtype
     sample_weight = np.ones(n) if coordinates.sample_weight is None else coordinates.sample_weight
     roots = np.sqrt(sample_weight).astype(dtype)[:, None]
@@ -143,17 +142,21 @@ def out_of_fold(
                 intercepts = share * (roots[fold] @ roots[fold].T)
                 matrix += np.eye(len(fold), dtype=dtype) - intercepts - axes @ axes.T
                 residuals += orthogonal[fold]
-            try:
-                errors = solve(matrix, residuals, assume_a="pos", check_finite=False)
-            except LinAlgError:  # C is so high that only rounding is left
-                errors = lstsq(matrix, residuals, check_finite=False)[0]
-            scores[fold] = targets[fold] - errors / roots[fold]
+            scores[fold] = targets[fold] - _solve(matrix, residuals) / roots[fold]
         return scores
 
     return scores
 
 
-def _fits_on_other_folds(
+def _solve(matrix: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    """Return `matrix⁻¹ residuals` for a positive definite matrix."""
+    try:
+        return solve(matrix, residuals, assume_a="pos", check_finite=False)
+    except LinAlgError:  # C is so high that only rounding is left
+        return lstsq(matrix, residuals, check_finite=False)[0]
+
+
+def fits_on_other_folds(
     coordinates: Coordinates, targets: np.ndarray, val_folds: Sequence[np.ndarray]
 ) -> Callable[[float], np.ndarray]:
     """Do as `out_of_fold`, by the normal equations of each fold, for fewer axes than rows in it."""
