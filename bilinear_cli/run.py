@@ -87,6 +87,7 @@ def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
     words += [spec.replace(":", "-")]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
+    words += [options.class_weight] if options.class_weight != "none" else []
     words += [options.classifier, *registry.get_classifier(options.classifier).words(options)]
     return "-".join(words)
 

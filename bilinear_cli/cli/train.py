@@ -17,7 +17,7 @@ from bilinear_cli.cli.base import (
     split_seed_option,
 )
 from bilinear_cli.training import registry
-from bilinear_cli.training.options import NORMALIZE, SOLVERS, TrainOptions
+from bilinear_cli.training.options import CLASS_WEIGHTS, NORMALIZE, SOLVERS, TrainOptions
 
 if TYPE_CHECKING:
     pass
@@ -94,6 +94,12 @@ class AutoOrNumber(click.ParamType):
     type=AutoOrNumber(),
     default="auto",
     help="Label smoothing, from 0 to below 1. auto chooses 0 or 0.1 by cross-validation.",
+)
+@option(
+    "--class-weight",
+    type=click.Choice(CLASS_WEIGHTS),
+    help="Weight of the classes in the training. none: each photo counts once, so large classes "
+    "count more. balanced: all classes count the same.",
 )
 @option("--folds", type=click.IntRange(2), help="Number of cross-validation folds.")
 @option("--hidden", type=POSITIVE, help="Number of hidden units of the mlp.")

@@ -39,11 +39,18 @@ class DaskPasses:
         return total
 
     def losses(
-        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+        self,
+        indices: np.ndarray,
+        targets: np.ndarray,
+        make_loss: MakeLoss,
+        sample_weight: np.ndarray | None = None,
     ) -> Callable[[Linear], LossSums]:
-        """Return a function that makes one pass at each call; workers keep the targets."""
+        """Return a function that makes one pass at each call; workers keep targets and weights."""
+        weights = np.ones(len(indices)) if sample_weight is None else sample_weight
         selected = {
-            block: self.workers.send((indices[rows] - self.starts[block], targets[rows]))
+            block: self.workers.send(
+                (indices[rows] - self.starts[block], targets[rows], weights[rows])
+            )
             for block, rows in self._split(indices)
         }
 

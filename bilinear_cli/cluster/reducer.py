@@ -60,10 +60,14 @@ class Workers:
         log.info("workers: %d, threads: %d", self.n_workers, len(self.threads()))
 
     def reducer(
-        self, features: Features, indices: np.ndarray, progress: Progress | None
+        self,
+        features: Features,
+        indices: np.ndarray,
+        progress: Progress | None,
+        sample_weight: np.ndarray | None = None,
     ) -> "DaskReducer":
         """Return the reducer of rows of these indices."""
-        return DaskReducer(features, indices, progress, workers=self)
+        return DaskReducer(features, indices, progress, sample_weight, workers=self)
 
     def scores(self, model: Model, indices: np.ndarray) -> np.ndarray:
         """Return scores (len(indices), classes) of rows of these indices."""
@@ -164,8 +168,10 @@ class DaskReducer(LocalReducer):
             tile = future.result()
             inner[rows, columns], inner[columns, rows] = tile, tile.T
             on_done()
-        principal_axes.check_not_constant(float(np.trace(inner, dtype=np.float64)), squares)
-        return GramProblem(inner, mean, squares / n, self.weights)
+        mean_squared_norm = squares / self.total_weight
+        spread = float(np.trace(inner, dtype=np.float64)) / n
+        principal_axes.check_not_constant(spread, mean_squared_norm)
+        return GramProblem(inner, mean, mean_squared_norm, self.weights, self.sample_weight)
 
     def weights(self, mean: np.ndarray, dual_coef: np.ndarray) -> np.ndarray:
         """Return Xᵀ α, from one pass."""
@@ -218,10 +224,13 @@ class DaskReducer(LocalReducer):
 
     def _sums(self, pieces: Sequence[np.ndarray], on_done: OnDone) -> tuple[np.ndarray, float]:
         """Return the mean of the rows, float32 (d,), and the sum of their squared norms."""
-        features = self._send(None)
-        futures = self.workers.map_evenly(tasks.row_sums, [(features, x) for x in pieces])
-        total, squares = self.workers.tree_sum(futures, on_done)
-        return (total / len(self.indices)).astype(np.float32), squares
+        features, weights = self._send(None), self.sample_weight
+        row_weights = [None] * len(pieces) if weights is None else self.workers.pieces(weights)
+        calls = [(features, *piece) for piece in zip(pieces, row_weights, strict=True)]
+        total, squares = self.workers.tree_sum(
+            self.workers.map_evenly(tasks.row_sums, calls), on_done
+        )
+        return (total / self.total_weight).astype(np.float32), squares
 
 
 def gram_tiles(n: int, n_threads: int) -> list[tuple[slice, slice]]:

@@ -110,10 +110,12 @@ def add(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
-def row_sums(shared: SharedFeatures, indices: np.ndarray) -> tuple[np.ndarray, float]:
+def row_sums(
+    shared: SharedFeatures, indices: np.ndarray, sample_weight: np.ndarray | None
+) -> tuple[np.ndarray, float]:
     """Return `principal_axes.row_sums` of rows."""
     features = shared.open()
-    return principal_axes.row_sums(features.rows(indices), features.n_features)
+    return principal_axes.row_sums(features.rows(indices), features.n_features, sample_weight)
 
 
 def products(shared: SharedFeatures, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -164,14 +166,14 @@ def column_squares(
 def losses(
     shared: SharedFeatures,
     blocks: Blocks,
-    selected: Sequence[tuple[np.ndarray, np.ndarray]],
+    selected: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     model: Linear,
     make_loss: MakeLoss,
 ) -> LossSums:
-    """Return `loss_sums`; `selected` has the positions and the targets of each block."""
-    positions, targets = zip(*selected, strict=True)
+    """Return `loss_sums`; `selected` has positions, targets and weights of each block."""
+    positions, targets, weights = zip(*selected, strict=True)
     rows = _rows(shared.open(), blocks, positions)
-    return loss_sums(model, rows, np.concatenate(targets), make_loss)
+    return loss_sums(model, rows, np.concatenate(targets), make_loss, np.concatenate(weights))
 
 
 def block_scores(

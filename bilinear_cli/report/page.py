@@ -23,6 +23,7 @@ from bilinear_cli.report import plots
 from bilinear_cli.report.data import Predictions, ReportData, class_order
 from bilinear_cli.report.text import (
     as_text,
+    classifier_label,
     commands,
     features_label,
     format_command,
@@ -55,6 +56,7 @@ def render_html(data: ReportData) -> str:
         "commands": commands,
         "run_facts": run_facts,
         "features_label": features_label,
+        "classifier_label": classifier_label,
     }
     script = Path(__file__).with_name("sort.js").read_text("utf-8")
     digest = b64encode(sha256(script.encode()).digest()).decode()

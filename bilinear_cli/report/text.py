@@ -16,7 +16,7 @@ from bilinear_cli.store import FeatureFile, parameter_sha256
 
 RUN_KEYS = (  # of metrics.json
     *("pooling", "classifier", "top1", "top1_ci95", "oof_top1", "C", "label_smoothing", "epochs"),
-    *("folds", "temperature", "n_features", "fitted_on", "seed"),
+    *("class_weight", "folds", "temperature", "n_features", "fitted_on", "seed"),
     *("features_file", "seconds", "versions", "command"),
 )
 
@@ -158,7 +158,7 @@ def table_rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def _has_post_options(metrics: dict[str, Any]) -> bool:
     is_equal = POST_OPTIONS.items() <= metrics["extraction"].items()
-    return is_equal and metrics["label_smoothing"] == 0
+    return is_equal and metrics["label_smoothing"] == 0 and "class_weight" not in metrics
 
 
 def _cells(metrics: dict[str, Any]) -> list[str]:
@@ -168,7 +168,7 @@ def _cells(metrics: dict[str, Any]) -> list[str]:
         accuracy = [f"{metrics['top1']:.4f}", f"{low:.3f}-{high:.3f}", f"{metrics['top5']:.4f}"]
     return [
         features_label(metrics),
-        metrics["classifier"],
+        classifier_label(metrics),
         f"{metrics['n_features']:,}",
         f"{metrics['bytes']:,}",
         *accuracy,
@@ -186,6 +186,12 @@ def features_label(metrics: dict[str, Any]) -> str:
     if metrics["top_variance"]:
         name += f", top {metrics['top_variance']:,} by variance"
     return name if metrics["normalize"] == "auto" else f"{name}, {metrics['normalize']}"
+
+
+def classifier_label(metrics: dict[str, Any]) -> str:
+    """Return the classifier of a run, and the weight of its classes if it is not `none`."""
+    words = [metrics["classifier"], metrics.get("class_weight")]
+    return ", ".join(word for word in words if word)
 
 
 def confused_pairs_line(metrics: dict[str, Any]) -> str:

@@ -8,7 +8,13 @@ from typing import Any
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.files import atomic_write
 from bilinear_cli.report.data import ReportData, read_report_data
-from bilinear_cli.report.text import commands, features_label, markdown_table, table
+from bilinear_cli.report.text import (
+    classifier_label,
+    commands,
+    features_label,
+    markdown_table,
+    table,
+)
 from bilinear_cli.training.metrics import confused_pairs
 
 FORMATS = {".html": "html", ".md": "md"}  # suffix -> format
@@ -68,7 +74,7 @@ def render_markdown(data: ReportData) -> str:
     blocks = [
         "# Report",
         table([metrics for _, metrics in data.runs]),
-        f"## {escape_markdown(features_label(metrics))}, {escape_markdown(metrics['classifier'])}",
+        f"## {escape_markdown(', '.join([features_label(metrics), classifier_label(metrics)]))}",
         f"{best if len(data.runs) > 1 else ''}Results on {data.evaluated_on}.",
         "### Most confused pairs",
         markdown_table([PAIR_HEADS, *pairs], 2) if pairs else "None.",

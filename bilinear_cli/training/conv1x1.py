@@ -24,7 +24,7 @@ from bilinear_cli.training.reducers import LocalReducer
 from bilinear_cli.training.tuning import Tuning
 
 ReadMaps = Callable[[np.ndarray], np.ndarray]
-IndexedTargets = tuple[np.ndarray, np.ndarray]  # indices of rows, and the targets of these rows
+IndexedTargets = tuple[np.ndarray, ...]  # indices of rows, their targets, and any weights of them
 
 MAX_EPOCHS = 100
 PATIENCE = 6
@@ -76,18 +76,20 @@ class Conv1x1Estimator(Estimator):
     ) -> Trials:
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
-        maps, targets = data.reduced, data.targets(smoothing)
-        indices = np.setdiff1d(data.indices, val_indices)
-        validation_data = (val_indices, targets[val_indices])
-        model, epochs = _fit(data, (indices, targets[indices]), validation_data=validation_data)
-        scores = np.zeros(targets.shape, np.float32)
+        maps, indices = data.reduced, np.setdiff1d(data.indices, val_indices)
+        train, validation_data = (
+            (selected, *data.weighted_targets(smoothing, selected))
+            for selected in (indices, val_indices)
+        )
+        model, epochs = _fit(data, train, validation_data=validation_data)
+        scores = np.zeros((len(data.indices), len(data.rows.class_names)), np.float32)
         scores[val_indices] = model.score_rows(maps.file, maps.indices[val_indices])
         yield {"epochs": epochs}, scores
 
     def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Train on all rows for the chosen number of epochs."""
-        train = (data.indices, data.targets(tuning.label_smoothing))
-        return _fit(data, train, epochs=tuning.epochs)[0]
+        targets = data.weighted_targets(tuning.label_smoothing, data.indices)
+        return _fit(data, (data.indices, *targets), epochs=tuning.epochs)[0]
 
 
 def _fit(data: TrainingData, train: IndexedTargets, **kwargs: Any) -> tuple[Model, int]:
@@ -123,7 +125,7 @@ def fit_conv1x1(
     """
     import keras
 
-    (indices, targets), epochs = train, epochs or MAX_EPOCHS
+    (indices, targets, *_), epochs = train, epochs or MAX_EPOCHS
     keras.utils.set_random_seed(options.seed)
     initial = initial_kernel(read, indices, options.channels, options.seed)
     # Pooling ignores the scale of the kernel, but the steps of Adam do not. So all weights of the
@@ -141,8 +143,8 @@ def fit_conv1x1(
         epochs,
         PATIENCE,
         report,
-        x=_batches(read, indices, targets, options.seed),
-        validation_data=_batches(read, *validation_data, None) if validation_data else None,
+        x=_batches(read, train, options.seed),
+        validation_data=_batches(read, validation_data, None) if validation_data else None,
         shuffle=False,  # the batches are shuffled already
     )
     pooling, rescaling, head = network.layers[-3:]
@@ -183,9 +185,11 @@ def build_network(
     return network
 
 
-def _batches(read: ReadMaps, indices: np.ndarray, targets: np.ndarray, seed: int | None) -> Any:
+def _batches(read: ReadMaps, rows: IndexedTargets, seed: int | None) -> Any:
     """Return a Keras dataset of rows, shuffled before each epoch unless seed is None."""
     import keras
+
+    indices, *arrays = rows
 
     class Batches(keras.utils.PyDataset):
         def __init__(self) -> None:
@@ -196,9 +200,9 @@ def _batches(read: ReadMaps, indices: np.ndarray, targets: np.ndarray, seed: int
         def __len__(self) -> int:
             return ceil(len(indices) / BATCH_SIZE)
 
-        def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        def __getitem__(self, i: int) -> tuple[np.ndarray, ...]:
             batch = self.order[i * BATCH_SIZE : (i + 1) * BATCH_SIZE]
-            return read(indices[batch]), targets[batch]
+            return read(indices[batch]), *(array[batch] for array in arrays)
 
         def on_epoch_end(self) -> None:
             n = len(indices)

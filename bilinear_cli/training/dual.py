@@ -10,16 +10,17 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from scipy.linalg.lapack import spotrf, spotri
+from scipy.linalg import get_lapack_funcs
 
 from bilinear_cli.training.lbfgs import minimize, starting_points
 from bilinear_cli.training.losses import Loss, MakeLoss, inner_product
 from bilinear_cli.training.primal import Linear, Steps
-from bilinear_cli.training.principal_axes import Coordinates, eigenvectors
+from bilinear_cli.training.principal_axes import Coordinates, eigenvectors, rank_tolerance
 
 MAX_RATIO = 300.0  # of the curvatures of the loss and of the preconditioner
 MIN_CK, MAX_CK = 1.0, 1e3  # of c K: less has no effect, more is too much for float32
 JITTER = 1e-4  # keeps rounding from making the preconditioner negative where K is zero
+JITTER_FLOAT64 = 1e-12
 MAX_ROUNDS = 5
 ROUNDING = 10  # tolerances by which rounding may change the objective without another round
 
@@ -29,8 +30,8 @@ class DualSolution:
     """A linear classifier fitted on rows of a Gram matrix."""
 
     indices: np.ndarray  # int (n,), of these rows
-    dual_coef: np.ndarray  # float32 (n, k), columns of sum zero; the weights are `Xᵀ dual_coef`
-    intercept: np.ndarray  # float32 (k,), for centred rows
+    dual_coef: np.ndarray  # (n, k), columns of sum zero; the weights are `Xᵀ dual_coef`
+    intercept: np.ndarray  # (k,), for centred rows
 
 
 class Preconditioner(NamedTuple):
@@ -44,19 +45,25 @@ class Preconditioner(NamedTuple):
 class GramProblem:
     """The inner products of centred rows X, and fits from them."""
 
-    gram: np.ndarray  # float32 (n, n), `X Xᵀ`
-    mean: np.ndarray  # float32 (d,), of the rows
+    gram: np.ndarray  # float32 or float64 (n, n), `X Xᵀ`
+    mean: np.ndarray  # (d,), of the rows
     mean_squared_norm: float  # of the rows before centring; the natural unit of 1 / C
-    # (mean, dual coefficients α (n, k)) -> `Xᵀ α`, float32 (d, k), in one pass over the features
+    # (mean, dual coefficients α (n, k)) -> `Xᵀ α`, (d, k), in one pass over the features
     primal_weights: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    sample_weight: np.ndarray | None = None  # (n,), of the rows, above zero; also in the mean
     solver: ClassVar[str] = "gram"
 
     @cached_property
     def coordinates(self) -> Coordinates:
         """The rows on their principal axes, from one factorisation."""
-        eigenvalues, vectors = eigenvectors(self.gram.astype(np.float64))
-        vectors *= np.sqrt(eigenvalues)
-        return Coordinates(vectors, eigenvalues)
+        gram, tolerance = self.gram.astype(np.float64), rank_tolerance(self.gram.dtype)
+        if self.sample_weight is None:
+            eigenvalues, vectors = eigenvectors(gram, tolerance)
+            vectors *= np.sqrt(eigenvalues)
+            return Coordinates(vectors, eigenvalues)
+        root = np.sqrt(self.sample_weight.astype(np.float64))[:, None]
+        eigenvalues, vectors = eigenvectors(gram * root * root.T, tolerance)
+        return Coordinates(vectors * np.sqrt(eigenvalues) / root, eigenvalues, self.sample_weight)
 
     def regularization_path(
         self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss, steps: Steps
@@ -71,11 +78,13 @@ class GramProblem:
         product of n x n by n x k numbers per iteration. The intercept is an axis of G with the
         largest possible eigenvalue, 1 / c: α has no component there, so it is not penalised.
 
-        The fits are on rows of these indices, int (n,), with these targets, float32 (n, k).
+        The fits are on rows of these indices, int (n,), with these targets, (n, k), of the Gram
+        matrix's type.
         """
-        loss = make_loss(targets)
+        sample_weight = None if self.sample_weight is None else self.sample_weight[indices]
+        loss = make_loss(targets, sample_weight)
         inner = self.gram[np.ix_(indices, indices)]
-        means = inner.mean(axis=0, dtype=np.float64).astype(np.float32)
+        means = inner.mean(axis=0, dtype=np.float64).astype(inner.dtype)
         shift = means - means.mean() / 2
         inner -= shift
         inner -= shift[:, None]  # now of the rows minus their own mean
@@ -83,7 +92,7 @@ class GramProblem:
         preconditioner = Preconditioner(0.0, inner)
         solutions: list[np.ndarray] = []
         for C, tolerance in steps:
-            candidates = starting_points(solutions, (2, *targets.shape))
+            candidates = starting_points(solutions, (2, *targets.shape), targets.dtype)
             curvature = C * loss(candidates[0][1])[2]
             wanted = float(np.clip(curvature, MIN_CK / largest, MAX_CK / largest))
             if not preconditioner.c / MAX_RATIO <= wanted <= preconditioner.c * MAX_RATIO:
@@ -133,9 +142,9 @@ def _fit(
     def value_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
         value, error, _ = loss(point[1])
         gradient = np.empty_like(point)
-        beta = np.add(point[0], np.float32(C) * error)
+        beta = np.add(point[0], C * error)
         np.matmul(preconditioner.matrix, beta, out=gradient[1])
-        np.subtract(beta, np.float32(c) * gradient[1], out=gradient[0])
+        np.subtract(beta, c * gradient[1], out=gradient[0])
         return C * value + 0.5 * inner_product(*point), gradient
 
     def pair_product(a: np.ndarray, b: np.ndarray) -> float:
@@ -158,7 +167,7 @@ def _fit(
 
 def _largest_eigenvalue(gram: np.ndarray) -> float:
     """Return the largest eigenvalue to about a hundredth; one for a matrix of zeros."""
-    vector = np.random.default_rng(0).normal(size=len(gram)).astype(np.float32)
+    vector = np.random.default_rng(0).normal(size=len(gram)).astype(gram.dtype)
     for _ in range(10):
         vector = gram @ (vector / (np.linalg.norm(vector) or 1))
     return float(np.linalg.norm(vector)) or 1.0
@@ -166,17 +175,18 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
 
 def _precondition(gram: np.ndarray, c: float) -> Preconditioner:
     """Return K (I + c K)⁻¹, with 1 / c along the axis of ones, where K is zero."""
-    n = len(gram)
-    system = gram.T * np.float32(c)  # in Fortran's order, as LAPACK needs it
+    n, jitter = len(gram), JITTER if gram.dtype == np.float32 else JITTER_FLOAT64
+    system = gram.T * c  # in Fortran's order, as LAPACK needs it
+    potrf, potri = get_lapack_funcs(("potrf", "potri"), (system,))
     np.einsum("ii->i", system)[...] += 1
-    factor, failed = spotrf(system, lower=1, overwrite_a=1)
-    inverse, inverse_failed = spotri(factor, lower=1, overwrite_c=1)
+    factor, failed = potrf(system, lower=1, overwrite_a=1)
+    inverse, inverse_failed = potri(factor, lower=1, overwrite_c=1)
     if failed or inverse_failed:
         raise AssertionError("a Gram matrix has eigenvalues below zero")
-    inverse += inverse.T  # spotrf leaves zeros above the diagonal; the diagonal is doubled now
-    inverse *= np.float32(-1 / c)
+    inverse += inverse.T  # potrf leaves zeros above the diagonal; the diagonal is doubled now
+    inverse *= -1 / c
     diagonal = np.einsum("ii->i", inverse)
     diagonal *= 0.5
-    diagonal += np.float32((1 + JITTER) / c)
-    inverse += np.float32((1 - JITTER) / (c * n))
+    diagonal += (1 + jitter) / c
+    inverse += (1 - jitter) / (c * n)
     return Preconditioner(c, inverse.T)

@@ -32,6 +32,7 @@ class TrainingData:
     rows: Rows
     options: TrainOptions
     transforms: Sequence[FeatureTransform] = ()
+    dtype: type[np.floating] = np.float32  # of the features
 
     @property
     def indices(self) -> np.ndarray:
@@ -39,10 +40,17 @@ class TrainingData:
         return np.arange(len(self.rows.labels))
 
     def targets(self, smoothing: float) -> np.ndarray:
-        """Return the targets of all training rows, float32 (n, classes)."""
+        """Return the targets of all training rows, (n, classes), of the type of the features."""
         labels, k = self.rows.labels, len(self.rows.class_names)
         smoothed = registry.get_classifier(self.options.classifier).one_hot
-        return one_hot(labels, k, smoothing) if smoothed else plus_minus_one(labels, k)
+        if smoothed:
+            return one_hot(labels, k, smoothing, self.dtype)
+        return plus_minus_one(labels, k, self.dtype)
+
+    def weighted_targets(self, smoothing: float, indices: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the targets of some rows, and the weights of these rows if there are any."""
+        targets, sample_weight = self.targets(smoothing)[indices], self.rows.sample_weight
+        return (targets,) if sample_weight is None else (targets, sample_weight[indices])
 
 
 class Estimator(ABC):
@@ -58,7 +66,8 @@ class Estimator(ABC):
             BilinearError: they do not fit into memory, and the classifier cannot stream them.
         """
         n, d = len(reducer.indices), reducer.features.n_features
-        solver = choose_solver(options.solver, n, d, n_classes)
+        itemsize = reducer.features.dtype.itemsize
+        solver = choose_solver(options.solver, n, d, n_classes, itemsize)
         if solver == "stream" and not registry.get_classifier(options.classifier).streamed:
             raise BilinearError(
                 f"--classifier {options.classifier} needs the reduced training rows in memory, and "
@@ -67,18 +76,19 @@ class Estimator(ABC):
             )
         return reducer.reduce(solver)
 
-    def tune(self, data: TrainingData) -> Tuning:
+    def tune(self, data: TrainingData, val_folds: Sequence[np.ndarray] = ()) -> Tuning:
         """Choose the hyper-parameters that the options leave open, by cross-validation.
 
-        If each step is a pass over the file, only the first fold is held out. If no class can be
-        divided into folds and all hyper-parameters are given, nothing is held out.
+        The folds are indices of validation rows; by default they are made here. If each step is a
+        pass over the file, only the first fold is held out. If no class can be divided into folds
+        and all hyper-parameters are given, nothing is held out.
 
         Raises:
             BilinearError: no class can be divided into folds, and a hyper-parameter is open.
         """
         rows, options, solver = data.rows, data.options, data.reduced.solver
         try:
-            val_folds = make_folds(rows, options.folds, options.seed)
+            val_folds = val_folds or make_folds(rows, options.folds, options.seed)
         except BilinearError:
             (smoothing, *others), C = options.smoothings, options.C
             if C is None or others:

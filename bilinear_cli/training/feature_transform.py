@@ -7,6 +7,7 @@ Rows are read in blocks of columns or of rows, so a file is never in memory as a
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import ClassVar
 
 import numpy as np
 
@@ -167,6 +168,7 @@ class Features:
     file: FeatureFile
     transforms: Sequence[FeatureTransform]
     mean: np.ndarray | None = None
+    dtype: ClassVar[np.dtype] = np.dtype(np.float32)
 
     @property
     def n_features(self) -> int:

@@ -30,14 +30,18 @@ def average_views(photo: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
     return first[order], (mean / count[:, None])[order]
 
 
-def top1(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of rows whose highest score is at their label."""
-    return float(accuracy_score(labels, scores.argmax(axis=1)))
+def top1(scores: np.ndarray, labels: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+    """Return the share of rows, or of their weights, whose highest score is at their label."""
+    predicted = scores.argmax(axis=1)
+    return float(accuracy_score(labels, predicted, sample_weight=sample_weight))
 
 
-def log_loss_from_scores(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean of -log softmax(scores) at the label."""
-    return float(-log_softmax(scores, axis=1)[np.arange(len(labels)), labels].mean())
+def log_loss_from_scores(
+    scores: np.ndarray, labels: np.ndarray, sample_weight: np.ndarray | None = None
+) -> float:
+    """Return the mean of -log softmax(scores) at the label, weighted if the rows have weights."""
+    log_likelihood = log_softmax(scores, axis=1)[np.arange(len(labels)), labels]
+    return -float(np.average(log_likelihood, weights=sample_weight))
 
 
 def evaluate(scores: np.ndarray, labels: np.ndarray, class_names: np.ndarray) -> dict[str, Any]:
@@ -77,21 +81,26 @@ def confused_pairs(matrix: np.ndarray, n_pairs: int) -> list[tuple[int, int, int
 # Calibration -----------------------------------------------------------------------------
 
 
-def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(
+    scores: np.ndarray, labels: np.ndarray, sample_weight: np.ndarray | None = None
+) -> float:
     """Return the temperature T > 0 at which softmax(scores / T) has the lowest log loss.
 
     Scores (photos, k) are out of fold, and averaged over views. Without photos T is 1.
     Log T has a normal prior around 0, which matters for few photos: without it, a handful of
-    photos that are all classified correctly would make every prediction certain.
+    photos that are all classified correctly would make every prediction certain. A photo with a
+    weight counts that often.
 
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
     """
     if not len(labels):
         return 1.0
 
+    n = len(labels) if sample_weight is None else float(sample_weight.sum())
+
     def loss(log_t: float) -> float:
         prior = (log_t / PRIOR_STD) ** 2 / 2
-        return log_loss_from_scores(scores / np.exp(log_t), labels) + prior / len(labels)
+        return log_loss_from_scores(scores / np.exp(log_t), labels, sample_weight) + prior / n
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_BOUNDS, method="bounded").x))
 

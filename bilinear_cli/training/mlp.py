@@ -28,13 +28,14 @@ class MlpEstimator(Estimator):
     ) -> Trials:
         """Train until the accuracy on the validation rows stops rising."""
         (val_indices,) = val_folds
-        z, targets = data.reduced.coordinates.z.astype(np.float32), data.targets(smoothing)
+        z, options = data.reduced.coordinates.z.astype(np.float32), data.options
         indices = np.setdiff1d(data.indices, val_indices)
-        validation_data = (z[val_indices], targets[val_indices])
-        options, scores = data.options, np.zeros(targets.shape, np.float32)
+        targets, *sample_weight = data.weighted_targets(smoothing, indices)
+        validation_data = (z[val_indices], *data.weighted_targets(smoothing, val_indices))
         first, second, epochs = fit_mlp(
-            z[indices], targets[indices], options, validation_data=validation_data
+            z[indices], targets, options, *sample_weight, validation_data=validation_data
         )
+        scores = np.zeros((len(z), targets.shape[1]), np.float32)
         model = Model(first, second, (), data.rows.class_names)
         scores[val_indices] = model(z[val_indices])
         yield {"epochs": epochs}, scores
@@ -42,8 +43,8 @@ class MlpEstimator(Estimator):
     def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Train on all rows for the chosen number of epochs."""
         z = data.reduced.coordinates.z.astype(np.float32)
-        targets = data.targets(tuning.label_smoothing)
-        on_axes, second, _ = fit_mlp(z, targets, data.options, epochs=tuning.epochs)
+        targets, *sample_weight = data.weighted_targets(tuning.label_smoothing, data.indices)
+        on_axes, second, _ = fit_mlp(z, targets, data.options, *sample_weight, epochs=tuning.epochs)
         first = data.reduced.linear_from_axes(on_axes)
         return Model(first, second, data.transforms, data.rows.class_names)
 
@@ -52,9 +53,10 @@ def fit_mlp(
     z: np.ndarray,
     targets: np.ndarray,
     options: TrainOptions,
+    sample_weight: np.ndarray | None = None,
     *,
     epochs: int | None = None,
-    validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+    validation_data: tuple[np.ndarray, ...] | None = None,
 ) -> tuple[Linear, Linear, int]:
     """Train a multi-layer perceptron with one hidden layer.
 
@@ -64,7 +66,9 @@ def fit_mlp(
         options: `hidden`, the number of hidden units; `dropout`, their dropout rate; `seed`, of
             the initial weights, the order of the rows and the dropout.
         epochs: number of epochs; None for `MAX_EPOCHS`, or fewer with `validation_data`.
-        validation_data: validation rows and their targets, see `train_network`.
+        sample_weight: weights of the rows, (n,); None for equal weights.
+        validation_data: validation rows, their targets, and their weights if there are any; see
+            `train_network`.
 
     Returns:
         The layers before and after the ReLU, and the number of epochs of their training.
@@ -88,8 +92,9 @@ def fit_mlp(
         PATIENCE,
         x=z * unit,
         y=targets,
+        sample_weight=sample_weight,
         batch_size=BATCH_SIZE,
-        validation_data=(validation_data[0] * unit, validation_data[1])
+        validation_data=(validation_data[0] * unit, *validation_data[1:])
         if validation_data
         else None,
     )
@@ -108,7 +113,8 @@ def train_network(
     """Train a Keras network that gives scores, not probabilities, by Adam with early stopping.
 
     With `validation_data`, training stops when their accuracy has not risen for `patience` epochs,
-    and restores the weights of the best epoch. `kwargs` are arguments of `keras.Model.fit`.
+    and restores the weights of the best epoch. If the rows have weights, the accuracy is weighted.
+    `kwargs` are arguments of `keras.Model.fit`.
 
     Returns:
         The number of epochs that the final weights were trained for.
@@ -118,7 +124,7 @@ def train_network(
     network.compile(
         keras.optimizers.Adam(learning_rate),
         keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
     )
     stop = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=patience, restore_best_weights=True

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.training import registry
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 SOLVERS = ("auto", "gram", "stream")
+CLASS_WEIGHTS = ("none", "balanced")
 SMOOTHINGS = (0.0, 0.1)  # tried by cross-validation
 
 
@@ -22,6 +23,8 @@ class TrainOptions:
         top_variance: number of entries of highest variance to keep; None for all.
         C: inverse regularisation strength, above 0; None to choose it by cross-validation.
         label_smoothing: of softmax, mlp and conv1x1, from 0 to below 1; None to choose it likewise.
+        class_weight: one of `CLASS_WEIGHTS`; `balanced`: the rows have weights with which all
+            classes count the same, however many photos they have.
         folds: maximum number of folds of the cross-validation.
         solver: one of `SOLVERS`.
         min_photos: classes with fewer photos are left out.
@@ -38,6 +41,7 @@ class TrainOptions:
     top_variance: int | None = None
     C: float | None = None
     label_smoothing: float | None = None
+    class_weight: str = "none"
     folds: int = 5
     solver: str = "auto"
     min_photos: int = 2
@@ -57,6 +61,7 @@ class TrainOptions:
                 f"--label-smoothing {self.label_smoothing} is out of range: "
                 "give a number from 0 to below 1"
             )
+        validate_choice("class weight", self.class_weight, CLASS_WEIGHTS)
         if option := registry.get_classifier(self.classifier).unsupported_option(self):
             raise UsageError(
                 f"--classifier {self.classifier} does not take {option}: "

@@ -26,7 +26,7 @@ Steps = Sequence[tuple[float, float]]  # C, ascending by decades, and the tolera
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear map: float32 weights (d, k) and intercept (k,)."""
+    """A linear map: weights (d, k) and intercept (k,), float32 or float64 as the rows."""
 
     weights: np.ndarray
     intercept: np.ndarray
@@ -44,7 +44,11 @@ class Passes(Protocol):
     """Passes over centred rows (n, d), in this process or by workers."""
 
     def losses(
-        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+        self,
+        indices: np.ndarray,
+        targets: np.ndarray,
+        make_loss: MakeLoss,
+        sample_weight: np.ndarray | None = None,
     ) -> Callable[[Linear], LossSums]:
         """Return a function: model -> `loss_sums` of these rows; the caller may overwrite them."""
 
@@ -53,18 +57,23 @@ class Passes(Protocol):
 
 
 def loss_sums(
-    model: Linear, blocks: Iterable[Block], targets: np.ndarray, make_loss: MakeLoss
+    model: Linear,
+    blocks: Iterable[Block],
+    targets: np.ndarray,
+    make_loss: MakeLoss,
+    sample_weight: np.ndarray | None = None,
 ) -> LossSums:
     """Return sums over n rows (n, d); those of two sets of rows add up to those of both.
 
     Returns:
         The losses; their second derivative by the scores, a mean over the classes; their gradient,
-        float32 (d + 1, k): by the weights, and in the last row by the intercept.
+        (d + 1, k): by the weights, and in the last row by the intercept.
     """
     loss, curvature = 0.0, 0.0
-    gradient = np.zeros((len(model.weights) + 1, len(model.intercept)), np.float32)
+    gradient = np.zeros((len(model.weights) + 1, len(model.intercept)), model.weights.dtype)
     for rows, x in blocks:
-        value, error, second_derivative = make_loss(targets[rows])(model(x))
+        row_weight = None if sample_weight is None else sample_weight[rows]
+        value, error, second_derivative = make_loss(targets[rows], row_weight)(model(x))
         loss += value
         curvature += second_derivative * len(x)
         gradient[:-1] += x.T @ error
@@ -77,7 +86,7 @@ def array_blocks(x: np.ndarray, indices: np.ndarray) -> Iterator[Block]:
     if np.array_equal(indices, np.arange(len(x))):
         yield slice(0, len(x)), x
         return
-    step = max(1, feature_transform.BLOCK_BYTES // (4 * x.shape[1]))
+    step = max(1, feature_transform.BLOCK_BYTES // (x.itemsize * x.shape[1]))
     for start in range(0, len(indices), step):
         rows = slice(start, min(start + step, len(indices)))
         yield rows, x[indices[rows]]
@@ -90,10 +99,16 @@ class LocalPasses:
     blocks: Callable[[np.ndarray], Iterable[Block]]
 
     def losses(
-        self, indices: np.ndarray, targets: np.ndarray, make_loss: MakeLoss
+        self,
+        indices: np.ndarray,
+        targets: np.ndarray,
+        make_loss: MakeLoss,
+        sample_weight: np.ndarray | None = None,
     ) -> Callable[[Linear], LossSums]:
         """Return a function that makes one pass at each call."""
-        return lambda model: loss_sums(model, self.blocks(indices), targets, make_loss)
+        return lambda model: loss_sums(
+            model, self.blocks(indices), targets, make_loss, sample_weight
+        )
 
     def scores(self, model: Linear, indices: np.ndarray) -> np.ndarray:
         """Return scores from one pass."""
@@ -105,12 +120,13 @@ class PrimalProblem:
     """Centred rows and fits by passes over them; its methods are those of `GramProblem`."""
 
     passes: Passes  # over the rows, (n, d), or (n, r) on their principal axes
-    n: int  # number of rows
-    sum_of_squares: np.ndarray  # float64, of each column of the rows
-    mean: np.ndarray  # float32 (d,), of the features
+    n: float  # number of rows, or the sum of their weights
+    sum_of_squares: np.ndarray  # float64, of each column of the rows, as often as `n` counts them
+    mean: np.ndarray  # (d,), of the features
     mean_squared_norm: float  # of the rows before centring; the natural unit of 1 / C
-    axes: np.ndarray | None = None  # float32 (d, r), the principal axes; None for features
+    axes: np.ndarray | None = None  # (d, r), the principal axes; None for features
     coordinates: Coordinates | None = None  # the rows on their principal axes
+    sample_weight: np.ndarray | None = None  # (number of rows,), above zero
 
     @property
     def solver(self) -> str:
@@ -125,20 +141,21 @@ class PrimalProblem:
         L-BFGS works on weights scaled by the square roots of the objective's estimated curvature.
         On principal axes this removes most of the spread of the eigenvalues.
         """
-        losses = self.passes.losses(indices, targets, make_loss)
+        sample_weight = None if self.sample_weight is None else self.sample_weight[indices]
+        losses = self.passes.losses(indices, targets, make_loss, sample_weight)
         (n, k), d = targets.shape, len(self.sum_of_squares)
         squares = np.append(self.sum_of_squares * n / self.n, n)
         penalised = np.append(np.ones(d), 0)
-        affordable = VECTORS_BYTES // (2 * 4 * (d + 1) * k)
+        affordable = VECTORS_BYTES // (2 * targets.itemsize * (d + 1) * k)
         n_pairs = int(np.clip(affordable, *PAIRS_RANGE))
         solutions: list[np.ndarray] = []
         for C, tolerance in steps:
-            candidates = starting_points(solutions, (d + 1, k))
+            candidates = starting_points(solutions, (d + 1, k), targets.dtype)
             values = [objective(point, losses, C) for point in candidates]
             start = candidates[int(np.argmin([value for value, *_ in values]))]
             curvature = values[0][2] / n
             diagonal = penalised + FINAL_CURVATURE * C * curvature * squares
-            scale = (1 / np.sqrt(diagonal + 1e-30)).astype(np.float32)[:, None]
+            scale = (1 / np.sqrt(diagonal + 1e-30)).astype(targets.dtype)[:, None]
 
             def scaled(
                 u: np.ndarray, C: float = C, scale: np.ndarray = scale
@@ -167,10 +184,10 @@ def objective(
 ) -> tuple[float, np.ndarray, float]:
     """Return `C * losses + ||W||² / 2`, its gradient, and the sum of the second derivatives.
 
-    The point, float32 (d + 1, k), is the weights W, and in the last row the intercept.
+    The point, (d + 1, k), is the weights W, and in the last row the intercept.
     """
     weights = point[:-1]
     loss, curvature, gradient = losses(Linear(weights, point[-1]))
-    gradient *= np.float32(C)
+    gradient *= C
     gradient[:-1] += weights
     return C * loss + 0.5 * inner_product(weights, weights), gradient, curvature

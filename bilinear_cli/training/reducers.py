@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
-from scipy.linalg.blas import ssyrk
+from scipy.linalg import get_blas_funcs
 
 from bilinear_cli.errors import Progress, validate_choice
 from bilinear_cli.machine import free_memory
@@ -35,16 +35,16 @@ MEMORY_FRACTION = 0.7  # of the free memory
 Problem = GramProblem | PrimalProblem
 
 
-def choose_solver(solver: str, n: int, d: int, k: int) -> str:
+def choose_solver(solver: str, n: int, d: int, k: int, itemsize: int = 4) -> str:
     """Return `gram` or `stream`: for `auto`, `gram` if the reduced problem fits the free memory.
 
-    It is a problem of n training rows, d features and k classes.
+    It is a problem of n training rows, d features of `itemsize` bytes, and k classes.
 
     Raises:
         UsageError: the solver is none of `SOLVERS`.
     """
     validate_choice("solver", solver, SOLVERS)
-    needed, free = bytes_needed(n, d, k), free_memory()
+    needed, free = bytes_needed(n, d, k, itemsize), free_memory()
     resolved = solver
     if solver == "auto":
         resolved = "gram" if needed <= MEMORY_FRACTION * free else "stream"
@@ -58,13 +58,14 @@ def choose_solver(solver: str, n: int, d: int, k: int) -> str:
     return resolved
 
 
-def bytes_needed(n: int, d: int, k: int) -> int:
+def bytes_needed(n: int, d: int, k: int, itemsize: int = 4) -> int:
     """Return about how many bytes the reduced problem takes at its peak, folds included."""
-    blocks, scores = 4 * feature_transform.BLOCK_BYTES, 4 * n * k
+    blocks, scores = 4 * feature_transform.BLOCK_BYTES, itemsize * n * k
     if n <= d:  # a Gram matrix, two matrices for each of five folds; points are pairs of scores
-        return blocks + 4 * n * n + 5 * 2 * 4 * int(0.8 * n) ** 2 + 2 * 2 * N_PAIRS * scores
+        matrices = n * n + 5 * 2 * int(0.8 * n) ** 2
+        return blocks + itemsize * matrices + 2 * 2 * N_PAIRS * scores
     eigenvectors = 3 * 8 * d * d
-    return blocks + max(eigenvectors, 4 * n * d + primal.VECTORS_BYTES + 4 * scores)
+    return blocks + max(eigenvectors, itemsize * n * d + primal.VECTORS_BYTES + 4 * scores)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ class LocalReducer:
     features: Features
     indices: np.ndarray  # of the training rows; X is their features minus the mean
     progress: Progress | None = None  # called with (done, total)
+    # float64 (n,), above zero: how often each row counts, also in the mean; None for once
+    sample_weight: np.ndarray | None = None
+
+    @property
+    def total_weight(self) -> float:
+        """The number of rows, or the sum of their weights."""
+        n = len(self.indices)
+        return n if self.sample_weight is None else float(self.sample_weight.sum())
 
     def reduce(self, solver: str) -> Problem:
         """Return the problem for the solver `gram` or `stream`."""
@@ -87,45 +96,52 @@ class LocalReducer:
         return self.reduce_to_gram() if few_rows else self.reduce_to_axes()
 
     def reduce_to_gram(self) -> GramProblem:
-        """Sum X Xᵀ over blocks of columns in one pass, in float32, one triangle of it."""
+        """Sum X Xᵀ over blocks of columns in one pass, in the rows' type, one triangle of it."""
         n, d = len(self.indices), self.features.n_features
-        mean = np.empty(d, np.float32)
-        lower = np.zeros((n, n), np.float32, order="F")
+        dtype, weights = self.features.dtype, self.sample_weight
+        mean, lower = np.empty(d, dtype), np.zeros((n, n), dtype, order="F")
+        syrk = get_blas_funcs("syrk", (lower,))
         for span, x in with_progress(self.features.columns(self.indices), self.progress, d):
-            mean[span] = x.mean(axis=0)  # in float32: the intercept absorbs the rounding
+            # in float32: the intercept absorbs the rounding
+            mean[span] = np.average(x, axis=0, weights=weights)
             x -= mean[span]
-            lower = ssyrk(1, x.T, beta=1, c=lower, trans=1, lower=1, overwrite_c=1)
+            lower = syrk(1, x.T, beta=1, c=lower, trans=1, lower=1, overwrite_c=1)
         diagonal = np.einsum("ii->i", lower)
-        spread = diagonal.mean(dtype=np.float64)
+        spread = np.average(diagonal.astype(np.float64), weights=weights)
         mean_squared_norm = float(spread + np.square(mean, dtype=np.float64).sum())
-        principal_axes.check_not_constant(spread, mean_squared_norm)
+        self._check_not_constant(spread, mean_squared_norm)
         lower += lower.T
         diagonal *= 0.5
-        return GramProblem(lower.T, mean, mean_squared_norm, self.weights)
+        return GramProblem(lower.T, mean, mean_squared_norm, self.weights, weights)
 
     def weights(self, mean: np.ndarray, dual_coef: np.ndarray) -> np.ndarray:
-        """Return Xᵀ α, float32 (d, k), for α float32 (n, k), from one pass."""
-        weights = np.empty((self.features.n_features, dual_coef.shape[1]), np.float32)
+        """Return Xᵀ α, (d, k), for α (n, k) of the rows' type, from one pass."""
+        weights = np.empty((self.features.n_features, dual_coef.shape[1]), dual_coef.dtype)
         for span, x in replace(self.features, mean=mean).columns(self.indices):
             np.matmul(x.T, dual_coef, out=weights[span])
         return weights
 
     def reduce_to_axes(self) -> PrimalProblem:
         """Rotate rows of few features to their principal axes, in memory, in three passes."""
-        n, d = len(self.indices), self.features.n_features
+        n, d, dtype = len(self.indices), self.features.n_features, self.features.dtype
+        weights, total = self.sample_weight, self.total_weight
         mean, squares = self._mean(3)
         centred, covariance = replace(self.features, mean=mean), np.zeros((d, d))
-        for _, x in with_progress(centred.rows(self.indices), self.progress, 3 * n, n):
+        for rows, x in with_progress(centred.rows(self.indices), self.progress, 3 * n, n):
+            if weights is not None:
+                x *= np.sqrt(weights[rows])[:, None]
             covariance += x.T @ x
-        principal_axes.check_not_constant(np.trace(covariance), squares)
-        eigenvalues, axes = principal_axes.eigenvectors(covariance)
-        axes = axes.astype(np.float32)
-        z = np.empty((n, len(eigenvalues)), np.float32)
+        self._check_not_constant(np.trace(covariance), squares)
+        tolerance = principal_axes.rank_tolerance(dtype)
+        eigenvalues, axes = principal_axes.eigenvectors(covariance, tolerance)
+        axes = axes.astype(dtype)
+        z = np.empty((n, len(eigenvalues)), dtype)
         for rows, x in with_progress(centred.rows(self.indices), self.progress, 3 * n, 2 * n):
             z[rows] = x @ axes
         passes = primal.LocalPasses(partial(primal.array_blocks, z))
-        coordinates = principal_axes.Coordinates(z, eigenvalues)
-        return PrimalProblem(passes, n, eigenvalues, mean, squares / n, axes, coordinates)
+        coordinates = principal_axes.Coordinates(z, eigenvalues, weights)
+        reduced = (eigenvalues, mean, squares / total, axes, coordinates, weights)
+        return PrimalProblem(passes, total, *reduced)
 
     def reduce_to_stream(self) -> PrimalProblem:
         """Sum rows and squares in two passes; fits read the file again each time."""
@@ -146,15 +162,24 @@ class LocalReducer:
         seconds = time.perf_counter() - start_time
         passes_needed = "each C needs about 10 to 50 passes, the last fit 50 to 500"
         log.info("one pass over the rows takes at least %.1f s: %s", seconds, passes_needed)
-        principal_axes.check_not_constant(sum_of_squares.sum(), squares)
-        return PrimalProblem(passes, n, sum_of_squares, mean, squares / n)
+        mean_squared_norm = squares / self.total_weight
+        self._check_not_constant(sum_of_squares.sum() / n, mean_squared_norm)
+        weights = self.sample_weight
+        return PrimalProblem(
+            passes, n, sum_of_squares, mean, mean_squared_norm, sample_weight=weights
+        )
 
     def _mean(self, n_passes: int) -> tuple[np.ndarray, float]:
         """Return the mean of the rows and the sum of their squares, from the first pass."""
         n, rows = len(self.indices), self.features.rows(self.indices)
         rows = with_progress(rows, self.progress, n_passes * n)
-        total, squares = principal_axes.row_sums(rows, self.features.n_features)
-        return (total / n).astype(np.float32), squares
+        sums = principal_axes.row_sums(rows, self.features.n_features, self.sample_weight)
+        return (sums[0] / self.total_weight).astype(self.features.dtype), sums[1]
+
+    def _check_not_constant(self, spread: float, squares: float) -> None:
+        """Raise BilinearError if centring leaves nothing of the rows' squared norms."""
+        tolerance = principal_axes.rank_tolerance(self.features.dtype)
+        principal_axes.check_not_constant(spread, squares, tolerance)
 
 
 class Workers(Protocol):
@@ -163,7 +188,11 @@ class Workers(Protocol):
     n_workers: int
 
     def reducer(
-        self, features: Features, indices: np.ndarray, progress: Progress | None
+        self,
+        features: Features,
+        indices: np.ndarray,
+        progress: Progress | None,
+        sample_weight: np.ndarray | None = None,
     ) -> LocalReducer:
         """Return a reducer whose sums over many features are those of the workers."""
 

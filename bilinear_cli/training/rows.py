@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 class Rows:
     """Rows of a feature file: their indices in the file, and their metadata, each (rows,).
 
-    `class_names` has the names of the classes that the labels stand for.
+    `class_names` has the names of the classes that the labels stand for. `sample_weight`, float64
+    above zero, is how often each row counts; None for once.
     """
 
     indices: np.ndarray
@@ -26,11 +27,13 @@ class Rows:
     split: np.ndarray
     group: np.ndarray
     class_names: np.ndarray
+    sample_weight: np.ndarray | None = None
 
     def take(self, keep: np.ndarray) -> "Rows":
         """Return some of the rows, by a mask or by their positions."""
-        columns = ("indices", "photo", "labels", "paths", "split", "group")
-        return replace(self, **{name: getattr(self, name)[keep] for name in columns})
+        names = ("indices", "photo", "labels", "paths", "split", "group", "sample_weight")
+        columns = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: x[keep] for name, x in columns.items() if x is not None})
 
 
 def select_rows(file: FeatureFile, photo_set: PhotoSet | None, min_photos: int) -> Rows:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from sklearn.utils.class_weight import compute_sample_weight
 
 from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.photos.photo_set import PhotoSet
@@ -72,7 +73,8 @@ def fit_and_score(
     reducer = partial(workers.reducer if workers else LocalReducer, progress=progress)
     tuning, model = fit_model(file, specs, train, options, reducer=reducer)
     first, mean = average_views(tuning.rows.photo, tuning.scores)
-    temperature = fit_temperature(mean, tuning.rows.labels[first])
+    photos = tuning.rows.take(first)
+    temperature = fit_temperature(mean, photos.labels, photos.sample_weight)
     indices = test.indices
     scores = workers.scores(model, indices) if workers else model.score_rows(file, indices)
     metrics = {
@@ -84,6 +86,8 @@ def fit_and_score(
     if refit:
         log.info("fitting the final model on all photos")
         _, model = fit_model(file, specs, rows, options, tuning, reducer)
+    if options.class_weight != "none":
+        metrics["class_weight"] = options.class_weight
     if workers:
         metrics["workers"] = workers.n_workers
     metrics["fitted_on"] = "train and test" if refit else "train"
@@ -99,14 +103,16 @@ def fit_model(
     rows: Rows,
     options: TrainOptions,
     tuning: Tuning | None = None,
-    reducer: Callable[[Features, np.ndarray], LocalReducer] = LocalReducer,
+    reducer: Callable[..., LocalReducer] = LocalReducer,
 ) -> tuple[Tuning, Model]:
     """Fit on these rows, with the hyper-parameters of `tuning`, or tune on these rows first."""
     estimator = registry.get_classifier(options.classifier).load()
+    if options.class_weight == "balanced":
+        rows = replace(rows, sample_weight=compute_sample_weight("balanced", rows.labels))
     transforms = fit_feature_transforms(
         file, specs, rows.indices, normalize=options.normalize, top_variance=options.top_variance
     )
-    source = reducer(Features(file, transforms), rows.indices)
+    source = reducer(Features(file, transforms), rows.indices, sample_weight=rows.sample_weight)
     reduced = estimator.reduce(source, len(rows.class_names), options)
     data = TrainingData(reduced, rows, options, transforms)
     tuning = tuning or estimator.tune(data)

@@ -29,14 +29,17 @@ class Tuning:
     epochs: int | None
     rows: Rows  # the validation rows of all folds
     scores: np.ndarray  # out-of-fold scores of these rows, (rows, classes)
-    curve: Sequence[dict[str, Any]]  # hyper-parameters, `top1` and `log_loss` of each trial
+    # hyper-parameters, `top1` and `log_loss` of each trial, in which each photo counts once
+    curve: Sequence[dict[str, Any]]
     folds: int = 0  # number of folds that were held out in turn
     solver: str | None = None  # `gram` or `stream`
 
     def to_metrics(self) -> dict[str, Any]:
         """Return the entries of `metrics.json`; accuracy and loss are None without folds."""
         names = ("C", "label_smoothing", "epochs", "folds", "solver")
-        best = max(self.curve, key=_rank, default={"top1": None, "log_loss": None})
+        chosen = [self.label_smoothing, self.C, self.epochs]
+        tried = (point for point in self.curve if _hyperparameters(point) == chosen)
+        best = next(tried, {"top1": None, "log_loss": None})
         return {
             **{name: getattr(self, name) for name in names},
             "oof_top1": best["top1"],
@@ -86,6 +89,8 @@ def cross_validate(
 ) -> Tuning:
     """Try hyper-parameters, and choose those with the highest accuracy, then the lowest log loss.
 
+    If the rows have weights, these two are weighted.
+
     Args:
         rows: the training rows.
         val_folds: indices of the validation rows of each fold.
@@ -96,27 +101,29 @@ def cross_validate(
     val_indices = np.sort(np.concatenate(val_folds))
     val_rows, best_scores = rows.take(val_indices), np.empty((0, 0))
     curve: list[dict[str, Any]] = []
+    ranks: list[tuple[float, float]] = []
     for smoothing in smoothings:
         top1s: list[float] = []
         for hyperparameters, scores in trials(smoothing):
             first, mean = average_views(val_rows.photo, scores[val_indices])
-            labels = val_rows.labels[first]
+            labels, sample_weight = val_rows.labels[first], val_rows.take(first).sample_weight
             point = {"label_smoothing": smoothing, **hyperparameters}
             text = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in point.items())
             point |= {"top1": top1(mean, labels), "log_loss": log_loss_from_scores(mean, labels)}
             log.info("%s: out-of-fold accuracy %.4f", text, point["top1"])
             curve.append(point)
-            top1s.append(point["top1"])
-            if point is max(curve, key=_rank):
+            top1s.append(top1(mean, labels, sample_weight))
+            ranks.append((top1s[-1], -log_loss_from_scores(mean, labels, sample_weight)))
+            if ranks.index(max(ranks)) == len(ranks) - 1:
                 best_scores = scores[val_indices]
-            if _has_levelled_off(top1s, len(first)):
+            n_photos = len(first) if sample_weight is None else float(sample_weight.sum())
+            if _has_levelled_off(top1s, n_photos):
                 break
-    best = max(curve, key=_rank)
-    chosen = (best["label_smoothing"], best.get("C"), best.get("epochs"))
-    return Tuning(*chosen, val_rows, best_scores, curve, len(val_folds))
+    smoothing, C, epochs = _hyperparameters(curve[ranks.index(max(ranks))])
+    return Tuning(smoothing, C, epochs, val_rows, best_scores, curve, len(val_folds))
 
 
-def _has_levelled_off(top1s: Sequence[float], n_photos: int) -> bool:
+def _has_levelled_off(top1s: Sequence[float], n_photos: float) -> bool:
     """Return whether the last accuracies, beyond decade 0, are hardly above those before them."""
     if DECADES[0] + len(top1s) <= PATIENCE:
         return False
@@ -125,8 +132,9 @@ def _has_levelled_off(top1s: Sequence[float], n_photos: int) -> bool:
     return max(top1s[-PATIENCE:]) - before <= GAIN * standard_error
 
 
-def _rank(point: dict[str, Any]) -> tuple[float, float]:
-    return point["top1"], -point["log_loss"]
+def _hyperparameters(point: dict[str, Any]) -> list[Any]:
+    """Return label smoothing, C and epochs of a trial."""
+    return [point.get(name) for name in ("label_smoothing", "C", "epochs")]
 
 
 def grid(mean_squared_norm: float) -> list[float]:

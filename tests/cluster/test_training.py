@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, get_worker
+from sklearn.utils.class_weight import compute_sample_weight
 from support.commands import error_line, run_command
 from support.dask_processes import (
     CHANNELS,
@@ -139,7 +140,10 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
     weights = model.first.weights.astype(float)
     data = TrainingData(None, learn, TrainOptions(run["classifier"]))
     targets = data.targets(run["label_smoothing"])
-    loss = LOSSES[run["classifier"]](targets.astype(float))
+    weight = None
+    if run.get("class_weight") == "balanced":
+        weight = compute_sample_weight("balanced", learn.labels)
+    loss = LOSSES[run["classifier"]](targets.astype(float), weight)
     value = loss(x.astype(float) @ weights + model.first.intercept)[0]
     return run["C"] * value + 0.5 * np.square(weights).sum()
 
@@ -157,8 +161,18 @@ def objective(run: dict[str, Any], paths: list[Path]) -> float:
         ("sum+bilinear", replace(QUICK, normalize="sqrt-l2")),
         ("bilinear", replace(QUICK, top_variance=200, refit_all=True)),
         ("sum", replace(QUICK, C=None)),
+        ("bilinear", replace(QUICK, class_weight="balanced")),
     ],
-    ids=["softmax", "svm", "ridge", "side by side", "sqrt-l2", "top-variance", "few numbers"],
+    ids=[
+        "softmax",
+        "svm",
+        "ridge",
+        "side-by-side",
+        "sqrt-l2",
+        "top-variance",
+        "few-numbers",
+        "balanced",
+    ],
 )
 def test_workers_come_to_the_same_optimum(
     spec: str, options: TrainOptions, client: Client, shards: list[Path]
@@ -172,8 +186,9 @@ def test_workers_come_to_the_same_optimum(
         ("bilinear", STREAM, True),
         ("sum+bilinear", replace(STREAM, normalize="sqrt-l2"), False),
         ("max", replace(STREAM, classifier="ridge", label_smoothing=None, refit_all=True), True),
+        ("bilinear", replace(STREAM, class_weight="balanced"), True),
     ],
-    ids=["kept", "read again", "few numbers"],
+    ids=["kept", "read again", "few numbers", "balanced"],
 )
 def test_passes_by_workers_come_to_the_same_optimum(
     spec: str,

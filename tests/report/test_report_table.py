@@ -93,6 +93,11 @@ def test_a_name_says_what_was_trained_on(changes: dict[str, Any], facts: list[st
     assert all(fact in name for fact in facts)
 
 
+def test_balanced_classes_are_named_with_the_classifier() -> None:
+    rows = cells(metrics(), metrics(class_weight="balanced"))
+    assert [row[1] for row in rows[2:]] == ["softmax", "softmax, balanced"]
+
+
 def test_the_defaults_are_not_in_a_name() -> None:
     assert features_label(metrics()) == "bilinear"
     frozen, trained = (

@@ -107,13 +107,13 @@ def use_untrained_networks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("bilinear_cli.training.conv1x1.fit_conv1x1", _fit_conv1x1)
 
 
-def _fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, **_: Any) -> Any:
+def _fit_mlp(z: np.ndarray, targets: np.ndarray, options: TrainOptions, *_: Any, **__: Any) -> Any:
     first = _random_linear(z.shape[1], options.hidden)
     return first, _random_linear(options.hidden, targets.shape[1]), 1
 
 
-def _fit_conv1x1(read: Any, train: Any, options: TrainOptions, **_: Any) -> Any:
-    (indices, targets), channels = train, options.channels
+def _fit_conv1x1(read: Any, train: Any, options: TrainOptions, **__: Any) -> Any:
+    (indices, targets, *_), channels = train, options.channels
     kernel = _random_linear(read(indices[:1]).shape[-1], channels).weights
     head = _random_linear(channels * (channels + 1) // 2, targets.shape[1])
     return kernel, head, 1

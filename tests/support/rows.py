@@ -1,13 +1,12 @@
 """Training rows, their features, and the problem of a fit, without a feature file."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bilinear_cli.training import losses
-from bilinear_cli.training.feature_transform import Block
+from bilinear_cli.training.array_features import ArrayFeatures
 from bilinear_cli.training.reducers import LocalReducer, Problem
 from bilinear_cli.training.rows import Rows
 
@@ -35,36 +34,12 @@ def pooled(maps: np.ndarray) -> dict[str, np.ndarray]:
     return {"max": x.max(axis=1), "sum": x.sum(axis=1), "bilinear": bilinear}
 
 
-@dataclass(frozen=True)
-class ArrayFeatures:
-    """`Features` of an array, in blocks of `size` rows or columns; the last may be smaller."""
-
-    x: np.ndarray
-    size: int = 1000
-    mean: np.ndarray | None = None
-
-    @property
-    def n_features(self) -> int:
-        return self.x.shape[1]
-
-    def columns(self, indices: np.ndarray) -> Iterator[Block]:
-        x = self._centred(indices)
-        return ((span, x[:, span]) for span in self._spans(self.n_features))
-
-    def rows(self, indices: np.ndarray) -> Iterator[Block]:
-        return ((span, self._centred(indices[span])) for span in self._spans(len(indices)))
-
-    def _centred(self, indices: np.ndarray) -> np.ndarray:
-        return self.x[indices] if self.mean is None else self.x[indices] - self.mean
-
-    def _spans(self, n: int) -> list[slice]:
-        return [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
-
-
-def make_reducer(x: np.ndarray, size: int = 1000) -> LocalReducer:
+def make_reducer(
+    x: np.ndarray, size: int = 1000, sample_weight: np.ndarray | None = None
+) -> LocalReducer:
     """Return the reducer of all rows of an array, read in blocks of `size` rows or columns."""
     features: Any = ArrayFeatures(x.astype(np.float32), size)
-    return LocalReducer(features, np.arange(len(x)))
+    return LocalReducer(features, np.arange(len(x)), sample_weight=sample_weight)
 
 
 def make_rows(
@@ -83,10 +58,12 @@ def make_rows(
     return Rows(np.arange(n), photo, labels, paths, np.full(n, "train"), group, names)
 
 
-def make_problem(x: np.ndarray, form: str | None = None) -> Problem:
+def make_problem(
+    x: np.ndarray, form: str | None = None, sample_weight: np.ndarray | None = None
+) -> Problem:
     """Return the problem of rows x (n, d), by default in the form that `reduce` takes in memory."""
     n, d = x.shape
-    reducer = make_reducer(x, n // 2)
+    reducer = make_reducer(x, n // 2, sample_weight)
     methods = {
         "kernel": reducer.reduce_to_gram,
         "columns": reducer.reduce_to_axes,

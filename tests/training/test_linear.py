@@ -157,6 +157,28 @@ def test_rows_of_zeros_and_equal_rows_leave_the_weights_finite(form: str, C: flo
     assert np.isfinite(model.intercept).all()
 
 
+@LINEAR
+@ALL_FORMS
+def test_rows_with_weights_have_the_optimum_of_repeated_rows(
+    n: int, d: int, form: str, name: str
+) -> None:
+    x, labels = make(n, d)
+    weight, targets = np.random.default_rng(1).integers(1, 5, n), targets_of(name, labels)
+    every, Cs = np.arange(n).repeat(weight), [0.1, 1.0, 10.0]
+    weighted_problem = make_problem(x, form, weight.astype(float))
+    repeated_problem = make_problem(x[every], "columns")
+    unit = repeated_problem.mean_squared_norm
+    assert weighted_problem.mean_squared_norm == pytest.approx(unit, rel=1e-5)
+    models = [
+        fit_path(weighted_problem, name, targets, Cs),
+        fit_path(repeated_problem, name, targets[every], Cs),
+    ]
+    values = [objective(name, model, x[every], targets[every], 10.0) for model in models]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    unweighted = fit_path(make_problem(x, form), name, targets, Cs)
+    assert objective(name, unweighted, x[every], targets[every], 10.0) > 1.01 * values[1]
+
+
 # Ridge -----------------------------------------------------------------------------------
 
 IN_MEMORY = pytest.mark.parametrize(("n", "d"), [(60, 12), (30, 30), (40, 90)])

@@ -82,3 +82,17 @@ def test_a_hinge_is_zero_beyond_the_margin() -> None:
     assert (value, second) == (0, 0)
     assert not error.any()
     assert squared_hinge(targets)(0 * targets)[0] == targets.size
+
+
+@pytest.mark.parametrize(("make_loss", "targets"), LOSSES)
+def test_a_weight_is_the_number_of_equal_rows(make_loss: MakeLoss, targets: np.ndarray) -> None:
+    weight = np.array([1, 3, 2, 1, 4])
+    scores = np.random.default_rng(0).normal(size=targets.shape).astype(np.float32)
+    value, slope, second = make_loss(targets, weight)(scores)
+    all_values, all_slopes, all_second = make_loss(targets.repeat(weight, axis=0))(
+        scores.repeat(weight, axis=0)
+    )
+    assert value == pytest.approx(all_values, rel=1e-5)
+    first = np.cumsum(weight) - weight
+    np.testing.assert_allclose(slope, all_slopes[first] * weight[:, None], rtol=1e-5, atol=1e-6)
+    assert second * len(targets) == pytest.approx(all_second * weight.sum(), rel=1e-5)

@@ -57,6 +57,17 @@ def test_an_mlp_learns_what_no_linear_model_can_and_a_seed_reproduces_it_in_any_
         assert np.abs(weights[0] - weights[1]).max() > 0.01 * np.abs(weights[0]).max()
 
 
+def test_rows_of_small_weight_teach_an_mlp_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlp_module, "LEARNING_RATE", 0.03)
+    x, labels = exclusive_or(128, 0)
+    wrong, weight = np.arange(128) % 8 < 5, np.ones(128)
+    weight[wrong] = 0.01
+    targets = one_hot(np.where(wrong, 1 - labels, labels), 2)
+    for sample_weight, right in ((weight, True), (None, False)):
+        mlp, _ = fit(x, targets, options(32, 0.0), sample_weight, epochs=15)
+        assert ((mlp(x).argmax(1) == labels).mean() > 0.9) == right
+
+
 def test_an_mlp_goes_back_to_the_epoch_that_was_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """The labels of the validation rows are wrong, so training lowers the accuracy on them."""
     monkeypatch.setattr(mlp_module, "PATIENCE", 4)

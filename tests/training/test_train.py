@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -455,6 +456,73 @@ def test_streaming_comes_to_the_same_model(spec: str, classifier: str, run: Run)
     for array in ("weights", "intercept"):
         expected, streamed = (getattr(model.first, array) for model in models)
         np.testing.assert_allclose(expected, streamed, atol=0.01 * np.abs(expected).max() + 1e-3)
+
+
+UNEVEN = np.where(np.arange(N) % 16 < 12, 0, LABELS)  # of one class and two small ones
+BALANCED = replace(QUICK, class_weight="balanced")
+
+
+@pytest.mark.parametrize("classifier", ["softmax", "svm", "ridge"])
+@pytest.mark.parametrize("solver", ["gram", "stream"])
+@pytest.mark.parametrize("spec", ["max", "bilinear"])
+@pytest.mark.slow
+def test_balanced_classes_weigh_the_same_with_each_solver(
+    spec: str, solver: str, classifier: str, run: Run
+) -> None:
+    """The intercept is free, so at an optimum the weighted derivatives of a class sum to zero."""
+    smoothing = 0.0 if classifier == "softmax" else None
+    options = replace(BALANCED, classifier=classifier, label_smoothing=smoothing, solver=solver)
+    metrics = run(spec, options, features(12), UNEVEN)
+    assert metrics["class_weight"] == "balanced"
+    assert Path(metrics["run"]).name == f"x-{spec}-balanced-{classifier}"
+    x = features(12)[spec][IS_TRAIN].astype(np.float32)
+    scores, one_hot = model_of(metrics).scores({spec: x}), np.eye(3)[UNEVEN[IS_TRAIN]]
+    weight = (one_hot / one_hot.sum(axis=0)).sum(axis=1)
+    slopes = {
+        "softmax": softmax(scores, axis=1) - one_hot,
+        "svm": np.minimum((2 * one_hot - 1) * scores - 1, 0) * (2 * one_hot - 1),
+        "ridge": scores - (2 * one_hot - 1),
+    }[classifier]
+    np.testing.assert_allclose(weight @ slopes, 0, atol=0.02)
+    assert np.abs(slopes.sum(axis=0)).max() > 0.2
+
+
+def test_balanced_weights_choose_c_and_temperature_but_accuracies_count_photos(run: Run) -> None:
+    metrics = run("bilinear", replace(BALANCED, C=None), features(12), UNEVEN)
+    oof = arrays_of(metrics, "oof")
+    assert metrics["oof_top1"] == np.mean(oof["scores"].argmax(1) == oof["labels"])
+    weight = 12 / np.bincount(oof["labels"])[oof["labels"]]
+    expected = fit_temperature(oof["scores"], oof["labels"], weight)
+    assert metrics["temperature"] == pytest.approx(expected, rel=1e-3)
+    unweighted = fit_temperature(oof["scores"], oof["labels"])
+    assert abs(np.log(metrics["temperature"] / unweighted)) > 0.01
+    assert metrics["C"] in [point["C"] for point in metrics["curve"]]
+
+
+def test_without_balance_metrics_have_no_class_weight(run: Run) -> None:
+    assert "class_weight" not in run("max")
+    with raises(UsageError, "class weight", "even"):
+        TrainOptions(class_weight="even")
+
+
+@pytest.mark.parametrize("options", [MLP, CONV1X1], ids=["mlp", "conv1x1"])
+def test_balanced_networks_train_and_stop_with_the_weights(
+    options: TrainOptions, run: Run, untrained: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = import_module(f"bilinear_cli.training.{options.classifier}"), options.classifier
+    fit = Mock(side_effect=getattr(module, f"fit_{name}"))
+    monkeypatch.setattr(module, f"fit_{name}", fit)
+    spec, rows = ("max", features()) if options is MLP else ("maps", {"maps": MAPS})
+    metrics = run(spec, replace(options, class_weight="balanced"), rows, UNEVEN)
+    assert metrics["class_weight"] == "balanced"
+    tuning, final = fit.call_args_list
+    for call in (tuning, final):
+        targets, weight = (call.args[1], call.args[3]) if options is MLP else call.args[1][1:]
+        if call is tuning:
+            *_, val_targets, val_weight = call.kwargs["validation_data"]
+            targets = np.concatenate([targets, val_targets])
+            weight = np.concatenate([weight, val_weight])
+        np.testing.assert_allclose(weight @ targets, 12)
 
 
 def test_metrics_have_the_number_of_folds(run: Run, untrained: None) -> None:
