@@ -5,7 +5,8 @@
 Both choose C on five folds and fit all rows with it: ours by `fit`, which also chooses the
 temperature; scikit-learn by `LogisticRegressionCV`, `RidgeClassifierCV`, or a `GridSearchCV` of
 `LinearSVC`, over the values of C that ours tried. Then scikit-learn fits once more with our C. The
-objectives of that fit and of ours are compared: a ratio above one means that ours is lower.
+objectives of that fit and of ours are compared: a ratio above one means that ours is lower. (Of
+`LinearSVC` it must be, because it penalises the intercept.)
 """
 
 import json
