@@ -62,7 +62,7 @@ def peer(name: str, classifier: str, C: float) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     X, y = load(name)
     decades = 10.0 ** np.arange(-3, 5) / np.square(X).sum(axis=1).mean()
-    svm = LinearSVC(max_iter=10_000)
+    svm = LinearSVC(max_iter=10_000, dual="auto")
     tuned: Any = {
         "softmax": LogisticRegressionCV(
             Cs=decades, cv=5, l1_ratios=(0,), use_legacy_attributes=False, max_iter=1000
@@ -76,7 +76,7 @@ def peer(name: str, classifier: str, C: float) -> dict[str, Any]:
     once: Any = {
         "softmax": LogisticRegression(C=C, max_iter=1000),
         "ridge": RidgeClassifier(alpha=1 / C),
-        "svm": LinearSVC(C=C, max_iter=10_000),
+        "svm": LinearSVC(C=C, max_iter=10_000, dual="auto"),
     }[classifier]
     began = time.perf_counter()
     once.fit(X, y)
