@@ -30,9 +30,13 @@ from bilinear_cli.run import read_scores
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.transformers import PhotoFeatures, _load
 
-BLOCKS = re.findall(
-    r"^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text("utf-8"), re.M | re.S
-)
+BLOCKS = [
+    block
+    for name in ("python.md", "estimators.md")
+    for block in re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / name).read_text("utf-8"), re.M | re.S
+    )
+]
 POOLINGS = ["max", "bilinear"]
 
 
