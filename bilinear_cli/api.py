@@ -7,7 +7,7 @@ or into the notebook.
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from bilinear_cli import store
 from bilinear_cli.errors import BadPhotoError, Progress, UsageError, validate_choice
-from bilinear_cli.extraction.options import ExtractOptions, maps_job, photos_job
+from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
 from bilinear_cli.networks.network import Forward, Network, import_tensorflow
 from bilinear_cli.predict import load_run_network, predict, predict_rows, prediction_recipe
 from bilinear_cli.recipe import UNSHARDED, Recipe
@@ -111,7 +111,19 @@ def extract(
         overwrite=overwrite,
         **{name: Path(path) if path else None for name, path in optional.items()},
     )
+    if maps:
+        _check_only_maps(options, scheduler, merge)
     return run_extraction(options, scheduler, merge, command, progress)
+
+
+def _check_only_maps(options: ExtractOptions, scheduler: str | None, merge: bool) -> None:
+    """Raise a UsageError for an argument that the stored maps determine."""
+    for field in fields(options):
+        name = field.name
+        if name not in WITH_MAPS and getattr(options, name) != field.default:
+            raise UsageError(f"{name} cannot be used with maps, which determine it. Remove it.")
+    if scheduler is not None or not merge:
+        raise UsageError("maps are pooled in this process: remove scheduler and merge")
 
 
 def run_extraction(

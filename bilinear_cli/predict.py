@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, validate_choice
 from bilinear_cli.extraction.existing import resolve_locally
+from bilinear_cli.extraction.options import ENGINES
 from bilinear_cli.networks.network import (
     MEASURED_ENGINES,
     Forward,
@@ -23,7 +24,7 @@ from bilinear_cli.networks.network import (
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.photos.images import read_any, read_batches, stack_batch
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.recipe import Recipe, check_same, differences, distinct_sizes
+from bilinear_cli.recipe import CHOICES, Recipe, check_same, differences, distinct_sizes
 from bilinear_cli.run import load_model, read_backbone_path, read_recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.metrics import average_views
@@ -57,6 +58,13 @@ def prediction_recipe(
         BilinearError: the precisions differ, or the folder is not a run.
     """
     trained = read_recipe(run)
+    validate_choice("--engine", engine, ENGINES)
+    if precision:
+        validate_choice("--precision", precision, CHOICES["precision"])
+    options = {"precision": precision or "auto", "engine": engine}
+    given = [f"--{name} {value}" for name, value in options.items() if value != "auto"]
+    if is_onnx(trained.backbone) and given:
+        raise UsageError(f"remove {' and '.join(given)}: the ONNX network of {run} decides this")
     recipe = with_precision(trained, precision or trained.precision)
     if recipe != trained:  # also by the digest of the 8-bit network
         difference = (
@@ -67,8 +75,6 @@ def prediction_recipe(
             raise BilinearError(f"{difference}. Use --allow-precision-mix to allow this")
         log.warning("%s: %s", difference, measured_difference(trained.precision, recipe.precision))
     if is_onnx(recipe.backbone):
-        if engine != "auto":
-            raise UsageError(f"--engine {engine} cannot run the ONNX network of {run}. Remove it.")
         return recipe
     if engine == "ncnn":
         check_ncnn(recipe.backbone, recipe.precision)
@@ -93,7 +99,11 @@ def load_run_network(
             at its path.
     """
     option, source = "--weights", weights_source
+    if backbone and not is_onnx(recipe.backbone):
+        raise UsageError(f"{run} uses {recipe.backbone}, which has no path: remove --backbone")
     if is_onnx(recipe.backbone):
+        if weights_source != "auto":
+            raise UsageError(f"the network of {run} is an ONNX file: remove --weights")
         option, source = "--backbone", str(backbone or read_backbone_path(run))
         if not Path(source).exists():
             raise BilinearError(

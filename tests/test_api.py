@@ -119,6 +119,21 @@ def test_train_needs_a_pooling_if_there_are_several() -> None:
         train("x.h5", pooling="max", no_such_option=1)
 
 
+def test_stored_maps_determine_the_other_arguments(tmp_path: Path) -> None:
+    maps = extract("photos", pooling="maps", output=tmp_path / "m.h5", image_size=32)
+    for arguments in ({"limit": 1}, {"flip": True}, {"scheduler": "local:1"}, {"merge": False}):
+        with raises(UsageError, *arguments):
+            extract(maps=maps, pooling="max", output=tmp_path / "x.h5", **arguments)
+    assert extract(maps=maps, pooling="max", output=tmp_path / "x.h5").exists()
+
+
+def test_a_closed_file_is_not_damaged() -> None:
+    with open_features("x.h5") as features:
+        pass
+    with raises(FeatureFileError, "x.h5", "closed"):
+        features.X("max")
+
+
 # Features ---------------------------------------------------------------------------------
 
 

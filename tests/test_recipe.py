@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.errors import raises
 
+from bilinear_cli.errors import UsageError
+from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.recipe import (
     Recipe,
     differences,
@@ -14,6 +17,7 @@ from bilinear_cli.recipe import (
     processor_resize,
 )
 from bilinear_cli.store import FeatureFile
+from bilinear_cli.training.options import TrainOptions
 
 DATA_FILES = Path(__file__).parent / "data_files"
 RECIPE = Recipe(("max",), "block5_conv3", 32, "squash", "float32", 4, "0" * 64)
@@ -178,3 +182,41 @@ def test_a_file_names_the_other_engines_of_its_rows(
     file: dict[str, str], sources: list[dict[str, str]], mixed: str
 ) -> None:
     assert mixed_engines(file, sources) == mixed
+
+
+@pytest.mark.parametrize("use", ["resume", "reuse", "merge"])
+def test_an_onnx_network_is_known_by_its_digest_and_not_by_its_folder(use: str) -> None:
+    names = ("a.onnx", "b.onnx", "vgg16")
+    first, second, other = ({"backbone": name} for name in names)
+    assert not differences(first, second, use)
+    assert [x.name for x in differences(first, other, use)] == ["backbone"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooling": []},
+        {"engine": "onnxruntime"},
+        {"engine": "foo"},
+        {"precision": "float64"},
+        {"resize": "bogus"},
+        {"seed": -1},
+        {"limit": -3},
+        {"batch_size": 0},
+        {"image_size": -5},
+        {"scales": (224, 0)},
+        {"image_size": 22.4},
+    ],
+)
+def test_options_from_python_are_validated(options: dict[str, Any]) -> None:
+    (name,) = options
+    with raises(UsageError, name.replace("_", "-")):
+        ExtractOptions(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"C": "x"}, {"C": 0}, {"folds": 1}, {"label_smoothing": "x"}, {"solver": "x"}]
+)
+def test_options_of_training_are_validated(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        TrainOptions(**options)

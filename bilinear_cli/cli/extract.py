@@ -24,12 +24,10 @@ from bilinear_cli.cli.base import (
     weights_option,
 )
 from bilinear_cli.errors import UsageError
-from bilinear_cli.extraction.options import ExtractOptions
+from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
 from bilinear_cli.recipe import CHOICES, PROCESSOR
 
 log = logging.getLogger(__name__)
-
-WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 
 
 class Sizes(click.ParamType):

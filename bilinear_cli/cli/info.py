@@ -5,14 +5,16 @@ from pathlib import Path
 import click
 
 from bilinear_cli.cli.base import PATH, cli
-from bilinear_cli.networks.onnx_model import names_onnx
+from bilinear_cli.networks.onnx_model import has_graph
 
 
 @cli.command()
 @click.argument("path", metavar="FILE|RUN|NETWORK", type=PATH)
 @click.option("--by-class", is_flag=True, help="Print the number of photos of each class, too.")
 def info(path: Path, by_class: bool) -> None:
-    """Describe a feature file or a run, and how it was made; or an ONNX network and its layers.
+    """Describe a feature file, a run, or an ONNX network.
+
+    The command prints how a file or a run was made, and the layers of a network.
 
     \b
     bilinear info x.h5
@@ -22,7 +24,7 @@ def info(path: Path, by_class: bool) -> None:
     from bilinear_cli.report.text import describe, describe_run, format_facts
     from bilinear_cli.store import FeatureFile, open_features
 
-    if names_onnx(path):
+    if has_graph(path):
         from bilinear_cli.networks.onnx_info import describe_network
 
         click.echo(format_facts(describe_network(path)))

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -18,9 +18,6 @@ from bilinear_cli.cli.base import (
 )
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import CLASS_WEIGHTS, NORMALIZE, SOLVERS, TrainOptions
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULTS = TrainOptions()
 option = option_with_default(DEFAULTS)

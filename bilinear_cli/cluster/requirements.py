@@ -51,7 +51,12 @@ def version_fault(on_worker: str, needed: str) -> str | None:
     """Return a phrase that names the versions `name version, ...` that differ, or None."""
     lists = (versions.split(", ") for versions in (on_worker, needed))
     worker, expected = (dict(version.rsplit(" ", 1) for version in versions) for versions in lists)
-    names = [name for name in {**worker, **expected} if worker.get(name) != expected.get(name)]
+    # what the client itself lacks, a worker may have: a network reports what is missing there
+    names = [
+        name
+        for name in {**worker, **expected}
+        if worker.get(name) != expected.get(name) and expected.get(name) != "missing"
+    ]
     phrases = [
         f"{name} {worker.get(name, 'missing')} (needed: {expected.get(name, 'none')})"
         for name in names

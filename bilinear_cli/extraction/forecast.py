@@ -11,6 +11,7 @@ from bilinear_cli.machine import n_cpus
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.photos.images import read_batches, read_photo, stack_batch
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.poolings.parameters import fits
 
 N_PHOTOS = 2
 
@@ -30,8 +31,10 @@ def forecast_extraction(photo_set: PhotoSet, options: ExtractOptions) -> dict[st
         network = replace(network, source="random")
     recipe = resolve_locally(make_recipe(options, network))
     forward = network.load(recipe)  # which imports TensorFlow quietly
-    from bilinear_cli.extraction.graph import compile_pooling
+    from bilinear_cli.extraction.graph import compile_pooling, count_channels
 
+    channels = count_channels(forward, recipe.image_size)
+    recipe = replace(recipe, specs=tuple(x for x in recipe.specs if fits(x, channels)))
     compute, _ = compile_pooling(forward, recipe.specs, N_PHOTOS, recipe.parsed_views)
     sizes = [recipe.image_size]
     read = partial(read_photo, sizes=sizes, resize=recipe.resize)

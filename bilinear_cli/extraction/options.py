@@ -6,15 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bilinear_cli.errors import Progress, UsageError
+from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
-from bilinear_cli.networks.onnx_model import is_onnx, names_onnx, onnx_name
+from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
 from bilinear_cli.recipe import CHOICES, PROCESSOR, UNSHARDED, Recipe, distinct_sizes, view_names
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import MapInput
     from bilinear_cli.extraction.from_photos import PhotoInput
     from bilinear_cli.extraction.job import Job
+
+# Options that the stored maps of `maps` do not determine
+WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
+ENGINES = ("auto", "tensorflow", "ncnn")  # an ONNX network has its own
+MINIMUMS = {"image_size": 1, "scales": 1, "batch_size": 1, "limit": 1, "split_seed": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,21 @@ class ExtractOptions:
     seed: int = 0
     skip_bad: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError if an option has no valid value."""
+        if not self.pooling:
+            raise UsageError("there is no --pooling: name at least one")
+        if self.resize is not None:
+            validate_choice("--resize", self.resize, (*CHOICES["resize"], PROCESSOR))
+        validate_choice("--precision", self.precision, ("auto", *CHOICES["precision"]))
+        validate_choice("--engine", self.engine, ENGINES)
+        for name, minimum in MINIMUMS.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None and (type(number) is not int or number < minimum):
+                    option = f"--{name.replace('_', '-')}"
+                    raise UsageError(f"{option} {number!r} is no integer from {minimum}")
 
 
 def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[MapInput]":
@@ -160,7 +180,7 @@ def make_network(options: ExtractOptions) -> Network:
         UsageError: the options do not fit the network.
     """
     path = Path(options.backbone)
-    if names_onnx(path) or (path.is_dir() and len(path.parts) > 1):
+    if is_onnx_path(options.backbone):
         _check_onnx_options(options)
         return Network(onnx_name(path), str(path.absolute()))
     if options.resize == PROCESSOR:

@@ -54,7 +54,10 @@ def _original(backbone: str) -> keras.Model:
 
 
 def _function(backbone: str) -> Callable[..., keras.Model]:
-    return NETWORKS[validate_choice("backbone", backbone, NETWORKS)]
+    try:
+        return NETWORKS[validate_choice("backbone", backbone, NETWORKS)]
+    except UsageError as error:
+        raise UsageError(f"{error}; or give the path of an ONNX network") from error
 
 
 def _names(network: keras.Model) -> dict[str, str]:

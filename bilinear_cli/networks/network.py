@@ -236,7 +236,7 @@ def check_ncnn(backbone: str, precision: str, devices: Sequence[str] = ("CPU",))
             "Use --engine tensorflow."
         )
     if fault := ncnn_fault():
-        raise BilinearError(f"{fault}. Or use --engine tensorflow.")
+        raise BilinearError(f"{fault}, or use --engine tensorflow for a new file.")
 
 
 def ncnn_fault() -> str | None:

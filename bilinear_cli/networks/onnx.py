@@ -110,9 +110,9 @@ class OnnxNetwork:
 
     def measure_memory(self, size: int) -> int:
         """Return the bytes that a photo of a batch takes, by a trial of four."""
-        self.layout(size)  # raises if the size is wrong
         process = psutil.Process()
-        before = process.memory_info().rss
+        before = process.memory_info().rss  # ONNX Runtime keeps what it has allocated
+        self.layout(size)  # raises if the size is wrong
         self._run(np.zeros((4, size, size, 3), np.uint8))
         return max((process.memory_info().rss - before) // 4, size**2 * 3 * 4)
 
@@ -247,17 +247,17 @@ def default_layer(model: OnnxModel, size: int) -> str:
     """
     session = open_session(model.path)
     layers: dict[str, tuple[Any, MapLayout | None]] = {}
-    for output in session.get_outputs():
+    for output in sorted(session.get_outputs(), key=lambda output: output.name != LAST_LAYER):
         if "float" not in output.type:
             layers[output.name] = output.type, None
             continue
         network = OnnxNetwork(model, output.name)
         shape = network.run_black_photo(size).shape
         layout = find_layout(shape, model.config, size)
+        if layout and output.name == LAST_LAYER:
+            return LAST_LAYER
         layers[output.name] = shape, layout
     names = [name for name, (_, layout) in layers.items() if layout]
-    if LAST_LAYER in names:
-        return LAST_LAYER
     if len(names) == 1:
         return names[0]
     shapes = ", ".join(f"{name} {shape}" for name, (shape, _) in layers.items())

@@ -6,6 +6,7 @@ folder, is refused before anything runs.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def positive_int(value: Any) -> int | None:
 
 def quantizes_dynamically(path: Path) -> bool:
     """Return whether the graph computes the scales of its 8-bit numbers while it runs."""
-    return any(node.op_type in DYNAMIC_QUANTIZATION for node in load_graph(path).graph.node)
+    return any(node.op_type in DYNAMIC_QUANTIZATION for node in _nodes(load_graph(path)))
 
 
 def is_onnx(backbone: str) -> bool:
@@ -78,14 +79,31 @@ def is_onnx(backbone: str) -> bool:
     return backbone.endswith(SUFFIX)
 
 
-def names_onnx(path: Path) -> bool:
-    """Return whether a backbone or another argument is the path of an ONNX network."""
-    return path.suffix == SUFFIX or any([*path.glob(f"*{SUFFIX}"), *path.glob(f"onnx/*{SUFFIX}")])
+def is_onnx_path(backbone: str) -> bool:
+    """Return whether a backbone is a path of an ONNX network, and not the name of a network.
+
+    A folder in the working folder does not hide a network of the same name: `./vgg16` names it.
+    """
+    if backbone.endswith(SUFFIX) or os.sep in backbone:
+        return True
+    if backbone.lower() == "vgg16" or not Path(backbone).is_dir():
+        return False
+    from bilinear_cli.networks.applications import NETWORKS
+
+    return backbone.lower() not in NETWORKS
+
+
+def has_graph(path: Path) -> bool:
+    """Return whether a path is that of a graph, or of a folder with graphs and no feature file."""
+    if path.suffix == SUFFIX:
+        return True
+    graphs = [*path.glob(f"*{SUFFIX}"), *path.glob(f"onnx/*{SUFFIX}")]
+    return bool(graphs) and not any(path.glob("*.h5"))
 
 
 def onnx_name(path: Path) -> str:
     """Return the name of an ONNX network in a recipe: that of its folder, or of a single file."""
-    graph = find_graph(path).absolute()
+    graph = Path(os.path.normpath(find_graph(path).absolute()))
     folder = graph.parent.parent if graph.parent.name == "onnx" else graph.parent
     if graph not in [folder / name for name in GRAPHS]:
         return graph.name
@@ -101,6 +119,8 @@ def find_graph(path: Path) -> Path:
         UsageError: the folder has no graph, or several.
     """
     if not path.is_dir():
+        if path.suffix != SUFFIX:
+            raise UsageError(f"{path} is neither a file {SUFFIX} nor a folder. Check --backbone.")
         return path
     graphs = [path / name for name in GRAPHS if (path / name).is_file()]
     graphs = graphs[:1] or sorted([*path.glob(f"*{SUFFIX}"), *path.glob(f"onnx/*{SUFFIX}")])

@@ -81,6 +81,15 @@ def needs_projection_fit(specs: Sequence[str], existing: Parameters) -> bool:
     return any(not existing.keys() >= {*pooling.parameter_names} for pooling in projected)
 
 
+def fits(spec: str, channels: int) -> bool:
+    """Return whether a pooling suits maps with this number of channels."""
+    try:
+        _check_size(spec, channels)
+    except UsageError:
+        return False
+    return True
+
+
 def _check_size(spec: str, channels: int) -> None:
     """Raise a UsageError if a row would be too long, or the projection would add channels."""
     pooling = get_pooling(spec)

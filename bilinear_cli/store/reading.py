@@ -11,7 +11,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import validate_choice
+from bilinear_cli.errors import FeatureFileError, validate_choice
 from bilinear_cli.poolings import registry
 from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.recipe import Recipe
@@ -275,6 +275,8 @@ class FeatureFile:
 
     def _stored(self, spec: str) -> StoredRows:
         validate_choice(f"pooling in {self.path}", spec, self.shapes)
+        if not self._file:
+            raise FeatureFileError(f"{self.path} is closed. Open it again.")
         files, checksums = [], []
         for file in self._shards or [self]:
             with read_errors(file.path):

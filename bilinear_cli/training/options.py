@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from numbers import Real
 
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.training import registry
@@ -54,14 +55,18 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Raise a UsageError if an option is out of range or the classifier does not take it."""
-        if self.C is not None and not 0 < self.C < inf:
-            raise UsageError(f"-C {self.C} is out of range: give a finite number above 0")
-        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+        if self.C is not None and not (isinstance(self.C, Real) and 0 < self.C < inf):
+            raise UsageError(f"-C {self.C!r} is out of range: give a finite number above 0")
+        smoothing = self.label_smoothing
+        if smoothing is not None and not (isinstance(smoothing, Real) and 0 <= smoothing < 1):
             raise UsageError(
-                f"--label-smoothing {self.label_smoothing} is out of range: "
-                "give a number from 0 to below 1"
+                f"--label-smoothing {smoothing!r} is out of range: give a number from 0 to below 1"
             )
-        validate_choice("class weight", self.class_weight, CLASS_WEIGHTS)
+        if self.folds < 2:
+            raise UsageError(f"--folds {self.folds} is out of range: give at least 2")
+        choices = {"class_weight": CLASS_WEIGHTS, "normalize": NORMALIZE, "solver": SOLVERS}
+        for name, values in choices.items():
+            validate_choice(name.replace("_", " "), getattr(self, name), values)
         if option := registry.get_classifier(self.classifier).unsupported_option(self):
             raise UsageError(
                 f"--classifier {self.classifier} does not take {option}: "

@@ -25,7 +25,7 @@ from support.onnx_networks import (
 from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.onnx import OnnxNetwork
 from bilinear_cli.networks.onnx_info import layers_with_maps
-from bilinear_cli.networks.onnx_model import onnx_name, read_model
+from bilinear_cli.networks.onnx_model import onnx_name, quantizes_dynamically, read_model
 from bilinear_cli.photos.images import read_photo
 
 # name -> tokens before those of the grid
@@ -136,6 +136,15 @@ def test_quantized_rows_do_not_depend_on_the_photos_beside_them(tmp_path: Path) 
     for x, parts in zip(together, zip(*alone, strict=True), strict=True):
         assert x.tobytes() == np.concatenate(parts).tobytes()
     assert 0.01 < np.abs(together[0] - expected["maps"]).max() < 1
+
+
+def test_dynamic_quantisation_is_found_inside_a_function_of_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    for node, found in (("Identity", False), ("DynamicQuantizeLinear", True)):
+        graph = make_graph()
+        graph.functions.add().node.append(onnx.helper.make_node(node, ["x"], ["y"]))
+        onnx.save_model(graph, path)
+        assert quantizes_dynamically(path) == found
 
 
 def test_the_memory_of_a_photo_is_at_least_its_pixels(tmp_path: Path) -> None:

@@ -27,7 +27,13 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
 from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.onnx import OnnxNetwork, default_layer
-from bilinear_cli.networks.onnx_model import find_graph, names_onnx, read_model
+from bilinear_cli.networks.onnx_model import (
+    find_graph,
+    has_graph,
+    is_onnx_path,
+    onnx_name,
+    read_model,
+)
 
 # Files and folders --------------------------------------------------------------------------
 
@@ -444,13 +450,37 @@ def test_a_folder_with_the_name_of_a_network_does_not_hide_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in ("vgg16/wren", "resnet50/onnx"):
-        Path(folder).mkdir(parents=True)
+    Path("vgg16/wren").mkdir(parents=True)
+    write_network(tmp_path / "resnet50")
     for name in ("vgg16", "resnet50"):
-        assert not names_onnx(Path(name))
+        assert not is_onnx_path(name)
         assert make_network(ExtractOptions(backbone=name)) == Network(name, "auto")
     with raises(UsageError, Path("vgg16", "wren")):
         make_network(ExtractOptions(backbone="vgg16/wren"))
+    assert make_network(ExtractOptions(backbone="./resnet50")).backbone == "resnet50.onnx"
+    monkeypatch.chdir("resnet50")
+    assert onnx_name(Path("../resnet50/../resnet50")) == "resnet50.onnx"
+
+
+def test_a_folder_of_feature_files_is_no_network(tmp_path: Path) -> None:
+    folder = write_network(tmp_path / "birds")
+    assert has_graph(folder)
+    (folder / "x.h5").touch()
+    assert not has_graph(folder)
+
+
+@pytest.mark.parametrize("given", ["./lite9", "photos", "lite0/config.json"])
+def test_a_path_without_a_graph_is_no_name_of_keras(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("lite0").mkdir()
+    Path("lite0/config.json").write_text("{}")
+    with pytest.raises(BilinearError) as caught:
+        make_network(ExtractOptions(backbone=given)).sha256()
+    assert Path(given).name in str(caught.value)
+    assert "resnet50" not in str(caught.value)
 
 
 @pytest.mark.parametrize("given", ["birds", "./birds", "birds/onnx/model.onnx"])
