@@ -5,10 +5,9 @@ or into the notebook.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,14 @@ import numpy as np
 from bilinear_cli import store
 from bilinear_cli.errors import BadPhotoError, Progress, UsageError, validate_choice
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
-from bilinear_cli.networks.network import Forward, Network, import_tensorflow
+from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.predict import load_run_network, predict, predict_rows, prediction_recipe
-from bilinear_cli.recipe import UNSHARDED, Recipe
+from bilinear_cli.recipe import UNSHARDED
 from bilinear_cli.run import read_metrics
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.transformers import load_network
 
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet
@@ -402,16 +402,19 @@ class Run:
         Raises:
             BilinearError: the network cannot be loaded, or is another one.
             FeatureFileError: the feature file cannot be read, or suits another run.
+            UsageError: something is no photo, or `top` is below 1.
         """
+        if top < 1:
+            raise UsageError(f"top is {top}. It has to be at least 1.")
         if isinstance(photos, str | Path) and Path(photos).suffix == ".h5":
             return [Prediction(*pair) for pair in predict_rows(self.path, Path(photos), top)]
-        if isinstance(photos, str | Path | np.ndarray) or hasattr(photos, "convert"):
+        if _is_one_photo(photos):
             photos = [photos]
         recipe = prediction_recipe(self.path, precision, allow_precision_mix, engine)
         network = load_run_network(
             self.path, recipe, str(weights), Path(backbone) if backbone else None
         )
-        pairs = predict(self.path, photos, _load(network, recipe), top=top)
+        pairs = predict(self.path, photos, load_network(network, recipe), top=top)
         return [
             Prediction(photo, [], result)
             if isinstance(result, BadPhotoError)
@@ -427,10 +430,11 @@ class Run:
         return Path(path)
 
 
-@lru_cache(maxsize=1)
-def _load(network: Network, recipe: Recipe) -> Forward:
-    """Return the network; a notebook that predicts photo by photo loads it once."""
-    return network.load(recipe)
+def _is_one_photo(photos: Any) -> bool:
+    """Return whether this is one photo, or at least no sequence; a 4-D array is a batch."""
+    if isinstance(photos, np.ndarray):
+        return photos.ndim == 0 or (photos.ndim == 3 and photos.dtype == np.uint8)
+    return isinstance(photos, str | bytes | Path) or not isinstance(photos, Iterable)
 
 
 def load_run(folder: StrPath) -> Run:

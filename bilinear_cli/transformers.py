@@ -2,23 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
+from os import PathLike
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import N_SAMPLED
 from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
-from bilinear_cli.files import atomic_write
+from bilinear_cli.files import BROKEN_ZIP, atomic_write
 from bilinear_cli.networks.network import Forward, Network
-from bilinear_cli.photos.images import read_any, read_batches, read_bytes, stack_batch
+from bilinear_cli.photos.images import (
+    read_any,
+    read_batches,
+    read_bytes,
+    rgb_pixels,
+    stack_batch,
+)
 from bilinear_cli.poolings.parameters import make_parameters, sample_indices, second_moment
 from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import Recipe
@@ -75,13 +83,14 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         self.cache = cache
         self.random_state = random_state
 
-    def fit(self, X: Sequence[Any], y: Any = None) -> Self:
+    def fit(self, X: Iterable[Any], y: Any = None) -> Self:
         """Read the network, and fit the projection if the pooling has one; `y` is ignored.
 
         Raises:
             BadPhotoError: a photo cannot be read.
-            UsageError: the parameters do not fit each other.
+            UsageError: the parameters do not fit each other, or X is not a sequence of photos.
         """
+        photos = _photo_list(X)
         network = self._network()
         options = ExtractOptions(
             pooling=self.pooling.split("+"),
@@ -94,32 +103,41 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
             seed=self.random_state,
         )
         self.recipe_: Recipe = resolve_locally(make_recipe(options, network), network)
-        forward = _load(network, self.recipe_)
+        forward = load_network(network, self.recipe_)
         from bilinear_cli.extraction.graph import compile_pooling, count_channels
 
         recipe = self.recipe_
         channels = count_channels(forward, recipe.image_size, recipe.specs)
-        sample = partial(self._sample, X, forward)
+        sample = partial(self._sample, photos, forward)
         self.parameters_: dict[str, np.ndarray] = make_parameters(recipe, channels, {}, sample)
         _, shapes = compile_pooling(forward, recipe.specs, 1, recipe.parsed_views, self.parameters_)
         self.n_features_out_: int = sum(int(np.prod(shapes[spec])) for spec in recipe.specs)
         return self
 
-    def transform(self, X: Sequence[Any]) -> np.ndarray:
-        """Return the features of photos, float32 (n, n_features_out_).
+    def fit_transform(self, X: Iterable[Any], y: Any = None) -> np.ndarray:
+        """Return `fit(X).transform(X)`, also of photos that can be iterated over only once."""
+        return super().fit_transform(X if isinstance(X, Sized) else _photo_list(X), y)
+
+    def transform(self, X: Iterable[Any]) -> np.ndarray:
+        """Return the features of photos in their order, float32 (n, n_features_out_).
 
         Raises:
             BadPhotoError: a photo cannot be read.
             BilinearError: the network is not that of `fit`.
+            UsageError: X is not a sequence of photos.
             sklearn.exceptions.NotFittedError: `fit` was not called.
         """
         check_is_fitted(self)
-        rows = np.empty((len(X), self.n_features_out_), np.float32)
-        files = [self._cache_file(photo) for photo in X]
-        missing = [i for i, file in enumerate(files) if not (file and file.is_file())]
-        for i in {*range(len(X))} - {*missing}:
-            rows[i] = np.load(files[i], allow_pickle=False)
-        computed = self._compute([X[i] for i in missing]) if missing else iter(())
+        photos, missing = _photo_list(X), []
+        rows = np.empty((len(photos), self.n_features_out_), np.float32)
+        files = [self._cache_file(photo) for photo in photos]
+        for i, file in enumerate(files):
+            row = self._read_row(file) if file else None
+            if row is None:
+                missing.append(i)
+            else:
+                rows[i] = row
+        computed = self._compute([photos[i] for i in missing]) if missing else iter(())
         for i, row in zip(missing, computed, strict=True):
             rows[i] = row
             if file := files[i]:
@@ -147,7 +165,7 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         network, recipe = self._network(), self.recipe_
         if network.sha256() != recipe.weights_sha256:
             raise BilinearError(f"{self.backbone} has other weights than in fit. Fit again.")
-        for batch in _pool(_load(network, recipe), recipe, self.parameters_, photos):
+        for batch in _pool(load_network(network, recipe), recipe, self.parameters_, photos):
             parts = [batch[spec].reshape(len(batch[spec]), -1) for spec in recipe.specs]
             yield from np.concatenate(parts, axis=1, dtype=np.float32)
 
@@ -160,19 +178,46 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         return second_moment(batch[MAPS] for batch in batches), [*map(_sha256, sample)]
 
     def _cache_file(self, photo: Any) -> Path | None:
-        """Return the file of a photo's row, which its bytes and all numbers of `fit` decide."""
+        """Return the file of a photo's row, which its bytes and all numbers of `fit` decide.
+
+        The batch size follows the free memory, so it is left out.
+        """
         if not self.cache:
             return None
-        digest = hashlib.sha256(json.dumps(asdict(self.recipe_), sort_keys=True).encode())
+        recipe = asdict(replace(self.recipe_, batch_size=0))
+        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
         for name, array in sorted(self.parameters_.items()):
             digest.update(name.encode() + array.tobytes())
         return Path(self.cache) / digest.hexdigest()[:16] / f"{_sha256(photo)}.npy"
 
+    def _read_row(self, file: Path) -> np.ndarray | None:
+        """Return the row of a cache file; None if it is missing or damaged, or is no such row."""
+        try:
+            row = np.load(file, allow_pickle=False)
+        except (*BROKEN_ZIP, SyntaxError, TokenError):  # the last two for a damaged header
+            return None
+        if not isinstance(row, np.ndarray) or row.dtype != np.float32:
+            return None
+        return row if row.shape == (self.n_features_out_,) else None
+
 
 @lru_cache(maxsize=1)
-def _load(network: Network, recipe: Recipe) -> Forward:
-    """Return the network; folds and grids load it once in a process."""
+def load_network(network: Network, recipe: Recipe) -> Forward:
+    """Return the network; folds, grids and single predictions load it once in a process."""
     return network.load(recipe)
+
+
+def _photo_list(X: Any) -> list[Any]:
+    """Return photos in their order, also those of a pandas Series, which is indexed by label.
+
+    Raises:
+        UsageError: X is a single photo or a table, or no sequence at all.
+    """
+    is_table = hasattr(X, "columns")
+    if is_table or isinstance(X, str | bytes | PathLike) or not isinstance(X, Iterable):
+        hint = "Give one of its columns." if is_table else "Put a single photo into a list."
+        raise UsageError(f"X has to be a sequence of photos, and not {type(X).__name__}. {hint}")
+    return list(X)
 
 
 def _pool(
@@ -191,7 +236,7 @@ def _pool(
 
 def _sha256(photo: Any) -> str:
     """Return the SHA-256 of a photo's file, or of its pixels and their shape."""
-    if isinstance(photo, str | Path):
+    if isinstance(photo, str | PathLike):
         return hashlib.sha256(read_bytes(Path(photo))).hexdigest()
-    pixels = np.asarray(photo)
+    pixels = rgb_pixels(photo)  # the stored numbers of two images may have different palettes
     return hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).hexdigest()

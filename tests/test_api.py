@@ -9,26 +9,30 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.base import clone
 from support.commands import ROOT, run_command, set_quick_options
 from support.errors import raises
 from support.network import small_network, use_small_network
-from support.photos import class_folders
+from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
 import bilinear_cli
 from bilinear_cli import Run, extract, load_run, open_features, train
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.extraction.options import ExtractOptions
+from bilinear_cli.networks import backbone
 from bilinear_cli.networks.network import Network
-from bilinear_cli.run import read_scores
+from bilinear_cli.recipe import Recipe
+from bilinear_cli.run import read_recipe, read_scores
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.transformers import PhotoFeatures, _load
+from bilinear_cli.transformers import PhotoFeatures, load_network
 
 BLOCKS = [
     block
@@ -57,9 +61,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _small(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(prepared)
     use_small_network(monkeypatch)
-    _load.cache_clear()
+    load_network.cache_clear()
     yield
-    _load.cache_clear()
+    load_network.cache_clear()
 
 
 @pytest.fixture
@@ -201,6 +205,61 @@ def test_a_bad_photo_has_an_error_and_the_others_have_names(run: Run, tmp_path: 
         _ = first.name
 
 
+def test_a_bad_image_or_array_has_an_error_too(run: Run, tmp_path: Path) -> None:
+    cut = make_photo(tmp_path / "cut.jpg", size=(100, 100))
+    os.truncate(cut, cut.stat().st_size // 2)
+    with Image.open(cut) as image:
+        bad = [image, Image.new("F", (50, 40)), np.zeros((0, 8, 3), np.uint8)]
+        *errors, good = run.predict([*bad, photos()[0]])
+    assert good.name in {"wren", "robin"}
+    assert [type(prediction.error) for prediction in errors] == [BadPhotoError] * 3
+
+
+def test_an_array_is_one_photo_a_batch_or_a_sequence_of_photos(run: Run) -> None:
+    paths = photos()[:3]
+    batch = np.array([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    expected = [prediction.top for prediction in run.predict(paths)]
+    objects = np.empty(3, object)
+    objects[:] = [*batch]
+    for several in (np.array([*map(str, paths)]), np.array(paths), batch, objects):
+        assert [prediction.top for prediction in run.predict(several)] == expected
+    (alone,) = run.predict(batch[0])
+    assert alone.name == expected[0][0][0]
+
+
+@pytest.mark.parametrize("photo", [None, 3, np.array("a.jpg"), b"a.jpg"])
+def test_what_is_no_photo_is_a_usage_error(run: Run, photo: Any) -> None:
+    with pytest.raises(UsageError, match="photo has to be"):
+        run.predict(photo)
+    with pytest.raises(UsageError, match="photo has to be"):
+        run.predict([photos()[0], photo])
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_top_is_at_least_one(run: Run, top: int) -> None:
+    for source in (photos(), "x.h5"):
+        with raises(UsageError, "top", top):
+            run.predict(source, top=top)
+
+
+def test_predictions_and_photo_features_load_a_network_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Recipe] = []
+    load = Network.load
+    monkeypatch.setattr(
+        Network, "load", lambda self, recipe: loaded.append(recipe) or load(self, recipe)
+    )
+    recipe = read_recipe(run.path)
+    features = PhotoFeatures(
+        pooling="bilinear", image_size=32, precision="float32", batch_size=recipe.batch_size
+    )
+    features.fit(photos())
+    run.predict(photos()[0])
+    run.predict(photos()[1])
+    assert len(loaded) == 1
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (2, 8, 8, 3)])
 def test_an_array_that_is_no_photo_is_a_value_error(run: Run, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="uint8"):
@@ -249,6 +308,72 @@ def test_the_cache_spares_the_network(tmp_path: Path, monkeypatch: pytest.Monkey
     assert seen == [4, 4, 4]
     array = np.asarray(Image.open(photos()[0]).convert("RGB"))
     np.testing.assert_array_equal(features.transform([array]), rows[:1])
+
+
+def test_a_series_of_pandas_has_the_rows_of_its_photos_in_its_order(tmp_path: Path) -> None:
+    paths = pd.Series([str(path) for path in photos()])
+    features = PhotoFeatures(pooling="max", image_size=32, cache=tmp_path).fit(paths)
+    expected = PhotoFeatures(pooling="max", image_size=32).fit_transform(photos())
+    shuffled = paths.sample(frac=1, random_state=0)
+    for series in (shuffled[:5], paths[6:], shuffled, paths):
+        np.testing.assert_array_equal(features.transform(series), expected[series.index])
+    pooled = PhotoFeatures(pooling="bilinear:3", image_size=32).fit(shuffled[:6])
+    assert len(pooled.parameters_["fitted-on"]) == 6
+    frame = features.set_output(transform="pandas").fit_transform(shuffled)
+    assert frame.index.tolist() == shuffled.index.tolist()
+
+
+def test_photo_features_take_any_iterable_but_no_table() -> None:
+    features = PhotoFeatures(pooling="bilinear:3", image_size=32)
+    rows = features.fit(path for path in photos()).transform(path for path in photos())
+    np.testing.assert_array_equal(features.fit_transform(path for path in photos()), rows)
+    for wrong in (pd.DataFrame({"path": photos()}), str(photos()[0]), photos()[0], None):
+        with raises(UsageError, type(wrong).__name__):
+            features.fit(wrong)
+        with raises(UsageError, type(wrong).__name__):
+            features.transform(wrong)
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, 140])
+def test_a_damaged_row_of_the_cache_is_computed_again(tmp_path: Path, length: int) -> None:
+    features = PhotoFeatures(pooling="max", image_size=32, cache=tmp_path).fit(photos())
+    rows = features.transform(photos())
+    good = {file: file.read_bytes() for file in tmp_path.rglob("*.npy")}
+    damaged, other, header = list(good)[:3]
+    os.truncate(damaged, length)
+    np.save(other, np.zeros(3, np.float32))
+    header.write_bytes(good[header].replace(b"}", b" "))
+    np.testing.assert_array_equal(features.transform(photos()), rows)
+    assert {file: file.read_bytes() for file in good} == good
+
+
+def test_the_batch_size_does_not_change_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for free in (1, 2):  # as if the memory that is free had changed
+        monkeypatch.setattr(backbone, "resolve_batch_size", lambda *sizes, free=free: 4 * free)
+        features = PhotoFeatures(pooling="max", image_size=32, cache=tmp_path).fit(photos())
+        assert features.recipe_.batch_size == 4 * free
+        features.transform(photos())
+    assert len([*tmp_path.rglob("*.npy")]) == 12
+
+
+def test_the_cache_tells_images_apart_that_store_the_same_numbers(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
+    red, blue = (Image.fromarray(pixels[..., 0]).convert("P") for _ in range(2))
+    red.putpalette([k for i in range(256) for k in (i, 0, 0)])
+    blue.putpalette([k for i in range(256) for k in (0, 0, i)])
+    rotated = Image.fromarray(pixels[..., :3])
+    rotated.getexif()[0x0112] = 6
+    images = [Image.frombytes(mode, (32, 32), pixels.tobytes()) for mode in ("CMYK", "RGBA")]
+    images += [red, blue, rotated, Image.fromarray(pixels[..., :3])]
+    features = PhotoFeatures(pooling="max", image_size=32).fit(images)
+    cached = PhotoFeatures(pooling="max", image_size=32, cache=tmp_path).fit(images)
+    for _ in range(2):
+        np.testing.assert_array_equal(cached.transform(images), features.transform(images))
+    assert len([*tmp_path.rglob("*.npy")]) == 6
+    with raises(BadPhotoError, "mode F"):
+        cached.transform([Image.new("F", (8, 8))])
 
 
 def test_a_projection_is_fitted_on_the_photos_of_fit() -> None:

@@ -147,12 +147,13 @@ class _PhotoSource:
         or another program is at fault.
         """
         file = self._photo_set.root / path
+        cannot_open = True
         try:
             content = images.read_bytes(file)
+            cannot_open = False  # from here on, also an OSError is about the content
             pixels = images.decode_photo(content, file, self._sizes, self._recipe.resize)
         except BadPhotoError as error:
             state = self._initial_states.get(path)
-            cannot_open = isinstance(error.__cause__, OSError)
             if state and (cannot_open or state != self._state(path)):
                 message = f"{error}. The file changed during the run. Restore it and run again."
                 raise BilinearError(message) from error

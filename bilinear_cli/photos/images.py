@@ -4,7 +4,9 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,6 +91,8 @@ def decode_photo(
 
 def resize_image(image: Image.Image, sizes: Sequence[int], resize: str) -> list[np.ndarray]:
     """Return `read_photo` of an image of Pillow."""
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
     rgb = _rgb(ImageOps.exif_transpose(image))
     if geometry := parse_processor_resize(resize):
         return [np.asarray(_resize_as_processor(rgb, n, geometry)) for n in sizes]
@@ -102,19 +106,45 @@ def read_any(photo: Any, sizes: Sequence[int], resize: str = "squash") -> list[n
     An array is uint8 (height, width, 3), RGB.
 
     Raises:
-        BadPhotoError: see `read_photo`.
-        UsageError: the array has another shape or dtype.
+        BadPhotoError: see `read_photo`; or the image cannot be decoded, or has no pixels.
+        BilinearError: the memory does not suffice to decode it.
+        UsageError: the array has another shape or dtype, or it is none of these.
     """
+    if isinstance(photo, str | PathLike):
+        return read_photo(Path(photo), sizes, resize)
+    with _as_image(photo) as image:
+        return resize_image(image, sizes, resize)
+
+
+def rgb_pixels(photo: np.ndarray | Image.Image) -> np.ndarray:
+    """Return what `read_any` resizes of an array or an image of Pillow, and raise as it does."""
+    with _as_image(photo) as image:
+        return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+
+
+@contextmanager
+def _as_image(photo: Any) -> Iterator[Image.Image]:
+    """Yield an array or an image as an image of Pillow; errors of Pillow get its description."""
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3:
             raise UsageError(
                 f"an array of a photo has to be uint8 (height, width, 3), and not {photo.dtype} "
                 f"{photo.shape}"
             )
-        photo = Image.fromarray(photo)
-    if isinstance(photo, Image.Image):
-        return resize_image(photo, sizes, resize)
-    return read_photo(Path(photo), sizes, resize)
+        name = f"an array {photo.shape}"
+    elif isinstance(photo, Image.Image):
+        name = f"an image of {photo.width} x {photo.height} pixels in mode {photo.mode}"
+    else:
+        kind = type(photo).__name__
+        raise UsageError(
+            f"a photo has to be a path, an array or an image of Pillow, and not {kind}"
+        )
+    try:
+        yield Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
+    except MemoryError as error:
+        raise BilinearError(f"not enough memory to decode {name}") from error
+    except Exception as error:  # see `decode_photo`
+        raise BadPhotoError(f"cannot read {name}: {error}") from error
 
 
 def _resize_as_processor(image: Image.Image, size: int, geometry: ProcessorResize) -> Image.Image:

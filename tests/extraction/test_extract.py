@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -378,6 +379,17 @@ def test_bad_photos_are_left_out_and_named(
         assert file.skipped.keys() == {"wren/0.png", "wren/3.png"}
         for path, reason in file.skipped.items():
             assert_names(reason, spoilt.root / path)
+
+
+def test_a_photo_that_is_cut_off_is_left_out(tmp_path: Path, output: Path) -> None:
+    names = [f"{i}.jpg" for i in range(4)]
+    birds = load_photo_set(str(class_folders(tmp_path / "birds", {"tit": names, "wren": names})))
+    cut = birds.root / "wren/0.jpg"
+    os.truncate(cut, cut.stat().st_size - 20)
+    run(birds, output, skip_bad=True)
+    with FeatureFile(output) as file:
+        assert file.skipped.keys() == {"wren/0.jpg"}
+        assert_names(file.skipped["wren/0.jpg"], cut, "truncated")
 
 
 @pytest.mark.parametrize("skip_bad", [True, False])

@@ -18,8 +18,8 @@ from PIL import Image
 from support.errors import raises
 from support.photos import make_photo
 
-from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.photos.images import BATCHES_AHEAD, read_batches, read_photo
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
+from bilinear_cli.photos.images import BATCHES_AHEAD, read_any, read_batches, read_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -220,6 +220,42 @@ def test_too_little_memory_is_no_fault_of_the_photo(
     path = make_photo(tmp_path / "photo.png")
     with raises(BilinearError, path):  # and so no BadPhotoError
         read_one(path, 8)
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad", "processor: shortest 8, crop 8, box"])
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0, 3)])
+def test_an_array_without_pixels_is_a_bad_photo(shape: tuple[int, ...], resize: str) -> None:
+    with raises(BadPhotoError, *shape[:2]):
+        read_any(np.zeros(shape, np.uint8), [8], resize)
+    with raises(BadPhotoError, *shape[:2]):
+        read_any(Image.new("RGB", (shape[1], shape[0])), [8], resize)
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with raises(BadPhotoError, 50, 40, "mode F"):
+        read_any(Image.new("F", (50, 40)), [8])
+    path = make_photo(tmp_path / "photo.jpg", size=(100, 90))
+    os.truncate(path, path.stat().st_size // 2)
+    with Image.open(path) as image, raises(BadPhotoError, 100, 90, "mode RGB"):
+        read_any(image, [8])
+
+
+@pytest.mark.parametrize("photo", [None, 3, b"photo.jpg", [PIXELS]])
+def test_what_is_no_photo_is_a_usage_error(photo: Any) -> None:
+    with raises(UsageError, type(photo).__name__):
+        read_any(photo, [8])
+
+
+@pytest.mark.parametrize("array", [PIXELS[..., 0], PIXELS[..., :2], PIXELS / 255, PIXELS[:0, :, 0]])
+def test_an_array_of_another_shape_or_dtype_is_a_usage_error(array: np.ndarray) -> None:
+    with raises(UsageError, array.dtype, array.shape):
+        read_any(array, [8])
+
+
+def test_too_little_memory_is_no_fault_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bilinear_cli.photos.images._rgb", Mock(side_effect=MemoryError))
+    with raises(BilinearError, 8, "memory"):
+        read_any(PIXELS, [8])
 
 
 # Reading ahead ------------------------------------------------------------------------------
