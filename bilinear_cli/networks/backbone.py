@@ -105,7 +105,7 @@ def resolve_engine(engine: str, backbone: str, precision: str) -> str:
     if (backbone, precision) != ("vgg16", "float32") or _gpus():
         return ENGINE
     if fault := ncnn_fault():
-        log.info("%s. With ncnn, VGG16 takes about half the time on this CPU.", fault)
+        log.info("%s. With ncnn, VGG16 takes 0.5 to 0.7 of the time.", fault)
         return ENGINE
     return "ncnn"
 
