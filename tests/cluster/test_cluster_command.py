@@ -25,14 +25,13 @@ from bilinear_cli.store import FeatureFile
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("engine", ["tensorflow", "ncnn"])
 def test_the_command_prints_the_folder_of_shards_or_the_file(
-    engine: str, address: str, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extract_module, "SHARDS_PER_WORKER", 1)
     photos = class_folders(tmp_path / "birds", {"tit": 6, "wren": 6})
     shards = shards_folder(output)
-    words = ["extract", "--data", photos, *TINY, "--engine", engine]
+    words = ["extract", "--data", photos, *TINY, "--engine", "ncnn"]
     on_workers = [*words, "--scheduler", address, "-o", output]
     assert run_command(*on_workers, "--no-merge").stdout == f"{shards}\n"
     assert not output.exists()
@@ -45,7 +44,7 @@ def test_the_command_prints_the_folder_of_shards_or_the_file(
     run_command(*words, "-o", alone)
     assert_same(output, alone)
     with FeatureFile(output) as file:
-        assert file.recipe.engine == engine
+        assert file.recipe.engine == "ncnn"
 
 
 def test_a_scheduler_that_is_killed_during_a_shard_is_one_line(

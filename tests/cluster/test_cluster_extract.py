@@ -79,18 +79,14 @@ def test_rows_are_those_of_a_single_run(
     assert len(loaded_by) == len(set(loaded_by)) <= 2
 
 
-@pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_auto_is_what_suits_the_workers(
-    precision: str, on_workers: OnWorkers, birds: PhotoSet
-) -> None:
+def test_auto_is_what_suits_the_workers(on_workers: OnWorkers, birds: PhotoSet) -> None:
     from bilinear_cli.networks import backbone
 
-    auto = replace(MAX, precision=precision, engine="auto", batch_size=0)
+    auto = replace(MAX, precision="float32", engine="auto", batch_size=0)
     on_workers.extract(birds, auto)
     with FeatureFile(on_workers.output) as file:
         recipe = file.recipe
         assert file.attributes["versions"] == installed_versions(recipe)
-    assert recipe.precision == backbone.resolve_precision(precision)
     assert recipe.engine == backbone.resolve_engine("auto", "vgg16", recipe.precision)
     assert recipe.batch_size == backbone.resolve_batch_size(32, 700 * 32**2)
 
