@@ -93,6 +93,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         self.C_, self.label_smoothing_ = tuning.C, tuning.label_smoothing
         self.temperature_ = fit_temperature(tuning.scores, val_rows.labels, val_rows.sample_weight)
         self._set_coefficients(estimator.fit(data, tuning).first)
+        if not (np.isfinite(self.coef_).all() and np.isfinite(self.C_ or np.nan)):
+            raise ValueError("no finite solution: scale X, or use weights of about 1")
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -175,8 +177,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
             y=y[present],
             sample_weight=sample_weight[present],
         )
-        if factors.min() < 0:
-            raise ValueError(f"class_weight={self.class_weight!r} has a weight below 0")
+        if not (np.isfinite(factors).all() and factors.min() >= 0):
+            raise ValueError(f"class_weight={self.class_weight!r} has a weight below 0, or none")
         return factors[labels]
 
     def _folds(self, rows: Rows, n: int, options: TrainOptions) -> Sequence[np.ndarray]:
@@ -196,8 +198,12 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         for train, test in check_cv(self.cv).split(positions, rows.labels):
             if len(np.union1d(train, test)) < len(positions):
                 raise ValueError("a split of cv leaves rows out: each row must train or validate")
+            if len(np.intersect1d(train, test)):
+                raise ValueError("a split of cv has rows that train and validate")
             folds.append(positions[test][positions[test] >= 0])
         folds = [fold for fold in folds if len(fold)]
+        if not folds:
+            raise ValueError("cv has no splits: give a list, and not a generator that is used up")
         all_rows = np.concatenate(folds)
         if len(np.unique(all_rows)) < len(all_rows):
             raise ValueError("the splits of cv overlap: each row may be in one validation set")

@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import (
     GridSearchCV,
@@ -307,3 +308,20 @@ def test_bad_rows_are_refused(make: Make) -> None:
             make().fit(bad_X, bad_y, sample_weight=weight)
     with pytest.raises(ValueError, match="7 features"):
         fixed(make).fit(X, y).predict(X[:, 1:])
+
+
+def test_impossible_folds_and_weights_are_value_errors() -> None:
+    X, y = load_iris(return_X_y=True)
+    rows = np.arange(len(y))
+    for cv in ([], [(rows, rows[:50])]):
+        with pytest.raises(ValueError, match="cv"):
+            SoftmaxClassifier(C=1, cv=cv).fit(X, y)
+    with pytest.raises(ValueError, match="class_weight"):
+        RidgeClassifier(C=1, class_weight={0: np.nan, 1: 1, 2: 1}).fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_a_solution_that_is_not_finite_is_a_value_error() -> None:
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match="finite"):
+        SoftmaxClassifier(C=1).fit(X.astype(np.float32), y, np.full(len(y), 1e30))
