@@ -77,7 +77,10 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         options, rows = self._options(), self._rows(X, y, sample_weight)
         estimator = registry.get_classifier(self._classifier).load()
-        features: Any = ArrayFeatures(X)
+        # The intercept is free, so the optimum is the same on centred rows, whose norm is a unit of
+        # 1 / C that does not depend on where zero is.
+        mean = np.average(X[rows.indices], axis=0, weights=rows.sample_weight).astype(X.dtype)
+        features: Any = ArrayFeatures(X - mean)
         reducer = LocalReducer(features, rows.indices, sample_weight=rows.sample_weight)
         try:
             reduced = estimator.reduce(reducer, len(self.classes_), options)
@@ -92,7 +95,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         val_rows = tuning.rows
         self.C_, self.label_smoothing_ = tuning.C, tuning.label_smoothing
         self.temperature_ = fit_temperature(tuning.scores, val_rows.labels, val_rows.sample_weight)
-        self._set_coefficients(estimator.fit(data, tuning).first)
+        linear = estimator.fit(data, tuning).first
+        self._set_coefficients(Linear(linear.weights, linear.intercept - mean @ linear.weights))
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.C_ or np.nan)):
             raise ValueError("no finite solution: scale X, or use weights of about 1")
         return self
@@ -215,8 +219,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         options = replace(options, C=options.C or C, label_smoothing=smoothing)
         warnings.warn(
             "no class has two rows, so there are no folds: C is "
-            f"{options.C:.3g} (by default one over the mean squared norm of the rows), and the "
-            "probabilities are not calibrated",
+            f"{options.C:.3g} (by default one over the mean squared distance of the rows from "
+            "their mean), and the probabilities are not calibrated",
             UserWarning,
             stacklevel=3,
         )
@@ -236,7 +240,7 @@ class SoftmaxClassifier(_LinearClassifier):
 
     Args:
         C: inverse regularisation strength, above 0; "auto" to choose it by cross-validation, from
-            decades around one over the mean squared norm of the rows.
+            decades around one over the mean squared distance of the rows from their mean.
         cv: number of folds, or anything that `sklearn.model_selection.check_cv` takes, if each row
             is in at most one validation set, and in the training set of all other splits.
             Numbers give stratified, shuffled folds, fewer if no class has as many rows.
@@ -252,8 +256,8 @@ class SoftmaxClassifier(_LinearClassifier):
         C_: the inverse regularisation strength of the fit.
         label_smoothing_: the label smoothing of the fit.
         temperature_: what scores are divided by before the softmax, from the out-of-fold scores.
-            If no class has two rows, it is 1, and by default C is one over the mean squared norm of
-            the rows; a warning says so.
+            If no class has two rows, it is 1, and by default C is one over the mean squared
+            distance of the rows from their mean; a warning says so.
         n_features_in_: d.
         feature_names_in_: (d,), names of columns; only if X has any.
 
