@@ -87,7 +87,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         except BilinearError as error:
             raise ValueError("all rows of X are equal: there is nothing to learn") from error
         try:
-            folds = self._folds(rows, len(y), options)
+            folds = self._folds(X, y, rows, options)
         except BilinearError:
             folds, options = [], self._without_folds(options, 1 / reduced.mean_squared_norm)
         data = TrainingData(reduced, rows, options, dtype=X.dtype.type)
@@ -185,8 +185,10 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"class_weight={self.class_weight!r} has a weight below 0, or none")
         return factors[labels]
 
-    def _folds(self, rows: Rows, n: int, options: TrainOptions) -> Sequence[np.ndarray]:
-        """Return the validation rows of each fold, as positions in `rows`, kept of n rows.
+    def _folds(
+        self, X: np.ndarray, y: np.ndarray, rows: Rows, options: TrainOptions
+    ) -> Sequence[np.ndarray]:
+        """Return the validation rows of each fold, as positions in `rows`, which are kept of X.
 
         Raises:
             BilinearError: there are too few rows.
@@ -194,12 +196,12 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         """
         if self.cv is None or isinstance(self.cv, Integral):
             return make_folds(rows, options.folds, options.seed)
-        positions = np.full(n, -1)
+        positions = np.full(len(y), -1)
         positions[rows.indices] = np.arange(len(rows.indices))
         if hasattr(self.cv, "split"):  # it splits the rows that are kept
             positions = np.arange(len(rows.indices))
         folds = []
-        for train, test in check_cv(self.cv).split(positions, rows.labels):
+        for train, test in check_cv(self.cv).split(X[rows.indices], y[rows.indices]):
             if len(np.union1d(train, test)) < len(positions):
                 raise ValueError("a split of cv leaves rows out: each row must train or validate")
             if len(np.intersect1d(train, test)):

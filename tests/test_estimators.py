@@ -346,3 +346,18 @@ def test_a_solution_that_is_not_finite_is_a_value_error() -> None:
     X, y = load_iris(return_X_y=True)
     with pytest.raises(ValueError, match="finite"):
         SoftmaxClassifier(C=1).fit(X.astype(np.float32), y, np.full(len(y), 1e30))
+
+
+def test_a_splitter_sees_the_rows_and_their_classes() -> None:
+    X, y = load_iris(return_X_y=True)
+    names = np.array(["a", "b", "c"])[y]
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    class Splitter(StratifiedKFold):
+        def split(self, X: Any, y: Any, groups: Any = None) -> Any:
+            seen.append((X, y))
+            return super().split(X, y)
+
+    RidgeClassifier(C=1, cv=Splitter(3)).fit(X, names)
+    np.testing.assert_array_equal(seen[0][0], X)
+    assert seen[0][1].tolist() == names.tolist()
