@@ -220,7 +220,7 @@ def train(
         specs = trainable_poolings(file, (pooling,) if pooling else (), train_options)
         if len(specs) > 1:
             raise UsageError(f"{file.path} has {', '.join(specs)}. Name one as the pooling.")
-        runs = train_on_poolings(
+        (metrics,) = train_on_poolings(
             file,
             specs,
             train_options,
@@ -229,7 +229,6 @@ def train(
             scheduler=scheduler,
             show_progress=progress,
         )
-        (metrics,) = runs
     return Run(Path(metrics["run"]))
 
 
@@ -283,11 +282,19 @@ def train_on_poolings(
         import_tensorflow()
     runs = []
     with _workers(scheduler, file) as workers:
-        recorded = {"command": json.dumps([*command]), "photo_set": photo_set, "workers": workers}
         for spec in specs:
             with progress_bar(f"training on {spec}", "step", show_progress) as progress:
-                run = fit_and_write(file, spec, options, output, progress=progress, **recorded)  # type: ignore[arg-type]
-            runs.append(run)
+                metrics = fit_and_write(
+                    file,
+                    spec,
+                    options,
+                    output,
+                    photo_set=photo_set,
+                    command=json.dumps([*command]),
+                    progress=progress,
+                    workers=workers,
+                )
+            runs.append(metrics)
     return runs
 
 

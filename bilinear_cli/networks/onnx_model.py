@@ -1,7 +1,7 @@
 """An ONNX network in a file or in a folder of Hugging Face's layout: find it, and check it.
 
-A file from a stranger is data. A graph with operators of its own, or with weights outside its
-folder, is refused before anything runs.
+A file from a stranger is data. A graph with operators that ONNX Runtime does not have, or with
+weights outside its folder, is refused before anything runs.
 """
 
 import hashlib
