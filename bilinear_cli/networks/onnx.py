@@ -17,7 +17,6 @@ from bilinear_cli.networks.onnx_model import (
     OnnxModel,
     external_locations,
     load_graph,
-    quantizes_dynamically,
     read_model,
 )
 from bilinear_cli.recipe import Recipe
@@ -44,8 +43,9 @@ class OnnxNetwork:
         self.model, self.layer = model, layer
         self._session = open_session(model.path, layer)
         # Dynamic quantisation takes its scales from the whole batch: rows would depend on it.
-        one = quantizes_dynamically(model.path)
-        self._batch_size = 1 if one else _fixed(self._session.get_inputs()[0].shape[0])
+        self._batch_size = (
+            1 if model.quantizes_dynamically else _fixed(self._session.get_inputs()[0].shape[0])
+        )
         self._layouts: dict[int, tuple[tuple[int, ...], MapLayout]] = {}
 
     @property

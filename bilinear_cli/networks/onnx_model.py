@@ -37,12 +37,14 @@ class OnnxModel:
         config: of `config.json`; empty if there is none.
         preprocessing: of `preprocessor_config.json`.
         files: all files that decide the maps.
+        quantizes_dynamically: the graph computes the scales of its 8-bit numbers while it runs.
     """
 
     path: Path
     config: Mapping[str, Any]
     preprocessing: "Preprocessing"
     files: tuple[Path, ...]
+    quantizes_dynamically: bool
 
     @property
     def patch_size(self) -> int | None:
@@ -69,9 +71,9 @@ def positive_int(value: Any) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def quantizes_dynamically(path: Path) -> bool:
-    """Return whether the graph computes the scales of its 8-bit numbers while it runs."""
-    return any(node.op_type in DYNAMIC_QUANTIZATION for node in _nodes(load_graph(path)))
+def quantizes_dynamically(model: "onnx.ModelProto") -> bool:
+    """Return whether a graph computes the scales of its 8-bit numbers while it runs."""
+    return any(node.op_type in DYNAMIC_QUANTIZATION for node in _nodes(model))
 
 
 def is_onnx(backbone: str) -> bool:
@@ -141,7 +143,8 @@ def read_model(path: Path) -> OnnxModel:
     from bilinear_cli.networks.preprocessing import EXAMPLE, Preprocessing
 
     graph = find_graph(path)
-    external = _check_graph(graph)
+    model = load_graph(graph)
+    external = _check_graph(graph, model)
     folders = [graph.parent, graph.parent.parent] if graph.parent.name == "onnx" else [graph.parent]
     configs = {name: _find(name, folders) for name in ("config.json", PREPROCESSOR)}
     preprocessor = configs[PREPROCESSOR]
@@ -157,7 +160,8 @@ def read_model(path: Path) -> OnnxModel:
         raise BilinearError(f"{preprocessor} cannot be used: {what}. Example: {EXAMPLE}") from error
     config = configs["config.json"]
     files = (graph, *external, *filter(None, configs.values()))
-    return OnnxModel(graph, _read_json(config) if config else {}, preprocessing, files)
+    values = _read_json(config) if config else {}
+    return OnnxModel(graph, values, preprocessing, files, quantizes_dynamically(model))
 
 
 def _find(name: str, folders: list[Path]) -> Path | None:
@@ -197,9 +201,8 @@ def load_graph(path: Path) -> "onnx.ModelProto":
     return model
 
 
-def _check_graph(path: Path) -> list[Path]:
+def _check_graph(path: Path, model: "onnx.ModelProto") -> list[Path]:
     """Raise unless the graph is safe to run; return the files of its external weights."""
-    model = load_graph(path)
     _check_inputs(path, model.graph)
     domains = {node.domain for node in _nodes(model)} - DOMAINS
     domains -= {function.domain for function in model.functions}
