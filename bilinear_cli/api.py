@@ -16,14 +16,13 @@ import numpy as np
 from bilinear_cli import store
 from bilinear_cli.errors import BadPhotoError, Progress, UsageError, validate_choice
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
-from bilinear_cli.networks.network import import_tensorflow
+from bilinear_cli.networks.network import import_tensorflow, load_network
 from bilinear_cli.predict import load_run_network, predict, predict_rows, prediction_recipe
 from bilinear_cli.recipe import UNSHARDED
 from bilinear_cli.run import read_metrics
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.transformers import load_network
 
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from tokenize import TokenError
@@ -19,7 +19,7 @@ from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import N_SAMPLED
 from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
 from bilinear_cli.files import BROKEN_ZIP, atomic_write
-from bilinear_cli.networks.network import Forward, Network
+from bilinear_cli.networks.network import Forward, Network, load_network
 from bilinear_cli.photos.images import (
     read_any,
     read_batches,
@@ -199,12 +199,6 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         if not isinstance(row, np.ndarray) or row.dtype != np.float32:
             return None
         return row if row.shape == (self.n_features_out_,) else None
-
-
-@lru_cache(maxsize=1)
-def load_network(network: Network, recipe: Recipe) -> Forward:
-    """Return the network; folds, grids and single predictions load it once in a process."""
-    return network.load(recipe)
 
 
 def _photo_list(X: Any) -> list[Any]:

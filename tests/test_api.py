@@ -28,11 +28,11 @@ from bilinear_cli import Run, extract, load_run, open_features, train
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.networks import backbone
-from bilinear_cli.networks.network import Network
+from bilinear_cli.networks.network import Network, load_network
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import read_recipe, read_scores
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.transformers import PhotoFeatures, load_network
+from bilinear_cli.transformers import PhotoFeatures
 
 BLOCKS = [
     block

@@ -144,6 +144,12 @@ class Network:
         return load_backbone(tensors, backbone, recipe.layer, precision, recipe.engine)
 
 
+@lru_cache(maxsize=1)
+def load_network(network: Network, recipe: Recipe) -> Forward:
+    """Return a network; a process that asks again loads it once: folds, and a notebook's photos."""
+    return network.load(recipe)
+
+
 def split_outputs(outputs: Any) -> tuple[Any, Any]:
     """Return the maps of a network, and its class tokens or None, see `Network.load`."""
     return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs, None)
