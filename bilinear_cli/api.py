@@ -5,7 +5,7 @@ or into the notebook.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -48,6 +48,8 @@ def extract(
     weights: StrPath = "auto",
     limit: int | None = None,
     split_seed: int = 0,
+    class_level: int | None = None,
+    columns: Mapping[str, str] | None = None,
     shard: str = UNSHARDED,
     reuse: StrPath | None = None,
     allow_precision_mix: bool = False,
@@ -70,6 +72,7 @@ def extract(
             CSV file, or `tfds:NAME`.
         pooling: what is stored, such as `bilinear` or `bilinear:144`; one or several.
         output: the file; None for a name in `features`.
+        columns: of a CSV file, such as `{"path": "filename", "label": "species"}`.
         backbone: a name of `keras.applications`, or the path of an ONNX network.
         scheduler: of Dask, as the option of the command; None to work in this process.
         merge: of the shards of `scheduler`; without it, the folder of the shards is returned.
@@ -103,6 +106,8 @@ def extract(
         weights=str(weights),
         limit=limit,
         split_seed=split_seed,
+        class_level=class_level,
+        columns=columns,
         shard=shard,
         allow_precision_mix=allow_precision_mix,
         seed=seed,
@@ -189,6 +194,8 @@ def train(
     output: StrPath = "runs",
     data: str | None = None,
     split_seed: int = 0,
+    class_level: int | None = None,
+    columns: Mapping[str, str] | None = None,
     scheduler: str | None = None,
     progress: bool = True,
     **options: Any,
@@ -203,7 +210,8 @@ def train(
         pooling: to train on; `max+sum` concatenates two. None if the file has only one.
         classifier: `softmax`, `svm`, `ridge`, `mlp` or `conv1x1`.
         output: the folder for run folders.
-        data, split_seed: a photo set whose labels, split and groups replace those of the file.
+        data: a photo set whose labels, split and groups replace those of the file.
+        split_seed, class_level, columns: of this photo set.
         scheduler: of Dask, whose workers compute the sums over rows.
         progress: whether to show progress bars.
         options: of `TrainOptions`, such as `C`, `normalize`, `folds` or `seed`.
@@ -214,7 +222,14 @@ def train(
         TypeError: an option is unknown.
         UsageError: an option is invalid.
     """
+    from bilinear_cli.photos.photo_set import load_photo_set
+
     train_options = TrainOptions(classifier=classifier, **options)
+    photo_set = None
+    if data:
+        photo_set = load_photo_set(
+            data, split_seed=split_seed, class_level=class_level, columns=columns
+        )
     with open_features(features) as file:
         specs = trainable_poolings(file, (pooling,) if pooling else (), train_options)
         if len(specs) > 1:
@@ -224,17 +239,11 @@ def train(
             specs,
             train_options,
             Path(output),
-            photo_set=_photo_set(data, split_seed),
+            photo_set=photo_set,
             scheduler=scheduler,
             show_progress=progress,
         )
     return Run(Path(metrics["run"]))
-
-
-def _photo_set(data: str | None, split_seed: int) -> "PhotoSet | None":
-    from bilinear_cli.photos.photo_set import load_photo_set
-
-    return load_photo_set(data, split_seed=split_seed) if data else None
 
 
 def trainable_poolings(

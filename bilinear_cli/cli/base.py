@@ -30,6 +30,22 @@ PIXELS: click.ParamType = click.IntRange(32)
 POSITIVE = click.IntRange(1)
 
 
+class Columns(click.ParamType):
+    """Names of columns as `path=filename,label=species`."""
+
+    name = "name=column,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the columns, name -> column."""
+        if isinstance(value, dict):
+            return value
+        pairs = [part.partition("=")[::2] for part in str(value).split(",")]
+        columns = {name.strip(): column.strip() for name, column in pairs}
+        if len(columns) < len(pairs) or not all(columns.values()):
+            self.fail(f"{value!r} is not like path=filename,label=species", param, ctx)
+        return columns
+
+
 class BilinearGroup(click.Group):
     """The group of all commands. It prints an error of the library as one line."""
 
@@ -222,6 +238,18 @@ image_size_option = option(
 )
 split_seed_option = option(
     "--split-seed", help="Seed of the random split of a photo set without its own split."
+)
+class_level_option = option(
+    "--class-level",
+    type=POSITIVE,
+    metavar="N",
+    help="Take the folders at level N of a folder of photos as the classes.  [default: 1]",
+)
+columns_option = option(
+    "--columns",
+    type=Columns(),
+    help="Columns of a CSV file that have other names than path, label, split and group: "
+    "path=filename,label=species.",
 )
 mix_option = option(
     "--allow-precision-mix",

@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import click
 from bilinear_cli.cli.base import (
     PATH,
     backbone_option,
+    class_level_option,
     cli,
+    columns_option,
     data_option,
     image_size_option,
     progress_bar,
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 @cli.command()
 @data_option
 @split_seed_option
+@class_level_option
+@columns_option
 @backbone_option
 @image_size_option
 @click.option(
@@ -38,6 +43,8 @@ log = logging.getLogger(__name__)
 def check(
     data: str,
     split_seed: int,
+    class_level: int | None,
+    columns: Mapping[str, str] | None,
     backbone: str,
     image_size: int | None,
     groups: Path | None,
@@ -65,7 +72,13 @@ def check(
     options = ExtractOptions(backbone=backbone, image_size=image_size)
     size = image_size or make_network(options).image_size
     with progress_bar("preparing photos", "photo") as progress:
-        photo_set = load_photo_set(data, split_seed=split_seed, progress=progress)
+        photo_set = load_photo_set(
+            data,
+            split_seed=split_seed,
+            class_level=class_level,
+            columns=columns,
+            progress=progress,
+        )
     with progress_bar("reading", "photo") as progress:
         summary = audit_photos(photo_set, size, progress)
     summary["extract"] = forecast_extraction(photo_set, options)

@@ -13,7 +13,9 @@ from bilinear_cli.cli.base import (
     PIXELS,
     POSITIVE,
     backbone_option,
+    class_level_option,
     cli,
+    columns_option,
     data_option,
     engine_option,
     image_size_option,
@@ -98,6 +100,8 @@ class PoolingOption(click.Option):
     help="Maximum number of photos, taken in turn from each class and split.",
 )
 @split_seed_option
+@class_level_option
+@columns_option
 @option("--shard", metavar="I/N", help="Extract only the I-th of N shards, for bilinear merge.")
 @option(
     "--reuse",

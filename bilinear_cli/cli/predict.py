@@ -99,7 +99,7 @@ def predict(
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     """Return the paths of photos, and their number; 0 if standard input lists them."""
-    from bilinear_cli.photos.listings import list_photos
+    from bilinear_cli.photos.folders import list_photos
 
     if "-" in photos:
         if len(photos) > 1:

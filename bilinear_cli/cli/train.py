@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from click.core import ParameterSource
 from bilinear_cli.cli.base import (
     PATH,
     POSITIVE,
+    class_level_option,
     cli,
+    columns_option,
     is_quiet,
     option_with_default,
     split_seed_option,
@@ -110,6 +113,8 @@ class AutoOrNumber(click.ParamType):
     help="Photo set whose labels, split and groups replace those in the feature file.",
 )
 @split_seed_option
+@class_level_option
+@columns_option
 @option("--min-photos", type=POSITIVE, help="Leave out classes with fewer photos than this.")
 @option("--seed", type=int, help="Seed of the folds, mlp and conv1x1.")
 @option("-o", "--output", type=PATH, default=Path("runs"), help="Folder for the run folders.")
@@ -119,6 +124,8 @@ def train(
     pooling: tuple[str, ...],
     data: str | None,
     split_seed: int,
+    class_level: int | None,
+    columns: Mapping[str, str] | None,
     scheduler: str | None,
     output: Path,
     as_json: bool,
@@ -146,7 +153,11 @@ def train(
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             options[name] = getattr(DEFAULTS, name)
     train_options = TrainOptions(**options)
-    photo_set = load_photo_set(data, split_seed=split_seed) if data else None
+    photo_set = None
+    if data:
+        photo_set = load_photo_set(
+            data, split_seed=split_seed, class_level=class_level, columns=columns
+        )
     with open_features(features) as file:
         runs = train_on_poolings(
             file,

@@ -1,7 +1,7 @@
 """The options of `bilinear extract`, and the job that they describe."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 # Options that the stored maps of `maps` do not determine
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 ENGINES = ("auto", "tensorflow", "ncnn")  # an ONNX network has its own
-MINIMUMS = {"image_size": 1, "scales": 1, "batch_size": 1, "limit": 1, "split_seed": 0, "seed": 0}
+MINIMUMS = {
+    "image_size": 1,
+    "scales": 1,
+    "batch_size": 1,
+    "limit": 1,
+    "split_seed": 0,
+    "seed": 0,
+    "class_level": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class ExtractOptions:
         weights: source of the network's weights, see `Network`.
         limit: number of photos to take, from all classes; None for all.
         split_seed: for a photo set without a split.
+        class_level, columns: of the photo set, see `load_photo_set`.
         maps: pool the maps of this feature file, instead of running the network.
         reuse, skip_bad, overwrite: see `Job`.
         allow_precision_mix: the reused rows may have another precision.
@@ -60,6 +69,8 @@ class ExtractOptions:
     weights: str = "auto"
     limit: int | None = None
     split_seed: int = 0
+    class_level: int | None = None
+    columns: Mapping[str, str] | None = None
     shard: str = UNSHARDED
     reuse: Path | None = None
     allow_precision_mix: bool = False
@@ -139,7 +150,13 @@ def photos_job(
     from bilinear_cli.photos.photo_set import load_photo_set
 
     _specs(options)  # raises before photos are read
-    photo_set = load_photo_set(options.data, split_seed=options.split_seed, progress=progress)
+    photo_set = load_photo_set(
+        options.data,
+        split_seed=options.split_seed,
+        class_level=options.class_level,
+        columns=options.columns,
+        progress=progress,
+    )
     if options.limit:
         photo_set = photo_set.limit(options.limit)
     network = make_network(options)

@@ -7,7 +7,7 @@ yet to the cache with `write_photos`, because resuming, checksums and pages need
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +22,20 @@ from bilinear_cli.errors import (
 )
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
-from bilinear_cli.photos.images import FORMATS
+from bilinear_cli.photos.folders import read_class_folders
 from bilinear_cli.photos.manifest import PhotoRecord, read_manifest
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 TFDS_SUFFIXES = {b"\x89P": ".png", b"GI": ".gif", b"BM": ".bmp", b"RI": ".webp"}  # otherwise .jpg
+
+
+class ListingOptions(NamedTuple):
+    """How to list a photo set, see `load_photo_set`."""
+
+    class_level: int | None = None
+    columns: Mapping[str, str] | None = None
+    progress: Progress | None = None
 
 
 class Listing(NamedTuple):
@@ -38,11 +45,12 @@ class Listing(NamedTuple):
     root: Path  # the folder that paths are relative to
     rows: list[PhotoRecord]
     class_names: tuple[str, ...] = ()  # empty for the sorted labels
+    left_out: Mapping[str, Sequence[str]] = {}  # reason -> paths that are not among the photos
 
 
-def list_sample(spec: str, progress: Progress | None) -> Listing:
+def list_sample(spec: str, options: ListingOptions) -> Listing:
     """List the drawn sample: `sample`, followed by any of `:grey`, `:no-ink` and `:seed=N`."""
-    options: dict = {"seed": 0, "ink": True, "grey": False}
+    drawing: dict = {"seed": 0, "ink": True, "grey": False}
     for word in spec.split(":")[1:]:
         key, equals, value = word.partition("=")
         validate_choice("option of the sample", key, ["grey", "no-ink", "seed"])
@@ -52,16 +60,16 @@ def list_sample(spec: str, progress: Progress | None) -> Listing:
                 "sample:grey"
             )
         if key == "seed":
-            options["seed"] = int(value)
+            drawing["seed"] = int(value)
         else:
-            options |= {"ink": False} if key == "no-ink" else {"grey": True}
-    name = "-".join(f"{key}={value}" for key, value in options.items())
+            drawing |= {"ink": False} if key == "no-ink" else {"grey": True}
+    name = "-".join(f"{key}={value}" for key, value in drawing.items())
     folder, n_photos = cache_folder() / "sample" / name, sample.N_SPECIES * sample.N_DRAWINGS
-    write_photos(folder, sample.drawings(**options), n_photos, progress)
-    return _class_folders(spec.replace(":", "-"), folder, spec)
+    write_photos(folder, sample.drawings(**drawing), n_photos, options.progress)
+    return Listing(spec.replace(":", "-"), folder, read_class_folders(folder, spec))
 
 
-def list_tfds(spec: str, progress: Progress | None) -> Listing:
+def list_tfds(spec: str, options: ListingOptions) -> Listing:
     """List a set of tensorflow-datasets: `tfds:` and `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
 
     The library reads it from `$TFDS_DATA_DIR`, and downloads it first if it can. The encoded photos
@@ -73,8 +81,8 @@ def list_tfds(spec: str, progress: Progress | None) -> Listing:
     folders = {split: folder for split, folder in splits.items() if split in n_photos}
     name, total = builder.info.full_name.replace("/", "-"), sum(n_photos[x] for x in folders)
     folder = cache_folder() / "tfds" / name
-    write_photos(folder, _dataset_photos(builder, folders), total, progress)
-    return _class_folders(name, folder, spec)
+    write_photos(folder, _dataset_photos(builder, folders), total, options.progress)
+    return Listing(name, folder, read_class_folders(folder, spec))
 
 
 def _open_dataset(name: str) -> Any:
@@ -144,52 +152,14 @@ def write_photos(
             raise
 
 
-def list_class_folders(spec: str, _: Progress | None) -> Listing:
-    """List a folder that has a folder for each class, or `train/` and `test/` with those."""
-    return _class_folders(Path(spec).resolve().name, Path(spec), spec)
+def list_class_folders(spec: str, options: ListingOptions) -> Listing:
+    """List a folder that has a folder for each class, see `folders.read_class_folders`."""
+    folder = Path(spec)
+    rows = read_class_folders(folder, spec, options.class_level or 1)
+    return Listing(folder.resolve().name, folder, rows)
 
 
-def _class_folders(name: str, folder: Path, spec: str) -> Listing:
-    splits = [split for split in ("train", "test") if (folder / split).is_dir()]
-    if splits == ["test"]:
-        raise BilinearError(f"{spec} has a folder test/ but no folder train/: add training photos")
-    split_folders = [e.name for e in folder.iterdir() if e.name.lower() in ("train", "test")]
-    if any(name != name.lower() for name in split_folders):
-        raise BilinearError(f"{spec}: rename {abbreviate(sorted(split_folders))} to train and test")
-    rows = [
-        PhotoRecord(
-            path.relative_to(folder).as_posix(), entry.name, split if len(splits) == 2 else ""
-        )
-        for split in splits or ["."]
-        for entry in sorted((folder / split).iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
-        for path in list_photos(entry)
-    ]
-    if not rows:
-        raise BilinearError(
-            f"there are no photos in {spec}: it should have a folder for each class, with "
-            f"{abbreviate(sorted(SUFFIXES), 9)} files"
-        )
-    listed = {row.path for row in rows}
-    files = [p.relative_to(folder).as_posix() for p in folder.rglob("[!.]*") if p.is_file()]
-    ignored = sorted(path for path in files if path not in listed and "/." not in path)
-    if ignored:  # the suffix is unknown, or the file is not in a class folder
-        log.warning("%s: ignored files (%d): %s", spec, len(ignored), abbreviate(ignored))
-    return Listing(name, folder, rows)
-
-
-def list_photos(folder: Path) -> list[Path]:
-    """Return the photos in a folder and below it, by suffix, sorted, without hidden files."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-
-
-def list_cub(spec: str, _: Progress | None) -> Listing:
+def list_cub(spec: str, _: ListingOptions) -> Listing:
     """List a folder in the layout of CUB-200-2011, or a subset of it with the official ids."""
     folder = Path(spec)
     tables = {
@@ -222,14 +192,15 @@ def _cub_table(path: Path) -> dict[str, str]:
         raise BilinearError(f"cannot read {path}: {reason_of(error)}") from error
 
 
-def list_manifest(spec: str, _: Progress | None) -> Listing:
+def list_manifest(spec: str, options: ListingOptions) -> Listing:
     """List a CSV file `path,label[,split][,group]`."""
-    return Listing(Path(spec).stem, Path(spec).parent, read_manifest(Path(spec)))
+    rows = read_manifest(Path(spec), options.columns or {})
+    return Listing(Path(spec).stem, Path(spec).parent, rows)
 
 
 # Kind -> whether a spec is of this kind, and the function that lists its photos. The first kind
 # that matches is taken.
-KINDS: dict[str, tuple[Callable[[str], bool], Callable[[str, Progress | None], Listing]]] = {
+KINDS: dict[str, tuple[Callable[[str], bool], Callable[[str, ListingOptions], Listing]]] = {
     "sample": (lambda spec: spec.split(":")[0] == "sample", list_sample),
     "tfds": (lambda spec: spec.startswith("tfds:"), list_tfds),
     "cub": (lambda spec: (Path(spec) / "images.txt").is_file(), list_cub),

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ def manifest_csv(rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def read_manifest(path: Path) -> list[PhotoRecord]:
+def read_manifest(path: Path, columns_of: Mapping[str, str] | None = None) -> list[PhotoRecord]:
     """Read a manifest. Its paths are relative to its folder.
 
     Blanks around values, the case of columns and splits, other columns, and empty lines do not

@@ -4,16 +4,16 @@ import hashlib
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, Progress, abbreviate
-from bilinear_cli.photos.listings import KINDS, Listing
+from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate
+from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class PhotoSet:
     group: np.ndarray  # str; photos of one group always land in the same split and fold
     class_names: tuple[str, ...]  # at least two
     split_seed: int | None  # of a split that was made here; None if the set has its own split
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reason -> paths
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -68,7 +69,14 @@ def _sha256(path: Path) -> str:
         return ""  # the error is reported when the file is read as a photo
 
 
-def load_photo_set(spec: str, *, split_seed: int = 0, progress: Progress | None = None) -> PhotoSet:
+def load_photo_set(
+    spec: str,
+    *,
+    split_seed: int = 0,
+    class_level: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> PhotoSet:
     """Read a photo set.
 
     Args:
@@ -77,14 +85,23 @@ def load_photo_set(spec: str, *, split_seed: int = 0, progress: Progress | None 
             manifest `path,label[,split][,group]`, or `tfds:NAME`.
         split_seed: for the split of a set that has none: stratified, two thirds for training,
             without cutting a group.
+        class_level: of a folder: the level of folders, from 1, whose names are the classes; None
+            for 1.
+        columns: of a CSV file: a name of `PhotoRecord` -> the column that has it.
         progress: called while photos are drawn or unpacked.
 
     Raises:
         BilinearError: the set does not exist, or its photos, labels or split are wrong.
+        UsageError: an option does not apply to this kind of set.
     """
+    options = ListingOptions(class_level, columns, progress)
     for kind, (matches, list_set) in KINDS.items():
         if matches(spec):
-            return _photo_set(kind, spec, list_set(spec, progress), split_seed)
+            if class_level is not None and kind != "folders":
+                raise UsageError(f"--class-level is for folders of photos. Remove it for {spec}.")
+            if columns and kind != "manifest":
+                raise UsageError(f"--columns is for CSV files. Remove it for {spec}.")
+            return _photo_set(kind, spec, list_set(spec, options), split_seed)
     raise BilinearError(f"there is no photo set at {spec!r}: give a folder, a CSV file or 'sample'")
 
 
@@ -110,7 +127,9 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
     name, root, seed = listing.name, listing.root.resolve(), None
     if (split == "").any():
         split, seed = stratified_group_split(labels, group, split_seed), split_seed
-    photo_set = PhotoSet(name, kind, spec, root, paths, labels, split, group, names, seed)
+    photo_set = PhotoSet(
+        name, kind, spec, root, paths, labels, split, group, names, seed, listing.left_out
+    )
     _check_split(photo_set)
     return photo_set
 
