@@ -63,10 +63,12 @@ def _refuse_unlabelled(named: Sequence[str], others: Sequence[str], spec: str) -
             "Make these folders, or list path, label and split in a CSV file. A class needs "
             "another name."
         )
-    roles = [mentioned_roles(name) for name in others]
-    if all(roles) and len(set().union(*roles)) > 1:
+    mentioned = [name for name in others if mentioned_roles(name)]
+    roles = set[str]().union(*map(mentioned_roles, mentioned))
+    if len(roles) > 1 and 2 * len(mentioned) > len(others):
         raise BilinearError(
-            f"{spec}: {_list(others)} may be splits or classes. Rename splits to train, val, test."
+            f"{spec}: {_list(mentioned)} may be splits or classes. Rename splits to train, val, "
+            "test."
         )
 
 
