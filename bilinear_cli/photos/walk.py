@@ -137,7 +137,7 @@ def only(left_out: Mapping[str, Sequence[str]]) -> str:
 
 def _describe(left_out: Mapping[str, Sequence[str]]) -> str:
     """Return the reasons with counts and examples, the most frequent first, for a message."""
-    pairs = sorted(left_out.items(), key=lambda pair: -len(pair[1]))
+    pairs = sorted(left_out.items(), key=lambda x: (x[0].startswith(SYSTEM), -len(x[1])))
     lines = [f"{reason} ({len(paths)}): {abbreviate(paths, 2)}" for reason, paths in pairs]
     rest = f"; and {len(lines) - MAX_REASONS} more reasons" if len(lines) > MAX_REASONS else ""
     return "; ".join(lines[:MAX_REASONS]) + rest
