@@ -59,7 +59,7 @@ def _refuse_unlabelled(named: Sequence[str], others: Sequence[str], spec: str) -
     is_class = len(named) == 1 and others and split_role(named[0]) != "test"
     if named and not is_class:
         raise BilinearError(
-            f"{spec}: there are only photos in {_list(named)}, and no class folders. Make these, or "
+            f"{spec}: there are only photos in {_list(named)}, and no class folders. Make them, or "
             "list path, label and split in a CSV file. If it is a class, rename it."
         )
     mentioned = [name for name in others if mentioned_roles(name)]
