@@ -54,8 +54,9 @@ def check(
 
     The command reads every photo and counts the photos of each class. It finds identical files,
     near duplicates (photos that were compressed again, resized, brightened or cropped a little,
-    but not mirrored), similar class names and unusual photos. It estimates the time and the file
-    size of extract by a trial on two photos. It exits with 1 if a photo would stop extract.
+    but not mirrored), similar class names and unusual photos. It groups what it finds by what you
+    have to do. It estimates the time and the file size of extract by a trial on two photos. It
+    exits with 1 if a photo would stop extract.
 
     \b
     bilinear check --data photos
