@@ -25,7 +25,7 @@ class Finding(NamedTuple):
     """What the audit found of one kind of problem."""
 
     kind: str
-    text: str  # starts with a number; empty: there is no such problem
+    text: str  # how many, and which; empty: there is no such problem
     examples: Sequence[str] = ()
 
 
@@ -93,9 +93,8 @@ def _unreadable(summary: dict[str, Any]) -> Finding:
 
 def _contradictions(summary: dict[str, Any]) -> Iterator[Finding]:
     sets = [x for x in _all_duplicates(summary) if x["across_classes"]]
-    yield Finding(
-        "sets of duplicates in several classes", _count(sets), [*map(_duplicates_line, sets)]
-    )
+    lines = [_duplicates_line(x, "label") for x in sets]
+    yield Finding("sets of duplicates in several classes", _count(sets), lines)
     pairs = [" | ".join(map(_cut, pair)) for pair in summary["alike_classes"]]
     yield Finding("pairs of class names that look alike", _count(pairs), pairs)
 
@@ -108,30 +107,37 @@ def _duplicates(summary: dict[str, Any]) -> Finding:
     n_identical = len(summary["exact_duplicates"])
     note = f"{n_leaks:,} across train and test, {n_identical:,} of identical files"
     text = f"{len(sets):,} ({note})" if sets else ""
-    return Finding("sets of duplicates", text, [*map(_duplicates_line, sets)])
+    return Finding("sets of duplicates", text, [_duplicates_line(x, "split") for x in sets])
 
 
 def _all_duplicates(summary: dict[str, Any]) -> list[dict[str, Any]]:
     return [*summary["exact_duplicates"], *summary["near_duplicates"]]
 
 
-def _duplicates_line(duplicates: dict[str, Any]) -> str:
-    photos = duplicates["photos"]
+def _duplicates_line(duplicates: dict[str, Any], key: str) -> str:
+    """Return photos of a set of duplicates, at first one of each `label`, or of each `split`."""
+    first = {photo[key]: photo for photo in reversed(duplicates["photos"])}
+    photos = sorted(duplicates["photos"], key=lambda photo: photo is not first[photo[key]])
     texts = [f"{_cut(x['path'])} ({_cut(x['label'])}, {x['split']})" for x in photos]
     return abbreviate(texts, MAX_PHOTOS)
 
 
 def _class_sizes(summary: dict[str, Any]) -> Iterator[Finding]:
-    n_train = [summary["classes"][name]["train"] for name in summary["unequal_classes"]]
-    ends = zip(n_train, summary["unequal_classes"], strict=True)
-    yield Finding(
-        f"classes that differ by more than {MAX_CLASS_RATIO} : 1",
-        " and ".join(f"{n:,} training photos of {_cut(name)}" for n, name in ends),
-        [
+    unequal, advice = (
+        "",
+        (
             "Top-1 hides errors on small classes: look at the mean class accuracy, and try "
             "train --class-weight balanced"
-        ],
+        ),
     )
+    if summary["unequal_classes"]:
+        smallest, largest = summary["unequal_classes"]
+        n_smallest, n_largest = (summary["classes"][x]["train"] for x in (smallest, largest))
+        unequal = (
+            f"{_cut(largest)} has {n_largest:,} training photos, {_cut(smallest)} has "
+            f"{n_smallest:,}: more than {MAX_CLASS_RATIO} : 1"
+        )
+    yield Finding("unequal classes", unequal, [advice])
     for key, kind in (
         ("small_classes", f"classes with fewer than {MIN_TRAIN} training photos"),
         ("untested_classes", "classes without a test photo"),

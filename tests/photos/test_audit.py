@@ -284,7 +284,7 @@ def test_unequal_classes_are_named_with_their_numbers(
     folder = class_folders(tmp_path / "birds", counts)
     facts = audit.audit_photos(load_photo_set(str(folder)), 32)
     assert facts["unequal_classes"] == unequal
-    lines = [x for x in format_audit(facts).splitlines() if "training photos of" in x]
+    lines = [x for x in format_audit(facts).splitlines() if "robin has" in x]
     assert len(lines) == bool(unequal)
     for line in lines:
         assert_names(line, 11, "robin", 1, "wren")
