@@ -309,11 +309,11 @@ def train_on_poolings(
             runs.append(metrics)
     if options.class_weight == "none" and is_unequal(runs[0]["n_train_per_class"]):
         log.warning(
-            "classes differ by more than %d : 1. The smallest has %d training photos, the largest "
-            "%d. top-1 hides errors on small classes: look at the mean class accuracy, and try "
+            "the classes have from %d to %d training photos, which is more than %d : 1. top-1 "
+            "hides errors on small classes: look at the mean class accuracy, and try "
             "--class-weight balanced",
-            MAX_CLASS_RATIO,
             *runs[0]["n_train_per_class"],
+            MAX_CLASS_RATIO,
         )
     return runs
 

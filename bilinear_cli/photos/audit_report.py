@@ -151,7 +151,8 @@ def _odd(summary: dict[str, Any]) -> Iterator[Finding]:
     worst = {photo["kind"]: photo for photo in reversed(summary["odd"])}
     for kind, n_photos in counts.most_common():
         path, reason = _cut(worst[kind]["path"]), _cut(worst[kind]["reason"], MAX_REASON)
-        yield Finding(kind, f"{n_photos:,}; the worst is {path} ({reason})")
+        measure = f" ({reason})" if reason != kind else ""
+        yield Finding(kind, f"{n_photos:,}; the worst is {path}{measure}")
     if not counts:
         yield Finding("unusual photos", "")
 

@@ -65,6 +65,8 @@ def test_odd_photos_are_a_count_and_the_worst_of_each_kind() -> None:
         ("long", 1),
     ]
     assert f" {N_ODD};" in lines[0]
+    pages = [{"path": "a.tif", "kind": "several pages", "reason": "several pages"}]
+    assert format_audit(facts(odd=pages)).count("several pages") == 1
 
 
 def test_kinds_beyond_the_limit_are_named() -> None:
