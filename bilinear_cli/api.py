@@ -5,6 +5,7 @@ or into the notebook.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -27,6 +28,8 @@ from bilinear_cli.training.options import TrainOptions
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet
     from bilinear_cli.training.reducers import Workers
+
+log = logging.getLogger(__name__)
 
 StrPath = str | Path
 
@@ -281,6 +284,7 @@ def train_on_poolings(
     show_progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train on each of some poolings; return the content of each run's `metrics.json`."""
+    from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO, is_unequal
     from bilinear_cli.run import train as fit_and_write
 
     classifier = registry.get_classifier(options.classifier)
@@ -303,6 +307,14 @@ def train_on_poolings(
                     workers=workers,
                 )
             runs.append(metrics)
+    if options.class_weight == "none" and is_unequal(runs[0]["n_train_per_class"]):
+        log.warning(
+            "the classes have from %d to %d training photos, which is more than %d : 1. top-1 "
+            "hides errors on small classes: look at the mean class accuracy, and try "
+            "--class-weight balanced",
+            *runs[0]["n_train_per_class"],
+            MAX_CLASS_RATIO,
+        )
     return runs
 
 

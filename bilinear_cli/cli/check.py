@@ -54,8 +54,9 @@ def check(
 
     The command reads every photo and counts the photos of each class. It finds identical files,
     near duplicates (photos that were compressed again, resized, brightened or cropped a little,
-    but not mirrored), similar class names and unusual photos. It estimates the time and the file
-    size of extract by a trial on two photos. It exits with 1 if a photo would stop extract.
+    but not mirrored), similar class names and unusual photos. It groups what it finds by what you
+    have to do. It estimates the time and the file size of extract by a trial on two photos. It
+    exits with 1 if a photo would stop extract.
 
     \b
     bilinear check --data photos
@@ -86,7 +87,7 @@ def check(
         click.echo(json.dumps(summary, ensure_ascii=False))
     else:
         click.echo(format_audit(summary))
-        click.echo(_cost_line(summary["extract"], summary["reading_seconds"]))
+        click.echo(_cost_lines(summary["extract"], summary["reading_seconds"]))
     if n_unreadable := len(summary["unreadable"]):
         not_written = f". {groups} was not written" if groups else ""
         raise BilinearError(
@@ -107,13 +108,13 @@ def check(
         log.info("next: bilinear extract --data %s", shlex.quote(str(groups)))
 
 
-def _cost_line(cost: dict[str, Any], reading_seconds: float) -> str:
+def _cost_lines(cost: dict[str, Any], reading_seconds: float) -> str:
     """Return the cost of extraction, and how it was estimated."""
     minutes, megabytes = cost["seconds"] / 60, cost["bytes"] / 1e6
     return (
-        f"\nEstimate for extract at {cost['image_size']} pixels: {minutes:.1f} minutes "
-        f"({cost['ms_a_photo']} ms per photo for {cost['backbone']} in {cost['precision']} by "
-        f"{cost['engine']}, by a trial on two photos on this machine) and a file of "
-        f"{megabytes:,.1f} MB ({cost['bytes_a_photo']:,} bytes per photo for "
-        f"{', '.join(cost['poolings'])}). Reading the photos took {reading_seconds:.1f} s"
+        f"\nEstimate for extract at {cost['image_size']} pixels: {minutes:.1f} minutes and a file "
+        f"of {megabytes:,.1f} MB. Reading the photos took {reading_seconds:.1f} s\n"
+        f"  per photo: {cost['ms_a_photo']} ms for {cost['backbone']} in {cost['precision']} by "
+        f"{cost['engine']} (a trial on two photos on this machine), {cost['bytes_a_photo']:,} "
+        f"bytes for {', '.join(cost['poolings'])}"
     )

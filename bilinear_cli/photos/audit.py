@@ -15,7 +15,12 @@ from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
 from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
 from bilinear_cli.photos.manifest import manifest_csv
-from bilinear_cli.photos.photo_set import PhotoSet, count_photos, stratified_group_split
+from bilinear_cli.photos.photo_set import (
+    PhotoSet,
+    count_photos,
+    is_unequal,
+    stratified_group_split,
+)
 
 SIZE = 224  # pixels; photos are resized to this before they are hashed
 BATCH_SIZE = 64
@@ -23,12 +28,20 @@ MAX_ASPECT_RATIO = 4  # of the sides; squashed to a square, a longer photo is ha
 MIN_STD = 3.0  # of 255, in the channel that varies most; birds in front of a clear sky have 6
 
 
+class Oddity(NamedTuple):
+    """Something odd about a photo."""
+
+    kind: str  # a word or two; photos of one kind are counted together
+    reason: str
+    rank: float = 0.0  # within the kind; the lowest is the worst
+
+
 class PhotoInfo(NamedTuple):
     """The measurements of one photo."""
 
     sha256: str  # of the file, hexadecimal
     hashes: np.ndarray | None  # see `perceptual_hashes`; None for a photo of nearly one colour
-    odd: str  # what is odd about the photo; empty for nothing
+    oddities: tuple[Oddity, ...]
 
 
 def audit_photos(
@@ -59,13 +72,18 @@ def audit_photos(
     near = [photos for photos in near if len({infos[i].sha256 for i in photos}) > 1]
     bad = {i: error for i, error in enumerate(results) if isinstance(error, BadPhotoError)}
     paths = photo_set.paths.tolist()
+    odd = [(paths[i], oddity) for i, info in infos.items() for oddity in info.oddities]
+    odd.sort(key=lambda x: (x[1].kind, x[1].rank))
     return {
         **_class_facts(photo_set),
+        "left_out": [
+            {"reason": reason, "count": len(left_out), "paths": [*left_out]}
+            for reason, left_out in photo_set.left_out.items()
+        ],
         "unreadable": [{"path": paths[i], "reason": str(error)} for i, error in bad.items()],
         "exact_duplicates": [_duplicates(photo_set, photos) for photos in exact],
         "near_duplicates": [_duplicates(photo_set, photos) for photos in near],
-        "odd": [{"path": paths[i], "reason": x.odd} for i, x in infos.items() if x.odd],
-        "left_out": dict(photo_set.left_out),
+        "odd": [{"path": path, "kind": x.kind, "reason": x.reason} for path, x in odd],
         "reading_seconds": round(seconds, 1),
     }
 
@@ -78,10 +96,18 @@ def _class_facts(photo_set: PhotoSet) -> dict[str, Any]:
         "photos": len(photo_set),
         "split": "given by the photo set" if seed is None else f"seed {seed}",
         "classes": counts,
+        "unequal_classes": _unequal_classes(counts),
         "small_classes": [x for x, n_photos in counts.items() if n_photos["train"] < MIN_TRAIN],
         "untested_classes": [x for x, n_photos in counts.items() if not n_photos["test"]],
         "alike_classes": similar_names(photo_set.class_names),
     }
+
+
+def _unequal_classes(counts: dict[str, dict[str, int]]) -> list[str]:
+    """Return the classes with the fewest and the most training photos if they are unequal."""
+    n_train = {name: n_photos["train"] for name, n_photos in counts.items() if n_photos["train"]}
+    ends = [choose(n_train, key=n_train.__getitem__) for choose in (min, max)]
+    return ends if is_unequal([*n_train.values()]) else []
 
 
 def _duplicates(photo_set: PhotoSet, indices: list[int]) -> dict[str, Any]:
@@ -111,16 +137,19 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
     (photo,) = decode_photo(data, path, [SIZE])
     with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
         width, height = image.size
-    is_flat = photo.std(axis=(0, 1)).max() < MIN_STD
+    std = float(photo.std(axis=(0, 1)).max())
+    is_flat = std < MIN_STD
     short, long = sorted([width, height])
     is_long = long > MAX_ASPECT_RATIO * short
     pixels = f"{width} x {height} pixels"
-    reasons = [
-        (short < image_size, f"{pixels}: will be enlarged to {image_size}"),
-        (is_long, f"{pixels}: one side is over {MAX_ASPECT_RATIO} times the other"),
-        (is_flat, "nearly one colour"),
+    enlarged = f"{pixels}: will be enlarged to {image_size}"
+    stretched = f"{pixels}: one side is over {MAX_ASPECT_RATIO} times the other"
+    oddities = [
+        (short < image_size, Oddity("small", enlarged, short)),
+        (is_long, Oddity("long", stretched, -long / short)),
+        (is_flat, Oddity("one colour", f"standard deviation {std:.1f} of 255", std)),
     ]
-    odd = "; ".join(reason for applies, reason in reasons if applies)
+    odd = tuple(oddity for applies, oddity in oddities if applies)
     hashes = None if is_flat else duplicates.perceptual_hashes(photo)
     return PhotoInfo(hashlib.sha256(data).hexdigest(), hashes, odd)
 

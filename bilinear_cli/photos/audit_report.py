@@ -1,74 +1,181 @@
-"""The summary of an audit as text, and pairs of similar class names."""
+"""The summary of an audit as text, grouped by what to do, and pairs of similar class names."""
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
-from bilinear_cli.errors import printable
+from bilinear_cli.errors import abbreviate, printable
+from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO
 
 MIN_TRAIN = 5  # training photos of a class: the folds of `train`
-MAX_ITEMS = 10  # of each list in the text
-MAX_PHOTOS = 4  # of each set of duplicates in the text
-MAX_CLASSES = 3  # at each end of the table in the text
 MIN_LETTERS = 4  # of similar names: cat and bat differ in one letter
+# Limits of the text: a set with every kind of problem fits on one screen of 40 lines.
+MAX_FINDINGS = 5  # of a group
+MAX_EXAMPLES = 3  # of the findings of a group, on lines of their own
+MAX_NAMES = 3  # on one line, and at each end of the classes
+MAX_PHOTOS = 2  # of a set of duplicates
+MAX_NAME = 48  # characters of a path or the name of a class
+MAX_REASON = 120  # characters
+
+
+class Finding(NamedTuple):
+    """What the audit found of one kind of problem."""
+
+    kind: str
+    text: str  # how many, and which; empty: there is no such problem
+    examples: Sequence[str] = ()
 
 
 def format_audit(summary: dict[str, Any]) -> str:
     """Return the summary as lines for a terminal; control characters in names become `?`."""
-    lists = {
-        "unreadable photos (extract stops at them)": _photo_lines(summary["unreadable"]),
-        f"classes with fewer than {MIN_TRAIN} training photos": summary["small_classes"],
-        "classes without a test photo": summary["untested_classes"],
-        "pairs of class names that look alike": [*map(" | ".join, summary["alike_classes"])],
-        "sets of identical files": _duplicate_lines(summary["exact_duplicates"]),
-        "sets of near duplicates": _duplicate_lines(summary["near_duplicates"]),
-        "unusual photos": _photo_lines(summary["odd"]),
+    groups = {
+        "Repair or remove (extract stops at these)": [_unreadable(summary)],
+        "Decide which label or which name is right": [*_contradictions(summary)],
+        "Keep together (--groups FILE.csv writes a photo set that does)": [_duplicates(summary)],
+        "Collect more photos": [*_class_sizes(summary)],
+        "Look at these photos": [*_odd(summary)],
+        "Left out of the photo set": [*_left_out(summary)],
     }
-    lines = [*_class_lines(summary)]
-    for title, items in lists.items():
-        if items:
-            lines += ["", f"{title}: {len(items):,}", *(f"  {item}" for item in items[:MAX_ITEMS])]
-        if len(items) > MAX_ITEMS:
-            lines.append(f"  and {len(items) - MAX_ITEMS:,} more, see --json")
-    empty = [title.partition(" (")[0] for title, items in lists.items() if not items]
-    lines += ["", f"no problem of these kinds: {'; '.join(empty)}"] if empty else []
+    lines = [*_class_lines(summary), ""]
+    for title, findings in groups.items():
+        lines += _group_lines(title, [finding for finding in findings if finding.text])
+    every = [finding for findings in groups.values() for finding in findings]
+    if fine := [finding.kind for finding in every if not finding.text]:
+        lines.append(f"No problem of these kinds: {'; '.join(fine)}")
+    if len(fine) < len(every):
+        lines.append("For complete lists, give --json.")
     return "\n".join(map(printable, lines))
 
 
+def _group_lines(title: str, findings: list[Finding]) -> list[str]:
+    """Return the findings of a group that have a text; the more there are, the fewer examples."""
+    if not findings:
+        return []
+    n_shown = MAX_FINDINGS if len(findings) <= MAX_FINDINGS else MAX_FINDINGS - 1
+    lines = [f"{title}:"]
+    for kind, text, examples in findings[:n_shown]:
+        lines.append(f"  {kind}: {text}")
+        lines += [f"    {example}" for example in examples[: MAX_EXAMPLES // len(findings)]]
+    if more := [finding.kind for finding in findings[n_shown:]]:
+        lines.append(f"  and {len(more)} more kinds: {abbreviate(more)}")
+    return lines
+
+
 def _class_lines(summary: dict[str, Any]) -> Iterator[str]:
-    rows = sorted(summary["classes"].items(), key=lambda row: sum(row[1].values()))
-    train, test = (sum(n_photos[split] for _, n_photos in rows) for split in ("train", "test"))
+    rows = sorted(
+        ((n["train"], n["test"], name) for name, n in summary["classes"].items()), reverse=True
+    )
+    train, test = (sum(row[i] for row in rows) for i in range(2))
     yield (
         f"{summary['photos']:,} photos of {len(rows):,} classes: {train:,} for training, "
         f"{test:,} for testing (split: {summary['split']})"
     )
-    if len(rows) > 2 * MAX_CLASSES + 1:
-        rows = [*rows[:MAX_CLASSES], ("...", {}), *rows[-MAX_CLASSES:]]
-    width = max(len(name) for name, _ in rows)
-    yield ""
-    for name, cells in [("class", {"train": "train", "test": "test"}), *rows]:
-        yield f"{name:{width}}  {cells.get('train', ''):>6}  {cells.get('test', ''):>6}".rstrip()
+    cells = [f"{_cut(name)} ({train:,} + {test:,})" for train, test, name in rows]
+    if len(cells) <= 2 * MAX_NAMES:
+        yield f"classes (training + test photos): {', '.join(cells)}"
+    else:
+        yield f"largest classes (training + test photos): {', '.join(cells[:MAX_NAMES])}"
+        yield f"smallest classes: {', '.join(cells[-MAX_NAMES:])}"
 
 
-def _photo_lines(photos: list[dict[str, str]]) -> list[str]:
-    pairs = [(photo["path"], photo["reason"]) for photo in photos]
-    return [reason if path in reason else f"{path}: {reason}" for path, reason in pairs]
-
-
-def _duplicate_lines(sets: list[dict[str, Any]]) -> list[str]:
-    """Return a line per set of duplicates, the worst first: wrong labels, then leaks."""
+def _unreadable(summary: dict[str, Any]) -> Finding:
+    photos = summary["unreadable"]
     lines = []
-    for x in sorted(sets, key=lambda x: (not x["across_classes"], not x["across_splits"])):
-        photos = [f"{p['path']} ({p['label']}, {p['split']})" for p in x["photos"]]
-        notes = {"IN SEVERAL CLASSES": x["across_classes"], "IN TRAIN AND TEST": x["across_splits"]}
-        note = ", ".join(text for text, applies in notes.items() if applies)
-        n_more = len(photos) - MAX_PHOTOS
-        more = [f"{n_more} more"] if n_more > 0 else []
-        lines.append((note and f"{note}: ") + " and ".join(photos[:MAX_PHOTOS] + more))
-    return lines
+    for path, reason in ((photo["path"], photo["reason"]) for photo in photos):
+        _, has_path, rest = reason.rpartition(path)  # the reason starts with the absolute path
+        text = rest.removeprefix(" as a photo") if has_path else f": {reason}"
+        lines.append(_cut(path) + _cut(text, MAX_REASON))
+    return Finding("unreadable photos", _count(photos), lines)
+
+
+def _contradictions(summary: dict[str, Any]) -> Iterator[Finding]:
+    sets = [x for x in _all_duplicates(summary) if x["across_classes"]]
+    lines = [_duplicates_line(x, "label") for x in sets]
+    yield Finding("sets of duplicates in several classes", _count(sets), lines)
+    pairs = [" | ".join(map(_cut, pair)) for pair in summary["alike_classes"]]
+    yield Finding("pairs of class names that look alike", _count(pairs), pairs)
+
+
+def _duplicates(summary: dict[str, Any]) -> Finding:
+    sets = _all_duplicates(summary)
+    # The worst first; sets in several classes are examples of another finding.
+    sets.sort(key=lambda x: (not x["across_splits"], x["across_classes"]))
+    n_leaks = sum(x["across_splits"] for x in sets)
+    n_identical = len(summary["exact_duplicates"])
+    note = f"{n_leaks:,} across train and test, {n_identical:,} of identical files"
+    text = f"{len(sets):,} ({note})" if sets else ""
+    return Finding("sets of duplicates", text, [_duplicates_line(x, "split") for x in sets])
+
+
+def _all_duplicates(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*summary["exact_duplicates"], *summary["near_duplicates"]]
+
+
+def _duplicates_line(duplicates: dict[str, Any], key: str) -> str:
+    """Return photos of a set of duplicates, at first one of each `label`, or of each `split`."""
+    first = {photo[key]: photo for photo in reversed(duplicates["photos"])}
+    photos = sorted(duplicates["photos"], key=lambda photo: photo is not first[photo[key]])
+    texts = [f"{_cut(x['path'])} ({_cut(x['label'])}, {x['split']})" for x in photos]
+    return abbreviate(texts, MAX_PHOTOS)
+
+
+def _class_sizes(summary: dict[str, Any]) -> Iterator[Finding]:
+    unequal, advice = (
+        "",
+        (
+            "Top-1 hides errors on small classes: look at the mean class accuracy, and try "
+            "train --class-weight balanced"
+        ),
+    )
+    if summary["unequal_classes"]:
+        smallest, largest = summary["unequal_classes"]
+        n_smallest, n_largest = (summary["classes"][x]["train"] for x in (smallest, largest))
+        unequal = (
+            f"{_cut(largest)} has {n_largest:,} training photos, {_cut(smallest)} has "
+            f"{n_smallest:,}: more than {MAX_CLASS_RATIO} : 1"
+        )
+    yield Finding("unequal classes", unequal, [advice])
+    for key, kind in (
+        ("small_classes", f"classes with fewer than {MIN_TRAIN} training photos"),
+        ("untested_classes", "classes without a test photo"),
+    ):
+        yield Finding(kind, _count_and_names(summary[key]))
+
+
+def _odd(summary: dict[str, Any]) -> Iterator[Finding]:
+    """Return a finding for each kind of odd photo, the most frequent first; or one without text."""
+    counts = Counter(photo["kind"] for photo in summary["odd"])
+    worst = {photo["kind"]: photo for photo in reversed(summary["odd"])}
+    for kind, n_photos in counts.most_common():
+        path, reason = _cut(worst[kind]["path"]), _cut(worst[kind]["reason"], MAX_REASON)
+        measure = f" ({reason})" if reason != kind else ""
+        yield Finding(kind, f"{n_photos:,}; the worst is {path}{measure}")
+    if not counts:
+        yield Finding("unusual photos", "")
+
+
+def _left_out(summary: dict[str, Any]) -> Iterator[Finding]:
+    for row in summary["left_out"]:
+        yield Finding(row["reason"], _count_and_names(row["paths"]))
+    if not summary["left_out"]:
+        yield Finding("files that are left out", "")
+
+
+def _count(items: Sequence[Any]) -> str:
+    return f"{len(items):,}" if items else ""
+
+
+def _count_and_names(names: Sequence[str]) -> str:
+    return f"{len(names):,} ({abbreviate(map(_cut, names), MAX_NAMES)})" if names else ""
+
+
+def _cut(text: str, length: int = MAX_NAME) -> str:
+    """Return a text of at most `length` characters: its middle is left out."""
+    n_first = length // 3
+    return text if len(text) <= length else f"{text[:n_first]}…{text[n_first + 1 - length :]}"
 
 
 def similar_names(names: Sequence[str]) -> list[tuple[str, str]]:

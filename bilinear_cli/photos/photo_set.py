@@ -18,6 +18,7 @@ from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
 log = logging.getLogger(__name__)
 
 COLUMNS = ("paths", "labels", "split", "group")
+MAX_CLASS_RATIO = 10  # of training photos; accuracy hides the errors on classes that are smaller
 
 
 @dataclass(frozen=True)
@@ -173,3 +174,8 @@ def count_photos(
     counts = Counter(zip(map(str, labels), map(str, split), strict=True))
     names = dict.fromkeys([*map(str, class_names), *(name for name, _ in counts)])
     return {name: {split: counts[name, split] for split in ("train", "test")} for name in names}
+
+
+def is_unequal(n_train: Sequence[int]) -> bool:
+    """Return whether classes with so many training photos differ by more than 10 : 1."""
+    return len(n_train) > 0 and max(n_train) > MAX_CLASS_RATIO * min(n_train)

@@ -26,6 +26,7 @@ from bilinear_cli.report.text import (
     classifier_label,
     commands,
     features_label,
+    format_accuracy,
     format_command,
     run_facts,
     table_rows,
@@ -118,9 +119,7 @@ def _table(data: ReportData) -> list[list[str]]:
     heads, *rows = table_rows([metrics for _, metrics in data.runs])
     table = [["run", "out of fold", *heads[4:], *heads[:4]]]
     for (name, metrics), row in zip(data.runs, rows, strict=True):
-        oof_top1 = metrics.get("oof_top1")
-        accuracy = "-" if oof_top1 is None else f"{oof_top1:.4f}"
-        table.append([name, accuracy, *row[4:], *row[:4]])
+        table.append([name, format_accuracy(metrics.get("oof_top1")), *row[4:], *row[:4]])
     return table
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.errors import abbreviate, printable
-from bilinear_cli.photos.photo_set import count_photos
+from bilinear_cli.photos.photo_set import count_photos, is_unequal
 from bilinear_cli.run import read_metrics, read_photo_rows
 from bilinear_cli.store import FeatureFile, parameter_sha256
 
@@ -147,8 +147,15 @@ def markdown_table(rows: Sequence[Sequence[Any]], n_texts: int) -> str:
 
 
 def table_rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return the heads of the table, then the cells of each run; two columns are texts."""
+    """Return the heads of the table, then the cells of each run; two columns are texts.
+
+    If a run was trained on unequal classes, its mean class accuracy is a column, too.
+    """
     rows = [[*COLUMNS], *map(_cells, runs)]
+    if any(is_unequal(metrics.get("n_train_per_class", ())) for metrics in runs):
+        column = ["mean class", *(format_accuracy(x["mean_per_class_accuracy"]) for x in runs)]
+        for row, cell in zip(rows, column, strict=True):
+            row.insert(COLUMNS.index("95 %") + 1, cell)
     if runs and all(map(_has_post_options, runs)):
         rows[0].append("post, 200 species")
         for row in rows[1:]:
@@ -162,18 +169,22 @@ def _has_post_options(metrics: dict[str, Any]) -> bool:
 
 
 def _cells(metrics: dict[str, Any]) -> list[str]:
-    accuracy = ["-", "-", "-"]
-    if metrics["top1"] is not None:
-        low, high = metrics["top1_ci95"]
-        accuracy = [f"{metrics['top1']:.4f}", f"{low:.3f}-{high:.3f}", f"{metrics['top5']:.4f}"]
+    interval = metrics["top1_ci95"]
     return [
         features_label(metrics),
         classifier_label(metrics),
         f"{metrics['n_features']:,}",
         f"{metrics['bytes']:,}",
-        *accuracy,
+        format_accuracy(metrics["top1"]),
+        "{:.3f}-{:.3f}".format(*interval) if interval else "-",
+        format_accuracy(metrics["top5"]),
         f"{metrics['seconds']:.1f}",
     ]
+
+
+def format_accuracy(share: float | None) -> str:
+    """Return a share as the cell of a table; None is not known."""
+    return "-" if share is None else f"{share:.4f}"
 
 
 def features_label(metrics: dict[str, Any]) -> str:
@@ -199,6 +210,6 @@ def confused_pairs_line(metrics: dict[str, Any]) -> str:
     top = metrics["confused"][:3]
     pairs = [f"{p['true']} predicted as {p['predicted']} ({p['count']})" for p in top]
     mean = metrics["mean_per_class_accuracy"]
-    by_class = "" if mean is None else f"mean accuracy of the classes {mean:.4f}; "
+    by_class = "" if mean is None else f"mean class accuracy {mean:.4f}; "
     line = f"{features_label(metrics)}: {by_class}most confused: {', '.join(pairs) or 'none'}"
     return printable(f"{line}; run folder: {metrics['run']}")

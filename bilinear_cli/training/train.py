@@ -159,7 +159,9 @@ def _describe(
 ) -> dict[str, Any]:
     """Return what the classifier was trained on and how."""
     supported = registry.get_classifier(options.classifier).options
-    n_photos = {name: len(np.unique(rows.photo[rows.split == name])) for name in ("train", "test")}
+    first = np.unique(rows.photo, return_index=True)[1]
+    labels, is_train = rows.labels[first], rows.split[first] == "train"
+    n_train = np.bincount(labels[is_train], minlength=len(rows.class_names))
     n_bytes = 0  # that are read for a row
     for x in model.transforms:
         n_values = x.n_features if x.kernel is None else int(np.prod(file.shapes[x.spec][1:]))
@@ -170,8 +172,9 @@ def _describe(
         "pooling": pooling,
         "normalize": options.normalize,
         "top_variance": options.top_variance,
-        "n_train": n_photos["train"],
-        "n_test": n_photos["test"],
+        "n_train": int(is_train.sum()),
+        "n_train_per_class": [int(n_train.min()), int(n_train.max())],
+        "n_test": int((~is_train).sum()),
         "n_rows": len(rows.indices),
         "n_features": sum(x.n_features for x in model.transforms),
         "bytes": n_bytes,

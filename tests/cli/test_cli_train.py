@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.commands import error_line, run_command
-from support.errors import assert_suggests
+from support.errors import assert_names, assert_suggests
 
 pytestmark = pytest.mark.usefixtures("small_network")
 CONV1X1 = ("--classifier", "conv1x1", "--channels", "4", "-C", "auto")
@@ -33,6 +33,23 @@ def test_train_prints_one_json_object(features: Path) -> None:
     assert set(names.split()) <= set(result)
     assert (result["n_train"], result["n_test"], result["n_rows"]) == (12, 6, 18)
     assert (result["n_features"], result["n_classes"]) == (6 + 21, 3)
+
+
+@pytest.mark.parametrize(("weight", "n_warnings"), [("none", 1), ("balanced", 0)])
+def test_unequal_classes_are_warned_of_once(
+    weight: str, n_warnings: int, birds: Path, features: Path
+) -> None:
+    photos = [path.relative_to(birds) for path in sorted(birds.rglob("*.png"))]
+    names, splits = ["jay", *["wren"] * 13, *["robin"] * 3, "jay"], ["train"] * 17 + ["test"]
+    rows = [",".join(map(str, row)) for row in zip(photos, names, splits, strict=True)]
+    (birds / "unequal.csv").write_text("\n".join(["path,label,split", *rows]))
+    options = ["--data", birds / "unequal.csv", "--classifier", "ridge", "--class-weight", weight]
+    result = run_command("train", "--features", features, *options)
+    lines = [line for line in result.stderr.splitlines() if "--class-weight" in line]
+    assert len(lines) == n_warnings
+    for line in lines:
+        assert_names(line, "10 : 1", 1, 13, "balanced")
+    assert "mean class" in result.stdout.splitlines()[0]
 
 
 @pytest.mark.slow

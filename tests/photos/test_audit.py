@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from PIL import Image, ImageEnhance
 from support.commands import run_command
 from support.errors import assert_names
 from support.network import random_kernel, small_network, use_small_network
-from support.photos import make_photo
+from support.photos import class_folders, make_photo
 
 from bilinear_cli.extraction.forecast import forecast_extraction
 from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.photos import audit
+from bilinear_cli.photos.audit_report import format_audit
 from bilinear_cli.photos.photo_set import load_photo_set
 
 N_PHOTOS = 12
@@ -90,7 +92,9 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 def test_what_is_left_out_is_listed(birds: Path) -> None:
     (birds / "train/wren/a.mov").touch()
-    assert audit_json(birds)["left_out"] == {".mov files": ["train/wren/a.mov"]}
+    assert audit_json(birds)["left_out"] == [
+        {"reason": ".mov files", "count": 1, "paths": ["train/wren/a.mov"]}
+    ]
 
 
 # Duplicates -------------------------------------------------------------------------------
@@ -214,8 +218,10 @@ def test_unreadable_photos_are_named_and_end_with_1(birds: Path) -> None:
     assert [bad["path"] for bad in unreadable] == ["train/wren/text.jpg", "test/wren/1.jpg"]
     printed = check("--data", birds, code=1)
     for bad in unreadable:
-        assert str(birds / bad["path"]) in bad["reason"]
-        assert bad["reason"] in printed.stdout
+        before, what = bad["reason"].split(str(birds / bad["path"]))
+        (line,) = [x for x in printed.stdout.splitlines() if bad["path"] in x]
+        assert before not in line
+        assert_names(line, what.removeprefix(" as a photo"))
     assert_error(printed, 2, 13, "--skip-bad")
 
 
@@ -232,11 +238,26 @@ def test_a_set_without_a_readable_photo(birds: Path) -> None:
 def test_small_and_long_photos_are_odd(birds: Path) -> None:
     scene(77).resize((100, 90)).save(birds / "train/wren/small.jpg")
     scene(78).resize((1300, 300)).save(birds / "train/wren/long.jpg")
-    reasons = {odd["path"]: odd["reason"] for odd in audit_json(birds)["odd"]}
-    assert reasons.keys() == {"train/wren/small.jpg", "train/wren/long.jpg"}
+    odd_photos = audit_json(birds)["odd"]
+    kinds = {odd["path"]: odd["kind"] for odd in odd_photos}
+    assert kinds == {"train/wren/small.jpg": "small", "train/wren/long.jpg": "long"}
+    reasons = {odd["path"]: odd["reason"] for odd in odd_photos}
     assert_names(reasons["train/wren/small.jpg"], 100, 90, 224)
     assert_names(reasons["train/wren/long.jpg"], 1300, 300, 4)
     assert len(audit_json(birds, "--image-size", "90")["odd"]) == 1
+
+
+def test_odd_photos_are_sorted_by_kind_and_the_worst_is_first(birds: Path) -> None:
+    for n in (90, 30, 60):
+        scene(n).resize((100, n)).save(birds / f"train/wren/{n}.jpg")
+        scene(n).resize((2 * n * n, 300)).save(birds / f"train/wren/{n} long.jpg")
+    make_photo(birds / "test/wren/both.jpg", (10, 50), colour="grey")
+    odd = [(x["kind"], Path(x["path"]).stem) for x in audit_json(birds)["odd"]]
+    assert odd == [
+        *(("long", name) for name in ("90 long", "60 long", "30 long", "both")),
+        ("one colour", "both"),
+        *(("small", name) for name in ("both", "30", "60", "90")),
+    ]
 
 
 def test_every_photo_is_read_once(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +283,29 @@ def test_classes_are_counted_and_look_alikes_named(birds: Path) -> None:
     assert result["untested_classes"] == ["Wren"]
 
 
+@pytest.mark.parametrize(("n_train", "unequal"), [(10, []), (11, ["wren", "robin"])])
+def test_unequal_classes_are_named_with_their_numbers(
+    n_train: int, unequal: list[str], tmp_path: Path
+) -> None:
+    counts = {"train/robin": n_train, "train/wren": 1, "test/robin": 2}
+    folder = class_folders(tmp_path / "birds", counts)
+    facts = audit.audit_photos(load_photo_set(str(folder)), 32)
+    assert facts["unequal_classes"] == unequal
+    lines = [x for x in format_audit(facts).splitlines() if "robin has" in x]
+    assert len(lines) == bool(unequal)
+    for line in lines:
+        assert_names(line, 11, "robin", 1, "wren")
+
+
+def test_what_the_set_leaves_out_is_counted_by_reason(birds: Path) -> None:
+    left_out = {"system folders": ["wren/@eaDir"], "other suffixes": ["a.txt", "b.txt"]}
+    facts = audit.audit_photos(replace(load_photo_set(str(birds)), left_out=left_out), 32)
+    assert [(x["reason"], x["count"], x["paths"]) for x in facts["left_out"]] == [
+        ("system folders", 1, ["wren/@eaDir"]),
+        ("other suffixes", 2, ["a.txt", "b.txt"]),
+    ]
+
+
 def test_the_seed_of_a_drawn_split_is_reported(birds: Path) -> None:
     assert_names(audit_json(birds / "train", "--split-seed", "5")["split"], 5)
     assert audit_json(birds, "--split-seed", "5")["split"] == audit_json(birds)["split"]
@@ -282,13 +326,13 @@ def test_hostile_names_are_kept_in_files_and_cleaned_on_the_terminal(
     assert load_photo_set(str(manifest)).class_names == (HOSTILE, "robin")
 
 
-def test_a_long_list_is_cut_off_in_the_table_alone(birds: Path) -> None:
+def test_a_long_list_is_cut_off_in_the_text_alone(birds: Path) -> None:
     for i in range(15):
         (birds / f"train/wren/bad{i}.jpg").write_bytes(b"")
     text = check("--data", birds, code=1).stdout
-    assert len(set(re.findall(r"bad\d+\.jpg", text))) == 10
-    (line,) = [line for line in text.splitlines() if "--json" in line]
-    assert_names(line, 5)
+    assert len(set(re.findall(r"bad\d+\.jpg", text))) == 3
+    assert "unreadable photos: 15" in text
+    assert text.count("--json") == 1
     assert len(audit_json(birds, code=1)["unreadable"]) == 15
 
 
@@ -311,8 +355,8 @@ def test_the_forecast_has_the_bytes_of_vgg16s_rows_and_states_what_was_timed(
     network = [forecast["precision"], forecast["engine"]]
     assert network == [recipe.precision, recipe.engine]
     assert recipe.image_size == forecast["image_size"] == 32
-    (line,) = [x for x in check("--data", birds).stdout.splitlines() if "Estimate" in x]
-    assert_names(line, "3.2 MB", "266,752", *network)
+    _, estimate = check("--data", birds).stdout.split("Estimate")
+    assert_names(" ".join(estimate.splitlines()), "3.2 MB", "266,752", *network)
 
 
 def test_the_forecast_needs_no_second_and_no_readable_photo(birds: Path) -> None:

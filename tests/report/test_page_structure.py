@@ -121,7 +121,7 @@ def test_drawings_are_in_the_colours_of_the_page(html: str) -> None:
 def test_a_run_with_test_photos_is_measured_on_them(page: Element, run: Path) -> None:
     header = numbers(page.one("header"))
     metrics = json.loads((run / "metrics.json").read_text())
-    accuracies = [metrics["top1"], *metrics["top1_ci95"]]
+    accuracies = [metrics["top1"], *metrics["top1_ci95"], metrics["mean_per_class_accuracy"]]
     assert sorted(header) == sorted([3, 12, 12, 95, *(round(100 * x, 1) for x in accuracies)])
     assert 12 in numbers(page.section("classes").one("caption"))
     assert page.section("calibration").all("table")

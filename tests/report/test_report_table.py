@@ -93,6 +93,18 @@ def test_a_name_says_what_was_trained_on(changes: dict[str, Any], facts: list[st
     assert all(fact in name for fact in facts)
 
 
+@pytest.mark.parametrize(("n_train_per_class", "column"), [([3, 30], False), ([3, 31], True)])
+def test_mean_class_accuracy_stands_beside_top1_if_classes_are_unequal(
+    n_train_per_class: list[int], column: bool
+) -> None:
+    untested = {"top1": None, "top1_ci95": None, "top5": None, "mean_per_class_accuracy": None}
+    runs = [metrics(n_train_per_class=n_train_per_class), metrics(), metrics(**untested)]
+    columns = [list(cells) for cells in zip(*cells(*runs), strict=True)]
+    means = [x[2:] for x in columns if x[0] == "mean class"]
+    assert means == ([["0.7000", "0.7000", "-"]] if column else [])
+    assert len(columns) == 8 + column
+
+
 def test_balanced_classes_are_named_with_the_classifier() -> None:
     rows = cells(metrics(), metrics(class_weight="balanced"))
     assert [row[1] for row in rows[2:]] == ["softmax", "softmax, balanced"]

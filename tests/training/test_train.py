@@ -124,6 +124,7 @@ def test_metrics_and_the_run_folder_are_complete(channels: int, run: Run, tmp_pa
     n_features = channels * (channels + 1) // 2
     expected = {
         **{"n_train": 36, "n_test": 12, "n_rows": 48, "n_classes": K, "seed": 0},
+        "n_train_per_class": [12, 12],
         **{"n_features": n_features, "bytes": 4 * n_features, "classifier": "softmax"},
         **{"pooling": "bilinear", "features_file": str(tmp_path / "x.h5")},
     }
@@ -258,6 +259,7 @@ def test_labels_csv_has_a_row_for_each_photo(run: Run) -> None:
 def test_photos_count_once_with_the_mean_scores_of_their_views(run: Run) -> None:
     metrics = run("max", **two_views())
     assert (metrics["n_train"], metrics["n_test"], metrics["n_rows"]) == (36, 12, 96)
+    assert metrics["n_train_per_class"] == [12, 12]
     oof, test = (arrays_of(metrics, name) for name in ("oof", "test"))
     mean = [x["scores"].reshape(-1, 2, K).mean(axis=1) for x in (oof, test)]
     labels = [x["labels"][::2] for x in (oof, test)]
