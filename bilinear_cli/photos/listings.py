@@ -23,7 +23,8 @@ from bilinear_cli.errors import (
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.folders import read_class_folders
-from bilinear_cli.photos.manifest import PhotoRecord, read_manifest
+from bilinear_cli.photos.lists import read_manifest
+from bilinear_cli.photos.manifest import PhotoRecord
 
 log = logging.getLogger(__name__)
 
@@ -193,8 +194,8 @@ def _cub_table(path: Path) -> dict[str, str]:
 
 
 def list_manifest(spec: str, options: ListingOptions) -> Listing:
-    """List a CSV file `path,label[,split][,group]`."""
-    rows = read_manifest(Path(spec), options.columns or {})
+    """List a CSV file `path,label[,split][,group]`, see `lists.read_manifest`."""
+    rows = read_manifest(Path(spec), options.columns)
     return Listing(Path(spec).stem, Path(spec).parent, rows)
 
 
