@@ -7,7 +7,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from bilinear_cli.errors import reason_of
-from bilinear_cli.photos.folders import SUFFIXES
+from bilinear_cli.photos.walk import IS_SYSTEM_NAME, SUFFIXES
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
@@ -75,7 +75,8 @@ class Lookup:
             if _is_file(start / text):
                 return f"{start / text} exists, but paths have to start at the folder of the list"
         name, found, n_searched = text.replace("\\", "/").split("/")[-1], [], 0
-        for folder, _, names in os.walk(self.root):
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not IS_SYSTEM_NAME(name))
             found += [Path(folder, similar) for similar in self._similar(Path(folder, name))]
             n_searched += len(names)
             if len(found) > 1 or n_searched > MAX_SEARCHED:
