@@ -105,8 +105,8 @@ def _incomplete(table: Table, missing: Sequence[str]) -> BilinearError:
     line = excerpt(table.separator.join(table.columns), 160)
     if any(Path(name).suffix.lower() in SUFFIXES for name in table.columns):
         return BilinearError(
-            f"{table.path} does not name its columns. Put a line such as path,label above its first "
-            f"line, {line}"
+            f"{table.path} does not name its columns. Put a line such as path,label above its "
+            f"first line, {line}"
         )
     pairs = ",".join(f"{field}=COLUMN" for field in missing)
     return BilinearError(
