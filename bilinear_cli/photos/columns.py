@@ -23,9 +23,8 @@ NAMES = {
 KNOWN = frozenset([*NAMES, *" ".join(NAMES.values()).split()])
 # Photos of these belong together as a rule. They are not taken unasked, as they change the split.
 LIKE_GROUPS = (
-    "individual individualid animal animalid organismid specimen specimenid catalognumber burst "
-    "burstid sequence sequenceid nest nestid event eventid encounter encounterid observationid "
-    "deploymentid"
+    "individual individualid animal animalid specimen specimenid burst burstid sequence sequenceid "
+    "nest nestid encounter encounterid"
 )
 
 

@@ -175,14 +175,12 @@ def _left_out_of_classes(
 
 def _layout(rows: Sequence[PhotoRecord], splits: Mapping[str, str]) -> str:
     """Return how a folder was understood."""
-    n_classes = len({row.label for row in rows})
+    n_photos, n_classes = len(rows), len({row.label for row in rows})
     if not rows[0].split:
         where = f" in {'/, '.join(splits)}/" if splits else ""
-        return (
-            f"{len(rows):,} photos of {n_classes:,} classes{where}, a third of each class to test"
-        )
-    folders = {
-        split: " and ".join(f"{name}/" for name, x in splits.items() if x == split)
+        return f"{n_photos:,} photos of {n_classes:,} classes{where}, a third of them to test"
+    train, test = (
+        " and ".join(f"{folder}/" for folder, x in splits.items() if x == split)
         for split in ("train", "test")
-    }
-    return f"{len(rows):,} photos: {folders['train']} to train on, {folders['test']} to test"
+    )
+    return f"{n_photos:,} photos: {train} to train on, {test} to test"

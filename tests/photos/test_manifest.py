@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names, assert_suggests, messages, raises, warnings
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, make_photo, rows
 
 import bilinear_cli
 from bilinear_cli.errors import BilinearError, UsageError
@@ -40,8 +40,7 @@ def manifest(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
 
 def labels(photo_set: PhotoSet) -> dict[str, str]:
     """Return path -> class."""
-    names = (photo_set.class_names[label] for label in photo_set.labels)
-    return dict(zip(photo_set.paths.tolist(), names, strict=True))
+    return {path: label for path, (label, _) in rows(photo_set).items()}
 
 
 def assert_refused(spec: Path, *facts: Any, **columns_of: str) -> str:
@@ -150,8 +149,8 @@ TABLE = [("path", "label", "remark"), ("a.png", "Bläßhuhn", "2"), ("b.png", EX
 
 def table(separator: str = ",", end: str = "\n") -> str:
     """Return a table as text, in which all values stand in quotes."""
-    rows = (separator.join(f'"{value}"' for value in row) for row in TABLE)
-    return "".join(row + end for row in rows)
+    lines = (separator.join(f'"{value}"' for value in row) for row in TABLE)
+    return "".join(line + end for line in lines)
 
 
 ENCODED: dict[str, bytes] = {
@@ -257,8 +256,8 @@ def test_columns(
 ) -> None:
     caplog.set_level(logging.INFO)
     expected = {"a.png": "wren", "b.png": "owl"}
-    rows = [row.format(path=path, label=label) for path, label in expected.items()]
-    path = manifest(folder, header, *rows)
+    lines = [row.format(path=path, label=label) for path, label in expected.items()]
+    path = manifest(folder, header, *lines)
     assert labels(load_photo_set(str(path), columns=given)) == expected
     logged = [line for line in messages(caplog, logging.INFO) if "=" in line]
     assert logged == ([f"{path}: columns: {taken}"] if taken else [])
@@ -329,8 +328,8 @@ def test_a_validation_split_as_in_folders(
 ) -> None:
     caplog.set_level(logging.INFO)
     photos = ["a.png,wren", "b.png,wren", "c.png,owl", "d.png,owl"]
-    rows = [f"{photo},{word}" for photo, word in zip(photos, words.split(","), strict=True)]
-    path = manifest(folder, "path,label,split", *rows)
+    lines = [f"{photo},{word}" for photo, word in zip(photos, words.split(","), strict=True)]
+    path = manifest(folder, "path,label,split", *lines)
     assert load_photo_set(str(path)).split.tolist() == expected.split(",")
     assert_names(*messages(caplog, logging.INFO), path, said)
 
@@ -377,8 +376,8 @@ def test_an_exact_path_is_taken_first(tmp_path: Path) -> None:
         make_photo(tmp_path / f"{i}.png", seed=i)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.move(tmp_path / f"{i}.png", tmp_path / name)
-    rows = [f"{name},{i % 2}" for i, name in enumerate([*names[:-1], "D"])]
-    path = manifest(tmp_path, "path,label", *rows)
+    lines = [f"{name},{i % 2}" for i, name in enumerate([*names[:-1], "D"])]
+    path = manifest(tmp_path, "path,label", *lines)
     assert load_photo_set(str(path)).paths.tolist() == names
 
 
