@@ -76,8 +76,8 @@ def _cells(table: Table, row: Row, found: Mapping[str, int]) -> dict[str, str]:
         reason = f"it has {n_values} fields, but the first line has {n_columns}{hint}"
         raise table.error(row, reason)
     cells = {field: row.values[i] for field, i in found.items()}
-    for field in ("path", "label", "split"):
-        if not cells.get(field, "-"):
+    for field in ("path", "label"):
+        if not cells[field]:
             raise table.error(row, f"the {field} is empty")
     return cells
 

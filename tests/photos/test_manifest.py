@@ -120,13 +120,14 @@ WRONG_ROWS: dict[str, tuple[list[str], list[str | int]]] = {
     "a folder": ([*PLAIN, "sub,owl"], [3, "{root}/sub"]),
     "an unknown split": ([*WITH_SPLIT, "c.png,owl,B"], [4, "c.png,owl,B", "'B'", "train", "test"]),
     "an empty split": ([*WITH_SPLIT, "c.png,owl,"], [4, "c.png,owl,", "split"]),
+    "no training photos": (["path,label,split", "a.png,wren,val", "b.png,owl,test"], ["train"]),
     "a class without training photos": ([*WITH_SPLIT, "c.png,tit,test"], ["tit"]),
     "a photo twice": ([*PLAIN, "b.png,owl", "./sub/../a.png,wren"], [4, "a.png", 2]),
     "a photo in two classes": ([*PLAIN, "a.png,owl"], [3, "a.png,owl", 2, "wren"]),
     "a field too few": ([*WITH_SPLIT, "c.png,owl"], [4, "c.png,owl", 2, 3]),
     "a field too many": ([*PLAIN, "b.png,owl, barn"], [3, "b.png,owl,barn", 2]),
     "no label": (["path,label", "a.png,"], [2, "label"]),
-    "an empty path": (["path,label", ",wren"], [2, "path"]),
+    "an empty path": (["path,label", ",wren"], [2, "path is empty"]),
     "a line break": (["path,label", '"a.png","wren\nred"', "z.png,owl"], [3, "z.png,owl"]),
     "an open quote": ([*PLAIN, 'b.png,"owl', "c.png,owl"], [3]),
     "two open quotes": ([*PLAIN, 'b.png,"owl', "c.png,owl", 'd.png,"owl'], [3]),
@@ -166,7 +167,7 @@ ENCODED: dict[str, bytes] = {
     "a line for Excel": f"sep=^\r\n{table('^')}".encode(),
     "the other separators in names": table(";").replace("remark", "l,b,h|x,y,z").encode(),
     "no name of a column": table().replace('"remark"', "").encode(),
-    "an empty line above": f"\n{table()}".encode(),
+    "an empty line above": f"\n{table(';')}".encode(),
 }
 
 
@@ -223,6 +224,7 @@ COLUMNS: dict[str, tuple[str, str, dict[str, str], str]] = {
     ),
     "ids": ("Image-ID,class", "{path},{label}", {}, "path=Image-ID, label=class"),
     "standard names win": ("image,path,species,label", "x,{path},x,{label}", {}, ""),
+    "another case": ("Path, LABEL", "{path},{label}", {}, ""),
     "given": ("id,art", "{path},{label}", {"path": "id", "label": "Art"}, "path=id, label=art"),
     "one given": (
         "species,common,image",
@@ -235,6 +237,18 @@ COLUMNS: dict[str, tuple[str, str, dict[str, str], str]] = {
         "{path},x,{label}",
         {"label": "species"},
         "path=path, label=species",
+    ),
+    "given exactly": (
+        "path,art_1,art 1",
+        "{path},x,{label}",
+        {"label": "art 1"},
+        "path=path, label=art 1",
+    ),
+    "given in a line with another separator": (
+        "no;art;size (l,b,h,w)",
+        "{path};{label};1",
+        {"path": "no", "label": "art"},
+        "path=no, label=art",
     ),
     "one of two taken as group": (
         "photo,genus,species",
@@ -267,7 +281,7 @@ def test_unused_columns_are_named_and_may_be_groups(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    path = manifest(folder, "path,label,sex,Nest ID", "a.png,wren,f,7", "b.png,owl,m,7")
+    path = manifest(folder, "path,label,sex,Nest ID,burst", "a.png,wren,f,7,", "b.png,owl,m,7,")
     assert set(load_photo_set(str(path)).group) == {"a.png", "b.png"}
     unused, advice = messages(caplog, logging.INFO)
     assert_names(unused, path, "sex", "Nest ID")

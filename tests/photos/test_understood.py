@@ -152,11 +152,8 @@ ROBIN, WREN, LIST = "robin/0.png,robin", "wren/0.png,wren", "path,label"
 INATURALIST = """
     id uuid observed_on_string observed_on time_observed_at time_zone user_id user_login user_name
     created_at updated_at quality_grade license url image_url sound_url tag_list description
-    num_identification_agreements num_identification_disagreements captive_cultivated
-    oauth_application_id place_guess latitude longitude positional_accuracy private_place_guess
-    private_latitude private_longitude public_positional_accuracy geoprivacy taxon_geoprivacy
-    coordinates_obscured positioning_method positioning_device species_guess scientific_name
-    common_name iconic_taxon_name taxon_id
+    captive_cultivated place_guess latitude longitude positional_accuracy species_guess
+    scientific_name common_name iconic_taxon_name taxon_id
 """
 GBIF = """
     gbifID datasetKey occurrenceID kingdom phylum class order family genus species
