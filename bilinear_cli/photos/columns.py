@@ -83,7 +83,9 @@ def _given(table: Table, field: str, name: str) -> int:
     suggestion = closest_match(name, table.columns)
     hint = f"Did you mean {suggestion!r}? " if suggestion else ""
     names = abbreviate(filter(None, table.columns), 12)
-    raise UsageError(f"{table.path} has no column {name!r}. {hint}It has: {names}")
+    raise UsageError(
+        f"the first line of {table.path} has no column {name!r}. {hint}It has: {names}"
+    )
 
 
 def _ambiguous(table: Table, field: str, indices: Sequence[int]) -> BilinearError:

@@ -146,6 +146,6 @@ def _rows(path: Path, text: str, separator: str, quoting: int = csv.QUOTE_MINIMA
     except csv.Error as error:
         if separator == "\t" and quoting != csv.QUOTE_NONE:  # GBIF does not quote its texts
             return _rows(path, text, separator, csv.QUOTE_NONE)
-        reason = f'{error}. Look for a quote (") that is not closed.'
+        reason = f'{error}. Correct the quotes (") of this row.'
         raise BilinearError(f"cannot read {path}, row {len(rows) + 1}: {reason}") from error
     return rows

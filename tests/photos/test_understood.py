@@ -192,6 +192,7 @@ LISTS: dict[str, Maker] = {
     "missing photos": listed_path("robin/5.png", "robin/6.png"),
     "names without folders": listed_path("2.jpg"),
     "paths from another folder": listed_path("photos/robin/0.png"),
+    "several photos in a row": listed_path("robin/0.png;robin/1.png"),
     "paths of another computer": listed_path(r"C:\Users\ann\robin\0.png"),
     "addresses": listed_path("https://birds.org/0.png"),
     "a rounded number": listed_path("1.23E+11"),
