@@ -381,7 +381,7 @@ def test_a_path_with_one_match(
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("HOME", str(tmp_path))
     robins = ["0.png", "1.a.jpg", "\u00fc.png"]
-    class_folders(tmp_path, {"robin": robins, "wren": 1, "m\u00f6we": 1, "robin/0": 1})
+    class_folders(tmp_path, {"robin": robins, "wren": 1, "m\u00f6we": 1, "robin/0.jpg": 1})
     (tmp_path / "robin" / "0.xml").touch()
     path = manifest(tmp_path, "path,label", f"{text},robin", "wren/0.png,wren")
     assert load_photo_set(str(path)).paths[0] == photo
@@ -430,6 +430,8 @@ MISSING: dict[str, tuple[str, list[str]]] = {
 @pytest.mark.parametrize(("text", "facts"), MISSING.values(), ids=MISSING)
 def test_a_missing_photo_is_explained(tmp_path: Path, text: str, facts: list[str]) -> None:
     names = ["0.png", "0.jpg", "1.png"]
-    folder = class_folders(tmp_path / "birds", {"robin": names, "wren": ["1.png", "5.png"]})
+    folder = class_folders(
+        tmp_path / "birds", {"robin": names, "wren": ["1.png", "5.png"], "@eaDir": ["5.png"]}
+    )
     path = manifest(folder, "path,label", "wren/1.png,wren", f"{text},robin")
     assert_refused(path, 3, *(fact.format(above=tmp_path.resolve()) for fact in facts))
