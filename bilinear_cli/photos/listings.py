@@ -196,8 +196,8 @@ def _cub_table(path: Path) -> dict[str, str]:
 
 
 def list_manifest(spec: str, options: ListingOptions) -> Listing:
-    """List a CSV file `path,label[,split][,group]`."""
-    rows = read_manifest(Path(spec), options.columns or {})
+    """List a CSV file, see `manifest.read_manifest`."""
+    rows = read_manifest(Path(spec), options.columns)
     return Listing(Path(spec).stem, Path(spec).parent, rows)
 
 
