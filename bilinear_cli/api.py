@@ -222,14 +222,10 @@ def train(
         TypeError: an option is unknown.
         UsageError: an option is invalid.
     """
-    from bilinear_cli.photos.photo_set import load_photo_set
-
     train_options = TrainOptions(classifier=classifier, **options)
-    photo_set = None
-    if data:
-        photo_set = load_photo_set(
-            data, split_seed=split_seed, class_level=class_level, columns=columns
-        )
+    photo_set = replacing_photo_set(
+        data, split_seed=split_seed, class_level=class_level, columns=columns
+    )
     with open_features(features) as file:
         specs = trainable_poolings(file, (pooling,) if pooling else (), train_options)
         if len(specs) > 1:
@@ -244,6 +240,29 @@ def train(
             show_progress=progress,
         )
     return Run(Path(metrics["run"]))
+
+
+def replacing_photo_set(
+    data: str | None,
+    *,
+    split_seed: int,
+    class_level: int | None,
+    columns: Mapping[str, str] | None,
+) -> "PhotoSet | None":
+    """Return the photo set whose labels replace those of a feature file, if there is one.
+
+    Raises:
+        BilinearError: as `load_photo_set`.
+        UsageError: an option of a photo set is given without one.
+    """
+    from bilinear_cli.photos.photo_set import load_photo_set
+
+    if data:
+        return load_photo_set(data, split_seed=split_seed, class_level=class_level, columns=columns)
+    for option, value in (("--class-level", class_level), ("--columns", columns)):
+        if value:
+            raise UsageError(f"{option} is for a photo set: give its --data, or remove {option}")
+    return None
 
 
 def trainable_poolings(

@@ -141,8 +141,7 @@ def train(
     bilinear train --features a.h5 --features b.h5
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
-    from bilinear_cli.api import train_on_poolings, trainable_poolings
-    from bilinear_cli.photos.photo_set import load_photo_set
+    from bilinear_cli.api import replacing_photo_set, train_on_poolings, trainable_poolings
     from bilinear_cli.report.text import confused_pairs_line, table
     from bilinear_cli.store import open_features
 
@@ -153,11 +152,9 @@ def train(
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             options[name] = getattr(DEFAULTS, name)
     train_options = TrainOptions(**options)
-    photo_set = None
-    if data:
-        photo_set = load_photo_set(
-            data, split_seed=split_seed, class_level=class_level, columns=columns
-        )
+    photo_set = replacing_photo_set(
+        data, split_seed=split_seed, class_level=class_level, columns=columns
+    )
     with open_features(features) as file:
         runs = train_on_poolings(
             file,

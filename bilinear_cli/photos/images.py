@@ -26,7 +26,7 @@ BATCHES_AHEAD = 2
 FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
-    "JPEG": (".jpeg", ".jpg"),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
     "PNG": (".png",),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),

@@ -2,12 +2,25 @@
 
 import csv
 import io
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bilinear_cli.errors import BilinearError, abbreviate, reason_of
+from bilinear_cli.errors import BilinearError, validate_choice
+from bilinear_cli.photos.columns import KNOWN, find_columns, log_columns
+from bilinear_cli.photos.lookup import Lookup
+from bilinear_cli.photos.split_names import resolve_splits, split_role
+from bilinear_cli.photos.table import Row, Table, plain_name, read_table
+
+log = logging.getLogger(__name__)
+
+Cells = Sequence[tuple[Row, Mapping[str, str]]]  # of each row: field -> value
+
+# Labels that R, pandas and Excel write where there is none
+LIKE_NO_LABEL = frozenset(["na", "n/a", "#n/a", "nan", "null"])
 
 
 class PhotoRecord(NamedTuple):
@@ -28,55 +41,96 @@ def manifest_csv(rows: Iterable[Sequence[str]]) -> str:
 
 
 def read_manifest(path: Path, columns_of: Mapping[str, str] | None = None) -> list[PhotoRecord]:
-    """Read a manifest. Its paths are relative to its folder.
+    """Read a list of photos. Its paths are relative to its folder.
 
-    Blanks around values, the case of columns and splits, other columns, and empty lines do not
-    matter.
+    Args:
+        path: a text file with a separator, see `table.read_table`.
+        columns_of: field of `PhotoRecord` -> the name of its column; others are found by name, see
+            `columns.find_columns`.
 
     Raises:
         BilinearError: the file cannot be read, or a row does not have a new photo, a label, a
-            known split, and as many fields as the first line.
+            known split, and as many values as the first line.
+        UsageError: `columns_of` names an unknown field or column.
     """
+    columns_of = columns_of or {}
+    for field in columns_of:
+        validate_choice("name before = in --columns", field, PhotoRecord._fields)
+    table = read_table(path, KNOWN | {plain_name(column) for column in columns_of.values()})
+    found = find_columns(table, columns_of)
+    log_columns(table, found)
+    cells = [(row, _cells(table, row, found)) for row in table.rows]
+    records = _records(table, cells, _split_of(table, cells))
+    for label, n_photos in Counter(record.label for record in records).items():
+        if label.casefold() in LIKE_NO_LABEL:
+            message = "%s: photos with the label %s: %s. Remove their rows, unless it is a class."
+            log.warning(message, path, label, f"{n_photos:,}")
+    return records
+
+
+def _cells(table: Table, row: Row, found: Mapping[str, int]) -> dict[str, str]:
+    """Return field -> value of a row, or raise if it lacks one."""
+    n_values, n_columns = len(row.values), len(table.columns)
+    if n_values < n_columns or any(row.values[n_columns:]):
+        hint = ". Put quotes around a value that has a separator." if n_values > n_columns else ""
+        reason = f"it has {n_values} fields, but the first line has {n_columns}{hint}"
+        raise table.error(row, reason)
+    cells = {field: row.values[i] for field, i in found.items()}
+    for field in ("path", "label", "split"):
+        if not cells.get(field, "-"):
+            raise table.error(row, f"the {field} is empty")
+    return cells
+
+
+def _split_of(table: Table, cells: Cells) -> dict[str, str]:
+    """Return the split that each word in the column means; log it if a word is not its name."""
+    row_of: dict[str, Row] = {}
+    for row, cell in cells:
+        if "split" in cell:
+            row_of.setdefault(cell["split"], row)
+    if not row_of:
+        return {}
+    for word, row in row_of.items():
+        if not split_role(word):
+            raise table.error(
+                row, f"the split is {word!r}: write train, val or test, or rename the column"
+            )
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            columns = [name.strip().lower() for name in next(reader, [])]
-            lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
-    except UnicodeDecodeError as error:
-        raise BilinearError(f"cannot read {path}: save it as CSV in UTF-8 ({error})") from error
-    except (OSError, csv.Error) as error:
-        raise BilinearError(f"cannot read {path} as CSV: {reason_of(error)}") from error
-    if missing := {"path", "label"} - {*columns}:
-        raise BilinearError(
-            f"{path} lacks the column {abbreviate(sorted(missing, reverse=True))}: its first line "
-            f"should be path,label[,split][,group], but is {','.join(columns)}"
-        )
-    line_of_path: dict[str, int] = {}
-    rows = []
-    for line, values in lines:
-        if not any(values):
-            continue
+        split_of = resolve_splits(row_of)
+    except BilinearError as error:
+        raise BilinearError(f"{table.path}: {error}") from error
+    if other := [f"{x} as {split}" for x, split in split_of.items() if x.casefold() != split]:
+        log.info("%s: split: took %s", table.path, ", ".join(other))
+    return split_of
+
+
+def _records(table: Table, cells: Cells, split_of: Mapping[str, str]) -> list[PhotoRecord]:
+    """Return the photos of the rows, each with a path relative to the folder of the list."""
+    lookup, missing = Lookup(table.path.parent.resolve()), []
+    row_of: dict[str, tuple[Row, PhotoRecord]] = {}
+    for row, cell in cells:
         try:
-            rows.append(_row(columns, values, path.parent.resolve()))
-            first_line = line_of_path.setdefault(rows[-1].path, line)
-            if first_line != line:
-                raise ValueError(f"row {first_line} already lists {rows[-1].path}")
+            file = lookup.find(cell["path"])
         except ValueError as error:
-            raise BilinearError(f"{path}, row {line}: {error}") from error
-    return rows
-
-
-def _row(columns: list[str], values: list[str], root: Path) -> PhotoRecord:
-    """Return a row with a path relative to `root`, or raise a ValueError."""
-    if len(values) != len(columns):
-        raise ValueError(f"it has {len(values)} fields, but the first line has {len(columns)}")
-    row = dict(zip(columns, values, strict=True))
-    file, split = root / row["path"], row.get("split", "").lower()
-    if not row["path"] or not row["label"]:
-        raise ValueError("the path or the label is empty")
-    if "split" in row and split not in ("train", "test"):
-        raise ValueError(f"the split is {split!r}: write train or test")
-    if not file.is_file():
-        raise ValueError(f"there is no photo {file}")
-    path = Path(os.path.relpath(file, root)).as_posix()
-    return PhotoRecord(path, row["label"], split, row.get("group", ""))
+            raise table.error(row, str(error)) from error
+        if not file:
+            missing.append((row, cell["path"]))
+            continue
+        path = Path(os.path.relpath(file, lookup.root)).as_posix()
+        split = split_of.get(cell.get("split", ""), "")
+        record = PhotoRecord(path, cell["label"], split, cell.get("group", ""))
+        first_row, first = row_of.setdefault(path, (row, record))
+        if first_row is not row:
+            label = f" as {first.label}" if first.label != record.label else ""
+            reason = f"row {first_row.number} already lists {path}{label}: keep one row per photo"
+            raise table.error(row, reason)
+    if missing:
+        row, text = missing[0]
+        share = f"{len(missing):,} of {len(table.rows):,} photos are missing: " * (len(missing) > 1)
+        raise table.error(row, f"{share}{lookup.explain(text)}")
+    if lookup.inexact:
+        text, file = next(iter(lookup.inexact.items()))
+        message = "%s: inexact paths (%s): took the photo that matches, such as %s for %s"
+        path = Path(os.path.relpath(file, lookup.root)).as_posix()
+        log.info(message, table.path, f"{len(lookup.inexact):,}", path, text)
+    return [record for _, record in row_of.values()]

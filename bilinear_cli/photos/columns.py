@@ -1,0 +1,115 @@
+"""The columns of a list that have the path, the label, the split and the group of a photo."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bilinear_cli.errors import BilinearError, UsageError, abbreviate, closest_match
+from bilinear_cli.photos.table import Table, excerpt, plain_name
+from bilinear_cli.photos.walk import SUFFIXES
+
+log = logging.getLogger(__name__)
+
+# What people call the columns, as `plain_name` writes it. Two of one line in a list are ambiguous:
+# `class` beside `species` is a bird's Aves, and `species` beside `genus` may be an epithet.
+NAMES = {
+    "path": "filename filepath file imagepath imagefile imagefilename imagename imageid image "
+    "imgpath imgname imgid img photopath photofile photoname photoid photo picture",
+    "label": "classname class speciesname species scientificname taxonname taxon genus family "
+    "breed category",
+    "split": "subset partition set",
+    "group": "groupid",
+}
+KNOWN = frozenset([*NAMES, *" ".join(NAMES.values()).split()])
+# Photos of these belong together as a rule. They are not taken unasked, as they change the split.
+LIKE_GROUPS = (
+    "individual individualid animal animalid organismid specimen specimenid catalognumber burst "
+    "burstid sequence sequenceid nest nestid event eventid encounter encounterid observationid "
+    "deploymentid"
+)
+
+
+def find_columns(table: Table, columns_of: Mapping[str, str]) -> dict[str, int]:
+    """Return the index of the column of each field of `PhotoRecord` that a list has.
+
+    Args:
+        table: the list.
+        columns_of: field -> the name of its column, where the user gives it.
+
+    Raises:
+        BilinearError: there is no path or no label, or two columns may be the same field.
+        UsageError: a column of `columns_of` does not exist.
+    """
+    found = {field: _given(table, field, name) for field, name in columns_of.items()}
+    names = [plain_name(column) for column in table.columns]
+    for field, others in NAMES.items():
+        if field in found:
+            continue
+        free = [i for i in range(len(names)) if i not in found.values()]
+        candidates = [i for i in free if names[i] == field]
+        candidates = candidates or [i for i in free if names[i] in others.split()]
+        if len(candidates) > 1:
+            raise _ambiguous(table, field, candidates)
+        if candidates:
+            found[field] = candidates[0]
+    if missing := [field for field in ("path", "label") if field not in found]:
+        raise _incomplete(table, missing)
+    return found
+
+
+def log_columns(table: Table, found: Mapping[str, int]) -> None:
+    """Log which columns were taken, unless they have the standard names, and which were not."""
+    taken = {field: table.columns[found[field]] for field in NAMES if field in found}
+    if any(plain_name(name) != field for field, name in taken.items()):
+        pairs = ", ".join(f"{field}={name}" for field, name in taken.items())
+        log.info("%s: columns: %s", table.path, pairs)
+    unused = [name for i, name in enumerate(table.columns) if name and i not in found.values()]
+    if unused:
+        log.info("%s: columns not used: %s", table.path, abbreviate(unused, 8))
+    like_group = next((name for name in unused if plain_name(name) in LIKE_GROUPS.split()), "")
+    if like_group and "group" not in found:
+        message = "To keep photos of one %s in the same split, give --columns group=%s."
+        log.info(message, like_group, like_group)
+
+
+def _given(table: Table, field: str, name: str) -> int:
+    """Return the index of the column with a name that the user gives."""
+    columns = [*enumerate(table.columns)]
+    matches = [i for i, column in columns if column == name]
+    matches = matches or [i for i, column in columns if plain_name(column) == plain_name(name)]
+    if len(matches) > 1:
+        raise _ambiguous(table, field, matches)
+    if matches:
+        return matches[0]
+    suggestion = closest_match(name, table.columns)
+    hint = f"Did you mean {suggestion!r}? " if suggestion else ""
+    names = abbreviate(filter(None, table.columns), 12)
+    raise UsageError(f"{table.path} has no column {name!r}. {hint}It has: {names}")
+
+
+def _ambiguous(table: Table, field: str, indices: Sequence[int]) -> BilinearError:
+    """Return the error of columns that may be the same field."""
+    names = [table.columns[i] for i in indices]
+    if len({*names}) < len(names):
+        return BilinearError(
+            f"{table.path} has more than one column {names[0]}: remove or rename the others"
+        )
+    choices = " or ".join(f"--columns {field}={name}" for name in names)
+    return BilinearError(
+        f"{table.path}: each of the columns {', '.join(names)} may be the {field}: give {choices}"
+    )
+
+
+def _incomplete(table: Table, missing: Sequence[str]) -> BilinearError:
+    """Return the error of a list without a path or without a label."""
+    line = excerpt(table.separator.join(table.columns))
+    if any(Path(name).suffix.lower() in SUFFIXES for name in table.columns):
+        return BilinearError(
+            f"{table.path} does not name its columns: its first line is {line}. Put a line such as "
+            "path,label above it."
+        )
+    pairs = ",".join(f"{field}=COLUMN" for field in missing)
+    return BilinearError(
+        f"{table.path} lacks the column {', '.join(missing)}: its first line should be "
+        f"path,label[,split][,group], but is {line}. If it has other names, give --columns {pairs}."
+    )
