@@ -1,6 +1,5 @@
 """Boxes in text files: tables of CSV, CUB-200-2011's bounding_boxes.txt, and YOLO's labels."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,9 @@ from bilinear_cli.photos.box_source import (
     make_box,
     validate_fractions,
 )
+from bilinear_cli.photos.columns import NAMES
 from bilinear_cli.photos.crops import FRACTIONS, PIXELS, Box
+from bilinear_cli.photos.table import Table, excerpt, plain_name, read_table
 
 # Columns of corners, or of a corner, width and height. The first that are there are taken. Corners
 # stand first, because `width` and `height` beside them are those of the picture.
@@ -32,61 +33,63 @@ SIDES = (
     ("xmin", "ymin", "width", "height"),
     ("x", "y", "width", "height"),
 )
-PATHS = ("path", "filepath", "filename", "file", "imagepath", "imagename", "image", "photo")
 CONFIDENCES = ("confidence", "conf", "score")
-NO_BOX = ("", "NA")  # R writes NA
+PATHS = ("path", *NAMES["path"].split())
+KNOWN = frozenset([*PATHS, *CONFIDENCES, *(name for names in CORNERS + SIDES for name in names)])
+NO_BOX = {"", "NA"}  # R writes NA
 
 
 def read_table_of_boxes(path: Path) -> BoxSource:
-    """Read a table with a row for each box.
+    """Read a table with a row for each box. A row of a photo without a box has empty values.
 
     Boxes are fractions if all their values are within 0 to 1, otherwise pixels.
 
     Raises:
         BilinearError: the file cannot be read, lacks columns, or has wrong values.
     """
-    columns, rows = _read_table(path)
-    file_column = next((columns.index(name) for name in PATHS if name in columns), None)
-    names = next((names for names in CORNERS + SIDES if {*names} <= {*columns}), None)
-    if file_column is None or names is None:
-        raise BilinearError(
-            f"{path} has no boxes: it should have the columns path,x,y,width,height or "
-            f"path,xmin,ymin,xmax,ymax, but has {','.join(columns)}"
-        )
-    indices = [columns.index(name) for name in names]
-    confidence_column = next((columns.index(name) for name in CONFIDENCES if name in columns), None)
+    table = read_table(path, KNOWN)
+    file_index, box_indices, confidence_index, are_corners = _find_columns(table)
     detections: dict[str, list[Detection]] = defaultdict(list)
     unit = FRACTIONS
-    for number, row in rows:
-        found = detections[row[file_column]]
-        values = [row[i] for i in indices]
-        if not {*values} <= {*NO_BOX}:
-            confidence = 1.0 if confidence_column is None else row[confidence_column]
-            with errors_at(f"{path}, row {number}"):
-                box = make_box(values, confidence)
-            if max(map(abs, box)) > MAX_FRACTION:
-                unit = PIXELS
-            if names in CORNERS:
-                box = box._replace(width=box.width - box.x, height=box.height - box.y)
-            found.append(Detection(box, f"row {number}"))
+    for row in table.rows:
+        with errors_at(f"{path}, row {row.number}"):
+            if len(row.values) != len(table.columns):
+                raise ValueError(
+                    f"it has {len(row.values)} fields, but the first line has {len(table.columns)}"
+                )
+            found = detections[row.values[file_index]]
+            values = [row.values[i] for i in box_indices]
+            if {*values} <= NO_BOX:
+                continue
+            values += [row.values[confidence_index]] if confidence_index is not None else []
+            if table.separator != ",":  # Excel writes decimal commas in many countries
+                values = [value.replace(",", ".") for value in values]
+            box = make_box(values[:4], *values[4:])
+        if max(map(abs, box)) > MAX_FRACTION:
+            unit = PIXELS
+        if are_corners:
+            box = box._replace(width=box.width - box.x, height=box.height - box.y)
+        found.append(Detection(box, f"row {row.number}"))
     return BoxSource(unit, detections, detections.__getitem__)
 
 
-def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the plain names of the columns, and number and values of each row."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            columns = [
-                name.strip().lower().replace("_", "").replace(" ", "") for name in next(reader, [])
-            ]
-            rows = [(reader.line_num, [v.strip() for v in row]) for row in reader if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BilinearError(f"cannot read {path} as CSV: {reason_of(error)}") from error
-    for number, row in rows:
-        if len(row) != len(columns):
-            raise BilinearError(f"{path}, row {number}: it has {len(row)} fields")
-    return columns, rows
+def _find_columns(table: Table) -> tuple[int, list[int], int | None, bool]:
+    """Return the columns of the path, of a box, of a confidence, and whether boxes are corners."""
+    columns = [plain_name(name) for name in table.columns]
+    files = [name for name in columns if name == "path"]
+    files = files or [name for name in columns if name in PATHS]
+    box = next((names for names in CORNERS + SIDES if {*names} <= {*columns}), None)
+    if not files or not box:
+        raise BilinearError(
+            f"{table.path} has no boxes: its first line should be path,x,y,width,height or "
+            f"path,xmin,ymin,xmax,ymax, but is {excerpt(table.separator.join(table.columns))}"
+        )
+    if len(files) > 1:
+        raise BilinearError(
+            f"{table.path}: each of the columns {', '.join(files)} may be the path: name one 'path'"
+        )
+    confidence = next((columns.index(name) for name in CONFIDENCES if name in columns), None)
+    return columns.index(files[0]), [*map(columns.index, box)], confidence, box in CORNERS
 
 
 def read_cub_boxes(folder: Path) -> BoxSource:
@@ -164,8 +167,8 @@ def _box_of_label(values: Sequence[str]) -> Box:
     """Return the box of a line without its class, or raise a ValueError."""
     if len(values) not in (4, 5):
         raise ValueError(
-            f"it has {len(values) + 1} values, but a box has 5, or 6 with its confidence (a polygon "
-            "is not a box)"
+            f"it has {len(values) + 1} values, but a box has 5, or 6 with its confidence. "
+            "A polygon is no box."
         )
     box = make_box(values[:4], *values[4:])
     validate_fractions(box)

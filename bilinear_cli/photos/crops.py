@@ -137,11 +137,6 @@ def open_crop(image: Image.Image, box: Box, unit: str, margin: float, min_side: 
     image.draft(image.mode, draft_size(image.size, (right - left, bottom - top), min_side))
     upright = ImageOps.exif_transpose(image)
     x_scale, y_scale = upright.width / width, upright.height / height
-    return upright.crop(
-        (
-            round(left * x_scale),
-            round(top * y_scale),
-            round(right * x_scale),
-            round(bottom * y_scale),
-        )
-    )
+    horizontal = round(left * x_scale), round(right * x_scale)
+    vertical = round(top * y_scale), round(bottom * y_scale)
+    return upright.crop((horizontal[0], vertical[0], horizontal[1], vertical[1]))

@@ -86,16 +86,12 @@ def _ends(keys: Keys, n_parts: int) -> Keys:
 def _pair(source: str, photos: list[str], entries: list[str]) -> tuple[str, str]:
     """Return a photo and its entry, or raise if there are several of either."""
     if len(photos) > 1:
-        raise BilinearError(
-            f"{source}: {entries[0]} may be the photo {photos[0]} or {photos[1]}. Write paths that "
-            "start at the folder of the photos."
-        )
-    if len(entries) > 1:
-        raise BilinearError(
-            f"{source}: the photo {photos[0]} may be {entries[0]} or {entries[1]}. Write paths that "
-            "start at the folder of the photos."
-        )
-    return photos[0], entries[0]
+        text = f"{entries[0]} may be the photo {photos[0]} or {photos[1]}"
+    elif len(entries) > 1:
+        text = f"{entries[0]} and {entries[1]} may be the photo {photos[0]}"
+    else:
+        return photos[0], entries[0]
+    raise BilinearError(f"{source}: {text}. Write paths that start at the folder of the photos.")
 
 
 def _clean(path: str) -> str:
