@@ -64,7 +64,7 @@ def coco(image: dict[str, Any] | None = None, **annotation: Any) -> dict[str, An
 
 
 def test_megadetector(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    left, right = [0.0, 0.25, 0.5, 0.5], [0.5, 0.25, 0.5001, 0.5]
+    left, right = [0.0, 0.25, 0.5, 0.5], [0.0, 0.25, 1.0001, 0.5]
     content = megadetector(
         two=[("1", 0.9, left), ("1", 0.3, right), ("1", 0.1, left)],
         none=[],
@@ -90,7 +90,7 @@ def test_megadetector(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("categories", "taken"),
     [
-        ({"0": "person", "1": "Animal"}, ["1"]),
+        ({"0": "fox", "1": "Animal"}, ["1"]),
         ({"0": "human", "1": "fox", "2": "bird"}, ["1", "2"]),
         (None, ["1"]),
     ],
@@ -128,9 +128,9 @@ def test_coco(tmp_path: Path, image: dict[str, Any], unit: str, box: tuple[float
         ("File Name;X;Y;W;H", "10;20;30,5;40", "pixels", (10, 20, 30.5, 40)),
         ("image,xmin,ymin,xmax,ymax", "0.1,0.2,0.5,0.9", "fractions", (0.1, 0.2, 0.4, 0.7)),
         ("path,bbox_x,bbox_y,bbox_w,bbox_h", "1,2,3,4", "pixels", (1, 2, 3, 4)),
-        ("path,left,top,right,bottom", "1,2,4,6", "pixels", (1, 2, 3, 4)),
+        ("path,x1,y1,x2,y2", "1,2,4,6", "pixels", (1, 2, 3, 4)),
         ("path,left,top,width,height", "1,2,4,6", "pixels", (1, 2, 4, 6)),
-        ("filename,width,height,x1,y1,x2,y2", "90,80,1,2,4,6", "pixels", (1, 2, 3, 4)),
+        ("filename,width,height,xmin,ymin,xmax,ymax", "90,80,1,2,4,6", "pixels", (1, 2, 3, 4)),
     ],
 )
 def test_columns(
@@ -169,7 +169,7 @@ def test_cub(tmp_path: Path, source: str) -> None:
         ("deer/labels", "deer/images"),
     ],
 )
-def test_yolo(tmp_path: Path, labels: str, photos: str) -> None:
+def test_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: str, photos: str) -> None:
     text = "0 0.5 0.5 0.5 0.25\n\n16 0.2 0.3 0.4 0.2 0.7\n0 0.2 0.3 0.4 0.2 0.1\n"
     written(tmp_path / "yolo" / labels / "1.txt", text)
     written(tmp_path / "yolo" / labels / "2.txt", "")
@@ -179,6 +179,7 @@ def test_yolo(tmp_path: Path, labels: str, photos: str) -> None:
     expected = [[(0.25, 0.375, 0.5, 0.25), (0, 0.2, 0.4, 0.2)], [], []]
     assert (boxes.unit, corners(boxes)) == ("fractions", expected)
     assert boxes.boxes[0][1].confidence == 0.7
+    assert warnings(caplog) == []
 
 
 # Which photo is meant -----------------------------------------------------------------------
@@ -199,6 +200,7 @@ def boxes_by_name(folder: Path, files: Sequence[str], paths: Sequence[str]) -> l
         (["deer\\1.jpg", "./fox/1.jpg"], ["deer/1.jpg", "fox/1.jpg"], [0, 1]),
         (["C:\\study\\deer\\1.jpg", "C:\\study\\fox\\1.jpg"], ["fox/1.jpg"], [1]),
         (["/srv/deer/1.jpg", "/srv/fox/1.jpg"], ["deer/1.jpg", "fox/1.jpg"], [0, 1]),
+        (["/srv/deer/1.jpg", "/srv/deer/a/2.jpg"], ["deer/1.jpg", "deer/a/2.jpg"], [0, 1]),
         (["photos/deer/1.jpg", "fox/1.jpg"], ["deer/1.jpg", "cat/1.jpg"], [0, -1]),
         (["1.jpg", "2.jpg"], ["deer/2.jpg", "deer/1.jpg", "fox/3.jpg"], [1, 0, -1]),
         (["a/1.jpg", "b/2.jpg"], ["deer/2.jpg", "./deer/1.jpg", "deer/1.jpg"], [1, 0, 0]),
@@ -277,6 +279,7 @@ BOX = [0.1, 0.2, 0.3, 0.4]
         (coco(bbox=[10, 10, 0, 5]), ["deer/2.jpg", "annotation 1"]),
         (coco(bbox=[500, 10, 10, 5]), ["deer/2.jpg", "annotation 1"]),
         (coco(bbox=[1, 2]), ["annotation 1"]),
+        (coco(score=95), ["annotation 1", 95]),
         (coco(image_id=9), ["annotation 1", 9]),
         (coco({"id": 3}), ["image 2", "deer/2.jpg", 3]),
         (coco({"width": "200"}), ["annotation 1", "width"]),
@@ -311,7 +314,7 @@ def test_bad_row(tmp_path: Path, row: str, facts: list[str]) -> None:
     [
         ("0 0.1 0.1 0.5 0.1 0.5 0.5", "polygon"),
         ("0 0.1 0.1 0.5", "4 values"),
-        ("0 0.5 0.5 100 40", "100"),
+        ("0 0.5 0.5 1.5 0.4", "1.5"),
         ("0 0.5 0.5 0.5 high", "high"),
         ("0 0.5 0.5 0.5 0", "row 2"),
     ],
@@ -322,14 +325,31 @@ def test_bad_label(tmp_path: Path, line: str, fact: str) -> None:
         read_boxes(str(tmp_path), PATHS, tmp_path)
 
 
-@pytest.mark.parametrize("source", ["cub", "nothing.json", "nothing", "."])
-def test_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "facts"),
+    [
+        ("cub", ["bounding_boxes.txt"]),
+        ("nothing.json", ["nothing.json"]),
+        ("nothing", ["nothing", "YOLO"]),
+        (".", ["YOLO"]),
+    ],
+)
+def test_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, facts: list[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with raises(BilinearError, source if source != "cub" else "bounding_boxes.txt"):
+    with raises(BilinearError, *facts):
         read_boxes(source, PATHS, tmp_path / "images")
 
 
-@pytest.mark.parametrize("header", ["path,x,y,width", "x,y,width,height", "image,photo,x,y,w,h"])
-def test_missing_columns(tmp_path: Path, header: str) -> None:
-    with raises(BilinearError, "boxes.csv"):
-        read_boxes(table(tmp_path, "deer/1.jpg,1,2,3", header=header), PATHS, tmp_path)
+@pytest.mark.parametrize(
+    ("header", "row", "facts"),
+    [
+        ("path,x,y,width", "deer/1.jpg,1,2,3", ["path,x,y,width,height"]),
+        ("x,y,width,height", "1,2,3,4", ["path"]),
+        ("image,photo,x,y,w,h", "deer/1.jpg,1.jpg,1,2,3,4", ["image", "photo"]),
+    ],
+)
+def test_missing_columns(tmp_path: Path, header: str, row: str, facts: list[str]) -> None:
+    with raises(BilinearError, "boxes.csv", *facts):
+        read_boxes(table(tmp_path, row, header=header), PATHS, tmp_path)
