@@ -1,7 +1,8 @@
 """Boxes in JSON: the batch output of MegaDetector, and COCO's annotations."""
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,28 +54,29 @@ def read_json(path: Path) -> BoxSource:
 
 def _read_megadetector(path: Path, data: dict[str, Any]) -> BoxSource:
     """Read https://lila.science/megadetector-output-format, version 1.x."""
-    categories = data.get("detection_categories") or MEGADETECTOR_CATEGORIES
-    with errors_at(f"{path}, detection_categories"):
+    with errors_at(str(path)):
+        data = {"detection_categories": MEGADETECTOR_CATEGORIES} | data
+        categories = _field(data, "detection_categories", dict)
         exclusions = _exclusions({key: _field(categories, key, str) for key in categories})
-    detections: dict[str, list[Detection]] = {}
-    failures = set()
+    items_of: dict[str, list[Any]] = {}
     for i, image in enumerate(data["images"], 1):
         with errors_at(f"{path}, image {i}"):
             file = _field(image, "file", str)
-            if file in detections:
+            if file in items_of:
                 raise ValueError(f"{file} is listed twice")
-            items = _field(image, "detections", list) if image.get("detections") else []
-        if image.get("failure"):
-            failures.add(file)
-        detections[file] = []
-        for j, item in enumerate(items, 1):
-            with errors_at(f"{path}, {file}, detection {j}"):
+            items_of[file] = _field(image, "detections", list) if image.get("detections") else []
+
+    def detections(file: str) -> Iterator[Detection]:
+        for i, item in enumerate(items_of[file], 1):
+            with errors_at(f"{path}, {file}, detection {i}"):
                 box = make_box(_field(item, "bbox", list), _field(item, "conf", object))
                 validate_fractions(box)
                 category = str(_field(item, "category", object))
             exclusion = exclusions.get(category, "of an unknown category")
-            detections[file].append(Detection(box, f"detection {j}", exclusion))
-    return BoxSource(FRACTIONS, detections, detections.__getitem__, failures)
+            yield Detection(box, f"detection {i}", exclusion)
+
+    failures = {image["file"] for image in data["images"] if image.get("failure")}
+    return BoxSource(FRACTIONS, items_of, detections, failures)
 
 
 def _read_coco(path: Path, data: dict[str, Any]) -> BoxSource:
@@ -83,30 +85,38 @@ def _read_coco(path: Path, data: dict[str, Any]) -> BoxSource:
     Boxes become fractions if all images state their size, because photos may have been reduced.
     """
     images: dict[str, dict[str, Any]] = {}
-    detections: dict[str, list[Detection]] = {}
+    id_of: dict[str, str] = {}
     for i, image in enumerate(data["images"], 1):
         with errors_at(f"{path}, image {i}"):
             file, number = _field(image, "file_name", str), str(_field(image, "id", object))
-            if file in detections or number in images:
+            if file in id_of or number in images:
                 raise ValueError(f"{file} or its id {number} is listed twice")
-        images[number], detections[file] = image, []
-    in_fractions = all(image.get("width") and image.get("height") for image in images.values())
-    exclusions = _exclusions(_category_names(path, data.get("categories") or []))
+        images[number], id_of[file] = image, number
+    items_of = defaultdict(list)
     for i, item in enumerate(data["annotations"], 1):
         with errors_at(f"{path}, annotation {i}"):
             number = str(_field(item, "image_id", object))
             if number not in images:
                 raise ValueError(f"there is no image with the id {number}")
-            if not item.get("bbox"):
-                continue
-            box = make_box(item["bbox"], item.get("score", 1))
-            if in_fractions:
-                box = _in_fractions(box, images[number])
-        exclusion = "crowd" if item.get("iscrowd") else exclusions.get(str(item.get("category_id")))
-        detection = Detection(box, f"annotation {i}", exclusion or "")
-        detections[images[number]["file_name"]].append(detection)
-    unit = FRACTIONS if in_fractions else PIXELS
-    return BoxSource(unit, detections, detections.__getitem__)
+            items_of[number].append((i, item))
+    in_fractions = all(image.get("width") and image.get("height") for image in images.values())
+    with errors_at(f"{path}, categories"):
+        categories = _field({"categories": []} | data, "categories", list)
+        names = {str(_field(item, "id", object)): _field(item, "name", str) for item in categories}
+        exclusions = _exclusions(names)
+
+    def detections(file: str) -> Iterator[Detection]:
+        for i, item in items_of[id_of[file]]:
+            if item.get("bbox"):
+                with errors_at(f"{path}, {file}, annotation {i}"):
+                    box = make_box(item["bbox"], item.get("score", 1))
+                    box = _in_fractions(box, images[id_of[file]]) if in_fractions else box
+                exclusion = exclusions.get(str(item.get("category_id")), "")
+                yield Detection(
+                    box, f"annotation {i}", "crowd" if item.get("iscrowd") else exclusion
+                )
+
+    return BoxSource(FRACTIONS if in_fractions else PIXELS, id_of, detections)
 
 
 def _in_fractions(box: Box, image: dict[str, Any]) -> Box:
@@ -114,12 +124,6 @@ def _in_fractions(box: Box, image: dict[str, Any]) -> Box:
     width, height = (_field(image, name, (int, float)) for name in ("width", "height"))
     x, y = box.x / width, box.y / height
     return box._replace(x=x, y=y, width=box.width / width, height=box.height / height)
-
-
-def _category_names(path: Path, categories: Any) -> dict[str, str]:
-    """Return id -> name of COCO's categories."""
-    with errors_at(f"{path}, categories"):
-        return {str(_field(item, "id", object)): _field(item, "name", str) for item in categories}
 
 
 def _exclusions(names: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a source of boxes contains, in whatever format it is."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class BoxSource(NamedTuple):
 
     unit: str  # `pixels` or `fractions`
     files: Collection[str]  # the photos, as the source names them
-    detections: Callable[[str], list[Detection]]  # of one of `files`
+    detections: Callable[[str], Iterable[Detection]]  # of one of `files`
     failures: Collection[str] = ()  # of `files`, those that a detector could not read
     file_name: Callable[[str], str] = str  # the path of a photo -> how such a source names it
 

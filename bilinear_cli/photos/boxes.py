@@ -90,15 +90,15 @@ def _summary(
     with_boxes, n_others = sum(map(bool, boxes)), len(content.files) - len(entries)
     facts = [
         f"boxes: {with_boxes:,} of {len(boxes):,} photos have one or more "
-        f"({sum(map(len, boxes)):,} boxes in {content.unit})"
+        f"(in all {sum(map(len, boxes)):,}, in {content.unit})"
     ]
     if left_out:
         counts = [f"{n:,} {reason}" for reason, n in sorted(left_out.items())]
         facts.append(f"boxes left out: {', '.join(counts)}")
     if n_failures := len({*content.failures} & {*entries}):
-        facts.append(f"{n_failures:,} photos failed in the detector")
+        facts.append(f"the detector failed for {n_failures:,}")
     if n_others:
-        facts.append(f"{n_others:,} entries are of other photos")
+        facts.append(f"entries of other photos: {n_others:,}")
     return "; ".join(facts)
 
 

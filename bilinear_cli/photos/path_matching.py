@@ -41,12 +41,7 @@ def match_paths(
     photos = {_clean(path): _parts(entry_name(path)) for path in paths}
     names = {entry: _parts(entry) for entry in entries}
     for way, keys in enumerate(_ways(photos, names, root.absolute().as_posix())):
-        groups: dict[Parts, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-        for side, key_of in enumerate(keys):
-            for name, key in key_of.items():
-                groups[key][side].append(name)
-        pairs = [_pair(source, *group) for group in groups.values() if all(group)]
-        if pairs:
+        if pairs := _pairs(source, *map(_inverse, keys)):
             if way > 2:
                 message = "%s has paths in other folders: %s is taken for the photo %s, and so on"
                 log.warning(message, source, *reversed(pairs[0]))
@@ -83,15 +78,32 @@ def _ends(keys: Keys, n_parts: int) -> Keys:
     return {name: parts[-n_parts:] for name, parts in keys.items()}
 
 
-def _pair(source: str, photos: list[str], entries: list[str]) -> tuple[str, str]:
-    """Return a photo and its entry, or raise if there are several of either."""
-    if len(photos) > 1:
-        text = f"{entries[0]} may be the photo {photos[0]} or {photos[1]}"
-    elif len(entries) > 1:
-        text = f"{entries[0]} and {entries[1]} may be the photo {photos[0]}"
-    else:
-        return photos[0], entries[0]
-    raise BilinearError(f"{source}: {text}. Write paths that start at the folder of the photos.")
+def _inverse(keys: Keys) -> dict[Parts, list[str]]:
+    """Return key -> the names that have it."""
+    names_of = defaultdict(list)
+    for name, key in keys.items():
+        names_of[key].append(name)
+    return names_of
+
+
+def _pairs(
+    source: str, photos_of: dict[Parts, list[str]], entries_of: dict[Parts, list[str]]
+) -> list[tuple[str, str]]:
+    """Return the photos and entries that have the same key, or raise if there are several."""
+    pairs = []
+    for key, photos in photos_of.items():
+        entries = entries_of.get(key, [])
+        if len(photos) > 1 and entries:
+            text = f"{entries[0]} may be the photo {photos[0]} or {photos[1]}"
+        elif len(entries) > 1:
+            text = f"{entries[0]} and {entries[1]} may be the photo {photos[0]}"
+        else:
+            pairs += [(photos[0], entry) for entry in entries]
+            continue
+        raise BilinearError(
+            f"{source}: {text}. Write paths that start at the folder of the photos."
+        )
+    return pairs
 
 
 def _clean(path: str) -> str:

@@ -82,7 +82,7 @@ def test_megadetector(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert boxes.boxes == [(), (Box(*left, 0.9), Box(*right, 0.3)), (), (), ()]
     (line,) = messages(caplog, logging.INFO)
     left_out = ("2 below confidence 0.2", "1 person", "1 vehicle", "1 of an unknown category")
-    assert_names(line, "1 of 5 photos", "2 boxes", *left_out, "1 photos failed", "1 entries")
+    assert_names(line, "1 of 5 photos", "in all 2", *left_out, "failed for 1", "other photos: 1")
     boxes = read_boxes(source, paths, tmp_path, min_confidence=0.5)
     assert boxes.boxes[1] == (Box(*left, 0.9),)
 
@@ -101,6 +101,8 @@ def test_categories_by_name(
     box = [0.1, 0.1, 0.5, 0.5]
     content = megadetector(_1=[(str(i), (i + 1) / 10, box) for i in range(3)])
     content |= {"detection_categories": categories}
+    if not categories:
+        del content["detection_categories"]
     source = written(tmp_path / "results.json", content)
     (found, *_) = read_boxes(source, PATHS, tmp_path, min_confidence=0).boxes
     assert [str(int(box.confidence * 10) - 1) for box in found] == taken
@@ -269,7 +271,8 @@ BOX = [0.1, 0.2, 0.3, 0.4]
         (megadetector(_1=[], _1_=[]), ["image 2", "deer/1.jpg"]),
         (megadetector() | {"images": ["deer/1.jpg"]}, ["image 1", "file"]),
         (megadetector() | {"images": [{"file": "deer/1.jpg", "detections": 5}]}, ["image 1"]),
-        (megadetector() | {"detection_categories": ["animal"]}, ["detection_categories"]),
+        (megadetector() | {"detection_categories": 5}, ["detection_categories"]),
+        (megadetector() | {"detection_categories": {"1": 5}}, ["'1'"]),
         (megadetector(), ["deer/1.jpg"]),
         (json.dumps(megadetector(_1=[("1", 0.9, BOX)]))[:-50], ["JSON"]),
         ('{"images": "\x00', ["JSON"]),
@@ -285,6 +288,7 @@ BOX = [0.1, 0.2, 0.3, 0.4]
         (coco({"width": "200"}), ["annotation 1", "width"]),
         (coco({"width": None}, bbox=[0.1, 0.2, 0.3, 0.4]), ["deer/2.jpg", "0.3 x 0.4"]),
         (coco() | {"categories": [{"id": 0}]}, ["categories", "name"]),
+        (coco() | {"categories": 5}, ["categories"]),
     ],
 )
 def test_bad_json(tmp_path: Path, content: Any, facts: list[Any]) -> None:
