@@ -23,9 +23,8 @@ NAMES = {
 KNOWN = frozenset([*NAMES, *" ".join(NAMES.values()).split()])
 # Photos of these belong together as a rule. They are not taken unasked, as they change the split.
 LIKE_GROUPS = (
-    "individual individualid animal animalid organismid specimen specimenid catalognumber burst "
-    "burstid sequence sequenceid nest nestid event eventid encounter encounterid observationid "
-    "deploymentid"
+    "individual individualid animal animalid specimen specimenid burst burstid sequence sequenceid "
+    "nest nestid encounter encounterid"
 )
 
 
@@ -84,7 +83,9 @@ def _given(table: Table, field: str, name: str) -> int:
     suggestion = closest_match(name, table.columns)
     hint = f"Did you mean {suggestion!r}? " if suggestion else ""
     names = abbreviate(filter(None, table.columns), 12)
-    raise UsageError(f"{table.path} has no column {name!r}. {hint}It has: {names}")
+    raise UsageError(
+        f"the first line of {table.path} has no column {name!r}. {hint}It has: {names}"
+    )
 
 
 def _ambiguous(table: Table, field: str, indices: Sequence[int]) -> BilinearError:
@@ -94,22 +95,22 @@ def _ambiguous(table: Table, field: str, indices: Sequence[int]) -> BilinearErro
         return BilinearError(
             f"{table.path} has more than one column {names[0]}: remove or rename the others"
         )
-    choices = " or ".join(f"--columns {field}={name}" for name in names)
     return BilinearError(
-        f"{table.path}: each of the columns {', '.join(names)} may be the {field}: give {choices}"
+        f"{table.path}: the {field} may be in any of the columns {', '.join(names)}: choose one "
+        f"with --columns {field}=COLUMN"
     )
 
 
 def _incomplete(table: Table, missing: Sequence[str]) -> BilinearError:
     """Return the error of a list without a path or without a label."""
-    line = excerpt(table.separator.join(table.columns))
+    line = excerpt(table.separator.join(table.columns), 160)
     if any(Path(name).suffix.lower() in SUFFIXES for name in table.columns):
         return BilinearError(
-            f"{table.path} does not name its columns: its first line is {line}. Put a line such as "
-            "path,label above it."
+            f"{table.path} does not name its columns. Put a line such as path,label above its "
+            f"first line, {line}"
         )
     pairs = ",".join(f"{field}=COLUMN" for field in missing)
     return BilinearError(
-        f"{table.path} lacks the column {', '.join(missing)}: its first line should be "
-        f"path,label[,split][,group], but is {line}. If it has other names, give --columns {pairs}."
+        f"{table.path} lacks the column {' and '.join(missing)}. Give --columns {pairs}, or write "
+        f"path,label[,split][,group] in its first line, which is: {line}"
     )

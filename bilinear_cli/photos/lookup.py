@@ -9,9 +9,10 @@ from unicodedata import normalize
 from bilinear_cli.errors import reason_of
 from bilinear_cli.photos.walk import IS_SYSTEM_NAME, SUFFIXES
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
+URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+ELSEWHERE = re.compile(r"file:" if os.name == "nt" else r"file:|[a-z]:[\\/]|\\\\", re.IGNORECASE)
 SHORTENED_NUMBER = re.compile(r"\d([.,]\d+)?e\+\d+", re.IGNORECASE)
+SEVERAL = re.compile(r"\s*[|;,]\s*")
 MAX_SEARCHED = 50_000  # files, to find one for a hint
 
 
@@ -21,7 +22,7 @@ class Lookup:
     def __init__(self, root: Path) -> None:
         self.root = root  # the folder of the list
         self.inexact: dict[str, Path] = {}  # path in the list -> the photo that was taken
-        self._folders: dict[Path, dict[str, list[str]]] = {}
+        self._folders: dict[Path, dict[tuple[bool, str], list[str]]] = {}
 
     def find(self, text: str) -> Path | None:
         r"""Return the file of a path, or None.
@@ -36,24 +37,30 @@ class Lookup:
             return self.root / text
         slashed = text.replace("\\", "/")
         file = self.root / (Path(slashed).expanduser() if slashed.startswith("~/") else slashed)
-        names = [file.name] if _is_file(file) else self._similar(file)
-        if len(names) > 1:
-            raise ValueError(f"{text} may be {' or '.join(names)}: write the full name")
-        if not names:
+        matches = [file] if _is_file(file) else self._similar(file)
+        if len(matches) > 1:
+            names = " or ".join(map(self.relative, matches))
+            raise ValueError(f"{text} may be {names}: write the full name")
+        if not matches:
             return None
-        self.inexact[text] = file.parent / names[0]
-        return self.inexact[text]
+        self.inexact[text] = matches[0]
+        return matches[0]
+
+    def relative(self, file: Path) -> str:
+        """Return the path from the folder of the list to a file."""
+        return Path(os.path.relpath(file, self.root)).as_posix()
 
     def explain(self, text: str) -> str:
         """Return why a path is no photo, and what the user can do."""
         if URL.match(text):
             return f"{text} is an address: download the photos first, and list the files"
-        if WINDOWS.match(text) and os.name != "nt":
-            reason = f"{text} is a path on another computer: start paths at the folder of the list"
-        elif SHORTENED_NUMBER.fullmatch(text):
+        if SHORTENED_NUMBER.fullmatch(text):
             return f"a spreadsheet has rounded the number {text}: format its column as text"
-        else:
-            reason = f"there is no photo {self.root / text}"
+        if any(_is_file(self.root / part) for part in SEVERAL.split(text)):
+            return f"{text} are several photos: write a row for each"
+        reason = f"there is no photo {self.root / text}"
+        if ELSEWHERE.match(text):
+            reason = f"{text} is no path on this computer: start paths at the folder of the list"
         try:
             (self.root / text).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -62,12 +69,20 @@ class Lookup:
             return f"the path cannot be read: {reason_of(error)}"
         return reason  # it is a folder
 
-    def _similar(self, file: Path) -> list[str]:
-        """Return the names in the folder of a file that are its name but for suffix and case."""
-        if file.parent not in self._folders:
-            self._folders[file.parent] = _names_by_form(file.parent)
-        names = self._folders[file.parent].get(_form(file.name), [])
-        return [name for name in names if file.name in (name, Path(name).stem)] or names
+    def _similar(self, path: Path, is_folder: bool = False) -> list[Path]:
+        """Return the files or folders whose path differs in case, Unicode form or suffix only."""
+        if path.parent == path:
+            return []
+        parents = [path.parent] if self._names(path.parent) else self._similar(path.parent, True)
+        kind = is_folder, _form(path.name)
+        found = [parent / name for parent in parents for name in self._names(parent).get(kind, [])]
+        return [match for match in found if path.name in (match.name, match.stem)] or found
+
+    def _names(self, folder: Path) -> dict[tuple[bool, str], list[str]]:
+        """Return (whether it is a folder, form) -> names; empty if the folder cannot be read."""
+        if folder not in self._folders:
+            self._folders[folder] = _names_by_form(folder)
+        return self._folders[folder]
 
     def _elsewhere(self, text: str) -> str:
         """Return a sentence about photos of the same name in other folders."""
@@ -77,16 +92,16 @@ class Lookup:
         name, found, n_searched = text.replace("\\", "/").split("/")[-1], [], 0
         for folder, folders, names in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not IS_SYSTEM_NAME(name))
-            found += [Path(folder, similar) for similar in self._similar(Path(folder, name))]
+            found += self._similar(Path(folder, name))
             n_searched += len(names)
             if len(found) > 1 or n_searched > MAX_SEARCHED:
                 break
         if not found:
             return ""
-        example = found[0].relative_to(self.root).as_posix()
+        example = self.relative(found[0])
         if len(found) > 1:
-            return f"Several photos have this name, such as {example}: add the folder to the paths"
-        return f"{example} has this name: add the folder to the paths, or move the list there"
+            return f"Several photos have this name, such as {example}: write paths like this"
+        return f"{example} has this name: write paths like this, or move the list to the photos"
 
 
 def _is_file(path: Path) -> bool:
@@ -97,17 +112,17 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _names_by_form(folder: Path) -> dict[str, list[str]]:
-    """Return the files of a folder by the forms of their names; photos also without suffix."""
+def _names_by_form(folder: Path) -> dict[tuple[bool, str], list[str]]:
+    """Return `Lookup._names`; a photo is there with and without its suffix."""
     names_of = defaultdict(list)
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        entries = sorted((entry.name, entry.is_dir()) for entry in os.scandir(folder))
     except OSError:
-        names = []
-    for name in names:
-        names_of[_form(name)].append(name)
-        if Path(name).suffix.lower() in SUFFIXES:
-            names_of[_form(Path(name).stem)].append(name)
+        entries = []
+    for name, is_folder in entries:
+        names_of[is_folder, _form(name)].append(name)
+        if Path(name).suffix.lower() in SUFFIXES and not is_folder:
+            names_of[False, _form(Path(name).stem)].append(name)
     return names_of
 
 

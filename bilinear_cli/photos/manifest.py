@@ -3,7 +3,6 @@
 import csv
 import io
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -76,8 +75,8 @@ def _cells(table: Table, row: Row, found: Mapping[str, int]) -> dict[str, str]:
         reason = f"it has {n_values} fields, but the first line has {n_columns}{hint}"
         raise table.error(row, reason)
     cells = {field: row.values[i] for field, i in found.items()}
-    for field in ("path", "label", "split"):
-        if not cells.get(field, "-"):
+    for field in ("path", "label"):
+        if not cells[field]:
             raise table.error(row, f"the {field} is empty")
     return cells
 
@@ -116,7 +115,7 @@ def _records(table: Table, cells: Cells, split_of: Mapping[str, str]) -> list[Ph
         if not file:
             missing.append((row, cell["path"]))
             continue
-        path = Path(os.path.relpath(file, lookup.root)).as_posix()
+        path = lookup.relative(file)
         split = split_of.get(cell.get("split", ""), "")
         record = PhotoRecord(path, cell["label"], split, cell.get("group", ""))
         first_row, first = row_of.setdefault(path, (row, record))
@@ -131,6 +130,5 @@ def _records(table: Table, cells: Cells, split_of: Mapping[str, str]) -> list[Ph
     if lookup.inexact:
         text, file = next(iter(lookup.inexact.items()))
         message = "%s: inexact paths (%s): took the photo that matches, such as %s for %s"
-        path = Path(os.path.relpath(file, lookup.root)).as_posix()
-        log.info(message, table.path, f"{len(lookup.inexact):,}", path, text)
+        log.info(message, table.path, f"{len(lookup.inexact):,}", lookup.relative(file), text)
     return [record for _, record in row_of.values()]

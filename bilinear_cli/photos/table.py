@@ -25,7 +25,6 @@ OTHER_FORMATS = {
 }
 # Excel's instruction to itself in the first line, which its sheets do not show
 SEPARATOR_LINE = re.compile(r'"?sep=([^\s"]|\t)"?[\s,;|]*?(?:\r\n|\r|\n)', re.IGNORECASE)
-EXCERPT_LENGTH = 80
 
 
 class Row(NamedTuple):
@@ -54,10 +53,10 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).casefold()
 
 
-def excerpt(text: str) -> str:
+def excerpt(text: str, length: int = 80) -> str:
     """Return the begin of a text, fit for a message of one line."""
     text = printable(text.replace("\t", " "))
-    return text if len(text) <= EXCERPT_LENGTH else f"{text[: EXCERPT_LENGTH - 3]}..."
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def read_table(path: Path, names: Collection[str]) -> Table:
@@ -147,6 +146,6 @@ def _rows(path: Path, text: str, separator: str, quoting: int = csv.QUOTE_MINIMA
     except csv.Error as error:
         if separator == "\t" and quoting != csv.QUOTE_NONE:  # GBIF does not quote its texts
             return _rows(path, text, separator, csv.QUOTE_NONE)
-        reason = f'{error}. Look for a quote (") that is not closed.'
+        reason = f'{error}. Correct the quotes (") of this row.'
         raise BilinearError(f"cannot read {path}, row {len(rows) + 1}: {reason}") from error
     return rows

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names, assert_suggests, messages, raises, warnings
-from support.photos import class_folders, make_photo
+from support.photos import class_folders, make_photo, rows
 
 import bilinear_cli
 from bilinear_cli.errors import BilinearError, UsageError
@@ -40,8 +40,7 @@ def manifest(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
 
 def labels(photo_set: PhotoSet) -> dict[str, str]:
     """Return path -> class."""
-    names = (photo_set.class_names[label] for label in photo_set.labels)
-    return dict(zip(photo_set.paths.tolist(), names, strict=True))
+    return {path: label for path, (label, _) in rows(photo_set).items()}
 
 
 def assert_refused(spec: Path, *facts: Any, **columns_of: str) -> str:
@@ -121,13 +120,14 @@ WRONG_ROWS: dict[str, tuple[list[str], list[str | int]]] = {
     "a folder": ([*PLAIN, "sub,owl"], [3, "{root}/sub"]),
     "an unknown split": ([*WITH_SPLIT, "c.png,owl,B"], [4, "c.png,owl,B", "'B'", "train", "test"]),
     "an empty split": ([*WITH_SPLIT, "c.png,owl,"], [4, "c.png,owl,", "split"]),
+    "no training photos": (["path,label,split", "a.png,wren,val", "b.png,owl,test"], ["train"]),
     "a class without training photos": ([*WITH_SPLIT, "c.png,tit,test"], ["tit"]),
     "a photo twice": ([*PLAIN, "b.png,owl", "./sub/../a.png,wren"], [4, "a.png", 2]),
     "a photo in two classes": ([*PLAIN, "a.png,owl"], [3, "a.png,owl", 2, "wren"]),
     "a field too few": ([*WITH_SPLIT, "c.png,owl"], [4, "c.png,owl", 2, 3]),
     "a field too many": ([*PLAIN, "b.png,owl, barn"], [3, "b.png,owl,barn", 2]),
     "no label": (["path,label", "a.png,"], [2, "label"]),
-    "an empty path": (["path,label", ",wren"], [2, "path"]),
+    "an empty path": (["path,label", ",wren"], [2, "path is empty"]),
     "a line break": (["path,label", '"a.png","wren\nred"', "z.png,owl"], [3, "z.png,owl"]),
     "an open quote": ([*PLAIN, 'b.png,"owl', "c.png,owl"], [3]),
     "two open quotes": ([*PLAIN, 'b.png,"owl', "c.png,owl", 'd.png,"owl'], [3]),
@@ -150,8 +150,8 @@ TABLE = [("path", "label", "remark"), ("a.png", "Bläßhuhn", "2"), ("b.png", EX
 
 def table(separator: str = ",", end: str = "\n") -> str:
     """Return a table as text, in which all values stand in quotes."""
-    rows = (separator.join(f'"{value}"' for value in row) for row in TABLE)
-    return "".join(row + end for row in rows)
+    lines = (separator.join(f'"{value}"' for value in row) for row in TABLE)
+    return "".join(line + end for line in lines)
 
 
 ENCODED: dict[str, bytes] = {
@@ -167,7 +167,7 @@ ENCODED: dict[str, bytes] = {
     "a line for Excel": f"sep=^\r\n{table('^')}".encode(),
     "the other separators in names": table(";").replace("remark", "l,b,h|x,y,z").encode(),
     "no name of a column": table().replace('"remark"', "").encode(),
-    "an empty line above": f"\n{table()}".encode(),
+    "an empty line above": f"\n{table(';')}".encode(),
 }
 
 
@@ -224,6 +224,7 @@ COLUMNS: dict[str, tuple[str, str, dict[str, str], str]] = {
     ),
     "ids": ("Image-ID,class", "{path},{label}", {}, "path=Image-ID, label=class"),
     "standard names win": ("image,path,species,label", "x,{path},x,{label}", {}, ""),
+    "another case": ("Path, LABEL", "{path},{label}", {}, ""),
     "given": ("id,art", "{path},{label}", {"path": "id", "label": "Art"}, "path=id, label=art"),
     "one given": (
         "species,common,image",
@@ -236,6 +237,18 @@ COLUMNS: dict[str, tuple[str, str, dict[str, str], str]] = {
         "{path},x,{label}",
         {"label": "species"},
         "path=path, label=species",
+    ),
+    "given exactly": (
+        "path,art_1,art 1",
+        "{path},x,{label}",
+        {"label": "art 1"},
+        "path=path, label=art 1",
+    ),
+    "given in a line with another separator": (
+        "no;art;size (l,b,h,w)",
+        "{path};{label};1",
+        {"path": "no", "label": "art"},
+        "path=no, label=art",
     ),
     "one of two taken as group": (
         "photo,genus,species",
@@ -257,8 +270,8 @@ def test_columns(
 ) -> None:
     caplog.set_level(logging.INFO)
     expected = {"a.png": "wren", "b.png": "owl"}
-    rows = [row.format(path=path, label=label) for path, label in expected.items()]
-    path = manifest(folder, header, *rows)
+    lines = [row.format(path=path, label=label) for path, label in expected.items()]
+    path = manifest(folder, header, *lines)
     assert labels(load_photo_set(str(path), columns=given)) == expected
     logged = [line for line in messages(caplog, logging.INFO) if "=" in line]
     assert logged == ([f"{path}: columns: {taken}"] if taken else [])
@@ -268,7 +281,7 @@ def test_unused_columns_are_named_and_may_be_groups(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    path = manifest(folder, "path,label,sex,Nest ID", "a.png,wren,f,7", "b.png,owl,m,7")
+    path = manifest(folder, "path,label,sex,Nest ID,burst", "a.png,wren,f,7,", "b.png,owl,m,7,")
     assert set(load_photo_set(str(path)).group) == {"a.png", "b.png"}
     unused, advice = messages(caplog, logging.INFO)
     assert_names(unused, path, "sex", "Nest ID")
@@ -279,12 +292,12 @@ def test_unused_columns_are_named_and_may_be_groups(
 
 
 WRONG_HEADERS: dict[str, tuple[str, list[str]]] = {
-    "no path": ("id,label", ["lacks the column path:", "id,label", "--columns path=COLUMN."]),
-    "neither": ("a b,c", ["lacks the column path, label:", "path=COLUMN,label=COLUMN."]),
-    "GBIF": ("image,class,order,species", ["class, species", "label=class", "label=species"]),
-    "two paths": ("filename,image_id,label", ["--columns path=filename", "path=image_id"]),
+    "no path": ("id,label", ["column path.", "id,label", "--columns path=COLUMN,"]),
+    "neither": ("a b,c", ["path and label", "a b,c", "path=COLUMN,label=COLUMN,"]),
+    "GBIF": ("image,class,order,species", ["class, species", "--columns label="]),
+    "two paths": ("filename,image_id,label", ["filename, image_id", "--columns path="]),
     "doubled": ("path,Label,label", ["Label"]),
-    "doubled by case": ("file_name,FileName,label", ["path=file_name", "path=FileName"]),
+    "doubled by case": ("file_name,FileName,label", ["file_name, FileName", "--columns path="]),
     "no header": ("a.png,wren", ["a.png,wren", "path,label"]),
     "very long": (",".join(["id"] * 99), ["--columns path=COLUMN"]),
 }
@@ -293,7 +306,7 @@ WRONG_HEADERS: dict[str, tuple[str, list[str]]] = {
 @pytest.mark.parametrize(("header", "facts"), WRONG_HEADERS.values(), ids=WRONG_HEADERS)
 def test_wrong_headers(folder: Path, header: str, facts: list[str]) -> None:
     message = assert_refused(manifest(folder, header, "b.png,owl"), *facts)
-    assert len(message) - len(str(folder)) < 300
+    assert len(message) - len(str(folder)) < 350
 
 
 def test_given_columns_must_exist(folder: Path) -> None:
@@ -329,8 +342,8 @@ def test_a_validation_split_as_in_folders(
 ) -> None:
     caplog.set_level(logging.INFO)
     photos = ["a.png,wren", "b.png,wren", "c.png,owl", "d.png,owl"]
-    rows = [f"{photo},{word}" for photo, word in zip(photos, words.split(","), strict=True)]
-    path = manifest(folder, "path,label,split", *rows)
+    lines = [f"{photo},{word}" for photo, word in zip(photos, words.split(","), strict=True)]
+    path = manifest(folder, "path,label,split", *lines)
     assert load_photo_set(str(path)).split.tolist() == expected.split(",")
     assert_names(*messages(caplog, logging.INFO), path, said)
 
@@ -346,28 +359,32 @@ def test_a_label_that_may_be_none_is_warned_of(
 # Paths --------------------------------------------------------------------------------------
 
 INEXACT = {
-    "without a suffix": "robin/0",
-    "a dot in the name": "robin/1.a",
-    "back-slashes": r"robin\0.png",
-    "back-slashes without a suffix": r".\robin\0",
-    "another case": "robin/0.PNG",
-    "another Unicode form": "robin/u\u0308.png",
-    "the home folder": "~/robin/0.png",
+    "without a suffix": ("robin/0", "robin/0.png"),
+    "a dot in the name": ("robin/1.a", "robin/1.a.jpg"),
+    "back-slashes": (r"robin\0.png", "robin/0.png"),
+    "back-slashes without a suffix": (r".\robin\0", "robin/0.png"),
+    "another case": ("robin/0.PNG", "robin/0.png"),
+    "another Unicode form": ("robin/u\u0308.png", "robin/\u00fc.png"),
+    "another form of the folder": ("Mo\u0308we/0", "m\u00f6we/0.png"),
+    "the home folder": ("~/robin/0.png", "robin/0.png"),
 }
 
 
-@pytest.mark.parametrize("text", INEXACT.values(), ids=INEXACT)
+@pytest.mark.parametrize(("text", "photo"), INEXACT.values(), ids=INEXACT)
 def test_a_path_with_one_match(
-    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    text: str,
+    photo: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("HOME", str(tmp_path))
-    class_folders(tmp_path, {"robin": ["0.png", "1.a.jpg", "\u00fc.png"], "wren": 1})
+    robins = ["0.png", "1.a.jpg", "\u00fc.png"]
+    class_folders(tmp_path, {"robin": robins, "wren": 1, "m\u00f6we": 1, "robin/0": 1})
     (tmp_path / "robin" / "0.xml").touch()
     path = manifest(tmp_path, "path,label", f"{text},robin", "wren/0.png,wren")
-    photo = load_photo_set(str(path)).paths[0]
-    assert (tmp_path / photo).is_file()
-    assert Path(photo).stem[:1] == Path(text.replace("\\", "/")).stem[:1].replace("u", "\u00fc")
+    assert load_photo_set(str(path)).paths[0] == photo
     assert_names(*messages(caplog, logging.INFO), path, 1, text, photo)
 
 
@@ -377,8 +394,8 @@ def test_an_exact_path_is_taken_first(tmp_path: Path) -> None:
         make_photo(tmp_path / f"{i}.png", seed=i)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.move(tmp_path / f"{i}.png", tmp_path / name)
-    rows = [f"{name},{i % 2}" for i, name in enumerate([*names[:-1], "D"])]
-    path = manifest(tmp_path, "path,label", *rows)
+    lines = [f"{name},{i % 2}" for i, name in enumerate([*names[:-1], "D"])]
+    path = manifest(tmp_path, "path,label", *lines)
     assert load_photo_set(str(path)).paths.tolist() == names
 
 
@@ -397,9 +414,10 @@ def test_a_list_by_id_reads_each_folder_once(
 MISSING: dict[str, tuple[str, list[str]]] = {
     "two matches": ("robin/0", ["0.png", "0.jpg"]),
     "a URL": ("https://birds.org/0.png", ["download"]),
+    "an address of a file": ("file:///birds/5.png", ["on this computer", "wren/5.png"]),
     "a bucket": ("s3://birds/0.png", ["download"]),
-    "a Windows path": (r"C:\Users\me\robin\0.png", ["another computer", "folder of the list"]),
-    "a share": (r"\\nas\birds\0.png", ["another computer"]),
+    "a Windows path": (r"C:\Users\me\robin\0.png", ["on this computer", "folder of the list"]),
+    "a share": (r"\\nas\birds\0.png", ["on this computer"]),
     "a rounded number": ("1.23457E+11", ["spreadsheet", "text"]),
     "a name without its folder": ("5.png", ["wren/5.png"]),
     "an id without its folder": ("5", ["wren/5.png"]),
