@@ -90,19 +90,16 @@ def _pairs(
     source: str, photos_of: dict[Parts, list[str]], entries_of: dict[Parts, list[str]]
 ) -> list[tuple[str, str]]:
     """Return the photos and entries that have the same key, or raise if there are several."""
-    pairs = []
+    pairs, advice = [], "Write paths that start at the folder of the photos."
     for key, photos in photos_of.items():
         entries = entries_of.get(key, [])
-        if len(photos) > 1 and entries:
+        if entries and len(photos) > 1:
             text = f"{entries[0]} may be the photo {photos[0]} or {photos[1]}"
-        elif len(entries) > 1:
+            raise BilinearError(f"{source}: {text}. {advice}")
+        if len(entries) > 1:
             text = f"{entries[0]} and {entries[1]} may be the photo {photos[0]}"
-        else:
-            pairs += [(photos[0], entry) for entry in entries]
-            continue
-        raise BilinearError(
-            f"{source}: {text}. Write paths that start at the folder of the photos."
-        )
+            raise BilinearError(f"{source}: {text}. {advice}")
+        pairs += [(photos[0], entry) for entry in entries]
     return pairs
 
 
