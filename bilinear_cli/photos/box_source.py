@@ -27,6 +27,7 @@ class BoxSource(NamedTuple):
     detections: Callable[[str], Iterable[Detection]]  # of one of `files`
     failures: Collection[str] = ()  # of `files`, those that a detector could not read
     file_name: Callable[[str], str] = str  # the path of a photo -> how such a source names it
+    evidence: str = ""  # that boxes are in pixels, if the format leaves it open
 
 
 def make_box(values: Any, confidence: Any = 1.0) -> Box:

@@ -50,7 +50,7 @@ def read_table_of_boxes(path: Path) -> BoxSource:
     table = read_table(path, KNOWN)
     file_index, box_indices, confidence_index, are_corners = _find_columns(table)
     detections: dict[str, list[Detection]] = defaultdict(list)
-    unit = FRACTIONS
+    evidence = ""
     for row in table.rows:
         with errors_at(f"{path}, row {row.number}"):
             if len(row.values) != len(table.columns):
@@ -65,12 +65,13 @@ def read_table_of_boxes(path: Path) -> BoxSource:
             if table.separator != ",":  # Excel writes decimal commas in many countries
                 values = [value.replace(",", ".") for value in values]
             box = make_box(values[:4], *values[4:])
-        if max(map(abs, box)) > MAX_FRACTION:
-            unit = PIXELS
+        if not evidence and max(map(abs, box)) > MAX_FRACTION:
+            evidence = f"row {row.number} has {max(map(abs, box)):g}"
         if are_corners:
             box = box._replace(width=box.width - box.x, height=box.height - box.y)
         found.append(Detection(box, f"row {row.number}"))
-    return BoxSource(unit, detections, detections.__getitem__)
+    unit = PIXELS if evidence else FRACTIONS
+    return BoxSource(unit, detections, detections.__getitem__, evidence=evidence)
 
 
 def _find_columns(table: Table) -> tuple[int, list[int], int | None, bool]:

@@ -64,19 +64,20 @@ def _taken_boxes(
             left_out[exclusion] += 1
         else:
             with errors_at(f"{source}, {entry}, {place}"):
-                _validate(box, content.unit)
+                _validate(box, content)
             boxes.append(box)
     return tuple(boxes)
 
 
-def _validate(box: Box, unit: str) -> None:
+def _validate(box: Box, content: BoxSource) -> None:
     """Raise a ValueError for what is wrong in any picture."""
-    if unit == FRACTIONS:
-        validate_box(box, (1, 1), unit)
+    if content.unit == FRACTIONS:
+        validate_box(box, (1, 1), FRACTIONS)
     elif min(box.width, box.height) < 1:
+        but = f", but {content.evidence}" if content.evidence else ""
         raise ValueError(
             f"the box is {box.width:g} x {box.height:g} pixels. If boxes are fractions of the "
-            "picture, all their values have to be within 0 and 1."
+            f"picture, all their values have to be within 0 to 1{but}."
         )
 
 

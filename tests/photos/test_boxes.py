@@ -305,7 +305,7 @@ def test_bad_json(tmp_path: Path, content: Any, facts: list[Any]) -> None:
         ("deer/1.jpg,1,2,,4", []),
         ("deer/1.jpg,1,2,nan,4", ["nan"]),
         ("deer/1.jpg,1,2,3", []),
-        ("deer/1.jpg,0.1,0.2,0.3,0.4", ["0.3 x 0.4"]),  # among pixels
+        ("deer/1.jpg,0.1,0.2,0.3,0.4", ["0.3 x 0.4", "row 2"]),  # among pixels
     ],
 )
 def test_bad_row(tmp_path: Path, row: str, facts: list[str]) -> None:
