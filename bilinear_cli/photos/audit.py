@@ -1,19 +1,17 @@
 """The audit behind `bilinear check`: facts of a photo set as lists and dictionaries, for JSON."""
 
 import hashlib
-import io
 import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
 from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
-from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
+from bilinear_cli.photos.images import decode_photo, read_batches, read_bytes
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import PhotoSet, count_photos, stratified_group_split
 
@@ -107,9 +105,7 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
         BadPhotoError: `extract` cannot read it either.
     """
     data = read_bytes(path)
-    (photo,) = decode_photo(data, path, [SIZE])
-    with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
-        width, height = image.size
+    (photo,), (width, height), notes = decode_photo(data, path, [SIZE])
     is_flat = photo.std(axis=(0, 1)).max() < MIN_STD
     short, long = sorted([width, height])
     is_long = long > MAX_ASPECT_RATIO * short
@@ -119,7 +115,7 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
         (is_long, f"{pixels}: one side is over {MAX_ASPECT_RATIO} times the other"),
         (is_flat, "nearly one colour"),
     ]
-    odd = "; ".join(reason for applies, reason in reasons if applies)
+    odd = "; ".join([*map(str, notes), *(reason for applies, reason in reasons if applies)])
     hashes = None if is_flat else duplicates.perceptual_hashes(photo)
     return PhotoInfo(hashlib.sha256(data).hexdigest(), hashes, odd)
 

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from bilinear_cli.errors import BilinearError, abbreviate
-from bilinear_cli.photos.images import FORMATS
+from bilinear_cli.photos.formats import FORMATS
 from bilinear_cli.photos.manifest import PhotoRecord
 
 log = logging.getLogger(__name__)
