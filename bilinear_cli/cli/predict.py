@@ -99,7 +99,7 @@ def predict(
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     """Return the paths of photos, and their number; 0 if standard input lists them."""
-    from bilinear_cli.photos.folders import list_photos
+    from bilinear_cli.photos.walk import log_left_out, only, walk_photos
 
     if "-" in photos:
         if len(photos) > 1:
@@ -114,10 +114,14 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     for path in map(Path, photos):
         if not path.exists():
             raise UsageError(f"{path} does not exist: name a photo or a folder")
-        in_folder = list_photos(path) if path.is_dir() else [path]
-        if not in_folder:
-            raise UsageError(f"{path} has no photos")
-        paths += in_folder
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        walk = walk_photos(path)
+        if not walk.photos:
+            raise UsageError(f"{path} has no photos{only(walk.left_out)}")
+        log_left_out(path, walk.left_out)
+        paths += [path / photo for photo in walk.photos]
     return paths, len(paths)
 
 

@@ -63,6 +63,7 @@ def audit_photos(
         "exact_duplicates": [_duplicates(photo_set, photos) for photos in exact],
         "near_duplicates": [_duplicates(photo_set, photos) for photos in near],
         "odd": [{"path": paths[i], "reason": x.odd} for i, x in infos.items() if x.odd],
+        "left_out": dict(photo_set.left_out),
         "reading_seconds": round(seconds, 1),
     }
 

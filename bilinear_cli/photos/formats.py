@@ -16,16 +16,16 @@ from bilinear_cli.photos.notes import Note
 # them start programs. HEIF, JXL and camera raw files need other packages; without these, photos
 # with such a suffix are refused, and not passed over.
 FORMATS = {
-    "AVIF": (".avif",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "HEIF": (".heic", ".heif", ".hif"),
-    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
-    "JXL": (".jxl",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
-    raw.NAME: raw.SUFFIXES,
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "AVIF": (".avif",),
+    "JXL": (".jxl",),
+    raw.NAME: raw.SUFFIXES,
 }
 SEVERAL = Note("it has several pages or frames, and only the first was read")
 DARK = Note("its 16-bit colours are nearly black, and were not scaled")

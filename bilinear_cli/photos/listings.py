@@ -24,6 +24,7 @@ from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.folders import read_class_folders
 from bilinear_cli.photos.manifest import PhotoRecord, read_manifest
+from bilinear_cli.photos.walk import log_left_out
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def list_sample(spec: str, options: ListingOptions) -> Listing:
     name = "-".join(f"{key}={value}" for key, value in drawing.items())
     folder, n_photos = cache_folder() / "sample" / name, sample.N_SPECIES * sample.N_DRAWINGS
     write_photos(folder, sample.drawings(**drawing), n_photos, options.progress)
-    return Listing(spec.replace(":", "-"), folder, read_class_folders(folder, spec))
+    return Listing(spec.replace(":", "-"), folder, read_class_folders(folder, spec, 1).rows)
 
 
 def list_tfds(spec: str, options: ListingOptions) -> Listing:
@@ -82,7 +83,7 @@ def list_tfds(spec: str, options: ListingOptions) -> Listing:
     name, total = builder.info.full_name.replace("/", "-"), sum(n_photos[x] for x in folders)
     folder = cache_folder() / "tfds" / name
     write_photos(folder, _dataset_photos(builder, folders), total, options.progress)
-    return Listing(name, folder, read_class_folders(folder, spec))
+    return Listing(name, folder, read_class_folders(folder, spec, 1).rows)
 
 
 def _open_dataset(name: str) -> Any:
@@ -155,8 +156,10 @@ def write_photos(
 def list_class_folders(spec: str, options: ListingOptions) -> Listing:
     """List a folder that has a folder for each class, see `folders.read_class_folders`."""
     folder = Path(spec)
-    rows = read_class_folders(folder, spec, options.class_level or 1)
-    return Listing(folder.resolve().name, folder, rows)
+    rows, layout, left_out = read_class_folders(folder, spec, options.class_level)
+    log.info("%s: %s", spec, layout)
+    log_left_out(spec, left_out)
+    return Listing(folder.resolve().name, folder, rows, left_out=left_out)
 
 
 def list_cub(spec: str, _: ListingOptions) -> Listing:

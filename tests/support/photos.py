@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bilinear_cli.photos import sample
+from bilinear_cli.photos.photo_set import PhotoSet
 
 
 def make_photo(
@@ -64,6 +65,13 @@ def cub_folder(folder: Path) -> Path:
         lines = "".join(f"{key} {value}\n" for key, value in table.items())
         (folder / f"{name}.txt").write_text(lines)
     return folder
+
+
+def rows(photo_set: PhotoSet) -> dict[str, tuple[str, str]]:
+    """Return path -> (class, split)."""
+    names = [photo_set.class_names[label] for label in photo_set.labels]
+    columns = zip(photo_set.paths.tolist(), names, photo_set.split.tolist(), strict=True)
+    return {path: (name, split) for path, name, split in columns}
 
 
 def use_small_sample(

@@ -1,0 +1,74 @@
+"""Which folders of a photo set are splits: `train/` and `test/`, as people name them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.photos.split_names import mentioned_roles, resolve_splits, split_role
+from bilinear_cli.photos.walk import readable
+
+
+def find_split_folders(paths: Sequence[str], spec: str) -> dict[str, str]:
+    """Return folder -> `train` or `test`, those for training first; empty without split folders.
+
+    A split folder has folders with photos in it. Thus `train` among folders of photos is a class.
+
+    Args:
+        paths: of photos, POSIX, relative to the folder of the set.
+        spec: the name of that folder in messages.
+
+    Raises:
+        BilinearError: it is not plain which folders are splits, or none is for training.
+    """
+    n_levels: dict[str, int] = {}  # first folder -> levels of folders to its deepest photo
+    for path in paths:
+        first, *rest = path.split("/")
+        if rest:
+            n_levels[first] = max(len(rest), n_levels.get(first, 0))
+    named = [name for name in sorted(n_levels) if split_role(name)]
+    splits = [name for name in named if n_levels[name] > 1]
+    others = [name for name in sorted(n_levels) if name not in named]
+    if splits:
+        return _resolve(splits, others, spec)
+    _refuse_unlabelled(named, others, spec)
+    return {}
+
+
+def _resolve(splits: Sequence[str], others: Sequence[str], spec: str) -> dict[str, str]:
+    roles = Counter(map(split_role, splits))
+    if twice := [name for name in splits if roles[split_role(name)] > 1]:
+        raise BilinearError(f"{spec}: {_list(twice)} mean the same split. Join them.")
+    if [*roles] == ["train"] and others:
+        below = Path(spec) / splits[0]
+        raise BilinearError(
+            f"{spec} has {_list(others)} beside {splits[0]}/. If the classes are in {splits[0]}/, "
+            f"give --data {below}. If {splits[0]}/ is a class, rename it."
+        )
+    if "train" not in roles:
+        raise BilinearError(
+            f"{spec} has {_list(splits)} but no train/: move the class folders with training "
+            f"photos to {Path(spec) / 'train'}"
+        )
+    resolved = resolve_splits(splits)
+    return dict(sorted(resolved.items(), key=lambda item: item[1] != "train"))
+
+
+def _refuse_unlabelled(named: Sequence[str], others: Sequence[str], spec: str) -> None:
+    """Raise if folders that hold only photos may be splits."""
+    is_class = len(named) == 1 and others and split_role(named[0]) != "test"
+    if named and not is_class:
+        raise BilinearError(
+            f"{spec}: {_list(named)} should have a folder for each class, but hold only photos. "
+            "Make these folders, or list path, label and split in a CSV file. A class needs "
+            "another name."
+        )
+    roles = [mentioned_roles(name) for name in others]
+    if all(roles) and len(set().union(*roles)) > 1:
+        raise BilinearError(
+            f"{spec}: {_list(others)} may be splits or classes. Rename splits to train, val, test."
+        )
+
+
+def _list(names: Sequence[str]) -> str:
+    return abbreviate(f"{readable(name)}/" for name in names)

@@ -1,0 +1,150 @@
+"""docs/photo-sets.md tells the truth: each row of its tables is built and tried.
+
+A row has a maker in `MAKERS`, under the heading of its section and the name in its first column.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.commands import ROOT
+from support.photos import class_folders, cub_folder, make_photo
+
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.photos.photo_set import load_photo_set
+
+TEXT = (ROOT / "docs" / "photo-sets.md").read_text("utf-8")
+
+# Builds a case in an empty folder, and reads it with the function that commands use.
+Maker = Callable[[Path], object]
+
+
+def folders(*names: str, class_level: int | None = None) -> Maker:
+    """Make folders of two photos each."""
+
+    def attempt(folder: Path) -> None:
+        class_folders(folder, dict.fromkeys(names, 2))
+        load_photo_set(str(folder), class_level=class_level)
+
+    return attempt
+
+
+def splits(*names: str, beside: tuple[str, ...] = ()) -> Maker:
+    """Make folders that hold the folders of two classes."""
+    return folders(*map("/".join, product(names, ("robin", "wren"))), *beside)
+
+
+def robin_with(add: Callable[[Path], object]) -> Maker:
+    """Make two class folders of two photos each, and add something to one of them."""
+
+    def attempt(folder: Path) -> None:
+        add(class_folders(folder, {"robin": 2, "wren": 2}) / "robin")
+        load_photo_set(str(folder))
+
+    return attempt
+
+
+def files(*names: str) -> Callable[[Path], object]:
+    return lambda folder: [(folder / name).touch() for name in names]
+
+
+def jpegs(*names: str) -> Callable[[Path], object]:
+    return lambda folder: [make_photo(folder / "x.jpg").rename(folder / name) for name in names]
+
+
+def linked_folder(folder: Path) -> None:
+    disk = class_folders(folder.parent.parent / "disk", {".": 2})
+    (folder / "disk").symlink_to(disk)
+
+
+def cub_too_high(folder: Path) -> None:
+    cub_folder(folder / "CUB_200_2011")
+    load_photo_set(str(folder))
+
+
+def notes_only(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    load_photo_set(str(folder))
+
+
+TREE = ("Paridae/Parus", "Paridae/Cyanistes", "Turdidae/Turdus")
+FOLDERS: dict[str, Maker] = {
+    "class folders": folders("robin", "wren"),
+    "train and test": splits("train", "test"),
+    "train and val": splits("train", "val"),
+    "train, val and test": splits("train", "val", "test"),
+    "other words": splits("Training", "testing"),
+    "train alone": splits("train"),
+    "test photos without classes": splits("train", beside=("test",)),
+    "folders beside the splits": splits("train", "test", beside=("new",)),
+    "a class called train": folders("bus", "train", "tram"),
+    "folders in a class folder": folders("robin", "robin/2023", "wren"),
+    "nested classes": folders(*TREE),
+    "nested classes with a level": folders(*TREE, class_level=2),
+    "one name in two places": folders("Parus/major", "Dendrocopos/major", class_level=2),
+    "a level too deep": folders("robin", "wren", class_level=2),
+    "one folder too high": splits("data"),
+    "CUB one folder too high": cub_too_high,
+    "photos only": folders("."),
+    "one class": folders("robin"),
+    "no photos": notes_only,
+    "test alone": splits("test"),
+    "splits without classes": folders("train", "test"),
+    "test photos beside classes": folders("robin", "wren", "test"),
+    "train beside classes": splits("train", beside=("owl",)),
+    "one split twice": splits("train", "Training", "test"),
+    "words inside names": splits("seg_train", "seg_test"),
+    "other suffixes of JPEG": robin_with(jpegs("a.jfif", "b.jpe")),
+    "images without a suffix": robin_with(jpegs("IMG_0001", "wren 12.05.2020")),
+    "files that are no photos": robin_with(files("notes.txt", "a.mov")),
+    "a linked folder": robin_with(linked_folder),
+    "a loop of links": robin_with(lambda robin: (robin / "loop").symlink_to(robin.parent)),
+    "a dangling link": robin_with(lambda robin: (robin / "gone.jpg").symlink_to("nowhere")),
+    "an empty class folder": robin_with(lambda robin: (robin.parent / "owl").mkdir()),
+    "thumbnails of a NAS": robin_with(lambda robin: class_folders(robin, {"@eaDir": 1})),
+    "hidden files": robin_with(files("._a.jpg", "Thumbs.db")),
+}
+MAKERS: Mapping[str, Mapping[str, Maker]] = {"Folders": FOLDERS, "Lists": {}, "Pixels": {}}
+
+
+class Row(NamedTuple):
+    section: str
+    case: str
+    outcome: str
+    says: str  # words in code are in the messages
+
+
+def rows() -> list[Row]:
+    """Return the rows of the tables."""
+    return [
+        Row(section, line.split(" | ")[0], *line.split(" | ")[-2:])
+        for section, text in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S)
+        for line in re.findall(r"^\| (?!case )(.*) \|$", text, re.M)
+    ]
+
+
+def test_each_row_has_a_maker_and_each_maker_a_row() -> None:
+    cases = [(row.section, row.case) for row in rows()]
+    assert len({*cases}) == len(cases)
+    assert {*cases} == {(section, case) for section, x in MAKERS.items() for case in x}
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row.case)
+def test_a_row_is_true(tmp_path: Path, caplog: pytest.LogCaptureFixture, row: Row) -> None:
+    caplog.set_level("INFO")
+    attempt = MAKERS[row.section][row.case]
+    if row.outcome == "refused":
+        with pytest.raises(BilinearError) as caught:
+            attempt(tmp_path / "photos")
+        messages = [str(caught.value)]
+    else:
+        assert row.outcome == "understood"
+        attempt(tmp_path / "photos")
+        messages = caplog.messages
+    assert all("\n" not in message for message in messages)
+    missing = [x for x in re.findall("`(.*?)`", row.says) if x not in " ".join(messages)]
+    assert not missing, f"{missing} not in {messages}"
