@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 FORMATS = {1: "B", 3: "H", 4: "I"}  # type of a TIFF tag -> that of `struct`
 Tags = Mapping[int, tuple[int, Sequence[int]]]  # tag -> type and values
@@ -55,6 +55,17 @@ def tiff(pixels: np.ndarray, tags: Tags | None = None, byte_order: str = "<") ->
         directory += value.ljust(4, b"\0")
     head = (b"II*\0" if byte_order == "<" else b"MM\0*") + struct.pack(f"{byte_order}I", 8)
     return head + directory + bytes(4) + values + data
+
+
+def thumbnail_first(full: Image.Image) -> bytes:
+    """Return a TIFF whose first page is a grey thumbnail, as in files of cameras."""
+    directories = [TiffImagePlugin.ImageFileDirectory_v2() for _ in range(2)]
+    directories[0][254], directories[1][254] = 1, 0
+    thumbnail = Image.new("RGB", (16, 12), "grey")
+    full = full.copy()
+    full.encoderinfo = {"tiffinfo": directories[1]}  # Pillow has no other way for a later page
+    pages = {"save_all": True, "append_images": [full]}
+    return encoded("TIFF", thumbnail, tiffinfo=directories[0], **pages)
 
 
 def deep_png(pixels: np.ndarray, significant_bits: int = 0) -> bytes:
