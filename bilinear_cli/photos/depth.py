@@ -18,6 +18,10 @@ BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 MAX_SAMPLE_VALUES = (281, 341)  # MaxSampleValue and SMaxSampleValue
 SIGNIFICANT_BITS = "significant bits"  # in the info of an image; of the chunk sBIT of PNG
 QUARTER = 64  # of the range of a high byte
+DARK = Note(
+    "9 of 10 of its values are below a sixteenth of white, which is nearly black. If only "
+    "a caption or bad pixels are bright, save it with 8 bits"
+)
 
 
 class Depth(NamedTuple):
@@ -70,9 +74,14 @@ def raw_mode(image: ImageFile.ImageFile) -> str:
     return str(args[0] if isinstance(args, tuple) else args)
 
 
-def is_nearly_black(image: Image.Image) -> bool:
-    """Return whether colours of 16 bits, of which Pillow keeps the high byte, are all dark."""
+def is_below_quarter(image: Image.Image) -> bool:
+    """Return whether all colours of 16 bits, of which Pillow keeps the high byte, are dark."""
     return bool(np.asarray(image)[..., :3].max() < QUARTER)
+
+
+def dark_note(values: np.ndarray, white: int) -> list[Note]:
+    """Return a note if nearly all values are close to black."""
+    return [DARK] * bool(np.count_nonzero(values > white // 16) < values.size // 10)
 
 
 def scale_colours(image: Image.Image, again: ImageFile.ImageFile) -> tuple[Image.Image, list[Note]]:
@@ -123,7 +132,8 @@ def _white(values: np.ndarray, depth: Depth) -> tuple[int, list[Note]]:
     bits = max(8, largest.bit_length())
     bits += bits % 2
     if largest <= 0 or bits == depth.bits:
-        return 2**depth.bits - 1, []
+        white = 2**depth.bits - 1
+        return white, dark_note(values, white)
     reason = f"its {depth.bits}-bit values were scaled as {bits}-bit values"
     return 2**bits - 1, [Note(reason, f"the largest is {largest}")]
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
 from bilinear_cli.photos import depth, raw
@@ -28,7 +29,6 @@ FORMATS = {
     raw.NAME: raw.SUFFIXES,
 }
 SEVERAL = Note("it has several pages or frames, and only the first was read")
-DARK = Note("its 16-bit colours are nearly black, and were not scaled")
 NOT_FULL = raw.REDUCED | 4  # a mask
 PLANES = 284  # tag of TIFF, PlanarConfiguration
 
@@ -111,10 +111,10 @@ def _sixteen_bits(image: ImageFile.ImageFile, data: bytes) -> tuple[Image.Image,
     if image.format == "PNG":
         image.info[depth.SIGNIFICANT_BITS] = _significant_bits(data)
     mode, page = depth.raw_mode(image), image.tell()
-    if image.mode not in ("RGB", "RGBA") or not depth.is_nearly_black(image):
+    if image.mode not in ("RGB", "RGBA"):
         return image, []
-    if mode.startswith("RGBa"):
-        return image, [DARK]
+    if mode.startswith("RGBa") or not depth.is_below_quarter(image):
+        return image, depth.dark_note(np.asarray(image)[..., :3], 255)
     again = _open(data)
     again.seek(page)
     again.info |= image.info

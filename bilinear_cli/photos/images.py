@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.photos.depth import declared_depth, scale_grey
 from bilinear_cli.photos.formats import open_photo
@@ -97,7 +97,7 @@ def decode_photo(
     except MemoryError as error:
         raise BilinearError(f"not enough memory to decode {path}") from error
     except Exception as error:  # Pillow's decoders raise nearly any error for damaged bytes
-        raise BadPhotoError(f"cannot read {path} as a photo: {error}") from error
+        raise BadPhotoError(f"cannot read {path} as a photo: {one_line(error)}") from error
 
 
 def _resize_image(
@@ -161,7 +161,7 @@ def _as_image(photo: Any) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise BilinearError(f"not enough memory to decode {name}") from error
     except Exception as error:  # see `decode_photo`
-        raise BadPhotoError(f"cannot read {name}: {error}") from error
+        raise BadPhotoError(f"cannot read {name}: {one_line(error)}") from error
 
 
 def _resize_as_processor(image: Image.Image, size: int, geometry: ProcessorResize) -> Image.Image:

@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from extraction.cases import (
     BATCH,
     COLUMNS,
@@ -25,6 +24,7 @@ from extraction.cases import (
     interrupt,
     run,
 )
+from PIL import Image
 from support.errors import assert_names, messages, raises, warnings
 from support.feature_files import all_rows, contents
 from support.network import random_kernel, small_maps

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from support.picture_files import deep_png, encoded, tiff
 
+from bilinear_cli.photos import depth
 from bilinear_cli.photos.images import DecodedPhoto, decode_photo, read_any
 
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
@@ -59,7 +60,13 @@ def test_the_bits_that_are_used_are_even_and_at_least_eight() -> None:
     assert "10-bit" in decode(deep_png(np.full((8, 8), 256))).notes[0].reason
     assert "8-bit" in decode(deep_png(np.full((8, 8), 3))).notes[0].reason
     assert not decode(deep_png(np.full((8, 8), 16384))).notes
-    assert not decode(deep_png(np.zeros((8, 8)))).notes  # black
+
+
+@pytest.mark.parametrize("write", [deep_png, lambda x: deep_png(colours(x))])
+def test_a_bright_pixel_in_12_bits_of_16_is_said(write: Callable[[np.ndarray], bytes]) -> None:
+    values = ramp(12)
+    values[0, 0] = 65535
+    assert decode(write(values)).notes == [depth.DARK]
 
 
 DARK = ramp(12) // 8  # 12 bits, underexposed

@@ -154,6 +154,7 @@ OTHERS = {
     "AppleDouble": (b"\0\5\x16\7\0\2\0\0Mac OS X", "macOS"),
     "JPEG XL": (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
     "HEIC, cut off": (HEIC_START, "HEIC"),
+    "HEIC, half of it": (heic(GREEN)[:-20], "end of file"),
     "PNG, cut off": (b"\x89PNG\r\n\x1a\n", "PNG"),
     "TIFF of 24 bits": (tiff(np.zeros((9, 9), np.uint8), {258: (3, [24])}), "TIFF"),
     "noise": (np.random.default_rng(0).bytes(500), "no known format"),
