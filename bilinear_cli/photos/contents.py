@@ -8,7 +8,7 @@ DAMAGED = "that is damaged, or of a kind that cannot be read. " + SAVE
 # Brands of ISO media files (`ftyp`) -> the format
 BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
-    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1"), "HEIF"),
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"), "HEIF"),
 }
 # Format -> its name, and what to do where it cannot be read
 MISSING = {

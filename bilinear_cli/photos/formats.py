@@ -67,7 +67,7 @@ def open_photo(data: bytes, suffix: str, min_side: int) -> OpenedPhoto:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         notes = _seek_full_page(image)
     else:
-        image, notes = _first_frame(image, data)
+        notes = [SEVERAL] * _has_more_frames(image)
     size = image.size
     if image.format in ("JPEG", "MPO"):  # of HEIF, this might be a thumbnail
         image.draft(image.mode, (min_side, min_side))
@@ -93,14 +93,13 @@ def readable_formats() -> list[str]:
     return [name for name in names if name != "AVIF" or features.check("avif")]
 
 
-def _first_frame(image: ImageFile.ImageFile, data: bytes) -> tuple[ImageFile.ImageFile, list[Note]]:
-    """Return the image, and a note if more frames follow; MPO has other versions of the photo."""
-    if image.format == "MPO":
-        return image, []
+def _has_more_frames(image: ImageFile.ImageFile) -> bool:
+    if image.format == "MPO":  # other versions of the photo
+        return False
     try:
-        return image, [SEVERAL] * getattr(image, "is_animated", False)
-    except Exception:  # the second frame of a GIF is damaged
-        return _open(data), [SEVERAL]
+        return getattr(image, "is_animated", False)
+    except Exception:  # the second frame of a GIF is damaged; the first one can still be read
+        return True
 
 
 # Values of 16 bits -----------------------------------------------------------------------

@@ -70,12 +70,21 @@ def test_a_bright_pixel_in_12_bits_of_16_is_said(write: Callable[[np.ndarray], b
 
 
 DARK = ramp(12) // 8  # 12 bits, underexposed
+
+
+def test_transparency_of_all_bits_beside_colours_of_fewer() -> None:
+    grey, alpha = np.full((8, 8), 1000), np.full((8, 8), 32768)
+    photo = decode(deep_png(np.dstack([grey, alpha])))
+    on_white = 255 - (255 - 1000 * 255 / 1023) / 2
+    assert np.abs(photo.pixels[0] - on_white).max() < 2
+
+
 DECLARED = {
     "MaxSampleValue": tiff(DARK, {281: (3, [4095])}),
     "SMaxSampleValue": tiff(DARK, {341: (3, [4095])}, ">"),
     "MaxSampleValue of colours": tiff(colours(DARK), {281: (3, [4095] * 3)}),
-    "sBIT": deep_png(DARK, 12),
-    "sBIT of colours": deep_png(colours(DARK), 12),
+    "sBIT": deep_png(DARK, (b"sBIT", b"\x0c")),
+    "sBIT of colours": deep_png(colours(DARK), (b"sBIT", b"\x0c\x0c\x0c")),
 }
 
 
@@ -88,12 +97,14 @@ def test_declared_bits_keep_a_dark_photo_dark(data: bytes) -> None:
 
 @pytest.mark.parametrize("write", [tiff, deep_png])
 def test_a_declaration_that_the_values_exceed_is_ignored(write: Callable[..., bytes]) -> None:
-    declared: Any = {281: (3, [4095])} if write is tiff else 12
+    declared: Any = {281: (3, [4095])} if write is tiff else (b"sBIT", b"\x0c")
     assert_ramp(decode(write(ramp(16), declared)))  # sBIT: scaled to 16 bits, as PNG demands
 
 
 def test_the_largest_value_of_one_photo_is_no_declaration_of_bits() -> None:
-    assert_ramp(decode(tiff(ramp(12), {281: (3, [4001])})), 12)
+    values = ramp(12).clip(0, 4001)
+    (note,) = decode(tiff(values, {281: (3, [4001])})).notes
+    assert "12-bit" in note.reason
 
 
 def test_a_tiff_of_12_bits() -> None:

@@ -70,8 +70,8 @@ def test_other_versions_of_a_phone_s_photo_are_not_pages() -> None:
 def test_a_gif_whose_second_frame_is_damaged_is_read() -> None:
     data = pages(GREEN, LYING, kind="GIF")
     second = data.rindex(b"\x21\xf9\x04")
-    photo = decode(data[: second + 10])
-    assert photo.pixels[0][10, 10, 1] > 240
+    for end in range(second + 1, second + 20):
+        assert decode(data[:end]).pixels[0][10, 10, 1] > 240
 
 
 def test_the_full_picture_behind_a_thumbnail_is_read() -> None:
@@ -139,7 +139,7 @@ def test_a_camera_raw_file_is_never_read_as_its_thumbnail(
 
 # What is no photo --------------------------------------------------------------------------------
 
-HEIC_START = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"
+HEIC_START = b"\0\0\0\x18ftypmif1\0\0\0\0miafheic"
 OTHERS = {
     "empty": (b"", "empty"),
     "zeros": (bytes(1000), "zero bytes"),

@@ -1,13 +1,22 @@
 """Tests of colour profiles: they are converted to sRGB, or ignored as the recipe says."""
 
 import io
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from support.picture_files import ADOBE_RGB, DISPLAY_P3, encoded, matrix_profile
+from support import picture_files
+from support.picture_files import (
+    ADOBE_RGB,
+    DISPLAY_P3,
+    deep_png,
+    encoded,
+    grey_profile,
+    matrix_profile,
+)
 
 from bilinear_cli.photos import profiles
 from bilinear_cli.photos.images import DecodedPhoto, decode_photo, read_any
@@ -65,8 +74,20 @@ def test_grey_pixels_and_palettes_take_a_profile_of_colours() -> None:
 
 
 def test_srgb_changes_no_pixel() -> None:
-    profile = SRGB.tobytes()
-    assert distance(decode(Image.fromarray(PIXELS), profile), PIXELS) == 0
+    for profile in (SRGB.tobytes(), matrix_profile(picture_files.SRGB)):
+        assert distance(decode(Image.fromarray(PIXELS), profile), PIXELS) == 0
+
+
+def test_a_profile_of_grey() -> None:
+    grey, profile = np.full((16, 16), 64, np.uint8), grey_profile(1)  # linear light
+    for image in (Image.fromarray(grey), Image.fromarray(grey * np.uint16(257))):
+        assert distance(decode(image, profile), np.array(137)) <= 1
+
+
+def test_colours_of_12_bits_in_16_keep_their_profile() -> None:
+    encoded_pixels = np.asarray(in_profile(P3)).astype(np.uint16) * 16
+    data = deep_png(encoded_pixels, (b"iCCP", b"P3\0\0" + zlib.compress(P3)))
+    assert distance(decode_photo(data, Path("x"), [16]), PIXELS) <= 3
 
 
 def test_a_profile_that_cannot_be_applied_is_said() -> None:

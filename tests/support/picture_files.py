@@ -14,6 +14,7 @@ Tags = Mapping[int, tuple[int, Sequence[int]]]  # tag -> type and values
 
 # Colorants of ICC profiles: X, Y, Z of red, green and blue, adapted to D50
 DISPLAY_P3 = ((0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841))
+SRGB = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
 ADOBE_RGB = ((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446))
 
 
@@ -68,18 +69,16 @@ def thumbnail_first(full: Image.Image) -> bytes:
     return encoded("TIFF", thumbnail, tiffinfo=directories[0], **pages)
 
 
-def deep_png(pixels: np.ndarray, significant_bits: int = 0) -> bytes:
-    """Return a PNG of 16 bits, grey (height, width) or of 2 to 4 channels."""
+def deep_png(pixels: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of 16 bits, grey (height, width) or of 2 to 4 channels, with more chunks."""
     height, width, channels = (*pixels.shape, 1)[:3]
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
-    if significant_bits:
-        chunks.append((b"sBIT", bytes([significant_bits] * channels)))
-    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    head = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    all_chunks = [(b"IHDR", head), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
+        for kind, data in all_chunks
     )
 
 
@@ -103,22 +102,37 @@ def dng(width: int = 128, height: int = 96, orientation: int = 1) -> bytes:
 
 def matrix_profile(colorants: Sequence[Sequence[float]]) -> bytes:
     """Return an ICC profile of RGB with these colorants and the tone curve of sRGB."""
-
-    def fixed(values: Sequence[float]) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
-
-    def xyz(values: Sequence[float]) -> bytes:
-        return b"XYZ \0\0\0\0" + fixed(values)
-
-    white = (0.9642, 1, 0.8249)
-    curve = b"para\0\0\0\0\0\3\0\0" + fixed((2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))
-    tags = {b"wtpt": xyz(white)}
+    curve = (3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    tags = {}
     for channel, values in zip(b"rgb", colorants, strict=True):
-        tags |= {bytes([channel]) + b"XYZ": xyz(values), bytes([channel]) + b"TRC": curve}
+        tags |= {bytes([channel]) + b"XYZ": _xyz(values), bytes([channel]) + b"TRC": _curve(*curve)}
+    return _profile(b"RGB ", tags)
+
+
+def grey_profile(gamma: float) -> bytes:
+    """Return an ICC profile of grey with this exponent."""
+    return _profile(b"GRAY", {b"kTRC": _curve(0, gamma)})
+
+
+def _xyz(values: Sequence[float]) -> bytes:
+    return b"XYZ \0\0\0\0" + _fixed(values)
+
+
+def _curve(kind: int, *parameters: float) -> bytes:
+    return b"para\0\0\0\0" + struct.pack(">Hxx", kind) + _fixed(parameters)
+
+
+def _fixed(values: Sequence[float]) -> bytes:
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def _profile(space: bytes, tags: Mapping[bytes, bytes]) -> bytes:
+    white = (0.9642, 1, 0.8249)
+    tags = {b"wtpt": _xyz(white), **tags}
     table, content = struct.pack(">I", len(tags)), b""
     for name, value in tags.items():
         table += name + struct.pack(">II", 132 + 12 * len(tags) + len(content), len(value))
         content += value
     size = 132 + 12 * len(tags) + len(content)
-    head = struct.pack(">I4xI4s4s4s12x4s28x", size, 0x04000000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
-    return head + fixed(white) + bytes(48) + table + content
+    head = struct.pack(">I4xI4s4s4s12x4s28x", size, 0x04000000, b"mntr", space, b"XYZ ", b"acsp")
+    return head + _fixed(white) + bytes(48) + table + content
