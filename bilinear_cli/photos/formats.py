@@ -30,6 +30,7 @@ FORMATS = {
 }
 SEVERAL = Note("it has several pages or frames, and only the first was read")
 NOT_FULL = raw.REDUCED | 4  # a mask
+MAX_PAGES = 1000  # that are searched for the full picture; in a damaged file, pages never end
 PLANES = 284  # tag of TIFF, PlanarConfiguration
 
 
@@ -158,11 +159,15 @@ def _seek_full_page(image: TiffImagePlugin.TiffImageFile) -> list[Note]:
 
 def _full_pages(image: TiffImagePlugin.TiffImageFile) -> Iterator[tuple[int, tuple[int, int]]]:
     """Yield the full pages after the first one, and their sizes, without those of other pixels."""
-    for page in range(1, image.n_frames):
-        with suppress(Exception):  # of pixels that Pillow cannot read
+    for page in range(1, MAX_PAGES):
+        try:
             image.seek(page)
-            if _is_full(image):
-                yield page, image.size
+        except EOFError:
+            return
+        except Exception:  # it is damaged, or its pixels are of a kind that Pillow cannot read
+            continue
+        if _is_full(image):
+            yield page, image.size
 
 
 def _is_full(image: TiffImagePlugin.TiffImageFile) -> bool:

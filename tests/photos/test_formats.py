@@ -74,6 +74,13 @@ def test_a_gif_whose_second_frame_is_damaged_is_read() -> None:
         assert decode(data[:end]).pixels[0][10, 10, 1] > 240
 
 
+def test_a_page_that_follows_may_be_damaged() -> None:
+    data = bytearray(pages(GREEN, LYING))
+    photometric = data.rindex(b"\6\1\3\0\1\0\0\0")  # tag 262 of the second page
+    data[photometric + 8] = 99
+    assert decode(bytes(data)).pixels[0][10, 10, 1] > 240
+
+
 def test_the_full_picture_behind_a_thumbnail_is_read() -> None:
     photo = decode(thumbnail_first(GREEN))
     assert photo.size == (40, 20)
