@@ -105,8 +105,8 @@ def _refuse_parent(folder: Path, spec: str, photos: Sequence[_Photo]) -> None:
     if common and len(below) > 1:
         names = abbreviate(sorted(map(readable, below)))
         raise BilinearError(
-            f"{spec} has only one folder with photos. If {names} are its classes, give --data "
-            f"{folder / common}"
+            f"{spec} has only one folder with photos. To take {names} as classes or splits, give "
+            f"--data {folder / common}"
         )
 
 
@@ -117,7 +117,8 @@ def _warn_of_nesting(photos: Sequence[_Photo], spec: str) -> None:
     if 2 * len(flat) < len(classes):
         log.warning(
             "%s: most class folders hold only folders: %s. The classes are the folders of level 1. "
-            "Give --class-level N for another level, or --class-level 1 to confirm",
+            "Give --class-level N for another level, or --class-level 1 to confirm. If level 1 are "
+            "splits, rename them to train, val and test",
             spec,
             _describe_levels(photos),
         )
@@ -128,8 +129,11 @@ def _describe_levels(photos: Sequence[_Photo]) -> str:
     texts = []
     for level in range(1, max(len(photo.folders) for photo in photos) + 1):
         folders = {photo.folders[:level] for photo in photos if len(photo.folders) >= level}
-        names = abbreviate(sorted({readable(folder[-1]) for folder in folders}), 3)
-        texts.append(f"level {level} has {len(folders)} ({names})")
+        names = sorted({readable(folder[-1]) for folder in folders})
+        count = (
+            len(folders) if len(folders) == len(names) else f"{len(folders)} of {len(names)} names"
+        )
+        texts.append(f"level {level} has {count} ({abbreviate(names, 3)})")
     return ", ".join(texts)
 
 

@@ -59,14 +59,15 @@ def _refuse_unlabelled(named: Sequence[str], others: Sequence[str], spec: str) -
     is_class = len(named) == 1 and others and split_role(named[0]) != "test"
     if named and not is_class:
         raise BilinearError(
-            f"{spec}: {_list(named)} should have a folder for each class, but hold only photos. "
-            "Make these folders, or list path, label and split in a CSV file. A class needs "
-            "another name."
+            f"{spec}: there are only photos in {_list(named)}, and no class folders. Make them, or "
+            "list path, label and split in a CSV file. If it is a class, rename it."
         )
-    roles = [mentioned_roles(name) for name in others]
-    if all(roles) and len(set().union(*roles)) > 1:
+    mentioned = [name for name in others if mentioned_roles(name)]
+    roles = set[str]().union(*map(mentioned_roles, mentioned))
+    if len(roles) > 1 and 2 * len(mentioned) > len(others):
         raise BilinearError(
-            f"{spec}: {_list(others)} may be splits or classes. Rename splits to train, val, test."
+            f"{spec}: {_list(mentioned)} may be splits or classes. Rename splits to train, val, "
+            "test."
         )
 
 

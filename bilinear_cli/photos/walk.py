@@ -48,14 +48,16 @@ def walk_photos(root: Path) -> Walk:
     Links are followed. Every folder is read once: at its own place, or else at the first link to
     it. Thus links cannot form a loop, and no photo is listed twice because of a linked folder.
     """
-    walk = Walk([], [], defaultdict(list))
+    photos: list[str] = []
+    read: list[str] = []
+    left_out: dict[str, list[str]] = defaultdict(list)
     folders, links = deque([""]), deque[str]()
     seen = {str(parent) for parent in root.resolve().parents}
     while folders or links:
         folder = (folders or links).popleft()
         real = os.path.realpath(root / folder)
         if real in seen:
-            walk.left_out["links to folders that are read elsewhere"].append(readable(folder))
+            left_out["links to folders that are read elsewhere"].append(readable(folder))
             continue
         seen.add(real)
         try:
@@ -63,19 +65,19 @@ def walk_photos(root: Path) -> Walk:
                 entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError as error:
             reason = f"folders that cannot be read ({reason_of(error)})"
-            walk.left_out[reason].append(readable(folder or "."))
+            left_out[reason].append(readable(folder or "."))
             continue
-        walk.folders.append(folder)
+        read.append(folder)
         for entry in entries:
             path, is_folder = f"{folder}/{entry.name}".lstrip("/"), _is_folder(entry)
             if reason := _reason(entry, is_folder):
-                walk.left_out[reason].append(readable(path))
+                left_out[reason].append(readable(path))
             elif is_folder:
                 (links if entry.is_symlink() else folders).append(path)
             else:
-                walk.photos.append(path)
-    walk.photos.sort(key=lambda path: [*map(os.path.normcase, path.split("/"))])
-    return walk
+                photos.append(path)
+    photos.sort(key=lambda path: [*map(os.path.normcase, path.split("/"))])
+    return Walk(photos, read, dict(left_out))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -134,7 +136,7 @@ def only(left_out: Mapping[str, Sequence[str]]) -> str:
 
 def _describe(left_out: Mapping[str, Sequence[str]]) -> str:
     """Return the reasons with counts and examples, the most frequent first, for a message."""
-    pairs = sorted(left_out.items(), key=lambda pair: -len(pair[1]))
+    pairs = sorted(left_out.items(), key=lambda x: (x[0].startswith(SYSTEM), -len(x[1])))
     lines = [f"{reason} ({len(paths)}): {abbreviate(paths, 2)}" for reason, paths in pairs]
     rest = f"; and {len(lines) - MAX_REASONS} more reasons" if len(lines) > MAX_REASONS else ""
     return "; ".join(lines[:MAX_REASONS]) + rest

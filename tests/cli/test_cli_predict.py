@@ -60,6 +60,14 @@ def test_files_folders_and_a_list_on_stdin_get_the_same_names(birds: Path, run: 
         assert_same_answers(from_list, from_folder)
 
 
+def test_what_a_folder_has_besides_photos_is_said(birds: Path, run: Path) -> None:
+    (birds / "wren" / "a.mov").touch()
+    result = run_command("predict", run, "--json", birds)
+    assert len(answers_of(result)) == 18
+    (line,) = [line for line in result.stderr.splitlines() if ".mov" in line]
+    assert_names(line, birds, "wren/a.mov", 1)
+
+
 def test_class_names_with_control_characters_are_kept_but_not_printed(
     birds: Path, tmp_path: Path
 ) -> None:
@@ -100,7 +108,7 @@ def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
     [
         (1, ["nowhere", "birds"], ["nowhere"]),
         (2, ["runs/x-max-softmax", "-"], []),
-        (2, ["runs/x-max-softmax", "empty"], ["empty"]),
+        (2, ["runs/x-max-softmax", "empty"], ["empty", ".mov", 1]),
         (2, ["runs/x-max-softmax", "gone.jpg"], ["gone.jpg"]),
         (2, ["runs/x-max-softmax", "-", "birds"], ["-"]),
     ],
@@ -109,6 +117,7 @@ def test_a_missing_run_or_photo_is_refused_before_the_network_is_loaded(
     code: int, command: list[str], facts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("empty").mkdir()
+    Path("empty/a.mov").touch()
     monkeypatch.setattr("bilinear_cli.networks.network.Network.load", None)
     error_line(run_command("predict", *command, code=code), *facts)
 

@@ -88,6 +88,11 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+def test_what_is_left_out_is_listed(birds: Path) -> None:
+    (birds / "train/wren/a.mov").touch()
+    assert audit_json(birds)["left_out"] == {".mov files": ["train/wren/a.mov"]}
+
+
 # Duplicates -------------------------------------------------------------------------------
 
 

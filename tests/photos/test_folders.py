@@ -88,10 +88,12 @@ def test_without_two_folders_a_split_is_drawn(tmp_path: Path, parent: str) -> No
 
 def test_a_split_is_drawn_where_the_test_photos_have_no_classes(tmp_path: Path) -> None:
     folder = class_folders(tmp_path, {"train/wren": 3, "train/owl": 3, "test": 2})
+    for name in ("train/jay", "docs/pages"):
+        (folder / name).mkdir(parents=True)
     photo_set = load_photo_set(str(folder))
     assert photo_set.split_seed == 0
     assert len(photo_set) == 6
-    assert [*photo_set.left_out.values()] == [["test/0.png", "test/1.png"]]
+    assert [*photo_set.left_out.values()] == [["test/0.png", "test/1.png"], ["train/jay"]]
 
 
 @pytest.mark.parametrize("name", ["train", "valid"])
@@ -114,6 +116,8 @@ WRONG_FOLDERS: dict[str, tuple[Classes, list[str]]] = {
     "no photos": ({}, [".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]),
     "no class folders": ({".": ["a.jpg"]}, ["predict"]),
     "one class": ({"wren": ["a.png"]}, ["wren"]),
+    "one class with a folder": ({"wren": 1, "wren/nest": 1}, ["(wren)"]),
+    "one class in train/": ({"train/wren/a": 1, "train/wren/b": 1}, ["(wren)"]),
     "one folder too high": ({"x/data/robin": 1, "x/data/wren": 1}, ["--data {root}/x/data"]),
     "too high above splits": ({"x/train/a": 1, "x/val/a": 1}, ["--data {root}/x"]),
     "test only": ({"test/wren": 1, "test/owl": 1}, ["test/", "{root}/train"]),
@@ -122,7 +126,7 @@ WRONG_FOLDERS: dict[str, tuple[Classes, list[str]]] = {
     "train beside a class": ({"train/wren": 1, "owl": 1}, ["owl/", "--data {root}/train"]),
     "splits without classes": ({"training": 1, "testing": 1}, ["training/", "testing/"]),
     "test photos as a class": ({"wren": 1, "owl": 1, "test": 1}, ["test/"]),
-    "words in names": ({"seg_train/a": 1, "seg_test/a": 1}, ["seg_train/", "seg_test/"]),
+    "words in names": ({"seg_train/a": 1, "seg_test/a": 1, "new": 1}, ["seg_train/", "seg_test/"]),
     "an untrained class": ({"train/wren": 1, "train/owl": 1, "test/jay": 1}, ["jay"]),
     "not UTF-8": ({"a": 1, "b": [os.fsdecode(b"h\xfc.png")]}, ["b/h\ufffd.png", "UTF-8"]),
 }
@@ -177,6 +181,13 @@ def test_classes_of_another_level(
     assert warnings(caplog) == []
     with raises(BilinearError, folder, "level 4", *counts):
         load_photo_set(str(folder), class_level=4)
+
+
+def test_folders_in_some_class_folders_are_no_levels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_photo_set(str(class_folders(tmp_path, {"robin": 1, "wren/2023": 1})))
+    assert warnings(caplog) == []
 
 
 def test_folders_of_one_name_become_paths(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -282,8 +293,9 @@ def test_linked_folders_are_read_once(tmp_path: Path) -> None:
     walk = walk_photos(folder)
     assert len(walk.photos) == 3
     assert {"robin/0.png", "wren/nest/0.png"} < {*walk.photos}
+    assert walk.photos == sorted(walk.photos, key=Path)
     (left_out,) = walk.left_out.values()
-    assert len(left_out) == 4
+    assert len(left_out) == 4  # of five links
 
 
 def test_splits_and_classes_may_be_links(tmp_path: Path) -> None:
