@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
 VENV := .venv
 BIN := .venv/bin
 PINS := configs/pins.txt
-EXTRAS := check,cluster,fast,int8,onnx,onnxruntime,report,tfds,dev
+EXTRAS := check,cluster,fast,heic,int8,onnx,onnxruntime,raw,report,tfds,dev
 
 # Input of `make reproduce`: any --data, and a config file for extract and train.
 DATA ?= sample

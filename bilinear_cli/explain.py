@@ -13,7 +13,8 @@ from PIL import Image
 
 from bilinear_cli.errors import BilinearError, validate_choice
 from bilinear_cli.networks.network import Forward, split_outputs
-from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.images import read_any
+from bilinear_cli.photos.notes import logged_notes
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.poolings.registry import POOLINGS, get_pooling
@@ -64,7 +65,10 @@ def explain(run: Path, photo: Path, forward: Forward, class_name: str | None = N
     names = [str(name) for name in model.class_names]
     if class_name:
         validate_choice("class", class_name, names)
-    (pixels,) = read_photo(photo, [recipe.image_size], recipe.resize)
+    with logged_notes() as notes:
+        decoded = read_any(photo, [recipe.image_size], recipe.resize, recipe.colours)
+        notes.add(photo, decoded.notes)
+    (pixels,) = decoded.pixels
     x, shape = _pooled_channels(pixels, model, forward)
     matrix = x.T @ x
     scores = _scores(matrix, model)

@@ -23,6 +23,7 @@ from bilinear_cli.networks.network import (
 )
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.photos.images import read_any, read_batches, stack_batch
+from bilinear_cli.photos.notes import logged_notes
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import CHOICES, Recipe, check_same, differences, distinct_sizes
 from bilinear_cli.run import load_model, read_backbone_path, read_recipe
@@ -35,7 +36,7 @@ P = TypeVar("P")
 # Attributes of a feature file that must equal those of a run to predict from its rows
 ROW_ATTRIBUTES = (
     *("backbone", "layer", "weights_sha256", "image_size", "resize", "views", "precision"),
-    *("int8_sha256", "pooled_from", "seed"),
+    *("int8_sha256", "pooled_from", "seed", "colours"),
 )
 
 log = logging.getLogger(__name__)
@@ -147,13 +148,19 @@ def predict(
         check_channels(model.parameters, count_channels(forward, size))
     compute, _ = compile_pooling(forward, recipe.specs, batch_size, views, model.parameters)
     to_read, photos_again = tee(chain(first_batch, remaining))
-    read = partial(read_any, sizes=sizes, resize=recipe.resize)
-    for batch in read_batches(to_read, batch_size, read):
-        pixels = stack_batch(batch, sizes, batch_size)
-        scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)
-        best = best_classes(model, scores.mean(axis=1), top)
-        for photo, classes in zip(batch, best, strict=False):
-            yield next(photos_again), photo if isinstance(photo, BadPhotoError) else classes
+    read = partial(read_any, sizes=sizes, resize=recipe.resize, colours=recipe.colours)
+    with logged_notes() as notes:
+        for batch in read_batches(to_read, batch_size, read):
+            pixels = stack_batch(batch, sizes, batch_size)
+            scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)
+            best = best_classes(model, scores.mean(axis=1), top)
+            for decoded, classes in zip(batch, best, strict=False):
+                photo = next(photos_again)
+                if isinstance(decoded, BadPhotoError):
+                    yield photo, decoded
+                else:
+                    notes.add(photo, decoded.notes)
+                    yield photo, classes
 
 
 def best_classes(model: Model, scores: np.ndarray, top: int) -> list[list[tuple[str, float]]]:

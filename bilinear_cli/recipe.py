@@ -11,10 +11,12 @@ from bilinear_cli.errors import FeatureFileError, UsageError
 if TYPE_CHECKING:  # the command line reads recipes without NumPy
     import numpy as np
 
+SRGB = "srgb"  # photos are converted from their colour profile
 CHOICES = {
     "resize": ("squash", "crop", "pad"),
     "precision": ("float32", "bfloat16", "float16", "int8"),
     "engine": ("tensorflow", "ncnn", "onnxruntime"),
+    "colours": (SRGB,),
 }
 PROCESSOR = "processor"  # resize as the publisher of an ONNX network does
 PROCESSOR_RESIZE = re.compile(
@@ -27,6 +29,7 @@ UNSHARDED = "1/1"  # the shard of a file that has all photos
 # Attributes that a feature file may lack
 OPTIONAL_ATTRIBUTES = (
     *("shard", "seed", "pooled_from", "int8_sha256", "mixed_with", "engine", "mixed_engines"),
+    "colours",
 )
 ENGINE = "tensorflow"  # of a file without this attribute
 # Attributes that may differ with --allow-precision-mix
@@ -133,6 +136,8 @@ class Recipe:
         engine: `tensorflow`; `ncnn`, which computes VGG16 in float32 on a CPU, and whose rows
             differ by rounding; `onnxruntime`, of ONNX networks. `auto` is resolved later.
         mixed_engines: other engines, of rows that were copied from another file; mostly empty.
+        colours: `srgb`: photos are converted from their colour profile to sRGB; empty, as in files
+            of earlier versions: colour profiles are ignored.
     """
 
     specs: tuple[str, ...]
@@ -151,6 +156,7 @@ class Recipe:
     mixed_with: str = ""
     engine: str = ENGINE
     mixed_engines: str = ""
+    colours: str = ""
 
     @property
     def is_resolved(self) -> bool:

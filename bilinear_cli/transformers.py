@@ -27,6 +27,7 @@ from bilinear_cli.photos.images import (
     rgb_pixels,
     stack_batch,
 )
+from bilinear_cli.photos.notes import logged_notes
 from bilinear_cli.poolings.parameters import make_parameters, sample_indices, second_moment
 from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import Recipe
@@ -175,7 +176,9 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         sample = [photos[i] for i in indices]
         recipe = replace(self.recipe_, specs=(MAPS,))
         batches = _pool(forward, recipe, {}, sample)
-        return second_moment(batch[MAPS] for batch in batches), [*map(_sha256, sample)]
+        return second_moment(batch[MAPS] for batch in batches), [
+            _sha256(photo, recipe.colours) for photo in sample
+        ]
 
     def _cache_file(self, photo: Any) -> Path | None:
         """Return the file of a photo's row, which its bytes and all numbers of `fit` decide.
@@ -188,7 +191,11 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
         for name, array in sorted(self.parameters_.items()):
             digest.update(name.encode() + array.tobytes())
-        return Path(self.cache) / digest.hexdigest()[:16] / f"{_sha256(photo)}.npy"
+        return (
+            Path(self.cache)
+            / digest.hexdigest()[:16]
+            / f"{_sha256(photo, self.recipe_.colours)}.npy"
+        )
 
     def _read_row(self, file: Path) -> np.ndarray | None:
         """Return the row of a cache file; None if it is missing or damaged, or is no such row."""
@@ -222,15 +229,23 @@ def _pool(
 
     n, sizes = recipe.batch_size, [recipe.image_size]
     compute, _ = compile_pooling(forward, recipe.specs, n, recipe.parsed_views, parameters)
-    for batch in read_batches(photos, n, partial(read_any, sizes=sizes, resize=recipe.resize)):
-        if error := next((photo for photo in batch if isinstance(photo, BadPhotoError)), None):
-            raise error
-        yield {spec: x[: len(batch)] for spec, x in compute(stack_batch(batch, sizes, n)).items()}
+    read = partial(read_any, sizes=sizes, resize=recipe.resize, colours=recipe.colours)
+    remaining = iter(photos)
+    with logged_notes() as notes:
+        for batch in read_batches(photos, n, read):
+            for decoded, photo in zip(batch, remaining, strict=False):
+                if isinstance(decoded, BadPhotoError):
+                    raise decoded
+                notes.add(photo, decoded.notes)
+            rows = compute(stack_batch(batch, sizes, n))
+            yield {spec: x[: len(batch)] for spec, x in rows.items()}
 
 
-def _sha256(photo: Any) -> str:
+def _sha256(photo: Any, colours: str) -> str:
     """Return the SHA-256 of a photo's file, or of its pixels and their shape."""
     if isinstance(photo, str | PathLike):
         return hashlib.sha256(read_bytes(Path(photo))).hexdigest()
-    pixels = rgb_pixels(photo)  # the stored numbers of two images may have different palettes
+    pixels = rgb_pixels(
+        photo, colours
+    )  # the stored numbers of two images may have different palettes
     return hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).hexdigest()

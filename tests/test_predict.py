@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.errors import assert_names, raises
+from PIL import Image
+from support.errors import assert_names, raises, warnings
 from support.feature_files import write_features
 from support.photos import make_photo
+from support.picture_files import deep_png
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.photos.images import read_photo
@@ -74,6 +76,17 @@ def test_photos_get_their_class_and_a_bad_file_its_error(
             probabilities = [p for _, p in names]
             assert probabilities == sorted(probabilities, reverse=True)
             assert sum(probabilities) == pytest.approx(1, abs=1e-6)
+
+
+def test_what_was_guessed_about_photos_is_said_once(
+    run: Path, photos: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in photos[:3]:
+        path.write_bytes(deep_png(np.full((8, 8), 900)))
+    answers = list(predict(run, [*photos, Image.new("I;16", (8, 8), 900)], forward))
+    assert len(answers) == 19
+    (warning,) = warnings(caplog)
+    assert_names(warning, photos[0], "10-bit", 900, 3)
 
 
 def test_the_recipe_is_that_of_the_features(run: Path) -> None:

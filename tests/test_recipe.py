@@ -22,6 +22,7 @@ from bilinear_cli.training.options import TrainOptions
 DATA_FILES = Path(__file__).parent / "data_files"
 RECIPE = Recipe(("max",), "block5_conv3", 32, "squash", "float32", 4, "0" * 64)
 NCNN = replace(RECIPE, engine="ncnn")
+CONVERTED = replace(RECIPE, colours="srgb")
 VERSIONS = "keras 3.1, numpy 2.0"
 USES = ("resume", "reuse", "merge")
 
@@ -50,6 +51,20 @@ def test_only_another_engine_is_an_attribute() -> None:
     assert NCNN.attributes()["engine"] == "ncnn"
     for recipe in (RECIPE, NCNN, replace(NCNN, mixed_engines="tensorflow")):
         assert Recipe.from_attributes(recipe.attributes(), RECIPE.specs) == recipe
+
+
+def test_a_file_without_colours_ignores_profiles() -> None:
+    with FeatureFile(DATA_FILES / "v0.1" / "birds.h5") as file:
+        assert file.recipe.colours == ""
+    assert "colours" not in RECIPE.attributes()
+    assert Recipe.from_attributes(CONVERTED.attributes(), CONVERTED.specs) == CONVERTED
+    with pytest.raises(ValueError, match="colours"):
+        Recipe.from_attributes(RECIPE.attributes() | {"colours": "display-p3"}, RECIPE.specs)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_rows_of_different_colours_are_not_used_together(use: str) -> None:
+    assert compare(RECIPE, CONVERTED, use) == compare(CONVERTED, RECIPE, use) == ["colours"]
 
 
 @pytest.mark.parametrize("engine", ["", "auto", "onnx", 1])

@@ -77,7 +77,10 @@ def resolve_recipe(
     recipe = job.recipe
     if stored := existing_recipe or reused_recipe:
         precision = stored.precision if recipe.precision == "auto" else recipe.precision
-        recipe = replace(recipe, batch_size=recipe.batch_size or stored.batch_size)
+        batch_size = recipe.batch_size or stored.batch_size
+        recipe = replace(recipe, batch_size=batch_size)
+        if recipe.pooled_from == "photos":  # stored maps have the colours of their own file
+            recipe = replace(recipe, colours=stored.colours)
         recipe = with_precision(recipe, precision)
     if existing_recipe:
         engine = existing_recipe.engine if recipe.engine == "auto" else recipe.engine

@@ -9,7 +9,7 @@ from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.networks.onnx_model import is_onnx
-from bilinear_cli.photos.images import read_batches, read_photo, stack_batch
+from bilinear_cli.photos.images import read_any, read_batches, stack_batch
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import fits
 
@@ -37,7 +37,7 @@ def forecast_extraction(photo_set: PhotoSet, options: ExtractOptions) -> dict[st
     recipe = replace(recipe, specs=tuple(x for x in recipe.specs if fits(x, channels)))
     compute, _ = compile_pooling(forward, recipe.specs, N_PHOTOS, recipe.parsed_views)
     sizes = [recipe.image_size]
-    read = partial(read_photo, sizes=sizes, resize=recipe.resize)
+    read = partial(read_any, sizes=sizes, resize=recipe.resize, colours=recipe.colours)
     paths = [photo_set.root / path for path in photo_set.paths[[0, -1]]]
     start = time.process_time()
     (photos,) = read_batches(paths, N_PHOTOS, read)

@@ -15,6 +15,7 @@ from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos import images
+from bilinear_cli.photos.notes import PhotoNotes, logged_notes
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import (
     Parameters,
@@ -57,14 +58,18 @@ class PhotoInput:
     @contextmanager
     def open(self, recipe: Recipe, skip_bad: bool) -> Iterator["_PhotoSource"]:
         """Open the recipe's shard of the photos."""
-        yield _PhotoSource(self, recipe, skip_bad)
+        with logged_notes() as notes:
+            yield _PhotoSource(self, recipe, skip_bad, notes)
 
 
 class _PhotoSource:
     """The photos of one shard, see `job.Source`; a photo is read and hashed in one go."""
 
-    def __init__(self, photos: PhotoInput, recipe: Recipe, skip_bad: bool) -> None:
+    def __init__(
+        self, photos: PhotoInput, recipe: Recipe, skip_bad: bool, notes: PhotoNotes
+    ) -> None:
         self._photos, self._recipe, self._skip_bad = photos, recipe, skip_bad
+        self._notes = notes
         self._sizes = distinct_sizes(recipe.parsed_views)
         shard = shard_slice(recipe.shard, len(photos.photo_set), recipe.batch_size)
         self._photo = np.arange(shard.start, shard.stop)
@@ -110,7 +115,8 @@ class _PhotoSource:
         sample = photo_set.take(sample_indices(train, N_SAMPLED, recipe.seed))
         log.info("fitting the projection of channels on %d training photos", len(sample))
         recipe = replace(recipe, specs=(MAPS,), views=recipe.views[:1], shard=UNSHARDED)
-        source = _PhotoSource(replace(self._photos, photo_set=sample), recipe, self._skip_bad)
+        photos, notes = replace(self._photos, photo_set=sample), PhotoNotes()
+        source = _PhotoSource(photos, recipe, self._skip_bad, notes)
         source._forward = self._forward
         source.compile({})
         batches = source.batches(sample.paths.tolist())
@@ -127,7 +133,7 @@ class _PhotoSource:
         return shapes
 
     def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
-        n_views, n = len(self._recipe.views), self._recipe.batch_size
+        n_views, n, remaining = len(self._recipe.views), self._recipe.batch_size, iter(paths)
         for photos in images.read_batches(paths, n, self._read):
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             if (bad := next(filter(None, errors), None)) and not self._skip_bad:
@@ -136,11 +142,14 @@ class _PhotoSource:
                 )
             sha256 = ["" if isinstance(photo, BadPhotoError) else photo[0] for photo in photos]
             decoded = [photo if isinstance(photo, BadPhotoError) else photo[1] for photo in photos]
+            for photo, path in zip(decoded, remaining, strict=False):
+                if not isinstance(photo, BadPhotoError):
+                    self._notes.add(path, photo.notes)
             pixels = images.stack_batch(decoded, self._sizes, n)
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
             yield Batch(sha256, errors, rows)
 
-    def _read(self, path: str) -> tuple[str, list[np.ndarray]]:
+    def _read(self, path: str) -> tuple[str, images.DecodedPhoto]:
         """Return the SHA-256 of a photo's file, and its pixels in each size.
 
         A photo that becomes unreadable during the run is a BilinearError and never skipped: a drive
@@ -151,14 +160,15 @@ class _PhotoSource:
         try:
             content = images.read_bytes(file)
             cannot_open = False  # from here on, also an OSError is about the content
-            pixels = images.decode_photo(content, file, self._sizes, self._recipe.resize)
+            recipe = self._recipe
+            photo = images.decode_photo(content, file, self._sizes, recipe.resize, recipe.colours)
         except BadPhotoError as error:
             state = self._initial_states.get(path)
             if state and (cannot_open or state != self._state(path)):
                 message = f"{error}. The file changed during the run. Restore it and run again."
                 raise BilinearError(message) from error
             raise
-        return hashlib.sha256(content).hexdigest(), pixels
+        return hashlib.sha256(content).hexdigest(), photo
 
     def _state(self, path: str) -> tuple[int, int] | None:
         """Return the size and the time of a file; None if it cannot be opened."""

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
 from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
-from bilinear_cli.recipe import CHOICES, PROCESSOR, UNSHARDED, Recipe, distinct_sizes, view_names
+from bilinear_cli.recipe import (
+    CHOICES,
+    PROCESSOR,
+    SRGB,
+    UNSHARDED,
+    Recipe,
+    distinct_sizes,
+    view_names,
+)
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import MapInput
@@ -247,6 +255,7 @@ def make_recipe(options: ExtractOptions, network: Network) -> Recipe:
         shard=options.shard,
         seed=options.seed,
         engine=defaults.engine or options.engine,
+        colours=SRGB,
     )
     return with_precision(recipe, recipe.precision)
 

@@ -1,19 +1,17 @@
 """The audit behind `bilinear check`: facts of a photo set as lists and dictionaries, for JSON."""
 
 import hashlib
-import io
 import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
 from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
-from bilinear_cli.photos.images import FORMATS, decode_photo, read_batches, read_bytes
+from bilinear_cli.photos.images import decode_photo, read_batches, read_bytes
 from bilinear_cli.photos.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import (
     PhotoSet,
@@ -134,9 +132,7 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
         BadPhotoError: `extract` cannot read it either.
     """
     data = read_bytes(path)
-    (photo,) = decode_photo(data, path, [SIZE])
-    with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
-        width, height = image.size
+    (photo,), (width, height), notes = decode_photo(data, path, [SIZE])
     std = float(photo.std(axis=(0, 1)).max())
     is_flat = std < MIN_STD
     short, long = sorted([width, height])
@@ -149,7 +145,8 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
         (is_long, Oddity("long", stretched, -long / short)),
         (is_flat, Oddity("one colour", f"standard deviation {std:.1f} of 255", std)),
     ]
-    odd = tuple(oddity for applies, oddity in oddities if applies)
+    odd = tuple(Oddity(note.reason, note.detail or note.reason) for note in notes)
+    odd += tuple(oddity for applies, oddity in oddities if applies)
     hashes = None if is_flat else duplicates.perceptual_hashes(photo)
     return PhotoInfo(hashlib.sha256(data).hexdigest(), hashes, odd)
 

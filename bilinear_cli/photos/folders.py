@@ -15,6 +15,8 @@ from bilinear_cli.photos.walk import SUFFIXES, Walk, only, readable, walk_photos
 
 log = logging.getLogger(__name__)
 
+MAX_SUFFIXES = 12  # in a message
+
 
 class ClassFolders(NamedTuple):
     """The photos of a folder, and how it was understood."""
@@ -48,7 +50,7 @@ def read_class_folders(folder: Path, spec: str, class_level: int | None = None) 
     if not walk.photos:
         raise BilinearError(
             f"there are no photos in {spec}{only(walk.left_out)}. It should have a folder for each "
-            f"class, with {abbreviate(sorted(SUFFIXES), len(SUFFIXES))} files"
+            f"class, with {abbreviate(SUFFIXES, MAX_SUFFIXES)} files"
         )
     splits, level = find_split_folders(walk.photos, spec), class_level or 1
     photos = _below_split_folders(walk.photos, splits)

@@ -1,6 +1,5 @@
-"""A file -> RGB uint8 pixels of a given size; batches of photos, read ahead in threads."""
+"""A photo -> RGB uint8 pixels of a given size; batches of photos, read ahead in threads."""
 
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,29 +7,23 @@ from contextlib import contextmanager
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line
 from bilinear_cli.machine import n_cpus
-from bilinear_cli.recipe import ProcessorResize, parse_processor_resize
+from bilinear_cli.photos.depth import declared_depth, scale_grey
+from bilinear_cli.photos.formats import open_photo
+from bilinear_cli.photos.notes import Note
+from bilinear_cli.photos.profiles import to_srgb
+from bilinear_cli.recipe import SRGB, ProcessorResize, parse_processor_resize
 
 T = TypeVar("T")
 P = TypeVar("P")
 
 BATCHES_AHEAD = 2
-# Pillow's name -> suffixes of photos in a folder. Pillow's other formats are no photos, and some of
-# them start programs.
-FORMATS = {
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
-    "PNG": (".png",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
 RESIZERS: dict[str, Callable[..., Image.Image]] = {
     "squash": Image.Image.resize,
     "crop": ImageOps.fit,
@@ -40,7 +33,23 @@ MAX_RATIO = 16  # of the sides; the ends of a longer strip are cut off before it
 MIN_DECODED_RATIO = 2  # a JPEG is decoded at no less than this multiple of the requested size
 
 
-def read_photo(path: Path, sizes: Sequence[int], resize: str = "squash") -> list[np.ndarray]:
+class DecodedPhoto(NamedTuple):
+    """A photo as it is shown to a network.
+
+    Attributes:
+        pixels: for each size uint8 (size, size, 3), RGB.
+        size: width and height of the file's picture.
+        notes: what was guessed or left out.
+    """
+
+    pixels: list[np.ndarray]
+    size: tuple[int, int]
+    notes: list[Note]
+
+
+def read_photo(
+    path: Path, sizes: Sequence[int], resize: str = "squash", colours: str = SRGB
+) -> list[np.ndarray]:
     """Read a photo as a person would see it.
 
     A large JPEG is decoded at a half, a quarter or an eighth of its size, at least at twice the
@@ -48,21 +57,22 @@ def read_photo(path: Path, sizes: Sequence[int], resize: str = "squash") -> list
     changes pixels by 0.4 of 255 (root mean square); another resizing filter changes them by 2.2.
 
     Args:
-        path: a file in one of `FORMATS`; only the first frame of an animation is read.
+        path: a file in one of `FORMATS`; only the first page or frame is read.
         sizes: widths and heights of the results, in pixels.
         resize: `squash` (changes the ratio of the sides), `crop` (the centre square) or `pad`
             (black on two sides); or a text of `recipe.processor_resize`, whose lengths are scaled
             to other sizes than its own.
+        colours: `srgb`, or an empty text to ignore the photo's colour profile, see `Recipe`.
 
     Returns:
         For each size uint8 (size, size, 3), RGB, with the camera's rotation applied, transparency
-        on white, and 16-bit grey scaled to eight bits.
+        on white, and integers of more bits scaled to eight, see `depth.py`.
 
     Raises:
         BadPhotoError: the file is not a photo, or is cut off.
         BilinearError: the memory does not suffice to decode it.
     """
-    return decode_photo(read_bytes(path), path, sizes, resize)
+    return decode_photo(read_bytes(path), path, sizes, resize, colours).pixels
 
 
 def read_bytes(path: Path) -> bytes:
@@ -74,34 +84,40 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode_photo(
-    data: bytes, path: Path, sizes: Sequence[int], resize: str = "squash"
-) -> list[np.ndarray]:
-    """Return `read_photo` of a file with this content; `path` is for messages."""
+    data: bytes, path: Path, sizes: Sequence[int], resize: str = "squash", colours: str = SRGB
+) -> DecodedPhoto:
+    """Return `read_photo` of a file with this content, with what was guessed.
+
+    The suffix of `path` tells some camera raw files from TIFF files.
+    """
     try:
-        with Image.open(io.BytesIO(data), formats=[*FORMATS]) as image:
-            image.draft(image.mode, (MIN_DECODED_RATIO * max(sizes),) * 2)  # changes JPEGs only
-            return resize_image(image, sizes, resize)
+        image, size, notes = open_photo(data, path.suffix, MIN_DECODED_RATIO * max(sizes))
+        photo = _resize_image(image, sizes, resize, colours)
+        return photo._replace(size=size, notes=notes + photo.notes)
     except MemoryError as error:
         raise BilinearError(f"not enough memory to decode {path}") from error
     except Exception as error:  # Pillow's decoders raise nearly any error for damaged bytes
-        if isinstance(error, Image.UnidentifiedImageError):
-            error = ValueError(f"its format is none of {', '.join(FORMATS)}")
-        raise BadPhotoError(f"cannot read {path} as a photo: {error}") from error
+        raise BadPhotoError(f"cannot read {path} as a photo: {one_line(error)}") from error
 
 
-def resize_image(image: Image.Image, sizes: Sequence[int], resize: str) -> list[np.ndarray]:
-    """Return `read_photo` of an image of Pillow."""
+def _resize_image(
+    image: Image.Image, sizes: Sequence[int], resize: str, colours: str
+) -> DecodedPhoto:
     if 0 in image.size:
         raise ValueError("it has no pixels")
-    rgb = _rgb(ImageOps.exif_transpose(image))
+    rgb, notes = _rgb(image, colours)
     if geometry := parse_processor_resize(resize):
-        return [np.asarray(_resize_as_processor(rgb, n, geometry)) for n in sizes]
-    function = RESIZERS[resize]
-    return [np.asarray(function(rgb, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
+        resized = [_resize_as_processor(rgb, n, geometry) for n in sizes]
+    else:
+        function = RESIZERS[resize]
+        resized = [function(rgb, (n, n), Image.Resampling.BILINEAR) for n in sizes]
+    return DecodedPhoto([*map(np.asarray, resized)], image.size, notes)
 
 
-def read_any(photo: Any, sizes: Sequence[int], resize: str = "squash") -> list[np.ndarray]:
-    """Return `read_photo` of a path, of an image of Pillow, or of an array.
+def read_any(
+    photo: Any, sizes: Sequence[int], resize: str = "squash", colours: str = SRGB
+) -> DecodedPhoto:
+    """Return `decode_photo` of a path, of an image of Pillow, or of an array.
 
     An array is uint8 (height, width, 3), RGB.
 
@@ -111,15 +127,16 @@ def read_any(photo: Any, sizes: Sequence[int], resize: str = "squash") -> list[n
         UsageError: the array has another shape or dtype, or it is none of these.
     """
     if isinstance(photo, str | PathLike):
-        return read_photo(Path(photo), sizes, resize)
+        path = Path(photo)
+        return decode_photo(read_bytes(path), path, sizes, resize, colours)
     with _as_image(photo) as image:
-        return resize_image(image, sizes, resize)
+        return _resize_image(image, sizes, resize, colours)
 
 
-def rgb_pixels(photo: np.ndarray | Image.Image) -> np.ndarray:
+def rgb_pixels(photo: np.ndarray | Image.Image, colours: str = SRGB) -> np.ndarray:
     """Return what `read_any` resizes of an array or an image of Pillow, and raise as it does."""
     with _as_image(photo) as image:
-        return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+        return np.asarray(_rgb(image, colours)[0])
 
 
 @contextmanager
@@ -144,7 +161,7 @@ def _as_image(photo: Any) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise BilinearError(f"not enough memory to decode {name}") from error
     except Exception as error:  # see `decode_photo`
-        raise BadPhotoError(f"cannot read {name}: {error}") from error
+        raise BadPhotoError(f"cannot read {name}: {one_line(error)}") from error
 
 
 def _resize_as_processor(image: Image.Image, size: int, geometry: ProcessorResize) -> Image.Image:
@@ -164,26 +181,37 @@ def _crop_centre(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, colours: str) -> tuple[Image.Image, list[Note]]:
+    """Return an image upright in RGB, and what was guessed."""
+    depth = declared_depth(image)
+    notes: list[Note] = []
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
-    if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip them at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+        raise ValueError(
+            "its pixels are floating-point numbers, whose range is unknown. Save it with 8 or 16 "
+            "bits"
+        )
+    if image.mode.startswith("I"):  # convert("RGB") would clip them at 255
+        image, notes = scale_grey(image, depth)
     if image.has_transparency_data:
         image = image.convert("RGBA")
+    if colours == SRGB and (profile := image.info.get("icc_profile")):
+        image, more = to_srgb(image, profile)
+        notes += more
+    if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image.convert("RGB"), notes
 
 
 def stack_batch(
-    batch: Sequence[list[np.ndarray] | BadPhotoError], sizes: Sequence[int], batch_size: int
+    batch: Sequence[DecodedPhoto | BadPhotoError], sizes: Sequence[int], batch_size: int
 ) -> dict[int, np.ndarray]:
     """Return size -> uint8 (batch_size, size, size, 3); bad and missing photos are black."""
     arrays = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
     for i, photo in enumerate(batch):
         if not isinstance(photo, BadPhotoError):
-            for array, pixels in zip(arrays.values(), photo, strict=True):
+            for array, pixels in zip(arrays.values(), photo.pixels, strict=True):
                 array[i] = pixels
     return arrays
 

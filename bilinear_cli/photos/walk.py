@@ -12,11 +12,11 @@ from typing import NamedTuple
 from PIL import Image
 
 from bilinear_cli.errors import abbreviate, reason_of
-from bilinear_cli.photos.images import FORMATS
+from bilinear_cli.photos.formats import FORMATS, readable_formats
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+SUFFIXES = dict.fromkeys(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 # Thumbnails, bins, snapshots and notes that systems and programs write among photos.
 SYSTEM_NAMES = (
     ".*",  # hidden; also .DS_Store and ._x.jpg of macOS, .thumbnails, .picasaoriginals
@@ -107,9 +107,8 @@ def _reason(entry: os.DirEntry, is_folder: bool) -> str:
 
 def _is_image(path: str) -> bool:
     """Return whether a file begins as one of `FORMATS`."""
-    Image.init()
     try:
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]):
+        with Image.open(path, formats=readable_formats()):
             return True
     except Exception:  # Pillow raises nearly any error for strange bytes
         return False

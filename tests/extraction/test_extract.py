@@ -24,10 +24,12 @@ from extraction.cases import (
     interrupt,
     run,
 )
-from support.errors import assert_names, messages, raises
+from PIL import Image
+from support.errors import assert_names, messages, raises, warnings
 from support.feature_files import all_rows, contents
 from support.network import random_kernel, small_maps
 from support.photos import class_folders, make_photo
+from support.picture_files import DISPLAY_P3, deep_png, matrix_profile
 from support.rows import pooled
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
@@ -118,6 +120,45 @@ def test_attributes_say_how_the_file_was_made(
         for name in ("bilinear-cli", "tensorflow", "keras", "pillow", "libjpeg", "numpy"):
             assert f"{name} " in file.attributes["versions"]
         assert file.recipe == replace(RECIPE, specs=tuple(sorted(POOLINGS)))
+
+
+@pytest.fixture
+def phone_photos(tmp_path: Path) -> PhotoSet:
+    """Return two photos in Display P3 beside three of 12 bits in 16."""
+    folder = class_folders(tmp_path / "phone", {"tit": 2, "wren": 3})
+    for path in (folder / "tit").iterdir():
+        with Image.open(path) as image:
+            image.save(path, icc_profile=matrix_profile(DISPLAY_P3))
+    for i, path in enumerate(sorted((folder / "wren").iterdir())):
+        path.write_bytes(deep_png(np.full((8, 8), 4000 - i)))
+    return load_photo_set(str(folder))
+
+
+def test_existing_rows_decide_whether_colour_profiles_are_applied(
+    phone_photos: PhotoSet, output: Path, tmp_path: Path
+) -> None:
+    converted, reused = replace(RECIPE, colours="srgb"), tmp_path / "reused.h5"
+    run(phone_photos, tmp_path / "new.h5", converted)
+    interrupt(phone_photos, output, BATCH)  # as by an earlier version
+    run(phone_photos, output, converted)
+    assert run(phone_photos, reused, converted, reuse=output).batches == 0
+    files = [output, reused, tmp_path / "new.h5"]
+    rows = []
+    for path, colours in zip(files, ("", "", "srgb"), strict=True):
+        with FeatureFile(path) as file:
+            assert file.attributes.get("colours", "") == colours
+            rows.append(file.read("bilinear", np.arange(5)))
+    np.testing.assert_array_equal(rows[0], rows[1])
+    differ = np.abs(rows[0] - rows[2]).max(axis=1) > 1e-3
+    assert differ.tolist() == [True, True, False, False, False]
+
+
+def test_what_was_guessed_about_photos_is_said_once(
+    phone_photos: PhotoSet, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(phone_photos, output)
+    (warning,) = warnings(caplog)
+    assert_names(warning, "wren/0.png", "12-bit", 4000, 2)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])

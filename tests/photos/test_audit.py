@@ -235,6 +235,13 @@ def test_a_set_without_a_readable_photo(birds: Path) -> None:
     assert_error(result, birds)
 
 
+def test_a_photo_whose_bits_were_guessed_is_odd(birds: Path) -> None:
+    deep = np.asarray(scene(99).convert("L")).astype(np.uint16) * 16
+    Image.fromarray(deep).save(birds / "test" / "wren" / "deep.png")
+    (odd,) = audit_json(birds)["odd"]
+    assert_names(odd["reason"], "16-bit", "12-bit", int(deep.max()))
+
+
 def test_small_and_long_photos_are_odd(birds: Path) -> None:
     scene(77).resize((100, 90)).save(birds / "train/wren/small.jpg")
     scene(78).resize((1300, 300)).save(birds / "train/wren/long.jpg")

@@ -4,17 +4,32 @@ A row has a maker in `MAKERS`, under the heading of its section and the name in 
 """
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.commands import ROOT
 from support.photos import class_folders, cub_folder, make_photo
+from support.picture_files import (
+    DISPLAY_P3,
+    deep_png,
+    dng,
+    encoded,
+    matrix_profile,
+    thumbnail_first,
+    tiff,
+)
 
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.photos import formats
 from bilinear_cli.photos.columns import NAMES
+from bilinear_cli.photos.images import read_any
+from bilinear_cli.photos.notes import logged_notes
 from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.photos.table import plain_name
 
@@ -125,6 +140,21 @@ def listed(*lines: str | bytes, **columns_of: str) -> Maker:
     return attempt
 
 
+def photo(make: Callable[[], bytes], without: str = "") -> Maker:
+    """Write a file and read it, perhaps as if a package were not installed."""
+
+    def attempt(folder: Path) -> None:
+        path = folder.with_suffix(".jpg")
+        path.write_bytes(make())
+        with pytest.MonkeyPatch.context() as patch, logged_notes() as notes:
+            if without:
+                patch.setitem(sys.modules, without, None)
+                patch.setattr(formats, "readable_formats", lambda: ["JPEG", "PNG", "TIFF"])
+            notes.add(path, read_any(path, [32]).notes)
+
+    return attempt
+
+
 def listed_path(*paths: str) -> Maker:
     """Make a list with these paths for a class."""
     return listed(LIST, *(f"{path},robin" for path in paths), WREN)
@@ -204,7 +234,40 @@ LISTS: dict[str, Maker] = {
     "GBIF": exported("\t", GBIF, path="gbifID", label="species"),
     "GBIF without a label": exported("\t", GBIF, path="gbifID"),
 }
-MAKERS: Mapping[str, Mapping[str, Maker]] = {"Folders": FOLDERS, "Lists": LISTS, "Pixels": {}}
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+DEEP = np.linspace(0, 65535, 40 * 60).astype(np.uint16).reshape(40, 60)
+REDUCED = {254: (4, [1])}
+
+
+def heic() -> bytes:
+    formats.readable_formats()  # registers the writer, too
+    return encoded("HEIF", IMAGE)
+
+
+PIXELS: dict[str, Maker] = {
+    "common formats": photo(lambda: encoded("WEBP", IMAGE)),
+    "AVIF": photo(lambda: encoded("AVIF", IMAGE)),
+    "HEIC of phones": photo(heic),
+    "HEIC without the extra": photo(heic, "pillow_heif"),
+    "camera raw": photo(dng),
+    "camera raw without the extra": photo(dng, "rawpy"),
+    "JPEG XL": photo(lambda: b"\xff\x0a" + bytes(100)),
+    "thumbnail first": photo(lambda: thumbnail_first(IMAGE)),
+    "thumbnail alone": photo(lambda: tiff(DEEP, REDUCED)),
+    "several pages": photo(lambda: encoded("TIFF", IMAGE, save_all=True, append_images=[IMAGE])),
+    "16 bits": photo(lambda: deep_png(DEEP)),
+    "declared bits": photo(lambda: tiff(DEEP // 64, {281: (3, [4095])})),
+    "12 bits in 16": photo(lambda: deep_png(DEEP // 16)),
+    "32 bits": photo(lambda: tiff(DEEP.astype(np.uint32) + 4465)),
+    "white is zero": photo(lambda: tiff(DEEP, {262: (3, [0])})),
+    "fractions": photo(lambda: encoded("TIFF", IMAGE.convert("F"))),
+    "planes of 16 bits": photo(lambda: tiff(np.dstack([DEEP] * 3), {284: (3, [2])})),
+    "colour profile": photo(lambda: encoded("JPEG", IMAGE, icc_profile=matrix_profile(DISPLAY_P3))),
+    "damaged profile": photo(lambda: encoded("JPEG", IMAGE, icc_profile=bytes(200))),
+    "saved web page": photo(lambda: b"\n<!DOCTYPE html><html>"),
+    "other files": photo(lambda: b"%PDF-1.7"),
+}
+MAKERS: Mapping[str, Mapping[str, Maker]] = {"Folders": FOLDERS, "Lists": LISTS, "Pixels": PIXELS}
 
 
 class Row(NamedTuple):
