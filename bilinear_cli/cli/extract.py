@@ -25,7 +25,7 @@ from bilinear_cli.cli.base import (
     split_seed_option,
     weights_option,
 )
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import BadPhotoError, UsageError
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
 from bilinear_cli.recipe import CHOICES, PROCESSOR
 
@@ -165,6 +165,10 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
         without = " without --overwrite" if extract_options.overwrite else ""
         message = f"{event}: run the same command{without} again to resume"
         raise type(interruption)(message) from None
+    except BadPhotoError as error:
+        if not extract_options.overwrite:
+            raise
+        raise BadPhotoError(f"{error} Leave out --overwrite to keep them.") from error
     click.echo(written)
     log.info("next: bilinear train --features %s", shlex.quote(str(written)))
 

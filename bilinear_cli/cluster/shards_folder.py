@@ -13,10 +13,10 @@ from pathlib import Path
 
 from bilinear_cli.cluster.worker import retry_while_in_use
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
-from bilinear_cli.extraction.existing import RESUME_ADVICE
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import PhotoInput, photo_set_attributes
 from bilinear_cli.extraction.job import Input, Job
+from bilinear_cli.extraction.resume import RESUME_ADVICE
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, check_same, differences
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -130,8 +130,8 @@ def check_shards(existing: FeatureFile, job: Job[PhotoInput]) -> None:
     differing = differences(stored, new, "merge")
     if differing and differing[0].name == "data_sha256":
         raise FeatureFileError(
-            f"the photos, their labels or their split are not those of {existing.path}: "
-            f"{RESUME_ADVICE}"
+            f"the photos, their labels or their split are not those of {existing.path}. All shards "
+            f"must be cut from one list of photos: restore it, or {RESUME_ADVICE}"
         )
     check_same(differing, existing.path, RESUME_ADVICE)
 

@@ -1,4 +1,4 @@
-"""Existing feature files and a new run: resume the output, reuse rows, reuse a projection."""
+"""What a new run takes from existing feature files: options, rows, a projection."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, UsageError, abbreviate
-from bilinear_cli.extraction.job import Batch, Input, Job, Source, warn_if_versions_differ
+from bilinear_cli.errors import FeatureFileError, UsageError
+from bilinear_cli.extraction.job import Batch, Input, Job
 from bilinear_cli.networks.network import (
     MEASURED_ENGINES,
     import_tensorflow,
@@ -27,14 +27,13 @@ from bilinear_cli.recipe import (
     mixed_engines,
     mixed_with,
 )
-from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path
+from bilinear_cli.store import FeatureFile, partial_path
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_photos import MapNetwork
 
 log = logging.getLogger(__name__)
 
-RESUME_ADVICE = "give another --output, or --overwrite"
 REUSE_ADVICE = "its rows cannot be reused"
 NETWORK_ATTRIBUTES = ("backbone", "layer", "weights_sha256")  # they decide what a channel is
 
@@ -112,62 +111,6 @@ def log_shard_options(recipe: Recipe, requested: Recipe) -> None:
         options = f"--batch-size {recipe.batch_size} --precision {recipe.precision}"
         options += f" --engine {recipe.engine}"
         log.info("use the same options for all shards, on every machine: %s", options)
-
-
-# Resume ----------------------------------------------------------------------------------
-
-
-def open_existing(
-    output: Path, overwrite: bool
-) -> AbstractContextManager[FeatureFile | FeatureWriter | None]:
-    """Open the unfinished file of an output, or else the complete file; None with `overwrite`.
-
-    Raises:
-        FeatureFileError: the file is damaged, or `output` is a folder.
-    """
-    if output.is_dir():
-        raise FeatureFileError(f"{output} is a folder. Give --output a file name.")
-    if partial_path(output).exists() and not overwrite:
-        return FeatureWriter(output)
-    return FeatureFile(output) if output.exists() and not overwrite else nullcontext()
-
-
-def check_resumable(existing: FeatureFile, source: Source, recipe: Recipe) -> None:
-    """Raise a FeatureFileError if the recipe or photos differ, or if a row to keep is damaged."""
-    stored, requested = existing.recipe.comparable_attributes(), recipe.comparable_attributes()
-    check_same(differences(stored, requested, "resume"), existing.path, RESUME_ADVICE)
-    _check_photos(existing, source)
-    if isinstance(existing, FeatureWriter):
-        warn_if_versions_differ(existing)
-        for spec in existing.shapes:
-            existing.verify_checksums(spec)
-        log.info("resuming after %d of %d photos", existing.photos_done, len(source.paths))
-    else:
-        without = f", without {abbreviate(existing.skipped)}" if existing.skipped else ""
-        message = "%s is complete%s: nothing to do. Use --overwrite to make it again."
-        log.info(message, existing.path, without)
-
-
-def _check_photos(file: FeatureFile, source: Source) -> None:
-    """Raise unless the rows that are done are of the source's photos, and no photo is new.
-
-    A photo may have changed if its rows are not done, or if it was skipped.
-    """
-    expected = set(source.paths)
-    removed = set(file.paths) - expected
-    added = expected - set(file.paths) - file.skipped.keys()
-    done = np.flatnonzero(file.photo[: file.rows_done] >= 0)
-    stored = dict(zip(file.paths[done], file.sha256[done], strict=True))
-    paths = [path for path in stored if path in expected]
-    pairs = zip(paths, source.sha256(paths), strict=True)
-    changed = [path for path, sha256 in pairs if stored[path] != sha256]
-    for change, names in (("removed", removed), ("added", added), ("changed", changed)):
-        if names:
-            raise FeatureFileError(
-                f"photos were {change} since {file.path} was made: {abbreviate(sorted(names))}. "
-                f"Give another --output with --reuse {file.path} to keep the other rows, or use "
-                "--overwrite."
-            )
 
 
 # Reuse -----------------------------------------------------------------------------------

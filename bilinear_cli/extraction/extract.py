@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress
-from bilinear_cli.extraction import existing
+from bilinear_cli.extraction import existing, resume
 from bilinear_cli.extraction.job import Batch, Input, Job, Source, warn_if_versions_differ
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON
@@ -33,7 +33,7 @@ def extract(job: Job[Input], progress: Progress | None = None) -> None:
     """
     with ExitStack() as stack:
         stack.enter_context(locked(job.output))
-        stored = stack.enter_context(existing.open_existing(job.output, job.overwrite))
+        stored = stack.enter_context(resume.open_existing(job.output, job.overwrite))
         writer = stored if isinstance(stored, FeatureWriter) else None
         complete = stored is not None and writer is None
         reused = stack.enter_context(existing.open_reused(job, complete))
@@ -43,9 +43,11 @@ def extract(job: Job[Input], progress: Progress | None = None) -> None:
         source = stack.enter_context(job.input.open(recipe, job.skip_bad))
         existing.log_shard_options(recipe, job.recipe)
         parameters = job.parameters
-        if stored:
-            existing.check_resumable(stored, source, recipe)
+        if stored and resume.check_resumable(stored, source, recipe):
             parameters = merge_parameters(parameters, stored.parameters, stored.path)
+        elif writer:
+            writer.close()
+            writer = None  # a new file replaces it
         if complete:
             return
         if reused:
@@ -61,17 +63,16 @@ def _prepare(
     job: Job[Input], source: Source, parameters: Parameters, writer: FeatureWriter | None
 ) -> FeatureWriter:
     """Fit missing parameters, compile the poolings, and create the file unless it is resumed."""
-    parameters, header = source.fit_parameters(parameters), source.header()
+    parameters, header = source.fit_parameters(parameters), source.header(writer)
     if FITTED_ON in parameters:
         test = header.row_columns["paths"][header.row_columns["split"] == "test"]
         sha256 = source.sha256([*dict.fromkeys(test.tolist())])
-        advice = "run again without --reuse and --projection, to fit a new projection"
+        advice = "use --overwrite, without --reuse and --projection, to fit a new projection"
         check_not_fitted_on_test(parameters, np.array(sha256, str), advice)
     shapes = source.compile(parameters)
-    if writer:
-        return writer
     attributes = {**header.attributes, **job.attributes}
-    return create(job.output, shapes, replace(header, attributes=attributes, parameters=parameters))
+    header = replace(header, attributes=attributes, parameters=parameters)
+    return resume.with_photos(writer, header) if writer else create(job.output, shapes, header)
 
 
 def _missing_rows(
@@ -125,7 +126,7 @@ def _check_finite(batch: Batch, writer: FeatureWriter) -> None:
             path = writer.paths[writer.rows_done + np.argmin(finite)]
             raise BilinearError(
                 f"the {spec} features of {path} exceed the range of {values.dtype}. Remove that "
-                "photo and start again with --overwrite. If you used --precision float16, "
+                "photo and run the same command again. If you used --precision float16, "
                 "--overwrite --precision float32 may suffice."
             )
 

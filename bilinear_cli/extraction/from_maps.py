@@ -49,7 +49,7 @@ class _MapsSource:
     def sha256(self, paths: Sequence[str]) -> list[str]:
         return [str(self._file.sha256[self._index[path] * self._file.n_views]) for path in paths]
 
-    def header(self) -> Header:
+    def header(self, existing: FeatureFile | None = None) -> Header:
         """Return the header of the maps' file with the new recipe and versions."""
         header, recipe = self._file.header(), self._recipe
         attributes = {name: x for name, x in header.attributes.items() if name != "created"}

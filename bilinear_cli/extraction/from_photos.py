@@ -25,7 +25,7 @@ from bilinear_cli.poolings.parameters import (
 )
 from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import UNSHARDED, Recipe, distinct_sizes, shard_slice
-from bilinear_cli.store import Header
+from bilinear_cli.store import FeatureFile, Header
 
 log = logging.getLogger(__name__)
 
@@ -85,15 +85,19 @@ class _PhotoSource:
         self._sha256 |= zip(unknown, photos.sha256().tolist(), strict=True)
         return [self._sha256[path] for path in paths]
 
-    def header(self) -> Header:
+    def header(self, existing: FeatureFile | None = None) -> Header:
+        photo_set = self._photos.photo_set
+        seed = photo_set.split_seed
+        if existing and seed is not None and existing.attributes.get("split_seed") == seed:
+            photo_set = photo_set.keep_split(existing.group, existing.split)
+        shard = photo_set.take(self._photo)
         sha256 = [self._sha256.get(path, "") for path in self.paths.tolist()]
         names = ("labels", "paths", "split", "group")
-        photos = {name: getattr(self._photo_set, name) for name in names}
+        photos = {name: getattr(shard, name) for name in names}
         photos |= {"photo": self._photo, "sha256": np.array(sha256, str)}
         views = self._recipe.views
         rows = {name: np.repeat(values, len(views)) for name, values in photos.items()}
         rows["view"] = np.tile(views, len(self.paths))
-        photo_set = self._photos.photo_set
         return Header(rows, photo_set.class_names, photo_set_attributes(photo_set, self._recipe))
 
     def fit_parameters(self, existing: Parameters) -> dict[str, np.ndarray]:
@@ -137,8 +141,11 @@ class _PhotoSource:
         for photos in images.read_batches(paths, n, self._read):
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             if (bad := next(filter(None, errors), None)) and not self._skip_bad:
+                is_shard = self._recipe.shard != UNSHARDED  # of a list that must stay
+                mend = "Repair or replace it" if is_shard else "Repair, replace or remove it"
                 raise BadPhotoError(
-                    f"{bad}. Fix the file and run again, or use --skip-bad to leave such files out."
+                    f"{bad}. {mend}, and run the same command again. Or use --skip-bad to leave "
+                    "such files out."
                 )
             sha256 = ["" if isinstance(photo, BadPhotoError) else photo[0] for photo in photos]
             decoded = [photo if isinstance(photo, BadPhotoError) else photo[1] for photo in photos]

@@ -62,8 +62,11 @@ class Source(Protocol):
     def sha256(self, paths: Sequence[str]) -> Sequence[str]:
         """Return the SHA-256 of the photos' files, hexadecimal; empty for an unreadable one."""
 
-    def header(self) -> Header:
-        """Return the header of the feature file; the SHA-256 of a photo may be empty."""
+    def header(self, existing: FeatureFile | None = None) -> Header:
+        """Return the header of the feature file; the SHA-256 of a photo may be empty.
+
+        If the split is drawn, the photos of an `existing` unfinished file keep theirs.
+        """
 
     def fit_parameters(self, existing: Parameters) -> dict[str, np.ndarray]:
         """Return the parameters that the poolings take, from `existing` or newly fitted."""

@@ -51,6 +51,17 @@ class PhotoSet:
         """Return the set with the photos of these indices only."""
         return replace(self, **{name: getattr(self, name)[indices] for name in COLUMNS})
 
+    def keep_split(self, group: np.ndarray, split: np.ndarray) -> "PhotoSet":
+        """Return the set with an earlier split (n,) of some of its groups.
+
+        If a class would have no photo to train on, the set keeps its own split.
+        """
+        earlier = dict(zip(group.tolist(), split.tolist(), strict=True))
+        pairs = zip(self.group.tolist(), self.split.tolist(), strict=True)
+        kept = np.array([earlier.get(name, drawn) for name, drawn in pairs])
+        untrained = np.setdiff1d(self.labels, self.labels[kept == "train"])
+        return self if untrained.size else replace(self, split=kept)
+
     def fingerprint(self) -> str:
         """Return a SHA-256 of the table of photos; it does not depend on their files."""
         columns = [*(getattr(self, name).tolist() for name in COLUMNS), list(self.class_names)]

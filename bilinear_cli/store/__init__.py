@@ -4,7 +4,7 @@ from bilinear_cli.store.checks import ROW_COLUMNS, parameter_sha256, partial_pat
 from bilinear_cli.store.lock import locked
 from bilinear_cli.store.reading import FeatureFile, Header
 from bilinear_cli.store.shards import merge, open_features
-from bilinear_cli.store.writing import FeatureWriter, create
+from bilinear_cli.store.writing import FeatureWriter, create, remove_leftovers, restart
 
 __all__ = [
     "ROW_COLUMNS",
@@ -17,4 +17,6 @@ __all__ = [
     "open_features",
     "parameter_sha256",
     "partial_path",
+    "remove_leftovers",
+    "restart",
 ]

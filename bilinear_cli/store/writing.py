@@ -7,7 +7,6 @@ file gets its final name.
 """
 
 import os
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,12 +19,12 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError, Progress, reason_of
-from bilinear_cli.poolings.registry import SpecDict, get_pooling, storage_dtype
+from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.store import checks
-from bilinear_cli.store.checks import INTEGER_COLUMNS, ROW_COLUMNS, partial_path
+from bilinear_cli.store.checks import partial_path
+from bilinear_cli.store.layout import SHA256_DIGITS, check_space, lay_out
 from bilinear_cli.store.reading import FeatureFile, Header
 
-SHA256_DIGITS = 64
 COPY_BATCH_SIZE = 64  # rows that are copied at a time
 
 
@@ -83,7 +82,8 @@ class FeatureWriter(FeatureFile):
     def finish(self, reasons: Mapping[str, str] | None = None) -> None:
         """Leave out the rows of unreadable photos, mark the file as complete, and rename it.
 
-        `reasons` are path -> why the photo is unreadable.
+        All rows are put into the order of their photos. `reasons` are path -> why the photo is
+        unreadable.
 
         Raises:
             FeatureFileError: the disk is full or fails; the rows are kept.
@@ -91,21 +91,24 @@ class FeatureWriter(FeatureFile):
         if self.rows_done < len(self.photo):
             raise ValueError(f"{self.rows_done} of {len(self.photo)} rows are done")
         with _write_errors(self.path, kept=True):
-            indices = np.flatnonzero(self.photo >= 0)
-            if len(indices) < len(self.photo):
-                header = self.header()
-                columns = {name: values[indices] for name, values in header.row_columns.items()}
-                header = replace(header, row_columns=columns, skipped=reasons or {})
-                try:
-                    copy_rows(self, indices, self.path, header)
-                except FeatureFileError as error:
-                    raise FeatureFileError(f"{error} All rows are kept: run again.") from error
-            else:
-                self._file.attrs.modify("complete", True)  # in place, so that nothing moves
+            order = np.argsort(self.photo, kind="stable")
+            indices = order[self.photo[order] >= 0]
+            if np.array_equal(indices, np.arange(len(self.photo))):
+                self._complete()
+                return
+            header = self.header()
+            columns = {name: values[indices] for name, values in header.row_columns.items()}
+            header = replace(header, row_columns=columns, skipped=reasons or {})
+            with _rows_kept():
+                copy_rows(self, indices, self.path, header)
             self._file.close()
-            with self.path.open("rb") as raw:
-                os.fsync(raw.fileno())
-            os.replace(self.path, self.output)
+            _sync_and_rename(self.path, self.output)
+
+    def _complete(self) -> None:
+        """Mark the file as complete, close it and rename it."""
+        self._file.attrs.modify("complete", True)  # in place, so that nothing moves
+        self._file.close()
+        _sync_and_rename(self.path, self.output)
 
 
 def _put(raw: BinaryIO, data: h5py.Dataset, start: int, values: Any) -> np.ndarray:
@@ -125,8 +128,44 @@ def copy_rows(
     progress: Progress | None = None,
 ) -> None:
     """Write rows of a file to a new, complete file; leave no partial file after an error."""
+    with (
+        _write_errors(output),
+        _copied_rows(file, indices, output, header, progress) as writer,
+    ):
+        writer._complete()
+
+
+def restart(writer: FeatureWriter, indices: np.ndarray, header: Header) -> FeatureWriter:
+    """Replace an unfinished file by one with another header, which begins with rows of the old one.
+
+    `indices` are of these rows. A run that is killed leaves the old file or the new one.
+
+    Raises:
+        FeatureFileError: the disk is full or fails; the rows are kept.
+    """
+    with (
+        _write_errors(writer.path, kept=True),
+        _rows_kept(),
+        _copied_rows(writer, indices, writer.path, header) as copy,
+    ):
+        copy.close()
+        writer.close()
+        _sync_and_rename(copy.path, writer.path)
+    return FeatureWriter(writer.output)
+
+
+@contextmanager
+def _copied_rows(
+    file: FeatureFile,
+    indices: np.ndarray,
+    output: Path,
+    header: Header,
+    progress: Progress | None = None,
+) -> Iterator[FeatureWriter]:
+    """Copy rows of a file to the start of a partial file, which is removed in the end."""
     rows = {spec: file._stored(spec) for spec in file.shapes}
-    writer = create(output, {spec: shape[1:] for spec, shape in file.shapes.items()}, header)
+    shapes = {spec: shape[1:] for spec, shape in file.shapes.items()}
+    writer = create(output, shapes, header, n_rows=len(indices))
     try:
         with writer:
             for start in range(0, len(indices), COPY_BATCH_SIZE):
@@ -134,37 +173,59 @@ def copy_rows(
                 writer.append({spec: stored.read_stored(block) for spec, stored in rows.items()})
                 if progress:
                     progress(writer.rows_done, len(indices))
-            writer.finish()
+            yield writer
     finally:
         partial_path(output).unlink(missing_ok=True)
 
 
-def create(output: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) -> FeatureWriter:
+def remove_leftovers(output: Path) -> None:
+    """Remove the drafts of files that a killed run left; the caller has the lock of `output`."""
+    partial = partial_path(output)
+    copy = partial_path(partial)
+    for path in (_draft_path(partial), copy, _draft_path(copy)):
+        path.unlink(missing_ok=True)
+
+
+def create(
+    output: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    header: Header,
+    n_rows: int | None = None,
+) -> FeatureWriter:
     """Create an unfinished feature file and its folder; replace an earlier unfinished file.
 
-    `shapes` are spec -> shape of a row.
+    Args:
+        output: the file under its final name.
+        shapes: spec -> shape of a row.
+        header: see `Header`.
+        n_rows: number of rows that need space on the disk now; None for all rows.
 
     Raises:
         FeatureFileError: `output` cannot be written, or the disk has too little space.
         InUseError: another run is writing the file.
     """
     path, shapes = partial_path(output), SpecDict(shapes)
-    new = path.with_name(path.name + ".new")
+    new = _draft_path(path)
     with _write_errors(path):
         output.parent.mkdir(parents=True, exist_ok=True)
         _check_not_in_use(path)
-        _check_space(path, shapes, header.row_columns)
+        check_space(path, shapes, header.row_columns, n_rows)
         try:
             with h5py.File(new, "w") as file:
                 file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
                 file.attrs.update(header.attributes)
                 file.attrs.update(format=checks.FORMAT, complete=False)
                 file.attrs["format_version"] = checks.FORMAT_VERSION
-                _lay_out(file, shapes, header)
+                lay_out(file, shapes, header)
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)
     return FeatureWriter(output)
+
+
+def _draft_path(path: Path) -> Path:
+    """Return the path under which `create` writes the partial file of this path."""
+    return path.with_name(path.name + ".new")
 
 
 def _check_not_in_use(path: Path) -> None:
@@ -174,59 +235,6 @@ def _check_not_in_use(path: Path) -> None:
     except FeatureFileError as error:  # a missing or damaged file will be replaced
         if isinstance(error, InUseError):
             raise
-
-
-def _check_space(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], columns: Mapping[str, np.ndarray]
-) -> None:
-    row_bytes = sum(storage_dtype(s).itemsize * int(np.prod(s)) for s in shapes.values())
-    needed = len(columns["labels"]) * row_bytes + sum(c.nbytes for c in columns.values())
-    replaced = path.stat().st_blocks * 512 if path.exists() else 0  # blocks in use, not the length
-    free = shutil.disk_usage(path.parent).free + replaced
-    if needed > free:
-        raise FeatureFileError(
-            f"{path} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free some "
-            "space, or choose another --output or fewer --pooling."
-        )
-
-
-def _lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
-    """Write the columns and parameters, and reserve the space of the features."""
-    columns, parameters = header.row_columns, header.parameters
-    n_rows = len(columns["labels"])
-    datasets = {name: np.asarray(columns[name], np.int64) for name in INTEGER_COLUMNS}
-    datasets |= {n: _encode(columns[n]) for n in ROW_COLUMNS if n not in INTEGER_COLUMNS}
-    datasets["sha256"] = _encode(columns["sha256"], SHA256_DIGITS)
-    datasets["class_names"] = _encode(header.class_names)
-    datasets["skipped/paths"] = _encode(list(header.skipped))
-    datasets["skipped/reasons"] = _encode(list(header.skipped.values()))
-    datasets["rows_done"] = np.zeros(1, np.int64)
-    datasets |= {f"crc32/{spec}": np.zeros(n_rows, np.uint32) for spec in shapes}
-    datasets |= {f"parameters/{name}": array for name, array in parameters.items()}
-    # h5py ignores errors when it closes a dataset by itself, so all stay open until the flush
-    data = [file.create_dataset(name, data=values) for name, values in datasets.items()]
-    contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    for spec, shape in shapes.items():
-        name, dtype, pooling = f"features/{spec}", storage_dtype(shape), get_pooling(spec)
-        data.append(file.create_dataset(name, (n_rows, *shape), dtype, dcpl=contiguous))
-        data[-1].attrs.update(
-            pooling=spec,
-            layout=pooling.layout,
-            normalization=pooling.normalization,
-            channels=pooling.n_channels(shape, parameters),
-        )
-    for name, array in parameters.items():
-        file[f"parameters/{name}"].attrs["sha256"] = checks.parameter_sha256(array)
-    file.flush()
-
-
-def _encode(values: Sequence[str] | np.ndarray, min_length: int = 1) -> np.ndarray:
-    """Return fixed-length UTF-8, which h5py writes in one call."""
-    encoded = np.char.encode(np.asarray(values, dtype=str), "utf-8")
-    length = max(encoded.dtype.itemsize, min_length)
-    return encoded.astype(h5py.string_dtype("utf-8", length))
 
 
 @contextmanager
@@ -240,3 +248,18 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
         advice = " The rows written so far are kept. Free some space and run again." if kept else ""
         where = getattr(error, "filename", None) or path
         raise FeatureFileError(f"cannot write {where}: {reason_of(error)}.{advice}") from error
+
+
+@contextmanager
+def _rows_kept() -> Iterator[None]:
+    """Add to a FeatureFileError that the rows of the file are kept."""
+    try:
+        yield
+    except FeatureFileError as error:
+        raise FeatureFileError(f"{error} All rows are kept: run again.") from error
+
+
+def _sync_and_rename(path: Path, output: Path) -> None:
+    with path.open("rb") as raw:
+        os.fsync(raw.fileno())
+    os.replace(path, output)

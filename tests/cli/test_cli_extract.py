@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from support.commands import error_line, run_command
 from support.errors import assert_names, assert_suggests
 from support.network import random_kernel, small_network
 
+from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.networks.applications import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("small_network")
@@ -116,16 +118,15 @@ def test_stored_maps_are_pooled_as_photos_are(birds: Path, monkeypatch: pytest.M
         assert from_photos["paths"][()].tolist() == from_maps["paths"][()].tolist()
 
 
-def test_an_interrupted_run_names_the_option_that_stops_a_resume(
-    birds: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BadPhotoError, 1)])
+def test_a_run_that_stops_names_the_option_that_prevents_a_resume(
+    error: type[BaseException], code: int, birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("bilinear_cli.extraction.extract.extract", interrupt)
+    stop = Mock(side_effect=error("stopped"))
+    monkeypatch.setattr("bilinear_cli.extraction.extract.extract", stop)
     extract = ["extract", "--data", birds, "-o", "x.h5"]
-    assert "--overwrite" not in error_line(run_command(*extract, code=130))
-    assert "--overwrite" in error_line(run_command(*extract, "--overwrite", code=130))
+    assert "--overwrite" not in error_line(run_command(*extract, code=code))
+    assert "--overwrite" in error_line(run_command(*extract, "--overwrite", code=code))
 
 
 # Options that are refused ------------------------------------------------------------------

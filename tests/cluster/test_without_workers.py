@@ -252,7 +252,8 @@ def test_invalid_options_are_one_line(
     use_network(monkeypatch, network)
     for i, content in enumerate(NO_ADDRESS):
         Path(f"{i}.json").write_text(content, "latin-1")
-    result = run_command("extract", "--data", birds.root, *TINY, "-o", "x.h5", *words, code=code)
+    command = ("-q", "extract", "--data", birds.root, *TINY, "-o", "x.h5", *words)
+    result = run_command(*command, code=code)
     assert_names(error_line(result), *facts)
     assert len(result.stderr.splitlines()) == 1
     assert not [*tmp_path.glob("x.h5*")]

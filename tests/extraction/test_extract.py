@@ -290,8 +290,10 @@ def begin(photo_set: PhotoSet, output: Path, finished: bool) -> Path:
     return interrupt(photo_set, output, 6)
 
 
-@pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize("change", ["gone", "new", "changed"])
+@pytest.mark.parametrize(
+    ("change", "finished"),
+    [("gone", True), ("gone", False), ("new", True), ("changed", True), ("changed", False)],
+)
 @pytest.mark.slow
 def test_other_photos_are_refused_by_name(
     birds: PhotoSet, output: Path, change: str, finished: bool

@@ -1,0 +1,74 @@
+"""The layout of a new feature file: its columns, its parameters, and the space of its features."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.poolings.registry import get_pooling, storage_dtype
+from bilinear_cli.store import checks
+from bilinear_cli.store.checks import INTEGER_COLUMNS, ROW_COLUMNS
+from bilinear_cli.store.reading import Header
+
+SHA256_DIGITS = 64
+
+
+def check_space(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    columns: Mapping[str, np.ndarray],
+    n_rows: int | None,
+) -> None:
+    """Raise a FeatureFileError if the disk has too little space for `n_rows`; None for all rows."""
+    row_bytes = sum(storage_dtype(s).itemsize * int(np.prod(s)) for s in shapes.values())
+    n_rows = len(columns["labels"]) if n_rows is None else n_rows
+    needed = n_rows * row_bytes + sum(c.nbytes for c in columns.values())
+    replaced = path.stat().st_blocks * 512 if path.exists() else 0  # blocks in use, not the length
+    free = shutil.disk_usage(path.parent).free + replaced
+    if needed > free:
+        raise FeatureFileError(
+            f"{path} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free some "
+            "space, or choose another --output or fewer --pooling."
+        )
+
+
+def lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
+    """Write the columns and parameters, and reserve the space of the features."""
+    columns, parameters = header.row_columns, header.parameters
+    n_rows = len(columns["labels"])
+    datasets = {name: np.asarray(columns[name], np.int64) for name in INTEGER_COLUMNS}
+    datasets |= {n: _encode(columns[n]) for n in ROW_COLUMNS if n not in INTEGER_COLUMNS}
+    datasets["sha256"] = _encode(columns["sha256"], SHA256_DIGITS)
+    datasets["class_names"] = _encode(header.class_names)
+    datasets["skipped/paths"] = _encode(list(header.skipped))
+    datasets["skipped/reasons"] = _encode(list(header.skipped.values()))
+    datasets["rows_done"] = np.zeros(1, np.int64)
+    datasets |= {f"crc32/{spec}": np.zeros(n_rows, np.uint32) for spec in shapes}
+    datasets |= {f"parameters/{name}": array for name, array in parameters.items()}
+    # h5py ignores errors when it closes a dataset by itself, so all stay open until the flush
+    data = [file.create_dataset(name, data=values) for name, values in datasets.items()]
+    contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    for spec, shape in shapes.items():
+        name, dtype, pooling = f"features/{spec}", storage_dtype(shape), get_pooling(spec)
+        data.append(file.create_dataset(name, (n_rows, *shape), dtype, dcpl=contiguous))
+        data[-1].attrs.update(
+            pooling=spec,
+            layout=pooling.layout,
+            normalization=pooling.normalization,
+            channels=pooling.n_channels(shape, parameters),
+        )
+    for name, array in parameters.items():
+        file[f"parameters/{name}"].attrs["sha256"] = checks.parameter_sha256(array)
+    file.flush()
+
+
+def _encode(values: Sequence[str] | np.ndarray, min_length: int = 1) -> np.ndarray:
+    """Return fixed-length UTF-8, which h5py writes in one call."""
+    encoded = np.char.encode(np.asarray(values, dtype=str), "utf-8")
+    length = max(encoded.dtype.itemsize, min_length)
+    return encoded.astype(h5py.string_dtype("utf-8", length))
