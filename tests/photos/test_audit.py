@@ -239,7 +239,7 @@ def test_a_photo_whose_bits_were_guessed_is_odd(birds: Path) -> None:
     deep = np.asarray(scene(99).convert("L")).astype(np.uint16) * 16
     Image.fromarray(deep).save(birds / "test" / "wren" / "deep.png")
     (odd,) = audit_json(birds)["odd"]
-    assert_names(odd["reason"], "16-bit", "12-bit", int(deep.max()))
+    assert_names(f"{odd['kind']}: {odd['reason']}", "16-bit", "12-bit", int(deep.max()))
 
 
 def test_small_and_long_photos_are_odd(birds: Path) -> None:
