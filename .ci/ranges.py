@@ -20,8 +20,8 @@ import tensorflow as tf
 from bilinear_cli.networks.applications import build, preprocess_function
 from bilinear_cli.networks.int8 import build_int8, run_int8
 from bilinear_cli.networks.weights import Tensors, load_vgg16_weights
-from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import load_photo_set
+from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.poolings.functions import pool_function
 
 TABLE = Path(__file__).parent.parent / "bilinear_cli" / "networks" / "int8.json"

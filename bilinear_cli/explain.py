@@ -13,8 +13,8 @@ from PIL import Image
 
 from bilinear_cli.errors import BilinearError, validate_choice
 from bilinear_cli.networks.network import Forward, split_outputs
-from bilinear_cli.photos.images import read_any
-from bilinear_cli.photos.notes import logged_notes
+from bilinear_cli.photos.pixels.images import read_any
+from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.poolings.registry import POOLINGS, get_pooling

@@ -22,8 +22,8 @@ from bilinear_cli.networks.network import (
     with_precision,
 )
 from bilinear_cli.networks.onnx_model import is_onnx
-from bilinear_cli.photos.images import read_any, read_batches, stack_batch
-from bilinear_cli.photos.notes import logged_notes
+from bilinear_cli.photos.pixels.images import read_any, read_batches, stack_batch
+from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import CHOICES, Recipe, check_same, differences, distinct_sizes
 from bilinear_cli.run import load_model, read_backbone_path, read_recipe

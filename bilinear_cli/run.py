@@ -13,7 +13,7 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, Progress, closest_match
 from bilinear_cli.files import BROKEN_ZIP, atomic_write
-from bilinear_cli.photos.manifest import manifest_csv
+from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 
 from bilinear_cli.layers import BilinearPooling
-from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import load_photo_set
+from bilinear_cli.photos.pixels.images import read_photo
 
 SIZE = 96
 LAYER = "conv_pw_3_relu"  # 24 x 24 x 128; receptive fields of later layers are too large

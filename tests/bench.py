@@ -21,8 +21,8 @@ from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.graph import compile_pooling
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import Tensors, load_vgg16_weights
-from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
+from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.feature_transform import Features, fit_feature_transforms

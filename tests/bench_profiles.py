@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageCms
 from support.picture_files import ADOBE_RGB, DISPLAY_P3, matrix_profile
 
-from bilinear_cli.photos.images import read_any
 from bilinear_cli.photos.photo_set import load_photo_set
+from bilinear_cli.photos.pixels.images import read_any
 from bilinear_cli.transformers import PhotoFeatures
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))

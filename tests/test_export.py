@@ -20,8 +20,8 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.export import build_model, export
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import Weights, load_vgg16_weights
-from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import load_photo_set
+from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import load_model, read_recipe, save_model, train

@@ -13,7 +13,7 @@ from support.photos import make_photo
 from support.picture_files import deep_png
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.predict import predict
 from bilinear_cli.run import read_recipe, train
 from bilinear_cli.store import FeatureFile

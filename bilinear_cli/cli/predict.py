@@ -99,7 +99,7 @@ def predict(
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     """Return the paths of photos, and their number; 0 if standard input lists them."""
-    from bilinear_cli.photos.walk import log_left_out, only, walk_photos
+    from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
 
     if "-" in photos:
         if len(photos) > 1:

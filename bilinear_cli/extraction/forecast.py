@@ -9,8 +9,8 @@ from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.networks.onnx_model import is_onnx
-from bilinear_cli.photos.images import read_any, read_batches, stack_batch
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.photos.pixels.images import read_any, read_batches, stack_batch
 from bilinear_cli.poolings.parameters import fits
 
 N_PHOTOS = 2

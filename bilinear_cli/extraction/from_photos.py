@@ -14,9 +14,9 @@ from threadpoolctl import threadpool_limits
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
 from bilinear_cli.networks.network import Forward
-from bilinear_cli.photos import images
-from bilinear_cli.photos.notes import PhotoNotes, logged_notes
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.photos.pixels import images
+from bilinear_cli.photos.pixels.notes import PhotoNotes, logged_notes
 from bilinear_cli.poolings.parameters import (
     Parameters,
     make_parameters,

@@ -11,14 +11,14 @@ import numpy as np
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
 from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
-from bilinear_cli.photos.images import decode_photo, read_batches, read_bytes
-from bilinear_cli.photos.manifest import manifest_csv
+from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import (
     PhotoSet,
     count_photos,
     is_unequal,
     stratified_group_split,
 )
+from bilinear_cli.photos.pixels.images import decode_photo, read_batches, read_bytes
 
 SIZE = 224  # pixels; photos are resized to this before they are hashed
 BATCH_SIZE = 64

@@ -22,9 +22,9 @@ from bilinear_cli.errors import (
 )
 from bilinear_cli.files import atomic_write, cache_folder
 from bilinear_cli.photos import sample
-from bilinear_cli.photos.folders import read_class_folders
-from bilinear_cli.photos.manifest import PhotoRecord, read_manifest
-from bilinear_cli.photos.walk import log_left_out
+from bilinear_cli.photos.folders.class_folders import read_class_folders
+from bilinear_cli.photos.folders.walk import log_left_out
+from bilinear_cli.photos.lists.manifest import PhotoRecord, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def write_photos(
 
 
 def list_class_folders(spec: str, options: ListingOptions) -> Listing:
-    """List a folder that has a folder for each class, see `folders.read_class_folders`."""
+    """List a folder that has a folder for each class, see `read_class_folders`."""
     folder = Path(spec)
     rows, layout, left_out = read_class_folders(folder, spec, options.class_level)
     log.info("%s: %s", spec, layout)
@@ -196,7 +196,7 @@ def _cub_table(path: Path) -> dict[str, str]:
 
 
 def list_manifest(spec: str, options: ListingOptions) -> Listing:
-    """List a CSV file, see `manifest.read_manifest`."""
+    """List a CSV file, see `read_manifest`."""
     rows = read_manifest(Path(spec), options.columns)
     return Listing(Path(spec).stem, Path(spec).parent, rows)
 

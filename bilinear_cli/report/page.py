@@ -17,8 +17,8 @@ from PIL import Image
 from sklearn.preprocessing import normalize
 
 from bilinear_cli.errors import BadPhotoError
-from bilinear_cli.photos.images import read_batches, read_photo
-from bilinear_cli.photos.manifest import manifest_csv
+from bilinear_cli.photos.lists.manifest import manifest_csv
+from bilinear_cli.photos.pixels.images import read_batches, read_photo
 from bilinear_cli.report import plots
 from bilinear_cli.report.data import Predictions, ReportData, class_order
 from bilinear_cli.report.text import (

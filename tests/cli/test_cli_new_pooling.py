@@ -12,7 +12,7 @@ from support.commands import error_line, run_command
 from support.errors import assert_names, assert_suggests
 from support.thin_network import thin_networks
 
-from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.poolings import functions
 from bilinear_cli.poolings.registry import POOLINGS, Pooling, matrix_pooling
 from bilinear_cli.store import FeatureFile

@@ -33,8 +33,8 @@ from support.picture_files import DISPLAY_P3, deep_png, matrix_profile
 from support.rows import pooled
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError
-from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
+from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.store import FeatureFile, partial_path
 
 SIZE = RECIPE.image_size

@@ -12,8 +12,8 @@ from support.network import random_kernel, small_maps, small_network
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.extraction.graph import compile_pooling
-from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe, View, distinct_sizes, parse_views, view_names
 from bilinear_cli.run import train

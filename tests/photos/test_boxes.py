@@ -11,8 +11,8 @@ from support.errors import assert_names, messages, raises, warnings
 from support.photos import cub_folder
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.photos.boxes import PhotoBoxes, read_boxes
-from bilinear_cli.photos.crops import Box
+from bilinear_cli.photos.boxes.boxes import PhotoBoxes, read_boxes
+from bilinear_cli.photos.boxes.crops import Box
 
 PATHS = ["deer/1.jpg", "deer/2.jpg", "fox/1.jpg"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from support.errors import raises
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.photos.crops import Box, choose_boxes, crop_rectangle, draft_size, open_crop
+from bilinear_cli.photos.boxes.crops import Box, choose_boxes, crop_rectangle, draft_size, open_crop
 
 
 @pytest.mark.parametrize(

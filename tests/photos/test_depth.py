@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from support.picture_files import deep_png, encoded, tiff
 
-from bilinear_cli.photos import depth
-from bilinear_cli.photos.images import DecodedPhoto, decode_photo, read_any
+from bilinear_cli.photos.pixels import depth
+from bilinear_cli.photos.pixels.images import DecodedPhoto, decode_photo, read_any
 
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
 OPAQUE = np.full((8, 8), 65535)

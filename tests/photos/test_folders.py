@@ -13,9 +13,9 @@ from support.errors import assert_names, messages, raises, warnings
 from support.photos import class_folders, cub_folder, make_photo, rows
 
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.photos.folders.walk import walk_photos
 from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.photos.split_names import resolve_splits
-from bilinear_cli.photos.walk import walk_photos
 
 Classes = dict[str, int | list[str]]
 

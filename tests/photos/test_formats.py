@@ -11,8 +11,8 @@ from support.errors import raises
 from support.picture_files import dng, encoded, thumbnail_first, tiff
 
 from bilinear_cli.errors import BadPhotoError
-from bilinear_cli.photos import formats, raw
-from bilinear_cli.photos.images import DecodedPhoto, decode_photo, read_any
+from bilinear_cli.photos.pixels import formats, raw
+from bilinear_cli.photos.pixels.images import DecodedPhoto, decode_photo, read_any
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 LYING = Image.new("RGB", (40, 20), RED)  # taken upright, with the camera turned

@@ -19,7 +19,7 @@ from support.errors import raises
 from support.photos import make_photo
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
-from bilinear_cli.photos.images import BATCHES_AHEAD, read_any, read_batches, read_photo
+from bilinear_cli.photos.pixels.images import BATCHES_AHEAD, read_any, read_batches, read_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -216,7 +216,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_too_little_memory_is_no_fault_of_the_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilinear_cli.photos.images._rgb", Mock(side_effect=MemoryError))
+    monkeypatch.setattr("bilinear_cli.photos.pixels.images._rgb", Mock(side_effect=MemoryError))
     path = make_photo(tmp_path / "photo.png")
     with raises(BilinearError, path):  # and so no BadPhotoError
         read_one(path, 8)
@@ -253,7 +253,7 @@ def test_an_array_of_another_shape_or_dtype_is_a_usage_error(array: np.ndarray) 
 
 
 def test_too_little_memory_is_no_fault_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilinear_cli.photos.images._rgb", Mock(side_effect=MemoryError))
+    monkeypatch.setattr("bilinear_cli.photos.pixels.images._rgb", Mock(side_effect=MemoryError))
     with raises(BilinearError, 8, "memory"):
         read_any(PIXELS, [8])
 

@@ -18,8 +18,8 @@ from support.picture_files import (
     matrix_profile,
 )
 
-from bilinear_cli.photos import profiles
-from bilinear_cli.photos.images import DecodedPhoto, decode_photo, read_any
+from bilinear_cli.photos.pixels import profiles
+from bilinear_cli.photos.pixels.images import DecodedPhoto, decode_photo, read_any
 
 PIXELS = np.random.default_rng(0).integers(60, 190, (16, 16, 3), np.uint8)  # also in sRGB
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from support.errors import raises
 
 from bilinear_cli.errors import BadPhotoError
-from bilinear_cli.photos.images import read_photo
+from bilinear_cli.photos.pixels.images import read_photo
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
@@ -126,7 +126,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
     path = tmp_path / "x.jpg"
     RGB.convert(mode).resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
     (reduced,) = read_photo(path, [64])
-    monkeypatch.setattr("bilinear_cli.photos.images.MIN_DECODED_RATIO", 10_000)
+    monkeypatch.setattr("bilinear_cli.photos.pixels.images.MIN_DECODED_RATIO", 10_000)
     (full,) = read_photo(path, [64])
     with Image.open(path) as image:
         filtered = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.HAMMING))

@@ -15,8 +15,8 @@ from PIL import Image
 from support.errors import raises
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.photos.images import read_photo
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
+from bilinear_cli.photos.pixels.images import read_photo
 
 pytestmark = pytest.mark.slow  # TensorFlow and its datasets take seconds to import
 BIRDS = ("wren", "snow/bunting")

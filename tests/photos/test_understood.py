@@ -26,12 +26,12 @@ from support.picture_files import (
 )
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.photos import formats
-from bilinear_cli.photos.columns import NAMES
-from bilinear_cli.photos.images import read_any
-from bilinear_cli.photos.notes import logged_notes
+from bilinear_cli.photos.lists.columns import NAMES
+from bilinear_cli.photos.lists.table import plain_name
 from bilinear_cli.photos.photo_set import load_photo_set
-from bilinear_cli.photos.table import plain_name
+from bilinear_cli.photos.pixels import formats
+from bilinear_cli.photos.pixels.images import read_any
+from bilinear_cli.photos.pixels.notes import logged_notes
 
 TEXT = (ROOT / "docs" / "photo-sets.md").read_text("utf-8")
 

@@ -13,7 +13,7 @@ from support.commands import run_command
 from support.pages import EXTERNAL, Element, markdown_tables, parse
 from support.runs import HOSTILE_NAMES, make_run, report_html
 
-from bilinear_cli.photos.manifest import PhotoRecord
+from bilinear_cli.photos.lists.manifest import PhotoRecord
 from bilinear_cli.report.text import confused_pairs_line
 from bilinear_cli.report.write import escape_markdown
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.photos.manifest import manifest_csv
+from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.run import save_model
 from bilinear_cli.training.metrics import calibration, evaluate
 from bilinear_cli.training.model import Model, to_probabilities

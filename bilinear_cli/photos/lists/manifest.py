@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bilinear_cli.errors import BilinearError, validate_choice
-from bilinear_cli.photos.columns import KNOWN, find_columns, log_columns
-from bilinear_cli.photos.lookup import Lookup
+from bilinear_cli.photos.lists.columns import KNOWN, find_columns, log_columns
+from bilinear_cli.photos.lists.lookup import Lookup
+from bilinear_cli.photos.lists.table import Row, Table, plain_name, read_table
 from bilinear_cli.photos.split_names import resolve_splits, split_role
-from bilinear_cli.photos.table import Row, Table, plain_name, read_table
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line
 from bilinear_cli.machine import n_cpus
-from bilinear_cli.photos.depth import declared_depth, scale_grey
-from bilinear_cli.photos.formats import open_photo
-from bilinear_cli.photos.notes import Note
-from bilinear_cli.photos.profiles import to_srgb
+from bilinear_cli.photos.pixels.depth import declared_depth, scale_grey
+from bilinear_cli.photos.pixels.formats import open_photo
+from bilinear_cli.photos.pixels.notes import Note
+from bilinear_cli.photos.pixels.profiles import to_srgb
 from bilinear_cli.recipe import SRGB, ProcessorResize, parse_processor_resize
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.photos.folders.walk import readable
 from bilinear_cli.photos.split_names import mentioned_roles, resolve_splits, split_role
-from bilinear_cli.photos.walk import readable
 
 
 def find_split_folders(paths: Sequence[str], spec: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from bilinear_cli.errors import abbreviate, reason_of
-from bilinear_cli.photos.formats import FORMATS, readable_formats
+from bilinear_cli.photos.pixels.formats import FORMATS, readable_formats
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from bilinear_cli.errors import reason_of
-from bilinear_cli.photos.walk import IS_SYSTEM_NAME, SUFFIXES
+from bilinear_cli.photos.folders.walk import IS_SYSTEM_NAME, SUFFIXES
 
 URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 ELSEWHERE = re.compile(r"file:" if os.name == "nt" else r"file:|[a-z]:[\\/]|\\\\", re.IGNORECASE)

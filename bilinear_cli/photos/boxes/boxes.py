@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.photos.box_json import read_json
-from bilinear_cli.photos.box_source import BoxSource, errors_at
-from bilinear_cli.photos.box_tables import read_cub_boxes, read_table_of_boxes, read_yolo_labels
-from bilinear_cli.photos.crops import FRACTIONS, Box, validate_box
-from bilinear_cli.photos.path_matching import match_paths
+from bilinear_cli.photos.boxes.crops import FRACTIONS, Box, validate_box
+from bilinear_cli.photos.boxes.json_files import read_json
+from bilinear_cli.photos.boxes.matching import match_paths
+from bilinear_cli.photos.boxes.source import BoxSource, errors_at
+from bilinear_cli.photos.boxes.tables import read_cub_boxes, read_table_of_boxes, read_yolo_labels
 
 log = logging.getLogger(__name__)
 

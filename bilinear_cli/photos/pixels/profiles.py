@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms
 
-from bilinear_cli.photos.notes import Note
+from bilinear_cli.photos.pixels.notes import Note
 
 # Colour space of a profile -> modes of Pillow in this space, and the mode of the result
 MODES = {

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
-from bilinear_cli.photos.notes import Note
+from bilinear_cli.photos.pixels.notes import Note
 
 # Tags of TIFF
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from bilinear_cli.errors import BilinearError, reason_of
-from bilinear_cli.photos.box_source import (
+from bilinear_cli.photos.boxes.crops import FRACTIONS, PIXELS, Box
+from bilinear_cli.photos.boxes.source import (
     MAX_FRACTION,
     BoxSource,
     Detection,
@@ -13,9 +14,8 @@ from bilinear_cli.photos.box_source import (
     make_box,
     validate_fractions,
 )
-from bilinear_cli.photos.columns import NAMES
-from bilinear_cli.photos.crops import FRACTIONS, PIXELS, Box
-from bilinear_cli.photos.table import Table, excerpt, plain_name, read_table
+from bilinear_cli.photos.lists.columns import NAMES
+from bilinear_cli.photos.lists.table import Table, excerpt, plain_name, read_table
 
 # Columns of corners, or of a corner, width and height. The first that are there are taken. Corners
 # stand first, because `width` and `height` beside them are those of the picture.

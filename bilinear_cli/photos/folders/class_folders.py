@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bilinear_cli.errors import BilinearError, abbreviate
-from bilinear_cli.photos.manifest import PhotoRecord
-from bilinear_cli.photos.split_folders import find_split_folders
-from bilinear_cli.photos.walk import SUFFIXES, Walk, only, readable, walk_photos
+from bilinear_cli.photos.folders.split_folders import find_split_folders
+from bilinear_cli.photos.folders.walk import SUFFIXES, Walk, only, readable, walk_photos
+from bilinear_cli.photos.lists.manifest import PhotoRecord
 
 log = logging.getLogger(__name__)
 

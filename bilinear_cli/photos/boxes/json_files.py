@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bilinear_cli.errors import BilinearError, reason_of
-from bilinear_cli.photos.box_source import (
+from bilinear_cli.photos.boxes.crops import FRACTIONS, PIXELS, Box
+from bilinear_cli.photos.boxes.source import (
     BoxSource,
     Detection,
     errors_at,
     make_box,
     validate_fractions,
 )
-from bilinear_cli.photos.crops import FRACTIONS, PIXELS, Box
 
 MEGADETECTOR_CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 NO_ANIMALS = frozenset(("person", "human", "vehicle"))

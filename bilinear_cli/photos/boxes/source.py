@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.photos.crops import Box
+from bilinear_cli.photos.boxes.crops import Box
 
 MAX_FRACTION = 1.001  # programs round
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bilinear_cli.errors import BilinearError, UsageError, abbreviate, closest_match
-from bilinear_cli.photos.table import Table, excerpt, plain_name
-from bilinear_cli.photos.walk import SUFFIXES
+from bilinear_cli.photos.folders.walk import SUFFIXES
+from bilinear_cli.photos.lists.table import Table, excerpt, plain_name
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
-from bilinear_cli.photos import depth, raw
-from bilinear_cli.photos.contents import describe
-from bilinear_cli.photos.notes import Note
+from bilinear_cli.photos.pixels import depth, raw
+from bilinear_cli.photos.pixels.contents import describe
+from bilinear_cli.photos.pixels.notes import Note
 
 # Pillow's name -> suffixes of photos in a folder. Pillow's other formats are no photos, and some of
 # them start programs. HEIF, JXL and camera raw files need other packages; without these, photos
