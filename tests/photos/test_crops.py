@@ -5,11 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from support.errors import raises
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.photos.boxes.crops import Box, choose_boxes, crop_rectangle, draft_size, open_crop
+from bilinear_cli.photos.boxes.crops import (
+    Box,
+    Crop,
+    choose_boxes,
+    crop_draft_size,
+    crop_rectangle,
+    crop_upright,
+    draft_size,
+    upright_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +120,14 @@ def opened(orientation: int, suffix: str = "JPEG", **options: Any) -> Image.Imag
     return Image.open(buffer)
 
 
+def decode(image: Image.Image, crop: Crop, min_side: int) -> Image.Image:
+    stored_size = image.size
+    if image.format == "JPEG":
+        image.draft(image.mode, crop_draft_size(image, crop, min_side))
+    upright = ImageOps.exif_transpose(image)
+    return crop_upright(upright, upright_size(image, stored_size), crop)
+
+
 def red(image: Image.Image) -> np.ndarray:
     """Return where a picture is red, bool (height, width)."""
     pixels = np.asarray(image.convert("RGB")).astype(int)
@@ -122,7 +139,7 @@ def red(image: Image.Image) -> np.ndarray:
 def test_the_crop_is_upright(orientation: int, suffix: str) -> None:
     left, top, right, bottom = PATCH
     box = Box(left, top, right - left, bottom - top)
-    crop = open_crop(opened(orientation, suffix), box, "pixels", 0.5, 1000)
+    crop = decode(opened(orientation, suffix), Crop(box, "pixels", 0.5), 1000)
     assert crop.size == (160, 200)
     inside = np.zeros((200, 160), bool)
     inside[50:150, 40:120] = True
@@ -140,7 +157,7 @@ def test_a_reduced_crop_shows_the_same(
     width, height = right - left, bottom - top
     box = Box(left / scale[0], top / scale[1], width / scale[0], height / scale[1])
     image = opened(orientation, subsampling=0, quality=95)
-    crop = open_crop(image, box, unit, 0.5, min_side)
+    crop = decode(image, Crop(box, unit, 0.5), min_side)
     assert abs(np.array(crop.size) - np.array((160, 200)) / divisor).max() <= 1
     rows, columns = np.nonzero(red(crop))
     edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
@@ -149,5 +166,5 @@ def test_a_reduced_crop_shows_the_same(
 
 
 def test_a_small_crop_of_a_large_picture_is_not_reduced() -> None:
-    crop = open_crop(opened(1), Box(250, 40, 60, 60), "pixels", 0, 31)
+    crop = decode(opened(1), Crop(Box(250, 40, 60, 60), "pixels", 0), 31)
     assert crop.size == (60, 60)

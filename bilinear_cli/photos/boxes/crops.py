@@ -7,8 +7,7 @@ rotation (EXIF) has been applied.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, ImageOps
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import ExifTags, Image
 
 from bilinear_cli.errors import validate_choice
 
@@ -33,6 +32,18 @@ class Box(NamedTuple):
     def area(self) -> float:
         """Return width times height."""
         return self.width * self.height
+
+
+class Crop(NamedTuple):
+    """What is cropped from a picture: a box in `unit`, and a margin, see `crop_rectangle`."""
+
+    box: Box
+    unit: str
+    margin: float
+
+    def rectangle(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return `crop_rectangle` of a picture of this width and height in pixels."""
+        return crop_rectangle(self.box, self.unit, size, self.margin)
 
 
 def choose_boxes(boxes: Sequence[Box], choice: str) -> tuple[Box, ...]:
@@ -119,27 +130,33 @@ def draft_size(frame: tuple[int, int], crop: tuple[int, int], min_side: int) -> 
     return frame[0] // divisor, frame[1] // divisor
 
 
-def open_crop(image: Image.Image, box: Box, unit: str, margin: float, min_side: int) -> Image.Image:
-    """Return the part of a picture that a box and a margin take, upright.
+def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and the height, stored as `size`, of a picture as a person sees it."""
+    sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+    return size[::-1] if sideways else size
 
-    Args:
-        image: an opened picture. A JPEG that is not loaded yet is decoded at a reduced size.
-        box: a box in `unit`. Pixels are those of the full size.
-        unit: `pixels` or `fractions`.
-        margin: see `crop_rectangle`.
-        min_side: see `draft_size`.
+
+def crop_draft_size(image: Image.Image, crop: Crop, min_side: int) -> tuple[int, int]:
+    """Return `draft_size` for a crop of an opened picture that is not loaded yet.
 
     Raises:
         ValueError: see `crop_rectangle`.
     """
-    if not isinstance(image, JpegImageFile):  # only a JPEG has a reduced size
-        image = ImageOps.exif_transpose(image)
-    sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-    width, height = image.size[::-1] if sideways else image.size
-    left, top, right, bottom = crop_rectangle(box, unit, (width, height), margin)
-    image.draft(image.mode, draft_size(image.size, (right - left, bottom - top), min_side))
-    upright = ImageOps.exif_transpose(image)
-    x_scale, y_scale = upright.width / width, upright.height / height
-    horizontal = round(left * x_scale), round(right * x_scale)
-    vertical = round(top * y_scale), round(bottom * y_scale)
-    return upright.crop((horizontal[0], vertical[0], horizontal[1], vertical[1]))
+    left, top, right, bottom = crop.rectangle(upright_size(image, image.size))
+    return draft_size(image.size, (right - left, bottom - top), min_side)
+
+
+def crop_upright(image: Image.Image, size: tuple[int, int], crop: Crop) -> Image.Image:
+    """Return the part of an upright picture that a crop takes.
+
+    Args:
+        image: perhaps decoded smaller than its full size.
+        size: its full width and height, whose pixels the box may count.
+
+    Raises:
+        ValueError: see `crop_rectangle`.
+    """
+    left, top, right, bottom = crop.rectangle(size)
+    x_scale, y_scale = image.width / size[0], image.height / size[1]
+    edges = left * x_scale, top * y_scale, right * x_scale, bottom * y_scale
+    return image.crop((round(edges[0]), round(edges[1]), round(edges[2]), round(edges[3])))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
+from bilinear_cli.photos.boxes.crops import Crop, crop_draft_size
 from bilinear_cli.photos.pixels import depth, raw
 from bilinear_cli.photos.pixels.contents import describe
 from bilinear_cli.photos.pixels.notes import Note
@@ -39,7 +40,7 @@ class OpenedPhoto(NamedTuple):
 
     Attributes:
         image: not yet turned upright; integers of more bits in a mode I.
-        size: width and height of the whole picture; a JPEG may be decoded smaller.
+        size: width and height of the whole picture as it is stored; a JPEG may be decoded smaller.
         notes: what was guessed or left out.
     """
 
@@ -48,19 +49,20 @@ class OpenedPhoto(NamedTuple):
     notes: list[Note]
 
 
-def open_photo(data: bytes, suffix: str, min_side: int) -> OpenedPhoto:
+def open_photo(data: bytes, suffix: str, min_side: int, crop: Crop | None = None) -> OpenedPhoto:
     """Open the picture in a file with this content.
 
     Args:
         suffix: of the file; it tells camera raw files from TIFF where nothing else does.
         min_side: pixels; a JPEG or camera raw file is decoded smaller, but no smaller than this.
+        crop: the part of the picture that will be taken, to which `min_side` refers.
 
     Raises:
         ValueError: it is no photo, or its reader is not installed; the message says what it is.
         Exception: nearly any, of a damaged file.
     """
     if raw.is_raw(data, suffix):
-        return OpenedPhoto(*raw.develop(data, min_side), [])
+        return OpenedPhoto(*raw.develop(data, None if crop else min_side), [])
     try:
         image = _open(data)
     except UnidentifiedImageError as error:
@@ -71,7 +73,8 @@ def open_photo(data: bytes, suffix: str, min_side: int) -> OpenedPhoto:
         notes = [SEVERAL] * _has_more_frames(image)
     size = image.size
     if image.format in ("JPEG", "MPO"):  # of HEIF, this might be a thumbnail
-        image.draft(image.mode, (min_side, min_side))
+        smallest = crop_draft_size(image, crop, min_side) if crop else (min_side, min_side)
+        image.draft(image.mode, smallest)
     if ";16" in depth.raw_mode(image):
         scaled, more = _sixteen_bits(image, data)
         return OpenedPhoto(scaled, size, notes + more)

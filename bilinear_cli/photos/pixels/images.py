@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line
 from bilinear_cli.machine import n_cpus
+from bilinear_cli.photos.boxes.crops import Crop, crop_upright, upright_size
 from bilinear_cli.photos.pixels.depth import declared_depth, scale_grey
 from bilinear_cli.photos.pixels.formats import open_photo
 from bilinear_cli.photos.pixels.notes import Note
@@ -38,7 +39,7 @@ class DecodedPhoto(NamedTuple):
 
     Attributes:
         pixels: for each size uint8 (size, size, 3), RGB.
-        size: width and height of the file's picture.
+        size: width and height of the whole picture, upright.
         notes: what was guessed or left out.
     """
 
@@ -48,7 +49,11 @@ class DecodedPhoto(NamedTuple):
 
 
 def read_photo(
-    path: Path, sizes: Sequence[int], resize: str = "squash", colours: str = SRGB
+    path: Path,
+    sizes: Sequence[int],
+    resize: str = "squash",
+    colours: str = SRGB,
+    crop: Crop | None = None,
 ) -> list[np.ndarray]:
     """Read a photo as a person would see it.
 
@@ -63,16 +68,17 @@ def read_photo(
             (black on two sides); or a text of `recipe.processor_resize`, whose lengths are scaled
             to other sizes than its own.
         colours: `srgb`, or an empty text to ignore the photo's colour profile, see `Recipe`.
+        crop: the part to take before it is resized; None for the whole photo.
 
     Returns:
         For each size uint8 (size, size, 3), RGB, with the camera's rotation applied, transparency
         on white, and integers of more bits scaled to eight, see `depth.py`.
 
     Raises:
-        BadPhotoError: the file is not a photo, or is cut off.
+        BadPhotoError: the file is not a photo, or is cut off, or the crop lies outside of it.
         BilinearError: the memory does not suffice to decode it.
     """
-    return decode_photo(read_bytes(path), path, sizes, resize, colours).pixels
+    return decode_photo(read_bytes(path), path, sizes, resize, colours, crop).pixels
 
 
 def read_bytes(path: Path) -> bytes:
@@ -84,38 +90,43 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode_photo(
-    data: bytes, path: Path, sizes: Sequence[int], resize: str = "squash", colours: str = SRGB
+    data: bytes,
+    path: Path,
+    sizes: Sequence[int],
+    resize: str = "squash",
+    colours: str = SRGB,
+    crop: Crop | None = None,
 ) -> DecodedPhoto:
     """Return `read_photo` of a file with this content, with what was guessed.
 
     The suffix of `path` tells some camera raw files from TIFF files.
     """
     try:
-        image, size, notes = open_photo(data, path.suffix, MIN_DECODED_RATIO * max(sizes))
-        photo = _resize_image(image, sizes, resize, colours)
-        return photo._replace(size=size, notes=notes + photo.notes)
+        min_side = MIN_DECODED_RATIO * max(sizes)
+        image, stored_size, notes = open_photo(data, path.suffix, min_side, crop)
+        rgb, more = _rgb(image, colours)
+        size = upright_size(image, stored_size)
+        rgb = crop_upright(rgb, size, crop) if crop else rgb
+        return DecodedPhoto(_resize(rgb, sizes, resize), size, notes + more)
     except MemoryError as error:
         raise BilinearError(f"not enough memory to decode {path}") from error
     except Exception as error:  # Pillow's decoders raise nearly any error for damaged bytes
         raise BadPhotoError(f"cannot read {path} as a photo: {one_line(error)}") from error
 
 
-def _resize_image(
-    image: Image.Image, sizes: Sequence[int], resize: str, colours: str
-) -> DecodedPhoto:
-    if 0 in image.size:
-        raise ValueError("it has no pixels")
-    rgb, notes = _rgb(image, colours)
+def _resize(image: Image.Image, sizes: Sequence[int], resize: str) -> list[np.ndarray]:
     if geometry := parse_processor_resize(resize):
-        resized = [_resize_as_processor(rgb, n, geometry) for n in sizes]
-    else:
-        function = RESIZERS[resize]
-        resized = [function(rgb, (n, n), Image.Resampling.BILINEAR) for n in sizes]
-    return DecodedPhoto([*map(np.asarray, resized)], image.size, notes)
+        return [np.asarray(_resize_as_processor(image, n, geometry)) for n in sizes]
+    function = RESIZERS[resize]
+    return [np.asarray(function(image, (n, n), Image.Resampling.BILINEAR)) for n in sizes]
 
 
 def read_any(
-    photo: Any, sizes: Sequence[int], resize: str = "squash", colours: str = SRGB
+    photo: Any,
+    sizes: Sequence[int],
+    resize: str = "squash",
+    colours: str = SRGB,
+    crop: Crop | None = None,
 ) -> DecodedPhoto:
     """Return `decode_photo` of a path, of an image of Pillow, or of an array.
 
@@ -128,9 +139,12 @@ def read_any(
     """
     if isinstance(photo, str | PathLike):
         path = Path(photo)
-        return decode_photo(read_bytes(path), path, sizes, resize, colours)
+        return decode_photo(read_bytes(path), path, sizes, resize, colours, crop)
     with _as_image(photo) as image:
-        return _resize_image(image, sizes, resize, colours)
+        rgb, notes = _rgb(image, colours)
+        size = rgb.size
+        rgb = crop_upright(rgb, size, crop) if crop else rgb
+        return DecodedPhoto(_resize(rgb, sizes, resize), size, notes)
 
 
 def rgb_pixels(photo: np.ndarray | Image.Image, colours: str = SRGB) -> np.ndarray:
@@ -183,6 +197,8 @@ def _crop_centre(image: Image.Image, width: int, height: int) -> Image.Image:
 
 def _rgb(image: Image.Image, colours: str) -> tuple[Image.Image, list[Note]]:
     """Return an image upright in RGB, and what was guessed."""
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
     depth = declared_depth(image)
     notes: list[Note] = []
     image = ImageOps.exif_transpose(image)

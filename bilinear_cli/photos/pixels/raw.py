@@ -48,11 +48,11 @@ def _first_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
     return tags
 
 
-def develop(data: bytes, min_side: int) -> tuple[Image.Image, tuple[int, int]]:
+def develop(data: bytes, min_side: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """Return the upright picture of a camera raw file in sRGB, and its full size.
 
     The white balance is that of the camera. If half the size suffices for `min_side` pixels, the
-    picture has half the size, which takes a fraction of the time.
+    picture has half the size, which takes a fraction of the time. None asks for the full size.
 
     Raises:
         ValueError: rawpy is not installed, or cannot read the file.
@@ -67,7 +67,7 @@ def develop(data: bytes, min_side: int) -> tuple[Image.Image, tuple[int, int]]:
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
             size = (raw.sizes.iwidth, raw.sizes.iheight)
-            is_large = min(size) >= 2 * min_side
+            is_large = min_side is not None and min(size) >= 2 * min_side
             pixels = raw.postprocess(use_camera_wb=True, half_size=is_large)
     except rawpy.LibRawError as error:
         reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
