@@ -53,6 +53,11 @@ def extract(
     split_seed: int = 0,
     class_level: int | None = None,
     columns: Mapping[str, str] | None = None,
+    boxes: StrPath | None = None,
+    box: str = "all",
+    margin: float = 0.1,
+    no_box: str = "whole",
+    min_confidence: float = 0.2,
     shard: str = UNSHARDED,
     reuse: StrPath | None = None,
     allow_precision_mix: bool = False,
@@ -93,7 +98,7 @@ def extract(
         FeatureFileError: an existing output has other contents, or it cannot be written.
         UsageError: the options do not fit each other.
     """
-    optional = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
+    paths = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
     options = ExtractOptions(
         data=str(data),
         pooling=[pooling] if isinstance(pooling, str) else tuple(pooling),
@@ -116,7 +121,12 @@ def extract(
         seed=seed,
         skip_bad=skip_bad,
         overwrite=overwrite,
-        **{name: Path(path) if path else None for name, path in optional.items()},
+        boxes=str(boxes) if boxes else None,
+        box=box,
+        margin=margin,
+        no_box=no_box,
+        min_confidence=min_confidence,
+        **{name: Path(path) if path else None for name, path in paths.items()},
     )
     if maps:
         _check_only_maps(options, scheduler, merge)

@@ -36,7 +36,7 @@ P = TypeVar("P")
 # Attributes of a feature file that must equal those of a run to predict from its rows
 ROW_ATTRIBUTES = (
     *("backbone", "layer", "weights_sha256", "image_size", "resize", "views", "precision"),
-    *("int8_sha256", "pooled_from", "seed", "colours"),
+    *("int8_sha256", "pooled_from", "seed", "colours", "crop"),
 )
 
 log = logging.getLogger(__name__)

@@ -22,6 +22,8 @@ PROCESSOR = "processor"  # resize as the publisher of an ONNX network does
 PROCESSOR_RESIZE = re.compile(
     PROCESSOR + r": (shortest|both) ([1-9][0-9]{0,4}), crop ([1-9][0-9]{0,4}), ([a-z]+)"
 )
+CROP = re.compile(r"(all|largest|most-confident), margin ([0-9]+(?:\.[0-9]+)?), (pixels|fractions)")
+MAX_MARGIN = 10.0
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
 MAX_EDGE_RATIO = 4  # of the edge to the crop; more would only take memory
 MINIMUMS = {"image_size": 1, "batch_size": 1, "seed": 0}
@@ -30,6 +32,7 @@ UNSHARDED = "1/1"  # the shard of a file that has all photos
 OPTIONAL_ATTRIBUTES = (
     *("shard", "seed", "pooled_from", "int8_sha256", "mixed_with", "engine", "mixed_engines"),
     "colours",
+    *("crop", "boxes_sha256"),
 )
 ENGINE = "tensorflow"  # of a file without this attribute
 # Attributes that may differ with --allow-precision-mix
@@ -39,7 +42,7 @@ ENGINE_PACKAGES = {"ncnn": ("ncnn",), "onnxruntime": ("onnxruntime",)}
 # For each use of two files, or of a file and a recipe: attributes that may differ
 MAY_DIFFER: dict[str, tuple[str, ...]] = {
     "resume": (),
-    "reuse": ("poolings", "shard", "engine", "mixed_engines"),
+    "reuse": ("poolings", "shard", "engine", "mixed_engines", "boxes_sha256"),
     "projection": (),  # of the attributes of the network
     "predict": (),  # of the attributes that decide a row, see `predict.py`
     "merge": (
@@ -113,6 +116,29 @@ def parse_processor_resize(text: str) -> ProcessorResize | None:
     return resize if is_valid and filter_name in FILTERS else None
 
 
+class CropOptions(NamedTuple):
+    """How photos are cropped to boxes: of which boxes, with which margin, in which unit."""
+
+    choice: str  # `all`, `largest` or `most-confident`
+    margin: float  # of the box's width and height, on each side
+    unit: str  # `pixels` or `fractions`
+
+    def __str__(self) -> str:
+        """Return the text of a feature file."""
+        margin = f"{self.margin:.4f}".rstrip("0").rstrip(".")
+        return f"{self.choice}, margin {margin}, {self.unit}"
+
+
+def parse_crop(text: str) -> CropOptions | None:
+    """Return the options of a text; None for an empty text. Raise a ValueError for others."""
+    if not text:
+        return None
+    match = CROP.fullmatch(text)
+    if not match or float(match[2]) > MAX_MARGIN:
+        raise ValueError(f"crop is {text!r}")
+    return CropOptions(match[1], float(match[2]), match[3])
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What decides the numbers of a feature file, apart from the photos.
@@ -136,6 +162,8 @@ class Recipe:
         engine: `tensorflow`; `ncnn`, which computes VGG16 in float32 on a CPU, and whose rows
             differ by rounding; `onnxruntime`, of ONNX networks. `auto` is resolved later.
         mixed_engines: other engines, of rows that were copied from another file; mostly empty.
+        crop: the text of a `CropOptions`; empty for whole photos.
+        boxes_sha256: of the boxes of all photos, hexadecimal; empty for whole photos.
         colours: `srgb`: photos are converted from their colour profile to sRGB; empty, as in files
             of earlier versions: colour profiles are ignored.
     """
@@ -157,6 +185,8 @@ class Recipe:
     engine: str = ENGINE
     mixed_engines: str = ""
     colours: str = ""
+    crop: str = ""
+    boxes_sha256: str = ""
 
     @property
     def is_resolved(self) -> bool:
@@ -174,6 +204,11 @@ class Recipe:
     def parsed_views(self) -> list[View]:
         """The views, in their order."""
         return parse_views(self.views, self.image_size)
+
+    @property
+    def crop_options(self) -> CropOptions | None:
+        """How photos are cropped; None for whole photos."""
+        return parse_crop(self.crop)
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], specs: tuple[str, ...]) -> Self:
@@ -197,6 +232,7 @@ class Recipe:
                 raise ValueError(f"{name} is {value!r}")
         recipe = cls(specs=specs, views=tuple(attributes["views"].split()), **values)
         parse_views(recipe.views, recipe.image_size)  # raises for an unknown name
+        parse_crop(recipe.crop)  # likewise
         return recipe
 
     def attributes(self) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from bilinear_cli.errors import (
     validate_choice,
 )
 from bilinear_cli.extraction.options import ExtractOptions
+from bilinear_cli.photos.boxes.options import CHOICES, NO_BOX
+from bilinear_cli.recipe import MAX_MARGIN
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +253,47 @@ columns_option = option(
     help="Columns of a CSV file that have other names than path, label, split and group: "
     "path=filename,label=species.",
 )
+boxes_option = option(
+    "--boxes",
+    metavar="SOURCE",
+    help="Crop photos to boxes: of a JSON file of MegaDetector or COCO, a CSV file, a folder of "
+    "YOLO's text files, or CUB-200-2011 (cub).",
+)
+min_confidence_option = option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    help="Leave out boxes of which the detector is less sure than this.",
+)
+no_box_option = option(
+    "--no-box",
+    type=click.Choice(NO_BOX),
+    help="What to do with a photo without a box: take the whole photo, leave it out, or stop.",
+)
+CROP_OPTIONS = (
+    boxes_option,
+    option(
+        "--box",
+        type=click.Choice(CHOICES),
+        help="Which boxes of a photo with several to take. all: an entry for each; the scores of a "
+        "photo are averaged.",
+    ),
+    option(
+        "--margin",
+        type=click.FloatRange(0, MAX_MARGIN),
+        help="Margin on each side of a box, as a share of its width and height.",
+    ),
+    no_box_option,
+    min_confidence_option,
+)
+
+
+def crop_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that crop photos to boxes."""
+    for decorate in reversed(CROP_OPTIONS):
+        command = decorate(command)
+    return command
+
+
 mix_option = option(
     "--allow-precision-mix",
     help="Accept features of different precisions together. A warning says how far apart they were "

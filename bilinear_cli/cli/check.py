@@ -15,6 +15,7 @@ from bilinear_cli.cli.base import (
     class_level_option,
     cli,
     columns_option,
+    crop_options,
     data_option,
     image_size_option,
     progress_bar,
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 @split_seed_option
 @class_level_option
 @columns_option
+@crop_options
 @backbone_option
 @image_size_option
 @click.option(
@@ -49,6 +51,7 @@ def check(
     image_size: int | None,
     groups: Path | None,
     as_json: bool,
+    **box_options: Any,
 ) -> None:
     """Check a photo set for problems, before extract.
 
@@ -66,11 +69,12 @@ def check(
     from bilinear_cli.extraction.options import ExtractOptions, make_network
     from bilinear_cli.photos.audit import audit_photos, validate_groups_path, write_groups
     from bilinear_cli.photos.audit_report import format_audit
+    from bilinear_cli.photos.boxes.cropped_set import crop_photo_set, crops_of_photos
     from bilinear_cli.photos.photo_set import load_photo_set
 
     if groups:
         validate_groups_path(groups)
-    options = ExtractOptions(backbone=backbone, image_size=image_size)
+    options = ExtractOptions(backbone=backbone, image_size=image_size, **box_options)
     size = image_size or make_network(options).image_size
     with progress_bar("preparing photos", "photo") as progress:
         photo_set = load_photo_set(
@@ -80,9 +84,13 @@ def check(
             columns=columns,
             progress=progress,
         )
+    crops, entries = None, photo_set
+    if options.box_options:
+        entries, crop, _ = crop_photo_set(photo_set, options.box_options)
+        photo_set, crops = entries.whole_photos(), crops_of_photos(entries, crop)
     with progress_bar("reading", "photo") as progress:
-        summary = audit_photos(photo_set, size, progress)
-    summary["extract"] = forecast_extraction(photo_set, options)
+        summary = audit_photos(photo_set, size, progress, crops=crops)
+    summary["extract"] = forecast_extraction(entries, options)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
     else:

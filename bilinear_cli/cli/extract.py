@@ -16,6 +16,7 @@ from bilinear_cli.cli.base import (
     class_level_option,
     cli,
     columns_option,
+    crop_options,
     data_option,
     engine_option,
     image_size_option,
@@ -102,6 +103,7 @@ class PoolingOption(click.Option):
 @split_seed_option
 @class_level_option
 @columns_option
+@crop_options
 @option("--shard", metavar="I/N", help="Extract only the I-th of N shards, for bilinear merge.")
 @option(
     "--reuse",

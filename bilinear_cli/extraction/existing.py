@@ -17,6 +17,7 @@ from bilinear_cli.networks.network import (
     measured_difference,
     with_precision,
 )
+from bilinear_cli.photos.photo_set import entry_keys
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import (
     UNSHARDED,
@@ -155,10 +156,12 @@ def check_reusable(file: FeatureFile, recipe: Recipe) -> None:
 def match_reusable_rows(
     file: FeatureFile,
     shapes: Mapping[str, tuple[int, ...]],
-    paths: Sequence[str],
-    sha256: Sequence[str],
+    keys: Sequence[str],
+    contents: np.ndarray,
 ) -> dict[str, int]:
-    """Return path -> first row in a reusable file, of the photos whose bytes it has.
+    """Return key -> first row in a reusable file, of the photos whose bytes and boxes it has.
+
+    `contents`, str (photos,), are `entry_keys` of the SHA-256 and the box of each photo.
 
     Raises:
         FeatureFileError: rows of the file have other shapes than `shapes`, spec -> (rows, ...).
@@ -171,10 +174,11 @@ def match_reusable_rows(
                 f"{shape[1:]}. Leave out --reuse."
             )
     done = np.flatnonzero(file.photo[: file.rows_done : file.n_views] >= 0) * file.n_views
-    first_rows = dict(zip(file.sha256[done].tolist(), done.tolist(), strict=True))
-    pairs = zip(paths, sha256, strict=True)
-    reused = {path: first_rows[digest] for path, digest in pairs if digest in first_rows}
-    log.info("%d of %d photos are in %s", len(reused), len(paths), file.path)
+    stored = entry_keys(file.sha256, file.box)[done].tolist()
+    first_rows = dict(zip(stored, done.tolist(), strict=True))
+    pairs = zip(keys, contents.tolist(), strict=True)
+    reused = {key: first_rows[content] for key, content in pairs if content in first_rows}
+    log.info("%d of %d photos are in %s", len(reused), len(keys), file.path)
     return reused
 
 

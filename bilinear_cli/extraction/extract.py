@@ -11,10 +11,11 @@ import numpy as np
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress
 from bilinear_cli.extraction import existing, resume
 from bilinear_cli.extraction.job import Batch, Input, Job, Source, warn_if_versions_differ
+from bilinear_cli.photos.photo_set import entry_keys
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON
 from bilinear_cli.recipe import UNSHARDED, Recipe
-from bilinear_cli.store import FeatureFile, FeatureWriter, create, locked
+from bilinear_cli.store import BOX, FeatureFile, FeatureWriter, create, locked
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,9 @@ def _prepare(
     """Fit missing parameters, compile the poolings, and create the file unless it is resumed."""
     parameters, header = source.fit_parameters(parameters), source.header(writer)
     if FITTED_ON in parameters:
-        test = header.row_columns["paths"][header.row_columns["split"] == "test"]
-        sha256 = source.sha256([*dict.fromkeys(test.tolist())])
+        columns = header.row_columns
+        keys = entry_keys(columns["paths"], columns.get(BOX))[columns["split"] == "test"]
+        sha256 = source.sha256([*dict.fromkeys(keys.tolist())])
         advice = "use --overwrite, without --reuse and --projection, to fit a new projection"
         check_not_fitted_on_test(parameters, np.array(sha256, str), advice)
     shapes = source.compile(parameters)
@@ -79,18 +81,20 @@ def _missing_rows(
     writer: FeatureWriter, source: Source, reused_file: FeatureFile | None, batch_size: int
 ) -> Iterator[Batch]:
     """Yield the rows that are not done, in order: reused rows, and whole computed batches."""
-    paths = writer.paths[:: writer.n_views][writer.photos_done :].tolist()
+    keys = writer.keys[:: writer.n_views][writer.photos_done :].tolist()
     if not reused_file:
-        yield from source.batches(paths)
+        yield from source.batches(keys)
         return
-    reused = existing.match_reusable_rows(reused_file, writer.shapes, paths, source.sha256(paths))
-    computed, batch = source.batches([path for path in paths if path not in reused]), None
-    for is_reused, consecutive_paths in groupby(paths, reused.__contains__):
+    box = None if writer.box is None else writer.box[:: writer.n_views][writer.photos_done :]
+    contents = entry_keys(np.array(source.sha256(keys), str), box)
+    reused = existing.match_reusable_rows(reused_file, writer.shapes, keys, contents)
+    computed, batch = source.batches([key for key in keys if key not in reused]), None
+    for is_reused, consecutive_keys in groupby(keys, reused.__contains__):
         if is_reused:
-            first_rows = [reused[path] for path in consecutive_paths]
+            first_rows = [reused[key] for key in consecutive_keys]
             yield from existing.reused_batches(reused_file, writer.shapes, batch_size, first_rows)
             continue
-        n_photos = len([*consecutive_paths])
+        n_photos = len([*consecutive_keys])
         while n_photos:
             first, rest = (batch or next(computed)).split(n_photos)
             n_photos -= len(first.errors)
@@ -123,9 +127,9 @@ def _check_finite(batch: Batch, writer: FeatureWriter) -> None:
     for spec, values in batch.rows.items():
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if not finite.all():
-            path = writer.paths[writer.rows_done + np.argmin(finite)]
+            key = writer.keys[writer.rows_done + np.argmin(finite)]
             raise BilinearError(
-                f"the {spec} features of {path} exceed the range of {values.dtype}. Remove that "
+                f"the {spec} features of {key} exceed the range of {values.dtype}. Remove that "
                 "photo and run the same command again. If you used --precision float16, "
                 "--overwrite --precision float32 may suffice."
             )
@@ -133,7 +137,7 @@ def _check_finite(batch: Batch, writer: FeatureWriter) -> None:
 
 def _finish(writer: FeatureWriter, source: Source, recipe: Recipe) -> None:
     """Give the file its final name, without the rows of bad photos."""
-    bad = dict.fromkeys(writer.paths[writer.photo < 0].tolist())
+    bad = dict.fromkeys(writer.keys[writer.photo < 0].tolist())
     if recipe.shard == UNSHARDED and (writer.photo < 0).all():
         raise BadPhotoError(f"no file of {writer.attributes['data']} can be read as a photo")
-    writer.finish({path: source.read_error(path) for path in bad})
+    writer.finish({key: source.read_error(key) for key in bad})

@@ -43,11 +43,11 @@ class _MapsSource:
 
     def __init__(self, file: FeatureFile, recipe: Recipe) -> None:
         self._file, self._recipe = file, recipe
-        self.paths = file.paths[:: file.n_views]
-        self._index = {path: i for i, path in enumerate(self.paths.tolist())}
+        self.keys = file.keys[:: file.n_views]
+        self._index = {key: i for i, key in enumerate(self.keys.tolist())}
 
-    def sha256(self, paths: Sequence[str]) -> list[str]:
-        return [str(self._file.sha256[self._index[path] * self._file.n_views]) for path in paths]
+    def sha256(self, keys: Sequence[str]) -> list[str]:
+        return [str(self._file.sha256[self._index[key] * self._file.n_views]) for key in keys]
 
     def header(self, existing: FeatureFile | None = None) -> Header:
         """Return the header of the maps' file with the new recipe and versions."""
@@ -76,14 +76,14 @@ class _MapsSource:
         self._compute, shapes = compile_maps(self._recipe.specs, shape, parameters)
         return shapes
 
-    def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
+    def batches(self, keys: Sequence[str]) -> Iterator[Batch]:
         n_views, n = self._file.n_views, self._recipe.batch_size
-        first = np.array([self._index[path] for path in paths], int) * n_views
+        first = np.array([self._index[key] for key in keys], int) * n_views
         indices = (first[:, None] + np.arange(n_views)).ravel()
         for span, maps in self._file.batches(MAPS, indices, n * n_views):
             sha256 = self._file.sha256[indices[span][::n_views]].tolist()
             yield Batch(sha256, [None] * len(sha256), self._compute(maps))
 
-    def read_error(self, path: str) -> str:
+    def read_error(self, key: str) -> str:
         """Raise a KeyError: stored maps have no unreadable photos."""
-        raise KeyError(path)
+        raise KeyError(key)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
 from bilinear_cli.networks.network import Forward
+from bilinear_cli.photos.boxes.crops import make_crop
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.photos.pixels import images
 from bilinear_cli.photos.pixels.notes import PhotoNotes, logged_notes
@@ -25,7 +27,7 @@ from bilinear_cli.poolings.parameters import (
 )
 from bilinear_cli.poolings.registry import MAPS
 from bilinear_cli.recipe import UNSHARDED, Recipe, distinct_sizes, shard_slice
-from bilinear_cli.store import FeatureFile, Header
+from bilinear_cli.store import BOX, FeatureFile, Header
 
 log = logging.getLogger(__name__)
 
@@ -72,32 +74,33 @@ class _PhotoSource:
         self._notes = notes
         self._sizes = distinct_sizes(recipe.parsed_views)
         shard = shard_slice(recipe.shard, len(photos.photo_set), recipe.batch_size)
-        self._photo = np.arange(shard.start, shard.stop)
-        self._photo_set = photos.photo_set.take(self._photo)
-        self._index = {path: i for i, path in enumerate(self._photo_set.paths.tolist())}
+        self._indices = np.arange(shard.start, shard.stop)
+        self._photo_set = photos.photo_set.take(self._indices)
+        self.keys = self._photo_set.keys
+        self._index = {key: i for i, key in enumerate(self.keys.tolist())}
         self._sha256: dict[str, str] = {}
-        self.paths = self._photo_set.paths
-        self._initial_states = {path: self._state(path) for path in self._index} if skip_bad else {}
+        self._initial_states = {key: self._state(key) for key in self._index} if skip_bad else {}
 
-    def sha256(self, paths: Sequence[str]) -> list[str]:
-        unknown = [path for path in paths if path not in self._sha256]
-        photos = self._photo_set.take(np.array([self._index[path] for path in unknown], int))
+    def sha256(self, keys: Sequence[str]) -> list[str]:
+        unknown = [key for key in keys if key not in self._sha256]
+        photos = self._photo_set.take(np.array([self._index[key] for key in unknown], int))
         self._sha256 |= zip(unknown, photos.sha256().tolist(), strict=True)
-        return [self._sha256[path] for path in paths]
+        return [self._sha256[key] for key in keys]
 
     def header(self, existing: FeatureFile | None = None) -> Header:
         photo_set = self._photos.photo_set
         seed = photo_set.split_seed
         if existing and seed is not None and existing.attributes.get("split_seed") == seed:
             photo_set = photo_set.keep_split(existing.group, existing.split)
-        shard = photo_set.take(self._photo)
-        sha256 = [self._sha256.get(path, "") for path in self.paths.tolist()]
+        shard = photo_set.take(self._indices)
+        sha256 = [self._sha256.get(key, "") for key in self.keys.tolist()]
         names = ("labels", "paths", "split", "group")
         photos = {name: getattr(shard, name) for name in names}
-        photos |= {"photo": self._photo, "sha256": np.array(sha256, str)}
+        photos |= {"photo": photo_set.photo[self._indices], "sha256": np.array(sha256, str)}
+        photos |= {} if shard.box is None else {BOX: shard.box}
         views = self._recipe.views
-        rows = {name: np.repeat(values, len(views)) for name, values in photos.items()}
-        rows["view"] = np.tile(views, len(self.paths))
+        rows = {name: np.repeat(values, len(views), axis=0) for name, values in photos.items()}
+        rows["view"] = np.tile(views, len(self.keys))
         return Header(rows, photo_set.class_names, photo_set_attributes(photo_set, self._recipe))
 
     def fit_parameters(self, existing: Parameters) -> dict[str, np.ndarray]:
@@ -123,7 +126,7 @@ class _PhotoSource:
         source = _PhotoSource(photos, recipe, self._skip_bad, notes)
         source._forward = self._forward
         source.compile({})
-        batches = source.batches(sample.paths.tolist())
+        batches = source.batches(sample.keys.tolist())
         maps = (batch.rows[MAPS][[not error for error in batch.errors]] for batch in batches)
         return second_moment(maps), sample.sha256().tolist()
 
@@ -136,9 +139,9 @@ class _PhotoSource:
         )
         return shapes
 
-    def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
-        n_views, n, remaining = len(self._recipe.views), self._recipe.batch_size, iter(paths)
-        for photos in images.read_batches(paths, n, self._read):
+    def batches(self, keys: Sequence[str]) -> Iterator[Batch]:
+        n_views, n, remaining = len(self._recipe.views), self._recipe.batch_size, iter(keys)
+        for photos in images.read_batches(keys, n, self._read):
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             if (bad := next(filter(None, errors), None)) and not self._skip_bad:
                 is_shard = self._recipe.shard != UNSHARDED  # of a list that must stay
@@ -149,46 +152,54 @@ class _PhotoSource:
                 )
             sha256 = ["" if isinstance(photo, BadPhotoError) else photo[0] for photo in photos]
             decoded = [photo if isinstance(photo, BadPhotoError) else photo[1] for photo in photos]
-            for photo, path in zip(decoded, remaining, strict=False):
+            for photo, key in zip(decoded, remaining, strict=False):
                 if not isinstance(photo, BadPhotoError):
-                    self._notes.add(path, photo.notes)
+                    self._notes.add(key, photo.notes)
             pixels = images.stack_batch(decoded, self._sizes, n)
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
             yield Batch(sha256, errors, rows)
 
-    def _read(self, path: str) -> tuple[str, images.DecodedPhoto]:
+    def _read(self, key: str) -> tuple[str, images.DecodedPhoto]:
         """Return the SHA-256 of a photo's file, and its pixels in each size.
 
         A photo that becomes unreadable during the run is a BilinearError and never skipped: a drive
         or another program is at fault.
         """
-        file = self._photo_set.root / path
         cannot_open = True
         try:
-            content = images.read_bytes(file)
+            content = images.read_bytes(self._file(key))
             cannot_open = False  # from here on, also an OSError is about the content
-            recipe = self._recipe
-            photo = images.decode_photo(content, file, self._sizes, recipe.resize, recipe.colours)
+            photo = self._decode(key, content)
         except BadPhotoError as error:
-            state = self._initial_states.get(path)
-            if state and (cannot_open or state != self._state(path)):
+            state = self._initial_states.get(key)
+            if state and (cannot_open or state != self._state(key)):
                 message = f"{error}. The file changed during the run. Restore it and run again."
                 raise BilinearError(message) from error
             raise
         return hashlib.sha256(content).hexdigest(), photo
 
-    def _state(self, path: str) -> tuple[int, int] | None:
+    def _file(self, key: str) -> Path:
+        return self._photo_set.root / self._photo_set.paths[self._index[key]]
+
+    def _decode(self, key: str, content: bytes) -> images.DecodedPhoto:
+        recipe, crop = self._recipe, None
+        if self._photo_set.box is not None:
+            crop = make_crop(self._photo_set.box[self._index[key]], recipe.crop_options)
+        geometry = (self._sizes, recipe.resize, recipe.colours, crop)
+        return images.decode_photo(content, self._file(key), *geometry)
+
+    def _state(self, key: str) -> tuple[int, int] | None:
         """Return the size and the time of a file; None if it cannot be opened."""
-        file = self._photo_set.root / path
+        file = self._file(key)
         try:
             state = file.stat()
         except OSError:
             return None
         return (state.st_size, state.st_mtime_ns) if os.access(file, os.R_OK) else None
 
-    def read_error(self, path: str) -> str:
+    def read_error(self, key: str) -> str:
         try:
-            images.read_photo(self._photo_set.root / path, self._sizes, self._recipe.resize)
+            self._decode(key, images.read_bytes(self._file(key)))
         except BadPhotoError as error:
             return str(error)
         return "could not be read when the run reached it"

@@ -54,12 +54,12 @@ class Source(Protocol):
     """Photos or stored maps, opened for one recipe.
 
     Attributes:
-        paths: str (photos,).
+        keys: str (photos,): paths, and boxes of cropped photos, see `photo_set.entry_keys`.
     """
 
-    paths: np.ndarray
+    keys: np.ndarray
 
-    def sha256(self, paths: Sequence[str]) -> Sequence[str]:
+    def sha256(self, keys: Sequence[str]) -> Sequence[str]:
         """Return the SHA-256 of the photos' files, hexadecimal; empty for an unreadable one."""
 
     def header(self, existing: FeatureFile | None = None) -> Header:
@@ -74,10 +74,10 @@ class Source(Protocol):
     def compile(self, parameters: Parameters) -> Shapes:
         """Prepare the poolings with these parameters; return spec -> shape of a row."""
 
-    def batches(self, paths: Sequence[str]) -> Iterator[Batch]:
+    def batches(self, keys: Sequence[str]) -> Iterator[Batch]:
         """Yield the rows of photos in batches, in order."""
 
-    def read_error(self, path: str) -> str:
+    def read_error(self, key: str) -> str:
         """Return why a photo is unreadable."""
 
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
 from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
+from bilinear_cli.photos.boxes.options import BoxOptions
 from bilinear_cli.recipe import (
     CHOICES,
     PROCESSOR,
@@ -56,6 +57,8 @@ class ExtractOptions:
         limit: number of photos to take, from all classes; None for all.
         split_seed: for a photo set without a split.
         class_level, columns: of the photo set, see `load_photo_set`.
+        boxes, box, margin, no_box, min_confidence: see `BoxOptions`; `boxes` is its source, or None
+            for whole photos.
         maps: pool the maps of this feature file, instead of running the network.
         reuse, skip_bad, overwrite: see `Job`.
         allow_precision_mix: the reused rows may have another precision.
@@ -79,6 +82,11 @@ class ExtractOptions:
     split_seed: int = 0
     class_level: int | None = None
     columns: Mapping[str, str] | None = None
+    boxes: str | None = None
+    box: str = "all"
+    margin: float = 0.1
+    no_box: str = "whole"
+    min_confidence: float = 0.2
     shard: str = UNSHARDED
     reuse: Path | None = None
     allow_precision_mix: bool = False
@@ -102,6 +110,19 @@ class ExtractOptions:
                 if number is not None and (type(number) is not int or number < minimum):
                     option = f"--{name.replace('_', '-')}"
                     raise UsageError(f"{option} {number!r} is no integer from {minimum}")
+        if self.boxes is None:
+            for field in fields(BoxOptions)[1:]:
+                if getattr(self, field.name) != field.default:
+                    option = f"--{field.name.replace('_', '-')}"
+                    raise UsageError(f"{option} has no effect without --boxes. Remove it.")
+        self.box_options  # noqa: B018 - raises for an invalid value
+
+    @property
+    def box_options(self) -> BoxOptions | None:
+        """The options of crops; None for whole photos."""
+        if self.boxes is None:
+            return None
+        return BoxOptions(self.boxes, self.box, self.margin, self.no_box, self.min_confidence)
 
 
 def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[MapInput]":
@@ -155,6 +176,7 @@ def photos_job(
     from bilinear_cli.extraction.existing import read_projection
     from bilinear_cli.extraction.from_photos import PhotoInput
     from bilinear_cli.extraction.job import Job
+    from bilinear_cli.photos.boxes.cropped_set import crop_photo_set
     from bilinear_cli.photos.photo_set import load_photo_set
 
     _specs(options)  # raises before photos are read
@@ -169,6 +191,9 @@ def photos_job(
         photo_set = photo_set.limit(options.limit)
     network = make_network(options)
     recipe = make_recipe(options, network)
+    if options.box_options:
+        photo_set, crop, boxes_sha256 = crop_photo_set(photo_set, options.box_options)
+        recipe = replace(recipe, crop=str(crop), boxes_sha256=boxes_sha256)
     output = _output(options, _file_name(photo_set.name, recipe))
     return Job(
         PhotoInput(photo_set, network),

@@ -13,8 +13,10 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, abbreviate
 from bilinear_cli.extraction.job import Source, warn_if_versions_differ
+from bilinear_cli.photos.photo_set import entry_keys
 from bilinear_cli.recipe import UNSHARDED, Recipe, check_same, differences
 from bilinear_cli.store import (
+    BOX,
     FeatureFile,
     FeatureWriter,
     Header,
@@ -63,12 +65,12 @@ def check_resumable(existing: FeatureFile, source: Source, recipe: Recipe) -> bo
         message = "%s is complete%s: nothing to do. Use --overwrite to make it again."
         log.info(message, existing.path, without)
         return True
-    if not (len(_indices_to_keep(existing)) or _has_photos(existing, source.paths)):
+    if not (len(_indices_to_keep(existing)) or _has_photos(existing, source.keys)):
         return False
     warn_if_versions_differ(existing)
     for spec in existing.shapes:
         existing.verify_checksums(spec)
-    log.info("resuming after %d of %d photos", existing.photos_done, len(source.paths))
+    log.info("resuming after %d of %d photos", existing.photos_done, len(source.keys))
     return True
 
 
@@ -77,9 +79,9 @@ def _indices_to_keep(file: FeatureFile) -> np.ndarray:
     return np.flatnonzero(file.photo[: file.rows_done] >= 0)
 
 
-def _has_photos(file: FeatureFile, paths: np.ndarray) -> bool:
-    """Return whether the photos of a file, and those that it skipped, have these paths."""
-    listed, stored = {*paths.tolist()}, {*file.paths.tolist()}
+def _has_photos(file: FeatureFile, keys: np.ndarray) -> bool:
+    """Return whether the photos of a file, and those that it skipped, have these keys."""
+    listed, stored = {*keys.tolist()}, {*file.keys.tolist()}
     return stored <= listed <= stored | file.skipped.keys()
 
 
@@ -87,7 +89,7 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
     """Raise if a photo of the source must not differ from the file; log those that may."""
     is_shard = file.recipe.shard != UNSHARDED
     same_list = is_shard or not isinstance(file, FeatureWriter)
-    with_rows = {*file.paths[_indices_to_keep(file)].tolist()}
+    with_rows = {*file.keys[_indices_to_keep(file)].tolist()}
     changes = _compare_photos(file, source)
     for change, paths in changes.items():
         is_fixed = same_list and change != "changed"
@@ -105,18 +107,18 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
 
 
 def _compare_photos(file: FeatureFile, source: Source) -> dict[str, list[str]]:
-    """Return `removed`, `added` and `changed` -> sorted paths of photos.
+    """Return `removed`, `added` and `changed` -> sorted keys of photos.
 
     A photo that is not done mostly has no SHA-256 yet, so its change goes unnoticed.
     """
-    stored = dict(zip(file.paths.tolist(), file.sha256.tolist(), strict=True))
-    present = {*source.paths.tolist()}
-    known = sorted(path for path in present & stored.keys() if stored[path])
+    stored = dict(zip(file.keys.tolist(), file.sha256.tolist(), strict=True))
+    present = {*source.keys.tolist()}
+    known = sorted(key for key in present & stored.keys() if stored[key])
     pairs = zip(known, source.sha256(known), strict=True)
     return {
         "removed": sorted(stored.keys() - present),
         "added": sorted(present - stored.keys() - file.skipped.keys()),
-        "changed": [path for path, sha256 in pairs if sha256 != stored[path]],
+        "changed": [key for key, sha256 in pairs if sha256 != stored[key]],
     }
 
 
@@ -127,11 +129,12 @@ def with_photos(writer: FeatureWriter, header: Header) -> FeatureWriter:
     rows are those that are kept; `finish` restores the order of the photo set.
     """
     columns = header.row_columns
-    if _has_photos(writer, columns["paths"]):
+    keys = entry_keys(columns["paths"], columns.get(BOX))
+    if _has_photos(writer, keys):
         return writer
     kept = _indices_to_keep(writer)
-    rank = {path: i for i, path in enumerate(writer.paths[kept].tolist())}
-    ranks = [rank.get(path, len(kept)) for path in columns["paths"].tolist()]
+    rank = {key: i for i, key in enumerate(writer.keys[kept].tolist())}
+    ranks = [rank.get(key, len(kept)) for key in keys.tolist()]
     order = np.argsort(ranks, kind="stable")  # of the views of a photo, too
     columns = {name: values[order] for name, values in columns.items()}
     attributes = {name: x for name, x in writer.attributes.items() if name in KEPT_ATTRIBUTES}

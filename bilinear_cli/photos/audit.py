@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
 from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
+from bilinear_cli.photos.boxes.crops import Crop
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import (
     PhotoSet,
@@ -43,12 +45,17 @@ class PhotoInfo(NamedTuple):
 
 
 def audit_photos(
-    photo_set: PhotoSet, image_size: int, progress: Progress | None = None
+    photo_set: PhotoSet,
+    image_size: int,
+    progress: Progress | None = None,
+    *,
+    crops: Sequence[Sequence[Crop]] | None = None,
 ) -> dict[str, Any]:
     """Return facts of a photo set; every photo is read once, in threads.
 
     Args:
         image_size: of `extract`, in pixels; smaller photos are odd.
+        crops: of each photo; None without boxes.
 
     Raises:
         BilinearError: imagehash is not installed, or the memory does not suffice to decode a photo.
@@ -57,7 +64,8 @@ def audit_photos(
     start = time.perf_counter()
     files = [photo_set.root / path for path in photo_set.paths]
     results: list[PhotoInfo | BadPhotoError] = []
-    for batch in read_batches(files, BATCH_SIZE, lambda file: inspect_photo(file, image_size)):
+    items = zip(files, crops or [()] * len(files), strict=True)
+    for batch in read_batches(items, BATCH_SIZE, lambda x: inspect_photo(x[0], image_size, x[1])):
         results += batch
         if progress:
             progress(len(results), len(files))
@@ -125,8 +133,8 @@ def _duplicates(photo_set: PhotoSet, indices: list[int]) -> dict[str, Any]:
     }
 
 
-def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
-    """Read and measure a photo.
+def inspect_photo(path: Path, image_size: int, crops: Sequence[Crop] = ()) -> PhotoInfo:
+    """Read and measure a photo; with crops, the size of the smallest one counts.
 
     Raises:
         BadPhotoError: `extract` cannot read it either.
@@ -135,9 +143,11 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
     (photo,), (width, height), notes = decode_photo(data, path, [SIZE])
     std = float(photo.std(axis=(0, 1)).max())
     is_flat = std < MIN_STD
+    if crops:
+        width, height = min((_crop_size(path, x, (width, height)) for x in crops), key=min)
     short, long = sorted([width, height])
     is_long = long > MAX_ASPECT_RATIO * short
-    pixels = f"{width} x {height} pixels"
+    pixels = f"{width} x {height} pixels" + " in the box" * bool(crops)
     enlarged = f"{pixels}: will be enlarged to {image_size}"
     stretched = f"{pixels}: one side is over {MAX_ASPECT_RATIO} times the other"
     oddities = [
@@ -149,6 +159,15 @@ def inspect_photo(path: Path, image_size: int) -> PhotoInfo:
     odd += tuple(oddity for applies, oddity in oddities if applies)
     hashes = None if is_flat else duplicates.perceptual_hashes(photo)
     return PhotoInfo(hashlib.sha256(data).hexdigest(), hashes, odd)
+
+
+def _crop_size(path: Path, crop: Crop, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and height of a crop, or raise a BadPhotoError."""
+    try:
+        left, top, right, bottom = crop.rectangle(size)
+    except ValueError as error:
+        raise BadPhotoError(f"cannot read {path} as a photo: {error}") from error
+    return right - left, bottom - top
 
 
 def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path: Path) -> None:

@@ -36,6 +36,9 @@ class PhotoSet:
     class_names: tuple[str, ...]  # at least two
     split_seed: int | None  # of a split that was made here; None if the set has its own split
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reason -> paths
+    # float64 (n, 4), x, y, width and height of the part of each photo; zeros for a whole photo.
+    # A photo with several boxes has an entry for each, one after the other. None for whole photos.
+    box: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -49,7 +52,24 @@ class PhotoSet:
 
     def take(self, indices: np.ndarray) -> "PhotoSet":
         """Return the set with the photos of these indices only."""
-        return replace(self, **{name: getattr(self, name)[indices] for name in COLUMNS})
+        columns = {name: getattr(self, name)[indices] for name in COLUMNS}
+        return replace(self, **columns, box=None if self.box is None else self.box[indices])
+
+    def whole_photos(self) -> "PhotoSet":
+        """Return the set with one entry for each photo, without boxes."""
+        first = np.unique(self.photo, return_index=True)[1]
+        return replace(self.take(first), box=None)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """What identifies each entry, str (n,), see `entry_keys`."""
+        return entry_keys(self.paths, self.box)
+
+    @property
+    def photo(self) -> np.ndarray:
+        """The index of the photo of each entry, int64 (n,)."""
+        _, first, inverse = np.unique(self.paths, True, True)
+        return np.argsort(np.argsort(first))[inverse]
 
     def keep_split(self, group: np.ndarray, split: np.ndarray) -> "PhotoSet":
         """Return the set with an earlier split (n,) of some of its groups.
@@ -71,6 +91,19 @@ class PhotoSet:
         """Return the SHA-256 of each file, as hexadecimal str; empty for an unreadable file."""
         with ThreadPoolExecutor() as pool:
             return np.array([*pool.map(_sha256, (self.root / path for path in self.paths))], str)
+
+
+def entry_keys(names: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+    """Return names, str (n,), with the boxes (n, 4) of those that have one."""
+    if box is None or not box.any():
+        return names
+    pairs = zip(names.tolist(), box.tolist(), strict=True)
+    return np.array([entry_key(name, values) for name, values in pairs], str)
+
+
+def entry_key(name: str, box: Sequence[float]) -> str:
+    """Return a name, with the box if it is not four zeros."""
+    return f"{name} [{', '.join(f'{x:.6g}' for x in box)}]" if any(box) else name
 
 
 def _sha256(path: Path) -> str:

@@ -20,6 +20,7 @@ FORMAT = "bilinear-features"
 FORMAT_VERSION = 1
 INTEGER_COLUMNS = ("photo", "labels")
 ROW_COLUMNS = (*INTEGER_COLUMNS, "view", "paths", "sha256", "split", "group")
+BOX = "box"  # a column of files of cropped photos, float64 (rows, 4)
 
 
 def partial_path(path: Path) -> Path:
@@ -65,6 +66,7 @@ def check_format(path: Path, file: h5py.File) -> None:
         raise damaged_file_error(path, "features are missing")
     names = [*ROW_COLUMNS, "class_names", "rows_done", "skipped/paths", "skipped/reasons"]
     names += [f"{group}/{spec}" for spec in specs for group in ("features", "crc32")]
+    names += [BOX] if BOX in file else []
     names += [f"parameters/{name}" for name in _parameter_names(specs)]
     for name in names:
         data = _get_member(file, name)

@@ -10,7 +10,7 @@ import numpy as np
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.poolings.registry import get_pooling, storage_dtype
 from bilinear_cli.store import checks
-from bilinear_cli.store.checks import INTEGER_COLUMNS, ROW_COLUMNS
+from bilinear_cli.store.checks import BOX, INTEGER_COLUMNS, ROW_COLUMNS
 from bilinear_cli.store.reading import Header
 
 SHA256_DIGITS = 64
@@ -41,6 +41,8 @@ def lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Head
     n_rows = len(columns["labels"])
     datasets = {name: np.asarray(columns[name], np.int64) for name in INTEGER_COLUMNS}
     datasets |= {n: _encode(columns[n]) for n in ROW_COLUMNS if n not in INTEGER_COLUMNS}
+    if BOX in columns:
+        datasets[BOX] = np.asarray(columns[BOX], np.float64)
     datasets["sha256"] = _encode(columns["sha256"], SHA256_DIGITS)
     datasets["class_names"] = _encode(header.class_names)
     datasets["skipped/paths"] = _encode(list(header.skipped))

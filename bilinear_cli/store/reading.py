@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, validate_choice
+from bilinear_cli.photos.photo_set import entry_keys
 from bilinear_cli.poolings import registry
 from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import checks
-from bilinear_cli.store.checks import INTEGER_COLUMNS, ROW_COLUMNS, partial_path, read_errors
+from bilinear_cli.store.checks import BOX, INTEGER_COLUMNS, ROW_COLUMNS, partial_path, read_errors
 from bilinear_cli.store.streaming import RowBlock, StoredRows, prefetch
 
 
@@ -25,7 +26,8 @@ class Header:
     """The contents of a feature file beside its features.
 
     Attributes:
-        row_columns: for each of `ROW_COLUMNS` an array with one entry for each row.
+        row_columns: for each of `ROW_COLUMNS`, and perhaps for `BOX`, an array with one entry for
+            each row.
         class_names: the names of the classes; labels are indices into them.
         attributes: root attributes; `create` sets the format, version, time and `complete`.
         skipped: path -> reason, of photos without rows.
@@ -48,6 +50,8 @@ class FeatureFile:
         shapes: spec -> shape of all its rows, (rows, ...). An alias of a pooling is a key too.
         photo, view, labels, paths, sha256, split, group: one entry for each row. In an unfinished
             file, `photo` is `~index`, which is negative, for a row of an unreadable photo.
+        box: float64 (rows, 4), x, y, width and height of the part of the photo, before the margin;
+            zeros for a whole photo. None if the file has whole photos only.
         rows_done: number of rows that are written; all rows in a complete file.
     """
 
@@ -58,6 +62,7 @@ class FeatureFile:
     sha256: np.ndarray
     split: np.ndarray
     group: np.ndarray
+    box: np.ndarray | None
     _shards: "Sequence[FeatureFile]" = ()  # of `Shards`
 
     def __init__(self, path: Path, *, allow_partial: bool = False, mode: str = "r") -> None:
@@ -92,6 +97,7 @@ class FeatureFile:
         self.shapes = SpecDict({s: self._dataset("features", s).shape for s in self._keys})
         for name in ROW_COLUMNS:
             setattr(self, name, checks.read_column(self._file, name))
+        self.box = checks.read_column(self._file, BOX) if BOX in self._file else None
         self.class_names = checks.read_column(self._file, "class_names")
         self.parameters = checks.read_parameters(self._file)
         self.rows_done = operator.index(self._file["rows_done"][0])  # TypeError if no integer
@@ -111,6 +117,10 @@ class FeatureFile:
         for name in ROW_COLUMNS:
             if getattr(self, name).dtype.kind != ("i" if name in INTEGER_COLUMNS else "U"):
                 raise ValueError(f"{name} has values of the wrong kind")
+        if self.box is not None:
+            is_valid = self.box.shape == (n, 4) and self.box.dtype == np.float64
+            if not is_valid or not np.isfinite(self.box).all():
+                raise ValueError("box should have four finite numbers for each row")
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise ValueError("labels are outside class_names")
         if not set(self.split) <= {"train", "test"}:
@@ -186,7 +196,13 @@ class FeatureFile:
     def header(self) -> Header:
         """Return the contents of the file beside its features."""
         columns = {name: getattr(self, name) for name in ROW_COLUMNS}
+        columns |= {} if self.box is None else {BOX: self.box}
         return Header(columns, self.class_names, self.attributes, self.skipped, self.parameters)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The photo of each row, with its box if it has one, str (rows,)."""
+        return entry_keys(self.paths, self.box)
 
     def comparable_attributes(self) -> dict[str, Any]:
         """Return the root attributes and the poolings, for `recipe.differences`."""

@@ -72,6 +72,8 @@ class Shards(FeatureFile):
                 self.attributes[name] = value
         for name in ROW_COLUMNS:
             setattr(self, name, np.concatenate([getattr(shard, name) for shard in self._shards]))
+        boxes = [shard.box for shard in self._shards if shard.box is not None]
+        self.box = np.concatenate(boxes) if len(boxes) == len(self._shards) else None
         self.rows_done = len(self.labels)
         shapes = {s: (self.rows_done, *shape[1:]) for s, shape in first.shapes.items()}
         self.shapes = SpecDict(shapes)

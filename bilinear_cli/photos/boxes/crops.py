@@ -7,12 +7,14 @@ rotation (EXIF) has been applied.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from bilinear_cli.errors import validate_choice
+from bilinear_cli.photos.boxes.options import CHOICES
+from bilinear_cli.recipe import CropOptions
 
 PIXELS, FRACTIONS = "pixels", "fractions"  # the units of boxes
-CHOICES = ("all", "largest", "most-confident")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 # Boxes may reach over the border of a picture. In a subset of CUB-200-2011, 30 of 1,185 do, with at
 # least 0.76 of their area inside.
@@ -44,6 +46,13 @@ class Crop(NamedTuple):
     def rectangle(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return `crop_rectangle` of a picture of this width and height in pixels."""
         return crop_rectangle(self.box, self.unit, size, self.margin)
+
+
+def make_crop(box: np.ndarray, options: CropOptions | None) -> Crop | None:
+    """Return the crop of a box (4,) of a feature file; None for zeros, which are a whole photo."""
+    if options is None or not box.any():
+        return None
+    return Crop(Box(*map(float, box)), options.unit, options.margin)
 
 
 def choose_boxes(boxes: Sequence[Box], choice: str) -> tuple[Box, ...]:

@@ -1,0 +1,86 @@
+"""A photo set -> the same set, with an entry for each box of its photos."""
+
+import hashlib
+import logging
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.photos.boxes.boxes import PhotoBoxes, read_boxes
+from bilinear_cli.photos.boxes.crops import Box, Crop, choose_boxes, make_crop
+from bilinear_cli.photos.boxes.options import BoxOptions
+from bilinear_cli.photos.photo_set import PhotoSet, entry_key
+from bilinear_cli.recipe import CropOptions
+
+log = logging.getLogger(__name__)
+
+
+class CroppedSet(NamedTuple):
+    """A photo set with boxes, and what a recipe says of them."""
+
+    photo_set: PhotoSet
+    crop: CropOptions
+    boxes_sha256: str
+
+
+def crop_photo_set(photo_set: PhotoSet, options: BoxOptions) -> CroppedSet:
+    """Return a set with an entry for each box that the options take; log what has no box.
+
+    Raises:
+        BilinearError: see `read_boxes`; or photos have no box and the options say `stop`, or no
+            photo is left.
+    """
+    root, paths = photo_set.root, photo_set.paths.tolist()
+    found = read_boxes(options.source, paths, root, min_confidence=options.min_confidence)
+    indices, boxes = expand_boxes(found, options, paths)
+    if not indices:
+        raise BilinearError(f"no photo of {photo_set.spec} has a box in {options.source}")
+    box = np.array([values[:4] for values in boxes], np.float64)
+    cropped = replace(photo_set.take(np.array(indices)), box=box)
+    crop = CropOptions(options.box, options.margin, found.unit)
+    return CroppedSet(cropped, crop, _sha256(cropped))
+
+
+def crops_of_photos(photo_set: PhotoSet, options: CropOptions | None) -> list[list[Crop]]:
+    """Return the crops of each photo, in order; an empty list for a whole photo."""
+    crops: list[list[Crop]] = [[] for _ in range(int(photo_set.photo.max()) + 1)]
+    if photo_set.box is not None:
+        for i, box in zip(photo_set.photo.tolist(), photo_set.box, strict=True):
+            crop = make_crop(box, options)
+            crops[i] += [crop] if crop else []
+    return crops
+
+
+def expand_boxes(
+    found: PhotoBoxes, options: BoxOptions, paths: list[str]
+) -> tuple[list[int], list[Box]]:
+    """Return the index of the photo of each entry, and its box; zeros for the whole photo.
+
+    Raises:
+        BilinearError: photos have no box, and the options say `stop`.
+    """
+    without = [path for path, boxes in zip(paths, found.boxes, strict=True) if not boxes]
+    if without and options.no_box == "stop":
+        raise BilinearError(
+            f"photos without a box in {options.source} ({len(without)}): {abbreviate(without)}. "
+            "Use --no-box whole or skip."
+        )
+    if without:
+        what = "left out" if options.no_box == "skip" else "not cropped"
+        message = "photos without a box, which are %s (%d): %s"
+        log.warning(message, what, len(without), abbreviate(without))
+    entries: list[tuple[int, Box]] = []
+    for i, boxes in enumerate(found.boxes):
+        whole = () if boxes or options.no_box == "skip" else (Box(0, 0, 0, 0),)
+        # the same box twice in a source is one box
+        distinct = {entry_key("", box[:4]): box for box in reversed(boxes)}
+        chosen = choose_boxes([*reversed(distinct.values())], options.box)
+        entries += [(i, box) for box in chosen or whole]
+    return [i for i, _ in entries], [box for _, box in entries]
+
+
+def _sha256(photo_set: PhotoSet) -> str:
+    """Return a digest of the boxes of all photos."""
+    return hashlib.sha256("\n".join(photo_set.keys.tolist()).encode()).hexdigest()

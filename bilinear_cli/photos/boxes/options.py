@@ -1,0 +1,31 @@
+"""The options of crops, without the libraries that reading photos needs."""
+
+from dataclasses import dataclass
+
+from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.recipe import MAX_MARGIN
+
+CHOICES = ("all", "largest", "most-confident")  # of the boxes of a photo
+NO_BOX = ("whole", "skip", "stop")  # what happens to a photo without a box
+
+
+@dataclass(frozen=True)
+class BoxOptions:
+    """Which boxes crop photos; see the help of `bilinear extract` for each."""
+
+    source: str
+    box: str = "all"
+    margin: float = 0.1
+    no_box: str = "whole"
+    min_confidence: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError if an option has no valid value."""
+        validate_choice("--box", self.box, CHOICES)
+        validate_choice("--no-box", self.no_box, NO_BOX)
+        for name, value, maximum in (
+            ("--margin", self.margin, MAX_MARGIN),
+            ("--min-confidence", self.min_confidence, 1),
+        ):
+            if not 0 <= value <= maximum:
+                raise UsageError(f"{name} {value:g} is not within 0 and {maximum:g}")
