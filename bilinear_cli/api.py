@@ -9,16 +9,26 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bilinear_cli import store
-from bilinear_cli.errors import BadPhotoError, Progress, UsageError, validate_choice
+from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
 from bilinear_cli.networks.network import import_tensorflow, load_network
-from bilinear_cli.predict import load_run_network, predict, predict_rows, prediction_recipe
+from bilinear_cli.photos.boxes.options import BoxOptions
+from bilinear_cli.predict import (
+    Prediction,
+    crop_photos,
+    load_run_network,
+    predict,
+    predict_rows,
+    prediction_recipe,
+    warn_if_not_cropped,
+)
 from bilinear_cli.recipe import UNSHARDED
 from bilinear_cli.run import read_metrics
 from bilinear_cli.store import FeatureFile
@@ -385,37 +395,6 @@ def progress_bar(label: str, unit: str, show: bool = True) -> Iterator[Progress]
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The most probable classes of a photo, the most probable first.
-
-    Attributes:
-        photo: the photo as it was given; of a feature file its path.
-        top: (name of a class, probability 0 to 1), in descending order; empty after an error.
-        error: why the photo could not be read, or None.
-    """
-
-    photo: Any
-    top: list[tuple[str, float]]
-    error: BadPhotoError | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the most probable class; raises the error of an unreadable photo."""
-        return self._best[0]
-
-    @property
-    def probability(self) -> float:
-        """The probability of the most probable class, 0 to 1; raises as `name`."""
-        return self._best[1]
-
-    @property
-    def _best(self) -> tuple[str, float]:
-        if self.error:
-            raise self.error
-        return self.top[0]
-
-
-@dataclass(frozen=True)
 class Run:
     """A trained run: its metrics, and predictions with its model.
 
@@ -440,6 +419,9 @@ class Run:
         backbone: StrPath | None = None,
         weights: StrPath = "auto",
         allow_precision_mix: bool = False,
+        boxes: StrPath | None = None,
+        no_box: str = "whole",
+        min_confidence: float = 0.2,
     ) -> list[Prediction]:
         """Return the most probable classes of photos.
 
@@ -453,7 +435,8 @@ class Run:
         The other arguments are the options of `bilinear predict`.
 
         Returns:
-            A prediction for each photo, in order. One that cannot be read has an `error`.
+            A prediction for each photo, or with `boxes` for each box, in order. A photo that cannot
+            be read has an `error`.
 
         Raises:
             BilinearError: the network cannot be loaded, or is another one.
@@ -463,20 +446,18 @@ class Run:
         if top < 1:
             raise UsageError(f"top is {top}. It has to be at least 1.")
         if isinstance(photos, str | Path) and Path(photos).suffix == ".h5":
-            return [Prediction(*pair) for pair in predict_rows(self.path, Path(photos), top)]
-        if _is_one_photo(photos):
-            photos = [photos]
+            return [*predict_rows(self.path, Path(photos), top)]
+        items = [photos] if _is_one_photo(photos) else photos
+        if boxes is not None:
+            options = BoxOptions(str(boxes), no_box=no_box, min_confidence=min_confidence)
+            items = crop_photos(self.path, _paths_of(items), options)
+        else:
+            warn_if_not_cropped(self.path)
         recipe = prediction_recipe(self.path, precision, allow_precision_mix, engine)
         network = load_run_network(
             self.path, recipe, str(weights), Path(backbone) if backbone else None
         )
-        pairs = predict(self.path, photos, load_network(network, recipe), top=top)
-        return [
-            Prediction(photo, [], result)
-            if isinstance(result, BadPhotoError)
-            else Prediction(photo, result)
-            for photo, result in pairs
-        ]
+        return [*predict(self.path, items, load_network(network, recipe), top=top)]
 
     def report(self, path: StrPath) -> Path:
         """Write a report, `.html` or `.md` by the suffix of the path; return the path."""
@@ -484,6 +465,14 @@ class Run:
 
         write_report([self.path], Path(path))
         return Path(path)
+
+
+def _paths_of(photos: Iterable[Any]) -> list[Path]:
+    """Return photos as paths, or raise a UsageError."""
+    photos = [*photos]
+    if not all(isinstance(photo, str | PathLike) for photo in photos):
+        raise UsageError("boxes are matched to photos by their paths: give paths, or crop arrays")
+    return [Path(photo) for photo in photos]
 
 
 def _is_one_photo(photos: Any) -> bool:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from bilinear_cli.errors import BilinearError, validate_choice
 from bilinear_cli.networks.network import Forward, split_outputs
-from bilinear_cli.photos.pixels.images import read_any
+from bilinear_cli.photos.boxes.crops import Crop
+from bilinear_cli.photos.pixels.images import read_any, read_upright
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.parameters import check_channels
@@ -22,6 +23,7 @@ from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.model import Model, to_probabilities
 
 N_PAIRS = 10
+FRAME_SIDE = 896  # pixels of the longer side of a photo around a crop
 MAX_OPACITY = 0.7  # of the location with the largest share
 
 
@@ -48,13 +50,20 @@ class Explanation:
     pixels: np.ndarray
 
 
-def explain(run: Path, photo: Path, forward: Forward, class_name: str | None = None) -> Explanation:
+def explain(
+    run: Path,
+    photo: Path,
+    forward: Forward,
+    class_name: str | None = None,
+    crop: Crop | None = None,
+) -> Explanation:
     """Explain a run's score of a photo.
 
     Args:
         run: a run folder, of `bilinear` or `bilinear:K` with a linear classifier, or of conv1x1.
         forward: uint8 photos -> maps, from `Network.load`.
         class_name: to explain; None for the most probable.
+        crop: the part of the photo to explain; None for the whole photo.
 
     Raises:
         BilinearError: the run is of another kind, or the photo cannot be read.
@@ -66,7 +75,7 @@ def explain(run: Path, photo: Path, forward: Forward, class_name: str | None = N
     if class_name:
         validate_choice("class", class_name, names)
     with logged_notes() as notes:
-        decoded = read_any(photo, [recipe.image_size], recipe.resize, recipe.colours)
+        decoded = read_any(photo, [recipe.image_size], recipe.resize, recipe.colours, crop)
         notes.add(photo, decoded.notes)
     (pixels,) = decoded.pixels
     x, shape = _pooled_channels(pixels, model, forward)
@@ -164,3 +173,14 @@ def overlay(explanation: Explanation) -> Image.Image:
     grey = explanation.pixels.mean(axis=2, keepdims=True)
     opacity = MAX_OPACITY * np.abs(heatmap)[..., None]
     return Image.fromarray((grey * (1 - opacity) + colour * opacity).astype(np.uint8))
+
+
+def within_frame(picture: Image.Image, photo: Path, crop: Crop) -> Image.Image:
+    """Return the picture of a crop at its place in the photo, which is darker around it."""
+    pixels, size = read_upright(photo, FRAME_SIDE)
+    frame = Image.fromarray(pixels // 2)
+    scale = frame.width / size[0], frame.height / size[1]
+    edges = crop.rectangle(size)
+    left, top, right, bottom = (round(x * scale[i % 2]) for i, x in enumerate(edges))
+    frame.paste(picture.resize((max(right - left, 1), max(bottom - top, 1))), (left, top))
+    return frame

@@ -1,12 +1,12 @@
 """A run folder and photos -> class names and probabilities."""
 
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, tee
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,11 @@ from bilinear_cli.networks.network import (
     with_precision,
 )
 from bilinear_cli.networks.onnx_model import is_onnx
-from bilinear_cli.photos.pixels.images import read_any, read_batches, stack_batch
+from bilinear_cli.photos.boxes.boxes import read_boxes
+from bilinear_cli.photos.boxes.cropped_set import expand_boxes
+from bilinear_cli.photos.boxes.crops import Box, Crop, CroppedPhoto
+from bilinear_cli.photos.boxes.options import BoxOptions
+from bilinear_cli.photos.pixels.images import DecodedPhoto, read_any, read_batches, stack_batch
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import CHOICES, Recipe, check_same, differences, distinct_sizes
@@ -31,8 +35,6 @@ from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.metrics import average_views
 from bilinear_cli.training.model import Model, to_probabilities
 
-P = TypeVar("P")
-
 # Attributes of a feature file that must equal those of a run to predict from its rows
 ROW_ATTRIBUTES = (
     *("backbone", "layer", "weights_sha256", "image_size", "resize", "views", "precision"),
@@ -40,6 +42,39 @@ ROW_ATTRIBUTES = (
 )
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of a photo, the most probable first.
+
+    Attributes:
+        photo: the photo as it was given; of a feature file its path.
+        top: (name of a class, probability 0 to 1), in descending order; empty after an error.
+        error: why the photo could not be read, or None.
+        box: the part of the photo that was classified; None for the whole photo.
+    """
+
+    photo: Any
+    top: list[tuple[str, float]]
+    error: BadPhotoError | None = None
+    box: Box | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the most probable class; raises the error of an unreadable photo."""
+        return self._best[0]
+
+    @property
+    def probability(self) -> float:
+        """The probability of the most probable class, 0 to 1; raises as `name`."""
+        return self._best[1]
+
+    @property
+    def _best(self) -> tuple[str, float]:
+        if self.error:
+            raise self.error
+        return self.top[0]
 
 
 def prediction_recipe(
@@ -121,25 +156,25 @@ def load_run_network(
 
 
 def predict(
-    run: Path, photos: Iterable[P], forward: Forward, *, top: int = 5
-) -> Iterator[tuple[P, list[tuple[str, float]] | BadPhotoError]]:
+    run: Path, photos: Iterable[Any], forward: Forward, *, top: int = 5
+) -> Iterator[Prediction]:
     """Predict the classes of photos with a trained run.
 
     Args:
-        photos: paths, arrays or images of Pillow, any number, see `images.read_any`; they are read
-            while predictions are yielded.
+        photos: paths, arrays or images of Pillow, see `images.read_any`, or a `CroppedPhoto` of
+            these; any number. They are read while predictions are yielded.
         forward: uint8 photos -> maps, from `Network.load`.
         top: number of classes for each photo.
 
     Yields:
-        The photo, and its most probable classes with their probabilities (0 to 1), in descending
-        order, from the mean scores of its views; or the error that reading the photo raised.
+        The most probable classes of each photo or crop, from the mean scores of its views; or the
+        error that reading the photo raised.
     """
     from bilinear_cli.extraction.graph import compile_pooling, count_channels  # loads TensorFlow
 
     model, recipe = load_model(run), read_recipe(run)
     views, sizes = recipe.parsed_views, distinct_sizes(recipe.parsed_views)
-    remaining: Iterator[P] = iter(photos)
+    remaining = map(_as_cropped, photos)
     first_batch = [*islice(remaining, recipe.batch_size)]
     if not first_batch:
         return
@@ -148,19 +183,53 @@ def predict(
         check_channels(model.parameters, count_channels(forward, size))
     compute, _ = compile_pooling(forward, recipe.specs, batch_size, views, model.parameters)
     to_read, photos_again = tee(chain(first_batch, remaining))
-    read = partial(read_any, sizes=sizes, resize=recipe.resize, colours=recipe.colours)
+    read = partial(_read, sizes=sizes, recipe=recipe)
     with logged_notes() as notes:
         for batch in read_batches(to_read, batch_size, read):
             pixels = stack_batch(batch, sizes, batch_size)
             scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)
             best = best_classes(model, scores.mean(axis=1), top)
             for decoded, classes in zip(batch, best, strict=False):
-                photo = next(photos_again)
+                photo, crop = next(photos_again)
+                box = crop.box if crop else None
                 if isinstance(decoded, BadPhotoError):
-                    yield photo, decoded
+                    yield Prediction(photo, [], decoded, box)
                 else:
                     notes.add(photo, decoded.notes)
-                    yield photo, classes
+                    yield Prediction(photo, classes, None, box)
+
+
+def _as_cropped(photo: Any) -> CroppedPhoto:
+    return photo if isinstance(photo, CroppedPhoto) else CroppedPhoto(photo, None)
+
+
+def _read(item: CroppedPhoto, sizes: Sequence[int], recipe: Recipe) -> DecodedPhoto:
+    return read_any(item.photo, sizes, recipe.resize, recipe.colours, item.crop)
+
+
+def crop_photos(run: Path, paths: Sequence[Path], options: BoxOptions) -> list[CroppedPhoto]:
+    """Return an entry for each box of photos, with the margin that the run was trained with.
+
+    Raises:
+        BilinearError: see `read_boxes`; or photos have no box and the options say `stop`.
+    """
+    crop_options = read_recipe(run).crop_options
+    if not crop_options:
+        log.warning("%s was trained on whole photos, and this prediction is of crops", run)
+    margin = crop_options.margin if crop_options else options.margin
+    names = [path.as_posix() for path in paths]
+    found = read_boxes(options.source, names, Path(), min_confidence=options.min_confidence)
+    indices, boxes = expand_boxes(found, options, names)
+    return [
+        CroppedPhoto(paths[i], Crop(box, found.unit, margin) if any(box[:4]) else None)
+        for i, box in zip(indices, boxes, strict=True)
+    ]
+
+
+def warn_if_not_cropped(run: Path) -> None:
+    """Warn that photos are whole, if the run was trained on crops."""
+    if read_recipe(run).crop:
+        log.warning("%s was trained on photos that are cropped to boxes. Give --boxes.", run)
 
 
 def best_classes(model: Model, scores: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
@@ -176,13 +245,8 @@ def best_classes(model: Model, scores: np.ndarray, top: int) -> list[list[tuple[
     ]
 
 
-def predict_rows(
-    run: Path, path: Path, top: int = 5
-) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+def predict_rows(run: Path, path: Path, top: int = 5) -> Iterator[Prediction]:
     """Predict the classes of the photos whose rows a feature file has, as `predict` does.
-
-    Yields:
-        The path of a photo, and its most probable classes.
 
     Raises:
         FeatureFileError: the file cannot be read, or its rows are not like those of the run.
@@ -195,4 +259,5 @@ def predict_rows(
         check_same(differences(stored, trained, "predict"), path, advice)
         scores = model.score_rows(file, np.arange(file.rows_done))
         first, scores = average_views(file.photo, scores)
-        yield from zip(file.paths[first].tolist(), best_classes(model, scores, top), strict=True)
+        best = best_classes(model, scores, top)
+        yield from map(Prediction, file.paths[first].tolist(), best)

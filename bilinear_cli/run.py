@@ -106,6 +106,7 @@ def write_run(folder: Path, result: "TrainingResult") -> None:
         save_model(new / "model.npz", result.model)
         for name, (rows, scores) in result.scores.items():
             arrays = {"paths": rows.paths, "labels": rows.labels, "photo": rows.photo}
+            arrays |= {} if rows.box is None else {"box": rows.box}
             np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **arrays)  # type: ignore[arg-type]
 
 
@@ -193,7 +194,8 @@ def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
     `name` is `test`, or `oof` for the out-of-fold scores of the training photos.
 
     Returns:
-        `scores` (photos, classes), `labels` int (photos,), `paths` str (photos,).
+        `scores` (photos, classes), `labels` int (photos,), `paths` str (photos,), and `box` float64
+        (photos, 4): the first box of each photo, or zeros.
 
     Raises:
         BilinearError: the file is missing or damaged.
@@ -203,7 +205,8 @@ def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
     with _open_arrays(run / f"{name}.npz") as arrays:
         first, scores = average_views(arrays["photo"], arrays["scores"])
         columns = {column: arrays[column][first] for column in ("labels", "paths")}
-        return {"scores": scores, **columns}
+        box = arrays["box"][first] if "box" in arrays else np.zeros((len(first), 4))
+        return {"scores": scores, **columns, "box": box}
 
 
 def read_class_names(run: Path) -> np.ndarray:

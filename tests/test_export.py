@@ -100,7 +100,7 @@ def pixels_of(photos: list[Path]) -> np.ndarray:
 
 def predicted(run: Path, photos: list[Path], forward: Forward) -> np.ndarray:
     """Return the probabilities that `predict` gives, (photos, classes)."""
-    answers = [dict(names) for _, names in predict(run, photos, forward)]  # type: ignore[arg-type]
+    answers = [dict(x.top) for x in predict(run, photos, forward)]
     return np.array([[p for _, p in sorted(names.items())] for names in answers])
 
 

@@ -64,13 +64,12 @@ def test_photos_get_their_class_and_a_bad_file_its_error(
     bad.write_text("no photo")
     paths = [*photos[:5], bad, *photos[5:]]  # in batches of four, the last of three
     answers = list(predict(run, paths, forward, top=50))
-    assert [path for path, _ in answers] == paths
-    error = dict(answers)[bad]
+    assert [x.photo for x in answers] == paths
+    error = answers[5].error
     assert isinstance(error, BadPhotoError)
     assert_names(str(error), bad)
-    for path, names in answers:
+    for path, names in ((x.photo, x.top) for x in answers):
         if path != bad:
-            assert isinstance(names, list)
             assert names[0][0] == path.parent.name
             assert {name for name, _ in names} == set(COLOURS)
             probabilities = [p for _, p in names]

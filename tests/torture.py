@@ -168,7 +168,7 @@ def read_all(path: Path) -> dict[str, bytes]:
             feature_transform.fit_feature_transforms(file, ["bilinear"], indices, top_variance=5)
         check_reusable(file, recipe)
         photos = slice(None, None, file.n_views)
-        columns = (file.paths[photos].tolist(), file.sha256[photos].tolist())
+        columns = (file.keys[photos].tolist(), file.sha256[photos])
         reused = match_reusable_rows(file, file.shapes, *columns)
         next(reused_batches(file, file.shapes, 1, [*reused.values()]), None)
         for spec, shape in file.shapes.items():

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, cli, run_backbone_option, weights_option
+from bilinear_cli.cli.base import (
+    PATH,
+    boxes_option,
+    cli,
+    min_confidence_option,
+    run_backbone_option,
+    weights_option,
+)
 from bilinear_cli.errors import UsageError, printable
 from bilinear_cli.files import atomic_write
 
@@ -24,6 +31,8 @@ log = logging.getLogger(__name__)
 )
 @run_backbone_option
 @weights_option
+@boxes_option
+@min_confidence_option
 def explain(
     run: Path,
     photo: Path,
@@ -31,6 +40,8 @@ def explain(
     output: Path | None,
     backbone: Path | None,
     weights: str,
+    boxes: str | None,
+    min_confidence: float,
 ) -> None:
     """Show which parts of a photo raise or lower a class's score.
 
@@ -39,25 +50,39 @@ def explain(
     locations, and the pairs of channels with the largest shares. The shares of all locations and
     the intercept add up to the score exactly. The run must be of bilinear or bilinear:K with
     softmax, svm or ridge, or of conv1x1, trained on one pooling and with --normalize auto or none.
+    With --boxes, it explains the most confident box, and shows it within the photo.
 
     \b
     bilinear explain runs/birds-bilinear-softmax new.jpg
     bilinear explain runs/birds-bilinear-softmax new.jpg --class wren -o why.png
     """
     from bilinear_cli.explain import explain as explain_score
-    from bilinear_cli.explain import overlay
-    from bilinear_cli.predict import load_run_network, prediction_recipe
+    from bilinear_cli.explain import overlay, within_frame
+    from bilinear_cli.photos.boxes.options import BoxOptions
+    from bilinear_cli.predict import (
+        crop_photos,
+        load_run_network,
+        prediction_recipe,
+        warn_if_not_cropped,
+    )
 
     recipe = prediction_recipe(run)
     network = load_run_network(run, recipe, weights, backbone)
-    explanation = explain_score(run, photo, lambda pixels: network.load(recipe)(pixels), name)
+    crop = None
+    if boxes:
+        options = BoxOptions(boxes, "most-confident", min_confidence=min_confidence)
+        crop = crop_photos(run, [photo], options)[0].crop
+    else:
+        warn_if_not_cropped(run)
+    explanation = explain_score(run, photo, lambda x: network.load(recipe)(x), name, crop)
     if len(recipe.views) > 1:
         views = ", ".join(recipe.views)
         log.info("this explains the original view alone; predict takes the mean over %s", views)
     output = output or Path(f"{photo.stem}-explained.png")
     try:
         with atomic_write(output) as path:
-            overlay(explanation).save(path)
+            picture = overlay(explanation)
+            (within_frame(picture, photo, crop) if crop else picture).save(path)
     except ValueError as error:  # Pillow knows no format of this suffix
         raise UsageError(f"cannot write {output}: {error}") from error
     heatmap, intercept = explanation.heatmap, explanation.intercept

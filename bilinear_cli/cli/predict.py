@@ -8,22 +8,28 @@ import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bilinear_cli.cli.base import (
     PATH,
     POSITIVE,
+    boxes_option,
     cli,
     engine_option,
+    min_confidence_option,
     mix_option,
+    no_box_option,
     progress_bar,
     run_backbone_option,
     weights_option,
 )
 from bilinear_cli.errors import BilinearError, UsageError, printable
 from bilinear_cli.recipe import CHOICES
+
+if TYPE_CHECKING:
+    from bilinear_cli.predict import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +57,9 @@ log = logging.getLogger(__name__)
 @engine_option
 @run_backbone_option
 @weights_option
+@boxes_option
+@no_box_option
+@min_confidence_option
 def predict(
     run: Path,
     photos: tuple[str, ...],
@@ -62,34 +71,51 @@ def predict(
     engine: str,
     backbone: Path | None,
     weights: str,
+    boxes: str | None,
+    no_box: str,
+    min_confidence: float,
 ) -> None:
     """Print the most probable classes of photos.
 
     A folder stands for all photos in it, and - reads paths from standard input, one in each line.
     A species that is not among the run's classes gets the name of another one, unless
-    --min-probability reports it as unknown. If photos cannot be read, the others are still
-    classified, and the exit code is 1.
+    --min-probability reports it as unknown. With --boxes, there is a line for each box. If photos
+    cannot be read, the others are still classified, and the exit code is 1.
 
     \b
     bilinear predict runs/birds-bilinear-softmax new.jpg
     bilinear predict runs/birds-bilinear-softmax photos --csv > names.csv
     find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --min-probability 0.5
     """
-    from bilinear_cli.predict import load_run_network, prediction_recipe
+    from bilinear_cli.photos.boxes.crops import CroppedPhoto
+    from bilinear_cli.photos.boxes.options import BoxOptions
+    from bilinear_cli.predict import (
+        crop_photos,
+        load_run_network,
+        prediction_recipe,
+        warn_if_not_cropped,
+    )
     from bilinear_cli.predict import predict as predict_classes
 
     recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
+    paths: Iterable[Path | CroppedPhoto]
     paths, n_paths = _paths(photos)
+    if boxes:
+        box_options = BoxOptions(boxes, no_box=no_box, min_confidence=min_confidence)
+        paths = crop_photos(run, [*paths], box_options)
+        n_paths = len(paths)
+    else:
+        warn_if_not_cropped(run)
     forward = load_run_network(run, recipe, weights, backbone).load(recipe)
     write, n_done, n_bad = WRITERS[form], 0, 0
     with progress_bar("predicting", "photo") as progress:
-        for path, prediction in predict_classes(run, paths, forward, top=top):
-            if isinstance(prediction, BilinearError):
-                log.warning("%s", prediction)
+        for prediction in predict_classes(run, paths, forward, top=top):
+            if prediction.error:
+                log.warning("%s", prediction.error)
                 n_bad += 1
             if form == "csv" and not n_done:
-                click.echo("path,rank,name,probability,unknown,error")
-            write(_utf8(path), prediction, min_probability)
+                click.echo("path,rank,name,probability,unknown,error,box")
+            write(prediction, min_probability)
             n_done += 1
             if n_paths != 1:
                 progress(n_done, n_paths)
@@ -130,39 +156,44 @@ def _utf8(text: object) -> str:
     return os.fsencode(str(text)).decode("utf-8", "replace")
 
 
-Prediction = list[tuple[str, float]] | BilinearError
-
-
-def _write_line(path: str, prediction: Prediction, min_probability: float) -> None:
-    if isinstance(prediction, BilinearError):
+def _write_line(prediction: "Prediction", min_probability: float) -> None:
+    if prediction.error:
         return
-    name, p = prediction[0]
+    name, p = prediction.top[0]
     answer = ["unknown" if p < min_probability else name] if min_probability else []
-    columns = [path, *answer, *(f"{name} {p:.3f}" for name, p in prediction)]
-    click.echo("\t".join(map(printable, columns)))
+    names = [f"{name} {p:.3f}" for name, p in prediction.top]
+    from bilinear_cli.photos.photo_set import entry_key
+
+    key = entry_key(_utf8(prediction.photo), prediction.box[:4] if prediction.box else ())
+    click.echo("\t".join(map(printable, [key, *answer, *names])))
 
 
-def _write_json(path: str, prediction: Prediction, min_probability: float) -> None:
-    answer: dict[str, Any] = {"path": path}
-    if isinstance(prediction, BilinearError):
-        answer["error"] = _utf8(prediction)
+def _write_json(prediction: "Prediction", min_probability: float) -> None:
+    answer: dict[str, Any] = {"path": _utf8(prediction.photo)}
+    if prediction.box:
+        answer["box"] = [*prediction.box[:4]]
+    if prediction.error:
+        answer["error"] = _utf8(prediction.error)
     else:
-        answer["unknown"] = prediction[0][1] < min_probability
-        answer["names"] = [{"name": name, "probability": round(p, 6)} for name, p in prediction]
+        answer["unknown"] = prediction.probability < min_probability
+        names = [{"name": name, "probability": round(p, 6)} for name, p in prediction.top]
+        answer["names"] = names
     click.echo(json.dumps(answer, ensure_ascii=False))
 
 
-def _write_csv(path: str, prediction: Prediction, min_probability: float) -> None:
+def _write_csv(prediction: "Prediction", min_probability: float) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
-    if isinstance(prediction, BilinearError):
-        table.writerow([path, "", "", "", "", _utf8(prediction)])
+    path = _utf8(prediction.photo)
+    box = " ".join(f"{x:.6g}" for x in prediction.box[:4]) if prediction.box else ""
+    if prediction.error:
+        table.writerow([path, "", "", "", "", _utf8(prediction.error), box])
         return
-    unknown = str(prediction[0][1] < min_probability).lower()
-    for rank, (name, p) in enumerate(prediction, 1):
-        table.writerow([path, rank, name, f"{p:.6f}", unknown, ""])
+    unknown = str(prediction.probability < min_probability).lower()
+    for rank, (name, p) in enumerate(prediction.top, 1):
+        table.writerow([path, rank, name, f"{p:.6f}", unknown, "", box])
 
 
-WRITERS: dict[str | None, Callable[[str, Prediction, float], None]] = {
+WRITERS: dict[str | None, Callable[["Prediction", float], None]] = {
     None: _write_line,
     "json": _write_json,
     "csv": _write_csv,

@@ -27,6 +27,7 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray  # (n_photos, n_classes), rows of sum one
     predicted: np.ndarray  # int (n_photos,), the most probable class
     confidence: np.ndarray  # (n_photos,), its probability
+    box: np.ndarray  # float64 (n_photos, 4), the first box of the photo; zeros for a whole photo
 
     def take(self, indices: np.ndarray) -> "Predictions":
         """Return the photos of these indices, or where a mask is True."""
@@ -87,11 +88,13 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
 def read_predictions(run: Path, n_classes: int, temperature: float) -> Predictions:
     """Read a run's test photos, then its training photos, out of fold; raise as `read_scores`."""
     test, train = read_scores(run, "test"), read_scores(run, "oof")
-    paths, labels = (np.concatenate([test[key], train[key]]) for key in ("paths", "labels"))
+    paths, labels, box = (
+        np.concatenate([test[key], train[key]]) for key in ("paths", "labels", "box")
+    )
     split = np.repeat(["test", "train"], [len(test["labels"]), len(train["labels"])])
     scores = np.concatenate([x["scores"].reshape(-1, n_classes) for x in (test, train)])
     p = to_probabilities(scores, temperature)
-    return Predictions(paths, labels, split, p, p.argmax(axis=1), p.max(axis=1))
+    return Predictions(paths, labels, split, p, p.argmax(axis=1), p.max(axis=1), box)
 
 
 def class_order(matrix: np.ndarray) -> np.ndarray:

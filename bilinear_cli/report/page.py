@@ -4,7 +4,7 @@ import io
 import re
 import shlex
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -17,8 +17,10 @@ from PIL import Image
 from sklearn.preprocessing import normalize
 
 from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.photos.boxes.crops import Crop, make_crop
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.photos.pixels.images import read_batches, read_photo
+from bilinear_cli.recipe import parse_crop
 from bilinear_cli.report import plots
 from bilinear_cli.report.data import Predictions, ReportData, class_order
 from bilinear_cli.report.text import (
@@ -79,7 +81,7 @@ def _photos(data: ReportData) -> dict[str, Any]:
     errors = data.predictions.most_confident(is_error, MAX_ERRORS)
     paths = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
     paths.update(errors.paths.tolist())
-    pictures = thumbnails(root, paths)
+    pictures = thumbnails(root, paths, _crops(data))
     csv = shlex.quote(str(root / "corrected.csv"))
     return {
         "pairs": pairs,
@@ -90,6 +92,14 @@ def _photos(data: ReportData) -> dict[str, Any]:
         "labels_csv": _labels_csv(data.photo_rows, errors),
         "train_command": f"{format_command(data.metrics['command'])} --data {csv}",
     }
+
+
+def _crops(data: ReportData) -> dict[str, Crop]:
+    """Return path -> crop of each photo that is cropped to a box."""
+    options = parse_crop(data.metrics["extraction"].get("crop", ""))
+    pairs = zip(data.predictions.paths.tolist(), data.predictions.box, strict=True)
+    crops = {path: make_crop(box, options) for path, box in pairs}
+    return {path: crop for path, crop in crops.items() if crop}
 
 
 def _figures(data: ReportData) -> dict[str, Any]:
@@ -152,20 +162,27 @@ def _labels_csv(labels: list[list[str]], errors: Predictions) -> str | None:
     return data_uri(content, "text/csv") if len(content) <= MAX_CSV_BYTES else None
 
 
-def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Return path -> data URI of each readable photo below `root`, whole, on a black square."""
-    distinct = list(dict.fromkeys(paths))
-    batches = read_batches(distinct, BATCH_SIZE, lambda path: _thumbnail(root / path))
+def thumbnails(
+    root: Path, paths: Iterable[str], crops: Mapping[str, Crop] | None = None
+) -> dict[str, str]:
+    """Return path -> data URI of each readable photo below `root`, on a black square.
+
+    Photos are whole, but for those of `crops`.
+    """
+    distinct, crops = list(dict.fromkeys(paths)), crops or {}
+    batches = read_batches(
+        distinct, BATCH_SIZE, lambda path: _thumbnail(root / path, crops.get(path))
+    )
     uris = (uri for batch in batches for uri in batch)
     pairs = zip(distinct, uris, strict=True)
     return {path: uri for path, uri in pairs if not isinstance(uri, BadPhotoError)}
 
 
-def _thumbnail(path: Path) -> str:
+def _thumbnail(path: Path, crop: Crop | None) -> str:
     """Return a photo as a data URI of a small JPEG, or raise a BadPhotoError."""
     with suppress(OSError, ValueError):
         if path.is_file():  # reading a pipe would never end
-            image = Image.fromarray(read_photo(path, [SIDE], "pad")[0])
+            image = Image.fromarray(read_photo(path, [SIDE], "pad", crop=crop)[0])
             for quality in QUALITIES:
                 jpeg = io.BytesIO()
                 image.save(jpeg, "JPEG", quality=quality, optimize=True)

@@ -17,7 +17,8 @@ class Rows:
     """Rows of a feature file: their indices in the file, and their metadata, each (rows,).
 
     `class_names` has the names of the classes that the labels stand for. `sample_weight`, float64
-    above zero, is how often each row counts; None for once.
+    above zero, is how often each row counts; None for once. `box`, float64 (rows, 4), is the part
+    of the photo, see `FeatureFile`; None for whole photos.
     """
 
     indices: np.ndarray
@@ -28,10 +29,11 @@ class Rows:
     group: np.ndarray
     class_names: np.ndarray
     sample_weight: np.ndarray | None = None
+    box: np.ndarray | None = None
 
     def take(self, keep: np.ndarray) -> "Rows":
         """Return some of the rows, by a mask or by their positions."""
-        names = ("indices", "photo", "labels", "paths", "split", "group", "sample_weight")
+        names = ("indices", "photo", "labels", "paths", "split", "group", "sample_weight", "box")
         columns = {name: getattr(self, name) for name in names}
         return replace(self, **{name: x[keep] for name, x in columns.items() if x is not None})
 
@@ -48,7 +50,7 @@ def select_rows(file: FeatureFile, photo_set: PhotoSet | None, min_photos: int) 
             no photo of the file.
     """
     columns = (file.photo, file.labels, file.paths, file.split, file.group)
-    rows = Rows(np.arange(len(file.labels)), *columns, file.class_names)
+    rows = Rows(np.arange(len(file.labels)), *columns, file.class_names, box=file.box)
     if photo_set:
         rows = _relabel(rows, file.sha256, photo_set)
     k, first = len(rows.class_names), np.unique(rows.photo, return_index=True)[1]

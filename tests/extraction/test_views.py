@@ -122,8 +122,7 @@ def test_scores_are_means_over_the_views_in_training_and_in_prediction(
     run = Path(metrics["run"])
     with np.load(run / "test.npz") as test:
         scores, photo = test["scores"], test["photo"]
-    ((_, names),) = predict(run, [birds.root / birds.paths[photo[0]]], small_network(stride=STRIDE))
-    assert isinstance(names, list)
+    (prediction,) = predict(run, [birds.root / birds.paths[photo[0]]], small_network(stride=STRIDE))
     mean = scores[photo == photo[0]].mean(axis=0) / metrics["temperature"]
     expected = np.exp(mean) / np.exp(mean).sum()
-    assert [p for _, p in names] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
+    assert [p for _, p in prediction.top] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)

@@ -5,7 +5,7 @@ rotation (EXIF) has been applied.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -46,6 +46,13 @@ class Crop(NamedTuple):
     def rectangle(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return `crop_rectangle` of a picture of this width and height in pixels."""
         return crop_rectangle(self.box, self.unit, size, self.margin)
+
+
+class CroppedPhoto(NamedTuple):
+    """A photo, and the part of it that is meant; None for the whole photo."""
+
+    photo: Any
+    crop: Crop | None
 
 
 def make_crop(box: np.ndarray, options: CropOptions | None) -> Crop | None:

@@ -101,13 +101,20 @@ def decode_photo(
 
     The suffix of `path` tells some camera raw files from TIFF files.
     """
-    try:
+    with _decoding(path):
         min_side = MIN_DECODED_RATIO * max(sizes)
         image, stored_size, notes = open_photo(data, path.suffix, min_side, crop)
         rgb, more = _rgb(image, colours)
         size = upright_size(image, stored_size)
         rgb = crop_upright(rgb, size, crop) if crop else rgb
         return DecodedPhoto(_resize(rgb, sizes, resize), size, notes + more)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn the errors of decoding a file into a BadPhotoError."""
+    try:
+        yield
     except MemoryError as error:
         raise BilinearError(f"not enough memory to decode {path}") from error
     except Exception as error:  # Pillow's decoders raise nearly any error for damaged bytes
@@ -145,6 +152,22 @@ def read_any(
         size = rgb.size
         rgb = crop_upright(rgb, size, crop) if crop else rgb
         return DecodedPhoto(_resize(rgb, sizes, resize), size, notes)
+
+
+def read_upright(path: Path, max_side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return a whole photo, and its full width and height.
+
+    The photo is uint8 (height, width, 3), RGB, and no side is longer than `max_side`.
+
+    Raises:
+        BadPhotoError: the file is not a photo, or is cut off.
+    """
+    data = read_bytes(path)
+    with _decoding(path):
+        image, size, _ = open_photo(data, path.suffix, max_side)
+        rgb, _ = _rgb(image, SRGB)
+        rgb.thumbnail((max_side, max_side))
+        return np.asarray(rgb), upright_size(image, size)
 
 
 def rgb_pixels(photo: np.ndarray | Image.Image, colours: str = SRGB) -> np.ndarray:
