@@ -38,7 +38,7 @@ from bilinear_cli.training.model import Model, to_probabilities
 # Attributes of a feature file that must equal those of a run to predict from its rows
 ROW_ATTRIBUTES = (
     *("backbone", "layer", "weights_sha256", "image_size", "resize", "views", "precision"),
-    *("int8_sha256", "pooled_from", "seed", "colours", "crop"),
+    *("int8_sha256", "pooled_from", "seed", "colours"),
 )
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def _read(item: CroppedPhoto, sizes: Sequence[int], recipe: Recipe) -> DecodedPh
     return read_any(item.photo, sizes, recipe.resize, recipe.colours, item.crop)
 
 
-def crop_photos(run: Path, paths: Sequence[Path], options: BoxOptions) -> list[CroppedPhoto]:
+def crop_photos(run: Path, paths: Sequence[Path | str], options: BoxOptions) -> list[CroppedPhoto]:
     """Return an entry for each box of photos, with the margin that the run was trained with.
 
     Raises:
@@ -217,9 +217,11 @@ def crop_photos(run: Path, paths: Sequence[Path], options: BoxOptions) -> list[C
     if not crop_options:
         log.warning("%s was trained on whole photos, and this prediction is of crops", run)
     margin = crop_options.margin if crop_options else options.margin
-    names = [path.as_posix() for path in paths]
+    names = [Path(path).as_posix() for path in paths]
     found = read_boxes(options.source, names, Path(), min_confidence=options.min_confidence)
     indices, boxes = expand_boxes(found, options, names)
+    if not indices:
+        raise BilinearError(f"no photo has a box in {options.source}")
     return [
         CroppedPhoto(paths[i], Crop(box, found.unit, margin) if any(box[:4]) else None)
         for i, box in zip(indices, boxes, strict=True)
@@ -230,6 +232,13 @@ def warn_if_not_cropped(run: Path) -> None:
     """Warn that photos are whole, if the run was trained on crops."""
     if read_recipe(run).crop:
         log.warning("%s was trained on photos that are cropped to boxes. Give --boxes.", run)
+
+
+def _row_attributes(recipe: Recipe) -> dict[str, Any]:
+    """Return what has to be equal to predict from rows; of crops, this is the margin alone."""
+    crop = recipe.crop_options
+    margin = f"margin {crop.margin:g}" if crop else ""
+    return {name: getattr(recipe, name) for name in ROW_ATTRIBUTES} | {"crop": margin}
 
 
 def best_classes(model: Model, scores: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
@@ -253,8 +262,7 @@ def predict_rows(run: Path, path: Path, top: int = 5) -> Iterator[Prediction]:
     """
     model, recipe = load_model(run), read_recipe(run)
     with FeatureFile(path) as file:
-        recipes = (file.recipe, recipe)
-        stored, trained = ({name: getattr(x, name) for name in ROW_ATTRIBUTES} for x in recipes)
+        stored, trained = _row_attributes(file.recipe), _row_attributes(recipe)
         advice = f"extract the photos as for {run}"
         check_same(differences(stored, trained, "predict"), path, advice)
         scores = model.score_rows(file, np.arange(file.rows_done))

@@ -88,7 +88,7 @@ def predict(
     find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --min-probability 0.5
     """
     from bilinear_cli.photos.boxes.crops import CroppedPhoto
-    from bilinear_cli.photos.boxes.options import BoxOptions
+    from bilinear_cli.photos.boxes.options import box_options
     from bilinear_cli.predict import (
         crop_photos,
         load_run_network,
@@ -97,12 +97,12 @@ def predict(
     )
     from bilinear_cli.predict import predict as predict_classes
 
+    options = box_options(boxes, no_box=no_box, min_confidence=min_confidence)
     recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
     paths: Iterable[Path | CroppedPhoto]
     paths, n_paths = _paths(photos)
-    if boxes:
-        box_options = BoxOptions(boxes, no_box=no_box, min_confidence=min_confidence)
-        paths = crop_photos(run, [*paths], box_options)
+    if options:
+        paths = crop_photos(run, [*paths], options)
         n_paths = len(paths)
     else:
         warn_if_not_cropped(run)

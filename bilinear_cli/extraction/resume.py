@@ -94,9 +94,10 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
     for change, paths in changes.items():
         is_fixed = same_list and change != "changed"
         if refused := [path for path in paths if is_fixed or path in with_rows]:
+            what = "photos" if file.box is None else "photos or boxes"
             why = "All shards must be cut from one list of photos: restore it. Or g"
             raise FeatureFileError(
-                f"photos were {change} since {file.path} was made: {abbreviate(refused)}. "
+                f"{what} were {change} since {file.path} was made: {abbreviate(refused)}. "
                 f"{why if is_shard else 'G'}ive another --output with --reuse {file.path} to keep "
                 "the other rows, or use --overwrite."
             )
