@@ -13,9 +13,10 @@ from PIL import ExifTags, Image
 from support.boxes import box_table, megadetector_file
 from support.commands import error_line, run_command, set_quick_options
 from support.errors import assert_names
+from support.feature_files import contents
 from support.network import use_small_network
 
-from bilinear_cli import load_run
+from bilinear_cli import extract, load_run
 from bilinear_cli.errors import UsageError
 from bilinear_cli.run import read_scores
 from bilinear_cli.store import FeatureFile
@@ -133,6 +134,12 @@ def test_the_python_interface(run: str) -> None:
     assert [list(x.box[:4]) for x in (first, second)] == [LEFT, RIGHT]
     assert [x.name for x in (first, second)] == [x["names"][0]["name"] for x in answers]
     assert [x.photo for x in (first, second)] == ["birds/jay/0.png"] * 2
+    options = {"image_size": 32, "precision": "float32", "batch_size": 8, "weights": "random"}
+    extract("birds", pooling="bilinear", boxes=Path("md.json"), output="x.h5", **options)
+    ours, theirs = (
+        contents(Path(x), ("created", "command", "data_root")) for x in ("x.h5", "y.h5")
+    )
+    assert ours == theirs
     for photos, options in (
         ([np.zeros((9, 9, 3), np.uint8)], {"boxes": "md.json"}),
         ("y.h5", {"boxes": "md.json"}),
