@@ -1,4 +1,4 @@
-"""docs/photo-sets.md tells the truth: each row of its tables is built and tried.
+"""docs/photo-sets.md and boxes.md tell the truth: each row of their tables is built and tried.
 
 A row has a maker in `MAKERS`, under the heading of its section and the name in its first column.
 """
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from photos.box_cases import BOXES
 from PIL import Image
 from support.commands import ROOT
 from support.photos import class_folders, cub_folder, make_photo
@@ -33,7 +34,7 @@ from bilinear_cli.photos.pixels import formats
 from bilinear_cli.photos.pixels.images import read_any
 from bilinear_cli.photos.pixels.notes import logged_notes
 
-TEXT = (ROOT / "docs" / "photo-sets.md").read_text("utf-8")
+TEXT = "\n".join((ROOT / "docs" / f"{x}.md").read_text("utf-8") for x in ("photo-sets", "boxes"))
 
 # Builds a case in an empty folder, and reads it with the function that commands use.
 Maker = Callable[[Path], object]
@@ -267,7 +268,12 @@ PIXELS: dict[str, Maker] = {
     "saved web page": photo(lambda: b"\n<!DOCTYPE html><html>"),
     "other files": photo(lambda: b"%PDF-1.7"),
 }
-MAKERS: Mapping[str, Mapping[str, Maker]] = {"Folders": FOLDERS, "Lists": LISTS, "Pixels": PIXELS}
+MAKERS: Mapping[str, Mapping[str, Maker]] = {
+    "Folders": FOLDERS,
+    "Lists": LISTS,
+    "Pixels": PIXELS,
+    "Boxes": BOXES,
+}
 
 
 class Row(NamedTuple):
