@@ -112,5 +112,14 @@ class Estimator(ABC):
         """
 
     @abstractmethod
+    def refit(
+        self, data: TrainingData, tuning: Tuning, train: np.ndarray, indices: np.ndarray
+    ) -> np.ndarray:
+        """Return scores (len(indices), classes) of rows by a fit on the rows `train`, int (m,).
+
+        The hyper-parameters are those of `tuning`. No row is in both.
+        """
+
+    @abstractmethod
     def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Fit on all training rows with the chosen hyper-parameters."""
