@@ -93,7 +93,9 @@ class Estimator(ABC):
             (smoothing, *others), C = options.smoothings, options.C
             if C is None or others:
                 raise
-            consequences = "no out-of-fold accuracy, and no calibration of the probabilities"
+            consequences = (
+                "no out-of-fold accuracy, no calibration of the probabilities, and no novelty"
+            )
             log.warning("no class has two training photos or groups: %s", consequences)
             none = rows.take(np.arange(0))
             return Tuning(smoothing, C, None, none, np.empty((0, 0)), [], solver=solver)

@@ -16,6 +16,7 @@ Covariance Estimation", IEEE Transactions on Signal Processing, 2010 (the shrink
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -69,19 +70,23 @@ def fit_novelty(
     other photos, of other groups.
 
     Raises:
-        BilinearError: the scores are not finite, or all equal, or those of fewer than three photos.
+        BilinearError: too few photos or groups, or the scores are equal or not finite.
     """
     scores = scores.astype(np.float64)
-    if len(scores) < 3:
-        raise BilinearError("fewer than three training photos were held out")
     if not np.isfinite(scores).all():
         raise BilinearError("the out-of-fold scores are not finite")
     fold = assign_folds(labels, group, N_FOLDS, np.random.default_rng(0))
+    if len(scores) < 3 or fold.min() == fold.max():
+        raise BilinearError("too few training photos or groups were held out")
+    moments = _moments(scores, labels)
+    # Fewer photos ask for more shrinkage, which lowers all distances: the folds take that of all.
+    shares = (oas_share(moments.within, moments.n_free), oas_share(moments.total, len(scores) - 1))
     known = np.empty(len(scores))
     for i in np.unique(fold):
         others = fold != i
-        known[~others] = _fit(scores[others], labels[others], temperature).score(scores[~others])
-    return replace(_fit(scores, labels, temperature), known=np.sort(known))
+        part = _moments(scores[others], labels[others])
+        known[~others] = _novelty(part, shares, temperature).score(scores[~others])
+    return replace(_novelty(moments, shares, temperature), known=np.sort(known))
 
 
 def assign_folds(
@@ -98,38 +103,60 @@ def assign_folds(
     return fold[inverse]
 
 
-def _fit(scores: np.ndarray, labels: np.ndarray, temperature: float) -> Novelty:
-    """Return the means and covariances, without `known`."""
+class _Moments(NamedTuple):
+    """Means and covariances of scores, as in `Novelty`, but the covariances themselves."""
+
+    means: np.ndarray
+    counts: np.ndarray
+    mean: np.ndarray
+    within: np.ndarray
+    total: np.ndarray
+    n_free: int  # degrees of freedom of `within`
+
+
+def _moments(scores: np.ndarray, labels: np.ndarray) -> _Moments:
+    """Return the moments of scores (n, k) with labels (n,)."""
     n, k = scores.shape
     counts, mean = np.bincount(labels, minlength=k), scores.mean(axis=0)
     means = np.zeros((k, k))
     np.add.at(means, labels, scores)
     means /= np.maximum(counts, 1)[:, None]
-    residuals, centred, n_free = scores - means[labels], scores - mean, n - np.sum(counts > 0)
+    residuals, centred = scores - means[labels], scores - mean
     total = centred.T @ centred / max(n - 1, 1)
     # The total covariance counts as one more photo, so that single photos of all classes suffice.
-    within = (residuals.T @ residuals + total) / (n_free + 1)
-    return Novelty(
-        means=means,
-        counts=counts.astype(float),
-        mean=mean,
-        within=np.linalg.inv(_shrunk(within, n_free + 1)),
-        total=np.linalg.inv(_shrunk(total, n - 1)),
-        temperature=temperature,
-        known=np.empty(0),
+    n_free = n - int(np.sum(counts > 0)) + 1
+    within = (residuals.T @ residuals + total) / n_free
+    return _Moments(means, counts.astype(float), mean, within, total, n_free)
+
+
+def _novelty(moments: _Moments, shares: tuple[float, float], temperature: float) -> Novelty:
+    """Return the novelty, without `known`, with these shares of the identity."""
+    within, total = (
+        np.linalg.inv(shrunk(covariance, share))
+        for covariance, share in zip((moments.within, moments.total), shares, strict=True)
     )
+    return Novelty(*moments[:3], within, total, temperature, np.empty(0))
 
 
-def _shrunk(covariance: np.ndarray, n: int) -> np.ndarray:
-    """Return a covariance (k, k) of n degrees of freedom shrunk to a multiple of the identity.
+def oas_share(covariance: np.ndarray, n: int) -> float:
+    """Return how much to shrink a covariance (k, k) of n degrees of freedom, 0 to 1.
 
-    The amount is the oracle approximating one of Chen et al. 2010.
+    It is the oracle approximating shrinkage of Chen et al. 2010.
     """
     k, trace = len(covariance), np.trace(covariance)
-    if not trace > 0:
-        raise BilinearError("the out-of-fold scores are all equal")
     squares = np.square(covariance).sum()
     surplus = (n + 1 - 2 / k) * (squares - trace**2 / k)
     wanted = (1 - 2 / k) * squares + trace**2
-    share = 1.0 if wanted >= surplus else wanted / surplus
+    return 1.0 if wanted >= surplus else float(wanted / surplus)
+
+
+def shrunk(covariance: np.ndarray, share: float) -> np.ndarray:
+    """Return a covariance (k, k) of which a share is replaced by a multiple of the identity.
+
+    Raises:
+        BilinearError: it is zero.
+    """
+    k, trace = len(covariance), np.trace(covariance)
+    if not trace > 0:
+        raise BilinearError("the out-of-fold scores do not vary")
     return (1 - share) * covariance + share * trace / k * np.eye(k)

@@ -5,6 +5,7 @@ classifier is refitted on the rest with the hyper-parameters of the run, the nov
 its out-of-fold scores within the rest, and the photos that were left out are scored.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.training.estimator import Estimator, TrainingData
 from bilinear_cli.training.metrics import CONFIDENCE, N_RESAMPLES, average_views, fit_temperature
-from bilinear_cli.training.novelty import METHOD, Novelty, assign_folds, fit_novelty
+from bilinear_cli.training.novelty import METHOD, assign_folds, fit_novelty
+from bilinear_cli.training.rows import Rows
 from bilinear_cli.training.tuning import Tuning
 
 N_ROUNDS = 5
@@ -21,12 +23,17 @@ CAUGHT = 0.95  # share of the unknown photos that `false_alarms_at_95` catches
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Photos that a round left out; each array is (photos,)."""
+class Round:
+    """Scores of photos that were left out, and of those that the novelty is fitted on."""
 
-    labels: np.ndarray  # of all classes of the run
-    unknown: np.ndarray  # bool, whether the class of the photo was left out
-    novelty: np.ndarray
+    data: TrainingData  # of all rows; their labels are those of the classes that are not left out
+    rest: np.ndarray  # indices of the rows that the classifier is fitted on
+    held_out: Rows  # photos of the rest with out-of-fold scores
+    held_out_scores: np.ndarray  # (held-out photos, classes)
+    temperature: float  # fitted on these scores
+    labels: np.ndarray  # of the photos that were left out, among all classes of the run
+    unknown: np.ndarray  # bool, whether the class of these photos was left out
+    scores: np.ndarray  # of these photos, (photos, classes)
 
 
 def evaluate_open_set(estimator: Estimator, data: TrainingData, tuning: Tuning) -> dict[str, Any]:
@@ -35,20 +42,32 @@ def evaluate_open_set(estimator: Estimator, data: TrainingData, tuning: Tuning) 
     Raises:
         BilinearError: there are fewer than five classes, or too few photos.
     """
-    rows = data.rows
+    rounds, values = [], []
+    for x in leave_out(estimator, data, tuning):
+        photos, temperature = x.held_out, x.temperature
+        novelty = fit_novelty(x.held_out_scores, photos.labels, photos.group, temperature)
+        rounds.append(x)
+        values.append(novelty.score(x.scores))
+    return {"method": METHOD} | novelty_metrics(rounds, values)
+
+
+def leave_out(estimator: Estimator, data: TrainingData, tuning: Tuning) -> Iterator[Round]:
+    """Leave out a fifth of the classes, and a fifth of the photos of the others, in turn.
+
+    Raises:
+        BilinearError: there are fewer than five classes, or nothing was held out.
+    """
+    rows, rng = data.rows, np.random.default_rng(data.options.seed)
     n_classes = len(rows.class_names)
-    if not tuning.folds:
-        raise BilinearError("no class has two training photos or groups")
     if n_classes < N_ROUNDS:
         raise BilinearError(f"it needs at least {N_ROUNDS} classes, and there are {n_classes}")
-    rng = np.random.default_rng(data.options.seed)
+    if not tuning.folds:
+        raise BilinearError("no class has two training photos or groups")
     class_fold = rng.permutation(n_classes) % N_ROUNDS
     photo_fold = assign_folds(rows.labels, rows.group, N_ROUNDS, rng)
-    rounds = []
     for i in range(N_ROUNDS):
         unknown = class_fold[rows.labels] == i
-        rounds.append(_round(estimator, data, tuning, unknown, unknown | (photo_fold == i)))
-    return novelty_metrics(rounds)
+        yield _round(estimator, data, tuning, unknown, unknown | (photo_fold == i))
 
 
 def _round(
@@ -57,81 +76,96 @@ def _round(
     tuning: Tuning,
     unknown: np.ndarray,
     left_out: np.ndarray,
-) -> LeftOut:
+) -> Round:
     """Refit without some rows, given by masks (n,); `unknown` are those of a class left out."""
-    labels = data.rows.labels
-    classes = np.unique(labels[~unknown])
-    known = replace(
-        data.rows,
-        labels=np.where(unknown, 0, np.searchsorted(classes, labels)),  # those are never fitted
-        class_names=data.rows.class_names[classes],
-    )
-    data = replace(data, rows=known)
-    rest, test = np.flatnonzero(~left_out), np.flatnonzero(left_out)
-    novelty = _novelty_of_rest(estimator, data, tuning, rest)
-    first, scores = average_views(known.photo[test], estimator.refit(data, tuning, rest, test))
+    rows, labels = data.rows, data.rows.labels
+    rest = np.flatnonzero(~left_out)
+    classes = np.unique(labels[rest])
+    trained = np.isin(labels, classes)  # the only photo of a small class may be left out
+    test = np.flatnonzero(left_out & (unknown | trained))
+    known_labels = np.where(trained, np.searchsorted(classes, labels), 0)  # the 0 is never fitted
+    rows = replace(rows, labels=known_labels, class_names=rows.class_names[classes])
+    data = replace(data, rows=rows)
+    held_out, held_out_scores = _out_of_fold(estimator, data, tuning, rest)
+    temperature = fit_temperature(held_out_scores, held_out.labels, held_out.sample_weight)
+    first, scores = average_views(rows.photo[test], estimator.refit(data, tuning, rest, test))
     photos = test[first]
-    return LeftOut(labels[photos], unknown[photos], novelty.score(scores))
+    return Round(
+        data=data,
+        rest=rest,
+        held_out=held_out,
+        held_out_scores=held_out_scores,
+        temperature=temperature,
+        labels=labels[photos],
+        unknown=unknown[photos],
+        scores=scores,
+    )
 
 
-def _novelty_of_rest(
+def _out_of_fold(
     estimator: Estimator, data: TrainingData, tuning: Tuning, rest: np.ndarray
-) -> Novelty:
-    """Fit the novelty on the out-of-fold scores of the rows that are not left out."""
+) -> tuple[Rows, np.ndarray]:
+    """Return photos of the rest, and their scores by fits on other folds of the rest."""
     options, rows = data.options, data.rows
     n_folds = tuning.folds if tuning.folds > 1 else options.folds
     rng = np.random.default_rng(options.seed)
     fold = assign_folds(rows.labels[rest], rows.group[rest], n_folds, rng)
-    held_out = [rest[fold == i] for i in range(tuning.folds)]
-    scores = [estimator.refit(data, tuning, np.setdiff1d(rest, val), val) for val in held_out]
-    held_rows = rows.take(np.concatenate(held_out))
-    first, mean = average_views(held_rows.photo, np.concatenate(scores))
-    photos = held_rows.take(first)
-    temperature = fit_temperature(mean, photos.labels, photos.sample_weight)
-    return fit_novelty(mean, photos.labels, photos.group, temperature)
+    if fold.min() == fold.max():
+        raise BilinearError("too few training photos or groups are left")
+    val_folds = [rest[fold == i] for i in np.unique(fold)[: tuning.folds]]
+    scores = [estimator.refit(data, tuning, np.setdiff1d(rest, x), x) for x in val_folds]
+    held_out = rows.take(np.concatenate(val_folds))
+    first, mean = average_views(held_out.photo, np.concatenate(scores))
+    return held_out.take(first), mean
 
 
-def novelty_metrics(rounds: list[LeftOut]) -> dict[str, Any]:
+def novelty_metrics(rounds: Sequence[Round], novelty: Sequence[np.ndarray]) -> dict[str, Any]:
     """Return how well photos of unknown classes are told from those of known classes.
+
+    The novelty is that of the photos that each round left out.
 
     Returns:
         `auroc`: how often an unknown photo is more unusual than a known one of the same round, 0
         to 1; `auroc_ci95`, from a bootstrap over classes; `false_alarms_at_95`: the share of the
-        known photos that are as unusual as the 95 % most unusual of the unknown; `method`; the
-        numbers `classes`, `known` and `unknown`, of photos.
+        known photos that are as unusual as the 95 % most unusual of the unknown; the numbers
+        `classes`, `known` and `unknown`, of photos.
+
+    Raises:
+        BilinearError: no known photo was left out, or a novelty is not finite.
     """
-    labels, unknown, novelty = (
-        np.concatenate([getattr(x, name) for x in rounds])
-        for name in ("labels", "unknown", "novelty")
-    )
-    if unknown.all() or not np.isfinite(novelty).all():
-        raise BilinearError("no photo of the other classes could be left out")
-    wins, pairs = _count_pairs(rounds, int(labels.max()) + 1)
-    threshold = np.quantile(novelty[unknown], 1 - CAUGHT)
+    labels = np.concatenate([x.labels for x in rounds])
+    unknown = np.concatenate([x.unknown for x in rounds])
+    all_novelty = np.concatenate(novelty)
+    if unknown.all() or not np.isfinite(all_novelty).all():
+        raise BilinearError("too few training photos, or their scores are not finite")
+    wins, pairs = _count_pairs(rounds, novelty, int(labels.max()) + 1)
+    threshold = np.quantile(all_novelty[unknown], 1 - CAUGHT)
     return {
         "auroc": float(wins.sum() / pairs.sum()),
         "auroc_ci95": _interval(wins, pairs),
-        "false_alarms_at_95": float(np.mean(novelty[~unknown] >= threshold)),
-        "method": METHOD,
+        "false_alarms_at_95": float(np.mean(all_novelty[~unknown] >= threshold)),
         "classes": len(np.unique(labels)),
         "known": int(np.sum(~unknown)),
         "unknown": int(np.sum(unknown)),
     }
 
 
-def _count_pairs(rounds: list[LeftOut], n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _count_pairs(
+    rounds: Sequence[Round], novelty: Sequence[np.ndarray], n_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of an unknown and a known photo of one round, by their classes, both (k, k).
 
     The first are the pairs whose unknown photo is more unusual, where a tie counts as a half. The
     second are all pairs. Rows are the class of the unknown photo.
     """
     wins, pairs = np.zeros((n_classes, n_classes)), np.zeros((n_classes, n_classes))
-    for x in rounds:
+    for x, values in zip(rounds, novelty, strict=True):
+        unknown, labels = values[x.unknown], x.labels[x.unknown]
         for known in np.unique(x.labels[~x.unknown]):
-            other = np.sort(x.novelty[~x.unknown & (x.labels == known)])
-            sides = (np.searchsorted(other, x.novelty[x.unknown], s) for s in ("left", "right"))
-            np.add.at(wins[:, known], x.labels[x.unknown], sum(sides) / 2)
-            np.add.at(pairs[:, known], x.labels[x.unknown], len(other))
+            others = np.sort(values[~x.unknown & (x.labels == known)])
+            below, up_to = (np.searchsorted(others, unknown, side) for side in ("left", "right"))
+            np.add.at(wins[:, known], labels, (below + up_to) / 2)
+            np.add.at(pairs[:, known], labels, len(others))
     return wins, pairs
 
 

@@ -151,10 +151,12 @@ def _open_set_metrics(
 
 def _fit_novelty(photos: Rows, scores: np.ndarray, temperature: float) -> Novelty | None:
     """Return the novelty from out-of-fold scores of photos; None if it cannot be fitted."""
+    if not len(scores):  # which was logged
+        return None
     try:
         return fit_novelty(scores, photos.labels, photos.group, temperature)
     except BilinearError as error:
-        log.warning("predict cannot tell unknown classes with this run: %s", error)
+        log.warning("this run cannot say how unusual a photo is: %s", error)
         return None
 
 
