@@ -31,8 +31,8 @@ class Round:
     held_out: Rows  # photos of the rest with out-of-fold scores
     held_out_scores: np.ndarray  # (held-out photos, classes)
     temperature: float  # fitted on these scores
-    labels: np.ndarray  # of the photos that were left out, among all classes of the run
-    unknown: np.ndarray  # bool, whether the class of these photos was left out
+    left_out: Rows  # photos that are not fitted on; their labels are those of all classes
+    unknown: np.ndarray  # bool, whether the class of these photos was left out, too
     scores: np.ndarray  # of these photos, (photos, classes)
 
 
@@ -84,8 +84,8 @@ def _round(
     trained = np.isin(labels, classes)  # the only photo of a small class may be left out
     test = np.flatnonzero(left_out & (unknown | trained))
     known_labels = np.where(trained, np.searchsorted(classes, labels), 0)  # the 0 is never fitted
-    rows = replace(rows, labels=known_labels, class_names=rows.class_names[classes])
-    data = replace(data, rows=rows)
+    known = replace(rows, labels=known_labels, class_names=rows.class_names[classes])
+    data = replace(data, rows=known)
     held_out, held_out_scores = _out_of_fold(estimator, data, tuning, rest)
     temperature = fit_temperature(held_out_scores, held_out.labels, held_out.sample_weight)
     first, scores = average_views(rows.photo[test], estimator.refit(data, tuning, rest, test))
@@ -96,7 +96,7 @@ def _round(
         held_out=held_out,
         held_out_scores=held_out_scores,
         temperature=temperature,
-        labels=labels[photos],
+        left_out=rows.take(photos),
         unknown=unknown[photos],
         scores=scores,
     )
@@ -133,7 +133,7 @@ def novelty_metrics(rounds: Sequence[Round], novelty: Sequence[np.ndarray]) -> d
     Raises:
         BilinearError: no known photo was left out, or a novelty is not finite.
     """
-    labels = np.concatenate([x.labels for x in rounds])
+    labels = np.concatenate([x.left_out.labels for x in rounds])
     unknown = np.concatenate([x.unknown for x in rounds])
     all_novelty = np.concatenate(novelty)
     if unknown.all() or not np.isfinite(all_novelty).all():
@@ -160,9 +160,9 @@ def _count_pairs(
     """
     wins, pairs = np.zeros((n_classes, n_classes)), np.zeros((n_classes, n_classes))
     for x, values in zip(rounds, novelty, strict=True):
-        unknown, labels = values[x.unknown], x.labels[x.unknown]
-        for known in np.unique(x.labels[~x.unknown]):
-            others = np.sort(values[~x.unknown & (x.labels == known)])
+        unknown, labels = values[x.unknown], x.left_out.labels[x.unknown]
+        for known in np.unique(x.left_out.labels[~x.unknown]):
+            others = np.sort(values[~x.unknown & (x.left_out.labels == known)])
             below, up_to = (np.searchsorted(others, unknown, side) for side in ("left", "right"))
             np.add.at(wins[:, known], labels, (below + up_to) / 2)
             np.add.at(pairs[:, known], labels, len(others))

@@ -143,10 +143,10 @@ def test_nothing_that_is_scored_was_fitted(monkeypatch: pytest.MonkeyPatch) -> N
         assert set(rows.labels[fitted]) == {*range(len(rows.class_names))}
     labels = data.rows.labels
     for x in rounds:
-        assert not np.isin(x.labels[x.unknown], labels[x.rest]).any()
-        assert np.isin(x.labels[~x.unknown], labels[x.rest]).all()
+        assert not np.isin(x.left_out.labels[x.unknown], labels[x.rest]).any()
+        assert np.isin(x.left_out.labels[~x.unknown], labels[x.rest]).all()
         assert len(x.held_out.photo) == len(x.rest)
-    left_out = np.concatenate([x.labels[x.unknown] for x in rounds])
+    left_out = np.concatenate([x.left_out.labels[x.unknown] for x in rounds])
     np.testing.assert_array_equal(np.sort(left_out), labels)
 
 
@@ -211,5 +211,5 @@ def test_fewer_than_five_classes_are_refused() -> None:
 
 def test_a_class_whose_only_photo_is_left_out_is_not_scored() -> None:
     rounds = list(leave_out(*training_data("ridge", keep=51)))
-    assert sum(np.sum(x.labels[~x.unknown] == 5) for x in rounds) == 0
-    assert sum(np.sum(x.labels[x.unknown] == 5) for x in rounds) == 1
+    assert sum(np.sum(x.left_out.labels[~x.unknown] == 5) for x in rounds) == 0
+    assert sum(np.sum(x.left_out.labels[x.unknown] == 5) for x in rounds) == 1
