@@ -87,8 +87,16 @@ def test_the_novelty_of_a_held_out_photo_is_that_by_photos_of_other_groups() -> 
     assert all(len(np.unique(fold[group == g])) == 1 for g in range(6))
 
 
+def test_rarity_counts_the_known_photos_that_are_at_least_as_unusual() -> None:
+    scores, labels = gaussian_scores(60)
+    novelty = fit(scores, labels)
+    novelty = replace(novelty, known=np.sort(novelty.score(scores)))
+    order = np.argsort(-novelty.score(scores))
+    np.testing.assert_allclose(novelty.rarity(scores[order]), np.arange(2, 62) / 61)
+
+
 def test_folds_spread_each_class() -> None:
-    labels = np.repeat([0, 1, 2], [10, 5, 3])
+    labels = np.random.default_rng(3).permutation(np.repeat([0, 1, 2], [10, 5, 3]))
     fold = assign_folds(labels, np.arange(18), 5, np.random.default_rng(0))
     for c, most in ((0, 2), (1, 1), (2, 1)):
         assert np.bincount(fold[labels == c]).max() == most
@@ -100,6 +108,10 @@ def test_few_photos_and_missing_classes_have_a_novelty(labels: list[int]) -> Non
     novelty = fit(scores, np.array(labels))
     assert np.isfinite(novelty.known).all()
     assert np.isfinite(novelty.score(10 * scores)).all()
+    means = np.where(novelty.counts[:, None] > 0, novelty.means, 9)
+    np.testing.assert_array_equal(
+        replace(novelty, means=means).score(scores), novelty.score(scores)
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,6 +160,9 @@ def test_nothing_that_is_scored_was_fitted(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(x.held_out.photo) == len(x.rest)
     left_out = np.concatenate([x.left_out.labels[x.unknown] for x in rounds])
     np.testing.assert_array_equal(np.sort(left_out), labels)
+    data = replace(data, options=replace(data.options, seed=1))
+    other = next(leave_out(estimator, data, tuning))
+    assert set(other.left_out.labels[other.unknown]) != set(left_out[: rounds[0].unknown.sum()])
 
 
 @pytest.mark.parametrize("classifier", ["softmax", "svm", "ridge"])
@@ -204,9 +219,15 @@ def test_a_run_keeps_its_novelty(tmp_path: Path) -> None:
             np.testing.assert_array_equal(result.rarity(scores), expected.rarity(scores))
 
 
-def test_fewer_than_five_classes_are_refused() -> None:
+def test_too_few_classes_or_photos_are_refused() -> None:
     with raises(BilinearError, 5, 4):
         evaluate_open_set(*training_data("ridge", keep=40, n_classes=4))
+    estimator, data, tuning = training_data("ridge")
+    with raises(BilinearError):
+        evaluate_open_set(estimator, data, replace(tuning, folds=0))
+    estimator, data, tuning = training_data("ridge", group=np.arange(60) % 2)
+    with raises(BilinearError):
+        evaluate_open_set(estimator, data, tuning)
 
 
 def test_a_class_whose_only_photo_is_left_out_is_not_scored() -> None:
