@@ -113,14 +113,17 @@ class Estimator(ABC):
         The folds are indices of validation rows. Scores of other rows are ignored.
         """
 
-    @abstractmethod
     def refit(
         self, data: TrainingData, tuning: Tuning, train: np.ndarray, indices: np.ndarray
     ) -> np.ndarray:
         """Return scores (len(indices), classes) of rows by a fit on the rows `train`, int (m,).
 
-        The hyper-parameters are those of `tuning`. No row is in both.
+        The hyper-parameters are those of `tuning`. No row is in both. By default it is a trial.
         """
+        left_out = np.setdiff1d(data.indices, train)
+        data = replace(data, options=replace(data.options, C=tuning.C))
+        (_, scores), *_ = self.trials(data, [left_out], tuning.label_smoothing)
+        return scores[indices]
 
     @abstractmethod
     def fit(self, data: TrainingData, tuning: Tuning) -> Model:

@@ -86,20 +86,13 @@ class Ridge(LinearEstimator):
         if problem.coordinates is None:
             yield from super().trials(data, val_folds, smoothing)
             return
-        scores = ridge_path(problem.coordinates, data.targets(smoothing), val_folds)
+        large = max(map(len, val_folds)) > max(MAX_BLOCK, problem.coordinates.z.shape[1])
+        path = fits_on_other_folds if large else out_of_fold
+        scores = path(problem.coordinates, data.targets(smoothing), val_folds)
         for C in grid(problem.mean_squared_norm) if C_option is None else [C_option]:
             yield {"C": C}, scores(C)
 
-    def refit(
-        self, data: TrainingData, tuning: Tuning, train: np.ndarray, indices: np.ndarray
-    ) -> np.ndarray:
-        """Score without a fit all rows that are not trained on."""
-        if data.reduced.coordinates is None:
-            return super().refit(data, tuning, train, indices)
-        assert tuning.C
-        left_out = np.setdiff1d(data.indices, train)
-        targets = data.targets(tuning.label_smoothing)
-        return ridge_path(data.reduced.coordinates, targets, [left_out])(tuning.C)[indices]
+    refit = Estimator.refit  # a trial is no fit
 
     def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Solve for all rows."""
@@ -122,14 +115,6 @@ def fit_ridge(coordinates: Coordinates, targets: np.ndarray, C: float) -> Linear
     centred = coordinates.weighted((targets - mean).astype(z.dtype))
     weights = (z.T @ centred) / (coordinates.sum_of_squares + 1 / C)[:, None]
     return Linear(weights.astype(targets.dtype), mean.astype(targets.dtype))
-
-
-def ridge_path(
-    coordinates: Coordinates, targets: np.ndarray, val_folds: Sequence[np.ndarray]
-) -> Callable[[float], np.ndarray]:
-    """Return `out_of_fold`, or `fits_on_other_folds` if that is faster."""
-    large = max(map(len, val_folds)) > max(MAX_BLOCK, coordinates.z.shape[1])
-    return (fits_on_other_folds if large else out_of_fold)(coordinates, targets, val_folds)
 
 
 def out_of_fold(
