@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
     "--unknown",
     type=click.FloatRange(0, 1),
     metavar="P",
-    help="Print the answer before the classes: unknown if at most this share of photos of the run's "
-    "classes is as unusual, for example 0.01.",
+    help="Print the answer before the classes: unknown if at most this share of the photos of the "
+    "run's classes is as unusual, for example 0.01.",
 )
 @click.option("--json", "form", flag_value="json", help="Print one JSON object for each photo.")
 @click.option("--csv", "form", flag_value="csv", help="Print a table with a row for each class.")
