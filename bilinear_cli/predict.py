@@ -53,12 +53,15 @@ class Prediction:
         top: (name of a class, probability 0 to 1), in descending order; empty after an error.
         error: why the photo could not be read, or None.
         box: the part of the photo that was classified; None for the whole photo.
+        rarity: the share of photos of the known classes that are as unusual as this one, above 0 to
+            1, see `training/novelty.py`; None after an error, and of runs of earlier versions.
     """
 
     photo: Any
     top: list[tuple[str, float]]
     error: BadPhotoError | None = None
     box: Box | None = None
+    rarity: float | None = None
 
     @property
     def name(self) -> str:
@@ -188,15 +191,15 @@ def predict(
         for batch in read_batches(to_read, batch_size, read):
             pixels = stack_batch(batch, sizes, batch_size)
             scores = model.scores(compute(pixels)).reshape(batch_size, len(views), -1)
-            best = best_classes(model, scores.mean(axis=1), top)
-            for decoded, classes in zip(batch, best, strict=False):
+            answers = zip(batch, *_best_and_rarity(model, scores.mean(axis=1), top), strict=False)
+            for decoded, classes, rarity in answers:
                 photo, crop = next(photos_again)
                 box = crop.box if crop else None
                 if isinstance(decoded, BadPhotoError):
                     yield Prediction(photo, [], decoded, box)
                 else:
                     notes.add(photo, decoded.notes)
-                    yield Prediction(photo, classes, None, box)
+                    yield Prediction(photo, classes, None, box, rarity)
 
 
 def _as_cropped(photo: Any) -> CroppedPhoto:
@@ -228,6 +231,15 @@ def crop_photos(run: Path, paths: Sequence[Path | str], options: BoxOptions) -> 
     ]
 
 
+def check_novelty(run: Path) -> None:
+    """Raise a BilinearError if a run cannot tell unknown classes."""
+    if not load_model(run).novelty:
+        raise BilinearError(
+            f"{run} has no novelty score, which --unknown needs: train again with this version, on "
+            "classes with several photos"
+        )
+
+
 def warn_if_not_cropped(run: Path) -> None:
     """Warn that photos are whole, if the run was trained on crops."""
     if read_recipe(run).crop:
@@ -239,6 +251,14 @@ def _row_attributes(recipe: Recipe) -> dict[str, Any]:
     crop = recipe.crop_options
     margin = f"margin {crop.margin:g}" if crop else ""
     return {name: getattr(recipe, name) for name in ROW_ATTRIBUTES} | {"crop": margin}
+
+
+def _best_and_rarity(
+    model: Model, scores: np.ndarray, top: int
+) -> tuple[list[list[tuple[str, float]]], list[float | None]]:
+    """Return `best_classes` and the rarity of scores (n, classes), averaged over views."""
+    rarity = model.novelty.rarity(scores).tolist() if model.novelty else [None] * len(scores)
+    return best_classes(model, scores, top), rarity
 
 
 def best_classes(model: Model, scores: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
@@ -267,5 +287,6 @@ def predict_rows(run: Path, path: Path, top: int = 5) -> Iterator[Prediction]:
         check_same(differences(stored, trained, "predict"), path, advice)
         scores = model.score_rows(file, np.arange(file.rows_done))
         first, scores = average_views(file.photo, scores)
-        best = best_classes(model, scores, top)
-        yield from map(Prediction, file.paths[first].tolist(), best)
+        columns = (file.paths[first].tolist(), *_best_and_rarity(model, scores, top))
+        for photo, classes, rarity in zip(*columns, strict=True):
+            yield Prediction(photo, classes, rarity=rarity)

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,15 @@ from bilinear_cli.training import registry
 if TYPE_CHECKING:  # reading metrics imports no library of training
     from bilinear_cli.photos.photo_set import PhotoSet
     from bilinear_cli.training.model import Model
+    from bilinear_cli.training.novelty import Novelty
     from bilinear_cli.training.options import TrainOptions
     from bilinear_cli.training.reducers import Workers
     from bilinear_cli.training.train import TrainingResult
 
 log = logging.getLogger(__name__)
 
-PARAMETER_PREFIX = "parameter-"  # prefix of the names of parameters in model.npz
+# Prefixes of the names of parameters, and of the arrays of a `Novelty`, in model.npz
+PARAMETER_PREFIX, NOVELTY_PREFIX = "parameter-", "novelty-"
 # What reading a damaged file of a run can raise
 READ_ERRORS = (*BROKEN_ZIP, KeyError, AttributeError, csv.Error)
 # Fields of a `FeatureTransform` in model.npz
@@ -121,6 +123,8 @@ def save_model(path: Path, model: "Model") -> None:
     }
     if model.second:
         arrays |= {"weights2": model.second.weights, "intercept2": model.second.intercept}
+    if model.novelty:
+        arrays |= {f"{NOVELTY_PREFIX}{name}": x for name, x in vars(model.novelty).items()}
     for i, transform in enumerate(model.transforms):
         values = {name: getattr(transform, name) for name in (*OPTIONAL_ARRAYS, *SCALAR_FIELDS)}
         arrays |= {f"{name}{i}": np.asarray(x) for name, x in values.items() if x is not None}
@@ -160,7 +164,18 @@ def load_model(run: Path) -> "Model":
         temperature = float(x.get("temperature", 1.0))
         if not 0 < temperature < np.inf:
             raise ValueError(f"its temperature is {temperature}")
-        return Model(first, second, transforms, x["class_names"], parameters, temperature)
+        novelty = _read_novelty(x)
+        return Model(first, second, transforms, x["class_names"], parameters, temperature, novelty)
+
+
+def _read_novelty(arrays: Mapping[str, np.ndarray]) -> "Novelty | None":
+    """Return the novelty in model.npz; None if it has none, as in runs of before."""
+    from bilinear_cli.training.novelty import Novelty
+
+    if f"{NOVELTY_PREFIX}known" not in arrays:
+        return None
+    values: dict[str, Any] = {x.name: arrays[f"{NOVELTY_PREFIX}{x.name}"] for x in fields(Novelty)}
+    return Novelty(**values | {"temperature": float(values["temperature"])})
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

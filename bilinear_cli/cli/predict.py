@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -46,6 +46,13 @@ log = logging.getLogger(__name__)
     help="Print the answer before the classes: the most probable class, or unknown if its "
     "probability is below P.",
 )
+@click.option(
+    "--unknown",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Print the answer before the classes: unknown if at most this share of the photos of the "
+    "run's classes is as unusual, for example 0.01.",
+)
 @click.option("--json", "form", flag_value="json", help="Print one JSON object for each photo.")
 @click.option("--csv", "form", flag_value="csv", help="Print a table with a row for each class.")
 @click.option(
@@ -65,6 +72,7 @@ def predict(
     photos: tuple[str, ...],
     top: int,
     min_probability: float,
+    unknown: float | None,
     form: str | None,
     precision: str | None,
     allow_precision_mix: bool,
@@ -78,18 +86,20 @@ def predict(
     """Print the most probable classes of photos.
 
     A folder stands for all photos in it, and - reads paths from standard input, one in each line.
-    A species that is not among the run's classes gets the name of another one, unless
-    --min-probability reports it as unknown. With --boxes, there is a line for each box. If photos
-    cannot be read, the others are still classified, and the exit code is 1.
+    The last column tells how unusual a photo is: 1 in 200 means that one in 200 photos of the run's
+    classes is as unusual. A species that is not among these classes gets the name of another one,
+    unless --unknown reports it. With --boxes, there is a line for each box. If photos cannot be
+    read, the others are still classified, and the exit code is 1.
 
     \b
     bilinear predict runs/birds-bilinear-softmax new.jpg
     bilinear predict runs/birds-bilinear-softmax photos --csv > names.csv
-    find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --min-probability 0.5
+    find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --unknown 0.01
     """
     from bilinear_cli.photos.boxes.crops import CroppedPhoto
     from bilinear_cli.photos.boxes.options import box_options
     from bilinear_cli.predict import (
+        check_novelty,
         crop_photos,
         load_run_network,
         prediction_recipe,
@@ -99,6 +109,8 @@ def predict(
 
     options = box_options(boxes, no_box=no_box, min_confidence=min_confidence)
     recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
+    if unknown is not None:
+        check_novelty(run)
     paths: Iterable[Path | CroppedPhoto]
     paths, n_paths = _paths(photos)
     if options:
@@ -107,15 +119,15 @@ def predict(
     else:
         warn_if_not_cropped(run)
     forward = load_run_network(run, recipe, weights, backbone).load(recipe)
-    write, n_done, n_bad = WRITERS[form], 0, 0
+    limits, write, n_done, n_bad = Limits(min_probability, unknown), WRITERS[form], 0, 0
     with progress_bar("predicting", "photo") as progress:
         for prediction in predict_classes(run, paths, forward, top=top):
             if prediction.error:
                 log.warning("%s", prediction.error)
                 n_bad += 1
             if form == "csv" and not n_done:
-                click.echo("path,rank,name,probability,unknown,error,box")
-            write(prediction, min_probability)
+                click.echo("path,rank,name,probability,unknown,error,box,rarity")
+            write(prediction, limits)
             n_done += 1
             if n_paths != 1:
                 progress(n_done, n_paths)
@@ -156,44 +168,63 @@ def _utf8(text: object) -> str:
     return os.fsencode(str(text)).decode("utf-8", "replace")
 
 
-def _write_line(prediction: "Prediction", min_probability: float) -> None:
-    if prediction.error:
-        return
-    name, p = prediction.top[0]
-    answer = ["unknown" if p < min_probability else name] if min_probability else []
-    names = [f"{name} {p:.3f}" for name, p in prediction.top]
+class Limits(NamedTuple):
+    """What makes a photo unknown."""
+
+    min_probability: float  # 0 to name every photo
+    max_rarity: float | None  # None to name every photo
+
+    def are_set(self) -> bool:
+        """Return whether an answer is asked for."""
+        return self.min_probability > 0 or self.max_rarity is not None
+
+    def is_unknown(self, prediction: "Prediction") -> bool:
+        """Return whether a photo is uncertain, or too unusual."""
+        is_rare = self.max_rarity is not None and (prediction.rarity or 1) <= self.max_rarity
+        return is_rare or prediction.probability < self.min_probability
+
+
+def _write_line(prediction: "Prediction", limits: Limits) -> None:
     from bilinear_cli.photos.photo_set import entry_key
 
+    if prediction.error:
+        return
     key = entry_key(_utf8(prediction.photo), prediction.box[:4] if prediction.box else ())
-    click.echo("\t".join(map(printable, [key, *answer, *names])))
+    answer = "unknown" if limits.is_unknown(prediction) else prediction.name
+    answers = [answer] if limits.are_set() else []
+    names = [f"{name} {p:.3f}" for name, p in prediction.top]
+    rarity = [f"1 in {round(1 / prediction.rarity)}"] if prediction.rarity else []
+    click.echo("\t".join(map(printable, [key, *answers, *names, *rarity])))
 
 
-def _write_json(prediction: "Prediction", min_probability: float) -> None:
+def _write_json(prediction: "Prediction", limits: Limits) -> None:
     answer: dict[str, Any] = {"path": _utf8(prediction.photo)}
     if prediction.box:
         answer["box"] = [*prediction.box[:4]]
     if prediction.error:
         answer["error"] = _utf8(prediction.error)
     else:
-        answer["unknown"] = prediction.probability < min_probability
+        answer["unknown"] = limits.is_unknown(prediction)
+        answer["rarity"] = prediction.rarity and round(prediction.rarity, 6)
         names = [{"name": name, "probability": round(p, 6)} for name, p in prediction.top]
         answer["names"] = names
     click.echo(json.dumps(answer, ensure_ascii=False))
 
 
-def _write_csv(prediction: "Prediction", min_probability: float) -> None:
+def _write_csv(prediction: "Prediction", limits: Limits) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
     path = _utf8(prediction.photo)
     box = " ".join(f"{x:.6g}" for x in prediction.box[:4]) if prediction.box else ""
     if prediction.error:
-        table.writerow([path, "", "", "", "", _utf8(prediction.error), box])
+        table.writerow([path, "", "", "", "", _utf8(prediction.error), box, ""])
         return
-    unknown = str(prediction.probability < min_probability).lower()
+    unknown = str(limits.is_unknown(prediction)).lower()
+    rarity = f"{prediction.rarity:.6f}" if prediction.rarity else ""
     for rank, (name, p) in enumerate(prediction.top, 1):
-        table.writerow([path, rank, name, f"{p:.6f}", unknown, "", box])
+        table.writerow([path, rank, name, f"{p:.6f}", unknown, "", box, rarity])
 
 
-WRITERS: dict[str | None, Callable[["Prediction", float], None]] = {
+WRITERS: dict[str | None, Callable[["Prediction", Limits], None]] = {
     None: _write_line,
     "json": _write_json,
     "csv": _write_csv,

@@ -108,6 +108,11 @@ class AutoOrNumber(click.ParamType):
 @option("--frozen", help="Do not train the projection of conv1x1.")
 @option("--refit-all", help="After the test, fit the final model on the test photos, too.")
 @option(
+    "--novelty",
+    help="Measure how well photos of unknown classes are told from known ones: leave a fifth of "
+    "the classes out of the training photos, five times.",
+)
+@option(
     "--data",
     metavar="SPEC",
     help="Photo set whose labels, split and groups replace those in the feature file.",
@@ -142,7 +147,7 @@ def train(
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
     from bilinear_cli.api import replacing_photo_set, train_on_poolings, trainable_poolings
-    from bilinear_cli.report.text import confused_pairs_line, table
+    from bilinear_cli.report.text import confused_pairs_line, novelty_line, table
     from bilinear_cli.store import open_features
 
     classifier = registry.get_classifier(options["classifier"])
@@ -169,4 +174,5 @@ def train(
     if as_json:
         click.echo(json.dumps({"results": runs}, ensure_ascii=False))
     else:
-        click.echo("\n".join([table(runs), *map(confused_pairs_line, runs)]))
+        novelty_lines = [novelty_line(metrics) for metrics in runs if "novelty" in metrics]
+        click.echo("\n".join([table(runs), *map(confused_pairs_line, runs), *novelty_lines]))

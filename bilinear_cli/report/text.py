@@ -213,3 +213,15 @@ def confused_pairs_line(metrics: dict[str, Any]) -> str:
     by_class = "" if mean is None else f"mean class accuracy {mean:.4f}; "
     line = f"{features_label(metrics)}: {by_class}most confused: {', '.join(pairs) or 'none'}"
     return printable(f"{line}; run folder: {metrics['run']}")
+
+
+def novelty_line(metrics: dict[str, Any]) -> str:
+    """Return a line that says how well unknown classes are told, of a run that measured it."""
+    novelty = metrics["novelty"]
+    low, high = novelty["auroc_ci95"]
+    false_alarms = f"{100 * novelty['false_alarms_at_95']:.0f} %"
+    return (
+        f"{features_label(metrics)}: unknown classes are told with AUROC {novelty['auroc']:.3f} "
+        f"({low:.3f}-{high:.3f}): to catch 95 % of their photos, {false_alarms} of the photos of "
+        "known classes are flagged, too"
+    )

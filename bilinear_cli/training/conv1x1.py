@@ -86,6 +86,14 @@ class Conv1x1Estimator(Estimator):
         scores[val_indices] = model.score_rows(maps.file, maps.indices[val_indices])
         yield {"epochs": epochs}, scores
 
+    def refit(
+        self, data: TrainingData, tuning: Tuning, train: np.ndarray, indices: np.ndarray
+    ) -> np.ndarray:
+        """Train for the chosen number of epochs."""
+        targets, maps = data.weighted_targets(tuning.label_smoothing, train), data.reduced
+        model, _ = _fit(data, (train, *targets), epochs=tuning.epochs)
+        return model.score_rows(maps.file, maps.indices[indices])
+
     def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Train on all rows for the chosen number of epochs."""
         targets = data.weighted_targets(tuning.label_smoothing, data.indices)

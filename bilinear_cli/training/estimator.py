@@ -93,7 +93,9 @@ class Estimator(ABC):
             (smoothing, *others), C = options.smoothings, options.C
             if C is None or others:
                 raise
-            consequences = "no out-of-fold accuracy, and no calibration of the probabilities"
+            consequences = (
+                "no out-of-fold accuracy, no calibration of the probabilities, and no novelty"
+            )
             log.warning("no class has two training photos or groups: %s", consequences)
             none = rows.take(np.arange(0))
             return Tuning(smoothing, C, None, none, np.empty((0, 0)), [], solver=solver)
@@ -110,6 +112,18 @@ class Estimator(ABC):
 
         The folds are indices of validation rows. Scores of other rows are ignored.
         """
+
+    def refit(
+        self, data: TrainingData, tuning: Tuning, train: np.ndarray, indices: np.ndarray
+    ) -> np.ndarray:
+        """Return scores (len(indices), classes) of rows by a fit on the rows `train`, int (m,).
+
+        The hyper-parameters are those of `tuning`. No row is in both. By default it is a trial.
+        """
+        left_out = np.setdiff1d(data.indices, train)
+        data = replace(data, options=replace(data.options, C=tuning.C))
+        (_, scores), *_ = self.trials(data, [left_out], tuning.label_smoothing)
+        return scores[indices]
 
     @abstractmethod
     def fit(self, data: TrainingData, tuning: Tuning) -> Model:

@@ -40,6 +40,15 @@ class MlpEstimator(Estimator):
         scores[val_indices] = model(z[val_indices])
         yield {"epochs": epochs}, scores
 
+    def refit(
+        self, data: TrainingData, tuning: Tuning, train: np.ndarray, indices: np.ndarray
+    ) -> np.ndarray:
+        """Train for the chosen number of epochs."""
+        z = data.reduced.coordinates.z.astype(np.float32)
+        targets, *sample_weight = data.weighted_targets(tuning.label_smoothing, train)
+        layers = fit_mlp(z[train], targets, data.options, *sample_weight, epochs=tuning.epochs)
+        return Model(*layers[:2], (), data.rows.class_names)(z[indices])
+
     def fit(self, data: TrainingData, tuning: Tuning) -> Model:
         """Train on all rows for the chosen number of epochs."""
         z = data.reduced.coordinates.z.astype(np.float32)

@@ -8,6 +8,7 @@ from scipy.special import softmax
 
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.feature_transform import Features, FeatureTransform, transform_rows
+from bilinear_cli.training.novelty import Novelty
 from bilinear_cli.training.primal import Linear
 
 
@@ -24,6 +25,7 @@ class Model:
     class_names: np.ndarray  # str (k,)
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the poolings
     temperature: float = 1.0
+    novelty: Novelty | None = None  # None for runs of before, or if it could not be fitted
 
     def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores (n, classes) of rows in a feature file's form, spec -> (n, *row shape)."""

@@ -35,6 +35,7 @@ class TrainOptions:
         channels: output channels of the conv1x1.
         frozen: do not train the projection of the conv1x1.
         refit_all: after the test, fit the final model on the test photos too.
+        novelty: measure how well unknown classes are told, by leaving classes out of the training.
     """
 
     classifier: str = "softmax"
@@ -52,6 +53,7 @@ class TrainOptions:
     channels: int = 144
     frozen: bool = False
     refit_all: bool = False
+    novelty: bool = False
 
     def __post_init__(self) -> None:
         """Raise a UsageError if an option is out of range or the classifier does not take it."""

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
-from bilinear_cli.errors import Progress, UsageError, validate_choice
+from bilinear_cli.errors import BilinearError, Progress, UsageError, validate_choice
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import check_not_fitted_on_test
 from bilinear_cli.poolings.registry import canonical_spec, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
-from bilinear_cli.training.estimator import TrainingData
+from bilinear_cli.training.estimator import Estimator, TrainingData
 from bilinear_cli.training.feature_transform import Features, fit_feature_transforms
 from bilinear_cli.training.metrics import average_views, calibration, evaluate, fit_temperature
 from bilinear_cli.training.model import Model, to_probabilities
+from bilinear_cli.training.novelty import Novelty, fit_novelty
+from bilinear_cli.training.open_set import evaluate_open_set
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.reducers import LocalReducer, Workers
 from bilinear_cli.training.rows import Rows, select_rows
@@ -71,16 +73,22 @@ def fit_and_score(
     advice = "run extract again with this --data, to fit a new one"
     check_not_fitted_on_test(parameters, file.sha256[test.indices], advice)
     reducer = partial(workers.reducer if workers else LocalReducer, progress=progress)
-    tuning, model = fit_model(file, specs, train, options, reducer=reducer)
+    estimator, data = reduce_rows(file, specs, train, options, reducer)
+    tuning = estimator.tune(data)
+    model = estimator.fit(data, tuning)
+    open_set = _open_set_metrics(estimator, data, tuning) if options.novelty else {}
+    del data  # before the test, and before another fit
     first, mean = average_views(tuning.rows.photo, tuning.scores)
     photos = tuning.rows.take(first)
     temperature = fit_temperature(mean, photos.labels, photos.sample_weight)
+    novelty = _fit_novelty(photos, mean, temperature)
     indices = test.indices
     scores = workers.scores(model, indices) if workers else model.score_rows(file, indices)
     metrics = {
         **_test_metrics(test, scores, temperature),
         **_describe(file, pooling, options, rows, model),
         **tuning.to_metrics(),
+        **open_set,
     }
     refit = options.refit_all and len(test.indices) > 0
     if refit:
@@ -92,7 +100,7 @@ def fit_and_score(
         metrics["workers"] = workers.n_workers
     metrics["fitted_on"] = "train and test" if refit else "train"
     metrics["seconds"] = round(time.perf_counter() - start_time, 2)
-    model = replace(model, parameters=parameters, temperature=temperature)
+    model = replace(model, parameters=parameters, temperature=temperature, novelty=novelty)
     all_scores = {"oof": (tuning.rows, tuning.scores), "test": (test, scores)}
     return TrainingResult(metrics, model, all_scores, rows)
 
@@ -106,6 +114,19 @@ def fit_model(
     reducer: Callable[..., LocalReducer] = LocalReducer,
 ) -> tuple[Tuning, Model]:
     """Fit on these rows, with the hyper-parameters of `tuning`, or tune on these rows first."""
+    estimator, data = reduce_rows(file, specs, rows, options, reducer)
+    tuning = tuning or estimator.tune(data)
+    return tuning, estimator.fit(data, tuning)
+
+
+def reduce_rows(
+    file: FeatureFile,
+    specs: Sequence[str],
+    rows: Rows,
+    options: TrainOptions,
+    reducer: Callable[..., LocalReducer] = LocalReducer,
+) -> tuple[Estimator, TrainingData]:
+    """Return the classifier, and these rows in the form that it tunes and fits on."""
     estimator = registry.get_classifier(options.classifier).load()
     if options.class_weight == "balanced":
         rows = replace(rows, sample_weight=compute_sample_weight("balanced", rows.labels))
@@ -114,9 +135,29 @@ def fit_model(
     )
     source = reducer(Features(file, transforms), rows.indices, sample_weight=rows.sample_weight)
     reduced = estimator.reduce(source, len(rows.class_names), options)
-    data = TrainingData(reduced, rows, options, transforms)
-    tuning = tuning or estimator.tune(data)
-    return tuning, estimator.fit(data, tuning)
+    return estimator, TrainingData(reduced, rows, options, transforms)
+
+
+def _open_set_metrics(
+    estimator: Estimator, data: TrainingData, tuning: Tuning
+) -> dict[str, dict[str, Any]]:
+    """Return the entry of the metrics that `--novelty` adds; none if it cannot be measured."""
+    try:
+        return {"novelty": evaluate_open_set(estimator, data, tuning)}
+    except BilinearError as error:
+        log.warning("--novelty measures nothing: %s", error)
+        return {}
+
+
+def _fit_novelty(photos: Rows, scores: np.ndarray, temperature: float) -> Novelty | None:
+    """Return the novelty from out-of-fold scores of photos; None if it cannot be fitted."""
+    if not len(scores):  # which was logged
+        return None
+    try:
+        return fit_novelty(scores, photos.labels, photos.group, temperature)
+    except BilinearError as error:
+        log.warning("this run cannot say how unusual a photo is: %s", error)
+        return None
 
 
 def _split_pooling(file: FeatureFile, pooling: str, options: TrainOptions) -> list[str]:

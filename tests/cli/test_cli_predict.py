@@ -42,8 +42,10 @@ def assert_same_answers(answers: list[dict], expected: list[dict]) -> None:
 
 def test_a_line_has_the_path_and_the_likeliest_names(birds: Path, run: Path) -> None:
     photo = birds / "wren" / "0.png"
-    path, *names = run_command("predict", run, photo, "--top", "2").stdout.strip().split("\t")
+    line = run_command("predict", run, photo, "--top", "2").stdout.strip()
+    path, *names, rarity = line.split("\t")
     assert path == str(photo)
+    assert rarity.startswith("1 in ")
     assert len(names) == 2
     assert {name.split()[0] for name in names} <= {"wren", "robin", "jay"}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names, assert_suggests
+from support.feature_files import write_features
 
 pytestmark = pytest.mark.usefixtures("small_network")
 CONV1X1 = ("--classifier", "conv1x1", "--channels", "4", "-C", "auto")
@@ -50,6 +51,19 @@ def test_unequal_classes_are_warned_of_once(
     for line in lines:
         assert_names(line, "10 : 1", 1, 13, "balanced")
     assert "mean class" in result.stdout.splitlines()[0]
+
+
+def test_novelty_is_a_line_and_an_entry_of_the_json(features: Path, tmp_path: Path) -> None:
+    labels = np.arange(50) % 5
+    rows = {"max": np.random.default_rng(0).normal(size=(50, 8)) + np.eye(5, 8)[labels]}
+    path = write_features(tmp_path / "five.h5", rows, labels, ["train"] * 50)
+    (result,) = results_of("--features", path, "--novelty")
+    novelty = result["novelty"]
+    stdout = run_command("train", "--features", path, "--novelty").stdout
+    assert f"{novelty['auroc']:.3f}" in stdout.splitlines()[-1]
+    few = run_command("train", "--features", features, "--pooling", "max", "--novelty")
+    assert_names(next(line for line in few.stderr.splitlines() if "--novelty" in line), 5, 3)
+    assert "novelty" not in json.loads(Path("runs/x-max-softmax/metrics.json").read_text())
 
 
 @pytest.mark.slow
