@@ -65,8 +65,9 @@ def _find_columns(table: Table) -> tuple[int, list[int], int | None, bool]:
     files = files or [name for name in columns if name in PATHS]
     box = box_columns(table)
     if not files or not box:
+        what = "column of paths" if box else "boxes"
         raise BilinearError(
-            f"{table.path} has no boxes: its first line should be path,x,y,width,height or "
+            f"{table.path} has no {what}: its first line should be path,x,y,width,height or "
             f"path,xmin,ymin,xmax,ymax, but is {excerpt(table.separator.join(table.columns))}"
         )
     if len(files) > 1:
