@@ -124,13 +124,7 @@ def _duplicates_line(duplicates: dict[str, Any], key: str) -> str:
 
 
 def _class_sizes(summary: dict[str, Any]) -> Iterator[Finding]:
-    unequal, advice = (
-        "",
-        (
-            "Top-1 hides errors on small classes: look at the mean class accuracy, and try "
-            "train --class-weight balanced"
-        ),
-    )
+    unequal = ""
     if summary["unequal_classes"]:
         smallest, largest = summary["unequal_classes"]
         n_smallest, n_largest = (summary["classes"][x]["train"] for x in (smallest, largest))
@@ -138,6 +132,10 @@ def _class_sizes(summary: dict[str, Any]) -> Iterator[Finding]:
             f"{_cut(largest)} has {n_largest:,} training photos, {_cut(smallest)} has "
             f"{n_smallest:,}: more than {MAX_CLASS_RATIO} : 1"
         )
+    advice = (
+        "Top-1 hides errors on small classes: look at the mean class accuracy, and try "
+        "train --class-weight balanced"
+    )
     yield Finding("unequal classes", unequal, [advice])
     for key, kind in (
         ("small_classes", f"classes with fewer than {MIN_TRAIN} training photos"),

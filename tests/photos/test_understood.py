@@ -215,6 +215,7 @@ LISTS: dict[str, Maker] = {
     "a column twice": listed(f"{LIST},label", f"{ROBIN},x", f"{WREN},y"),
     "unknown names": listed("no,art", ROBIN, WREN),
     "a wrong name": listed("path,art", ROBIN, WREN, label="Arten"),
+    "blanks as separators": listed('"path" "label"', '"1" "robin/0.png" "robin"'),
     "no names": listed(ROBIN, WREN),
     "an unknown split": listed(f"{LIST},split", f"{ROBIN},fold 3", f"{WREN},train"),
     "a label like NA": listed(LIST, "robin/0.png,NA", WREN),
