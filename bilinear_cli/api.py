@@ -323,7 +323,6 @@ def train_on_poolings(
     show_progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train on each of some poolings; return the content of each run's `metrics.json`."""
-    from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO, is_unequal
     from bilinear_cli.run import train as fit_and_write
 
     classifier = registry.get_classifier(options.classifier)
@@ -346,15 +345,22 @@ def train_on_poolings(
                     workers=workers,
                 )
             runs.append(metrics)
-    if options.class_weight == "none" and is_unequal(runs[0]["n_train_per_class"]):
+    if options.class_weight == "none":
+        _warn_if_unequal(runs[0]["n_train_per_class"])
+    return runs
+
+
+def _warn_if_unequal(n_train: Sequence[int]) -> None:
+    from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO, is_unequal
+
+    if is_unequal(n_train):
         log.warning(
             "the classes have from %d to %d training photos, which is more than %d : 1. top-1 "
             "hides errors on small classes: look at the mean class accuracy, and try "
             "--class-weight balanced",
-            *runs[0]["n_train_per_class"],
+            *n_train,
             MAX_CLASS_RATIO,
         )
-    return runs
 
 
 @contextmanager

@@ -95,10 +95,10 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
         is_fixed = same_list and change != "changed"
         if refused := [path for path in paths if is_fixed or path in with_rows]:
             what = "photos" if file.box is None else "photos or boxes"
-            why = "All shards must be cut from one list of photos: restore it. Or g"
+            why = "All shards must be cut from one list of photos. " * is_shard
             raise FeatureFileError(
-                f"{what} were {change} since {file.path} was made: {abbreviate(refused)}. "
-                f"{why if is_shard else 'G'}ive another --output with --reuse {file.path} to keep "
+                f"{what} were {change} since {file.path} was made: {abbreviate(refused)}. {why}"
+                f"Restore the photos, or give another --output with --reuse {file.path} to keep "
                 "the other rows, or use --overwrite."
             )
     counts = [f"{len(x)} {change} ({abbreviate(x)})" for change, x in changes.items() if x]

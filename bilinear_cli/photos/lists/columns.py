@@ -133,6 +133,7 @@ def _incomplete(table: Table, missing: Sequence[str]) -> BilinearError:
         )
     pairs = ",".join(f"{field}=COLUMN" for field in missing)
     return BilinearError(
-        f"{table.path} lacks the column {' and '.join(missing)}. Give --columns {pairs}, or write "
-        f"path,label[,split][,group] in its first line, which is: {line}"
+        f"{table.path} lacks the column{'s' * (len(missing) - 1)} {' and '.join(missing)}. Give "
+        f"--columns {pairs}, or write path,label[,split][,group] in its first line, which is: "
+        f"{line}"
     )
