@@ -185,7 +185,11 @@ def test_workers_come_to_the_same_optimum(
     [
         ("bilinear", STREAM, True),
         ("sum+bilinear", replace(STREAM, normalize="sqrt-l2"), False),
-        ("max", replace(STREAM, classifier="ridge", label_smoothing=None, C=0.01, refit_all=True), True),
+        (
+            "max",
+            replace(STREAM, classifier="ridge", label_smoothing=None, C=0.01, refit_all=True),
+            True,
+        ),
         ("bilinear", replace(STREAM, class_weight="balanced"), True),
     ],
     ids=["kept", "read again", "few numbers", "balanced"],
