@@ -12,10 +12,9 @@ import keras
 import numpy as np
 import pytest
 from support.commands import ROOT, run_command, set_quick_options
+from support.network import use_untrained_networks
 from support.photos import class_folders, make_photo, use_small_sample
 from support.thin_network import thin_networks
-
-from bilinear_cli.training import conv1x1
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
@@ -51,11 +50,11 @@ def run_block(command: str) -> None:
 
 @pytest.fixture
 def thin_commands(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """Let commands run in an empty folder, with a thin network and little tuning."""
+    """Let commands run in an empty folder, with a thin network and little training."""
     with thin_networks(CHANNELS) as patch:
         patch.chdir(tmp_path)
         set_quick_options(patch, batch_size=4)
-        patch.setattr(conv1x1, "PATIENCE", 1)
+        use_untrained_networks(patch)
         yield patch
 
 
