@@ -30,7 +30,7 @@ from bilinear_cli.photos.pixels.images import DecodedPhoto, read_any, read_batch
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import CHOICES, Recipe, check_same, differences, distinct_sizes
-from bilinear_cli.run import load_model, read_backbone_path, read_recipe
+from bilinear_cli.run import load_model, read_backbone_path, read_recipe, require_novelty
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.metrics import average_views
 from bilinear_cli.training.model import Model, to_probabilities
@@ -231,12 +231,18 @@ def crop_photos(run: Path, paths: Sequence[Path | str], options: BoxOptions) -> 
     ]
 
 
-def check_novelty(run: Path) -> None:
-    """Raise a BilinearError if a run cannot tell unknown classes."""
-    if not load_model(run).novelty:
-        raise BilinearError(
-            f"{run} has no novelty score, which --unknown needs: train again with this version, on "
-            "classes with several photos"
+def check_unknown(run: Path, max_rarity: float) -> None:
+    """Warn if no photo can be as rare as `--unknown` asks for.
+
+    Raises:
+        BilinearError: the run has no novelty, or its model is damaged.
+    """
+    n_known = len(require_novelty(run, "--unknown").known)
+    if max_rarity < 1 / (1 + n_known):
+        log.warning(
+            "--unknown %g names no photo unknown: %s compares photos with %d others, so none is "
+            "rarer than 1 in %d. Give a larger number, such as 0.05, or train on more photos.",
+            *(max_rarity, run, n_known, 1 + n_known),
         )
 
 
