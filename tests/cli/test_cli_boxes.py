@@ -176,12 +176,12 @@ def _stderr(*words: Any) -> str:
 
 
 def test_explain_shows_the_crop_at_its_place(run: str) -> None:
-    Image.new("RGB", (320, 240), "white").save("birds/jay/0.png")
-    run_command("explain", run, "birds/jay/0.png", "--boxes", "md.json", "-o", "why.png")
+    Image.new("RGB", (320, 240), "white").save("birds/jay/3.png")
+    run_command("explain", run, "birds/jay/3.png", "--boxes", "md.json", "-o", "why.png")
     picture = np.asarray(Image.open("why.png")).astype(int)
     assert picture.shape == (240, 320, 3)
     inside = np.zeros((240, 320), bool)
-    inside[48:192, :176] = True  # 0.25 to 0.75 and 0 to 0.5, and a tenth of their lengths
+    inside[48:192, 144:] = True  # 0.25 to 0.75 and 0.5 to 1, and a tenth of their lengths
     assert (picture[~inside] == 127).all()
     assert (picture[inside].max(axis=1) > 127).all()
 
@@ -208,10 +208,13 @@ def test_check(run: str) -> None:
     small = {x["path"]: x["reason"] for x in summary["odd"] if x["kind"] == "small"}
     assert_names(small["jay/0.png"], "18 x 14")
     assert_names(small["jay/2.png"], "32 x 24")
-    box_table(Path("boxes.csv"), {"jay/0.png": [(30, 20, 9, 9)], "jay/1.png": [(0, 0, 9, 9)]})
+    boxes = {"jay/0.png": [(30, 20, 9, 9)], "jay/1.png": [(0, 0, 24, 20), (0, 0, 9, 9)]}
+    box_table(Path("boxes.csv"), boxes)
     result = run_command("check", "--data", "birds", "--boxes", "boxes.csv", "--json", code=1)
-    (bad,) = json.loads(result.stdout)["unreadable"]
+    summary = json.loads(result.stdout)
+    (bad,) = summary["unreadable"]
     assert_names(str(bad), "jay/0.png", "30, 20, 9, 9")
+    assert_names(*(x["reason"] for x in summary["odd"] if x["path"] == "jay/1.png"), "10 x 10")
 
 
 @pytest.mark.parametrize(
