@@ -92,12 +92,12 @@ def test_what_was_guessed_about_photos_is_said_once(
 @pytest.mark.parametrize("run", ["max"], indirect=True)
 def test_the_rarity_is_that_of_the_mean_scores_of_the_views(run: Path, tmp_path: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
-    metrics["extraction"]["views"] = "original flip"
+    metrics["extraction"]["views"] = f"original {2 * SIZE}"
     (run / "metrics.json").write_text(json.dumps(metrics))
     model = load_model(run)
     paths = [make_photo(tmp_path / f"{i}.png", seed=i) for i in range(5)]
-    pixels = np.stack([read_photo(path, [SIZE])[0] for path in paths])
-    views = (forward(x).numpy().max(axis=(1, 2)) for x in (pixels, pixels[:, :, ::-1]))
+    sizes = zip(*(read_photo(path, [SIZE, 2 * SIZE]) for path in paths), strict=True)
+    views = [forward(np.stack(pixels)).numpy().max(axis=(1, 2)) for pixels in sizes]
     scores = np.mean([model.scores({"max": x}) for x in views], axis=0)
     expected = spread_novelty(run, scores).rarity(scores)
     assert len({*expected}) > 3
