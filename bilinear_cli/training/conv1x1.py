@@ -11,6 +11,7 @@ from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import Progress, UsageError
 from bilinear_cli.machine import free_memory
@@ -113,6 +114,7 @@ def _fit(data: TrainingData, train: IndexedTargets, **kwargs: Any) -> tuple[Mode
     return Model(head, None, [transform], data.rows.class_names), epochs
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # see pooling_network.py
 def fit_conv1x1(
     read: ReadRows,
     train: IndexedTargets,
@@ -146,6 +148,7 @@ def fit_conv1x1(
         used = np.concatenate([indices, validation_data[0]]) if validation_data else indices
         read = in_memory(partial(_pooled, read, initial), used, np.dtype(np.float32))
     rng = np.random.default_rng(options.seed)
+    rng.permutation(len(indices))  # dropped, so that each epoch has the order of version 0.1.0
     best_epoch = train_network(
         Adam(network, LEARNING_RATE),
         partial(_batches, read, train, rng),

@@ -1,8 +1,8 @@
 """A network of a projection, bilinear pooling and a softmax, and its training by Adam, in NumPy.
 
 Products of matrices take most of the time. NumPy computes them as quickly as TensorFlow, without
-the seconds to start and to compile. Each thread computes a part of a batch. So the BLAS library has
-one thread for each part: its own threads would wait for each other after each small product.
+the seconds to start and to compile. Each thread computes a part of a batch. The caller should give
+the BLAS library one thread: its own threads would wait for each other after each small product.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import Progress
 from bilinear_cli.machine import n_cpus
@@ -121,7 +120,7 @@ def train_network(
         The number of epochs that the final parameters were trained for.
     """
     network, best_accuracy, best_epoch = adam.network, -1.0, epochs
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_cpus()) as threads:
+    with ThreadPoolExecutor(n_cpus()) as threads:
         for epoch in range(1, epochs + 1):
             for batch in batches():
                 sums = sum_over_parts(network.gradients, batch, threads)
