@@ -53,12 +53,16 @@ def commands(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page in TEXTS if "bilinear " in str(commands(page))])
 def test_the_options_of_commands_exist(page: str) -> None:
-    context = click.Context(cli)
     for line in commands(page):
         if match := re.search(r"(?:^|[|(] ?)bilinear ([^|)>]*)", line):
-            words = shlex.split(match[1])
-            _, (name, *rest), _ = cli.make_parser(context).parse_args(words)
-            cli.commands[name].make_parser(context).parse_args(rest)
+            _, (name, *words), _ = parse(cli, shlex.split(match[1]))
+            parse(cli.commands[name], words)
+
+
+def parse(command: click.Command, words: list[str]) -> tuple[dict, list[str], list]:
+    """Return options, arguments and order; raise if an option does not exist."""
+    context = click.Context(command, **command.context_settings, **cli.context_settings)
+    return command.make_parser(context).parse_args(words)
 
 
 @pytest.fixture
