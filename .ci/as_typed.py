@@ -1,9 +1,8 @@
-"""Print the shell commands in a section of the README: `as_typed.py "Predict, "`."""
+"""Print the shell commands of a page: `as_typed.py docs/predict.md`."""
 
 import re
 import sys
 from pathlib import Path
 
-readme = Path(__file__).parents[1].joinpath("README.md").read_text("utf-8")
-(section,) = re.findall(rf"^## {re.escape(sys.argv[1])}.*?(?=^## )", readme, re.M | re.S)
-print("".join(re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)), end="")
+page = Path(__file__).parents[1].joinpath(sys.argv[1]).read_text("utf-8")
+print("".join(re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)), end="")

@@ -115,7 +115,7 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         return super().fit_transform(X if isinstance(X, Sized) else _photo_list(X), y)
 
     def transform(self, X: Iterable[Any]) -> np.ndarray:
-        """Return the features of photos in their order, float32 (n, n_features_out_).
+        """Return the features of photos in their order, float32 (n, `n_features_out_`).
 
         Raises:
             BadPhotoError: a photo cannot be read.
@@ -142,7 +142,7 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         return rows
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return `pooling0`, `pooling1`, ..., str (n_features_out_,)."""
+        """Return `pooling0`, `pooling1`, ..., str (`n_features_out_`,)."""
         check_is_fitted(self)
         return np.array([f"{self.pooling}{i}" for i in range(self.n_features_out_)], object)
 

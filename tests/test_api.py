@@ -1,4 +1,4 @@
-"""The public Python interface: equal to the commands, and as docs/python.md shows it."""
+"""The public Python interface: equal to the commands, and as README and docs/ show it."""
 
 import inspect
 import logging
@@ -36,10 +36,8 @@ from bilinear_cli.transformers import PhotoFeatures
 
 BLOCKS = [
     block
-    for name in ("python.md", "estimators.md")
-    for block in re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs" / name).read_text("utf-8"), re.M | re.S
-    )
+    for name in ("README.md", "docs/python.md", "docs/estimators.md")
+    for block in re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text("utf-8"), re.M | re.S)
 ]
 POOLINGS = ["max", "bilinear"]
 
@@ -439,6 +437,7 @@ def test_the_documents_examples_run(
     monkeypatch.undo()  # the small network
     names = [f"{i}.jpg" for i in range(8)]
     class_folders(tmp_path / "photos", {"wren": names, "robin": names})
+    make_photo(tmp_path / "new" / "lazuli-bunting.jpg", seed=99)
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     with thin_networks() as patch:

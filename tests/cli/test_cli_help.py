@@ -45,11 +45,11 @@ def test_the_installed_script_prints_the_version() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
-def test_every_command_has_help_and_stands_in_the_readme(command: str) -> None:
+def test_every_command_has_help_and_stands_among_the_common_tasks(command: str) -> None:
     page = run_command(command, "-h").stdout
     names = [name for option in cli.commands[command].params for name in option.opts]
     assert [name for name in names if name.startswith("-") and name not in page] == []
-    assert f"bilinear {command} " in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"bilinear {command} " in (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_command_is_answered_with_the_nearest() -> None:
