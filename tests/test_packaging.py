@@ -10,7 +10,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
 ]
 EXTRA = re.compile(r"bilinear-cli\[([\w,]+)\]")
-NOT_IN_ALL = {"all", "bench", "dev", "gpu"}  # for developers, or of gigabytes
+NOT_IN_ALL = {"docs", "all", "bench", "dev", "gpu"}  # for developers, or of gigabytes
 
 
 def extras_in(text: str) -> set[str]:
