@@ -19,7 +19,7 @@ from bilinear_cli import store
 from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
 from bilinear_cli.networks.network import import_tensorflow, load_network
-from bilinear_cli.photos.boxes.options import BoxOptions
+from bilinear_cli.photos.boxes.options import box_options
 from bilinear_cli.predict import (
     Prediction,
     crop_photos,
@@ -131,7 +131,7 @@ def extract(
         seed=seed,
         skip_bad=skip_bad,
         overwrite=overwrite,
-        boxes=str(boxes) if boxes else None,
+        boxes=None if boxes is None else str(boxes),
         box=box,
         margin=margin,
         no_box=no_box,
@@ -323,7 +323,6 @@ def train_on_poolings(
     show_progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train on each of some poolings; return the content of each run's `metrics.json`."""
-    from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO, is_unequal
     from bilinear_cli.run import train as fit_and_write
 
     classifier = registry.get_classifier(options.classifier)
@@ -346,15 +345,22 @@ def train_on_poolings(
                     workers=workers,
                 )
             runs.append(metrics)
-    if options.class_weight == "none" and is_unequal(runs[0]["n_train_per_class"]):
+    if options.class_weight == "none":
+        _warn_if_unequal(runs[0]["n_train_per_class"])
+    return runs
+
+
+def _warn_if_unequal(n_train: Sequence[int]) -> None:
+    from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO, is_unequal
+
+    if is_unequal(n_train):
         log.warning(
             "the classes have from %d to %d training photos, which is more than %d : 1. top-1 "
             "hides errors on small classes: look at the mean class accuracy, and try "
             "--class-weight balanced",
-            *runs[0]["n_train_per_class"],
+            *n_train,
             MAX_CLASS_RATIO,
         )
-    return runs
 
 
 @contextmanager
@@ -445,11 +451,14 @@ class Run:
         """
         if top < 1:
             raise UsageError(f"top is {top}. It has to be at least 1.")
+        source = None if boxes is None else str(boxes)
+        options = box_options(source, no_box=no_box, min_confidence=min_confidence)
         if isinstance(photos, str | Path) and Path(photos).suffix == ".h5":
+            if options:
+                raise UsageError("boxes cannot be used with a feature file, whose rows have theirs")
             return [*predict_rows(self.path, Path(photos), top)]
         items = [photos] if _is_one_photo(photos) else photos
-        if boxes is not None:
-            options = BoxOptions(str(boxes), no_box=no_box, min_confidence=min_confidence)
+        if options:
             items = crop_photos(self.path, _paths_of(items), options)
         else:
             warn_if_not_cropped(self.path)
@@ -467,12 +476,12 @@ class Run:
         return Path(path)
 
 
-def _paths_of(photos: Iterable[Any]) -> list[Path]:
-    """Return photos as paths, or raise a UsageError."""
+def _paths_of(photos: Iterable[Any]) -> list[StrPath]:
+    """Return a list of photos that are paths, or raise a UsageError."""
     photos = [*photos]
     if not all(isinstance(photo, str | PathLike) for photo in photos):
         raise UsageError("boxes are matched to photos by their paths: give paths, or crop arrays")
-    return [Path(photo) for photo in photos]
+    return photos
 
 
 def _is_one_photo(photos: Any) -> bool:

@@ -8,19 +8,22 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.files import atomic_write
-from bilinear_cli.layers import ClassProbabilities, Preprocess, SqrtL2, pooling_layer
+from bilinear_cli.layers import ClassProbabilities, Preprocess, Rarity, SqrtL2, pooling_layer
 from bilinear_cli.networks.applications import build, resolve_layer
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe, distinct_sizes
-from bilinear_cli.run import load_model, read_recipe
+from bilinear_cli.run import load_model, read_recipe, require_novelty
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
+from bilinear_cli.training.novelty import Novelty
 from bilinear_cli.training.primal import Linear
 
 Tensors = Mapping[str, np.ndarray]
 
 
-def export(run: Path, weights: Tensors, output: Path, *, overwrite: bool = False) -> keras.Model:
+def export(
+    run: Path, weights: Tensors, output: Path, *, overwrite: bool = False, rarity: bool = False
+) -> keras.Model:
     """Write a run as a Keras model, in float32; `import bilinear_cli.layers` lets Keras load it.
 
     Args:
@@ -28,27 +31,34 @@ def export(run: Path, weights: Tensors, output: Path, *, overwrite: bool = False
         weights: of the network, as for `load_backbone`.
         output: the file, whose name ends in `.keras`.
         overwrite: replace an existing file.
+        rarity: return how unusual a photo is, too.
 
     Returns:
         The model: RGB pixels, 0 to 255, float32 (batch, size, size, 3), resized as for extraction
-        -> probabilities (batch, classes). Its last layer has the names of the classes.
+        -> probabilities (batch, classes). With `rarity`, it returns a dict: `probabilities`, and
+        `rarity` (batch,), see `Prediction`. Its layer `probabilities` has the names of the classes.
 
     Raises:
-        BilinearError: the folder is not a run, or the file exists or cannot be written.
+        BilinearError: the folder is not a run, it has no novelty, which `rarity` needs, or the file
+            exists or cannot be written.
         UsageError: the file's name is wrong, or the run has views of several sizes.
     """
     if output.suffix != ".keras":
         raise UsageError(f"cannot write a Keras model to {output}: its name must end in .keras")
     if output.exists() and not overwrite:
         raise BilinearError(f"{output} exists: use another name, or --overwrite to replace it")
-    model = build_model(load_model(run), read_recipe(run), weights)
+    if rarity:
+        require_novelty(run, "--rarity")
+    model = build_model(load_model(run), read_recipe(run), weights, rarity=rarity)
     with atomic_write(output) as path:
         model.save(path)
     return model
 
 
-def build_model(model: Model, recipe: Recipe, weights: Tensors) -> keras.Model:
-    """Return the Keras model of a trained model and the recipe of its features."""
+def build_model(
+    model: Model, recipe: Recipe, weights: Tensors, *, rarity: bool = False
+) -> keras.Model:
+    """Return the Keras model of a trained model and the recipe of its features, see `export`."""
     if len(distinct_sizes(recipe.parsed_views)) > 1:
         raise UsageError(
             "cannot export a run on several --scales: its photos are resized to each size before "
@@ -67,7 +77,11 @@ def build_model(model: Model, recipe: Recipe, weights: Tensors) -> keras.Model:
     mean = keras.layers.Average(name="views")(scores) if len(scores) > 1 else scores[0]
     calibrated = keras.layers.Rescaling(1 / model.temperature, name="temperature")(mean)
     names = [str(name) for name in model.class_names]
-    return keras.Model(pixels, ClassProbabilities(names, name="probabilities")(calibrated))
+    probabilities = ClassProbabilities(names, name="probabilities")(calibrated)
+    if not (rarity and model.novelty):
+        return keras.Model(pixels, probabilities)
+    outputs = {"probabilities": probabilities, "rarity": _rarity(model.novelty, mean)}
+    return keras.Model(pixels, outputs)
 
 
 def _network(recipe: Recipe, weights: Tensors) -> keras.Model:
@@ -126,6 +140,14 @@ def _on_stored_rows(linear: Linear, transform: FeatureTransform, n_columns: int)
     all_weights = np.zeros((n_columns, weights.shape[1]), np.float32)
     all_weights[transform.columns] = weights
     return Linear(all_weights, intercept)
+
+
+def _rarity(novelty: Novelty, scores: keras.KerasTensor) -> keras.KerasTensor:
+    arrays = vars(novelty).copy()
+    layer = Rarity(len(novelty.known), arrays.pop("temperature"), name="rarity")
+    outputs = layer(scores)
+    layer.set_weights([*arrays.values()])
+    return outputs
 
 
 def _dense(linear: Linear, rows: keras.KerasTensor) -> keras.KerasTensor:

@@ -30,7 +30,7 @@ from bilinear_cli.photos.pixels.images import DecodedPhoto, read_any, read_batch
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import CHOICES, Recipe, check_same, differences, distinct_sizes
-from bilinear_cli.run import load_model, read_backbone_path, read_recipe
+from bilinear_cli.run import load_model, read_backbone_path, read_recipe, require_novelty
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.metrics import average_views
 from bilinear_cli.training.model import Model, to_probabilities
@@ -38,7 +38,7 @@ from bilinear_cli.training.model import Model, to_probabilities
 # Attributes of a feature file that must equal those of a run to predict from its rows
 ROW_ATTRIBUTES = (
     *("backbone", "layer", "weights_sha256", "image_size", "resize", "views", "precision"),
-    *("int8_sha256", "pooled_from", "seed", "colours", "crop"),
+    *("int8_sha256", "pooled_from", "seed", "colours"),
 )
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ def _read(item: CroppedPhoto, sizes: Sequence[int], recipe: Recipe) -> DecodedPh
     return read_any(item.photo, sizes, recipe.resize, recipe.colours, item.crop)
 
 
-def crop_photos(run: Path, paths: Sequence[Path], options: BoxOptions) -> list[CroppedPhoto]:
+def crop_photos(run: Path, paths: Sequence[Path | str], options: BoxOptions) -> list[CroppedPhoto]:
     """Return an entry for each box of photos, with the margin that the run was trained with.
 
     Raises:
@@ -220,21 +220,29 @@ def crop_photos(run: Path, paths: Sequence[Path], options: BoxOptions) -> list[C
     if not crop_options:
         log.warning("%s was trained on whole photos, and this prediction is of crops", run)
     margin = crop_options.margin if crop_options else options.margin
-    names = [path.as_posix() for path in paths]
+    names = [Path(path).as_posix() for path in paths]
     found = read_boxes(options.source, names, Path(), min_confidence=options.min_confidence)
     indices, boxes = expand_boxes(found, options, names)
+    if not indices:
+        raise BilinearError(f"no photo has a box in {options.source}")
     return [
         CroppedPhoto(paths[i], Crop(box, found.unit, margin) if any(box[:4]) else None)
         for i, box in zip(indices, boxes, strict=True)
     ]
 
 
-def check_novelty(run: Path) -> None:
-    """Raise a BilinearError if a run cannot tell unknown classes."""
-    if not load_model(run).novelty:
-        raise BilinearError(
-            f"{run} has no novelty score, which --unknown needs: train again with this version, on "
-            "classes with several photos"
+def check_unknown(run: Path, max_rarity: float) -> None:
+    """Warn if no photo can be as rare as `--unknown` asks for.
+
+    Raises:
+        BilinearError: the run has no novelty, or its model is damaged.
+    """
+    n_known = len(require_novelty(run, "--unknown").known)
+    if max_rarity < 1 / (1 + n_known):
+        log.warning(
+            "--unknown %g names no photo unknown: %s compares photos with %d others, so none is "
+            "rarer than 1 in %d. Give a larger number, such as 0.05, or train on more photos.",
+            *(max_rarity, run, n_known, 1 + n_known),
         )
 
 
@@ -242,6 +250,13 @@ def warn_if_not_cropped(run: Path) -> None:
     """Warn that photos are whole, if the run was trained on crops."""
     if read_recipe(run).crop:
         log.warning("%s was trained on photos that are cropped to boxes. Give --boxes.", run)
+
+
+def _row_attributes(recipe: Recipe) -> dict[str, Any]:
+    """Return what has to be equal to predict from rows; of crops, this is the margin alone."""
+    crop = recipe.crop_options
+    margin = f"margin {crop.margin:g}" if crop else ""
+    return {name: getattr(recipe, name) for name in ROW_ATTRIBUTES} | {"crop": margin}
 
 
 def _best_and_rarity(
@@ -273,8 +288,7 @@ def predict_rows(run: Path, path: Path, top: int = 5) -> Iterator[Prediction]:
     """
     model, recipe = load_model(run), read_recipe(run)
     with FeatureFile(path) as file:
-        recipes = (file.recipe, recipe)
-        stored, trained = ({name: getattr(x, name) for name in ROW_ATTRIBUTES} for x in recipes)
+        stored, trained = _row_attributes(file.recipe), _row_attributes(recipe)
         advice = f"extract the photos as for {run}"
         check_same(differences(stored, trained, "predict"), path, advice)
         scores = model.score_rows(file, np.arange(file.rows_done))

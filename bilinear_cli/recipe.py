@@ -41,7 +41,7 @@ INT8_PACKAGES = ("ai-edge-litert",)  # packages that affect the numbers in 8 bit
 ENGINE_PACKAGES = {"ncnn": ("ncnn",), "onnxruntime": ("onnxruntime",)}
 # For each use of two files, or of a file and a recipe: attributes that may differ
 MAY_DIFFER: dict[str, tuple[str, ...]] = {
-    "resume": (),
+    "resume": ("boxes_sha256",),  # its boxes are compared one by one, see `resume.py`
     "reuse": ("poolings", "shard", "engine", "mixed_engines", "boxes_sha256"),
     "projection": (),  # of the attributes of the network
     "predict": (),  # of the attributes that decide a row, see `predict.py`

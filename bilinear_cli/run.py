@@ -169,13 +169,44 @@ def load_model(run: Path) -> "Model":
 
 
 def _read_novelty(arrays: Mapping[str, np.ndarray]) -> "Novelty | None":
-    """Return the novelty in model.npz; None if it has none, as in runs of before."""
+    """Return the novelty in model.npz; None if it has none, as in runs of earlier versions.
+
+    Raises:
+        ValueError: its arrays do not fit the classes, or are not what `fit_novelty` returns.
+    """
     from bilinear_cli.training.novelty import Novelty
 
-    if f"{NOVELTY_PREFIX}known" not in arrays:
+    if not any(name.startswith(NOVELTY_PREFIX) for name in arrays):
         return None
     values: dict[str, Any] = {x.name: arrays[f"{NOVELTY_PREFIX}{x.name}"] for x in fields(Novelty)}
+    k, n = len(arrays["class_names"]), values["known"].size
+    shapes = {"counts": (k,), "mean": (k,), "known": (n,), "temperature": ()}
+    for name, array in values.items():
+        if array.shape != shapes.get(name, (k, k)) or not np.isfinite(array).all():
+            raise ValueError(f"its {NOVELTY_PREFIX}{name} is damaged")
+    if np.any(np.diff(values["known"]) < 0) or not values["temperature"] > 0:
+        raise ValueError("its novelty is damaged")
     return Novelty(**values | {"temperature": float(values["temperature"])})
+
+
+def read_novelty(run: Path) -> "Novelty | None":
+    """Read the novelty of a run, None if it has none; raise as `load_model`."""
+    with _open_arrays(run / "model.npz") as arrays:
+        return _read_novelty(arrays)
+
+
+def require_novelty(run: Path, option: str) -> "Novelty":
+    """Read the novelty of a run, which an option needs.
+
+    Raises:
+        BilinearError: the run has none, or the model is damaged.
+    """
+    if novelty := read_novelty(run):
+        return novelty
+    raise BilinearError(
+        f"{run} has no novelty score, which {option} needs: train again with this version, on "
+        "classes with several photos"
+    )
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # before anything imports TensorFlow
 # Dask's profiler reads the frames of all threads. Up to CPython 3.11, this can freeze a process if
@@ -25,6 +26,7 @@ from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 # Processes in the background of a shell ignore ctrl-C. The commands that tests interrupt must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+CLUSTER = "tests/cluster/"
 MAX_GARBAGE = 16 << 20  # bytes per test without a garbage collection
 USERS_CACHE = str(cache_folder())
 
@@ -110,6 +112,21 @@ def pytest_collection_finish() -> None:
     """Exempt all imported objects from garbage collections, which makes these much faster."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give one process all tests of Dask's clusters: it starts each cluster once for all of them.
+
+    By default a process gets a module at a time, and would start them anew for each.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessForClusters(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return CLUSTER if nodeid.startswith(CLUSTER) else super()._split_scope(nodeid)
+
+    return OneProcessForClusters(config, log) if config.option.dist == "loadscope" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -178,9 +178,11 @@ def test_all_kinds_of_photos_get_the_same_prediction(run: Run) -> None:
 
 
 def test_stored_rows_get_the_prediction_of_their_photos(run: Run) -> None:
-    rows = {x.photo: x.top for x in run.predict("x.h5", top=2)}
+    rows = {x.photo: x for x in run.predict("x.h5", top=2)}
     for prediction in run.predict([Path("photos") / path for path in rows], top=2):
-        (top,) = [top for path, top in rows.items() if prediction.photo == Path("photos") / path]
+        (row,) = [x for path, x in rows.items() if prediction.photo == Path("photos") / path]
+        top = row.top
+        assert row.rarity == prediction.rarity is not None
         assert [name for name, _ in top] == [name for name, _ in prediction.top]
         np.testing.assert_allclose([p for _, p in top], [p for _, p in prediction.top], atol=1e-3)
 

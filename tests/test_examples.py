@@ -5,19 +5,17 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
 import click
 import pytest
-from distributed import LocalCluster
 from support.commands import ROOT, run_command, set_quick_options
+from support.dask_processes import thread_worker
 from support.photos import class_folders, cub_folder, make_photo, use_small_sample
 from support.thin_network import thin_networks
 
 from bilinear_cli.cli import cli
-from bilinear_cli.cluster import tasks
 
 pytestmark = pytest.mark.slow
 
@@ -74,18 +72,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """Return the address of a scheduler with one worker.
-
-    The worker is a thread, so its networks are thin, too. A worker keeps files open until its
-    process ends, so the fixture closes them.
-    """
-    options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
-    with ExitStack() as files, pytest.MonkeyPatch.context() as patch:
-        open_features = tasks.open_features
-        patch.setattr(tasks, "open_features", lambda x: files.enter_context(open_features(x)))
-        with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
-            yield cluster.scheduler_address
-        tasks._opened.cache_clear()
+    """Return the address of a scheduler with one worker, whose networks are thin, too."""
+    with thread_worker() as address:
+        yield address
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from support.commands import run_python
 from support.errors import raises
 from support.network import extract_photos, use_untrained_networks
 from support.photos import similar_photos
+from support.runs import spread_novelty
 
 from bilinear_cli import export as exporting
 from bilinear_cli.errors import BilinearError, UsageError
@@ -24,7 +25,7 @@ from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.run import load_model, read_recipe, save_model, train
+from bilinear_cli.run import load_model, read_recipe, read_scores, save_model, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 
@@ -147,6 +148,34 @@ def test_the_model_gives_the_probabilities_of_predict(
     np.testing.assert_allclose(model.predict(pixels_of(photos), verbose=0), expected, atol=1e-3)
     assert model.layers[-1].class_names == CLASSES
     assert {x.dtype for x in model.weights} == {"float32"}
+
+
+@pytest.mark.parametrize("file", ["x.h5", "flip.h5"])
+def test_the_rarity_is_that_of_predict(
+    file: str,
+    weights: Weights,
+    forward: Forward,
+    network: keras.Model,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    features: Path,
+) -> None:
+    monkeypatch.setattr(exporting, "_network", lambda *_: network)
+    run, path = train_run(features / file, tmp_path, "avg"), tmp_path / "x.keras"
+    novelty = spread_novelty(run, read_scores(run, "test")["scores"])
+    novelty = replace(novelty, counts=np.array([4.0, 4, 0]))
+    save_model(run / "model.npz", replace(load_model(run), novelty=novelty))
+    export(run, weights.tensors, path, rarity=True)
+    outputs = keras.models.load_model(path).predict(pixels_of(photos), verbose=0)
+    rarity = [x.rarity for x in predict(run, photos, forward)]
+    assert np.std(rarity) > 0.1
+    np.testing.assert_allclose(outputs["rarity"], rarity, atol=1e-4)
+    probabilities = predicted(run, photos, forward)
+    np.testing.assert_allclose(outputs["probabilities"], probabilities, atol=1e-3)
+    save_model(run / "model.npz", replace(load_model(run), novelty=None))
+    with raises(BilinearError, run, "--rarity"):
+        export(run, {}, tmp_path / "y.keras", rarity=True)
 
 
 LOAD = """

@@ -68,7 +68,6 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
         ("bilinear", False, "float32"),
         ("bilinear", True, "mixed_bfloat16"),
         ("covariance", True, "float32"),
-        ("matrix-sqrt", False, "float32"),
         ("matrix-sqrt", False, "mixed_float16"),
     ],
 )

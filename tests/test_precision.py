@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from support.commands import error_line, run_command
+from support.dask_processes import thread_worker
 from support.errors import assert_names, warnings
 from support.photos import class_folders
 
@@ -142,7 +143,8 @@ def test_merged_shards_equal_one_run(files: None) -> None:
 
 @pytest.mark.cluster
 def test_a_worker_gives_the_same_rows(files: None, extract: Extract) -> None:
-    extract("int8", "x.h5", "--scheduler", "local:1")
+    with thread_worker() as address:
+        extract("int8", "x.h5", "--scheduler", address)
     assert rows("x.h5") == rows("rounded.h5")
 
 

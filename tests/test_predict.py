@@ -11,11 +11,12 @@ from support.errors import assert_names, raises, warnings
 from support.feature_files import write_features
 from support.photos import make_photo
 from support.picture_files import deep_png
+from support.runs import spread_novelty
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.predict import predict
-from bilinear_cli.run import read_recipe, train
+from bilinear_cli.run import load_model, read_recipe, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 
@@ -86,6 +87,22 @@ def test_what_was_guessed_about_photos_is_said_once(
     assert len(answers) == 19
     (warning,) = warnings(caplog)
     assert_names(warning, photos[0], "10-bit", 900, 3)
+
+
+@pytest.mark.parametrize("run", ["max"], indirect=True)
+def test_the_rarity_is_that_of_the_mean_scores_of_the_views(run: Path, tmp_path: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["extraction"]["views"] = f"original {2 * SIZE}"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    model = load_model(run)
+    paths = [make_photo(tmp_path / f"{i}.png", seed=i) for i in range(5)]
+    sizes = zip(*(read_photo(path, [SIZE, 2 * SIZE]) for path in paths), strict=True)
+    views = [forward(np.stack(pixels)).numpy().max(axis=(1, 2)) for pixels in sizes]
+    scores = np.mean([model.scores({"max": x}) for x in views], axis=0)
+    expected = spread_novelty(run, scores).rarity(scores)
+    assert len({*expected}) > 3
+    rarity = [x.rarity for x in predict(run, paths, forward)]
+    np.testing.assert_allclose(rarity, expected, atol=0.01)
 
 
 def test_the_recipe_is_that_of_the_features(run: Path) -> None:

@@ -10,6 +10,7 @@ from support.errors import raises
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.recipe import (
+    CropOptions,
     Recipe,
     differences,
     mixed_engines,
@@ -23,6 +24,7 @@ DATA_FILES = Path(__file__).parent / "data_files"
 RECIPE = Recipe(("max",), "block5_conv3", 32, "squash", "float32", 4, "0" * 64)
 NCNN = replace(RECIPE, engine="ncnn")
 CONVERTED = replace(RECIPE, colours="srgb")
+CROPPED = replace(RECIPE, crop=str(CropOptions("largest", 0.25, "pixels")), boxes_sha256="0" * 64)
 VERSIONS = "keras 3.1, numpy 2.0"
 USES = ("resume", "reuse", "merge")
 
@@ -65,6 +67,32 @@ def test_a_file_without_colours_ignores_profiles() -> None:
 @pytest.mark.parametrize("use", USES)
 def test_rows_of_different_colours_are_not_used_together(use: str) -> None:
     assert compare(RECIPE, CONVERTED, use) == compare(CONVERTED, RECIPE, use) == ["colours"]
+
+
+def test_a_file_without_crops_has_whole_photos() -> None:
+    with FeatureFile(DATA_FILES / "v0.1" / "birds.h5") as file:
+        assert file.recipe.crop_options is file.box is None
+        assert file.keys.tolist() == file.paths.tolist()
+    assert not {"crop", "boxes_sha256"} & RECIPE.attributes().keys()
+    assert Recipe.from_attributes(CROPPED.attributes(), CROPPED.specs) == CROPPED
+    assert CROPPED.crop_options == ("largest", 0.25, "pixels")
+
+
+@pytest.mark.parametrize(
+    "crop",
+    ["all", "best, margin 0.1, pixels", "all, margin -1, pixels", "all, margin 99, pixels",
+     "all, margin 0.1, feet", "all, margin nan, pixels", "all, margin 0.1, pixels\n"],
+)  # fmt: skip
+def test_an_invalid_crop_in_a_file_is_refused(crop: str) -> None:
+    with pytest.raises(ValueError, match="crop"):
+        Recipe.from_attributes(RECIPE.attributes() | {"crop": crop}, RECIPE.specs)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_other_boxes_may_be_resumed_and_reused_but_not_merged(use: str) -> None:
+    assert compare(CROPPED, replace(CROPPED, crop=str(CropOptions("all", 0.3, "pixels"))), use)
+    other = compare(CROPPED, replace(CROPPED, boxes_sha256="1" * 64), use)
+    assert other == (["boxes_sha256"] if use == "merge" else [])
 
 
 @pytest.mark.parametrize("engine", ["", "auto", "onnx", 1])

@@ -153,7 +153,8 @@ def write_valid_file(path: Path) -> dict[str, bytes]:
     n, shapes = 12, {"max": (8,), "bilinear": (36,), "maps": (4, 4, 256)}
     rows = {spec: rng.normal(size=(n, *shape)) for spec, shape in shapes.items()}
     group = [f"nest {i // 2}" for i in range(n)]
-    write_features(path, rows, np.arange(n) % 2, ["train", "test"] * (n // 2), group=group)
+    columns = {"group": group, "box": rng.uniform(size=(n, 4)).round(2)}
+    write_features(path, rows, np.arange(n) % 2, ["train", "test"] * (n // 2), **columns)
     with FeatureFile(path) as file:
         return {spec: file.read_stored(spec, np.arange(n)).tobytes() for spec in shapes}
 

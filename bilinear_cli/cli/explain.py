@@ -1,6 +1,7 @@
 """The command `explain`: which parts of a photo raise or lower the score of a class."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -58,7 +59,7 @@ def explain(
     """
     from bilinear_cli.explain import explain as explain_score
     from bilinear_cli.explain import overlay, within_frame
-    from bilinear_cli.photos.boxes.options import BoxOptions
+    from bilinear_cli.photos.boxes.options import box_options
     from bilinear_cli.predict import (
         crop_photos,
         load_run_network,
@@ -66,12 +67,13 @@ def explain(
         warn_if_not_cropped,
     )
 
+    options = box_options(boxes, min_confidence=min_confidence)
     recipe = prediction_recipe(run)
     network = load_run_network(run, recipe, weights, backbone)
     crop = None
-    if boxes:
-        options = BoxOptions(boxes, "most-confident", min_confidence=min_confidence)
-        crop = crop_photos(run, [photo], options)[0].crop
+    if options:
+        one_box = replace(options, box="most-confident")
+        crop = crop_photos(run, [photo], one_box)[0].crop
     else:
         warn_if_not_cropped(run)
     explanation = explain_score(run, photo, lambda x: network.load(recipe)(x), name, crop)

@@ -16,9 +16,15 @@ log = logging.getLogger(__name__)
 @cli.command()
 @click.argument("run", type=PATH)
 @click.argument("model", type=PATH, metavar="MODEL.keras")
+@click.option(
+    "--rarity",
+    is_flag=True,
+    help="Write a model of two outputs, probabilities and rarity: how unusual a photo is, as in "
+    "predict.",
+)
 @weights_option
 @overwrite_option
-def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
+def export(run: Path, model: Path, rarity: bool, weights: str, overwrite: bool) -> None:
     """Write a run as one Keras model, from pixels to probabilities.
 
     The input of the model is RGB pixels, 0 to 255, resized as for extraction. Keras can load the
@@ -40,7 +46,7 @@ def export(run: Path, model: Path, weights: str, overwrite: bool) -> None:
     import_tensorflow()
     from bilinear_cli.export import export as write
 
-    write(run, tensors, model, overwrite=overwrite)
+    write(run, tensors, model, overwrite=overwrite, rarity=rarity)
     click.echo(model)
     size = recipe.image_size
     log.info("input: RGB pixels, 0 to 255, %d x %d (%s)", size, size, recipe.resize)

@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
     "--unknown",
     type=click.FloatRange(0, 1),
     metavar="P",
-    help="Print the answer before the classes: unknown if at most this share of the photos of the "
-    "run's classes is as unusual, for example 0.01.",
+    help="Print the answer before the classes: unknown if at most this share of photos of the "
+    "run's classes is as unusual, for example 0.05.",
 )
 @click.option("--json", "form", flag_value="json", help="Print one JSON object for each photo.")
 @click.option("--csv", "form", flag_value="csv", help="Print a table with a row for each class.")
@@ -94,12 +94,12 @@ def predict(
     \b
     bilinear predict runs/birds-bilinear-softmax new.jpg
     bilinear predict runs/birds-bilinear-softmax photos --csv > names.csv
-    find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --unknown 0.01
+    find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --unknown 0.05
     """
     from bilinear_cli.photos.boxes.crops import CroppedPhoto
-    from bilinear_cli.photos.boxes.options import BoxOptions
+    from bilinear_cli.photos.boxes.options import box_options
     from bilinear_cli.predict import (
-        check_novelty,
+        check_unknown,
         crop_photos,
         load_run_network,
         prediction_recipe,
@@ -107,14 +107,14 @@ def predict(
     )
     from bilinear_cli.predict import predict as predict_classes
 
+    options = box_options(boxes, no_box=no_box, min_confidence=min_confidence)
     recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
     if unknown is not None:
-        check_novelty(run)
+        check_unknown(run, unknown)
     paths: Iterable[Path | CroppedPhoto]
     paths, n_paths = _paths(photos)
-    if boxes:
-        box_options = BoxOptions(boxes, no_box=no_box, min_confidence=min_confidence)
-        paths = crop_photos(run, [*paths], box_options)
+    if options:
+        paths = crop_photos(run, [*paths], options)
         n_paths = len(paths)
     else:
         warn_if_not_cropped(run)
@@ -186,6 +186,7 @@ class Limits(NamedTuple):
 
 def _write_line(prediction: "Prediction", limits: Limits) -> None:
     from bilinear_cli.photos.photo_set import entry_key
+    from bilinear_cli.report.text import format_rarity
 
     if prediction.error:
         return
@@ -193,7 +194,7 @@ def _write_line(prediction: "Prediction", limits: Limits) -> None:
     answer = "unknown" if limits.is_unknown(prediction) else prediction.name
     answers = [answer] if limits.are_set() else []
     names = [f"{name} {p:.3f}" for name, p in prediction.top]
-    rarity = [f"1 in {round(1 / prediction.rarity)}"] if prediction.rarity else []
+    rarity = [format_rarity(prediction.rarity)] if prediction.rarity else []
     click.echo("\t".join(map(printable, [key, *answers, *names, *rarity])))
 
 

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
 from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
-from bilinear_cli.photos.boxes.options import BoxOptions
+from bilinear_cli.photos.boxes.options import BoxOptions, box_options
 from bilinear_cli.recipe import (
     CHOICES,
     PROCESSOR,
@@ -110,19 +110,13 @@ class ExtractOptions:
                 if number is not None and (type(number) is not int or number < minimum):
                     option = f"--{name.replace('_', '-')}"
                     raise UsageError(f"{option} {number!r} is no integer from {minimum}")
-        if self.boxes is None:
-            for field in fields(BoxOptions)[1:]:
-                if getattr(self, field.name) != field.default:
-                    option = f"--{field.name.replace('_', '-')}"
-                    raise UsageError(f"{option} has no effect without --boxes. Remove it.")
         self.box_options  # noqa: B018 - raises for an invalid value
 
     @property
     def box_options(self) -> BoxOptions | None:
         """The options of crops; None for whole photos."""
-        if self.boxes is None:
-            return None
-        return BoxOptions(self.boxes, self.box, self.margin, self.no_box, self.min_confidence)
+        names = ("box", "margin", "no_box", "min_confidence")
+        return box_options(self.boxes, **{name: getattr(self, name) for name in names})
 
 
 def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[MapInput]":

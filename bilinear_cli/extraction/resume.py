@@ -94,10 +94,11 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
     for change, paths in changes.items():
         is_fixed = same_list and change != "changed"
         if refused := [path for path in paths if is_fixed or path in with_rows]:
-            why = "All shards must be cut from one list of photos: restore it. Or g"
+            what = "photos" if file.box is None else "photos or boxes"
+            why = "All shards must be cut from one list of photos. " * is_shard
             raise FeatureFileError(
-                f"photos were {change} since {file.path} was made: {abbreviate(refused)}. "
-                f"{why if is_shard else 'G'}ive another --output with --reuse {file.path} to keep "
+                f"{what} were {change} since {file.path} was made: {abbreviate(refused)}. {why}"
+                f"Restore the photos, or give another --output with --reuse {file.path} to keep "
                 "the other rows, or use --overwrite."
             )
     counts = [f"{len(x)} {change} ({abbreviate(x)})" for change, x in changes.items() if x]

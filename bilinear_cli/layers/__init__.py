@@ -2,7 +2,7 @@
 
 from bilinear_cli.layers.bilinear import BilinearPooling
 from bilinear_cli.layers.compact import CompactPooling
-from bilinear_cli.layers.export import ClassProbabilities, Preprocess, SqrtL2
+from bilinear_cli.layers.export import ClassProbabilities, Preprocess, Rarity, SqrtL2
 from bilinear_cli.layers.pooling import MapPooling, pooling_layer
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "CompactPooling",
     "MapPooling",
     "Preprocess",
+    "Rarity",
     "SqrtL2",
     "pooling_layer",
 ]

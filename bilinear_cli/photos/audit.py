@@ -11,7 +11,7 @@ import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
 from bilinear_cli.photos import duplicates
-from bilinear_cli.photos.audit_report import MIN_TRAIN, similar_names
+from bilinear_cli.photos.audit_report import LONG, MIN_TRAIN, ONE_COLOUR, SMALL, similar_names
 from bilinear_cli.photos.boxes.crops import Crop
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.photos.photo_set import (
@@ -33,7 +33,7 @@ class Oddity(NamedTuple):
 
     kind: str  # a word or two; photos of one kind are counted together
     reason: str
-    rank: float = 0.0  # within the kind; the lowest is the worst
+    rank: float = 0.0  # within a kind of `RANKED`; the lowest is the worst
 
 
 class PhotoInfo(NamedTuple):
@@ -151,9 +151,9 @@ def inspect_photo(path: Path, image_size: int, crops: Sequence[Crop] = ()) -> Ph
     enlarged = f"{pixels}: will be enlarged to {image_size}"
     stretched = f"{pixels}: one side is over {MAX_ASPECT_RATIO} times the other"
     oddities = [
-        (short < image_size, Oddity("small", enlarged, short)),
-        (is_long, Oddity("long", stretched, -long / short)),
-        (is_flat, Oddity("one colour", f"standard deviation {std:.1f} of 255", std)),
+        (short < image_size, Oddity(SMALL, enlarged, short)),
+        (is_long, Oddity(LONG, stretched, -long / short)),
+        (is_flat, Oddity(ONE_COLOUR, f"standard deviation {std:.1f} of 255", std)),
     ]
     odd = tuple(Oddity(note.reason, note.detail or note.reason) for note in notes)
     odd += tuple(oddity for applies, oddity in oddities if applies)

@@ -12,6 +12,7 @@ from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO
 
 MIN_TRAIN = 5  # training photos of a class: the folds of `train`
 MIN_LETTERS = 4  # of similar names: cat and bat differ in one letter
+SMALL, LONG, ONE_COLOUR = RANKED = ("small", "long", "one colour")  # kinds of odd photos
 # Limits of the text: a set with every kind of problem fits on one screen of 40 lines.
 MAX_FINDINGS = 5  # of a group
 MAX_EXAMPLES = 3  # of the findings of a group, on lines of their own
@@ -123,13 +124,7 @@ def _duplicates_line(duplicates: dict[str, Any], key: str) -> str:
 
 
 def _class_sizes(summary: dict[str, Any]) -> Iterator[Finding]:
-    unequal, advice = (
-        "",
-        (
-            "Top-1 hides errors on small classes: look at the mean class accuracy, and try "
-            "train --class-weight balanced"
-        ),
-    )
+    unequal = ""
     if summary["unequal_classes"]:
         smallest, largest = summary["unequal_classes"]
         n_smallest, n_largest = (summary["classes"][x]["train"] for x in (smallest, largest))
@@ -137,6 +132,10 @@ def _class_sizes(summary: dict[str, Any]) -> Iterator[Finding]:
             f"{_cut(largest)} has {n_largest:,} training photos, {_cut(smallest)} has "
             f"{n_smallest:,}: more than {MAX_CLASS_RATIO} : 1"
         )
+    advice = (
+        "Top-1 hides errors on small classes: look at the mean class accuracy, and try "
+        "train --class-weight balanced"
+    )
     yield Finding("unequal classes", unequal, [advice])
     for key, kind in (
         ("small_classes", f"classes with fewer than {MIN_TRAIN} training photos"),
@@ -150,9 +149,10 @@ def _odd(summary: dict[str, Any]) -> Iterator[Finding]:
     counts = Counter(photo["kind"] for photo in summary["odd"])
     worst = {photo["kind"]: photo for photo in reversed(summary["odd"])}
     for kind, n_photos in counts.most_common():
-        path, reason = _cut(worst[kind]["path"]), _cut(worst[kind]["reason"], MAX_REASON)
-        measure = f" ({reason})" if reason != kind else ""
-        yield Finding(kind, f"{n_photos:,}; the worst is {path}{measure}")
+        path, reason = _cut(worst[kind]["path"]), worst[kind]["reason"]
+        measure = f" ({_cut(reason, MAX_REASON)})" if reason != kind else ""
+        which = "the worst is" if kind in RANKED else "such as"
+        yield Finding(kind, f"{n_photos:,}; {which} {path}{measure}")
     if not counts:
         yield Finding("unusual photos", "")
 

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate
+from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, closest_match
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
 
 log = logging.getLogger(__name__)
@@ -184,12 +185,22 @@ def _check_split(photo_set: PhotoSet) -> None:
     is_train, spec = photo_set.split == "train", photo_set.spec
     untrained = np.setdiff1d(photo_set.labels[~is_train], photo_set.labels[is_train])
     if untrained.size:
-        classes = abbreviate(photo_set.class_names[i] for i in untrained)
+        names = np.array(photo_set.class_names)
+        trained = names[np.unique(photo_set.labels[is_train])].tolist()
+        classes = abbreviate(_with_similar(name, trained) for name in names[untrained].tolist())
         raise BilinearError(f"{spec}: classes with test photos but no training photo: {classes}")
     in_both = np.intersect1d(photo_set.group[is_train], photo_set.group[~is_train])
     if in_both.size:
         message = "%s: groups with photos in both splits: %s. The test accuracy may be too high."
         log.warning(message, spec, abbreviate(in_both))
+
+
+def _with_similar(name: str, others: Sequence[str]) -> str:
+    """Return a name, and the one of the others that is perhaps meant."""
+    if normalize("NFC", name) in {normalize("NFC", other) for other in others}:
+        return f"{name} (train has this name in other Unicode characters)"
+    similar = closest_match(name, others)
+    return f"{name} (did you mean {similar}?)" if similar else name
 
 
 def stratified_group_split(labels: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:

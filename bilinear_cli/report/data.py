@@ -10,11 +10,18 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import normalize
 
-from bilinear_cli.run import read_class_names, read_metrics, read_photo_rows, read_scores
+from bilinear_cli.run import (
+    read_class_names,
+    read_metrics,
+    read_novelty,
+    read_photo_rows,
+    read_scores,
+)
 from bilinear_cli.training.model import to_probabilities
 
 Metrics = dict[str, Any]
 
+MAX_UNUSUAL, MAX_RARITY = 12, 0.05  # of the photos to look at
 MAX_OPTIMAL = 300  # classes; the optimal order of the leaves takes cubic time
 
 
@@ -28,6 +35,7 @@ class Predictions(NamedTuple):
     predicted: np.ndarray  # int (n_photos,), the most probable class
     confidence: np.ndarray  # (n_photos,), its probability
     box: np.ndarray  # float64 (n_photos, 4), the first box of the photo; zeros for a whole photo
+    rarity: np.ndarray  # (n_photos,), see `training/novelty.py`; NaN for a run without a novelty
 
     def take(self, indices: np.ndarray) -> "Predictions":
         """Return the photos of these indices, or where a mask is True."""
@@ -37,6 +45,11 @@ class Predictions(NamedTuple):
         """Return at most `n_photos` where `mask` is True, in descending order of confidence."""
         masked = self.take(mask)
         return masked.take(np.argsort(-masked.confidence, kind="stable")[:n_photos])
+
+    def most_unusual(self) -> "Predictions":
+        """Return at most `MAX_UNUSUAL` photos of at most `MAX_RARITY`, the rarest first."""
+        rare = self.take(self.rarity <= MAX_RARITY)
+        return rare.take(np.argsort(rare.rarity, kind="stable")[:MAX_UNUSUAL])
 
 
 class ReportData(NamedTuple):
@@ -51,6 +64,7 @@ class ReportData(NamedTuple):
     predictions: Predictions  # of the test photos and the training photos
     evaluated: Predictions  # the test photos, or all photos of a run without test photos
     evaluated_on: str  # their number and kind
+    unusual: Predictions | None  # the most unusual of them; None for a run without a novelty
     matrix: np.ndarray  # their confusions, (k, k): rows are true classes, columns predicted ones
     classes: list[dict[str, Any]]  # see `class_metrics`
     hardest: list[dict[str, Any]]  # in ascending order of accuracy, then classes without photos
@@ -75,13 +89,16 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     if "test" in predictions.split:
         evaluated, kind = predictions.take(predictions.split == "test"), "test photos"
     evaluated_on = f"{len(evaluated.labels):,} {kind}"
+    unusual = None if np.isnan(evaluated.rarity).any() else evaluated.most_unusual()
     every = np.arange(len(names))
     matrix = confusion_matrix(evaluated.labels, evaluated.predicted, labels=every)
     classes = class_metrics(matrix, names)
     hardest = sorted(classes, key=lambda row: (not row["n_photos"], row["accuracy"]))
     return ReportData(
         *(runs, len(photos) == 1, best, metrics, photo_rows, names),
-        *(predictions, evaluated, evaluated_on, matrix, classes, hardest),
+        *(predictions, evaluated, evaluated_on),
+        unusual,
+        *(matrix, classes, hardest),
     )
 
 
@@ -93,8 +110,9 @@ def read_predictions(run: Path, n_classes: int, temperature: float) -> Predictio
     )
     split = np.repeat(["test", "train"], [len(test["labels"]), len(train["labels"])])
     scores = np.concatenate([x["scores"].reshape(-1, n_classes) for x in (test, train)])
-    p = to_probabilities(scores, temperature)
-    return Predictions(paths, labels, split, p, p.argmax(axis=1), p.max(axis=1), box)
+    p, novelty = to_probabilities(scores, temperature), read_novelty(run)
+    rarity = novelty.rarity(scores) if novelty else np.full(len(scores), np.nan)
+    return Predictions(paths, labels, split, p, p.argmax(axis=1), p.max(axis=1), box, rarity)
 
 
 def class_order(matrix: np.ndarray) -> np.ndarray:

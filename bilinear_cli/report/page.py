@@ -30,6 +30,8 @@ from bilinear_cli.report.text import (
     features_label,
     format_accuracy,
     format_command,
+    format_rarity,
+    novelty_sentences,
     run_facts,
     table_rows,
 )
@@ -60,6 +62,8 @@ def render_html(data: ReportData) -> str:
         "run_facts": run_facts,
         "features_label": features_label,
         "classifier_label": classifier_label,
+        "format_rarity": format_rarity,
+        "novelty_sentences": novelty_sentences,
     }
     script = Path(__file__).with_name("sort.js").read_text("utf-8")
     digest = b64encode(sha256(script.encode()).digest()).decode()
@@ -80,7 +84,7 @@ def _photos(data: ReportData) -> dict[str, Any]:
     is_error = data.predictions.predicted != data.predictions.labels
     errors = data.predictions.most_confident(is_error, MAX_ERRORS)
     paths = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
-    paths.update(errors.paths.tolist())
+    paths.update(errors.paths.tolist(), data.unusual.paths.tolist() if data.unusual else [])
     pictures = thumbnails(root, paths, _crops(data))
     csv = shlex.quote(str(root / "corrected.csv"))
     return {

@@ -187,6 +187,11 @@ def format_accuracy(share: float | None) -> str:
     return "-" if share is None else f"{share:.4f}"
 
 
+def format_rarity(rarity: float) -> str:
+    """Return the share of photos that are as unusual, above 0 to 1, as `1 in 200`."""
+    return f"1 in {round(1 / rarity)}"
+
+
 def features_label(metrics: dict[str, Any]) -> str:
     """Return the features of a run: the pooling, its selection and its normalisation."""
     name = metrics["pooling"]
@@ -217,11 +222,15 @@ def confused_pairs_line(metrics: dict[str, Any]) -> str:
 
 def novelty_line(metrics: dict[str, Any]) -> str:
     """Return a line that says how well unknown classes are told, of a run that measured it."""
-    novelty = metrics["novelty"]
+    return f"{features_label(metrics)}: {novelty_sentences(metrics['novelty'])}"
+
+
+def novelty_sentences(novelty: dict[str, Any]) -> str:
+    """Return how well unknown classes are told, from `novelty` in `metrics.json`."""
     low, high = novelty["auroc_ci95"]
-    false_alarms = f"{100 * novelty['false_alarms_at_95']:.0f} %"
     return (
-        f"{features_label(metrics)}: unknown classes are told with AUROC {novelty['auroc']:.3f} "
-        f"({low:.3f}-{high:.3f}): to catch 95 % of their photos, {false_alarms} of the photos of "
-        "known classes are flagged, too"
+        f"AUROC {novelty['auroc']:.3f} ({low:.3f}-{high:.3f}) for unknown classes: so often a "
+        "photo of an unknown class is more unusual than a photo of a known class. To catch 95 % of "
+        f"the photos of unknown classes, {100 * novelty['false_alarms_at_95']:.0f} % of the photos "
+        "of known classes are flagged, too."
     )

@@ -12,7 +12,9 @@ from bilinear_cli.report.text import (
     classifier_label,
     commands,
     features_label,
+    format_rarity,
     markdown_table,
+    novelty_sentences,
     table,
 )
 from bilinear_cli.training.metrics import confused_pairs
@@ -21,6 +23,11 @@ FORMATS = {".html": "html", ".md": "md"}  # suffix -> format
 MAX_PAIRS = 10
 PAIR_HEADS = ("true class", "predicted class", "photos")
 CLASS_HEADS = ("class", "photos", "accuracy")
+UNUSUAL_HEADS = ("photo", "label", "prediction", "as unusual")
+UNUSUAL_ADVICE = (
+    "Look at these photos: a label may be wrong, a photo may be bad, or show a species that is not "
+    "one of the classes."
+)
 CALIBRATION_HEADS = ("temperature scaling", "log loss", "Brier", "calibration error", "95 %")
 
 
@@ -80,6 +87,7 @@ def render_markdown(data: ReportData) -> str:
         markdown_table([PAIR_HEADS, *pairs], 2) if pairs else "None.",
         "### Accuracy by class",
         markdown_table([CLASS_HEADS, *classes], 1),
+        *_unusual(data),
         *_calibration(metrics.get("calibration")),
         "### How the run was made",
         "\n".join("    " + " ".join(line.split()) for line in commands(metrics)),
@@ -90,6 +98,17 @@ def render_markdown(data: ReportData) -> str:
 def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, within a cell of a table."""
     return re.sub(r"([\\`*_\[\]<>|~&$:])", r"\\\1", printable(" ".join(text.split())))
+
+
+def _unusual(data: ReportData) -> list[str]:
+    novelty, photos = data.metrics.get("novelty"), data.unusual
+    blocks = [novelty_sentences(novelty)] if novelty else []
+    if photos and len(photos.paths):
+        names, rarity = data.class_names, map(format_rarity, photos.rarity)
+        columns = (photos.paths, names[photos.labels], names[photos.predicted], rarity)
+        rows = [map(escape_markdown, row) for row in zip(*columns, strict=True)]
+        blocks += [UNUSUAL_ADVICE, markdown_table([UNUSUAL_HEADS, *map(tuple, rows)], 3)]
+    return ["### Unusual photos", *blocks] if blocks else []
 
 
 def _calibration(calibration: dict[str, Any] | None) -> list[str]:

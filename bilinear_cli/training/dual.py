@@ -145,7 +145,8 @@ def _fit(
         beta = np.add(point[0], C * error)
         np.matmul(preconditioner.matrix, beta, out=gradient[1])
         np.subtract(beta, c * gradient[1], out=gradient[0])
-        return C * value + 0.5 * inner_product(*point), gradient
+        # near zero, rounding separates the pair, and the product would fall without end
+        return max(0.0, C * value + 0.5 * inner_product(*point)), gradient
 
     def pair_product(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.vdot(a[0], b[1])) + c * float(np.vdot(a[1], b[1]))

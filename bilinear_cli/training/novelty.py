@@ -53,7 +53,7 @@ class Novelty:
         return np.einsum("ij,ij->i", probabilities, distances)
 
     def rarity(self, scores: np.ndarray) -> np.ndarray:
-        """Return how rare photos with scores (n, k) as unusual as these are among known ones, (n,).
+        """Return the rarity (n,) of photos with scores (n, k), above 0 to 1; lower is more unusual.
 
         It is (1 + number of held-out photos at least as unusual) / (1 + number of them): a p-value.
         """

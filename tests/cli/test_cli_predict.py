@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from click.testing import Result
 from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.network import small_network as load_small_network
+from support.runs import spread_novelty
 
 from bilinear_cli.predict import predict
-from bilinear_cli.run import read_recipe
+from bilinear_cli.run import load_model, read_recipe, read_scores, save_model
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -103,6 +105,45 @@ def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
         assert line.split("\t")[1] == ("unknown" if unknown else name)
         (row,) = rows_of(run_command(*limited, "--csv"))
         assert (row["unknown"], row["name"]) == (str(unknown).lower(), name)
+
+
+def test_a_rare_photo_is_unknown_in_every_form(birds: Path, run: Path) -> None:
+    spread_novelty(run, read_scores(run, "test")["scores"])
+    expected = list(predict(run, sorted(birds.rglob("*.png")), load_small_network()))
+    rarity, p = (
+        np.array([getattr(x, name) for x in expected]) for name in ("rarity", "probability")
+    )
+    limit, min_p = (np.unique(x)[3:5].mean() for x in (rarity, p))  # between two photos
+    rare = ["--unknown", limit]
+    for options, unknown in (
+        ([], rarity < 0),
+        (rare, rarity < limit),
+        ([*rare, "--min-probability", min_p], (rarity < limit) | (p < min_p)),
+    ):
+        command = ["predict", run, birds, "--top", "1", *options]
+        answers = answers_of(run_command(*command, "--json"))
+        rows = rows_of(run_command(*command, "--csv"))
+        assert [x["unknown"] for x in answers] == unknown.tolist()
+        assert [row["unknown"] == "true" for row in rows] == unknown.tolist()
+        for forms in (answers, rows):
+            np.testing.assert_allclose([float(x["rarity"]) for x in forms], rarity, atol=1e-6)
+        lines = [line.split("\t") for line in run_command(*command).stdout.splitlines()]
+        assert [line[-1] for line in lines] == [f"1 in {round(1 / x)}" for x in rarity]
+        names = ["unknown" if x else y.name for x, y in zip(unknown, expected, strict=True)]
+        assert [line[1:-2] for line in lines] == [[x] if options else [] for x in names]
+
+
+def test_unknown_needs_photos_to_compare_with(birds: Path, run: Path) -> None:
+    command = ["predict", run, birds / "wren" / "0.png", "--unknown", "0.01"]
+    (line,) = [x for x in run_command(*command).stderr.splitlines() if "--unknown" in x]
+    assert_names(line, run, 12, "1 in 13")
+    save_model(run / "model.npz", replace(load_model(run), novelty=None))  # as in earlier versions
+    error_line(run_command(*command, code=1), run, "--unknown")
+    command = command[:3]
+    assert "1 in" not in run_command(*command).stdout
+    (answer,) = answers_of(run_command(*command, "--json"))
+    assert answer["rarity"] is None
+    assert {row["rarity"] for row in rows_of(run_command(*command, "--csv"))} == {""}
 
 
 @pytest.mark.parametrize(

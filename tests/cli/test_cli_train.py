@@ -9,6 +9,7 @@ import pytest
 from support.commands import error_line, run_command
 from support.errors import assert_names, assert_suggests
 from support.feature_files import write_features
+from support.network import use_untrained_networks
 
 pytestmark = pytest.mark.usefixtures("small_network")
 CONV1X1 = ("--classifier", "conv1x1", "--channels", "4", "-C", "auto")
@@ -118,8 +119,11 @@ def test_a_misspelt_pooling_of_a_file_is_answered_with_the_nearest(features: Pat
 
 @pytest.mark.parametrize("pooling", ["compact:16", "bilinear:4", "conv5"])
 @pytest.mark.slow
-def test_a_run_names_photos_without_its_feature_file(pooling: str, birds: Path) -> None:
+def test_a_run_names_photos_without_its_feature_file(
+    pooling: str, birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The hashes, or the projection, of a pooling are in the run."""
+    use_untrained_networks(monkeypatch)
     run_command("extract", "--data", birds, "--pooling", pooling, "-o", "x.h5")
     (result,) = results_of("--features", "x.h5", *(CONV1X1 if pooling == "conv5" else []))
     Path("x.h5").unlink()

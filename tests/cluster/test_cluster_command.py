@@ -4,16 +4,19 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import distributed
 import pytest
+from distributed import Client
 from support.commands import run_command, start_python
 from support.dask_processes import end_scheduler, scheduler_and_worker, wait_for
 from support.errors import raises
 from support.photos import class_folders
 from support.shards import ONE_BY_ONE, TINY, OnWorkers, assert_same
+from support.thin_network import end_thin_networks, start_thin_networks, thin_networks
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster import extract as extract_module
@@ -25,6 +28,16 @@ from bilinear_cli.store import FeatureFile
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
+@pytest.fixture
+def _thin_networks(address: str) -> Iterator[None]:
+    """Let the command and the workers run a VGG16 with few channels."""
+    with thin_networks(), Client(address) as client:
+        client.run(start_thin_networks)
+        yield
+        client.run(end_thin_networks)
+
+
+@pytest.mark.usefixtures("_thin_networks")
 def test_the_command_prints_the_folder_of_shards_or_the_file(
     address: str, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +97,7 @@ with pytest.MonkeyPatch.context() as patch:
 def test_ctrl_c_is_one_line(birds: PhotoSet, output: Path, network: WorkerNetwork) -> None:
     network.gate.touch()
     words = [network.notes, network.gate, "extract", "--data", birds.root, *TINY]
-    words += ["--pooling", "max", "--scheduler", "local:1", "-o", output]
+    words += ["--engine", "tensorflow", "--scheduler", "local:1", "-o", output]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with start_python(INTERRUPTED, *words, start_new_session=True, **options) as client:
         wait_for(network.loaded_by)

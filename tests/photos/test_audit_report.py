@@ -65,8 +65,14 @@ def test_odd_photos_are_a_count_and_the_worst_of_each_kind() -> None:
         ("long", 1),
     ]
     assert f" {N_ODD};" in lines[0]
-    pages = [{"path": "a.tif", "kind": "several pages", "reason": "several pages"}]
-    assert format_audit(facts(odd=pages)).count("several pages") == 1
+    assert lines[0].count("worst") == 1
+
+
+def test_of_a_kind_without_a_measure_one_photo_is_an_example() -> None:
+    text = format_audit(facts(odd=[{"path": "a.tif", "kind": LONG, "reason": LONG}]))
+    (line,) = (line for line in text.splitlines() if "a.tif" in line)
+    assert line.count(LONG[:20]) == LONG.count(LONG[:20])
+    assert "worst" not in line
 
 
 def test_kinds_beyond_the_limit_are_named() -> None:

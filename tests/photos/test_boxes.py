@@ -350,7 +350,7 @@ def test_no_source(
     ("header", "row", "facts"),
     [
         ("path,x,y,width", "deer/1.jpg,1,2,3", ["path,x,y,width,height"]),
-        ("x,y,width,height", "1,2,3,4", ["path"]),
+        ("x,y,width,height", "1,2,3,4", ["no column of paths", "path"]),
         ("image,photo,x,y,w,h", "deer/1.jpg,1.jpg,1,2,3,4", ["image", "photo"]),
     ],
 )

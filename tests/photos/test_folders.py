@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -128,6 +129,10 @@ WRONG_FOLDERS: dict[str, tuple[Classes, list[str]]] = {
     "test photos as a class": ({"wren": 1, "owl": 1, "test": 1}, ["test/"]),
     "words in names": ({"seg_train/a": 1, "seg_test/a": 1, "new": 1}, ["seg_train/", "seg_test/"]),
     "an untrained class": ({"train/wren": 1, "train/owl": 1, "test/jay": 1}, ["jay"]),
+    "a name in two forms of Unicode": (
+        {f"train/{normalize('NFC', 'ö')}": 1, "train/a": 1, f"test/{normalize('NFD', 'ö')}": 1},
+        ["Unicode"],
+    ),
     "not UTF-8": ({"a": 1, "b": [os.fsdecode(b"h\xfc.png")]}, ["b/h\ufffd.png", "UTF-8"]),
 }
 

@@ -14,6 +14,8 @@ from support.photos import class_folders, make_photo, rows
 
 import bilinear_cli
 from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.photos.boxes.cropped_set import crop_photo_set
+from bilinear_cli.photos.boxes.options import BoxOptions
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
 
 
@@ -124,6 +126,10 @@ WRONG_ROWS: dict[str, tuple[list[str], list[str | int]]] = {
     "a class without training photos": ([*WITH_SPLIT, "c.png,tit,test"], ["tit"]),
     "a photo twice": ([*PLAIN, "b.png,owl", "./sub/../a.png,wren"], [4, "a.png", 2]),
     "a photo in two classes": ([*PLAIN, "a.png,owl"], [3, "a.png,owl", 2, "wren"]),
+    "boxes of two groups": (
+        ["path,label,group,x,y,w,h", "a.png,wren,1,2,3,4,5", "a.png,wren,2,2,3,4,5"],
+        [3, "a.png", 2],
+    ),
     "a field too few": ([*WITH_SPLIT, "c.png,owl"], [4, "c.png,owl", 2, 3]),
     "a field too many": ([*PLAIN, "b.png,owl, barn"], [3, "b.png,owl,barn", 2]),
     "no label": (["path,label", "a.png,"], [2, "label"]),
@@ -140,6 +146,17 @@ def test_wrong_rows(folder: Path, lines: list[str], facts: list[str | int]) -> N
     path, root = manifest(folder, *lines), folder.resolve()
     facts = [fact.format(root=root) if isinstance(fact, str) else fact for fact in facts]
     assert_refused(path, *facts)
+
+
+def test_a_list_may_have_a_row_for_each_box(folder: Path) -> None:
+    lines = ["a.png,wren,1,2,9,9", "b.png,owl,,,,", "a.png,wren,3,4,9,9"]
+    path = manifest(folder, "path,label,x,y,width,height", *lines)
+    photo_set = load_photo_set(str(path))
+    assert labels(photo_set) == {"a.png": "wren", "b.png": "owl"}
+    assert len(photo_set) == 2
+    cropped = crop_photo_set(photo_set, BoxOptions(str(path))).photo_set
+    assert cropped.box is not None
+    assert cropped.box.tolist() == [[1, 2, 9, 9], [3, 4, 9, 9], [0, 0, 0, 0]]
 
 
 # Separators and encodings -------------------------------------------------------------------

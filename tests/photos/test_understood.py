@@ -1,4 +1,4 @@
-"""docs/photo-sets.md tells the truth: each row of its tables is built and tried.
+"""docs/photo-sets.md and boxes.md tell the truth: each row of their tables is built and tried.
 
 A row has a maker in `MAKERS`, under the heading of its section and the name in its first column.
 """
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from photos.box_cases import BOXES
 from PIL import Image
 from support.commands import ROOT
 from support.photos import class_folders, cub_folder, make_photo
@@ -33,7 +34,7 @@ from bilinear_cli.photos.pixels import formats
 from bilinear_cli.photos.pixels.images import read_any
 from bilinear_cli.photos.pixels.notes import logged_notes
 
-TEXT = (ROOT / "docs" / "photo-sets.md").read_text("utf-8")
+TEXT = "\n".join((ROOT / "docs" / f"{x}.md").read_text("utf-8") for x in ("photo-sets", "boxes"))
 
 # Builds a case in an empty folder, and reads it with the function that commands use.
 Maker = Callable[[Path], object]
@@ -113,6 +114,9 @@ FOLDERS: dict[str, Maker] = {
     "splits without classes": folders("train", "test"),
     "test photos beside classes": folders("robin", "wren", "test"),
     "train beside classes": splits("train", beside=("owl",)),
+    "splits in the classes": folders(*map("/".join, product(("robin", "wren"), ("train", "test")))),
+    "photos and boxes of YOLO": folders("train/images"),
+    "another spelling": folders("train/robin", "train/wren", "test/Robin"),
     "one split twice": splits("train", "Training", "test"),
     "words inside names": splits("seg_train", "seg_test"),
     "other suffixes of JPEG": robin_with(jpegs("a.jfif", "b.jpe")),
@@ -212,6 +216,7 @@ LISTS: dict[str, Maker] = {
     "a column twice": listed(f"{LIST},label", f"{ROBIN},x", f"{WREN},y"),
     "unknown names": listed("no,art", ROBIN, WREN),
     "a wrong name": listed("path,art", ROBIN, WREN, label="Arten"),
+    "blanks as separators": listed('"path" "label"', '"1" "robin/0.png" "robin"'),
     "no names": listed(ROBIN, WREN),
     "an unknown split": listed(f"{LIST},split", f"{ROBIN},fold 3", f"{WREN},train"),
     "a label like NA": listed(LIST, "robin/0.png,NA", WREN),
@@ -267,7 +272,12 @@ PIXELS: dict[str, Maker] = {
     "saved web page": photo(lambda: b"\n<!DOCTYPE html><html>"),
     "other files": photo(lambda: b"%PDF-1.7"),
 }
-MAKERS: Mapping[str, Mapping[str, Maker]] = {"Folders": FOLDERS, "Lists": LISTS, "Pixels": PIXELS}
+MAKERS: Mapping[str, Mapping[str, Maker]] = {
+    "Folders": FOLDERS,
+    "Lists": LISTS,
+    "Pixels": PIXELS,
+    "Boxes": BOXES,
+}
 
 
 class Row(NamedTuple):

@@ -62,6 +62,10 @@ def changed(change: Callable[[h5py.File], Any]) -> Callable[[Path], None]:
     return change_file
 
 
+def with_box(box: np.ndarray) -> Callable[[Path], None]:
+    return changed(lambda file: file.create_dataset("box", data=box))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], tuple]] = {
     "no file": (Path.unlink, ("bilinear extract",)),
     "a folder": (lambda x: (x.unlink(), x.mkdir()), (os.strerror(errno.EISDIR),)),
@@ -87,6 +91,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], tuple]] = {
         changed(lambda file: (file.pop("photo"), file.create_group("photo"))),
         (REPLACE,),
     ),
+    "a box of three numbers": (with_box(np.zeros((6, 3))), ("box", REPLACE)),
+    "too few boxes": (with_box(np.zeros((5, 4))), ("box", REPLACE)),
+    "a box of no number": (with_box(np.full((6, 4), np.nan)), ("box", REPLACE)),
+    "a box of integers": (with_box(np.zeros((6, 4), int)), ("box", REPLACE)),
 }
 
 

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, Worker, WorkerPlugin
+import pytest
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
+from bilinear_cli.cluster import tasks
 from bilinear_cli.training import feature_transform
 from support.commands import environment
 
@@ -63,6 +65,22 @@ def _running(process: subprocess.Popen, file: Path) -> Iterator[subprocess.Popen
 def _start(*words: str | Path, **variables: str) -> subprocess.Popen:
     command = [sys.executable, *map(str, words)]
     return subprocess.Popen(command, env=environment(**variables), stderr=subprocess.DEVNULL)
+
+
+@contextmanager
+def thread_worker() -> Iterator[str]:
+    """Yield the address of a scheduler with one worker, which is a thread of this process.
+
+    The worker runs what a test has replaced in this process. A worker keeps files open until its
+    process ends, so this function closes them.
+    """
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
+    with ExitStack() as files, pytest.MonkeyPatch.context() as patch:
+        open_features = tasks.open_features
+        patch.setattr(tasks, "open_features", lambda x: files.enter_context(open_features(x)))
+        with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
+            yield cluster.scheduler_address
+        tasks._opened.cache_clear()
 
 
 def end(process: subprocess.Popen) -> None:

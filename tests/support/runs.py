@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bilinear_cli.photos.lists.manifest import manifest_csv
-from bilinear_cli.run import save_model
+from bilinear_cli.run import load_model, save_model
 from bilinear_cli.training.metrics import calibration, evaluate
 from bilinear_cli.training.model import Model, to_probabilities
+from bilinear_cli.training.novelty import Novelty
 from bilinear_cli.training.primal import Linear
 from support.commands import run_command
 from support.photos import make_photo
@@ -68,6 +70,16 @@ def make_run(
     text = json.dumps(metrics_of(scores, np.array(classes), root) | metrics)
     (folder / "metrics.json").write_text(text, encoding="utf-8")
     return folder
+
+
+def spread_novelty(run: Path, scores: np.ndarray) -> Novelty:
+    """Give a run 200 held-out photos, whose novelty spreads evenly over that of these scores."""
+    model = load_model(run)
+    assert model.novelty
+    values = model.novelty.score(scores)
+    novelty = replace(model.novelty, known=np.linspace(values.min(), values.max(), 200))
+    save_model(run / "model.npz", replace(model, novelty=novelty))
+    return novelty
 
 
 def random_scores(labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import keras
 import pytest
@@ -12,6 +12,8 @@ from keras.applications.vgg16 import preprocess_input  # noqa: F401
 
 from bilinear_cli.networks import applications, weights
 from bilinear_cli.networks.network import _weights
+
+_started = ExitStack()
 
 
 @contextmanager
@@ -44,3 +46,13 @@ def thin_networks(channels: int = 8) -> Iterator[pytest.MonkeyPatch]:
         _weights.cache_clear()
         yield patch
     _weights.cache_clear()
+
+
+def start_thin_networks() -> None:
+    """Do as `thin_networks`, until `end_thin_networks`: Dask's client calls both on workers."""
+    _started.enter_context(thin_networks())
+
+
+def end_thin_networks() -> None:
+    """Restore the original networks."""
+    _started.close()

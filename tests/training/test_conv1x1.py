@@ -150,12 +150,9 @@ def test_rows_of_small_weight_teach_it_little(
     monkeypatch.setattr(conv1x1, "LEARNING_RATE", 3e-3)
     is_wrong = np.arange(N) % 8 < 5
     targets = one_hot(np.where(is_wrong, (LABELS + 1) % 3, LABELS), 3)
-    options = TrainOptions("conv1x1", channels=4)
-    accuracies = []
-    for weight in (np.where(is_wrong, 0.01, 1), np.ones(N)):
-        model = fit_conv1x1(maps.__getitem__, (ALL, targets, weight), options, epochs=15)
-        accuracies.append((scores(model, maps).argmax(1) == LABELS).mean())
-    assert accuracies[0] > 0.8 > accuracies[1]
+    train = (ALL, targets, np.where(is_wrong, 0.01, 1))
+    model = fit_conv1x1(maps.__getitem__, train, TrainOptions("conv1x1", channels=4), epochs=15)
+    assert (scores(model, maps).argmax(1) == LABELS).mean() > 0.8  # though most targets are wrong
 
 
 def test_directions_span_the_strongest_channels_at_mean_square_one(maps: np.ndarray) -> None:

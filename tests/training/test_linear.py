@@ -157,6 +157,16 @@ def test_rows_of_zeros_and_equal_rows_leave_the_weights_finite(form: str, C: flo
     assert np.isfinite(model.intercept).all()
 
 
+def test_without_a_second_class_a_fit_ends_where_rounding_begins() -> None:
+    """As in a fold that lacks the other class: its intercept falls without end."""
+    x = 100 * make(16, 512)[0]
+    targets = targets_of("softmax", np.full(16, 1))[:, :2]
+    with np.errstate(invalid="raise", over="raise"):
+        model = fit_path(make_problem(x, "kernel"), "softmax", targets, [1e-3])
+    scores = model(x)
+    assert (scores[:, 1] - scores[:, 0] > 5).all()
+
+
 @LINEAR
 @ALL_FORMS
 def test_rows_with_weights_have_the_optimum_of_repeated_rows(

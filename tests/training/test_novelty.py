@@ -217,6 +217,25 @@ def test_a_run_keeps_its_novelty(tmp_path: Path) -> None:
             np.testing.assert_array_equal(result.rarity(scores), expected.rarity(scores))
 
 
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        *(("means", np.zeros((K, 2))), ("counts", np.zeros(3)), ("total", None)),
+        *(("within", np.full((K, K), np.nan)), ("known", np.array([1, np.nan]))),
+        *(("known", np.array([2.0, 1.0])), ("known", None), ("temperature", np.array(0.0))),
+    ],
+)
+def test_a_damaged_novelty_is_refused(name: str, array: np.ndarray | None, tmp_path: Path) -> None:
+    model = Model(Linear(np.eye(K), np.zeros(K)), None, [], np.array(list("abcdef")))
+    path, novelty = tmp_path / "model.npz", fit(*gaussian_scores(60))
+    save_model(path, replace(model, novelty=novelty))
+    with np.load(path) as arrays:
+        changed = {**arrays, f"novelty-{name}": array}
+    np.savez(path, **{key: x for key, x in changed.items() if x is not None})  # type: ignore[arg-type]
+    with raises(BilinearError, path):
+        load_model(tmp_path)
+
+
 def test_too_few_classes_or_photos_are_refused() -> None:
     with raises(BilinearError, 5, 4):
         evaluate_open_set(*training_data("ridge", keep=40, n_classes=4))

@@ -74,10 +74,9 @@ def expand_boxes(
     entries: list[tuple[int, Box]] = []
     for i, boxes in enumerate(found.boxes):
         whole = () if boxes or options.no_box == "skip" else (Box(0, 0, 0, 0),)
+        chosen = choose_boxes(boxes, options.box) or whole
         # the same box twice in a source is one box
-        distinct = {entry_key("", box[:4]): box for box in reversed(boxes)}
-        chosen = choose_boxes([*reversed(distinct.values())], options.box)
-        entries += [(i, box) for box in chosen or whole]
+        entries += [(i, box) for box in {entry_key("", box[:4]): box for box in chosen}.values()]
     return [i for i, _ in entries], [box for _, box in entries]
 
 

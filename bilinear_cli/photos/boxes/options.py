@@ -1,6 +1,7 @@
 """The options of crops, without the libraries that reading photos needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.recipe import MAX_MARGIN
@@ -21,6 +22,8 @@ class BoxOptions:
 
     def __post_init__(self) -> None:
         """Raise a UsageError if an option has no valid value."""
+        if not self.source:
+            raise UsageError("--boxes has no value: give a source of boxes")
         validate_choice("--box", self.box, CHOICES)
         validate_choice("--no-box", self.no_box, NO_BOX)
         for name, value, maximum in (
@@ -29,3 +32,18 @@ class BoxOptions:
         ):
             if not 0 <= value <= maximum:
                 raise UsageError(f"{name} {value:g} is not within 0 and {maximum:g}")
+
+
+def box_options(source: str | None, **options: Any) -> BoxOptions | None:
+    """Return the options of crops, or None without a source of boxes.
+
+    Raises:
+        UsageError: an option has no valid value, or it is not the default without a source.
+    """
+    if source is not None:
+        return BoxOptions(source, **options)
+    for field in fields(BoxOptions)[1:]:
+        if options.get(field.name, field.default) != field.default:
+            name = field.name.replace("_", "-")
+            raise UsageError(f"--{name} has no effect without --boxes. Remove it.")
+    return None

@@ -14,25 +14,9 @@ from bilinear_cli.photos.boxes.source import (
     make_box,
     validate_fractions,
 )
-from bilinear_cli.photos.lists.columns import NAMES
+from bilinear_cli.photos.lists.columns import CORNERS, NAMES, SIDES, box_columns
 from bilinear_cli.photos.lists.table import Table, excerpt, plain_name, read_table
 
-# Columns of corners, or of a corner, width and height. The first that are there are taken. Corners
-# stand first, because `width` and `height` beside them are those of the picture.
-CORNERS = (
-    ("xmin", "ymin", "xmax", "ymax"),
-    ("x1", "y1", "x2", "y2"),
-    ("left", "top", "right", "bottom"),
-)
-SIDES = (
-    ("bboxx", "bboxy", "bboxwidth", "bboxheight"),
-    ("bboxx", "bboxy", "bboxw", "bboxh"),
-    ("boxx", "boxy", "boxwidth", "boxheight"),
-    ("x", "y", "w", "h"),
-    ("left", "top", "width", "height"),
-    ("xmin", "ymin", "width", "height"),
-    ("x", "y", "width", "height"),
-)
 CONFIDENCES = ("confidence", "conf", "score")
 PATHS = ("path", *NAMES["path"].split())
 KNOWN = frozenset([*PATHS, *CONFIDENCES, *(name for names in CORNERS + SIDES for name in names)])
@@ -79,10 +63,11 @@ def _find_columns(table: Table) -> tuple[int, list[int], int | None, bool]:
     columns = [plain_name(name) for name in table.columns]
     files = [name for name in columns if name == "path"]
     files = files or [name for name in columns if name in PATHS]
-    box = next((names for names in CORNERS + SIDES if {*names} <= {*columns}), None)
+    box = box_columns(table)
     if not files or not box:
+        what = "column of paths" if box else "boxes"
         raise BilinearError(
-            f"{table.path} has no boxes: its first line should be path,x,y,width,height or "
+            f"{table.path} has no {what}: its first line should be path,x,y,width,height or "
             f"path,xmin,ymin,xmax,ymax, but is {excerpt(table.separator.join(table.columns))}"
         )
     if len(files) > 1:

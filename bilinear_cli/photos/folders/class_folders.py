@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bilinear_cli.errors import BilinearError, abbreviate
-from bilinear_cli.photos.folders.split_folders import find_split_folders
+from bilinear_cli.photos.folders.split_folders import find_split_folders, refuse_splits_in_classes
 from bilinear_cli.photos.folders.walk import SUFFIXES, Walk, only, readable, walk_photos
 from bilinear_cli.photos.lists.manifest import PhotoRecord
 
@@ -60,7 +60,8 @@ def read_class_folders(folder: Path, spec: str, class_level: int | None = None) 
     if not splits:
         _refuse_parent(folder, spec, in_classes)
     if class_level is None:
-        _warn_of_nesting(in_classes, spec)
+        refuse_splits_in_classes(walk.photos, spec)
+        _check_first_level(in_classes, spec)
     rows = _rows(in_classes, splits, level, spec)
     left_out = walk.left_out | _left_out_of_classes(walk, rows, splits, level)
     return ClassFolders(rows, _layout(rows, splits), left_out)
@@ -110,15 +111,20 @@ def _refuse_parent(folder: Path, spec: str, photos: Sequence[_Photo]) -> None:
         )
 
 
-def _warn_of_nesting(photos: Sequence[_Photo], spec: str) -> None:
-    """Warn if most class folders hold only folders."""
+def _check_first_level(photos: Sequence[_Photo], spec: str) -> None:
+    """Raise if the only class is `images`; warn if most class folders hold only folders."""
     classes = {photo.folders[0] for photo in photos}
+    if classes == {"images"}:
+        raise BilinearError(
+            f"{spec} has no class folders, but only images/, as sets for object detection do. List "
+            "path, label and split of its photos in a CSV file."
+        )
     flat = {photo.folders[0] for photo in photos if len(photo.folders) == 1}
     if 2 * len(flat) < len(classes):
         log.warning(
             "%s: most class folders hold only folders: %s. The classes are the folders of level 1. "
-            "Give --class-level N for another level, or --class-level 1 to confirm. If level 1 are "
-            "splits, rename them to train, val and test",
+            "Give --class-level N for another level, or --class-level 1 to confirm. If "
+            "those of level 1 are splits, rename them to train, val and test",
             spec,
             _describe_levels(photos),
         )

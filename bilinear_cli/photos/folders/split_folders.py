@@ -35,6 +35,19 @@ def find_split_folders(paths: Sequence[str], spec: str) -> dict[str, str]:
     return {}
 
 
+def refuse_splits_in_classes(paths: Sequence[str], spec: str) -> None:
+    """Raise if all folders in several first folders are splits, as in `robin/train/`."""
+    pairs = {tuple(path.split("/")[:2]) for path in paths if path.count("/") > 1}
+    first, names = ({pair[i] for pair in pairs} for i in range(2))
+    roles = {*map(split_role, names)}
+    if len(first) > 1 and len(roles) > 1 and "" not in roles:
+        raise BilinearError(
+            f"{spec} has {_list(sorted(names))} inside of {_list(sorted(first))}. Make train/ and "
+            "test/ the first folders, with the class folders in them. If they are no splits, give "
+            "--class-level 1."
+        )
+
+
 def _resolve(splits: Sequence[str], others: Sequence[str], spec: str) -> dict[str, str]:
     roles = Counter(map(split_role, splits))
     if twice := [name for name in splits if roles[split_role(name)] > 1]:
@@ -42,8 +55,9 @@ def _resolve(splits: Sequence[str], others: Sequence[str], spec: str) -> dict[st
     if [*roles] == ["train"] and others:
         below = Path(spec) / splits[0]
         raise BilinearError(
-            f"{spec} has {_list(others)} beside {splits[0]}/. If the classes are in {splits[0]}/, "
-            f"give --data {below}. If {splits[0]}/ is a class, rename it."
+            f"{spec} has {_list(others)} beside {splits[0]}/. If these are the test photos, rename "
+            f"them to test/. If all classes are in {splits[0]}/, give --data {below}. If "
+            f"{splits[0]}/ is a class, rename it."
         )
     if "train" not in roles:
         raise BilinearError(

@@ -20,6 +20,22 @@ NAMES = {
     "split": "subset partition set",
     "group": "groupid",
 }
+# Columns of corners, or of a corner, width and height. The first that are there are taken. Corners
+# stand first, because `width` and `height` beside them are those of the picture.
+CORNERS = (
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+    ("left", "top", "right", "bottom"),
+)
+SIDES = (
+    ("bboxx", "bboxy", "bboxwidth", "bboxheight"),
+    ("bboxx", "bboxy", "bboxw", "bboxh"),
+    ("boxx", "boxy", "boxwidth", "boxheight"),
+    ("x", "y", "w", "h"),
+    ("left", "top", "width", "height"),
+    ("xmin", "ymin", "width", "height"),
+    ("x", "y", "width", "height"),
+)
 KNOWN = frozenset([*NAMES, *" ".join(NAMES.values()).split()])
 # Photos of these belong together as a rule. They are not taken unasked, as they change the split.
 LIKE_GROUPS = (
@@ -54,6 +70,12 @@ def find_columns(table: Table, columns_of: Mapping[str, str]) -> dict[str, int]:
     if missing := [field for field in ("path", "label") if field not in found]:
         raise _incomplete(table, missing)
     return found
+
+
+def box_columns(table: Table) -> tuple[str, ...] | None:
+    """Return the plain names of the four columns that have boxes, or None."""
+    columns = {*map(plain_name, table.columns)}
+    return next((names for names in CORNERS + SIDES if {*names} <= columns), None)
 
 
 def log_columns(table: Table, found: Mapping[str, int]) -> None:
@@ -111,6 +133,7 @@ def _incomplete(table: Table, missing: Sequence[str]) -> BilinearError:
         )
     pairs = ",".join(f"{field}=COLUMN" for field in missing)
     return BilinearError(
-        f"{table.path} lacks the column {' and '.join(missing)}. Give --columns {pairs}, or write "
-        f"path,label[,split][,group] in its first line, which is: {line}"
+        f"{table.path} lacks the column{'s' * (len(missing) - 1)} {' and '.join(missing)}. Give "
+        f"--columns {pairs}, or write path,label[,split][,group] in its first line, which is: "
+        f"{line}"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bilinear_cli.errors import BilinearError, validate_choice
-from bilinear_cli.photos.lists.columns import KNOWN, find_columns, log_columns
+from bilinear_cli.photos.lists.columns import KNOWN, box_columns, find_columns, log_columns
 from bilinear_cli.photos.lists.lookup import Lookup
 from bilinear_cli.photos.lists.table import Row, Table, plain_name, read_table
 from bilinear_cli.photos.split_names import resolve_splits, split_role
@@ -48,8 +48,8 @@ def read_manifest(path: Path, columns_of: Mapping[str, str] | None = None) -> li
             `columns.find_columns`.
 
     Raises:
-        BilinearError: the file cannot be read, or a row does not have a new photo, a label, a
-            known split, and as many values as the first line.
+        BilinearError: the file cannot be read, or a row does not have a new photo (or another box
+            of one), a label, a known split, and as many values as the first line.
         UsageError: `columns_of` names an unknown field or column.
     """
     columns_of = columns_of or {}
@@ -105,6 +105,7 @@ def _split_of(table: Table, cells: Cells) -> dict[str, str]:
 
 def _records(table: Table, cells: Cells, split_of: Mapping[str, str]) -> list[PhotoRecord]:
     """Return the photos of the rows, each with a path relative to the folder of the list."""
+    has_boxes = box_columns(table) is not None  # a photo may have a row for each of its boxes
     lookup, missing = Lookup(table.path.parent.resolve()), []
     row_of: dict[str, tuple[Row, PhotoRecord]] = {}
     for row, cell in cells:
@@ -119,7 +120,7 @@ def _records(table: Table, cells: Cells, split_of: Mapping[str, str]) -> list[Ph
         split = split_of.get(cell.get("split", ""), "")
         record = PhotoRecord(path, cell["label"], split, cell.get("group", ""))
         first_row, first = row_of.setdefault(path, (row, record))
-        if first_row is not row:
+        if first_row is not row and not (has_boxes and record == first):
             label = f" as {first.label}" if first.label != record.label else ""
             reason = f"row {first_row.number} already lists {path}{label}: keep one row per photo"
             raise table.error(row, reason)

@@ -73,7 +73,14 @@ def read_table(path: Path, names: Collection[str]) -> Table:
     if line := SEPARATOR_LINE.match(text):
         text, separator = text[line.end() :], line[1]
     else:
-        separator = max(SEPARATORS, key=lambda separator: _rank(text, separator, names))
+        ranks = {separator: _rank(text, separator, names) for separator in SEPARATORS}
+        separator = max(ranks, key=ranks.__getitem__)
+        if ranks[separator][1] == 1:
+            header = excerpt(text.lstrip().splitlines()[0], 160)
+            raise BilinearError(
+                f"{path} has one column. Write path,label[,split][,group] in its first line, which "
+                f"is: {header}. Separate values by commas, semicolons, tabs or bars."
+            )
     rows = [row for row in _rows(path, text, separator) if any(row.values)]
     if not rows:
         raise BilinearError(f"{path} is empty: its first line should be path,label[,split][,group]")
