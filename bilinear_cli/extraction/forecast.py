@@ -10,7 +10,8 @@ from bilinear_cli.extraction.options import ExtractOptions, make_network, make_r
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.photos.photo_set import PhotoSet
-from bilinear_cli.photos.pixels.images import read_any, read_batches, stack_batch
+from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
+from bilinear_cli.photos.pixels.images import read_any
 from bilinear_cli.poolings.parameters import fits
 
 N_PHOTOS = 2

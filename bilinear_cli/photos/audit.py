@@ -20,7 +20,8 @@ from bilinear_cli.photos.photo_set import (
     is_unequal,
     stratified_group_split,
 )
-from bilinear_cli.photos.pixels.images import decode_photo, read_batches, read_bytes
+from bilinear_cli.photos.pixels.batches import read_batches
+from bilinear_cli.photos.pixels.images import decode_photo, read_bytes
 
 SIZE = 224  # pixels; photos are resized to this before they are hashed
 BATCH_SIZE = 64

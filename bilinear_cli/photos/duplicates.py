@@ -28,7 +28,9 @@ def load_imagehash() -> Any:
     try:
         import imagehash
     except ImportError as error:
-        raise BilinearError("for check install the extra: pip install '.[check]'") from error
+        raise BilinearError(
+            "for check install the extra: pip install 'bilinear-cli[check]'"
+        ) from error
     return imagehash
 
 

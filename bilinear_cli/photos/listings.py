@@ -91,7 +91,9 @@ def _open_dataset(name: str) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise BilinearError("for tfds:NAME install the extra: pip install '.[tfds]'") from error
+        raise BilinearError(
+            "for tfds:NAME install the extra: pip install 'bilinear-cli[tfds]'"
+        ) from error
     try:
         with redirect_stdout(sys.stderr):  # the library prints what it downloads
             builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))

@@ -19,7 +19,8 @@ from sklearn.preprocessing import normalize
 from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.photos.boxes.crops import Crop, make_crop
 from bilinear_cli.photos.lists.manifest import manifest_csv
-from bilinear_cli.photos.pixels.images import read_batches, read_photo
+from bilinear_cli.photos.pixels.batches import read_batches
+from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.recipe import parse_crop
 from bilinear_cli.report import plots
 from bilinear_cli.report.data import Predictions, ReportData, class_order

@@ -59,8 +59,8 @@ def render(runs: Sequence[Path], output_format: str) -> str:
         from bilinear_cli.report.page import render_html
     except ImportError as error:
         raise BilinearError(
-            f"an HTML page needs {error.name}, which is not installed: pip install '.[report]', or "
-            "give --format md"
+            f"an HTML page needs {error.name}, which is not installed: "
+            "pip install 'bilinear-cli[report]', or give --format md"
         ) from error
     return render_html(data)
 

@@ -1,52 +1,54 @@
 """A 1x1 convolution of maps, bilinear pooling and a softmax, trained end to end.
 
-The network that made the maps stays as it is. Its maps are read from the feature file in batches.
+The network that made the maps stays as it is. Its maps are kept in memory if they fit. Otherwise
+each epoch reads them from the feature file in batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
+from functools import partial
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import Progress, UsageError
-from bilinear_cli.poolings import triangle
+from bilinear_cli.machine import free_memory
 from bilinear_cli.poolings.parameters import principal_directions, sample_indices, second_moment
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.estimator import Estimator, TrainingData, Trials
 from bilinear_cli.training.feature_transform import FeatureTransform
-from bilinear_cli.training.mlp import train_network
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.pooling_network import Adam, Batch, PoolingNetwork, train_network
 from bilinear_cli.training.primal import Linear
+from bilinear_cli.training.projected_pooling import pool_projected
 from bilinear_cli.training.reducers import LocalReducer
 from bilinear_cli.training.tuning import Tuning
 
-ReadMaps = Callable[[np.ndarray], np.ndarray]
+ReadRows = Callable[[np.ndarray], np.ndarray]  # indices (n,) -> rows (n, ...)
 IndexedTargets = tuple[np.ndarray, ...]  # indices of rows, their targets, and any weights of them
 
 MAX_EPOCHS = 100
 PATIENCE = 6
 BATCH_SIZE = 32  # maps
 LEARNING_RATE = 1e-4
-KERNEL_NORM = 1 / 3  # of the kernel's columns in the network; with a smaller one they change faster
+KERNEL_NORM = 1 / 3  # of the kernel's columns in training; with a smaller one they change faster
 N_SAMPLED = 500  # maps from which the principal directions are computed
+MEMORY_FRACTION = 0.5  # of the free memory, that rows may take
 
 
 @dataclass(frozen=True)
 class StoredMaps:
-    """Maps of the training rows, which stay in the file; `indices` are their rows there."""
+    """Maps of the training rows; `indices` are their rows in the file."""
 
     file: FeatureFile
     spec: str
     indices: np.ndarray
+    read: ReadRows  # indices of training rows -> their maps, float16 or float32 (n, *map shape)
     progress: Progress | None
     solver: ClassVar[None] = None
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Return the maps of these training rows, float16 or float32 (n, *map shape)."""
-        return self.file.read(self.spec, self.indices[indices])
 
 
 class Conv1x1Estimator(Estimator):
@@ -55,7 +57,7 @@ class Conv1x1Estimator(Estimator):
     cross_validated = False
 
     def reduce(self, reducer: LocalReducer, n_classes: int, options: TrainOptions) -> StoredMaps:
-        """Check the maps of all training rows; training reads them in batches.
+        """Read the maps of all training rows, if they fit the memory.
 
         Raises:
             UsageError: the maps have fewer channels than the convolution.
@@ -67,9 +69,13 @@ class Conv1x1Estimator(Estimator):
                 f"--channels {options.channels} is too high: the maps have {transform.n_features} "
                 "channels"
             )
-        for _ in file.batches(transform.spec, reducer.indices, BATCH_SIZE):
-            pass  # an error during Keras's training would have a traceback of TensorFlow
-        return StoredMaps(file, transform.spec, reducer.indices, reducer.progress)
+        spec, indices = transform.spec, reducer.indices
+        read = in_memory(
+            lambda rows: file.read(spec, indices[rows]),
+            np.arange(len(indices)),
+            file.row_dtype(spec),
+        )
+        return StoredMaps(file, spec, indices, read, reducer.progress)
 
     def trials(
         self, data: TrainingData, val_folds: Sequence[np.ndarray], smoothing: float
@@ -108,8 +114,9 @@ def _fit(data: TrainingData, train: IndexedTargets, **kwargs: Any) -> tuple[Mode
     return Model(head, None, [transform], data.rows.class_names), epochs
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # see pooling_network.py
 def fit_conv1x1(
-    read: ReadMaps,
+    read: ReadRows,
     train: IndexedTargets,
     options: TrainOptions,
     *,
@@ -131,37 +138,29 @@ def fit_conv1x1(
     Returns:
         The kernel (maps' channels, channels), the output layer, the epochs of their training.
     """
-    import keras
-
-    (indices, targets, *_), epochs = train, epochs or MAX_EPOCHS
-    keras.utils.set_random_seed(options.seed)
+    (indices, targets, *_), n_epochs = train, epochs or MAX_EPOCHS
     initial = initial_kernel(read, indices, options.channels, options.seed)
-    # Pooling ignores the scale of the kernel, but the steps of Adam do not. So all weights of the
-    # network have the same scale, whatever the unit of the maps: the maps are scaled instead.
+    # Pooling ignores the scale of the kernel, but the steps of Adam do not. So all parameters of
+    # the network have the same scale, whatever the unit of the maps.
     unit = np.float32(KERNEL_NORM / (np.linalg.norm(initial, axis=0).mean() or 1))
-    shape, n_classes = read(indices[:1]).shape[1:], targets.shape[1]
-    network = build_network(shape, initial * unit, float(1 / unit), n_classes, options.frozen)
-    report = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: progress and progress(epoch + 1, epochs),
-        on_train_end=lambda logs: progress and progress(epochs, epochs),
-    )
+    network = PoolingNetwork(initial * unit, targets.shape[1], options.frozen)
+    if options.frozen:
+        used = np.concatenate([indices, validation_data[0]]) if validation_data else indices
+        read = in_memory(partial(_pooled, read, initial), used, np.dtype(np.float32))
+    rng = np.random.default_rng(options.seed)
+    rng.permutation(len(indices))  # dropped, so that each epoch has the order of version 0.1.0
     best_epoch = train_network(
-        network,
-        LEARNING_RATE,
-        epochs,
+        Adam(network, LEARNING_RATE),
+        partial(_batches, read, train, rng),
+        partial(_batches, read, validation_data) if validation_data else None,
+        n_epochs,
         PATIENCE,
-        report,
-        x=_batches(read, train, options.seed),
-        validation_data=_batches(read, validation_data, None) if validation_data else None,
-        shuffle=False,  # the batches are shuffled already
+        progress,
     )
-    pooling, rescaling, head = network.layers[-3:]
-    kernel = initial if options.frozen else pooling.get_weights()[0][0, 0] / unit
-    weights, intercept = head.get_weights()
-    return kernel, Linear(weights * rescaling.scale, intercept), best_epoch
+    return initial if options.frozen else network.kernel / unit, network.output_layer(), best_epoch
 
 
-def initial_kernel(read: ReadMaps, indices: np.ndarray, channels: int, seed: int) -> np.ndarray:
+def initial_kernel(read: ReadRows, indices: np.ndarray, channels: int, seed: int) -> np.ndarray:
     """Return rotated principal directions, float32 (maps' channels, channels), of a sample."""
     sample = sample_indices(indices, N_SAMPLED, seed)
     batches = (
@@ -170,50 +169,30 @@ def initial_kernel(read: ReadMaps, indices: np.ndarray, channels: int, seed: int
     return principal_directions(second_moment(batches), channels)
 
 
-def build_network(
-    shape: tuple[int, ...], kernel: np.ndarray, factor: float, n_classes: int, frozen: bool
-) -> Any:
-    """Return the network: maps times `factor` -> kernel -> pooling -> a softmax of zeros."""
-    import keras
-
-    from bilinear_cli.layers import BilinearPooling
-
-    scale = np.float32(np.sqrt(triangle.n_entries(kernel.shape[1])))
-    pooling = BilinearPooling(channels=kernel.shape[1], trainable=not frozen, name="features")
-    network = keras.Sequential(
-        [
-            keras.layers.Input(shape),
-            keras.layers.Rescaling(factor),
-            pooling,
-            keras.layers.Rescaling(scale),  # features of mean square one, for Adam
-            keras.layers.Dense(n_classes, kernel_initializer="zeros", name="head"),
-        ]
-    )
-    pooling.set_weights([kernel[None, None]])
-    return network
+def in_memory(read: ReadRows, indices: np.ndarray, dtype: np.dtype) -> ReadRows:
+    """Return a function that returns these rows from memory; or `read`, if they do not fit."""
+    shape = (int(indices.max()) + 1, *read(indices[:1]).shape[1:])
+    if prod(shape) * dtype.itemsize > MEMORY_FRACTION * free_memory():
+        return read
+    rows = np.empty(shape, dtype)
+    for start in range(0, len(indices), BATCH_SIZE):
+        batch = indices[start : start + BATCH_SIZE]
+        rows[batch] = read(batch)
+    return rows.__getitem__
 
 
-def _batches(read: ReadMaps, rows: IndexedTargets, seed: int | None) -> Any:
-    """Return a Keras dataset of rows, shuffled before each epoch unless seed is None."""
-    import keras
+def _pooled(read: ReadRows, kernel: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Return the features of rows, which do not change if the kernel does not."""
+    return pool_projected(read(indices), kernel).features
 
+
+def _batches(
+    read: ReadRows, rows: IndexedTargets, rng: np.random.Generator | None = None
+) -> Iterator[Batch]:
+    """Yield rows, their targets, and any weights in batches, shuffled if `rng` is given."""
     indices, *arrays = rows
-
-    class Batches(keras.utils.PyDataset):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rng = np.random.default_rng(seed)
-            self.on_epoch_end()
-
-        def __len__(self) -> int:
-            return ceil(len(indices) / BATCH_SIZE)
-
-        def __getitem__(self, i: int) -> tuple[np.ndarray, ...]:
-            batch = self.order[i * BATCH_SIZE : (i + 1) * BATCH_SIZE]
-            return read(indices[batch]), *(array[batch] for array in arrays)
-
-        def on_epoch_end(self) -> None:
-            n = len(indices)
-            self.order = np.arange(n) if seed is None else self.rng.permutation(n)
-
-    return Batches()
+    n = len(indices)
+    order = rng.permutation(n) if rng else np.arange(n)
+    for start in range(0, n, BATCH_SIZE):
+        batch = order[start : start + BATCH_SIZE]
+        yield read(indices[batch]), *(array[batch] for array in arrays)

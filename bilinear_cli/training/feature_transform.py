@@ -16,9 +16,9 @@ from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import NORMALIZE
+from bilinear_cli.training.projected_pooling import pool_projected
 
 BLOCK_BYTES = 1 << 26
-MIN_NORM = 1e-6  # as in `l2_normalize` of `poolings/functions.py`
 
 Block = tuple[slice, np.ndarray]  # rows or columns, and their values, float32
 
@@ -64,7 +64,7 @@ class FeatureTransform:
         The rows may be overwritten.
         """
         x = x.astype(np.float32, copy=False)
-        x = x if self.kernel is None else pool_projected(x, self.kernel)
+        x = x if self.kernel is None else pool_projected(x, self.kernel).features
         x = x if self.columns is None else x[:, self.columns]
         return self.normalized(x, slice(0, self.n_features), self.norms([x]))
 
@@ -217,21 +217,6 @@ def transform_rows(
     """
     features = [transform.transform(rows[transform.spec]) for transform in transforms]
     return features[0] if len(features) == 1 else np.hstack(features)
-
-
-def pool_projected(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Return projected maps, bilinearly pooled and normalised as `conv1x1.py` does in TensorFlow.
-
-    Maps float (n, height, width, d) and a kernel float32 (d, c) give float32 (n, c (c + 1) / 2),
-    see `triangle.py`.
-    """
-    x = maps.astype(np.float32, copy=False).reshape(len(maps), -1, maps.shape[-1]) @ kernel
-    rows, columns = np.triu_indices(kernel.shape[1])
-    packed = (np.swapaxes(x, 1, 2) @ x)[:, rows, columns]
-    packed = np.sign(packed) * np.sqrt(np.abs(packed))
-    packed *= triangle.scale(kernel.shape[1]).astype(np.float32)
-    norms = np.linalg.norm(packed, axis=1, keepdims=True)
-    return packed / np.maximum(norms, np.float32(MIN_NORM))
 
 
 def _stored(

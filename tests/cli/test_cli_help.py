@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def test_info_imports_neither_tensorflow_nor_sklearn(features: Path) -> None:
 def test_the_installed_script_prints_the_version() -> None:
     script = shutil.which("bilinear", path=Path(sys.executable).parent)
     process = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
-    assert process.stdout == "0.1.0\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert process.stdout == f"{project['version']}\n"
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))

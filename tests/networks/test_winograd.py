@@ -225,7 +225,7 @@ def test_a_gpu_that_is_found_later_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_missing_ncnn_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ncnn", None)
-    with raises(BilinearError, "ncnn", "missing", ".[fast]", "--engine tensorflow"):
+    with raises(BilinearError, "ncnn", "missing", "bilinear-cli[fast]", "--engine tensorflow"):
         check_ncnn("vgg16", "float32")
 
 
@@ -246,5 +246,7 @@ def test_a_wheel_that_cannot_be_loaded_is_one_line(
     monkeypatch.delitem(sys.modules, "ncnn", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Mock(find_spec=find_spec), *sys.meta_path])
     reason = str(error).splitlines()[0]
-    with raises(BilinearError, "ncnn", reason, "--upgrade", ".[fast]", "--engine tensorflow"):
+    with raises(
+        BilinearError, "ncnn", reason, "--upgrade", "bilinear-cli[fast]", "--engine tensorflow"
+    ):
         check_ncnn("vgg16", "float32")

@@ -376,7 +376,7 @@ def test_without_the_library_the_extra_is_named(
     birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "imagehash", None)
-    assert_error(check("--data", birds, code=1), ".[check]")
+    assert_error(check("--data", birds, code=1), "bilinear-cli[check]")
 
 
 def test_groups_of_the_set_are_kept(birds: Path, tmp_path: Path, manifest: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_camera_raw_file_is_never_read_as_its_thumbnail(
     with raises(BadPhotoError, "camera raw", "LibRaw"):
         decode(data, suffix)
     monkeypatch.setitem(sys.modules, "rawpy", None)
-    with raises(BadPhotoError, "camera raw", ".[raw]"):
+    with raises(BadPhotoError, "camera raw", "bilinear-cli[raw]"):
         decode(data, suffix)
 
 
@@ -178,7 +178,7 @@ def test_what_a_file_is_instead_of_a_photo_is_named(data: bytes, name: str) -> N
 def test_formats_without_their_reader_are_named_with_what_to_install(
     suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos = {".[heic]": heic(GREEN), "Pillow": encoded("AVIF", GREEN)}
+    photos = {"bilinear-cli[heic]": heic(GREEN), "Pillow": encoded("AVIF", GREEN)}
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.delitem(Image.OPEN, "HEIF")
     monkeypatch.setattr(features, "check", lambda name: False)

@@ -19,7 +19,8 @@ from support.errors import raises
 from support.photos import make_photo
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
-from bilinear_cli.photos.pixels.images import BATCHES_AHEAD, read_any, read_batches, read_photo
+from bilinear_cli.photos.pixels.batches import BATCHES_AHEAD, read_batches
+from bilinear_cli.photos.pixels.images import read_any, read_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)

@@ -190,5 +190,5 @@ def test_photos_without_a_label_are_refused_and_nothing_is_left(
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with raises(BilinearError, ".[tfds]"):
+    with raises(BilinearError, "bilinear-cli[tfds]"):
         load_photo_set("tfds:tiny_birds")

@@ -105,5 +105,5 @@ def test_a_missing_package_is_named(
         monkeypatch.delattr(f"bilinear_cli.report.{name}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     result = run_command("report", run, "-o", tmp_path / "x.html", code=1)
-    error_line(result, package, "pip install '.[report]'", "--format md")
+    error_line(result, package, "pip install 'bilinear-cli[report]'", "--format md")
     assert not (tmp_path / "x.html").exists()

@@ -1,6 +1,7 @@
 """Tests of the conv1x1: a projection that is trained together with pooling and softmax."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,11 @@ import pytest
 
 from bilinear_cli.training import conv1x1
 from bilinear_cli.training.conv1x1 import fit_conv1x1, initial_kernel
-from bilinear_cli.training.feature_transform import pool_projected
 from bilinear_cli.training.losses import one_hot
 from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.pooling_network import Adam, PoolingNetwork, train_network
 from bilinear_cli.training.primal import Linear
-
-pytestmark = pytest.mark.slow  # Keras trains
+from bilinear_cli.training.projected_pooling import pool_projected
 
 N, SIDE, DEPTH = 48, 3, 8
 LABELS = np.arange(N) % 3
@@ -22,7 +22,6 @@ ALL = np.arange(N)
 VAL, TRAIN = np.split(ALL, [12])
 
 Conv1x1 = tuple[np.ndarray, Linear, int]  # the kernel, the output layer, the epochs
-Fitted = tuple[Conv1x1, Any]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,51 +59,70 @@ def directions(maps: np.ndarray, indices: np.ndarray = ALL) -> np.ndarray:
 
 def scores(model: Conv1x1, maps: np.ndarray) -> np.ndarray:
     kernel, head, _ = model
-    return head(pool_projected(maps, kernel))
+    return head(pool_projected(maps, kernel).features)
 
 
 @pytest.fixture(scope="module")
-def fitted(maps: np.ndarray) -> dict[bool, Fitted]:
-    """Return, for frozen or not, the fit and the scores of the Keras network that was trained."""
-    result, networks, build = {}, [], conv1x1.build_network
-
-    def recorded(*arguments: Any) -> Any:
-        networks.append(build(*arguments))
-        return networks[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv1x1, "build_network", recorded)
-        for frozen in (False, True):
-            model = fit(maps, frozen=frozen)
-            result[frozen] = model, np.asarray(networks[-1](maps))
-    return result
+def fitted(maps: np.ndarray) -> dict[bool, Conv1x1]:
+    """Return the fit for frozen or not."""
+    return {frozen: fit(maps, frozen=frozen) for frozen in (False, True)}
 
 
 def test_it_learns_the_pairs_of_active_channels(
-    maps: np.ndarray, fitted: dict[bool, Fitted]
+    maps: np.ndarray, fitted: dict[bool, Conv1x1]
 ) -> None:
-    model, _ = fitted[False]
-    assert (scores(model, maps).argmax(1) == LABELS).mean() > 0.9
+    assert (scores(fitted[False], maps).argmax(1) == LABELS).mean() > 0.9
     means = maps.mean(axis=(1, 2))
     spread = means[:, :4].std(axis=0).max()
     assert np.abs([means[k == LABELS].mean(0) - means.mean(0) for k in range(3)]).max() < spread
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_scores_without_tensorflow_are_those_of_the_trained_network(
-    maps: np.ndarray, fitted: dict[bool, Fitted], frozen: bool
+def test_a_frozen_kernel_stays_and_another_changes(
+    maps: np.ndarray, fitted: dict[bool, Conv1x1]
 ) -> None:
-    model, expected = fitted[frozen]
-    assert np.abs(expected).max() > 0.05
-    np.testing.assert_allclose(scores(model, maps), expected, atol=1e-4)
-    norms = np.linalg.norm(pool_projected(maps, model[0]), axis=1)
-    np.testing.assert_allclose(norms, 1, rtol=1e-5)
+    for frozen, (kernel, _, _) in fitted.items():
+        assert np.array_equal(kernel, directions(maps)) == frozen
+        norms = np.linalg.norm(pool_projected(maps, kernel).features, axis=1)
+        np.testing.assert_allclose(norms, 1, rtol=1e-5)
+
+
+@pytest.mark.slow  # Keras
+@pytest.mark.parametrize("weighted", [False, True])
+def test_steps_are_those_of_the_layer_in_keras(maps: np.ndarray, weighted: bool) -> None:
+    import keras
+
+    from bilinear_cli.layers import BilinearPooling
+
+    kernel = directions(maps)
+    x, weight = maps[:11].copy(), [np.linspace(0.1, 2, 11, dtype=np.float32)] * weighted
+    x[5] = 0
+    network = PoolingNetwork(kernel.copy(), 3, False)
+    adam = Adam(network, 0.01)
+    keras.utils.set_random_seed(0)
+    reference = keras.Sequential(
+        [
+            keras.layers.Input(maps.shape[1:]),
+            BilinearPooling(channels=4),
+            keras.layers.Rescaling(network.scale),
+            keras.layers.Dense(3, kernel_initializer="zeros"),
+        ]
+    )
+    reference.layers[0].set_weights([kernel[None, None]])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    reference.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
+    batches = partial(iter, [(x, TARGETS[:11], *weight)])
+    train_network(adam, batches, None, 3, 1)
+    for _ in range(3):
+        reference.train_on_batch(x, TARGETS[:11], *weight)
+    expected_kernel, *head = reference.get_weights()
+    for value, expected in zip(network.parameters, [*head, expected_kernel[0, 0]], strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-4)
 
 
 def test_a_seed_reproduces_a_fit_and_another_seed_does_not(
-    maps: np.ndarray, fitted: dict[bool, Fitted]
+    maps: np.ndarray, fitted: dict[bool, Conv1x1]
 ) -> None:
-    kernel, expected, _ = fitted[False][0]
+    kernel, expected, _ = fitted[False]
     same_kernel, same, _ = fit(maps)
     _, different, _ = fit(maps, seed=1)
     np.testing.assert_array_equal(expected.weights, same.weights)
@@ -113,17 +131,12 @@ def test_a_seed_reproduces_a_fit_and_another_seed_does_not(
 
 
 def test_maps_of_zeros_have_finite_features_and_gradients(maps: np.ndarray) -> None:
-    import tensorflow as tf
-
-    kernel = directions(maps)
+    network = PoolingNetwork(directions(maps), 3, False)
+    network.head.weights[...] = 1
     zeros = np.zeros((2, SIDE, SIDE, DEPTH), np.float32)
-    assert not pool_projected(zeros, kernel).any()
-    network = conv1x1.build_network(maps.shape[1:], kernel, 1.0, 3, False)
-    network.layers[-1].set_weights([np.ones((10, 3), np.float32), np.zeros(3, np.float32)])
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(network(zeros))
-    for gradient in tape.gradient(loss, network.trainable_variables):
-        assert np.isfinite(gradient.numpy()).all()
+    assert not pool_projected(zeros, network.kernel).features.any()
+    for gradient in network.gradients(zeros, TARGETS[:2]):
+        assert np.isfinite(gradient).all()
 
 
 def test_it_goes_back_to_the_epoch_that_was_best(
@@ -167,9 +180,12 @@ def test_directions_span_the_strongest_channels_at_mean_square_one(maps: np.ndar
     assert np.square(residual).sum() < 0.02 * np.square(x).sum()
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("free", [0, 1 << 30])
 def test_maps_are_read_in_batches_and_the_projection_ignores_validation_rows(
-    maps: np.ndarray,
+    maps: np.ndarray, frozen: bool, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(conv1x1, "free_memory", lambda: free)
     changed = maps.copy()
     changed[VAL] *= 100
     calls: list[np.ndarray] = []
@@ -178,11 +194,22 @@ def test_maps_are_read_in_batches_and_the_projection_ignores_validation_rows(
         calls.append(indices)
         return changed[indices]
 
-    options = TrainOptions("conv1x1", channels=4, frozen=True)
+    assert np.array_equal(initial_kernel(read, TRAIN, 4, 0), directions(maps, TRAIN))
+    calls.clear()
+    options = TrainOptions("conv1x1", channels=4, frozen=frozen)
     train, val = (TRAIN, TARGETS[TRAIN]), (VAL, TARGETS[VAL])
-    kernel, *_ = fit_conv1x1(read, train, options, epochs=2, validation_data=val)
-    np.testing.assert_array_equal(kernel, directions(maps, TRAIN))
+    fit_conv1x1(read, train, options, epochs=3, validation_data=val)
     assert max(len(indices) for indices in calls) == 16
     n_reads = np.bincount(np.concatenate(calls), minlength=N)
-    assert (n_reads[VAL] >= 2).all()  # once in each epoch
-    assert (n_reads[TRAIN] >= 3).all()  # and once for the directions
+    pooled_once = frozen and free
+    assert (n_reads[VAL] < 3).all() == bool(pooled_once)
+    assert (n_reads[TRAIN] < 4).all() == bool(pooled_once)  # and once for the directions
+
+
+def test_rows_in_memory_are_those_of_the_file(
+    maps: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = conv1x1.in_memory(maps.__getitem__, VAL, maps.dtype)
+    np.testing.assert_array_equal(read(VAL[::-1]), maps[VAL[::-1]])
+    monkeypatch.setattr(conv1x1, "free_memory", lambda: 2 * maps[VAL].nbytes - 2)
+    assert conv1x1.in_memory(maps.__getitem__, VAL, maps.dtype) == maps.__getitem__

@@ -13,7 +13,10 @@ BRANDS = {
 # Format -> its name, and what to do where it cannot be read
 MISSING = {
     "AVIF": ("an AVIF picture", "This Pillow was built without AVIF. Install Pillow from PyPI"),
-    "HEIF": ("a HEIC picture", "Install its reader, pip install '.[heic]', or save it as JPEG"),
+    "HEIF": (
+        "a HEIC picture",
+        "Install its reader, pip install 'bilinear-cli[heic]', or save it as JPEG",
+    ),
     "JXL": ("a JPEG XL picture", f"This Pillow cannot read it. {SAVE}"),
 }
 # How a file begins -> its format

@@ -1,19 +1,15 @@
-"""A photo -> RGB uint8 pixels of a given size; batches of photos, read ahead in threads."""
+"""A photo -> RGB uint8 pixels of a given size."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line
-from bilinear_cli.machine import n_cpus
 from bilinear_cli.photos.boxes.crops import Crop, crop_upright, upright_size
 from bilinear_cli.photos.pixels.depth import declared_depth, scale_grey
 from bilinear_cli.photos.pixels.formats import open_photo
@@ -21,10 +17,6 @@ from bilinear_cli.photos.pixels.notes import Note
 from bilinear_cli.photos.pixels.profiles import to_srgb
 from bilinear_cli.recipe import SRGB, ProcessorResize, parse_processor_resize
 
-T = TypeVar("T")
-P = TypeVar("P")
-
-BATCHES_AHEAD = 2
 RESIZERS: dict[str, Callable[..., Image.Image]] = {
     "squash": Image.Image.resize,
     "crop": ImageOps.fit,
@@ -241,44 +233,3 @@ def _rgb(image: Image.Image, colours: str) -> tuple[Image.Image, list[Note]]:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB"), notes
-
-
-def stack_batch(
-    batch: Sequence[DecodedPhoto | BadPhotoError], sizes: Sequence[int], batch_size: int
-) -> dict[int, np.ndarray]:
-    """Return size -> uint8 (batch_size, size, size, 3); bad and missing photos are black."""
-    arrays = {size: np.zeros((batch_size, size, size, 3), np.uint8) for size in sizes}
-    for i, photo in enumerate(batch):
-        if not isinstance(photo, BadPhotoError):
-            for array, pixels in zip(arrays.values(), photo.pixels, strict=True):
-                array[i] = pixels
-    return arrays
-
-
-def read_batches(
-    items: Iterable[T], batch_size: int, read: Callable[[T], P]
-) -> Iterator[list[P | BadPhotoError]]:
-    """Call `read` in threads, for the items of two batches ahead.
-
-    Yields:
-        For each of `batch_size` items (of fewer at the end) the result, or its BadPhotoError.
-    """
-
-    def attempt(item: T) -> P | BadPhotoError:
-        try:
-            return read(item)
-        except BadPhotoError as error:
-            return error
-
-    pool = ThreadPoolExecutor(n_cpus())
-    try:
-        pending: deque[list[Future]] = deque()
-        iterator = iter(items)
-        while batch := [*islice(iterator, batch_size)]:
-            pending.append([pool.submit(attempt, item) for item in batch])
-            if len(pending) > BATCHES_AHEAD:
-                yield [future.result() for future in pending.popleft()]
-        for futures in pending:
-            yield [future.result() for future in futures]
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -61,8 +61,8 @@ def develop(data: bytes, min_side: int | None) -> tuple[Image.Image, tuple[int, 
         import rawpy
     except ImportError as error:
         raise ValueError(
-            "it is a camera raw file. Install the reader, pip install '.[raw]', or save the photo "
-            "as JPEG"
+            "it is a camera raw file. Install the reader, pip install 'bilinear-cli[raw]', or save "
+            "the photo as JPEG"
         ) from error
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
