@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import nbclient
 import nbformat
 import numpy as np
 import pytest
+from support.boxes import megadetector_file
 from support.commands import BILINEAR, ROOT, environment, run_command, set_quick_options
+from support.network import use_untrained_networks
 from support.photos import class_folders, make_photo, use_small_sample
 from support.thin_network import thin_networks
 
 from bilinear_cli.cli import cli
-from bilinear_cli.training import conv1x1
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = {path.stem: path.read_text("utf-8") for path in [*ROOT.glob("*.md"), *DOCS]}
@@ -61,17 +63,17 @@ def test_the_options_of_commands_exist(page: str) -> None:
 
 def parse(command: click.Command, words: list[str]) -> tuple[dict, list[str], list]:
     """Return options, arguments and order; raise if an option does not exist."""
-    context = click.Context(command, **command.context_settings, **cli.context_settings)
+    context = click.Context(command, **cli.context_settings)
     return command.make_parser(context).parse_args(words)
 
 
 @pytest.fixture
 def thin_commands(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """Let commands run in an empty folder, with a thin network and little tuning."""
+    """Let commands run in an empty folder, with a thin network and little training."""
     with thin_networks(CHANNELS) as patch:
         patch.chdir(tmp_path)
         set_quick_options(patch, batch_size=4)
-        patch.setattr(conv1x1, "PATIENCE", 1)
+        use_untrained_networks(patch)
         yield patch
 
 
@@ -89,6 +91,8 @@ def prepare_photos() -> None:
     rows = [f"{path.parent.name}/{path.name},{path.parent.name}" for path in Path().rglob("*.png")]
     Path("photos/corrected.csv").write_text("\n".join(["path,label", *rows]))
     Path("photos.csv").write_text("\n".join(["path,label", *(f"photos/{row}" for row in rows)]))
+    boxes = [("1", 0.9, (0.1, 0.1, 0.8, 0.8))]
+    megadetector_file(Path("md.json"), {row.split(",")[0]: boxes for row in rows})
     for name in ("wren", "yellow-billed-cuckoo"):
         make_photo(Path(f"new/{name}.jpg"), seed=99)
 
@@ -134,6 +138,17 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     process = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert "BilinearPooling" in (tmp_path / "site" / "api.html").read_text("utf-8")
+
+
+def test_a_renewed_table_replaces_the_one_of_before() -> None:
+    renewed = runpy.run_path(str(ROOT / "docs" / "tables.py"))["renewed"]
+    comparison = "sample\n| pooling |\n| - |\n| max |\n\n| another table |\n"
+    before, after = (
+        {*page.splitlines()} for page in (TEXTS["choosing"], renewed(TEXTS["choosing"], comparison))
+    )
+    assert {"| pooling |", "| max |"} < after - before
+    assert [line for line in before - after if not line.startswith(("| ", "*Measured"))] == []
+    assert "| another table |" not in after
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
