@@ -65,8 +65,9 @@ install: .venv/installed  ## Create .venv with pinned packages, this package and
 	$(BIN)/bilinear weights
 	@touch .venv/reproduce-installed $@
 
+# Python compiles the modules that are imported. To compile all would take half of the time.
 packages:  # install into an existing environment: .venv, or VENV=path
-	$(VENV)/bin/python -m pip install --quiet --constraint $(PINS) --editable '.[$(EXTRAS)]'
+	$(VENV)/bin/python -m pip install --quiet --no-compile --constraint $(PINS) --editable '.[$(EXTRAS)]'
 
 lint: install  ## Check format, style, types and import layers
 	$(BIN)/ruff format --check .
