@@ -152,7 +152,8 @@ pins:  ## Update configs/pins.txt from pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --extra $(subst $(comma), --extra ,$(EXTRAS)) --extra bench \
+	  --no-emit-trusted-host --unsafe-package bilinear-cli \
+	  --unsafe-package pip --unsafe-package setuptools --extra $(subst $(comma), --extra ,$(EXTRAS)) --extra bench \
 	  --output-file $(PINS) pyproject.toml
 
 clean:  ## Remove .venv and tool caches; keep features/ and runs/
