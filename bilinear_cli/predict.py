@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, tee
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +243,8 @@ def check_unknown(run: Path, max_rarity: float) -> None:
     if max_rarity < 1 / (1 + n_known):
         log.warning(
             "--unknown %g names no photo unknown: %s compares photos with %d others, so none is "
-            "rarer than 1 in %d. Give a larger number, such as 0.05, or train on more photos.",
-            *(max_rarity, run, n_known, 1 + n_known),
+            "rarer than 1 in %d. Give %.2f or more, or train on more photos.",
+            *(max_rarity, run, n_known, 1 + n_known, ceil(100 / (1 + n_known)) / 100),
         )
 
 

@@ -29,7 +29,7 @@ def test_random_vgg16_from_photos_to_an_exported_model(few_birds: Path) -> None:
     Path("x.h5").unlink()
     run = "runs/x-bilinear-softmax"
     line = run_command("predict", run, few_birds / "wren" / "0.png").stdout
-    assert len(line.split("\t")) == 3
+    assert len(line.split("\t")) == 4
     result = run_command("export", run, "birds.keras")
     assert result.stdout == "birds.keras\n"
     assert_names(result.stderr.strip(), "RGB", 255, 32, "squash")
@@ -48,7 +48,7 @@ def test_another_network_and_layer(few_birds: Path) -> None:
     (result,) = json.loads(run_command("train", "--features", "y.h5", "--json").stdout)["results"]
     assert result["n_features"] == 128 * 129 // 2
     line = run_command("predict", result["run"], few_birds / "wren" / "0.png").stdout
-    assert len(line.split("\t")) == 3
+    assert len(line.split("\t")) == 4
 
 
 @pytest.mark.weights

@@ -132,6 +132,6 @@ def test_a_run_names_photos_without_its_feature_file(
     stdout = run_command("predict", result["run"], *(birds / path for path in paths)).stdout
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     expected = -np.sort(-powers / powers.sum(axis=1, keepdims=True), axis=1)
-    lines = [line.split("\t")[1:] for line in stdout.splitlines()]
+    lines = [line.split("\t")[1:-1] for line in stdout.splitlines()]
     probabilities = [[float(name.split()[-1]) for name in names] for names in lines]
     np.testing.assert_allclose(probabilities, expected, atol=2e-3)
