@@ -17,10 +17,14 @@ START, END = "<!-- table of the sample, by `make tables` -->", "<!-- end -->"
 
 
 def cpu_name() -> str:
-    """Return the name of the processor."""
+    """Return the name of the processor, and which of its instructions matter here."""
     info = Path("/proc/cpuinfo")
-    match = info.exists() and re.search(r"model name\s*: (.*)", info.read_text())
-    return match[1] if match else platform.processor()
+    if not info.exists():  # not Linux
+        return platform.processor()
+    text = info.read_text()
+    name = re.search(r"model name\s*: (.*)", text)
+    flags = {*re.findall(r"\b(?:avx2|avx512_bf16|amx_bf16)\b", text)}
+    return f"{name[1] if name else platform.machine()} ({', '.join(sorted(flags))})"
 
 
 def renewed(page: str, comparison: str) -> str:

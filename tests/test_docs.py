@@ -8,6 +8,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +150,12 @@ def test_a_renewed_table_replaces_the_one_of_before() -> None:
     assert {"| pooling |", "| max |"} < after - before
     assert [line for line in before - after if not line.startswith(("| ", "*Measured"))] == []
     assert "| another table |" not in after
+
+
+def test_the_page_on_installation_lists_all_extras() -> None:
+    table = re.findall(r"^\| (`.*?) \|", TEXTS["install"], re.M)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {*re.findall(r"`(\w+)`", str(table))} == {*extras["optional-dependencies"]}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
