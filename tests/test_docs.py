@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import runpy
 import shlex
@@ -14,12 +13,10 @@ from pathlib import Path
 
 import click
 import keras
-import nbclient
-import nbformat
 import numpy as np
 import pytest
 from support.boxes import megadetector_file
-from support.commands import BILINEAR, ROOT, environment, run_command, set_quick_options
+from support.commands import ROOT, run_command, set_quick_options
 from support.network import use_untrained_networks
 from support.photos import class_folders, make_photo, use_small_sample
 from support.thin_network import thin_networks
@@ -132,15 +129,6 @@ def test_every_command_of_these_pages_is_run_by_a_test_or_by_the_ci() -> None:
 # The site -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    options = ["-m", "sphinx", "--quiet", "--nitpicky", "--fail-on-warning", "--keep-going"]
-    command = [sys.executable, *options, ROOT / "docs", tmp_path / "site"]
-    process = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert "BilinearPooling" in (tmp_path / "site" / "api.html").read_text("utf-8")
-
-
 def test_a_renewed_table_replaces_the_one_of_before() -> None:
     renewed = runpy.run_path(str(ROOT / "docs" / "tables.py"))["renewed"]
     comparison = "sample\n| pooling |\n| - |\n| max |\n\n| another table |\n"
@@ -173,24 +161,6 @@ def test_code_parses(page: str) -> None:
         compile(code, page, "exec")
     for text in blocks(page, "json"):
         json.loads(text)
-
-
-@pytest.mark.slow
-@pytest.mark.weights
-def test_the_notebook_runs(
-    users_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment().items():
-        monkeypatch.setenv(name, value)
-    program = tmp_path / "bilinear"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(BILINEAR)} "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    notebook = nbformat.read(ROOT / "docs" / "tour.ipynb", as_version=4)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=240, resources=resources).execute()
-    accuracies = re.findall(r"top-1 (\d\.\d\d)", str(notebook.cells))
-    assert float(accuracies[0]) < float(accuracies[1])  # max, bilinear
 
 
 @pytest.mark.slow

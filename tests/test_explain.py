@@ -57,7 +57,9 @@ def train_run(features: Path) -> TrainRun:
         with FeatureFile(features) as file, pytest.MonkeyPatch.context() as patch:
             use_untrained_networks(patch)
             patch.setattr("bilinear_cli.training.metrics.N_RESAMPLES", 2)
-            return Path(train(file, spec, options, features.parent / f"runs {options}")["run"])
+            return Path(
+                train(file, spec, options, features.parent / f"runs {hash(options)}")["run"]
+            )
 
     return run_of
 
