@@ -31,19 +31,20 @@ def draw_names(draw: ImageDraw.ImageDraw, x: int, y: int, top: list[tuple[str, f
 
 
 def strip(run: Path, photos: list[Path]) -> Image.Image:
-    """Return the picture; two photos stand side by side."""
+    """Return the picture, with a row for each photo: narrow enough for a phone."""
     recipe = prediction_recipe(run)
     forward = load_network(load_run_network(run, recipe, "auto"), recipe)
-    width = 2 * SIDE + TEXT + 4 * GAP
-    picture = Image.new("RGB", (width * len(photos) - GAP, SIDE + 3 * GAP + 18), "white")
+    x, top = GAP, 2 * GAP + 18
+    size = (2 * SIDE + TEXT + 3 * GAP, top + len(photos) * (SIDE + GAP))
+    picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
+    heads = (("photo", x), ("names", x + SIDE + GAP), ("reasons", x + SIDE + GAP + TEXT))
+    for text, left in heads:
+        draw.text((left, GAP), text, "#555555", HEAD)
     for i, prediction in enumerate(bilinear_cli.load_run(run).predict(photos, top=3)):
-        x, y = GAP + i * width, 2 * GAP + 18
+        y = top + i * (SIDE + GAP)
         explanation = explain(run, photos[i], forward)
         pixels = Image.fromarray(np.asarray(explanation.pixels))
-        heads = (("photo", x), ("names", x + SIDE + GAP), ("reasons", x + SIDE + GAP + TEXT))
-        for text, left in heads:
-            draw.text((left, GAP), text, "#555555", HEAD)
         picture.paste(pixels.resize((SIDE, SIDE)), (x, y))
         draw_names(draw, x + SIDE + GAP, y, prediction.top)
         picture.paste(overlay(explanation).resize((SIDE, SIDE)), (x + SIDE + GAP + TEXT, y))

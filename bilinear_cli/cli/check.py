@@ -118,9 +118,10 @@ def check(
 
 def _cost_lines(cost: dict[str, Any], reading_seconds: float) -> str:
     """Return the cost of extraction, and how it was estimated."""
-    minutes, megabytes = cost["seconds"] / 60, cost["bytes"] / 1e6
+    seconds, megabytes = cost["seconds"], cost["bytes"] / 1e6
+    time = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} s"
     return (
-        f"\nEstimate for extract at {cost['image_size']} pixels: {minutes:.1f} minutes and a file "
+        f"\nEstimate for extract at {cost['image_size']} pixels: {time} and a file "
         f"of {megabytes:,.1f} MB. Reading the photos took {reading_seconds:.1f} s\n"
         f"  per photo: {cost['ms_a_photo']} ms for {cost['backbone']} in {cost['precision']} by "
         f"{cost['engine']} (a trial on two photos on this machine), {cost['bytes_a_photo']:,} "

@@ -94,6 +94,8 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
     for change, paths in changes.items():
         is_fixed = same_list and change != "changed"
         if refused := [path for path in paths if is_fixed or path in with_rows]:
+            if len(changes["removed"]) == len({*file.keys.tolist()}):
+                raise FeatureFileError(_another_set(file, source))
             what = "photos" if file.box is None else "photos or boxes"
             why = "All shards must be cut from one list of photos. " * is_shard
             raise FeatureFileError(
@@ -103,8 +105,16 @@ def _check_photos(file: FeatureFile, source: Source) -> None:
             )
     counts = [f"{len(x)} {change} ({abbreviate(x)})" for change, x in changes.items() if x]
     if counts:
-        message = "the photos are no longer those that %s was begun with: %s"
-        log.info(message, file.path, ", ".join(counts))
+        log.info("photos changed since %s was begun: %s", file.path, ", ".join(counts))
+
+
+def _another_set(file: FeatureFile, source: Source) -> str:
+    """Return the message for a source that has no path of the file."""
+    return (
+        f"{file.path} was made from another photo set, or paths now start in another folder: it "
+        f"has {file.keys[0]}, --data has {source.keys[0]}. Give another --output. Add --reuse "
+        f"{file.path} to copy the rows of identical photos. Or use --overwrite."
+    )
 
 
 def _compare_photos(file: FeatureFile, source: Source) -> dict[str, list[str]]:

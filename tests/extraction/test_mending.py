@@ -204,6 +204,14 @@ def test_a_shard_goes_on_if_its_list_of_photos_is_the_same(
             run(present, output, recipe)
 
 
+def test_paths_that_start_in_another_folder_are_named(birds: PhotoSet, output: Path) -> None:
+    run(birds, output)
+    paths = np.array([f"{birds.root.name}/{path}" for path in birds.paths])
+    moved = replace(birds, root=birds.root.parent, paths=paths)
+    with raises(FeatureFileError, output, f" {birds.paths[0]},", f" {paths[0]}.", "--reuse"):
+        run(moved, output)
+
+
 def test_a_class_without_training_photos_has_the_new_split(birds: PhotoSet) -> None:
     is_wren = birds.labels == 1
     test = np.where(is_wren, "test", "train")
