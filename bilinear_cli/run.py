@@ -209,6 +209,15 @@ def require_novelty(run: Path, option: str) -> "Novelty":
     )
 
 
+def _suggest_run(folder: Path) -> str:
+    """Return a hint at a run in the folder, or at one beside it with a similar name; maybe none."""
+    if inside := sorted(folder.glob("*/metrics.json")):
+        return f". It contains runs, such as {inside[0].parent}"
+    names = [other.parent.name for other in folder.parent.glob("*/metrics.json")]
+    suggestion = closest_match(folder.name, names)
+    return f". Did you mean {folder.parent / suggestion}?" if suggestion else ""
+
+
 def read_metrics(run: Path) -> dict[str, Any]:
     """Read the metrics of a run folder.
 
@@ -217,10 +226,9 @@ def read_metrics(run: Path) -> dict[str, Any]:
     """
     path = run / "metrics.json"
     if not path.is_file():
-        names = [other.parent.name for other in run.parent.glob("*/metrics.json")]
-        suggestion = closest_match(run.name, names)
-        hint = f". Did you mean {run.parent / suggestion}?" if suggestion else ""
-        raise BilinearError(f"{run} is not a run of bilinear train, it has no metrics.json{hint}")
+        raise BilinearError(
+            f"{run} is not a run of bilinear train, it has no metrics.json{_suggest_run(run)}"
+        )
     with _damage(path):
         metrics = dict(json.loads(path.read_text(encoding="utf-8")))
         if missing := sorted({*REQUIRED_METRICS} - metrics.keys()):

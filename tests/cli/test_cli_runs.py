@@ -46,6 +46,8 @@ def test_a_folder_that_is_no_run_is_refused(run: Path) -> None:
     error_line(run_command("info", "birds", code=1), "birds")
     misspelt = error_line(run_command("report", "runs/x-max-sofmax", code=1))
     assert_names(misspelt, "runs/x-max-sofmax", "runs/x-max-softmax")
+    above = error_line(run_command("report", "runs", code=1))
+    assert_names(above, "runs", "runs/x-bilinear-softmax")
 
 
 def test_explain_splits_a_score_into_places_and_pairs_of_channels(run: Path) -> None:
