@@ -40,7 +40,7 @@ from bilinear_cli.training.model import Model, to_probabilities
 # Attributes of a feature file that must equal those of a run to predict from its rows
 ROW_ATTRIBUTES = (
     *("backbone", "layer", "weights_sha256", "image_size", "resize", "views", "precision"),
-    *("int8_sha256", "pooled_from", "seed", "colours"),
+    *("int8_sha256", "pooled_from", "seed", "colours", "crop"),
 )
 
 log = logging.getLogger(__name__)
@@ -254,13 +254,6 @@ def warn_if_not_cropped(run: Path) -> None:
         log.warning("%s was trained on photos that are cropped to boxes. Give --boxes.", run)
 
 
-def _row_attributes(recipe: Recipe) -> dict[str, Any]:
-    """Return what has to be equal to predict from rows; of crops, this is the margin alone."""
-    crop = recipe.crop_options
-    margin = f"margin {crop.margin:g}" if crop else ""
-    return {name: getattr(recipe, name) for name in ROW_ATTRIBUTES} | {"crop": margin}
-
-
 def _best_and_rarity(
     model: Model, scores: np.ndarray, top: int
 ) -> tuple[list[list[tuple[str, float]]], list[float | None]]:
@@ -290,7 +283,9 @@ def predict_rows(run: Path, path: Path, top: int = 5) -> Iterator[Prediction]:
     """
     model, recipe = load_model(run), read_recipe(run)
     with FeatureFile(path) as file:
-        stored, trained = _row_attributes(file.recipe), _row_attributes(recipe)
+        stored, trained = (
+            {name: getattr(x, name) for name in ROW_ATTRIBUTES} for x in (file.recipe, recipe)
+        )
         advice = f"extract the photos as for {run}"
         check_same(differences(stored, trained, "predict"), path, advice)
         scores = model.score_rows(file, np.arange(file.rows_done))
