@@ -33,8 +33,8 @@ def export(run: Path, model: Path, rarity: bool, weights: str, overwrite: bool) 
     \b
     bilinear export runs/birds-bilinear-softmax birds.keras
     """
-    from bilinear_cli.predict import load_run_network
     from bilinear_cli.run import read_recipe
+    from bilinear_cli.run_network import load_run_network
 
     recipe = read_recipe(run)
     if is_onnx(recipe.backbone):
