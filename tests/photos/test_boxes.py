@@ -268,6 +268,12 @@ BOX = [0.1, 0.2, 0.3, 0.4]
         (megadetector(_1=[("1", 0.9, [0.1, "wide", 0.3, 0.4])]), ["deer/1.jpg", "wide"]),
         (megadetector(_1=[("1", 9.5, BOX)]), ["deer/1.jpg", "9.5"]),
         (megadetector(_1=[("1", None, BOX)]), ["deer/1.jpg", "detection 1"]),
+        (megadetector(_1=[("1", 10**400, BOX)]), ["deer/1.jpg", "detection 1"]),
+        (
+            {"images": [{"file": "deer/1.jpg", "detections": [{"category": "1", "bbox": BOX}]}]},
+            ["deer/1.jpg", "detection 1", "conf"],
+        ),
+        (coco() | {"images": [{"file_name": "deer/1.jpg"}]}, ["image 1", "id"]),
         (megadetector(_1=[], _1_=[]), ["image 2", "deer/1.jpg"]),
         (megadetector() | {"images": ["deer/1.jpg"]}, ["image 1", "file"]),
         (megadetector() | {"images": [{"file": "deer/1.jpg", "detections": 5}]}, ["image 1"]),
