@@ -109,7 +109,7 @@ class AutoOrNumber(click.ParamType):
 @option("--refit-all", help="After the test, fit the final model on the test photos, too.")
 @option(
     "--novelty",
-    help="Measure how well photos of unknown classes are told from known ones: leave a fifth of "
+    help="Measure how well photos of unknown classes are recognised: leave a fifth of "
     "the classes out of the training photos, five times.",
 )
 @option(
