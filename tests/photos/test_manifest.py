@@ -310,7 +310,9 @@ def test_unused_columns_are_named_and_may_be_groups(
 
 def test_columns_of_boxes_are_for_boxes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    path = manifest(folder, "path,label,sex,x,y,w,h", "a.png,wren,f,1,2,9,9", "b.png,owl,m,,,,")
+    path = manifest(
+        folder, "path,label,sex,x,y,w,h,conf", "a.png,wren,f,1,2,9,9,1", "b.png,owl,m,,,,,"
+    )
     load_photo_set(str(path))
     boxes, unused = messages(caplog, logging.INFO)
     assert_names(boxes, f"--boxes {path}", "x, y, w, h")
