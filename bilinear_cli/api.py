@@ -23,14 +23,13 @@ from bilinear_cli.photos.boxes.options import box_options
 from bilinear_cli.predict import (
     Prediction,
     crop_photos,
-    load_run_network,
     predict,
     predict_rows,
-    prediction_recipe,
     warn_if_not_cropped,
 )
 from bilinear_cli.recipe import UNSHARDED
 from bilinear_cli.run import read_metrics
+from bilinear_cli.run_network import load_run_network, prediction_recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import TrainOptions

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, tee
 from math import ceil
@@ -11,18 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, validate_choice
-from bilinear_cli.extraction.existing import resolve_locally
-from bilinear_cli.extraction.options import ENGINES
-from bilinear_cli.networks.network import (
-    MEASURED_ENGINES,
-    Forward,
-    Network,
-    check_ncnn,
-    measured_difference,
-    with_precision,
-)
-from bilinear_cli.networks.onnx_model import is_onnx
+from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.boxes.boxes import read_boxes
 from bilinear_cli.photos.boxes.cropped_set import expand_boxes
 from bilinear_cli.photos.boxes.crops import Box, Crop, CroppedPhoto
@@ -31,8 +21,8 @@ from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
 from bilinear_cli.photos.pixels.images import DecodedPhoto, read_any
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings.parameters import check_channels
-from bilinear_cli.recipe import CHOICES, Recipe, check_same, differences, distinct_sizes
-from bilinear_cli.run import load_model, read_backbone_path, read_recipe, require_novelty
+from bilinear_cli.recipe import Recipe, check_same, differences, distinct_sizes
+from bilinear_cli.run import load_model, read_recipe, require_novelty
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.metrics import average_views
 from bilinear_cli.training.model import Model, to_probabilities
@@ -40,7 +30,7 @@ from bilinear_cli.training.model import Model, to_probabilities
 # Attributes of a feature file that must equal those of a run to predict from its rows
 ROW_ATTRIBUTES = (
     *("backbone", "layer", "weights_sha256", "image_size", "resize", "views", "precision"),
-    *("int8_sha256", "pooled_from", "seed", "colours"),
+    *("int8_sha256", "pooled_from", "seed", "colours", "crop"),
 )
 
 log = logging.getLogger(__name__)
@@ -80,84 +70,6 @@ class Prediction:
         if self.error:
             raise self.error
         return self.top[0]
-
-
-def prediction_recipe(
-    run: Path,
-    precision: str | None = None,
-    allow_precision_mix: bool = False,
-    engine: str = "auto",
-) -> Recipe:
-    """Return the recipe of the features that a run's model predicts from.
-
-    Args:
-        precision: of the network; None takes that of the run's features.
-        engine: of the network; it need not be that of the run's features.
-        allow_precision_mix: warn of the measured difference of precisions instead of raising.
-
-    Raises:
-        BilinearError: the precisions differ, or the folder is not a run.
-    """
-    trained = read_recipe(run)
-    validate_choice("--engine", engine, ENGINES)
-    if precision:
-        validate_choice("--precision", precision, CHOICES["precision"])
-    options = {"precision": precision or "auto", "engine": engine}
-    given = [f"--{name} {value}" for name, value in options.items() if value != "auto"]
-    if is_onnx(trained.backbone) and given:
-        raise UsageError(f"remove {' and '.join(given)}: the ONNX network of {run} decides this")
-    recipe = with_precision(trained, precision or trained.precision)
-    if recipe != trained:  # also by the digest of the 8-bit network
-        difference = (
-            f"{run} was trained on features in {trained.precision}, and this prediction is in "
-            f"{recipe.precision}" + " of another version" * (recipe.precision == trained.precision)
-        )
-        if not allow_precision_mix:
-            raise BilinearError(f"{difference}. Use --allow-precision-mix to allow this")
-        log.warning("%s: %s", difference, measured_difference(trained.precision, recipe.precision))
-    if is_onnx(recipe.backbone):
-        return recipe
-    if engine == "ncnn":
-        check_ncnn(recipe.backbone, recipe.precision)
-    recipe = resolve_locally(replace(recipe, engine=engine))
-    if recipe.engine != trained.engine:
-        message = "%s was trained on features by %s, and this prediction is by %s: %s"
-        log.info(message, run, trained.engine, recipe.engine, MEASURED_ENGINES)
-    return recipe
-
-
-def load_run_network(
-    run: Path, recipe: Recipe, weights_source: str = "auto", backbone: Path | None = None
-) -> Network:
-    """Return the network of a run's features.
-
-    Args:
-        weights_source: the source of the weights, see `Network`.
-        backbone: the path of an ONNX network; None for the path that the run records.
-
-    Raises:
-        BilinearError: the run's features were made with other weights, or an ONNX network is not
-            at its path.
-    """
-    option, source = "--weights", weights_source
-    if backbone and not is_onnx(recipe.backbone):
-        raise UsageError(f"{run} uses {recipe.backbone}, which has no path: remove --backbone")
-    if is_onnx(recipe.backbone):
-        if weights_source != "auto":
-            raise UsageError(f"the network of {run} is an ONNX file: remove --weights")
-        option, source = "--backbone", str(backbone or read_backbone_path(run))
-        if not Path(source).exists():
-            raise BilinearError(
-                f"the network of {run}, {recipe.backbone}, is not at {source}. Give its path with "
-                "--backbone."
-            )
-    network = Network(recipe.backbone, source)
-    if network.sha256() != recipe.weights_sha256:
-        raise BilinearError(
-            f"the network's weights are not those that made the features of {run}. Give the "
-            f"original network with {option}."
-        )
-    return network
 
 
 def predict(
@@ -254,13 +166,6 @@ def warn_if_not_cropped(run: Path) -> None:
         log.warning("%s was trained on photos that are cropped to boxes. Give --boxes.", run)
 
 
-def _row_attributes(recipe: Recipe) -> dict[str, Any]:
-    """Return what has to be equal to predict from rows; of crops, this is the margin alone."""
-    crop = recipe.crop_options
-    margin = f"margin {crop.margin:g}" if crop else ""
-    return {name: getattr(recipe, name) for name in ROW_ATTRIBUTES} | {"crop": margin}
-
-
 def _best_and_rarity(
     model: Model, scores: np.ndarray, top: int
 ) -> tuple[list[list[tuple[str, float]]], list[float | None]]:
@@ -290,7 +195,9 @@ def predict_rows(run: Path, path: Path, top: int = 5) -> Iterator[Prediction]:
     """
     model, recipe = load_model(run), read_recipe(run)
     with FeatureFile(path) as file:
-        stored, trained = _row_attributes(file.recipe), _row_attributes(recipe)
+        stored, trained = (
+            {name: getattr(x, name) for name in ROW_ATTRIBUTES} for x in (file.recipe, recipe)
+        )
         advice = f"extract the photos as for {run}"
         check_same(differences(stored, trained, "predict"), path, advice)
         scores = model.score_rows(file, np.arange(file.rows_done))

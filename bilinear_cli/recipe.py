@@ -52,6 +52,13 @@ MAY_DIFFER: dict[str, tuple[str, ...]] = {
 }
 
 
+# Likewise, the fields of `CropOptions` that have to be equal; all for other uses
+CROP_FIELDS = {
+    "reuse": ("margin", "unit"),  # a row has the box itself
+    "predict": ("margin",),
+}
+
+
 @dataclass(frozen=True)
 class View:
     """One way to show a photo: its width and height in pixels, and whether it is mirrored."""
@@ -279,9 +286,17 @@ def differences(
         pair
         for pair in pairs
         if pair.first != pair.second
+        and not (pair.name == "crop" and _are_cropped_alike(pair, use))
         and not (pair.name == "backbone" and all(str(x).endswith(".onnx") for x in pair[1:]))
         and not (pair.name == "versions" and _only_differ_in(pair, packages))
     ]
+
+
+def _are_cropped_alike(crops: Difference, use: str) -> bool:
+    """Return whether equal boxes give equal crops, for a use of `CROP_FIELDS`."""
+    first, second = (parse_crop(text) for text in (crops.first, crops.second))
+    names = CROP_FIELDS.get(use, CropOptions._fields)
+    return bool(first and second) and all(getattr(first, x) == getattr(second, x) for x in names)
 
 
 def _only_differ_in(versions: Difference, packages: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 import bilinear_cli
 from bilinear_cli.explain import explain, overlay
 from bilinear_cli.networks.network import load_network
-from bilinear_cli.predict import load_run_network, prediction_recipe
+from bilinear_cli.run_network import load_run_network, prediction_recipe
 
 SIDE, GAP, TEXT = 190, 10, 230  # pixels
 FONT, HEAD = ImageFont.load_default(16), ImageFont.load_default(15)

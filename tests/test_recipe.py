@@ -95,6 +95,22 @@ def test_other_boxes_may_be_resumed_and_reused_but_not_merged(use: str) -> None:
     assert other == (["boxes_sha256"] if use == "merge" else [])
 
 
+@pytest.mark.parametrize(
+    ("crop", "forbidden"),
+    [
+        ("all, margin 0.25, pixels", {"resume", "merge"}),
+        ("largest, margin 0.25, fractions", {"resume", "merge", "reuse"}),
+        ("largest, margin 0.3, pixels", {"resume", "merge", "reuse", "predict"}),
+        ("", {"resume", "merge", "reuse", "predict"}),
+    ],
+)
+def test_a_use_compares_what_it_needs_of_a_crop(crop: str, forbidden: set[str]) -> None:
+    other = replace(CROPPED, crop=crop)
+    uses = (*USES, "predict")
+    for first, second in ((CROPPED, other), (other, CROPPED)):
+        assert {use for use in uses if "crop" in compare(first, second, use)} == forbidden
+
+
 @pytest.mark.parametrize("engine", ["", "auto", "onnx", 1])
 def test_an_unknown_engine_in_a_file_is_invalid(engine: Any) -> None:
     with pytest.raises(ValueError, match="engine"):

@@ -60,12 +60,8 @@ def explain(
     from bilinear_cli.explain import explain as explain_score
     from bilinear_cli.explain import overlay, within_frame
     from bilinear_cli.photos.boxes.options import box_options
-    from bilinear_cli.predict import (
-        crop_photos,
-        load_run_network,
-        prediction_recipe,
-        warn_if_not_cropped,
-    )
+    from bilinear_cli.predict import crop_photos, warn_if_not_cropped
+    from bilinear_cli.run_network import load_run_network, prediction_recipe
 
     options = box_options(boxes, min_confidence=min_confidence)
     recipe = prediction_recipe(run)

@@ -33,8 +33,8 @@ def export(run: Path, model: Path, rarity: bool, weights: str, overwrite: bool) 
     \b
     bilinear export runs/birds-bilinear-softmax birds.keras
     """
-    from bilinear_cli.predict import load_run_network
-    from bilinear_cli.run import read_recipe
+    from bilinear_cli.run import read_recipe, require_novelty
+    from bilinear_cli.run_network import load_run_network
 
     recipe = read_recipe(run)
     if is_onnx(recipe.backbone):
@@ -42,6 +42,8 @@ def export(run: Path, model: Path, rarity: bool, weights: str, overwrite: bool) 
             f"{run} uses the ONNX network {recipe.backbone}, which cannot become part of a Keras "
             "model. Use bilinear predict."
         )
+    if rarity:
+        require_novelty(run, "--rarity")  # before weights are fetched
     tensors = load_run_network(run, recipe, weights).weights().tensors
     import_tensorflow()
     from bilinear_cli.export import export as write

@@ -98,14 +98,9 @@ def predict(
     """
     from bilinear_cli.photos.boxes.crops import CroppedPhoto
     from bilinear_cli.photos.boxes.options import box_options
-    from bilinear_cli.predict import (
-        check_unknown,
-        crop_photos,
-        load_run_network,
-        prediction_recipe,
-        warn_if_not_cropped,
-    )
+    from bilinear_cli.predict import check_unknown, crop_photos, warn_if_not_cropped
     from bilinear_cli.predict import predict as predict_classes
+    from bilinear_cli.run_network import load_run_network, prediction_recipe
 
     options = box_options(boxes, no_box=no_box, min_confidence=min_confidence)
     recipe = prediction_recipe(run, precision, allow_precision_mix, engine)

@@ -109,8 +109,8 @@ class AutoOrNumber(click.ParamType):
 @option("--refit-all", help="After the test, fit the final model on the test photos, too.")
 @option(
     "--novelty",
-    help="Measure how well photos of unknown classes are distinguished from known ones: "
-    "leave a fifth of the classes out of the training photos, five times.",
+    help="Measure how well photos of unknown classes are recognised: leave a fifth of "
+    "the classes out of the training photos, five times.",
 )
 @option(
     "--data",

@@ -290,7 +290,8 @@ def _file_name(name: str, recipe: Recipe) -> str:
     network = [] if recipe.backbone == "vgg16" else [recipe.backbone]
     sizes = distinct_sizes(recipe.parsed_views)
     flip = ["flip"] if any(view.flip for view in recipe.parsed_views) else []
-    words = [name, *network, recipe.layer, *map(str, sizes), *flip]
+    boxes = ["boxes"] if recipe.crop else []
+    words = [name, *network, recipe.layer, *map(str, sizes), *flip, *boxes]
     if recipe.shard != UNSHARDED:
         words.append("shard" + recipe.shard.replace("/", "of"))
     return "-".join(words).replace("/", "-") + ".h5"

@@ -221,12 +221,12 @@ def confused_pairs_line(metrics: dict[str, Any]) -> str:
 
 
 def novelty_line(metrics: dict[str, Any]) -> str:
-    """Return a line that says how well unknown classes are told, of a run that measured it."""
+    """Return `novelty_sentences` of a run that measured it, with its features."""
     return f"{features_label(metrics)}: {novelty_sentences(metrics['novelty'])}"
 
 
 def novelty_sentences(novelty: dict[str, Any]) -> str:
-    """Return how well unknown classes are told, from `novelty` in `metrics.json`."""
+    """Return how well unknown classes are recognised, from `novelty` in `metrics.json`."""
     low, high = novelty["auroc_ci95"]
     return (
         f"AUROC {novelty['auroc']:.3f} ({low:.3f}-{high:.3f}) for unknown classes: so often a "

@@ -1,4 +1,4 @@
-"""How well unknown classes are told from known ones, by leaving classes out of the training.
+"""How well unknown classes are recognised, by leaving classes out of the training.
 
 In each round a fifth of the classes is left out, and a fifth of the photos of the others. The
 classifier is refitted on the rest with the hyper-parameters of the run, the novelty is fitted on
@@ -120,7 +120,7 @@ def _out_of_fold(
 
 
 def novelty_metrics(rounds: Sequence[Round], novelty: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Return how well photos of unknown classes are told from those of known classes.
+    """Return how well photos of unknown classes are told apart from those of known classes.
 
     The novelty is that of the photos that each round left out.
 

@@ -35,7 +35,7 @@ class TrainOptions:
         channels: output channels of the conv1x1.
         frozen: do not train the projection of the conv1x1.
         refit_all: after the test, fit the final model on the test photos too.
-        novelty: measure how well unknown classes are told, by leaving classes out of the training.
+        novelty: measure how well unknown classes are recognised, by leaving classes out.
     """
 
     classifier: str = "softmax"

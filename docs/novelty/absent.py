@@ -1,4 +1,4 @@
-"""Compare what `bilinear train --novelty` foretells with photos of classes that are truly absent:
+"""Compare what `bilinear train --novelty` estimates with photos of classes that are truly absent:
 
     python docs/novelty/absent.py --features FILE [--pooling bilinear] [--without 20] [--other FILE]
 
@@ -29,10 +29,10 @@ Score = Callable[[FeatureFile, Rows], np.ndarray]  # file, rows -> scores of the
 
 
 def fit(file: FeatureFile, pooling: str, train: Rows) -> tuple[Novelty, Score]:
-    """Train, and print what `--novelty` foretells."""
+    """Train, and print what `--novelty` estimates."""
     estimator, data = reduce_rows(file, [pooling], train, TrainOptions())
     tuning = estimator.tune(data)
-    print("foretold:", evaluate_open_set(estimator, data, tuning))
+    print("estimated:", evaluate_open_set(estimator, data, tuning))
     first, mean = average_views(tuning.rows.photo, tuning.scores)
     photos = tuning.rows.take(first)
     temperature = fit_temperature(mean, photos.labels)

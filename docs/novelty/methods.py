@@ -1,4 +1,4 @@
-"""Compare ways to tell unknown classes, on the training photos of a feature file:
+"""Compare ways to recognise unknown classes, on the training photos of a feature file:
 
     python docs/novelty/methods.py --features FILE [--pooling bilinear] [--classifier softmax]
 

@@ -150,6 +150,14 @@ def test_the_python_interface(run: str) -> None:
     assert len(loaded.predict("y.h5")) == 18  # of each photo the mean
 
 
+def test_whole_photos_and_crops_have_their_own_default_file(run: str) -> None:
+    paths = [
+        run_command(*words).stdout.strip() for words in (EXTRACT, [*EXTRACT[:3], *EXTRACT[5:]])
+    ]
+    assert paths[0].endswith("-boxes.h5")
+    assert paths[1] == paths[0].replace("-boxes", "")
+
+
 def test_rows_need_the_margin_of_the_run(run: str) -> None:
     """The boxes of a table are in pixels, of which one is chosen: their rows suit the run."""
     box_table(Path("boxes.csv"), {f"birds/{name}": [(0, 6, 16, 12)] for name in NAMES})

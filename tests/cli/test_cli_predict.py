@@ -133,12 +133,17 @@ def test_a_rare_photo_is_unknown_in_every_form(birds: Path, run: Path) -> None:
         assert [line[1:-2] for line in lines] == [[x] if options else [] for x in names]
 
 
-def test_unknown_needs_photos_to_compare_with(birds: Path, run: Path) -> None:
+def test_unknown_needs_photos_to_compare_with(
+    birds: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ["predict", run, birds / "wren" / "0.png", "--unknown", "0.01"]
     (line,) = [x for x in run_command(*command).stderr.splitlines() if "--unknown" in x]
     assert_names(line, run, 12, "1 in 13", "0.08")
     save_model(run / "model.npz", replace(load_model(run), novelty=None))  # as in earlier versions
     error_line(run_command(*command, code=1), run, "--unknown")
+    with monkeypatch.context() as patch:  # before weights are fetched
+        patch.setattr("bilinear_cli.run_network.Network", None)
+        error_line(run_command("export", run, "x.keras", "--rarity", code=1), run, "--rarity")
     command = command[:3]
     assert "1 in" not in run_command(*command).stdout
     (answer,) = answers_of(run_command(*command, "--json"))

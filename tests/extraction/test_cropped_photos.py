@@ -177,6 +177,8 @@ def test_rows_of_equal_boxes_are_reused(folder: Path, output: Path) -> None:
     assert len(cases.run(photo_set, new, recipe, reuse=output).photos) == 2
     cases.run(photo_set, output, recipe, overwrite=True)
     assert_same_rows(new, output)
+    photo_set, recipe = cropped(folder, boxes, box="largest")
+    assert not cases.run(photo_set, output.with_name("largest.h5"), recipe, reuse=new).photos
 
 
 def test_maps_of_cropped_photos_are_pooled(folder: Path, output: Path) -> None:

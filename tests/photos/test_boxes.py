@@ -246,6 +246,11 @@ def test_other_folders_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert_names(warning, "boxes.csv", "/srv/a/1.jpg", "deer/1.jpg")
 
 
+def test_an_empty_table_is_not_about_other_photos(tmp_path: Path) -> None:
+    with raises(BilinearError, "boxes.csv has no photos"):
+        read_boxes(table(tmp_path), PATHS, tmp_path)
+
+
 def test_two_photos_with_one_label_file(tmp_path: Path) -> None:
     written(tmp_path / "deer/1.txt", "0 0.5 0.5 0.5 0.5")
     with raises(BilinearError, "deer/1.jpg", "deer/1.png"):
@@ -268,6 +273,12 @@ BOX = [0.1, 0.2, 0.3, 0.4]
         (megadetector(_1=[("1", 0.9, [0.1, "wide", 0.3, 0.4])]), ["deer/1.jpg", "wide"]),
         (megadetector(_1=[("1", 9.5, BOX)]), ["deer/1.jpg", "9.5"]),
         (megadetector(_1=[("1", None, BOX)]), ["deer/1.jpg", "detection 1"]),
+        (megadetector(_1=[("1", 10**400, BOX)]), ["deer/1.jpg", "detection 1"]),
+        (
+            {"images": [{"file": "deer/1.jpg", "detections": [{"category": "1", "bbox": BOX}]}]},
+            ["deer/1.jpg", "detection 1", "conf"],
+        ),
+        (coco() | {"images": [{"file_name": "deer/1.jpg"}]}, ["image 1", "id"]),
         (megadetector(_1=[], _1_=[]), ["image 2", "deer/1.jpg"]),
         (megadetector() | {"images": ["deer/1.jpg"]}, ["image 1", "file"]),
         (megadetector() | {"images": [{"file": "deer/1.jpg", "detections": 5}]}, ["image 1"]),
@@ -300,7 +311,7 @@ def test_bad_json(tmp_path: Path, content: Any, facts: list[Any]) -> None:
     ("row", "facts"),
     [
         ("deer/1.jpg,1,2,0,4", ["deer/1.jpg"]),
-        ("deer/1.jpg,1,2,-3,4", ["deer/1.jpg", "-3"]),
+        ("deer/1.jpg,1,2,-3,4", ["deer/1.jpg", "the box is -3 x 4 pixels. Both"]),
         ("deer/1.jpg,1,2,wide,4", ["wide"]),
         ("deer/1.jpg,1,2,,4", []),
         ("deer/1.jpg,1,2,nan,4", ["nan"]),

@@ -308,6 +308,17 @@ def test_unused_columns_are_named_and_may_be_groups(
     assert not [line for line in messages(caplog, logging.INFO) if "--columns" in line]
 
 
+def test_columns_of_boxes_are_for_boxes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = manifest(
+        folder, "path,label,sex,x,y,w,h,conf", "a.png,wren,f,1,2,9,9,1", "b.png,owl,m,,,,,"
+    )
+    load_photo_set(str(path))
+    boxes, unused = messages(caplog, logging.INFO)
+    assert_names(boxes, f"--boxes {path}", "x, y, w, h")
+    assert unused.endswith(": sex")
+
+
 WRONG_HEADERS: dict[str, tuple[str, list[str]]] = {
     "no path": ("id,label", ["column path.", "id,label", "--columns path=COLUMN,"]),
     "neither": ("a b,c", ["path and label", "a b,c", "path=COLUMN,label=COLUMN,"]),

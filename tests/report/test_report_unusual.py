@@ -1,4 +1,4 @@
-"""Tests of the unusual photos in a report, and of how well unknown classes are told."""
+"""Tests of the unusual photos in a report, and of how well unknown classes are recognised."""
 
 from dataclasses import replace
 from pathlib import Path

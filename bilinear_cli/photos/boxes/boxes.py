@@ -74,11 +74,11 @@ def _validate(box: Box, content: BoxSource) -> None:
     if content.unit == FRACTIONS:
         validate_box(box, (1, 1), FRACTIONS)
     elif min(box.width, box.height) < 1:
-        but = f", but {content.evidence}" if content.evidence else ""
-        raise ValueError(
-            f"the box is {box.width:g} x {box.height:g} pixels. If boxes are fractions of the "
-            f"picture, all their values have to be within 0 to 1{but}."
-        )
+        advice = "Both have to be above 0."
+        if min(box.width, box.height) > 0:
+            but = f", but {content.evidence}" if content.evidence else ""
+            advice = f"If boxes are fractions, all their values have to be within 0 to 1{but}."
+        raise ValueError(f"the box is {box.width:g} x {box.height:g} pixels. {advice}")
 
 
 def _summary(

@@ -135,6 +135,6 @@ def _exclusions(names: Mapping[str, str]) -> dict[str, str]:
 
 def _field(item: Any, name: str, kind: type | tuple[type, ...]) -> Any:
     """Return a value of a JSON object, or raise a ValueError if it lacks one of this type."""
-    if not isinstance(item, dict) or not isinstance(item.get(name), kind):
+    if not (isinstance(item, dict) and name in item and isinstance(item[name], kind)):
         raise ValueError(f"it should be a JSON object with a proper {name!r}")
     return item[name]

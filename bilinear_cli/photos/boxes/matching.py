@@ -47,10 +47,11 @@ def match_paths(
                 log.warning(message, source, *reversed(pairs[0]))
             entry_of = dict(pairs)
             return {path: entry_of[_clean(path)] for path in paths if _clean(path) in entry_of}
+    entry = next(iter(entries), None)
+    content = f"is about other photos: it has, for example, {entry}" if entry else "has no photos"
     raise BilinearError(
-        f"{source} is about other photos: it has, for example, {next(iter(entries), 'none')}, but "
-        f"a photo here is {next(iter(paths), 'none')}. Give the file of these photos, with paths "
-        f"that start at {root.absolute()}."
+        f"{source} {content}, but a photo here is {next(iter(paths), 'none')}. Give the file of "
+        f"these photos, with paths that start at {root.absolute()}."
     )
 
 

@@ -35,7 +35,7 @@ def make_box(values: Any, confidence: Any = 1.0) -> Box:
     try:
         x, y, width, height = map(float, values)
         box = Box(x, y, width, height, float(confidence))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"the box {values!r:.80} with the confidence {confidence!r:.20} is not five numbers"
         ) from error

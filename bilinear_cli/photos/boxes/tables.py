@@ -14,10 +14,9 @@ from bilinear_cli.photos.boxes.source import (
     make_box,
     validate_fractions,
 )
-from bilinear_cli.photos.lists.columns import CORNERS, NAMES, SIDES, box_columns
+from bilinear_cli.photos.lists.columns import CONFIDENCES, CORNERS, NAMES, SIDES, box_columns
 from bilinear_cli.photos.lists.table import Table, excerpt, plain_name, read_table
 
-CONFIDENCES = ("confidence", "conf", "score")
 PATHS = ("path", *NAMES["path"].split())
 KNOWN = frozenset([*PATHS, *CONFIDENCES, *(name for names in CORNERS + SIDES for name in names)])
 NO_BOX = {"", "NA"}  # R writes NA

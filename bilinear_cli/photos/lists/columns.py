@@ -36,6 +36,7 @@ SIDES = (
     ("xmin", "ymin", "width", "height"),
     ("x", "y", "width", "height"),
 )
+CONFIDENCES = ("confidence", "conf", "score")  # of a box
 KNOWN = frozenset([*NAMES, *" ".join(NAMES.values()).split()])
 # Photos of these belong together as a rule. They are not taken unasked, as they change the split.
 LIKE_GROUPS = (
@@ -85,6 +86,10 @@ def log_columns(table: Table, found: Mapping[str, int]) -> None:
         pairs = ", ".join(f"{field}={name}" for field, name in taken.items())
         log.info("%s: columns: %s", table.path, pairs)
     unused = [name for i, name in enumerate(table.columns) if name and i not in found.values()]
+    if boxes := box_columns(table):
+        message = "%s has boxes in the columns %s: --boxes %s crops photos to them"
+        log.info(message, table.path, ", ".join(boxes), table.path)
+        unused = [name for name in unused if plain_name(name) not in boxes + CONFIDENCES]
     if unused:
         log.info("%s: columns not used: %s", table.path, abbreviate(unused, 8))
     like_group = next((name for name in unused if plain_name(name) in LIKE_GROUPS.split()), "")
