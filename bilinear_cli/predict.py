@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.networks.network import Forward
-from bilinear_cli.photos.boxes.boxes import read_boxes
-from bilinear_cli.photos.boxes.cropped_set import expand_boxes
+from bilinear_cli.photos.boxes.cropped_set import match_boxes
 from bilinear_cli.photos.boxes.crops import Box, Crop, CroppedPhoto
 from bilinear_cli.photos.boxes.options import BoxOptions
 from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
@@ -128,19 +127,16 @@ def crop_photos(run: Path, paths: Sequence[Path | str], options: BoxOptions) -> 
     """Return an entry for each box of photos, with the margin that the run was trained with.
 
     Raises:
-        BilinearError: see `read_boxes`; or photos have no box and the options say `stop`.
+        BilinearError: see `match_boxes`.
     """
     crop_options = read_recipe(run).crop_options
     if not crop_options:
         log.warning("%s was trained on whole photos, and this prediction is of crops", run)
     margin = crop_options.margin if crop_options else options.margin
     names = [Path(path).as_posix() for path in paths]
-    found = read_boxes(options.source, names, Path(), min_confidence=options.min_confidence)
-    indices, boxes = expand_boxes(found, options, names)
-    if not indices:
-        raise BilinearError(f"no photo has a box in {options.source}")
+    unit, indices, boxes = match_boxes(options, names, Path())
     return [
-        CroppedPhoto(paths[i], Crop(box, found.unit, margin) if any(box[:4]) else None)
+        CroppedPhoto(paths[i], Crop(box, unit, margin) if any(box[:4]) else None)
         for i, box in zip(indices, boxes, strict=True)
     ]
 

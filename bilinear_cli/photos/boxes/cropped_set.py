@@ -2,13 +2,15 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, abbreviate
-from bilinear_cli.photos.boxes.boxes import PhotoBoxes, read_boxes
+from bilinear_cli.photos.boxes.boxes import read_boxes
 from bilinear_cli.photos.boxes.crops import Box, Crop, choose_boxes, make_crop
 from bilinear_cli.photos.boxes.options import BoxOptions
 from bilinear_cli.photos.photo_set import PhotoSet, entry_key
@@ -25,21 +27,25 @@ class CroppedSet(NamedTuple):
     boxes_sha256: str
 
 
+class MatchedBoxes(NamedTuple):
+    """The index of the photo of each entry, and its box in `unit`; zeros for a whole photo."""
+
+    unit: str
+    indices: list[int]
+    boxes: list[Box]
+
+
 def crop_photo_set(photo_set: PhotoSet, options: BoxOptions) -> CroppedSet:
     """Return a set with an entry for each box that the options take; log what has no box.
 
     Raises:
-        BilinearError: see `read_boxes`; or photos have no box and the options say `stop`, or no
-            photo is left.
+        BilinearError: see `match_boxes`.
     """
     root, paths = photo_set.root, photo_set.paths.tolist()
-    found = read_boxes(options.source, paths, root, min_confidence=options.min_confidence)
-    indices, boxes = expand_boxes(found, options, paths)
-    if not indices:
-        raise BilinearError(f"no photo of {photo_set.spec} has a box in {options.source}")
+    unit, indices, boxes = match_boxes(options, paths, root)
     box = np.array([values[:4] for values in boxes], np.float64)
     cropped = replace(photo_set.take(np.array(indices)), box=box)
-    crop = CropOptions(options.box, options.margin, found.unit)
+    crop = CropOptions(options.box, options.margin, unit)
     return CroppedSet(cropped, crop, _sha256(cropped))
 
 
@@ -53,15 +59,15 @@ def crops_of_photos(photo_set: PhotoSet, options: CropOptions | None) -> list[li
     return crops
 
 
-def expand_boxes(
-    found: PhotoBoxes, options: BoxOptions, paths: list[str]
-) -> tuple[list[int], list[Box]]:
-    """Return the index of the photo of each entry, and its box; zeros for the whole photo.
+def match_boxes(options: BoxOptions, paths: Sequence[str], root: Path) -> MatchedBoxes:
+    """Read the boxes of photos, and return an entry for each box that the options take.
 
     Raises:
-        BilinearError: photos have no box, and the options say `stop`.
+        BilinearError: see `read_boxes`; or photos have no box and the options say `stop`, or no
+            photo is left.
     """
-    without = [path for path, boxes in zip(paths, found.boxes, strict=True) if not boxes]
+    photo_boxes = read_boxes(options.source, paths, root, min_confidence=options.min_confidence)
+    without = [path for path, boxes in zip(paths, photo_boxes.boxes, strict=True) if not boxes]
     if without and options.no_box == "stop":
         raise BilinearError(
             f"photos without a box in {options.source} ({len(without)}): {abbreviate(without)}. "
@@ -72,12 +78,15 @@ def expand_boxes(
         message = "photos without a box, which are %s (%d): %s"
         log.warning(message, what, len(without), abbreviate(without))
     entries: list[tuple[int, Box]] = []
-    for i, boxes in enumerate(found.boxes):
-        whole = () if boxes or options.no_box == "skip" else (Box(0, 0, 0, 0),)
-        chosen = choose_boxes(boxes, options.box) or whole
+    for i, boxes in enumerate(photo_boxes.boxes):
+        uncropped = () if boxes or options.no_box == "skip" else (Box(0, 0, 0, 0),)
+        chosen = choose_boxes(boxes, options.box) or uncropped
         # the same box twice in a source is one box
         entries += [(i, box) for box in {entry_key("", box[:4]): box for box in chosen}.values()]
-    return [i for i, _ in entries], [box for _, box in entries]
+    if not entries:
+        where = "" if root == Path() else f" in {root}"
+        raise BilinearError(f"no photo{where} has a box in {options.source}")
+    return MatchedBoxes(photo_boxes.unit, [i for i, _ in entries], [box for _, box in entries])
 
 
 def _sha256(photo_set: PhotoSet) -> str:
