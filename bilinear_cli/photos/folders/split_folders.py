@@ -28,10 +28,10 @@ def find_split_folders(paths: Sequence[str], spec: str) -> dict[str, str]:
             n_levels[first] = max(len(rest), n_levels.get(first, 0))
     named = [name for name in sorted(n_levels) if split_role(name)]
     splits = [name for name in named if n_levels[name] > 1]
-    others = [name for name in sorted(n_levels) if name not in named]
+    other_folders = [name for name in sorted(n_levels) if name not in named]
     if splits:
-        return _resolve(splits, others, spec)
-    _refuse_unlabelled(named, others, spec)
+        return _resolve(splits, other_folders, spec)
+    _refuse_unlabelled(named, other_folders, spec)
     return {}
 
 
@@ -48,15 +48,15 @@ def refuse_splits_in_classes(paths: Sequence[str], spec: str) -> None:
         )
 
 
-def _resolve(splits: Sequence[str], others: Sequence[str], spec: str) -> dict[str, str]:
+def _resolve(splits: Sequence[str], other_folders: Sequence[str], spec: str) -> dict[str, str]:
     roles = Counter(map(split_role, splits))
     if twice := [name for name in splits if roles[split_role(name)] > 1]:
         raise BilinearError(f"{spec}: {_list(twice)} mean the same split. Join them.")
-    if [*roles] == ["train"] and others:
+    if [*roles] == ["train"] and other_folders:
         below = Path(spec) / splits[0]
         raise BilinearError(
-            f"{spec} has {_list(others)} beside {splits[0]}/. If these are the test photos, rename "
-            f"them to test/. If all classes are in {splits[0]}/, give --data {below}. If "
+            f"{spec} has {_list(other_folders)} beside {splits[0]}/. If these are the test photos, "
+            f"rename them to test/. If all classes are in {splits[0]}/, give --data {below}. If "
             f"{splits[0]}/ is a class, rename it."
         )
     if "train" not in roles:
@@ -68,17 +68,17 @@ def _resolve(splits: Sequence[str], others: Sequence[str], spec: str) -> dict[st
     return dict(sorted(resolved.items(), key=lambda item: item[1] != "train"))
 
 
-def _refuse_unlabelled(named: Sequence[str], others: Sequence[str], spec: str) -> None:
+def _refuse_unlabelled(named: Sequence[str], other_folders: Sequence[str], spec: str) -> None:
     """Raise if folders that hold only photos may be splits."""
-    is_class = len(named) == 1 and others and split_role(named[0]) != "test"
+    is_class = len(named) == 1 and other_folders and split_role(named[0]) != "test"
     if named and not is_class:
         raise BilinearError(
             f"{spec}: there are only photos in {_list(named)}, and no class folders. Make them, or "
             "list path, label and split in a CSV file. If it is a class, rename it."
         )
-    mentioned = [name for name in others if mentioned_roles(name)]
+    mentioned = [name for name in other_folders if mentioned_roles(name)]
     roles = set[str]().union(*map(mentioned_roles, mentioned))
-    if len(roles) > 1 and 2 * len(mentioned) > len(others):
+    if len(roles) > 1 and 2 * len(mentioned) > len(other_folders):
         raise BilinearError(
             f"{spec}: {_list(mentioned)} may be splits or classes. Rename splits to train, val, "
             "test."

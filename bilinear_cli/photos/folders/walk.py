@@ -52,14 +52,14 @@ def walk_photos(root: Path) -> Walk:
     read: list[str] = []
     left_out: dict[str, list[str]] = defaultdict(list)
     folders, links = deque([""]), deque[str]()
-    seen = {str(parent) for parent in root.resolve().parents}
+    visited = {str(parent) for parent in root.resolve().parents}
     while folders or links:
         folder = (folders or links).popleft()
         real = os.path.realpath(root / folder)
-        if real in seen:
+        if real in visited:
             left_out["links to folders that are read elsewhere"].append(readable(folder))
             continue
-        seen.add(real)
+        visited.add(real)
         try:
             with os.scandir(root / folder) as iterator:
                 entries = sorted(iterator, key=lambda entry: entry.name)

@@ -56,21 +56,21 @@ def find_columns(table: Table, columns_of: Mapping[str, str]) -> dict[str, int]:
         BilinearError: there is no path or no label, or two columns may be the same field.
         UsageError: a column of `columns_of` does not exist.
     """
-    found = {field: _given(table, field, name) for field, name in columns_of.items()}
+    index_of = {field: _named_column(table, field, name) for field, name in columns_of.items()}
     names = [plain_name(column) for column in table.columns]
-    for field, others in NAMES.items():
-        if field in found:
+    for field, synonyms in NAMES.items():
+        if field in index_of:
             continue
-        free = [i for i in range(len(names)) if i not in found.values()]
+        free = [i for i in range(len(names)) if i not in index_of.values()]
         candidates = [i for i in free if names[i] == field]
-        candidates = candidates or [i for i in free if names[i] in others.split()]
+        candidates = candidates or [i for i in free if names[i] in synonyms.split()]
         if len(candidates) > 1:
             raise _ambiguous(table, field, candidates)
         if candidates:
-            found[field] = candidates[0]
-    if missing := [field for field in ("path", "label") if field not in found]:
+            index_of[field] = candidates[0]
+    if missing := [field for field in ("path", "label") if field not in index_of]:
         raise _incomplete(table, missing)
-    return found
+    return index_of
 
 
 def box_columns(table: Table) -> tuple[str, ...] | None:
@@ -79,13 +79,13 @@ def box_columns(table: Table) -> tuple[str, ...] | None:
     return next((names for names in CORNERS + SIDES if {*names} <= columns), None)
 
 
-def log_columns(table: Table, found: Mapping[str, int]) -> None:
+def log_columns(table: Table, index_of: Mapping[str, int]) -> None:
     """Log which columns were taken, unless they have the standard names, and which were not."""
-    taken = {field: table.columns[found[field]] for field in NAMES if field in found}
-    if any(plain_name(name) != field for field, name in taken.items()):
-        pairs = ", ".join(f"{field}={name}" for field, name in taken.items())
+    column_of = {field: table.columns[index_of[field]] for field in NAMES if field in index_of}
+    if any(plain_name(name) != field for field, name in column_of.items()):
+        pairs = ", ".join(f"{field}={name}" for field, name in column_of.items())
         log.info("%s: columns: %s", table.path, pairs)
-    unused = [name for i, name in enumerate(table.columns) if name and i not in found.values()]
+    unused = [name for i, name in enumerate(table.columns) if name and i not in index_of.values()]
     if boxes := box_columns(table):
         message = "%s has boxes in the columns %s: --boxes %s crops photos to them"
         log.info(message, table.path, ", ".join(boxes), table.path)
@@ -93,12 +93,12 @@ def log_columns(table: Table, found: Mapping[str, int]) -> None:
     if unused:
         log.info("%s: columns not used: %s", table.path, abbreviate(unused, 8))
     like_group = next((name for name in unused if plain_name(name) in LIKE_GROUPS.split()), "")
-    if like_group and "group" not in found:
+    if like_group and "group" not in index_of:
         message = "To keep photos of one %s in the same split, give --columns group=%s."
         log.info(message, like_group, like_group)
 
 
-def _given(table: Table, field: str, name: str) -> int:
+def _named_column(table: Table, field: str, name: str) -> int:
     """Return the index of the column with a name that the user gives."""
     columns = [*enumerate(table.columns)]
     matches = [i for i, column in columns if column == name]

@@ -75,8 +75,10 @@ class Lookup:
             return []
         parents = [path.parent] if self._names(path.parent) else self._similar(path.parent, True)
         kind = is_folder, _form(path.name)
-        found = [parent / name for parent in parents for name in self._names(parent).get(kind, [])]
-        return [match for match in found if path.name in (match.name, match.stem)] or found
+        similar = [
+            parent / name for parent in parents for name in self._names(parent).get(kind, [])
+        ]
+        return [match for match in similar if path.name in (match.name, match.stem)] or similar
 
     def _names(self, folder: Path) -> dict[tuple[bool, str], list[str]]:
         """Return (whether it is a folder, form) -> names; empty if the folder cannot be read."""
@@ -89,17 +91,17 @@ class Lookup:
         for start in (Path.cwd(), *self.root.parents):
             if _is_file(start / text):
                 return f"{start / text} exists, but paths have to start at the folder of the list"
-        name, found, n_searched = text.replace("\\", "/").split("/")[-1], [], 0
+        name, same_name, n_searched = text.replace("\\", "/").split("/")[-1], [], 0
         for folder, folders, names in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not IS_SYSTEM_NAME(name))
-            found += self._similar(Path(folder, name))
+            same_name += self._similar(Path(folder, name))
             n_searched += len(names)
-            if len(found) > 1 or n_searched > MAX_SEARCHED:
+            if len(same_name) > 1 or n_searched > MAX_SEARCHED:
                 break
-        if not found:
+        if not same_name:
             return ""
-        example = self.relative(found[0])
-        if len(found) > 1:
+        example = self.relative(same_name[0])
+        if len(same_name) > 1:
             return f"Several photos have this name, such as {example}: write paths like this"
         return f"{example} has this name: write paths like this, or move the list to the photos"
 
