@@ -1,4 +1,4 @@
-"""Files: atomic writing, the cache folder, and damaged archives."""
+"""Files: atomic writing, the home and the cache folder, and damaged archives."""
 
 import os
 import tempfile
@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import platformdirs
 
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, UsageError
 
 # What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged
 BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
@@ -46,9 +46,46 @@ def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
         raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def expand_home(path: Path) -> Path:
+    """Return a path with the home folder for a leading `~` or `~user`.
+
+    Without such a user, it stays as it is: the name of a file may begin with `~`, too.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def expand_user(path: str | os.PathLike[str], name: str = "the path") -> str:
+    """Return a path that a user gave, or a name such as `vgg16`, as text with an expanded `~`.
+
+    Raises:
+        UsageError: it is empty, has a NUL, or needs a home folder that is not there. The message
+            begins with `name`.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise UsageError(f"{name} is empty. Name a file or a folder.")
+    if "\0" in text:
+        raise UsageError(f"{name} {text!r} has a NUL character. Remove it.")
+    if not text.startswith("~"):
+        return text
+    expanded = str(expand_home(Path(text)))
+    if expanded.startswith("~") and not Path(text).exists():
+        raise UsageError(f"{name} {text!r}: there is no such user or home folder. Check the name.")
+    return expanded
+
+
+def expand_path(path: str | os.PathLike[str], name: str = "the path") -> Path:
+    """Return what `expand_user` returns as a `Path`."""
+    return Path(expand_user(path, name))
+
+
 def cache_folder() -> Path:
     """Return `$BILINEAR_CACHE`, else the user's cache folder; it may not exist yet.
 
     It has network weights, and photos that were drawn or unpacked.
     """
-    return Path(os.environ.get("BILINEAR_CACHE") or platformdirs.user_cache_path("bilinear"))
+    chosen = os.environ.get("BILINEAR_CACHE") or platformdirs.user_cache_path("bilinear")
+    return expand_path(chosen, "BILINEAR_CACHE")

@@ -24,6 +24,7 @@ PROCESSOR_RESIZE = re.compile(
 )
 CROP = re.compile(r"(all|largest|most-confident), margin ([0-9]+(?:\.[0-9]+)?), (pixels|fractions)")
 MAX_MARGIN = 10.0
+MAX_SEED = 2**32 - 1  # of NumPy's and Keras's generators
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
 MAX_EDGE_RATIO = 4  # of the edge to the crop; more would only take memory
 MINIMUMS = {"image_size": 1, "batch_size": 1, "seed": 0}

@@ -8,7 +8,9 @@ import platformdirs
 import psutil
 import pytest
 from support.commands import run_python
+from support.errors import raises
 
+from bilinear_cli.errors import UsageError
 from bilinear_cli.files import cache_folder
 from bilinear_cli.machine import free_memory, n_cpus
 
@@ -23,6 +25,18 @@ def test_the_cache_is_the_users_or_that_of_the_environment(
     if value is not None:
         monkeypatch.setenv("BILINEAR_CACHE", value)
     assert cache_folder() == Path(value or platformdirs.user_cache_dir("bilinear"))
+
+
+def test_a_tilde_in_the_environment_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("BILINEAR_CACHE", "~/cache")
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.setenv("BILINEAR_CACHE", "~nobody-here/cache")
+    with raises(UsageError, "BILINEAR_CACHE", "~nobody-here"):
+        cache_folder()
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, closest_match
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
+from bilinear_cli.recipe import MAX_SEED
+from bilinear_cli.validation import integers
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +142,9 @@ def load_photo_set(
         BilinearError: the set does not exist, or its photos, labels or split are wrong.
         UsageError: an option does not apply to this kind of set.
     """
+    split_seed = integers(0, MAX_SEED).validate("--split-seed", split_seed)
+    if class_level is not None:
+        class_level = integers(1).validate("--class-level", class_level)
     options = ListingOptions(class_level, columns, progress)
     for kind, (matches, list_set) in KINDS.items():
         if matches(spec):

@@ -1,0 +1,72 @@
+"""Options in Python that are numbers or flags: only these are taken, and nothing like them."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from math import inf
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+from bilinear_cli.errors import UsageError
+
+
+class Range(NamedTuple):
+    """The numbers that an option takes.
+
+    Attributes:
+        kind: int or float.
+        limits: such as `from 1 to 9`, for messages.
+        contains: whether a finite number is one of them.
+    """
+
+    kind: type[int] | type[float]
+    limits: str
+    contains: Callable[[Any], bool]
+
+    def validate(self, option: str, value: Any) -> Any:
+        """Return a number, also of NumPy, as an int or a float.
+
+        Raises:
+            UsageError: it is another number, or none, such as True, nan or "1".
+        """
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if is_number and self._has_kind(value) and self.contains(value):
+            return self.kind(value)
+        noun = "integer" if self.kind is int else "number"
+        raise UsageError(f"{option} {value!r} is no {noun} {self.limits}")
+
+    def _has_kind(self, value: Any) -> bool:
+        """Return whether a number is an integer, or fits into a finite float."""
+        return isinstance(value, Integral) if self.kind is int else abs(value) <= sys.float_info.max
+
+
+def integers(minimum: int, maximum: float = inf) -> Range:
+    """Return the range of the integers from `minimum` to `maximum`."""
+    end = "" if maximum == inf else f" to {maximum}"
+    return Range(int, f"from {minimum}{end}", lambda x: minimum <= x <= maximum)
+
+
+def numbers(minimum: float, maximum: float) -> Range:
+    """Return the range of the numbers from `minimum` to `maximum`."""
+    limits = f"from {minimum:g} to {maximum:g}"
+    return Range(float, limits, lambda x: minimum <= x <= maximum)
+
+
+def validate_options(options: Any, ranges: Mapping[str, Range]) -> None:
+    """Check the numbers and the flags of a dataclass, and replace NumPy's numbers by Python's.
+
+    Args:
+        options: a field is a flag if its default is True or False. It may be None if its default
+            is None.
+        ranges: field -> the numbers that it takes.
+
+    Raises:
+        UsageError: a value is not in its range, or neither True nor False.
+    """
+    for field in fields(options):
+        value, option = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
+        if isinstance(field.default, bool) and not isinstance(value, bool):
+            raise UsageError(f"{option} {value!r} is neither True nor False")
+        if field.name in ranges and not (value is None and field.default is None):
+            value = ranges[field.name].validate(option, value)
+            object.__setattr__(options, field.name, value)  # the dataclass is frozen
