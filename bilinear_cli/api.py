@@ -18,7 +18,7 @@ import numpy as np
 from bilinear_cli import store
 from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
-from bilinear_cli.files import expand_path, expand_user
+from bilinear_cli.files import expand_path, expand_photo, expand_user
 from bilinear_cli.networks.network import import_tensorflow, load_network
 from bilinear_cli.photos.boxes.options import box_options
 from bilinear_cli.predict import (
@@ -470,7 +470,7 @@ class Run:
             if options:
                 raise UsageError("boxes cannot be used with a feature file, whose rows have theirs")
             return [*predict_rows(self.path, expand_path(photos), top)]
-        items = [photos] if _is_one_photo(photos) else photos
+        items: Iterable[Any] = map(expand_photo, [photos] if _is_one_photo(photos) else photos)
         if options:
             items = crop_photos(self.path, _paths_of(items), options)
         else:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import platformdirs
@@ -46,15 +47,17 @@ def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
         raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def expand_home(path: Path) -> Path:
+def expand_home(path: str | os.PathLike[str]) -> Path:
     """Return a path with the home folder for a leading `~` or `~user`.
 
-    Without such a user, it stays as it is: the name of a file may begin with `~`, too.
+    Without such a user, it stays as it is: the name of a file may begin with `~`, too. The text
+    `./~x` always means such a file, so a path is expanded once, where a user gave it.
     """
+    text = os.fspath(path)
     try:
-        return path.expanduser()
+        return Path(text).expanduser() if text.startswith("~") else Path(text)
     except RuntimeError:
-        return path
+        return Path(text)
 
 
 def expand_user(path: str | os.PathLike[str], name: str = "the path") -> str:
@@ -71,7 +74,7 @@ def expand_user(path: str | os.PathLike[str], name: str = "the path") -> str:
         raise UsageError(f"{name} {text!r} has a NUL character. Remove it.")
     if not text.startswith("~"):
         return text
-    expanded = str(expand_home(Path(text)))
+    expanded = str(expand_home(text))
     if expanded.startswith("~") and not Path(text).exists():
         raise UsageError(f"{name} {text!r}: there is no such user or home folder. Check the name.")
     return expanded
@@ -80,6 +83,12 @@ def expand_user(path: str | os.PathLike[str], name: str = "the path") -> str:
 def expand_path(path: str | os.PathLike[str], name: str = "the path") -> Path:
     """Return what `expand_user` returns as a `Path`."""
     return Path(expand_user(path, name))
+
+
+def expand_photo(photo: Any) -> Any:
+    """Return a photo; of a path that begins with `~`, what `expand_home` returns."""
+    is_path = isinstance(photo, str | os.PathLike)
+    return expand_home(photo) if is_path and os.fspath(photo).startswith("~") else photo
 
 
 def cache_folder() -> Path:

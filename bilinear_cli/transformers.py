@@ -18,7 +18,7 @@ from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import N_SAMPLED
 from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
-from bilinear_cli.files import BROKEN_ZIP, atomic_write, expand_path, expand_user
+from bilinear_cli.files import BROKEN_ZIP, atomic_write, expand_path, expand_photo, expand_user
 from bilinear_cli.networks.network import Forward, Network, load_network
 from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
 from bilinear_cli.photos.pixels.images import read_any, read_bytes, rgb_pixels
@@ -213,7 +213,7 @@ def _photo_list(X: Any) -> list[Any]:
     if is_table or isinstance(X, str | bytes | PathLike) or not isinstance(X, Iterable):
         hint = "Give one of its columns." if is_table else "Put a single photo into a list."
         raise UsageError(f"X has to be a sequence of photos, and not {type(X).__name__}. {hint}")
-    return list(X)
+    return [expand_photo(photo) for photo in X]
 
 
 def _pool(

@@ -1,7 +1,7 @@
 """Options in Python that are numbers or flags: only these are taken, and nothing like them."""
 
-import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from math import inf
 from numbers import Integral, Real
@@ -29,15 +29,15 @@ class Range(NamedTuple):
         Raises:
             UsageError: it is another number, or none, such as True, nan or "1".
         """
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if is_number and self._has_kind(value) and self.contains(value):
-            return self.kind(value)
+        if isinstance(value, Integral if self.kind is int else Real) and not isinstance(
+            value, bool
+        ):
+            with suppress(OverflowError):  # an integer may be too large for a float
+                number = self.kind(value)  # type: ignore[call-overload]
+                if -inf < number < inf and self.contains(number):
+                    return number
         noun = "integer" if self.kind is int else "number"
         raise UsageError(f"{option} {value!r} is no {noun} {self.limits}")
-
-    def _has_kind(self, value: Any) -> bool:
-        """Return whether a number is an integer, or fits into a finite float."""
-        return isinstance(value, Integral) if self.kind is int else abs(value) <= sys.float_info.max
 
 
 def integers(minimum: int, maximum: float = inf) -> Range:

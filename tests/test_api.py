@@ -134,9 +134,10 @@ def test_a_tilde_is_the_home_folder_and_an_empty_path_is_refused(
 ) -> None:
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(Path.cwd()))
-    path = extract("~/photos", pooling="max", output=tmp_path / "x.h5", image_size=32)
-    with open_features("~/x.h5") as features:
-        assert features.paths.tolist() == open_features(path).paths.tolist()
+    extract("~/photos", pooling="max", output="~/home.h5", image_size=32, progress=False)
+    with open_features("~/home.h5") as features:
+        assert len(features.paths) == len(photos())
+    Path("home.h5").unlink()
     run = load_run("~/runs/x-bilinear-softmax")
     photo = photos()[0].as_posix()
     assert run.predict(f"~/{photo}")[0].top == run.predict(photo)[0].top

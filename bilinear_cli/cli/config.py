@@ -16,7 +16,6 @@ from typing import Any
 import click
 
 from bilinear_cli.errors import BilinearError, UsageError, closest_match, reason_of, validate_choice
-from bilinear_cli.files import CACHE_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def add_environment(name: str, command: click.Command, defaults: Defaults) -> De
 
 def warn_of_unknown_variables(group: click.Group) -> None:
     """Log a warning for each variable that begins with `BILINEAR_` and has no effect."""
-    known = {CACHE_VARIABLE, *(str(option.envvar) for option in group.params if option.envvar)}
+    known = {"BILINEAR_CACHE", *(str(option.envvar) for option in group.params if option.envvar)}
     for name, command in group.commands.items():
         known |= {variable_of(name, key) for key in long_options(command)}
     for variable in sorted(os.environ):

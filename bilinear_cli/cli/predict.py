@@ -27,6 +27,7 @@ from bilinear_cli.cli.options import (
     weights_option,
 )
 from bilinear_cli.errors import BilinearError, UsageError, printable
+from bilinear_cli.files import expand_home
 from bilinear_cli.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
         if len(photos) > 1:
             raise UsageError("- (standard input) cannot be combined with photos or folders")
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
-        listed = (Path(line) for line in lines if line.strip())
+        listed = (expand_home(line) for line in lines if line.strip())
         first = next(listed, None)
         if not first:
             raise UsageError("standard input has no paths: write one in each line")

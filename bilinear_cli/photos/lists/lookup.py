@@ -37,7 +37,7 @@ class Lookup:
         if _is_file(self.root / text):
             return self.root / text
         slashed = text.replace("\\", "/")
-        file = self.root / expand_home(Path(slashed))
+        file = self.root / expand_home(slashed)
         matches = [file] if _is_file(file) else self._similar(file)
         if len(matches) > 1:
             names = " or ".join(map(self.relative, matches))

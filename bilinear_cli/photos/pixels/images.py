@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line
-from bilinear_cli.files import expand_home
 from bilinear_cli.photos.boxes.crops import Crop, crop_upright, upright_size
 from bilinear_cli.photos.pixels.depth import declared_depth, scale_grey
 from bilinear_cli.photos.pixels.formats import open_photo
@@ -75,9 +74,9 @@ def read_photo(
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a file, whose path may begin with `~`, or raise a BadPhotoError."""
+    """Return the bytes of a file, or raise a BadPhotoError."""
     try:
-        return expand_home(path).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BadPhotoError(f"cannot read {path}: {error.strerror or error}") from error
 
