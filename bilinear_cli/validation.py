@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from bilinear_cli.errors import UsageError
 
+MAX_INTEGER = 2**31 - 1  # libraries and files take no larger one
+
 
 class Range(NamedTuple):
     """The numbers that an option takes.
@@ -40,10 +42,9 @@ class Range(NamedTuple):
         raise UsageError(f"{option} {value!r} is no {noun} {self.limits}")
 
 
-def integers(minimum: int, maximum: float = inf) -> Range:
+def integers(minimum: int, maximum: int = MAX_INTEGER) -> Range:
     """Return the range of the integers from `minimum` to `maximum`."""
-    end = "" if maximum == inf else f" to {maximum}"
-    return Range(int, f"from {minimum}{end}", lambda x: minimum <= x <= maximum)
+    return Range(int, f"from {minimum} to {maximum}", lambda x: minimum <= x <= maximum)
 
 
 def numbers(minimum: float, maximum: float) -> Range:

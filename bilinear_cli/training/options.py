@@ -19,7 +19,7 @@ RANGES = {
     "folds": integers(2),
     "min_photos": integers(1),
     "seed": integers(0, MAX_SEED),
-    "hidden": integers(1),
+    "hidden": integers(1, 2**16),
     "dropout": numbers(0, 0.99),
     "channels": integers(1),
 }
