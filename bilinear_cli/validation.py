@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bilinear_cli.errors import UsageError
 
 MAX_INTEGER = 2**31 - 1  # libraries and files take no larger one
+MAX_SEED = 2**32 - 1  # of NumPy's and Keras's generators
 
 
 class Range(NamedTuple):

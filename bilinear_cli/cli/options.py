@@ -11,7 +11,8 @@ from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.files import expand_path, expand_user
 from bilinear_cli.photos.boxes.options import CHOICES, NO_BOX
-from bilinear_cli.recipe import MAX_MARGIN, MAX_SEED
+from bilinear_cli.recipe import MAX_MARGIN
+from bilinear_cli.validation import MAX_SEED
 
 
 class PathType(click.Path):

@@ -12,7 +12,6 @@ from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
 from bilinear_cli.photos.boxes.options import BoxOptions, box_options
 from bilinear_cli.recipe import (
     CHOICES,
-    MAX_SEED,
     PROCESSOR,
     SRGB,
     UNSHARDED,
@@ -20,7 +19,7 @@ from bilinear_cli.recipe import (
     distinct_sizes,
     view_names,
 )
-from bilinear_cli.validation import integers, validate_options
+from bilinear_cli.validation import MAX_SEED, integers, validate_options
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import MapInput

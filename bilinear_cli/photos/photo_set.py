@@ -15,8 +15,7 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, closest_match
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
-from bilinear_cli.recipe import MAX_SEED
-from bilinear_cli.validation import integers
+from bilinear_cli.validation import MAX_SEED, integers
 
 log = logging.getLogger(__name__)
 

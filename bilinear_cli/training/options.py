@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bilinear_cli.errors import UsageError, validate_choice
-from bilinear_cli.recipe import MAX_SEED
 from bilinear_cli.training import registry
-from bilinear_cli.validation import Range, integers, numbers, validate_options
+from bilinear_cli.validation import MAX_SEED, Range, integers, numbers, validate_options
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 SOLVERS = ("auto", "gram", "stream")
