@@ -50,7 +50,9 @@ def read_config(path: Path, commands: Commands) -> dict[str, Defaults]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BilinearError(f"cannot read the config {path}: {reason_of(error)}") from error
+        not_utf8 = isinstance(error, UnicodeDecodeError)
+        reason = "it is not in UTF-8. Save it as UTF-8" if not_utf8 else reason_of(error)
+        raise BilinearError(f"cannot read the config {path}: {reason}") from error
     try:
         return {name: _read_table(name, table, commands) for name, table in tables.items()}
     except UsageError as error:

@@ -81,7 +81,10 @@ def test_help_shows_the_defaults_of_a_config(
         ("train = 'svm'\n", ["train", "[train]"]),
         ("[extract\n", []),
         ("a = 1\na = 2\n", []),
-        (b"a = '\xff'\n", []),
+        ("a = " + "[" * 5000, []),
+        ("a = " + "9" * 5000, []),
+        (b"a = '\xff'\n", ["UTF-8"]),
+        (b"\xef\xbb\xbf[train]\r\ndata = 5\r\n", ["[train] data"]),
         (None, []),
     ],
 )
