@@ -141,12 +141,17 @@ def test_a_tilde_is_the_home_folder_and_an_empty_path_is_refused(
     run = load_run("~/runs/x-bilinear-softmax")
     photo = photos()[0].as_posix()
     assert run.predict(f"~/{photo}")[0].top == run.predict(photo)[0].top
+    features = PhotoFeatures(pooling="max", image_size=32, cache="~/rows")
+    assert features.fit_transform([f"~/{photo}"]).shape == (1, 6)
+    assert [*Path("rows").rglob("*.npy")]
     for arguments in ({"data": ""}, {"output": ""}, {"weights": ""}, {"maps": ""}, {"boxes": ""}):
         with raises(UsageError, *arguments):
             extract(**arguments)
     for arguments in ({"output": ""}, {"data": ""}, {"scheduler": ""}):
         with raises(UsageError, *arguments):
             train("x.h5", pooling="max", **arguments)
+    with raises(UsageError, "--split-seed", "-1"):
+        train("x.h5", pooling="max", data="photos", split_seed=-1)
     for function in (load_run, open_features, train):
         with pytest.raises(UsageError):
             function("")

@@ -144,8 +144,8 @@ def _as_text(option: click.Option, value: Any) -> Any:
     takes_numbers = not isinstance(option.type, TEXT)
     if isinstance(value, (str, getattr(option.type, "toml_type", str))):
         return value
-    if takes_numbers and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+    if takes_numbers and isinstance(value, int | float):
+        return str(value)  # of true, which is no number, too
     raise _wrong_type("a number" if takes_numbers else "text in quotes", value)
 
 

@@ -368,3 +368,7 @@ def test_a_name_that_only_begins_with_a_tilde(run: Path, home: Path) -> None:
         make_photo(Path(name))
     lines = run_command("predict", run, "~$1.png", "./~/2.png").stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == ["~$1.png", "~/2.png"]
+    make_photo(home / "3.png")
+    listed = run_command("predict", run, "-", input="~$1.png\n./~/2.png\n~/3.png\n").stdout
+    names = [line.split("\t")[0] for line in listed.splitlines()]
+    assert names == ["~$1.png", "~/2.png", str(home / "3.png")]
