@@ -4,10 +4,12 @@ Each message is one line: what happened, where, and what to do.
 """
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 
 Progress = Callable[[int, int], None]  # called with (done, total)
+BYTES = re.compile("[\udc80-\udcff]+")  # stand for bytes of a path, see PEP 383
 
 
 class BilinearError(Exception):
@@ -70,6 +72,23 @@ def reason_of(error: Exception) -> str:
     return os.strerror(number) if number else one_line(error)
 
 
+def readable(text: object) -> str:
+    r"""Return a path, or a text with paths, with escapes as `\xe9` for bytes that are not UTF-8.
+
+    Bytes that are UTF-8, but not what the locale asks for, become their characters.
+    """
+
+    def decoded(run: re.Match) -> str:
+        return run[0].encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+    return BYTES.sub(decoded, str(text))
+
+
 def printable(text: str) -> str:
-    """Return `text` with `?` for control characters and line breaks, safe for a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    r"""Return `text` as one line, safe for a terminal.
+
+    Escapes such as `\n` stand for line breaks, control characters, and what is not visible.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in readable(text)
+    )

@@ -99,11 +99,13 @@ def write_run(folder: Path, result: "TrainingResult") -> None:
     rows = result.rows
     first = np.unique(rows.photo, return_index=True)[1]
     columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
-    labels = manifest_csv(zip(*(column[first] for column in columns), strict=True))
+    photo_rows = zip(*(column[first] for column in columns), strict=True)
+    labels = manifest_csv(photo_rows, folder / "labels.csv")
     with atomic_write(folder, replace_folder=True) as new:
         new.mkdir()
-        text = json.dumps(result.metrics, indent=1, ensure_ascii=False)
-        (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(result.metrics, indent=1, ensure_ascii=False) + "\n"
+        # backslashreplace: a path that is not UTF-8 becomes escapes of JSON, and is read as it was
+        (new / "metrics.json").write_text(text, encoding="utf-8", errors="backslashreplace")
         (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
         save_model(new / "model.npz", result.model)
         for name, (rows, scores) in result.scores.items():

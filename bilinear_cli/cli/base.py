@@ -1,5 +1,6 @@
 """What commands share: the group, errors as one line, log lines, progress bars, and options."""
 
+import json
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from bilinear_cli import __version__
+from bilinear_cli.cli.streams import is_utf8
 from bilinear_cli.errors import (
     BilinearError,
     Progress,
@@ -189,6 +191,11 @@ class _TqdmHandler(logging.Handler):
             tqdm.write(printable(self.format(record)), file=sys.stderr)
         except Exception:
             self.handleError(record)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON in one line: with escapes where standard output is not in UTF-8."""
+    click.echo(json.dumps(value, ensure_ascii=not is_utf8(sys.stdout)))
 
 
 def is_quiet() -> bool:

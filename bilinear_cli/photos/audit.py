@@ -195,7 +195,7 @@ def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path
             f"the CSV file is read: {abbreviate(unsafe)}. Rename them."
         )
     with path.open("x", encoding="utf-8", newline="") as file:
-        file.write(manifest_csv(zip(paths, labels, split, group, strict=True)))
+        file.write(manifest_csv(zip(paths, labels, split, group, strict=True), path))
 
 
 def validate_groups_path(path: Path) -> None:

@@ -3,18 +3,26 @@
 import hashlib
 import json
 import logging
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, closest_match
+from bilinear_cli.errors import (
+    BilinearError,
+    Progress,
+    UsageError,
+    abbreviate,
+    closest_match,
+    readable,
+)
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
+from bilinear_cli.photos.lookalikes import appearance, same_looking, show_difference
 
 log = logging.getLogger(__name__)
 
@@ -161,12 +169,8 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
         raise BilinearError(
             f"{spec} has only one class ({abbreviate(names)}): a classifier needs at least two"
         )
-    for text in [*paths.tolist(), *names]:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            readable = text.encode(errors="surrogateescape").decode(errors="replace")
-            raise BilinearError(f"{spec}: the name {readable!r} is not UTF-8: rename it") from None
+    _check_names([*paths.tolist(), *names], spec)
+    _warn_of_lookalikes(names, spec)
     class_index = {name: i for i, name in enumerate(names)}
     labels = np.array([class_index[name] for name in class_of.tolist()], np.int64)
     group = np.where(group == "", paths, group)
@@ -178,6 +182,27 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
     )
     _check_split(photo_set)
     return photo_set
+
+
+def _check_names(names: Iterable[str], spec: str) -> None:
+    """Raise if a name cannot be stored."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            encoding = sys.getfilesystemencoding()
+            reason = "is not UTF-8: rename it"
+            if encoding != "utf-8":
+                reason = f"cannot be read in this locale ({encoding}): set PYTHONUTF8=1"
+            raise BilinearError(f"{spec}: the name {readable(name)} {reason}") from None
+
+
+def _warn_of_lookalikes(names: Iterable[str], spec: str) -> None:
+    """Warn of classes that a person cannot tell apart by their names."""
+    if pairs := same_looking(names):
+        more = f", and {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+        message = "%s: %s look the same but are different classes%s. Rename one of them."
+        log.warning(message, spec, show_difference(*pairs[0]), more)
 
 
 def _check_split(photo_set: PhotoSet) -> None:
@@ -197,8 +222,10 @@ def _check_split(photo_set: PhotoSet) -> None:
 
 def _with_similar(name: str, others: Sequence[str]) -> str:
     """Return a name, and the one of the others that is perhaps meant."""
-    if normalize("NFC", name) in {normalize("NFC", other) for other in others}:
-        return f"{name} (train has this name in other Unicode characters)"
+    for other in others:
+        if appearance(name) == appearance(other):
+            difference = show_difference(name, other)
+            return f"{name} (train has this name in other Unicode characters: {difference})"
     similar = closest_match(name, others)
     return f"{name} (did you mean {similar}?)" if similar else name
 

@@ -163,7 +163,7 @@ def _labels_csv(labels: list[list[str]], errors: Predictions) -> str | None:
     """Return a data URI of a manifest of all photos, errors first; None if it is too long."""
     rank = {path: i for i, path in enumerate(errors.paths)}
     rows = sorted(labels, key=lambda row: rank.get(row[0], len(rank)))
-    content = manifest_csv(rows).encode()
+    content = manifest_csv(rows, Path("corrected.csv")).encode()
     return data_uri(content, "text/csv") if len(content) <= MAX_CSV_BYTES else None
 
 

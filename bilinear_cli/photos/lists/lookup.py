@@ -65,7 +65,7 @@ class Lookup:
             (self.root / text).stat()
         except (FileNotFoundError, NotADirectoryError):
             return ". ".join(filter(None, [reason, self._elsewhere(text)]))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL, or not of the locale
             return f"the path cannot be read: {reason_of(error)}"
         return reason  # it is a folder
 
@@ -119,7 +119,7 @@ def _names_by_form(folder: Path) -> dict[tuple[bool, str], list[str]]:
     names_of = defaultdict(list)
     try:
         entries = sorted((entry.name, entry.is_dir()) for entry in os.scandir(folder))
-    except OSError:
+    except (OSError, ValueError):
         entries = []
     for name, is_folder in entries:
         names_of[is_folder, _form(name)].append(name)

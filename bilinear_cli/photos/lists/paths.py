@@ -1,0 +1,40 @@
+"""A list of paths on standard input -> the paths, while the list is written."""
+
+import codecs
+import os
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+
+from bilinear_cli.errors import UsageError
+
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_paths(stream: BufferedIOBase) -> Iterator[Path]:
+    """Yield the paths of a list: one in each line, or with a NUL behind each.
+
+    `find -print0` writes a NUL behind each. What the list has more of in its first part, line
+    breaks or NULs, separates the paths.
+
+    Raises:
+        UsageError: the list is in UTF-16.
+    """
+    rest, end = b"", b""
+    while part := stream.read1():
+        if not end:
+            if part.startswith(UTF_16):
+                raise UsageError("standard input is in UTF-16: save the list in UTF-8")
+            part = part.removeprefix(codecs.BOM_UTF8)
+            end = b"\0" if part.count(b"\0") > part.count(b"\n") else b"\n"
+        *names, rest = (rest + part).split(end)
+        yield from _paths(names, end)
+    yield from _paths([rest], end)
+
+
+def _paths(names: list[bytes], end: bytes) -> Iterator[Path]:
+    for name in names:
+        if end == b"\n":
+            name = name.rstrip(b"\r")
+        if name.strip():
+            yield Path(os.fsdecode(name))
