@@ -195,7 +195,8 @@ class _TqdmHandler(logging.Handler):
 
 def print_json(value: object) -> None:
     """Print a value as JSON in one line: with escapes where standard output is not in UTF-8."""
-    click.echo(json.dumps(value, ensure_ascii=not is_utf8(sys.stdout)))
+    text = json.dumps(value, ensure_ascii=not is_utf8(sys.stdout))
+    click.echo(text.encode(errors="backslashreplace").decode())  # for paths that are not UTF-8
 
 
 def is_quiet() -> bool:

@@ -63,12 +63,16 @@ def _open_closed_streams() -> None:
 
 
 def _standard_stream(stream: TextIO, title: str, errors: str) -> TextIO:
-    """Return a stream to the same file, which writes any text; a console of Windows stays."""
+    """Return a stream to the same file, which writes any text; a console of Windows stays.
+
+    ASCII becomes UTF-8, as in click: it is the sign of a locale that nobody has set.
+    """
     buffer = getattr(stream, "buffer", None)
     if not isinstance(getattr(buffer, "raw", buffer), io.FileIO):  # `python -u` has no buffer
         return stream
     file = io.BufferedWriter(_StandardFile(stream.fileno(), title))
-    return io.TextIOWrapper(file, stream.encoding, errors, line_buffering=True)
+    encoding = "utf-8" if codecs.lookup(stream.encoding).name == "ascii" else stream.encoding
+    return io.TextIOWrapper(file, encoding, errors, line_buffering=True)
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -77,16 +81,16 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeEncodeError:
-        _warn_of_escapes(error.encoding)
+        _warn_of_escapes()
         return codecs.backslashreplace_errors(error)
 
 
 @cache
-def _warn_of_escapes(encoding: str) -> None:
+def _warn_of_escapes() -> None:
     log.warning(
         "standard output is in %s. Escapes such as \\u00e9 stand for characters that it lacks. To "
         "get the characters themselves in a file, set PYTHONIOENCODING=utf-8.",
-        encoding,
+        sys.stdout.encoding,  # the error has only `charmap`
     )
 
 
