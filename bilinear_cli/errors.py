@@ -72,6 +72,13 @@ def reason_of(error: Exception) -> str:
     return os.strerror(number) if number else one_line(error)
 
 
+def unencodable(name: str, encoding: str) -> str:
+    """Return that an encoding lacks characters of a name, and what to do."""
+    if encoding == "utf-8":
+        return f"the name {readable(name)} is not UTF-8: rename it"
+    return f"the name {readable(name)} cannot be read in this locale ({encoding}): set PYTHONUTF8=1"
+
+
 def readable(text: object) -> str:
     r"""Return a path, or a text with paths, with escapes as `\xe9` for bytes that are not UTF-8.
 

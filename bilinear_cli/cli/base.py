@@ -21,6 +21,7 @@ from bilinear_cli.errors import (
     UsageError,
     printable,
     reason_of,
+    unencodable,
     validate_choice,
 )
 from bilinear_cli.extraction.options import ExtractOptions
@@ -92,6 +93,8 @@ def _one_line() -> Iterator[None]:
     except OSError as error:  # for instance a full disk, or a folder without permission
         path = f"{error.filename}: " if error.filename else ""
         line, exit_code = f"{path}{error.strerror or error}", 1
+    except UnicodeEncodeError as error:  # of a path in a feature file, for instance
+        line, exit_code = unencodable(error.object, error.encoding), 1
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:

@@ -19,7 +19,7 @@ from bilinear_cli.errors import (
     UsageError,
     abbreviate,
     closest_match,
-    readable,
+    unencodable,
 )
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
 from bilinear_cli.photos.lookalikes import appearance, same_looking, show_difference
@@ -169,12 +169,13 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
         raise BilinearError(
             f"{spec} has only one class ({abbreviate(names)}): a classifier needs at least two"
         )
-    _check_names([*paths.tolist(), *names], spec)
+    root = listing.root.resolve()
+    _check_names([*paths.tolist(), *names, str(root), spec], spec)
     _warn_of_lookalikes(names, spec)
     class_index = {name: i for i, name in enumerate(names)}
     labels = np.array([class_index[name] for name in class_of.tolist()], np.int64)
     group = np.where(group == "", paths, group)
-    name, root, seed = listing.name, listing.root.resolve(), None
+    name, seed = listing.name, None
     if (split == "").any():
         split, seed = stratified_group_split(labels, group, split_seed), split_seed
     photo_set = PhotoSet(
@@ -185,16 +186,13 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
 
 
 def _check_names(names: Iterable[str], spec: str) -> None:
-    """Raise if a name cannot be stored."""
+    """Raise if a name cannot be stored in a feature file."""
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError:
-            encoding = sys.getfilesystemencoding()
-            reason = "is not UTF-8: rename it"
-            if encoding != "utf-8":
-                reason = f"cannot be read in this locale ({encoding}): set PYTHONUTF8=1"
-            raise BilinearError(f"{spec}: the name {readable(name)} {reason}") from None
+            reason = unencodable(name, sys.getfilesystemencoding())
+            raise BilinearError(f"{spec}: {reason}") from None
 
 
 def _warn_of_lookalikes(names: Iterable[str], spec: str) -> None:

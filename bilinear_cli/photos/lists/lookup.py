@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from unicodedata import normalize
 
-from bilinear_cli.errors import reason_of
+from bilinear_cli.errors import reason_of, unencodable
 from bilinear_cli.photos.folders.walk import IS_SYSTEM_NAME, SUFFIXES
 
 URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -65,7 +65,9 @@ class Lookup:
             (self.root / text).stat()
         except (FileNotFoundError, NotADirectoryError):
             return ". ".join(filter(None, [reason, self._elsewhere(text)]))
-        except (OSError, ValueError) as error:  # ValueError: a NUL, or not of the locale
+        except UnicodeEncodeError as error:
+            return unencodable(text, error.encoding)
+        except (OSError, ValueError) as error:  # ValueError: it has a NUL
             return f"the path cannot be read: {reason_of(error)}"
         return reason  # it is a folder
 
