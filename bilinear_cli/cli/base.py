@@ -1,6 +1,5 @@
 """What commands share: the group, errors as one line, log lines, progress bars, and options."""
 
-import json
 import logging
 import os
 import sys
@@ -14,7 +13,6 @@ from typing import Any
 import click
 
 from bilinear_cli import __version__
-from bilinear_cli.cli.streams import is_utf8
 from bilinear_cli.errors import (
     BilinearError,
     Progress,
@@ -194,12 +192,6 @@ class _TqdmHandler(logging.Handler):
             tqdm.write(printable(self.format(record)), file=sys.stderr)
         except Exception:
             self.handleError(record)
-
-
-def print_json(value: object) -> None:
-    """Print a value as JSON in one line: with escapes where standard output is not in UTF-8."""
-    text = json.dumps(value, ensure_ascii=not is_utf8(sys.stdout))
-    click.echo(text.encode(errors="backslashreplace").decode())  # for paths that are not UTF-8
 
 
 def is_quiet() -> bool:

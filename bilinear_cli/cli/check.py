@@ -17,10 +17,10 @@ from bilinear_cli.cli.base import (
     crop_options,
     data_option,
     image_size_option,
-    print_json,
     progress_bar,
     split_seed_option,
 )
+from bilinear_cli.cli.streams import print_json
 from bilinear_cli.errors import BilinearError
 
 if TYPE_CHECKING:

@@ -1,12 +1,12 @@
 """The command `predict`: the classes of photos, named with a trained run."""
 
 import logging
-import stat
 import sys
 from collections.abc import Callable, Iterable
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
@@ -19,12 +19,12 @@ from bilinear_cli.cli.base import (
     min_confidence_option,
     mix_option,
     no_box_option,
-    print_json,
     progress_bar,
     run_backbone_option,
     weights_option,
 )
-from bilinear_cli.errors import BilinearError, UsageError, printable, readable, reason_of
+from bilinear_cli.cli.streams import print_json
+from bilinear_cli.errors import BilinearError, UsageError, printable, readable
 from bilinear_cli.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -151,43 +151,23 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
     Raises:
         UsageError: there is nothing to predict.
     """
-    from bilinear_cli.photos.lists.paths import read_paths
+    from bilinear_cli.photos.lists.paths import photos_of, read_paths
 
     if "-" in photos:
         if len(photos) > 1:
             raise UsageError("- (standard input) cannot be combined with photos or folders")
-        listed = read_paths(sys.stdin.buffer)
+        listed = read_paths(cast(BufferedIOBase, sys.stdin.buffer))
         first = next(listed, None)
         if not first:
             raise UsageError("standard input has no paths: write one in each line")
         return chain([first], listed), 0
-    pairs = [_photos_of(Path(photo)) for photo in photos]
+    pairs = [photos_of(Path(photo)) for photo in photos]
     if all(fault for _, fault in pairs):
         raise UsageError(pairs[0][1])
     for _, fault in (pair for pair in pairs if not pair[0]):
         log.warning("%s", fault)
     paths = [*chain.from_iterable(named for named, _ in pairs)]
     return paths, len(paths)
-
-
-def _photos_of(path: Path) -> tuple[list[Path], str]:
-    """Return the photos that an argument stands for, and what is wrong with it.
-
-    A path that cannot be read stands for itself: it gets its error among the predictions.
-    """
-    from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
-
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except OSError as error:
-        return [path], f"cannot read {path} ({reason_of(error)}): name a photo or a folder"
-    if not is_folder:
-        return [path], ""
-    walk = walk_photos(path)
-    if not walk.photos:
-        return [], f"{path} has no photos{only(walk.left_out)}"
-    log_left_out(path, walk.left_out)
-    return [path / photo for photo in walk.photos], ""
 
 
 class Limits(NamedTuple):

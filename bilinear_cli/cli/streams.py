@@ -2,11 +2,14 @@
 
 import codecs
 import io
+import json
 import logging
 import os
 import sys
 from functools import cache
 from typing import Any, TextIO
+
+import click
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,8 @@ def _warn_of_escapes() -> None:
     )
 
 
-def is_utf8(stream: TextIO) -> bool:
-    """Return whether a stream is in UTF-8; a text in memory is."""
-    return codecs.lookup(stream.encoding or "utf-8").name == "utf-8"
+def print_json(value: object) -> None:
+    """Print a value as JSON in one line: with escapes where standard output is not in UTF-8."""
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    text = json.dumps(value, ensure_ascii=not is_utf8)
+    click.echo(text.encode(errors="backslashreplace").decode())  # for paths that are not UTF-8

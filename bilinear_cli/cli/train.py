@@ -16,9 +16,9 @@ from bilinear_cli.cli.base import (
     columns_option,
     is_quiet,
     option_with_default,
-    print_json,
     split_seed_option,
 )
+from bilinear_cli.cli.streams import print_json
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import CLASS_WEIGHTS, NORMALIZE, SOLVERS, TrainOptions
 

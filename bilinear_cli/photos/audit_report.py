@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from bilinear_cli.errors import abbreviate, printable
-from bilinear_cli.photos.lookalikes import appearance, show_difference
+from bilinear_cli.photos.names import appearance, show_difference
 from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO
 
 MIN_TRAIN = 5  # training photos of a class: the folds of `train`

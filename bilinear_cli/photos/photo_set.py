@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +18,14 @@ from bilinear_cli.errors import (
     UsageError,
     abbreviate,
     closest_match,
-    unencodable,
 )
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
-from bilinear_cli.photos.lookalikes import appearance, same_looking, show_difference
+from bilinear_cli.photos.names import (
+    appearance,
+    check_names,
+    show_difference,
+    warn_of_lookalikes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +173,8 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
             f"{spec} has only one class ({abbreviate(names)}): a classifier needs at least two"
         )
     root = listing.root.resolve()
-    _check_names([*paths.tolist(), *names, str(root), spec], spec)
-    _warn_of_lookalikes(names, spec)
+    check_names([*paths.tolist(), *names, str(root), spec], spec)
+    warn_of_lookalikes(names, spec)
     class_index = {name: i for i, name in enumerate(names)}
     labels = np.array([class_index[name] for name in class_of.tolist()], np.int64)
     group = np.where(group == "", paths, group)
@@ -183,24 +186,6 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
     )
     _check_split(photo_set)
     return photo_set
-
-
-def _check_names(names: Iterable[str], spec: str) -> None:
-    """Raise if a name cannot be stored in a feature file."""
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            reason = unencodable(name, sys.getfilesystemencoding())
-            raise BilinearError(f"{spec}: {reason}") from None
-
-
-def _warn_of_lookalikes(names: Iterable[str], spec: str) -> None:
-    """Warn of classes that a person cannot tell apart by their names."""
-    if pairs := same_looking(names):
-        more = f", and {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
-        message = "%s: %s look the same but are different classes%s. Rename one of them."
-        log.warning(message, spec, show_difference(*pairs[0]), more)
 
 
 def _check_split(photo_set: PhotoSet) -> None:

@@ -15,7 +15,7 @@ from support.photos import class_folders, cub_folder, make_photo, rows
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.photos.folders.walk import walk_photos
-from bilinear_cli.photos.lookalikes import same_looking
+from bilinear_cli.photos.names import same_looking
 from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.photos.split_names import resolve_splits
 

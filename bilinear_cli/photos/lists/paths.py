@@ -1,14 +1,34 @@
-"""A list of paths on standard input -> the paths, while the list is written."""
+"""Paths as people give them, as an argument or in a list -> photos to predict."""
 
 import codecs
 import os
+import stat
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
 
-from bilinear_cli.errors import UsageError
+from bilinear_cli.errors import UsageError, reason_of
+from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def photos_of(path: Path) -> tuple[list[Path], str]:
+    """Return the photos that an argument stands for, and what is wrong with it or an empty text.
+
+    A path that cannot be read stands for itself: it gets its error among the predictions.
+    """
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        return [path], f"cannot read {path} ({reason_of(error)}): name a photo or a folder"
+    if not is_folder:
+        return [path], ""
+    walk = walk_photos(path)
+    if not walk.photos:
+        return [], f"{path} has no photos{only(walk.left_out)}"
+    log_left_out(path, walk.left_out)
+    return [path / photo for photo in walk.photos], ""
 
 
 def read_paths(stream: BufferedIOBase) -> Iterator[Path]:

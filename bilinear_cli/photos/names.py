@@ -1,9 +1,15 @@
-"""Names that look the same on a screen, and are different texts."""
+"""Names of photos and classes: which can be stored, and which a person takes for the same."""
 
+import logging
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import combinations
+
+from bilinear_cli.errors import BilinearError, unencodable
+
+log = logging.getLogger(__name__)
 
 # Cyrillic and Greek letters, and hyphens -> what they look like in most fonts
 LATIN = str.maketrans(
@@ -11,6 +17,24 @@ LATIN = str.maketrans(
     "ABESIJKMHOPCTYXaecsijopyxhdlABEZHIKMNOPTYXo--",
 )
 MAX_POINTS = 6  # of a name, in a message
+
+
+def check_names(names: Iterable[str], spec: str) -> None:
+    """Raise if a name cannot be stored in a feature file."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            reason = unencodable(name, sys.getfilesystemencoding())
+            raise BilinearError(f"{spec}: {reason}") from None
+
+
+def warn_of_lookalikes(names: Iterable[str], spec: str) -> None:
+    """Warn of classes that a person cannot tell apart by their names."""
+    if pairs := same_looking(names):
+        more = f", and {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+        message = "%s: %s look the same but are different classes%s. Rename one of them."
+        log.warning(message, spec, show_difference(*pairs[0]), more)
 
 
 def same_looking(names: Iterable[str]) -> list[tuple[str, str]]:
