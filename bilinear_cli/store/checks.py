@@ -72,7 +72,8 @@ def _open_with_lock(path: Path, mode: str) -> h5py.File:
     try:
         return h5py.File(path, mode)
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        already_open = "file locking flag" in str(error)  # in this process, without HDF5's lock
+        if error.errno not in NO_LOCKS and not already_open:
             raise
     if path.name.endswith(PARTIAL_SUFFIX):
         check_soft_lock(_final_path(path))

@@ -41,7 +41,8 @@ def locked(output: Path) -> Iterator[None]:
         FeatureFileError: the folder cannot be written to.
         InUseError: another run is writing the file.
     """
-    path, lock = lock_path(output), None
+    path = lock_path(output)
+    lock: BaseFileLock | None = None
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def _make_lock(path: Path) -> BaseFileLock:
     """Return the system's lock with this path, or a soft lock if the file system has no locks."""
     if _has_locks(path.parent):
         return FileLock(path, blocking=False, fallback_to_soft=False, on_acquired=_write_holder)
-    _warn_of_soft_locks(path.parent)
+    _warn_of_soft_locks(path.parent.resolve())
     return SoftFileLock(path, blocking=False)
 
 
@@ -73,12 +74,11 @@ def _has_locks(folder: Path) -> bool:
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
-            lock_descriptor(file.fileno(), blocking=False)
+            return lock_descriptor(file.fileno(), blocking=False)
         except OSError as error:
             if error.errno in NO_LOCKS:
                 return False
             raise
-    return True
 
 
 @cache
