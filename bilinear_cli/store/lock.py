@@ -49,7 +49,7 @@ def locked(output: Path) -> Iterator[None]:
             lock = _make_lock(path)
             lock.acquire()
         except Timeout as error:
-            raise in_use_error(output) from error
+            raise in_use_error(output, isinstance(lock, SoftFileLock)) from error
         except OSError as error:
             raise FeatureFileError(f"cannot write {path}: {error.strerror or error}") from error
         yield
@@ -118,20 +118,23 @@ def check_soft_lock(output: Path) -> None:
             pass
 
 
-def in_use_error(output: Path) -> InUseError:
-    """Return the error that names the other process that writes a feature file."""
-    path, advice = lock_path(output), "Wait until that ends, or stop it."
+def in_use_error(output: Path, is_soft: bool = False) -> InUseError:
+    """Return the error that names the other process that writes a feature file.
+
+    A soft lock may be that of a process that has ended on another machine.
+    """
+    path = lock_path(output)
     try:
         holder = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return InUseError(f"{output} is in use by another program. {advice}")
+        holder = ""
     if not holder.startswith("process "):  # of a soft lock: process, host, time of its start
         process, host, *_ = [*holder.splitlines(), "", ""]
-        holder = f"process {process} on {host.partition('?')[0]}" if process and host else ""
-        advice += f" If it has ended, remove {path}."
+        holder = f"process {process} on {host.partition('?')[0]}" if host else ""
     if not holder or holder == _process_name():
         holder = "another program"
-    return InUseError(f"{output} is in use by {holder}. {advice}")
+    advice = f" If it has ended, remove {path}." if is_soft else ""
+    return InUseError(f"{output} is in use by {holder}. Wait until that ends, or stop it.{advice}")
 
 
 def _process_name() -> str:

@@ -176,6 +176,11 @@ def test_the_soft_lock_of_another_machine_is_named_also_to_a_reader(unfinished: 
     assert lock_path(unfinished).exists()
 
 
+def test_a_file_that_this_process_has_open_without_hdf5s_lock(complete: Path) -> None:
+    with h5py.File(complete, locking=False), FeatureFile(complete) as file:
+        assert len(file.paths) == 6
+
+
 def test_a_lock_of_hdf5_that_fails_otherwise_names_the_variable(
     complete: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
