@@ -14,7 +14,6 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout, lock_descriptor
@@ -26,6 +25,7 @@ log = logging.getLogger(__name__)
 # What `flock` raises where a file system has no locks, or their server does not answer. 524 is
 # Linux's internal ENOTSUPP, which some file systems return to programs.
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, 524})
+_warned_devices: set[int] = set()  # file systems without locks, of which a warning was logged
 
 
 def lock_path(output: Path) -> Path:
@@ -81,9 +81,12 @@ def _has_locks(folder: Path) -> bool:
             raise
 
 
-@cache
 def _warn_of_soft_locks(folder: Path) -> None:
-    """Say once for each folder what soft locks mean."""
+    """Say once for each file system what soft locks mean."""
+    device = folder.stat().st_dev
+    if device in _warned_devices:
+        return
+    _warned_devices.add(device)
     log.warning(
         "%s is on a file system without file locks. Lock files (*.lock) replace them. If a run is "
         "killed, its lock file stays: the next run on this machine removes it, but before a run on "

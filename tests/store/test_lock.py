@@ -129,6 +129,7 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
             raise OSError(number, "unable to lock file")
         return open_file(name, mode, **options)
 
+    monkeypatch.setattr(lock, "_warned_devices", set())
     monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(number, "no lock")))
     monkeypatch.setattr(h5py, "File", open_unlocked)
 
