@@ -3,6 +3,7 @@
 Each message is one line: what happened, where, and what to do.
 """
 
+import errno
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -69,6 +70,9 @@ def one_line(error: Exception) -> str:
 def reason_of(error: Exception) -> str:
     """Return what the operating system says about an error, or else its message."""
     number = getattr(error, "errno", None)
+    if number == errno.EFBIG:
+        limit = "more than the file system or `ulimit -f` allows"
+        return f"{os.strerror(number)} ({limit})"
     return os.strerror(number) if number else one_line(error)
 
 

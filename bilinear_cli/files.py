@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import platformdirs
 
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, reason_of
 
 # What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged
 BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
@@ -43,7 +43,7 @@ def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
     except BilinearError:  # some are also OSErrors
         raise
     except OSError as error:
-        raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error
+        raise BilinearError(f"cannot write {path}: {reason_of(error)}") from error
 
 
 def cache_folder() -> Path:
