@@ -6,12 +6,13 @@ that `import bilinear_cli` takes no time.
 
 import logging
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bilinear_cli.api import Prediction, Run, extract, load_run, open_features, train
     from bilinear_cli.layers import BilinearPooling
+
+    __version__: str
 
 __all__ = [
     "BilinearPooling",
@@ -22,13 +23,16 @@ __all__ = [
     "open_features",
     "train",
 ]
-__version__ = version("bilinear-cli")
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name."""
+    """Import a public name, or read the version."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bilinear-cli")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "layers" if name == "BilinearPooling" else "api"

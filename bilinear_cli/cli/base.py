@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from bilinear_cli import __version__
 from bilinear_cli.errors import (
     BilinearError,
     Progress,
@@ -149,7 +148,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
         "auto_envvar_prefix": "BILINEAR",
     },
 )
-@click.version_option(__version__, message="%(version)s")
+@click.version_option(package_name="bilinear-cli", message="%(version)s")
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),

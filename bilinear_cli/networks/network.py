@@ -191,7 +191,8 @@ def silent_stderr() -> Iterator[None]:
 @cache
 def int8_table() -> dict[str, Any]:
     """Return `ranges`, layer -> largest activation, and `weights_sha256`, of the weights."""
-    return json.loads(files("bilinear_cli.networks").joinpath("int8.json").read_text())
+    table = files("bilinear_cli.networks").joinpath("int8.json")
+    return json.loads(table.read_text(encoding="utf-8"))
 
 
 def int8_sha256() -> str:
