@@ -4,7 +4,8 @@ Each message is one line: what happened, where, and what to do.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable
+import shlex
+from collections.abc import Callable, Collection, Iterable, Sequence
 from difflib import get_close_matches
 
 Progress = Callable[[int, int], None]  # called with (done, total)
@@ -68,6 +69,15 @@ def reason_of(error: Exception) -> str:
     """Return what the operating system says about an error, or else its message."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else one_line(error)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return words as one types them into a shell of this system."""
+    if os.name == "nt":
+        from subprocess import list2cmdline
+
+        return list2cmdline(words)
+    return shlex.join(words)
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from support.commands import run_python
 from support.errors import assert_names, raises
 
-from bilinear_cli import machine
+from bilinear_cli import errors, machine
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.files import cache_folder, portable_name, relative_path
 from bilinear_cli.machine import free_memory, n_cpus
@@ -76,6 +76,14 @@ def test_a_cache_that_cannot_be_written_names_the_variable_of_the_cache(
 
 def test_names_of_files_are_valid_on_windows() -> None:
     assert portable_name('a/b:0 \\ <c> "d" | e? * ü+1.h5') == "a-b-0 - -c- -d- - e- - ü+1.h5"
+
+
+@pytest.mark.parametrize(("system", "line"), [("posix", r"a 'b c' 'd\e'"), ("nt", r'a "b c" d\e')])
+def test_a_command_is_quoted_for_the_shell_of_the_system(
+    system: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "os", SimpleNamespace(name=system))
+    assert errors.command_line(["a", "b c", r"d\e"]) == line
 
 
 def test_a_path_on_another_drive_stays_absolute(

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from bilinear_cli.cli.base import (
     progress_bar,
     split_seed_option,
 )
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, command_line
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ def check(
                 groups,
                 n_leaks,
             )
-        log.info("next: bilinear extract --data %s", shlex.quote(str(groups)))
+        log.info("next: bilinear extract --data %s", command_line([str(groups)]))
 
 
 def _cost_lines(cost: dict[str, Any], reading_seconds: float) -> str:
