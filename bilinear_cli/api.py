@@ -423,8 +423,10 @@ def _progress_lines(label: str, unit: str) -> Progress:
         now = time.monotonic()
         first, began = start = start or (done, now)
         if now - last >= LINE_SECONDS:
-            counts = {"n": done, "total": total, "initial": first, "elapsed": now - began}
-            line = tqdm.format_meter(**counts, ncols=0, prefix=label, unit=unit)
+            elapsed = now - began
+            line = tqdm.format_meter(
+                done, total, elapsed, ncols=0, prefix=label, unit=unit, initial=first
+            )
             print(line, file=sys.stderr)
             last = now
         if done == total:

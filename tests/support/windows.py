@@ -16,7 +16,7 @@ import psutil
 
 # Other people's code: it knows that this is Linux, and may keep what it imports.
 PORTABLE = ("asyncio", "multiprocessing.resource_tracker", "h5py", "joblib", "matplotlib.pyplot")
-PORTABLE += ("sklearn.linear_model", "tensorflow")
+PORTABLE += ("platformdirs", "sklearn.linear_model", "tensorflow")
 MODULES = ("fcntl", "grp", "pwd", "resource", "syslog", "termios")
 FUNCTIONS: dict[Any, tuple[str, ...]] = {
     os: (
@@ -43,8 +43,8 @@ def act_like_windows() -> None:
 
 
 def _unless_open(change: Callable[..., None], *paths: Any, **options: Any) -> None:
-    """Rename or remove a file, unless this process has it open."""
-    names = {os.path.realpath(path) for path in paths}
+    """Rename or remove a file, unless this process has it open. Locks are left to filelock."""
+    names = {os.path.realpath(path) for path in paths if not str(path).endswith(".lock")}
     if opened := names & {file.path for file in psutil.Process().open_files()}:
         raise PermissionError(13, "The process cannot access the file", *opened)
     change(*paths, **options)
