@@ -96,6 +96,10 @@ def _one_line() -> Iterator[None]:
         line, exit_code = f"not enough memory. {advice}", 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
+    except ImportError as error:  # a module in C++ may turn ctrl-C while it is imported into this
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        line, exit_code = "interrupted", 130
     exception = click.ClickException(printable(line))
     exception.exit_code = exit_code  # type: ignore[misc]
     raise exception
