@@ -3,10 +3,14 @@
 Each message is one line: what happened, where, and what to do.
 """
 
+import logging
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from difflib import get_close_matches
+
+# Without it, Python prints the warnings of a program that has not set up logging.
+logging.getLogger("bilinear_cli").addHandler(logging.NullHandler())
 
 Progress = Callable[[int, int], None]  # called with (done, total)
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from support.commands import BILINEAR, ROOT, environment, run_command, run_python
+from support.commands import BILINEAR, ROOT, environment, error_line, run_command, run_python
 from support.errors import assert_names, assert_suggests
 
 from bilinear_cli.cli import cli
+from bilinear_cli.networks import weights
 
 # Ctrl-C while Python looks for a module of the program
 CTRL_C = """
@@ -66,6 +68,16 @@ def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     process = subprocess.run(BILINEAR, capture_output=True, env=environment(PYTHONPATH=paths))
     assert (process.returncode, process.stdout, process.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_during_the_import_of_a_module_in_c_is_an_interruption(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Simulated: modules made with pybind11 raise an ImportError from a KeyboardInterrupt."""
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    monkeypatch.setattr(weights, "load_vgg16_weights", Mock(side_effect=error))
+    error_line(run_command("weights", code=130))
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
