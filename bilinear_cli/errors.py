@@ -4,10 +4,15 @@ Each message is one line: what happened, where, and what to do.
 """
 
 import errno
+import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+import shlex
+from collections.abc import Callable, Collection, Iterable, Sequence
 from difflib import get_close_matches
+
+# Without it, Python prints the warnings of a program that has not set up logging.
+logging.getLogger("bilinear_cli").addHandler(logging.NullHandler())
 
 Progress = Callable[[int, int], None]  # called with (done, total)
 BYTES = re.compile("[\udc80-\udcff]+")  # stand for bytes of a path, see PEP 383
@@ -93,6 +98,15 @@ def readable(text: object) -> str:
         return run[0].encode(errors="surrogateescape").decode(errors="backslashreplace")
 
     return BYTES.sub(decoded, str(text))
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return words as one types them into a shell of this system."""
+    if os.name == "nt":
+        from subprocess import list2cmdline
+
+        return list2cmdline(words)
+    return shlex.join(words)
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from bilinear_cli import __version__
 from bilinear_cli.errors import (
     BilinearError,
     Progress,
@@ -100,6 +99,10 @@ def _one_line() -> Iterator[None]:
         line, exit_code = f"not enough memory. {advice}", 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
+    except ImportError as error:  # a module in C++ may turn ctrl-C while it is imported into this
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        line, exit_code = "interrupted", 130
     exception = click.ClickException(printable(line))
     exception.exit_code = exit_code  # type: ignore[misc]
     raise exception
@@ -152,7 +155,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
         "auto_envvar_prefix": "BILINEAR",
     },
 )
-@click.version_option(__version__, message="%(version)s")
+@click.version_option(package_name="bilinear-cli", message="%(version)s")
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -1,7 +1,6 @@
 """The command `check`: an inspection of a photo set before hours are spent on it."""
 
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from bilinear_cli.cli.base import (
     split_seed_option,
 )
 from bilinear_cli.cli.streams import print_json
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, command_line
 
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet
@@ -131,7 +130,7 @@ def _write_groups(photo_set: "PhotoSet", summary: dict[str, Any], groups: Path) 
             groups,
             n_leaks,
         )
-    log.info("next: bilinear extract --data %s", shlex.quote(str(groups)))
+    log.info("next: bilinear extract --data %s", command_line([str(groups)]))
 
 
 def _cost_lines(cost: dict[str, Any], reading_seconds: float) -> str:

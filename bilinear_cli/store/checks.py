@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from bilinear_cli.errors import (
     FeatureFileError,
     InUseError,
     UsageError,
+    command_line,
     reason_of,
 )
 from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
@@ -197,5 +197,5 @@ def incomplete_error(
 ) -> FeatureFileError:
     """Return the error for an unfinished file, with the command that finishes it."""
     command = json.loads(attributes.get("command", "[]"))
-    advice = f"Finish it with: {shlex.join(command)}" if command else "Run bilinear extract."
+    advice = f"Finish it with: {command_line(command)}" if command else "Run bilinear extract."
     return FeatureFileError(f"{path} is incomplete: {rows_done} of {n_rows} rows. {advice}")

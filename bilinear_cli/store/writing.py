@@ -100,16 +100,20 @@ class FeatureWriter(FeatureFile):
             header = self.header()
             columns = {name: values[indices] for name, values in header.row_columns.items()}
             header = replace(header, row_columns=columns, skipped=reasons or {})
-            with _rows_kept():
-                copy_rows(self, indices, self.path, header)
-            self._file.close()
+            with (
+                _rows_kept(),
+                _write_errors(self.path),
+                _copied_rows(self, indices, self.path, header) as copy,
+            ):
+                self.close()  # the copy replaces this file
+                copy._complete()
             _sync_and_rename(self.path, self.output)
 
     def _complete(self) -> None:
         """Mark the file as complete, close it and rename it."""
         _check_last_byte(self.path)
         self._file.attrs.modify("complete", True)  # in place, so that nothing moves
-        self._file.close()
+        self.close()  # Windows renames no open file
         _sync_and_rename(self.path, self.output)
 
 
@@ -281,6 +285,6 @@ def _rows_kept() -> Iterator[None]:
 
 
 def _sync_and_rename(path: Path, output: Path) -> None:
-    with path.open("rb") as raw:
+    with path.open("r+b") as raw:  # Windows syncs only files that are open for writing
         os.fsync(raw.fileno())
     os.replace(path, output)

@@ -7,6 +7,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from bilinear_cli.errors import reason_of, unencodable
+from bilinear_cli.files import relative_path
 from bilinear_cli.photos.folders.walk import IS_SYSTEM_NAME, SUFFIXES
 
 URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -48,7 +49,7 @@ class Lookup:
 
     def relative(self, file: Path) -> str:
         """Return the path from the folder of the list to a file."""
-        return Path(os.path.relpath(file, self.root)).as_posix()
+        return relative_path(file, self.root)
 
     def explain(self, text: str) -> str:
         """Return why a path is no photo, and what the user can do."""
