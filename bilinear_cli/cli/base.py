@@ -11,10 +11,16 @@ from typing import Any
 
 import click
 
-from bilinear_cli import __version__
 from bilinear_cli.cli.config import add_environment, read_config, warn_of_unknown_variables
 from bilinear_cli.cli.options import PathType
-from bilinear_cli.errors import BilinearError, Progress, printable, validate_choice
+from bilinear_cli.errors import (
+    BilinearError,
+    Progress,
+    printable,
+    reason_of,
+    unencodable,
+    validate_choice,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +70,9 @@ def _one_line() -> Iterator[None]:
         raise
     except OSError as error:  # for instance a full disk, or a folder without permission
         path = f"{error.filename}: " if error.filename else ""
-        line, exit_code = f"{path}{error.strerror or error}", 1
+        line, exit_code = f"{path}{reason_of(error)}", 1
+    except UnicodeEncodeError as error:  # of a path in a feature file, for instance
+        line, exit_code = unencodable(error.object, error.encoding), 1
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:
@@ -72,6 +80,10 @@ def _one_line() -> Iterator[None]:
         line, exit_code = f"not enough memory. {advice}", 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
+    except ImportError as error:  # a module in C++ may turn ctrl-C while it is imported into this
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        line, exit_code = "interrupted", 130
     exception = click.ClickException(printable(line))
     exception.exit_code = exit_code  # type: ignore[misc]
     raise exception
@@ -92,7 +104,7 @@ def set_defaults(ctx: click.Context, param: click.Parameter, path: Path | None) 
         "max_content_width": 100,
     },
 )
-@click.version_option(__version__, message="%(version)s")
+@click.version_option(package_name="bilinear-cli", message="%(version)s")
 @click.option(
     "--config",
     type=PathType(dir_okay=False, path_type=Path),
