@@ -593,7 +593,7 @@ def test_hidden_progress_does_not_import_the_bar_of_notebooks(
 
 
 def test_a_notebook_without_ipywidgets_has_a_bar_of_text_and_no_warning(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     """The notebook is simulated."""
     for name in ("tqdm.auto", "tqdm.autonotebook", "tqdm.notebook"):
@@ -607,6 +607,7 @@ def test_a_notebook_without_ipywidgets_has_a_bar_of_text_and_no_warning(
         progress(100, 100)
     assert_names(stream.getvalue().strip(), "extracting", "100%", "photo")
     assert "\r" in stream.getvalue()
+    assert not recwarn.list
 
 
 def test_with_stderr_closed_there_is_no_progress(

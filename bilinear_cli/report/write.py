@@ -62,7 +62,7 @@ def render(runs: Sequence[Path], output_format: str) -> str:
     except ImportError as error:
         raise BilinearError(
             f"an HTML page needs {error.name}, which is not installed: "
-            "pip install 'bilinear-cli[report]', or write the report as Markdown (md)"
+            "pip install 'bilinear-cli[report]', or run bilinear report with --format md"
         ) from error
     return render_html(data)
 
