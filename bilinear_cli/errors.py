@@ -4,10 +4,12 @@ Each message is one line: what happened, where, and what to do.
 """
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 
 Progress = Callable[[int, int], None]  # called with (done, total)
+LOG_SECONDS = 10  # between two log lines of a step that has no progress bar
 
 
 class BilinearError(Exception):
@@ -32,6 +34,20 @@ class FeatureFileError(BilinearError, OSError):
 
 class InUseError(FeatureFileError):
     """A feature file that another run is writing; the caller may wait and try again."""
+
+
+def every(seconds: float) -> Callable[[], bool]:
+    """Return a function that is true once in so many seconds, the first time after so many."""
+    due = time.monotonic() + seconds
+
+    def is_due() -> bool:
+        nonlocal due
+        if (now := time.monotonic()) < due:
+            return False
+        due = now + seconds
+        return True
+
+    return is_due
 
 
 def validate_choice(kind: str, value: str, choices: Collection[str]) -> str:

@@ -61,7 +61,7 @@ class ShardedJob:
 
 def fit_projection(sharded: ShardedJob) -> dict[str, np.ndarray]:
     """Return the parameters of the poolings, after those that are missing are fitted on photos."""
-    with _exclusive_task(sharded):
+    with _exclusive_task(sharded, logging.INFO):
         job = sharded.job_of(1)
         with job.input.open(job.recipe, job.skip_bad) as source:
             return source.fit_parameters(job.parameters)
@@ -98,33 +98,36 @@ def retry_while_in_use(run: Callable[[], T], poll: Callable[[], None] = lambda: 
 
 
 @contextmanager
-def _exclusive_task(sharded: ShardedJob) -> Iterator[None]:
-    """Check this worker, and send the program's warnings to the client, in one task at a time."""
+def _exclusive_task(sharded: ShardedJob, level: int = logging.WARNING) -> Iterator[None]:
+    """Check this worker, and send the program's log lines to the client, in one task at a time."""
     _protect_from_profiler()
     warnings.filterwarnings("ignore", module="PIL")  # as the command does, see `cli/base.py`
     if not TASK_LOCK.acquire(timeout=POLL_SECONDS):
         raise Reschedule  # perhaps another worker is free
     worker, logger = get_worker(), logging.getLogger("bilinear_cli")
-    handler = _WarningHandler(worker, sharded.run_id)
+    handler, previous = _ClientHandler(worker, sharded.run_id), logger.level
     logger.addHandler(handler)
+    logger.setLevel(level)
     try:
         check_worker(sharded.requirements.fault, worker)
         yield
     finally:
+        logger.setLevel(previous)
         logger.removeHandler(handler)
         TASK_LOCK.release()
 
 
-class _WarningHandler(logging.Handler):
-    """Send warnings to the client that subscribes to a topic."""
+class _ClientHandler(logging.Handler):
+    """Send log lines to the client that subscribes to a topic."""
 
     def __init__(self, worker: Worker, topic: str) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._worker, self._topic = worker, topic
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one warning."""
-        self._worker.log_event(self._topic, {"warning": record.getMessage()})
+        """Send one line."""
+        event = {"level": record.levelno, "message": record.getMessage()}
+        self._worker.log_event(self._topic, event)
 
 
 def _stop_if_cancelled() -> None:
