@@ -99,12 +99,17 @@ def extract_shards(
         sharded = _with_projection(client, sharded)
         _run(client, sharded, n_done, progress)
     shards = [sharded.path(shard) for shard in range(1, n_shards + 1)]
+    _check_visible(shards)
+    return shards
+
+
+def _check_visible(shards: list[Path]) -> None:
+    """Raise a FeatureFileError if this machine does not see shards that workers have finished."""
     if missing := lasting(lambda: [shard for shard in shards if not is_visible(shard)]):
         raise FeatureFileError(
             f"workers have finished {abbreviate(map(str, missing))}, and this machine does not see "
             "it: run the same command again, which merges the shards"
         )
-    return shards
 
 
 def merge_shards(shards: list[Path], output: Path, progress: Progress | None = None) -> None:
@@ -201,6 +206,7 @@ def _follow(
         The futures, after all tasks succeeded; the error of a task is raised at once.
     """
     events: SimpleQueue = SimpleQueue()
+    logged = set[str]()  # a task that is repeated may say the same again
     client.subscribe_topic(run_id, events.put)
     futures = submit()
     running = set(futures)
@@ -214,8 +220,10 @@ def _follow(
                 if isinstance(event, Future):
                     running.remove(event)
                     event.result()
-                elif "message" in event[1]:
-                    log.log(event[1]["level"], "%s", event[1]["message"])
+                elif message := event[1].get("message"):
+                    if message not in logged:
+                        log.log(event[1]["level"], "%s", message)
+                    logged.add(message)
                 else:
                     on_event(event[1])
     finally:

@@ -18,7 +18,7 @@ import numpy as np
 from distributed import Reschedule, Worker, get_worker
 
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_worker
-from bilinear_cli.errors import InUseError
+from bilinear_cli.errors import InUseError, every
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import Job
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS = 1
+IN_USE_SECONDS = 10  # after these, a shard that another process writes is left until later
 # A process runs one task at a time, however many task threads its worker has: a network takes all
 # cores by itself, and a second one would take as much memory again.
 TASK_LOCK = threading.Lock()
@@ -68,7 +69,7 @@ def fit_projection(sharded: ShardedJob) -> dict[str, np.ndarray]:
 
 
 def extract_shard(sharded: ShardedJob, shard: int) -> None:
-    """Write the file of a shard, or resume it; wait while another run writes it.
+    """Write the file of a shard, or resume it; try again later while another run writes it.
 
     Raises:
         BilinearError: the worker does not meet the requirements; or see `extract`.
@@ -78,9 +79,16 @@ def extract_shard(sharded: ShardedJob, shard: int) -> None:
         get_worker().log_event(sharded.run_id, {"shard": shard, "n_done": n_done})
         _stop_if_cancelled()
 
+    is_long = every(IN_USE_SECONDS)
+
+    def poll() -> None:
+        _stop_if_cancelled()
+        if is_long():
+            raise Reschedule  # so that this worker extracts other shards first
+
     with _exclusive_task(sharded):
         job = sharded.job_of(shard)
-        retry_while_in_use(lambda: extract(job, progress), _stop_if_cancelled)
+        retry_while_in_use(lambda: extract(job, progress), poll)
 
 
 def retry_while_in_use(run: Callable[[], T], poll: Callable[[], None] = lambda: None) -> T:

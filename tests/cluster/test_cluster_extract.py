@@ -347,22 +347,23 @@ def test_workers_ignore_warnings_of_pillow(on_workers: OnWorkers, birds: PhotoSe
         assert False not in client.run(warns, "bilinear_cli").values()
 
 
-def test_a_shard_in_use_is_waited_for(
+def test_shards_in_use_are_waited_for_and_hold_up_no_others(
     on_workers: OnWorkers, birds: PhotoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shard = shards_folder(on_workers.output) / "002of004.h5"
+    folder = shards_folder(on_workers.output)
+    in_use, others = ([folder / f"00{i}of004.h5" for i in pair] for pair in ((1, 2), (3, 4)))
     extraction = threading.Thread(target=on_workers.extract, args=(birds, MAX))
-    with locked(shard):
+    with locked(in_use[0]), locked(in_use[1]):  # one for each worker
         extraction.start()
-        wait_for(lambda: messages(caplog, logging.WARNING))
-        with raises(InUseError, shard.parent):
+        wait_for(lambda: all(shard.exists() for shard in others))
+        with raises(InUseError, folder):
             on_workers.extract_shards(birds, MAX)
         assert not on_workers.output.exists()
     extraction.join()
     assert on_workers.output.exists()
-    (line,) = messages(caplog, logging.WARNING)
-    assert str(shard) in line
-    assert f"{os.getpid()}" in line
+    lines = messages(caplog, logging.WARNING)
+    assert all(sum(str(shard) in line for line in lines) == 1 for shard in in_use)
+    assert all(f"{os.getpid()}" in line for line in lines)
 
 
 # A process of a worker ----------------------------------------------------------------------

@@ -32,7 +32,7 @@ asyncio.run(run(sys.argv[1]))
 IMPATIENT = """
 from bilinear_cli.cluster import lag, worker
 from bilinear_cli.extraction import from_photos
-lag.LAG_SECONDS = worker.POLL_SECONDS = 0.1
+lag.LAG_SECONDS = worker.POLL_SECONDS = worker.IN_USE_SECONDS = 0.1
 from_photos.LOG_SECONDS = 0
 """  # a worker preloads it, so that it waits for nothing
 
