@@ -216,16 +216,17 @@ def _follow(
         with expect("photo was finished") as heard:
             while running:
                 event = events.get()
-                heard()
                 if isinstance(event, Future):
                     running.remove(event)
                     event.result()
-                elif message := event[1].get("message"):
-                    if message not in logged:
-                        log.log(event[1]["level"], "%s", message)
+                elif (message := event[1].get("message")) in logged:
+                    continue
+                elif message:
+                    log.log(event[1]["level"], "%s", message)
                     logged.add(message)
                 else:
                     on_event(event[1])
+                heard()
     finally:
         client.unsubscribe_topic(run_id)
         client.cancel([*running])
