@@ -62,7 +62,7 @@ def begin_replacing(output: Path) -> None:
         retry_while_in_use(partial(_remove, path))
     if output.exists():
         with atomic_write(_record(output)) as path:
-            path.write_text(describe(output), "utf-8")
+            path.write_bytes(describe(output).encode())
 
 
 def end_replacing(output: Path) -> None:
@@ -76,7 +76,7 @@ def _is_to_be_replaced(output: Path) -> bool:
     The record describes the content of the output. Times of files would be wrong on shared folders.
     """
     try:
-        return _record(output).read_text("utf-8") == describe(output)
+        return _record(output).read_bytes() == describe(output).encode()
     except FileNotFoundError:
         return False
 
