@@ -116,7 +116,7 @@ class _Watch:
         """Compare the times with those before; only changes count, since the clock is another's."""
         for address, (_, silence) in self._workers.items():
             if silence.is_long and address not in last_seen:
-                message = "the scheduler gave up the worker %s: others repeat what it had to do"
+                message = "the silent worker %s has gone: others repeat what it had to do"
                 log.warning(message, address)
         workers = {}
         for address, seen in last_seen.items():
