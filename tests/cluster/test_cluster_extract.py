@@ -355,14 +355,15 @@ def test_shards_in_use_are_waited_for_and_hold_up_no_others(
     extraction = threading.Thread(target=on_workers.extract, args=(birds, MAX))
     with locked(in_use[0]), locked(in_use[1]):  # one for each worker
         extraction.start()
+        wait_for(lambda: len(messages(caplog, logging.WARNING)) == 2)
         wait_for(lambda: all(shard.exists() for shard in others))
         with raises(InUseError, folder):
             on_workers.extract_shards(birds, MAX)
         assert not on_workers.output.exists()
     extraction.join()
     assert on_workers.output.exists()
-    lines = messages(caplog, logging.WARNING)
-    assert all(sum(str(shard) in line for line in lines) == 1 for shard in in_use)
+    lines = sorted(messages(caplog, logging.WARNING))
+    assert all(str(shard) in line for shard, line in zip(in_use, lines, strict=True))
     assert all(f"{os.getpid()}" in line for line in lines)
 
 
