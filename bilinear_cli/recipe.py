@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -26,7 +27,7 @@ CROP = re.compile(r"(all|largest|most-confident), margin ([0-9]+(?:\.[0-9]+)?), 
 MAX_MARGIN = 10.0
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
 MAX_EDGE_RATIO = 4  # of the edge to the crop; more would only take memory
-MINIMUMS = {"image_size": 1, "batch_size": 1, "seed": 0}
+LIMITS = {"image_size": (1, 99_999), "batch_size": (1, inf), "seed": (0, inf)}
 UNSHARDED = "1/1"  # the shard of a file that has all photos
 # Attributes that a feature file may lack
 OPTIONAL_ATTRIBUTES = (
@@ -83,9 +84,11 @@ def view_names(sizes: Sequence[int], flip: bool) -> tuple[str, ...]:
 
 def parse_views(names: Sequence[str], image_size: int) -> list[View]:
     """Return the views of these names, or raise a ValueError; `image_size` is the first size."""
+    if not names or len({*names}) < len(names):
+        raise ValueError(f"views are {' '.join(names)!r}")
     views = []
     for name in names:
-        match = re.fullmatch(r"original|(?:(\d+)-)?(flip)|(\d+)", name)
+        match = re.fullmatch(r"original|(?:([1-9]\d{0,4})-)?(flip)|([1-9]\d{0,4})", name)
         if not match:
             raise ValueError(f"unknown view: {name!r}")
         views.append(View(int(match[1] or match[3] or image_size), match[2] is not None))
@@ -231,14 +234,15 @@ class Recipe:
         for name, value in values.items():
             if name == "resize" and parse_processor_resize(str(value)):
                 continue
-            if name in MINIMUMS:
-                valid = type(value) is int and value >= MINIMUMS[name]
+            if name in LIMITS:
+                low, high = LIMITS[name]
+                valid = type(value) is int and low <= value <= high
             else:
                 valid = isinstance(value, str) and value in CHOICES.get(name, (value,))
             if not valid:
                 raise ValueError(f"{name} is {value!r}")
         recipe = cls(specs=specs, views=tuple(attributes["views"].split()), **values)
-        parse_views(recipe.views, recipe.image_size)  # raises for an unknown name
+        parse_views(recipe.views, recipe.image_size)  # raises for an invalid name
         parse_crop(recipe.crop)  # likewise
         return recipe
 
