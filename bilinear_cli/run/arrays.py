@@ -12,8 +12,11 @@ from numpy.lib.format import read_array_header_1_0, read_magic
 FLOAT, INTEGER, TEXT, BYTES = "f", "iu", "U", "S"  # kinds of dtypes
 
 
+MAX_FLOAT = 1e30  # sums and products of some of them are finite in float32
+
+
 class Array(NamedTuple):
-    """What an array must be; floats are also finite."""
+    """What an array must be; floats are also finite, and at most `MAX_FLOAT`."""
 
     kind: str  # of the dtype, one of the letters
     shape: tuple[int | str, ...]  # a name stands for a size, the same wherever the name is
@@ -84,8 +87,14 @@ def check_arrays(
             raise ValueError(f"{name} has another type or shape")
         if array.dtype.kind == TEXT:
             array.tolist()  # raises for a code point that does not exist
-        elif array.dtype.kind == FLOAT and not np.isfinite(array).all():
-            raise ValueError(f"{name} is not finite")
+        elif array.dtype.kind == FLOAT and not _is_finite(array):
+            raise ValueError(f"{name} has values that are not finite, or too large")
         if not expected.is_valid(array):
             raise ValueError(f"{name} has invalid values")
     return sizes
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Return whether all values are from -MAX_FLOAT to MAX_FLOAT; no array of flags is made."""
+    low, high = float(array.min(initial=0)), float(array.max(initial=0))
+    return -MAX_FLOAT <= low <= high <= MAX_FLOAT

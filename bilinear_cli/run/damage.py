@@ -8,7 +8,7 @@ from pathlib import Path
 from bilinear_cli.errors import BilinearError, printable, reason_of
 from bilinear_cli.files import BROKEN_ZIP
 
-ADVICE = "Write the run folder again with bilinear train."
+ADVICE = "Train again with bilinear train."
 # What reading and checking a damaged file can raise; a UsageError is a ValueError
 READ_ERRORS = (*BROKEN_ZIP, LookupError, AttributeError, MemoryError, csv.Error)
 

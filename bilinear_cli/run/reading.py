@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,21 +87,25 @@ def read_scores(run: Path, name: str) -> dict[str, np.ndarray]:
     """
     metrics, path = read_metrics(run), run / f"{name}.npz"
     split = "test" if name == "test" else "train"
-    label_of = {row[0]: row[1] for row in read_photo_rows(run) if row[2] == split}
+    labels = [(row[0], row[1]) for row in read_photo_rows(run) if row[2] == split]
     with read_errors(path):
         photos = _average_views(read_arrays(path), metrics["n_classes"])
         n_photos = len(photos["labels"])
         if n_photos != metrics["n_test"] if name == "test" else metrics["folds"] and not n_photos:
             raise ValueError("it has another number of photos than metrics.json")
-        _check_labels(photos, label_of)
+        _check_labels(photos, labels)
         return photos
 
 
-def _check_labels(photos: Mapping[str, np.ndarray], label_of: Mapping[str, str]) -> None:
-    """Raise a ValueError unless each label stands for one class of `label_of`, path -> class."""
-    names = [label_of.get(path) for path in photos["paths"].tolist()]
-    if None in names:
+def _check_labels(photos: Mapping[str, np.ndarray], labels: Sequence[tuple[str, str]]) -> None:
+    """Raise a ValueError unless the photos are among those of `labels`, with the same labels.
+
+    `labels` are pairs of a path and a name of a class. A label stands for one name.
+    """
+    paths, name_of = photos["paths"].tolist(), dict(labels)
+    if not Counter(paths) <= Counter(path for path, _ in labels):
         raise ValueError("it has other photos than labels.csv")
+    names = [name_of[path] for path in paths]
     pairs = {*zip(photos["labels"].tolist(), names, strict=True)}
     if not len(pairs) == len({label for label, _ in pairs}) == len({*names}):
         raise ValueError("it has other labels than labels.csv")

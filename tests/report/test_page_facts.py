@@ -9,9 +9,7 @@ import pytest
 from support.commands import run_command
 from support.pages import Element, cells, markdown_cells, markdown_tables, numbers, parse
 from support.photos import make_photo
-from support.runs import CLASSES, TEMPERATURE, make_run, report_html, write_scores
-
-from bilinear_cli.photos.lists.manifest import manifest_csv
+from support.runs import CLASSES, TEMPERATURE, make_run, replace_photos, report_html
 
 PHOTOS = {  # photo -> (label, predicted class, its score)
     "test": {
@@ -25,16 +23,11 @@ PHOTOS = {  # photo -> (label, predicted class, its score)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run with the scores of `PHOTOS`; the photos are missing."""
-    n_photos = {"n_test": len(PHOTOS["test"]), "n_train": len(PHOTOS["oof"])}
-    folder = make_run(tmp_path_factory.mktemp("facts") / "run", photos=False, **n_photos)
-    rows = []
+    folder = make_run(tmp_path_factory.mktemp("facts") / "run", photos=False)
     for name, photos in PHOTOS.items():
         labels, predicted, score = map(np.array, zip(*photos.values(), strict=True))
         scores = (score[:, None] * np.eye(3)[predicted]).astype(np.float32)
-        write_scores(folder / f"{name}.npz", scores, labels, [*photos])
-        split = "test" if name == "test" else "train"
-        rows += [(x, CLASSES[photos[x][0]], split, x) for x in photos]
-    (folder / "labels.csv").write_text(manifest_csv(rows), encoding="utf-8")
+        replace_photos(folder, name, scores, labels, [*photos])
     return folder
 
 
@@ -143,9 +136,8 @@ def test_pairs_and_errors_are_limited(tmp_path: Path) -> None:
 
 def test_a_class_without_test_photos_is_last_on_the_page_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ["auk", "crow", "wren"], photos=False)
-    labels = [0, 2] * 6
-    scores = 9 * np.eye(3, dtype=np.float32)[labels]
-    write_scores(run / "test.npz", scores, labels, [f"test {i}.png" for i in range(12)])
+    scores = 9 * np.eye(3, dtype=np.float32)[[0, 0, 2]]
+    replace_photos(run, "test", scores, [0, 0, 2], ["a", "b", "c"])
     rows = cells(parse(report_html(run)).section("classes").one("table"))
     assert [row[:4] for row in rows][2] == ["crow", "-", "0", "0"]
     text = run_command("report", run, "--format", "md").stdout

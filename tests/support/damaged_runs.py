@@ -34,7 +34,8 @@ ARRAYS = FILES[2:]
 VALUES = (None, True, -1, 0, 0.5, 2**62, -1e308, "", "x", "\x00\u202e", [], {}, [1, "x"], {"a": 1})
 TOKENS = ("NaN", "Infinity", "-Infinity", "1e999", "1" * 5000, "[" * 5000, '"\\ud800"', "")
 DTYPES = ("i8", "u1", "S5", "U3", "?", "c16", "M8[s]", "O", "V3")
-NUMBERS = (np.nan, np.inf, -np.inf, -1, 0, 1e300)
+NUMBERS = (np.nan, np.inf, -np.inf, 1e300)
+POSITIVE = ("std", "factor", "temperature", "novelty-temperature", "n_features")
 
 
 # Damage ---------------------------------------------------------------------------------------
@@ -149,10 +150,12 @@ def retype_array(run: Path, rng: Random) -> None:
 def change_numbers(run: Path, rng: Random) -> None:
     """Write values that are not finite, or out of range, to a part of an array."""
     path, arrays, name = _any_array(run, rng, kinds="fiu")
-    x, value = arrays[name].copy(), NUMBERS[rng.integers(len(NUMBERS))]
-    x = x if np.isfinite(value) and abs(value) < 2 else x.astype(float)
+    x = arrays[name].copy()
+    numbers = NUMBERS if x.dtype.kind == "f" else (-1, 2**40)
+    numbers = (*numbers, -1, 0) if name.startswith(POSITIVE) else numbers
+    value = numbers[rng.integers(len(numbers))]
+    x = x.astype(float) if value == 1e300 else x
     x[... if not x.ndim or rng.integers(2) else rng.integers(len(x))] = value
-    x = x.astype(np.float32) if abs(value) < 1e38 and x.dtype.kind == "f" else x
     np.savez(path, **arrays | {name: x})  # type: ignore[arg-type]
 
 

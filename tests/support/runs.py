@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.photos.lists.manifest import manifest_csv
-from bilinear_cli.run import load_model, save_model
+from bilinear_cli.run import load_model, read_photo_rows, save_model
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.metrics import calibration, evaluate
 from bilinear_cli.training.model import Model, to_probabilities
@@ -123,6 +123,22 @@ def write_scores(
     """Write `test.npz` or `oof.npz` with one row per photo."""
     arrays = {"labels": labels, "paths": np.array(paths, str), "photo": np.arange(len(paths))}
     np.savez(path, scores=scores, **arrays, **columns)  # type: ignore[arg-type]
+
+
+def replace_photos(
+    run: Path,
+    name: str,
+    scores: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    paths: Sequence[str],
+) -> None:
+    """Replace the photos of `test.npz` or `oof.npz`, of a run with the classes `CLASSES`."""
+    write_scores(run / f"{name}.npz", scores, labels, paths)
+    split = "test" if name == "test" else "train"
+    rows = [row for row in read_photo_rows(run) if row[2] != split]
+    rows += [[x, CLASSES[label], split, x] for x, label in zip(paths, labels, strict=True)]
+    (run / "labels.csv").write_text(manifest_csv(rows), encoding="utf-8")
+    change_metrics(run, **{f"n_{split}": len(paths)})
 
 
 def metrics_of(

@@ -203,10 +203,14 @@ def test_it_is_measured_by_seed_and_only_on_training_photos(tmp_path: Path) -> N
     assert metrics[0]["unknown"] == 80
 
 
-def test_a_run_keeps_its_novelty(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("novelty") / "run", list("abcdef"), photos=False)
+
+
+def test_a_run_keeps_its_novelty(run: Path) -> None:
     scores, labels = gaussian_scores(60)
     novelty = fit(scores, labels)
-    run = make_run(tmp_path / "run", "abcdef", photos=False)
     for expected in (novelty, None):
         save_model(run / "model.npz", replace(load_model(run), novelty=expected))
         result = load_model(run).novelty
@@ -224,15 +228,16 @@ def test_a_run_keeps_its_novelty(tmp_path: Path) -> None:
         *(("known", np.array([2.0, 1.0])), ("known", None), ("temperature", np.array(0.0))),
     ],
 )
-def test_a_damaged_novelty_is_refused(name: str, array: np.ndarray | None, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", "abcdef", photos=False)
+def test_a_damaged_novelty_is_refused(name: str, array: np.ndarray | None, run: Path) -> None:
     path, novelty = run / "model.npz", fit(*gaussian_scores(60))
     save_model(path, replace(load_model(run), novelty=novelty))
     with np.load(path) as arrays:
-        changed = {**arrays, f"novelty-{name}": array}
+        good = dict(arrays)
+    changed = good | {f"novelty-{name}": array}
     np.savez(path, **{key: x for key, x in changed.items() if x is not None})  # type: ignore[arg-type]
     with raises(BilinearError, path):
         load_model(run)
+    np.savez(path, **good)  # type: ignore[arg-type]
 
 
 def test_too_few_classes_or_photos_are_refused() -> None:
