@@ -121,6 +121,9 @@ def _average_views(arrays: dict[str, np.ndarray], n_classes: int) -> dict[str, n
     if (n_rows and sizes["columns"] != n_classes) or not (arrays["labels"] < n_classes).all():
         raise ValueError("it has another number of classes than metrics.json")
     first, scores = average_views(arrays["photo"], arrays["scores"])
+    rows = zip(*(arrays[name].tolist() for name in ("photo", "paths", "labels")), strict=True)
+    if len({*rows}) != len(first):
+        raise ValueError("rows of one photo have several paths or labels")
     columns = {name: arrays[name][first] for name in ("labels", "paths", "box")}
     sha256 = arrays["sha256"][first].astype(str)
     return {"scores": scores.reshape(-1, n_classes), **columns, "sha256": sha256}

@@ -278,7 +278,9 @@ class Reader:
     def predict(self, run: Path) -> list[Any]:
         name = "maps.h5" if "conv1x1" in run.name else "birds.h5"
         answers = list(predict_rows(run, KEPT / name))
-        return [[x.photo for x in answers], [x.top for x in answers], [x.rarity for x in answers]]
+        names, shares = zip(*(zip(*x.top, strict=True) for x in answers), strict=True)
+        rarity = np.array([x.rarity for x in answers], float)
+        return [[x.photo for x in answers], names, np.array(shares), rarity]
 
     def export(self, run: Path) -> list[Any]:
         model, recipe = load_model(run), read_recipe(run)
