@@ -104,10 +104,11 @@ def _model(arrays: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> "Mod
 
     if "recipe" in arrays:  # not in runs of earlier versions
         _check_recipe(arrays["recipe"], parse_recipe(metrics))
-    is_mlp = "hidden" in metrics
     sizes = {"features": metrics["n_features"], "classes": metrics["n_classes"]}
-    sizes["outputs"] = metrics["hidden"] if is_mlp else sizes["classes"]
-    check_arrays(arrays, MODEL | (SECOND if is_mlp else {}), sizes)
+    if has_second := metrics["classifier"] == "mlp" or "weights2" in arrays:
+        check_arrays(arrays, MODEL | SECOND, sizes)
+    else:
+        check_arrays(arrays, MODEL, sizes | {"outputs": metrics["n_classes"]})
     specs = arrays["poolings"].tolist()
     if "+".join(specs) != metrics["pooling"]:
         raise ValueError("its poolings are not those of metrics.json")
@@ -118,7 +119,7 @@ def _model(arrays: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> "Mod
     parameters = {name: arrays[f"{PARAMETER_PREFIX}{name}"] for name in names}
     for name, array in parameters.items():
         check_parameter(name, array)
-    second = Linear(arrays["weights2"], arrays["intercept2"]) if is_mlp else None
+    second = Linear(arrays["weights2"], arrays["intercept2"]) if has_second else None
     return Model(
         *(Linear(arrays["weights"], arrays["intercept"]), second, transforms),
         *(arrays["class_names"], parameters, _temperature(arrays["temperature"], metrics)),
@@ -169,6 +170,8 @@ def _novelty(arrays: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> "N
         return None
     values: dict[str, Any] = {x.name: arrays[f"{NOVELTY_PREFIX}{x.name}"] for x in fields(Novelty)}
     check_arrays(values, NOVELTY, {"classes": metrics["n_classes"]})
+    if values["counts"].sum() != values["known"].size:
+        raise ValueError("its novelty is not of as many photos as it counts")
     return Novelty(**values | {"temperature": _temperature(values["temperature"], metrics)})
 
 

@@ -167,7 +167,7 @@ def test_a_curve_needs_several_c(page: Element, tmp_path: Path) -> None:
 def test_the_largest_page_is_below_3_mb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     largest = "data:image/jpeg;base64," + "A" * (MAX_JPEG_BYTES * 4 // 3)
     monkeypatch.setattr(
-        "bilinear_cli.report.page.thumbnails", lambda _, paths, __: dict.fromkeys(paths, largest)
+        "bilinear_cli.report.page.thumbnails", lambda _, paths, *__: dict.fromkeys(paths, largest)
     )
     classes = [f"{i:03}" + "x" * 297 for i in range(200)]
     run = make_run(tmp_path / "run", classes, photos=False, per_class=8)

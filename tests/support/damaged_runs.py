@@ -126,8 +126,10 @@ def reshape_array(run: Path, rng: Random) -> None:
     path, arrays, name = _any_array(run, rng)
     x = arrays[name]
     flat = x.reshape(-1)
-    shapes = [x[None], x[..., None], flat, np.resize(x, (*x.shape, 2)), flat[:0], flat[:1], x.T]
+    shapes = [x[None], x[..., None], flat, np.resize(x, (*x.shape, 2)), flat[:0], flat[:1]]
     if x.ndim:
+        # the transpose of a square matrix is another model, of the same shape
+        shapes += [x.T] if len({*x.shape}) > 1 else []
         shapes += [x[:-1], x[1:], x[..., :-1], x[..., :1], np.concatenate([x, x]), x[:0]]
     replacement = shapes[rng.integers(len(shapes))]
     np.savez(path, **arrays | {name: replacement})  # type: ignore[arg-type]
