@@ -165,7 +165,7 @@ def test_the_rarity_is_that_of_predict(
     monkeypatch.setattr(exporting, "_network", lambda *_: network)
     run, path = train_run(features / file, tmp_path, "avg"), tmp_path / "x.keras"
     novelty = spread_novelty(run, read_scores(run, "test")["scores"])
-    novelty = replace(novelty, counts=np.array([300.0, 300, 0]))
+    novelty = replace(novelty, counts=np.array([99.0, 99, 0]))
     save_model(run / "model.npz", replace(load_model(run), novelty=novelty))
     export(run, weights.tensors, path, rarity=True)
     outputs = keras.models.load_model(path).predict(pixels_of(photos), verbose=0)

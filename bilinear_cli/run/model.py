@@ -39,9 +39,9 @@ SECOND = {  # of an mlp
     "intercept2": Array(FLOAT, ("classes",)),
 }
 TRANSFORM = {  # of each pooling, with its number
-    "n_features": Array(INTEGER, (), lambda x: x > 0),
+    "n_features": Array(INTEGER, (), lambda x: (x > 0).all()),
     "normalize": Array(TEXT, ()),
-    "factor": Array(FLOAT, (), lambda x: x > 0),
+    "factor": Array(FLOAT, (), lambda x: (x > 0).all()),
 }
 COLUMNS = {"columns": Array(INTEGER, ("n",), lambda x: x[0] >= 0 and (x[1:] > x[:-1]).all())}
 STANDARD = {"mean": Array(FLOAT, ("n",)), "std": Array(FLOAT, ("n",), lambda x: (x > 0).all())}

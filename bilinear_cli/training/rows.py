@@ -35,8 +35,8 @@ class Rows:
 
     def take(self, keep: np.ndarray) -> "Rows":
         """Return some of the rows, by a mask or by their positions."""
-        names = ("indices", "photo", "labels", "paths", "split", "group")
-        names += ("sample_weight", "box", "sha256")
+        names = [*("indices", "photo", "labels", "paths", "split", "group")]
+        names += ["sample_weight", "box", "sha256"]
         columns = {name: getattr(self, name) for name in names}
         return replace(self, **{name: x[keep] for name, x in columns.items() if x is not None})
 

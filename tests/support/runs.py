@@ -96,13 +96,13 @@ def change_metrics(run: Path, **changes: Any) -> None:
 
 
 def spread_novelty(run: Path, scores: np.ndarray) -> Novelty:
-    """Give a run 200 held-out photos of each class, whose novelty spreads evenly over that of these scores."""
+    """Give a run many held-out photos, whose novelty spreads evenly over that of these scores."""
     model = load_model(run)
     assert model.novelty
     k = len(model.class_names)
-    novelty = replace(model.novelty, counts=np.full(k, 200.0))
+    novelty = replace(model.novelty, counts=np.full(k, 66.0))
     values = novelty.score(scores)
-    novelty = replace(novelty, known=np.linspace(values.min(), values.max(), 200 * k))
+    novelty = replace(novelty, known=np.linspace(values.min(), values.max(), 66 * k))
     save_model(run / "model.npz", replace(model, novelty=novelty))
     return novelty
 
