@@ -6,6 +6,8 @@ or into the notebook.
 
 import json
 import logging
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from bilinear_cli.training.reducers import Workers
 
 log = logging.getLogger(__name__)
+
+LINE_SECONDS = 30  # between two lines of progress
 
 StrPath = str | Path
 
@@ -378,9 +382,17 @@ def _workers(scheduler: str | None, file: FeatureFile) -> "Iterator[Workers | No
 
 @contextmanager
 def progress_bar(label: str, unit: str, show: bool = True) -> Iterator[Progress]:
-    """Yield a progress callback (done, total) that draws a bar, if `show`."""
+    """Yield a progress callback (done, total) that draws a bar, if `show`.
+
+    Where stderr is neither a terminal nor a notebook, such as a log file, it prints lines instead.
+    """
+    from tqdm.asyncio import tqdm as text_bar
     from tqdm.auto import tqdm
 
+    show = show and sys.stderr is not None  # as it is if the process began with stderr closed
+    if show and tqdm is text_bar and not sys.stderr.isatty():
+        yield _progress_lines(label, unit)
+        return
     bar: Any = None
 
     def progress(done: int, total: int) -> None:
@@ -397,6 +409,30 @@ def progress_bar(label: str, unit: str, show: bool = True) -> Iterator[Progress]
     finally:
         if bar is not None:
             bar.close()
+
+
+def _progress_lines(label: str, unit: str) -> Progress:
+    """Return a progress callback that prints a line on stderr every half minute."""
+    from tqdm import tqdm
+
+    last = time.monotonic()
+    start: tuple[int, float] | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal start, last
+        now = time.monotonic()
+        first, began = start = start or (done, now)
+        if now - last >= LINE_SECONDS:
+            elapsed = now - began
+            line = tqdm.format_meter(
+                done, total, elapsed, ncols=0, prefix=label, unit=unit, initial=first
+            )
+            print(line, file=sys.stderr)
+            last = now
+        if done == total:
+            start = None
+
+    return progress
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Files: atomic writing, the cache folder, and damaged archives."""
+"""Files: atomic writing, portable names and paths, the cache folder, and damaged archives."""
 
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -10,20 +11,22 @@ from zipfile import BadZipFile
 
 import platformdirs
 
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, reason_of
 
 # What NumPy and zipfile raise if a file is not an archive of arrays, or is damaged
 BROKEN_ZIP = (OSError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
+CACHE_ADVICE = "Set BILINEAR_CACHE to a folder that you can write to."
 
 
 @contextmanager
-def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, replace_folder: bool = False, advice: str = "") -> Iterator[Path]:
     """Yield a temporary path of the same name, and move what was written there to `path`.
 
     Missing parent folders are made. If anything fails, an existing file or folder stays as it is.
 
     Raises:
-        BilinearError: `path` cannot be written, or is a folder, without `replace_folder`.
+        BilinearError: `path` cannot be written, or is a folder, without `replace_folder`. `advice`
+            is a sentence that the message ends with.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +46,41 @@ def atomic_write(path: Path, replace_folder: bool = False) -> Iterator[Path]:
     except BilinearError:  # some are also OSErrors
         raise
     except OSError as error:
-        raise BilinearError(f"cannot write {path}: {error.strerror or error}") from error
+        sentences = [f"cannot write {path}: {reason_of(error)}", *filter(None, [advice])]
+        raise BilinearError(". ".join(sentences)) from error
 
 
 def cache_folder() -> Path:
     """Return `$BILINEAR_CACHE`, else the user's cache folder; it may not exist yet.
 
     It has network weights, and photos that were drawn or unpacked.
+
+    Raises:
+        BilinearError: the user has no home folder, or must not read the cache.
     """
-    return Path(os.environ.get("BILINEAR_CACHE") or platformdirs.user_cache_path("bilinear"))
+    try:
+        chosen = os.environ.get("BILINEAR_CACHE") or platformdirs.user_cache_path("bilinear")
+        folder = Path(chosen).expanduser()
+    except RuntimeError as error:
+        raise BilinearError(f"there is no home folder for the cache. {CACHE_ADVICE}") from error
+    try:
+        (folder / "any").stat()  # asks whether this process may enter the folder
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        reason = reason_of(error)
+        raise BilinearError(f"cannot read the cache {folder}: {reason}. {CACHE_ADVICE}") from error
+    return folder
+
+
+def portable_name(name: str) -> str:
+    """Return a file name with `-` for each character that a file name must not have on Windows."""
+    return re.sub(r'[<>:"/\\|?*]', "-", name)
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """Return the path from a folder to a file, with `/`; absolute if they share no drive."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # Windows: they are on different drives
+        return path.absolute().as_posix()

@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 
-from bilinear_cli import __version__
 from bilinear_cli.errors import (
     BilinearError,
     Progress,
     UsageError,
     printable,
     reason_of,
+    unencodable,
     validate_choice,
 )
 from bilinear_cli.extraction.options import ExtractOptions
@@ -89,7 +89,9 @@ def _one_line() -> Iterator[None]:
         raise
     except OSError as error:  # for instance a full disk, or a folder without permission
         path = f"{error.filename}: " if error.filename else ""
-        line, exit_code = f"{path}{error.strerror or error}", 1
+        line, exit_code = f"{path}{reason_of(error)}", 1
+    except UnicodeEncodeError as error:  # of a path in a feature file, for instance
+        line, exit_code = unencodable(error.object, error.encoding), 1
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:
@@ -97,6 +99,10 @@ def _one_line() -> Iterator[None]:
         line, exit_code = f"not enough memory. {advice}", 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
+    except ImportError as error:  # a module in C++ may turn ctrl-C while it is imported into this
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        line, exit_code = "interrupted", 130
     exception = click.ClickException(printable(line))
     exception.exit_code = exit_code  # type: ignore[misc]
     raise exception
@@ -149,7 +155,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
         "auto_envvar_prefix": "BILINEAR",
     },
 )
-@click.version_option(__version__, message="%(version)s")
+@click.version_option(package_name="bilinear-cli", message="%(version)s")
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -1,7 +1,6 @@
 """The command `extract`: feature files of photos or of stored maps."""
 
 import logging
-import shlex
 import sys
 from typing import Any
 
@@ -26,7 +25,7 @@ from bilinear_cli.cli.base import (
     split_seed_option,
     weights_option,
 )
-from bilinear_cli.errors import BadPhotoError, UsageError
+from bilinear_cli.errors import BadPhotoError, UsageError, command_line
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
 from bilinear_cli.recipe import CHOICES, PROCESSOR
 
@@ -172,7 +171,7 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
             raise
         raise BadPhotoError(f"{error} Leave out --overwrite to keep them.") from error
     click.echo(written)
-    log.info("next: bilinear train --features %s", shlex.quote(str(written)))
+    log.info("next: bilinear train --features %s", command_line([str(written)]))
 
 
 def _check_options_with_maps(context: click.Context) -> None:

@@ -1,6 +1,5 @@
 """The command `train`: classifiers fitted on stored features."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from bilinear_cli.cli.base import (
     option_with_default,
     split_seed_option,
 )
+from bilinear_cli.cli.streams import print_json
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import CLASS_WEIGHTS, NORMALIZE, SOLVERS, TrainOptions
 
@@ -172,7 +172,7 @@ def train(
             show_progress=not is_quiet(),
         )
     if as_json:
-        click.echo(json.dumps({"results": runs}, ensure_ascii=False))
+        print_json({"results": runs})
     else:
         novelty_lines = [novelty_line(metrics) for metrics in runs if "novelty" in metrics]
         click.echo("\n".join([table(runs), *map(confused_pairs_line, runs), *novelty_lines]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilinear_cli.errors import Progress, UsageError, validate_choice
+from bilinear_cli.files import portable_name
 from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
 from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
 from bilinear_cli.photos.boxes.options import BoxOptions, box_options
@@ -138,7 +139,7 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[MapIn
     path, specs = options.maps, _specs(options)
     check_class_token(specs, has_class_token=False)
     assert path
-    output = _output(options, f"{path.stem}-{'-'.join(specs).replace(':', '-')}.h5")
+    output = _output(options, f"{path.stem}-{portable_name('-'.join(specs))}.h5")
     with FeatureFile(path) as file:
         if MAPS not in file.shapes:
             stored = ", ".join(file.shapes)
@@ -294,4 +295,4 @@ def _file_name(name: str, recipe: Recipe) -> str:
     words = [name, *network, recipe.layer, *map(str, sizes), *flip, *boxes]
     if recipe.shard != UNSHARDED:
         words.append("shard" + recipe.shard.replace("/", "of"))
-    return "-".join(words).replace("/", "-") + ".h5"
+    return portable_name("-".join(words)) + ".h5"

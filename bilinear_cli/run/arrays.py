@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import ZIP_STORED, ZipFile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_magic
@@ -34,6 +34,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         files.BROKEN_ZIP: the file is missing or damaged, or `train` does not write such a file.
     """
+    if not is_zipfile(path):
+        raise ValueError("it is not an archive of arrays, or is cut off")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         _check_sizes(arrays.zip, path.stat().st_size)
         return {name: _native(arrays[name]) for name in arrays}
@@ -53,6 +55,8 @@ def _check_sizes(archive: ZipFile, size: int) -> None:
             if read_magic(data) != (1, 0):
                 raise ValueError(f"{member.filename} has another format")
             shape, _, dtype = read_array_header_1_0(data)
+            if dtype.hasobject:
+                raise ValueError(f"{member.filename} has objects of Python, which are not loaded")
             if prod(shape) * dtype.itemsize != member.file_size - data.tell():
                 raise ValueError(f"{member.filename} has another size than it states")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilinear_cli.errors import Progress
-from bilinear_cli.files import atomic_write
+from bilinear_cli.files import atomic_write, portable_name
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.run.metrics import parse_recipe
 from bilinear_cli.run.model import save_model
@@ -68,7 +68,7 @@ def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
     folder = file.path.parent
     is_of_shards = folder.name.endswith(".h5.shards")  # whose files have the same names everywhere
     words = [(folder.with_suffix("") if is_of_shards else file.path).stem]
-    words += [spec.replace(":", "-")]
+    words += [portable_name(spec)]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
     words += [options.class_weight] if options.class_weight != "none" else []
@@ -81,11 +81,13 @@ def write_run(folder: Path, result: "TrainingResult") -> None:
     rows = result.rows
     first = np.unique(rows.photo, return_index=True)[1]
     columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
-    labels = manifest_csv(zip(*(column[first] for column in columns), strict=True))
+    photo_rows = zip(*(column[first] for column in columns), strict=True)
+    labels = manifest_csv(photo_rows, folder / "labels.csv")
     with atomic_write(folder, replace_folder=True) as new:
         new.mkdir()
-        text = json.dumps(result.metrics, indent=1, ensure_ascii=False)
-        (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(result.metrics, indent=1, ensure_ascii=False) + "\n"
+        # A path that is not UTF-8 becomes escapes of JSON, and is read as it was
+        (new / "metrics.json").write_bytes(text.encode(errors="backslashreplace"))
         (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
         save_model(new / "model.npz", result.model, parse_recipe(result.metrics))
         for name, (rows, scores) in result.scores.items():

@@ -14,8 +14,7 @@ from bilinear_cli.cli import cli
 from support.errors import assert_names
 
 ROOT = Path(__file__).parents[2]
-# This has the name of the command, and needs no script, which an environment may lack.
-BILINEAR = [sys.executable, "-c", "from bilinear_cli.cli import main; main()"]
+BILINEAR = [sys.executable, "-m", "bilinear_cli"]  # needs no script, which an environment may lack
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -71,7 +71,7 @@ def make_run(
             sha256 = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         write_scores(folder / f"{name}.npz", *scores[split], paths, sha256=np.array(sha256, "S64"))
     rows.append(("in no fold.png", classes[0], "train", "alone"))
-    (folder / "labels.csv").write_text(manifest_csv(rows), encoding="utf-8")
+    (folder / "labels.csv").write_text(manifest_csv(rows, folder / "labels.csv"), encoding="utf-8")
     values = metrics_of(scores, np.array(classes), root) | metrics
     save_model(folder / "model.npz", model_of(values, np.array(classes)))
     (folder / "metrics.json").write_text(json.dumps(values), encoding="utf-8")
@@ -139,7 +139,7 @@ def replace_photos(
     split = "test" if name == "test" else "train"
     rows = [row for row in read_photo_rows(run) if row[2] != split]
     rows += [[x, CLASSES[label], split, x] for x, label in zip(paths, labels, strict=True)]
-    (run / "labels.csv").write_text(manifest_csv(rows), encoding="utf-8")
+    (run / "labels.csv").write_text(manifest_csv(rows, run / "labels.csv"), encoding="utf-8")
     change_metrics(run, **{f"n_{split}": len(paths)})
 
 
