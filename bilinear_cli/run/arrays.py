@@ -34,11 +34,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         files.BROKEN_ZIP: the file is missing or damaged, or `train` does not write such a file.
     """
-    if not is_zipfile(path):
-        raise ValueError("it is not an archive of arrays, or is cut off")
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        _check_sizes(arrays.zip, path.stat().st_size)
-        return {name: _native(arrays[name]) for name in arrays}
+    with path.open("rb") as file:
+        if not is_zipfile(file):
+            raise ValueError("it is not an archive of arrays, or it is cut off")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            _check_sizes(arrays.zip, path.stat().st_size)
+            return {name: _native(arrays[name]) for name in arrays}
 
 
 def _check_sizes(archive: ZipFile, size: int) -> None:
