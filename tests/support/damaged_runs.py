@@ -287,7 +287,9 @@ class Reader:
     def export(self, run: Path) -> list[Any]:
         model, recipe = load_model(run), read_recipe(run)
         model.check_channels(CHANNELS)
-        return [recipe.comparable_attributes(), model.class_names.tolist()]
+        with np.load(run / "model.npz") as arrays:
+            has_recipe = "recipe" in arrays  # version 0.1 has no copy to compare
+        return [has_recipe and recipe.comparable_attributes(), model.class_names.tolist()]
 
     def explain(self, run: Path) -> list[Any]:
         explanation = explain(run, KEPT / "photos/test/jay/4.png", lambda _: self.maps)
