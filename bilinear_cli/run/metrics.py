@@ -16,7 +16,7 @@ MAX_SHOWN = 40  # characters of a wrong value in a message
 
 
 def number(low: float = 0, high: float = MAX_NUMBER) -> Check:
-    """Return the check of a number from `low` to `high`; JSON writes 1.0 as 1 in some programs."""
+    """Return the check of a number from `low` to `high`, so not NaN; some programs write 1.0 as 1."""
     return lambda x: type(x) in (int, float) and low <= x <= high
 
 
@@ -119,7 +119,7 @@ def parse_metrics(text: str) -> dict[str, Any]:
         KeyError: a key is missing.
         ValueError: a value is not what `train` writes, or the text is not JSON.
     """
-    metrics = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
+    metrics = json.loads(text, object_pairs_hook=_distinct)
     if not isinstance(metrics, dict):
         raise ValueError("it is not an object of JSON")
     _check(metrics, COMMON)
@@ -168,7 +168,3 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values := dict(pairs)) < len(pairs):
         raise ValueError("it has a key twice")
     return values
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"it has the value {constant}")
