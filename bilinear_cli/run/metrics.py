@@ -16,7 +16,7 @@ MAX_SHOWN = 40  # characters of a wrong value in a message
 
 
 def number(low: float = 0, high: float = MAX_NUMBER) -> Check:
-    """Return the check of a number from `low` to `high`, so not NaN; some programs write 1.0 as 1."""
+    """Return the check of a number from `low` to `high`, so not NaN; 1.0 may be written as 1."""
     return lambda x: type(x) in (int, float) and low <= x <= high
 
 
