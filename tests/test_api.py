@@ -130,6 +130,34 @@ def test_stored_maps_determine_the_other_arguments(tmp_path: Path) -> None:
     assert extract(maps=maps, pooling="max", output=tmp_path / "x.h5").exists()
 
 
+def test_a_tilde_is_the_home_folder_and_an_empty_path_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(Path.cwd()))
+    extract("~/photos", pooling="max", output="~/home.h5", image_size=32, progress=False)
+    with open_features("~/home.h5") as features:
+        assert len(features.paths) == len(photos())
+    Path("home.h5").unlink()
+    run = load_run("~/runs/x-bilinear-softmax")
+    photo = photos()[0].as_posix()
+    assert run.predict(f"~/{photo}")[0].top == run.predict(photo)[0].top
+    features = PhotoFeatures(pooling="max", image_size=32, cache="~/rows")
+    assert features.fit_transform([f"~/{photo}"]).shape == (1, 6)
+    assert [*Path("rows").rglob("*.npy")]
+    for arguments in ({"data": ""}, {"output": ""}, {"weights": ""}, {"maps": ""}, {"boxes": ""}):
+        with raises(UsageError, *arguments):
+            extract(**arguments)
+    for arguments in ({"output": ""}, {"data": ""}, {"scheduler": ""}):
+        with raises(UsageError, *arguments):
+            train("x.h5", pooling="max", **arguments)
+    with raises(UsageError, "--split-seed", "-1"):
+        train("x.h5", pooling="max", data="photos", split_seed=-1)
+    for function in (load_run, open_features, train):
+        with pytest.raises(UsageError):
+            function("")
+
+
 def test_a_closed_file_is_not_damaged() -> None:
     with open_features("x.h5") as features:
         pass

@@ -30,6 +30,15 @@ def test_the_cache_is_the_users_or_that_of_the_environment(
     assert cache_folder() == Path(value or platformdirs.user_cache_dir("bilinear"))
 
 
+def test_a_tilde_in_the_environment_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("BILINEAR_CACHE", "~/cache")
+    assert cache_folder() == tmp_path / "cache"
+
+
 # Caches that cannot be used ----------------------------------------------------------------------
 
 # Only root can become a user without an entry in the list of users; else that is simulated.

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bilinear_cli.cli.base import (
+from bilinear_cli.cli.base import cli, progress_bar
+from bilinear_cli.cli.options import (
     PATH,
     backbone_option,
     class_level_option,
-    cli,
     columns_option,
     crop_options,
     data_option,
     image_size_option,
-    progress_bar,
     split_seed_option,
 )
 from bilinear_cli.cli.streams import print_json

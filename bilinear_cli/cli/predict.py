@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
-from bilinear_cli.cli.base import (
+from bilinear_cli.cli.base import cli, progress_bar
+from bilinear_cli.cli.options import (
     PATH,
     POSITIVE,
+    SPEC,
+    FloatRange,
     boxes_option,
-    cli,
     engine_option,
     min_confidence_option,
     mix_option,
     no_box_option,
-    progress_bar,
     run_backbone_option,
     weights_option,
 )
@@ -35,11 +36,11 @@ log = logging.getLogger(__name__)
 
 @cli.command()
 @click.argument("run", type=PATH)
-@click.argument("photos", nargs=-1, required=True, metavar="PHOTO|FOLDER|-...")
+@click.argument("photos", nargs=-1, required=True, type=SPEC, metavar="PHOTO|FOLDER|-...")
 @click.option("--top", type=POSITIVE, default=3, help="Number of classes to print for each photo.")
 @click.option(
     "--min-probability",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     default=0.0,
     metavar="P",
     help="Print the answer before the classes: the most probable class, or unknown if its "
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 )
 @click.option(
     "--unknown",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     metavar="P",
     help="Print the answer before the classes: unknown if at most this share of photos of the "
     "run's classes is as unusual, for example 0.05.",

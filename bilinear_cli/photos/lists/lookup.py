@@ -7,7 +7,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from bilinear_cli.errors import reason_of, unencodable
-from bilinear_cli.files import relative_path
+from bilinear_cli.files import expand_home, relative_path
 from bilinear_cli.photos.folders.walk import IS_SYSTEM_NAME, SUFFIXES
 
 URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -37,7 +37,7 @@ class Lookup:
         if _is_file(self.root / text):
             return self.root / text
         slashed = text.replace("\\", "/")
-        file = self.root / (Path(slashed).expanduser() if slashed.startswith("~/") else slashed)
+        file = self.root / expand_home(slashed)
         matches = [file] if _is_file(file) else self._similar(file)
         if len(matches) > 1:
             names = " or ".join(map(self.relative, matches))

@@ -8,6 +8,7 @@ from io import BufferedIOBase
 from pathlib import Path
 
 from bilinear_cli.errors import UsageError, reason_of
+from bilinear_cli.files import expand_home
 from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -57,4 +58,4 @@ def _paths(names: list[bytes], end: bytes) -> Iterator[Path]:
         if end == b"\n":
             name = name.rstrip(b"\r")
         if name.strip():
-            yield Path(os.fsdecode(name))
+            yield expand_home(os.fsdecode(name))
