@@ -64,9 +64,9 @@ def validate_choice(kind: str, value: str, choices: Collection[str]) -> str:
     Raises:
         UsageError: it is not; the message names the most similar choice.
     """
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return value
-    suggestion = closest_match(value, choices)
+    suggestion = closest_match(str(value), choices)
     hint = f"Did you mean {suggestion!r}? " if suggestion else ""
     raise UsageError(f"unknown {kind}: {value!r}. {hint}Choose from: {', '.join(choices)}")
 

@@ -62,10 +62,11 @@ class Prediction:
 
     def __repr__(self) -> str:
         """Return the fields; of an array the dtype and the shape, and not the pixels."""
-        fields = vars(self)
-        if isinstance(self.photo, np.ndarray):
-            fields = {**fields, "photo": f"{self.photo.dtype} array {self.photo.shape}"}
-        return f"Prediction({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+        is_array = isinstance(self.photo, np.ndarray)
+        photo = f"<{self.photo.dtype} {self.photo.shape}>" if is_array else repr(self.photo)
+        others = {name: value for name, value in vars(self).items() if name != "photo"}
+        texts = [f"photo={photo}", *(f"{name}={value!r}" for name, value in others.items())]
+        return f"Prediction({', '.join(texts)})"
 
     @property
     def name(self) -> str:

@@ -184,6 +184,8 @@ MISTAKES: dict[str, tuple[Callable[[Run, FeatureFile], Any], tuple[str, ...]]] =
         lambda run, file: train((np.zeros((2, 2)), ["wren"])),
         ("path", "tuple", "SoftmaxClassifier"),
     ),
+    "choice": (lambda run, file: train("x.h5", normalize=None), ("normalize", "None", "auto")),
+    "choices": (lambda run, file: file.X("max", ["test"]), ("split", "['test']", "train")),
     "run": (lambda run, file: load_run(run), ("folder", "path", "Run")),
 }
 
@@ -351,6 +353,7 @@ def test_a_prediction_of_an_array_does_not_print_its_pixels() -> None:
 
 def test_metrics_and_reports(run: Run, tmp_path: Path) -> None:
     assert 0 <= run.metrics["top1"] <= 1
+    assert Run(str(run.path)) == run
     assert "wren" in run.report(tmp_path / "report.md").read_text("utf-8")
     with raises(UsageError, ".html", ".md"):
         run.report(tmp_path / "report.txt")

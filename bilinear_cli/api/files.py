@@ -37,8 +37,9 @@ def open_features(path: StrPath | Sequence[StrPath]) -> FeatureFile:
     if isinstance(path, Iterable) and not isinstance(path, str | PathLike):
         paths = [*path]
     if not paths or not all(isinstance(x, str | PathLike) for x in paths):
+        kind = type(path).__name__ if paths else "an empty list"
         raise UsageError(
             "features is the path of a feature file, or a list of the paths of its shards, and not "
-            f"{type(path).__name__}. For arrays, use bilinear_cli.estimators.SoftmaxClassifier."
+            f"{kind}. For arrays, use bilinear_cli.estimators.SoftmaxClassifier."
         )
     return store.open_features([expand_path(x) for x in paths])

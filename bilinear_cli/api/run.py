@@ -28,6 +28,10 @@ class Run:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        """Make the path a `Path`, if it is a text."""
+        object.__setattr__(self, "path", Path(self.path))
+
     @property
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`, such as `top1`, 0 to 1."""
