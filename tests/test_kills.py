@@ -72,6 +72,21 @@ def test_a_limit_of_file_sizes_is_an_error_of_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to ulimit -v")
+def test_a_limit_of_memory_is_an_error_of_one_line(photos: Path, tmp_path: Path) -> None:
+    """400 MB are enough for the program, but not for TensorFlow's library."""
+    limited = ["sh", "-c", 'ulimit -v 400000 && exec "$@"', "sh", *BILINEAR_HERE]
+    process = subprocess.run(
+        [*limited, "-q", *command(photos, tmp_path / "x.h5")],
+        env=environment() | {"OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert_names(process.stderr.removesuffix("\n"), "memory", "ulimit -v")
+
+
 @pytest.mark.slow
 def test_the_installed_command_holds_its_output_and_resumes_after_a_signal(
     photos: Path,

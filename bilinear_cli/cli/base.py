@@ -24,6 +24,11 @@ from bilinear_cli.errors import (
 
 log = logging.getLogger(__name__)
 
+NO_MEMORY = (
+    "not enough memory. End other programs, or raise the limit of this shell or job (ulimit -v). "
+    "For extract, you can also use --overwrite --batch-size N."
+)
+
 
 class BilinearGroup(click.Group):
     """The group of all commands. It prints an error of the library as one line."""
@@ -58,6 +63,16 @@ def raise_terminated(*_: object) -> None:
     raise Terminated
 
 
+def _is_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory is missing, in the words of what raised it.
+
+    Under `ulimit -v`, the loader of libraries, TensorFlow and a thread that starts fail in this
+    way, and none of them raises a MemoryError.
+    """
+    words = ("failed to map segment", "annot allocate memory", "start new thread", "OOM when")
+    return any(word in str(error) for word in words)
+
+
 @contextmanager
 def _one_line() -> Iterator[None]:
     """Turn an error that a user can act on into one line and an exit code."""
@@ -76,14 +91,20 @@ def _one_line() -> Iterator[None]:
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:
-        advice = "End other programs. For extract, you can also use --overwrite --batch-size N."
-        line, exit_code = f"not enough memory. {advice}", 1
+        line, exit_code = NO_MEMORY, 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
     except ImportError as error:  # a module in C++ may turn ctrl-C while it is imported into this
-        if not isinstance(error.__cause__, KeyboardInterrupt):
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            line, exit_code = "interrupted", 130
+        elif _is_of_memory(error):
+            line, exit_code = NO_MEMORY, 1
+        else:
             raise
-        line, exit_code = "interrupted", 130
+    except Exception as error:
+        if not _is_of_memory(error):
+            raise
+        line, exit_code = NO_MEMORY, 1
     exception = click.ClickException(printable(line))
     exception.exit_code = exit_code  # type: ignore[misc]
     raise exception

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from support.commands import error_line, run_command
@@ -40,6 +41,24 @@ def test_info_of_a_run(run: Path) -> None:
     assert {"temperature", "classes", "features: backbone", "features: command"} <= set(table)
     assert "class wren" not in table
     assert numbers(info(run, "--by-class")["class wren"]) == ["4", "2"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtensorflow_cc.so.2: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("OOM when allocating tensor with shape[3,3,256,512]"),
+    ],
+)
+def test_missing_memory_is_one_line(
+    error: Exception, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libraries raise is simulated; tests/test_kills.py has a real limit."""
+    monkeypatch.setattr("bilinear_cli.report.text.describe", Mock(side_effect=error))
+    error_line(run_command("info", features, code=1), "memory")
 
 
 def test_a_folder_that_is_no_run_is_refused(run: Path) -> None:
