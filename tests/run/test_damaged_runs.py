@@ -18,6 +18,7 @@ from support.errors import raises
 from support.runs import change_metrics
 
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.report.data import read_report_data
 from bilinear_cli.run import load_model, read_metrics, read_photo_rows, read_scores
 from bilinear_cli.training.options import TrainOptions
 
@@ -149,6 +150,12 @@ def test_a_changed_recipe_is_noticed(run: Path) -> None:
         load_model(run)
 
 
+def test_class_names_in_another_order_are_noticed_by_a_report(run: Path) -> None:
+    path = change_arrays(run, "model", class_names=load_model(run).class_names[::-1])
+    with raises(BilinearError, path, "class_names", "bilinear train"):
+        read_report_data([run])
+
+
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
 def test_weights_of_another_float_type_or_order_are_read(dtype: str, run: Path) -> None:
     weights = load_model(run).first.weights.astype("f2").astype("f4")
@@ -173,6 +180,7 @@ def test_weights_of_another_float_type_or_order_are_read(dtype: str, run: Path) 
         ("test", {"labels": np.zeros(12, int)}),
         ("test", {"scores": np.full((12, 3), np.nan, "f4")}),
         ("test", {"scores": np.zeros((12, 4), "f4")}),
+        ("test", {"scores": np.eye(3, dtype="f4")[np.arange(12) % 3]}),
         ("test", {"photo": np.zeros(12, int)}),
         ("test", {"paths": np.full(12, "x.png")}),
         ("oof", {"paths": np.full(24, "test/jay/4.png")}),

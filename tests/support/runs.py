@@ -141,6 +141,14 @@ def replace_photos(
     rows += [[x, CLASSES[label], split, x] for x, label in zip(paths, labels, strict=True)]
     (run / "labels.csv").write_text(manifest_csv(rows, run / "labels.csv"), encoding="utf-8")
     change_metrics(run, **{f"n_{split}": len(paths)})
+    if name == "test" and len(paths):
+        change_metrics(run, calibration=_calibrations(scores, np.array(labels)))
+
+
+def _calibrations(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return the calibration of test photos before and after the division by `TEMPERATURE`."""
+    before, after = (calibration(to_probabilities(scores, t), labels) for t in (1, TEMPERATURE))
+    return {"before": before, "after": after}
 
 
 def metrics_of(
@@ -151,11 +159,8 @@ def metrics_of(
     missing = ("top1", "top1_ci95", "top5", "mean_per_class_accuracy", "log_loss")
     accuracy: dict[str, Any] = {**dict.fromkeys(missing), "confused": []}
     if len(labels):
-        before, after = (
-            calibration(to_probabilities(test_scores, t), labels) for t in (1, TEMPERATURE)
-        )
         accuracy = evaluate(test_scores, labels, class_names)
-        accuracy["calibration"] = {"before": before, "after": after}
+        accuracy["calibration"] = _calibrations(test_scores, labels)
     n_train, n_test, n_classes = len(scores["train"][1]) + 1, len(labels), len(class_names)
     extract = json.dumps(["bilinear", "extract", "-o", "x y.h5"])
     train = json.dumps(["bilinear", "train", "--features", "x y.h5"])
