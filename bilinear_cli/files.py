@@ -47,8 +47,8 @@ def atomic_write(path: Path, replace_folder: bool = False, advice: str = "") -> 
     except BilinearError:  # some are also OSErrors
         raise
     except OSError as error:
-        sentences = [f"cannot write {path}: {reason_of(error)}", *filter(None, [advice])]
-        raise BilinearError(". ".join(sentences)) from error
+        hint = f". {advice}" if advice else ""
+        raise BilinearError(f"cannot write {path}: {reason_of(error)}{hint}") from error
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
