@@ -172,6 +172,7 @@ def test_a_closed_file_is_not_damaged() -> None:
 MISTAKES: dict[str, tuple[Callable[[Run, FeatureFile], Any], tuple[str, ...]]] = {
     "photos": (lambda run, file: extract([*photos()]), ("data", "list", "PhotoFeatures")),
     "size": (lambda run, file: extract(image_size="448"), ("--image-size", "'448'", "text")),
+    "large size": (lambda run, file: extract(image_size=10**5), ("--image-size", 10**5, 99_999)),
     "C": (lambda run, file: train("x.h5", C="1e3"), ("--C", "'1e3'", "text")),
     "pooling": (lambda run, file: train("x.h5", pooling=["max"]), ("pooling", "list", "max+")),
     "X": (lambda run, file: file.X(["max"]), ("pooling", "list", "max+")),

@@ -11,8 +11,6 @@ from bilinear_cli.cli.base import cli, is_quiet
 from bilinear_cli.cli.options import (
     PATH,
     PIXELS,
-    POSITIVE,
-    SEED,
     SPEC,
     backbone_option,
     class_level_option,
@@ -84,7 +82,6 @@ class PoolingOption(click.Option):
 )
 @option(
     "--batch-size",
-    type=POSITIVE,
     help="Number of photos in a batch of the network.  [default: by image size and memory]",
 )
 @option(
@@ -97,7 +94,6 @@ class PoolingOption(click.Option):
 @weights_option
 @option(
     "--limit",
-    type=POSITIVE,
     help="Maximum number of photos, taken in turn from each class and split.",
 )
 @split_seed_option
@@ -127,7 +123,6 @@ class PoolingOption(click.Option):
 )
 @option(
     "--seed",
-    type=SEED,
     help="Seed of sketches, and of the photos that a projection is fitted on.",
 )
 @option(

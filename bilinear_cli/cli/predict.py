@@ -14,8 +14,8 @@ from bilinear_cli.cli.base import cli, progress_bar
 from bilinear_cli.cli.options import (
     PATH,
     POSITIVE,
+    SHARE,
     SPEC,
-    FloatRange,
     boxes_option,
     engine_option,
     min_confidence_option,
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 @click.option("--top", type=POSITIVE, default=3, help="Number of classes to print for each photo.")
 @click.option(
     "--min-probability",
-    type=FloatRange(0, 1),
+    type=SHARE,
     default=0.0,
     metavar="P",
     help="Print the answer before the classes: the most probable class, or unknown if its "
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 )
 @click.option(
     "--unknown",
-    type=FloatRange(0, 1),
+    type=SHARE,
     metavar="P",
     help="Print the answer before the classes: unknown if at most this share of photos of the "
     "run's classes is as unusual, for example 0.05.",

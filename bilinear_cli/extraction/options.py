@@ -13,6 +13,7 @@ from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
 from bilinear_cli.photos.boxes.options import BoxOptions, box_options
 from bilinear_cli.recipe import (
     CHOICES,
+    MAX_SIZE,
     PROCESSOR,
     SRGB,
     UNSHARDED,
@@ -20,7 +21,7 @@ from bilinear_cli.recipe import (
     distinct_sizes,
     view_names,
 )
-from bilinear_cli.validation import MAX_SEED, integers, validate_options
+from bilinear_cli.validation import POSITIVE, SEED, Range, validate_options
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import MapInput
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 ENGINES = ("auto", "tensorflow", "ncnn")  # an ONNX network has its own
 RANGES = {
-    "image_size": integers(1),
-    "batch_size": integers(1),
-    "limit": integers(1),
-    "split_seed": integers(0, MAX_SEED),
-    "seed": integers(0, MAX_SEED),
-    "class_level": integers(1),
+    "image_size": Range(int, 1, MAX_SIZE),
+    "batch_size": POSITIVE,
+    "limit": POSITIVE,
+    "split_seed": SEED,
+    "seed": SEED,
+    "class_level": POSITIVE,
 }
 
 
