@@ -1,17 +1,18 @@
 """Bilinear (second-order) pooling of network features for fine-grained image classification.
 
 The public Python interface, see docs/python.md. Names are imported when they are first used, so
-that `import bilinear_cli` takes no time.
+that `import bilinear_cli` takes no time, and the command soon handles ctrl-C.
 """
 
-import logging
-from importlib import import_module
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # that of `typing`, without its import
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from bilinear_cli.api import Prediction, Run, extract, load_run, open_features, train
     from bilinear_cli.layers import BilinearPooling
+
+    __version__: str
 
 __all__ = [
     "BilinearPooling",
@@ -22,15 +23,18 @@ __all__ = [
     "open_features",
     "train",
 ]
-__version__ = version("bilinear-cli")
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name."""
+def __getattr__(name: str) -> "Any":
+    """Import a public name, or read the version."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bilinear-cli")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     module = "layers" if name == "BilinearPooling" else "api"
     return getattr(import_module(f"{__name__}.{module}"), name)
 

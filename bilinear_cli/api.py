@@ -6,6 +6,8 @@ or into the notebook.
 
 import json
 import logging
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -18,6 +20,7 @@ import numpy as np
 from bilinear_cli import store
 from bilinear_cli.errors import Progress, UsageError, validate_choice
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
+from bilinear_cli.files import expand_path, expand_photo, expand_user
 from bilinear_cli.networks.network import import_tensorflow, load_network
 from bilinear_cli.photos.boxes.options import box_options
 from bilinear_cli.predict import (
@@ -33,12 +36,15 @@ from bilinear_cli.run_network import load_run_network, prediction_recipe
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.validation import integers
 
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet
     from bilinear_cli.training.reducers import Workers
 
 log = logging.getLogger(__name__)
+
+LINE_SECONDS = 30  # between two lines of progress
 
 StrPath = str | Path
 
@@ -75,7 +81,7 @@ def extract(
     seed: int = 0,
     skip_bad: bool = False,
     overwrite: bool = False,
-    scheduler: str | None = None,
+    scheduler: StrPath | None = None,
     merge: bool = True,
     command: Sequence[str] = (),
     progress: bool = True,
@@ -109,18 +115,18 @@ def extract(
     """
     paths = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
     options = ExtractOptions(
-        data=str(data),
+        data=expand_user(data, "data"),
         pooling=[pooling] if isinstance(pooling, str) else tuple(pooling),
-        backbone=str(backbone),
+        backbone=expand_user(backbone, "backbone"),
         layer=layer,
         image_size=image_size,
-        scales=tuple(scales) if scales else None,
+        scales=None if scales is None else tuple(scales),
         flip=flip,
         resize=resize,
         batch_size=batch_size,
         precision=precision,
         engine=engine,
-        weights=str(weights),
+        weights=expand_user(weights, "weights"),
         limit=limit,
         split_seed=split_seed,
         class_level=class_level,
@@ -130,16 +136,25 @@ def extract(
         seed=seed,
         skip_bad=skip_bad,
         overwrite=overwrite,
-        boxes=None if boxes is None else str(boxes),
+        boxes=_optional_spec(boxes, "boxes"),
         box=box,
         margin=margin,
         no_box=no_box,
         min_confidence=min_confidence,
-        **{name: Path(path) if path else None for name, path in paths.items()},
+        **{name: _optional_path(path, name) for name, path in paths.items()},
     )
-    if maps:
+    scheduler = _optional_spec(scheduler, "scheduler")
+    if options.maps:
         _check_only_maps(options, scheduler, merge)
     return run_extraction(options, scheduler, merge, command, progress)
+
+
+def _optional_spec(spec: StrPath | None, name: str) -> str | None:
+    return None if spec is None else expand_user(spec, name)
+
+
+def _optional_path(path: StrPath | None, name: str) -> Path | None:
+    return None if path is None else expand_path(path, name)
 
 
 def _check_only_maps(options: ExtractOptions, scheduler: str | None, merge: bool) -> None:
@@ -205,7 +220,7 @@ def open_features(path: StrPath | Sequence[StrPath]) -> FeatureFile:
         FeatureFileError: a file cannot be read, or the files do not belong together.
     """
     paths = [path] if isinstance(path, str | Path) else path
-    return store.open_features([Path(path) for path in paths])
+    return store.open_features([expand_path(path) for path in paths])
 
 
 def train(
@@ -214,11 +229,11 @@ def train(
     pooling: str | None = None,
     classifier: str = "softmax",
     output: StrPath = "runs",
-    data: str | None = None,
+    data: StrPath | None = None,
     split_seed: int = 0,
     class_level: int | None = None,
     columns: Mapping[str, str] | None = None,
-    scheduler: str | None = None,
+    scheduler: StrPath | None = None,
     progress: bool = True,
     **options: Any,
 ) -> "Run":
@@ -245,8 +260,12 @@ def train(
         UsageError: an option is invalid.
     """
     train_options = TrainOptions(classifier=classifier, **options)
+    folder = expand_path(output, "output")
     photo_set = replacing_photo_set(
-        data, split_seed=split_seed, class_level=class_level, columns=columns
+        _optional_spec(data, "data"),
+        split_seed=split_seed,
+        class_level=class_level,
+        columns=columns,
     )
     with open_features(features) as file:
         specs = trainable_poolings(file, (pooling,) if pooling else (), train_options)
@@ -256,9 +275,9 @@ def train(
             file,
             specs,
             train_options,
-            Path(output),
+            folder,
             photo_set=photo_set,
-            scheduler=scheduler,
+            scheduler=_optional_spec(scheduler, "scheduler"),
             show_progress=progress,
         )
     return Run(Path(metrics["run"]))
@@ -378,9 +397,17 @@ def _workers(scheduler: str | None, file: FeatureFile) -> "Iterator[Workers | No
 
 @contextmanager
 def progress_bar(label: str, unit: str, show: bool = True) -> Iterator[Progress]:
-    """Yield a progress callback (done, total) that draws a bar, if `show`."""
+    """Yield a progress callback (done, total) that draws a bar, if `show`.
+
+    Where stderr is neither a terminal nor a notebook, such as a log file, it prints lines instead.
+    """
+    from tqdm.asyncio import tqdm as text_bar
     from tqdm.auto import tqdm
 
+    show = show and sys.stderr is not None  # as it is if the process began with stderr closed
+    if show and tqdm is text_bar and not sys.stderr.isatty():
+        yield _progress_lines(label, unit)
+        return
     bar: Any = None
 
     def progress(done: int, total: int) -> None:
@@ -397,6 +424,30 @@ def progress_bar(label: str, unit: str, show: bool = True) -> Iterator[Progress]
     finally:
         if bar is not None:
             bar.close()
+
+
+def _progress_lines(label: str, unit: str) -> Progress:
+    """Return a progress callback that prints a line on stderr every half minute."""
+    from tqdm import tqdm
+
+    last = time.monotonic()
+    start: tuple[int, float] | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal start, last
+        now = time.monotonic()
+        first, began = start = start or (done, now)
+        if now - last >= LINE_SECONDS:
+            elapsed = now - began
+            line = tqdm.format_meter(
+                done, total, elapsed, ncols=0, prefix=label, unit=unit, initial=first
+            )
+            print(line, file=sys.stderr)
+            last = now
+        if done == total:
+            start = None
+
+    return progress
 
 
 @dataclass(frozen=True)
@@ -448,22 +499,24 @@ class Run:
             FeatureFileError: the feature file cannot be read, or suits another run.
             UsageError: something is no photo, or `top` is below 1.
         """
-        if top < 1:
-            raise UsageError(f"top is {top}. It has to be at least 1.")
-        source = None if boxes is None else str(boxes)
+        top = integers(1).validate("top", top)
+        source = _optional_spec(boxes, "boxes")
         options = box_options(source, no_box=no_box, min_confidence=min_confidence)
         if isinstance(photos, str | Path) and Path(photos).suffix == ".h5":
             if options:
                 raise UsageError("boxes cannot be used with a feature file, whose rows have theirs")
-            return [*predict_rows(self.path, Path(photos), top)]
-        items = [photos] if _is_one_photo(photos) else photos
+            return [*predict_rows(self.path, expand_path(photos), top)]
+        items: Iterable[Any] = map(expand_photo, [photos] if _is_one_photo(photos) else photos)
         if options:
             items = crop_photos(self.path, _paths_of(items), options)
         else:
             warn_if_not_cropped(self.path)
         recipe = prediction_recipe(self.path, precision, allow_precision_mix, engine)
         network = load_run_network(
-            self.path, recipe, str(weights), Path(backbone) if backbone else None
+            self.path,
+            recipe,
+            expand_user(weights, "weights"),
+            _optional_path(backbone, "backbone"),
         )
         return [*predict(self.path, items, load_network(network, recipe), top=top)]
 
@@ -471,8 +524,9 @@ class Run:
         """Write a report, `.html` or `.md` by the suffix of the path; return the path."""
         from bilinear_cli.report.write import write_report
 
-        write_report([self.path], Path(path))
-        return Path(path)
+        report = expand_path(path)
+        write_report([self.path], report)
+        return report
 
 
 def _paths_of(photos: Iterable[Any]) -> list[StrPath]:
@@ -492,6 +546,6 @@ def _is_one_photo(photos: Any) -> bool:
 
 def load_run(folder: StrPath) -> Run:
     """Return the run of a folder, or raise a BilinearError if it is not one."""
-    run = Run(Path(folder))
+    run = Run(expand_path(folder, "folder"))
     run.metrics  # noqa: B018 - raises
     return run

@@ -3,11 +3,19 @@
 Each message is one line: what happened, where, and what to do.
 """
 
+import errno
+import logging
 import os
-from collections.abc import Callable, Collection, Iterable
+import re
+import shlex
+from collections.abc import Callable, Collection, Iterable, Sequence
 from difflib import get_close_matches
 
+# Without it, Python prints the warnings of a program that has not set up logging.
+logging.getLogger("bilinear_cli").addHandler(logging.NullHandler())
+
 Progress = Callable[[int, int], None]  # called with (done, total)
+BYTES = re.compile("[\udc80-\udcff]+")  # stand for bytes of a path, see PEP 383
 
 
 class BilinearError(Exception):
@@ -67,9 +75,45 @@ def one_line(error: Exception) -> str:
 def reason_of(error: Exception) -> str:
     """Return what the operating system says about an error, or else its message."""
     number = getattr(error, "errno", None)
+    if number == errno.EFBIG:
+        limit = "more than the file system or `ulimit -f` allows"
+        return f"{os.strerror(number)} ({limit})"
     return os.strerror(number) if number else one_line(error)
 
 
+def unencodable(name: str, encoding: str) -> str:
+    """Return that an encoding lacks characters of a name, and what to do."""
+    if encoding == "utf-8":
+        return f"the name {readable(name)} is not UTF-8: rename it"
+    return f"the name {readable(name)} cannot be read in this locale ({encoding}): set PYTHONUTF8=1"
+
+
+def readable(text: object) -> str:
+    r"""Return a path, or a text with paths, with escapes as `\xe9` for bytes that are not UTF-8.
+
+    Bytes that are UTF-8, but not what the locale asks for, become their characters.
+    """
+
+    def decoded(run: re.Match) -> str:
+        return run[0].encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+    return BYTES.sub(decoded, str(text))
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return words as one types them into a shell of this system."""
+    if os.name == "nt":
+        from subprocess import list2cmdline
+
+        return list2cmdline(words)
+    return shlex.join(words)
+
+
 def printable(text: str) -> str:
-    """Return `text` with `?` for control characters and line breaks, safe for a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    r"""Return `text` as one line, safe for a terminal.
+
+    Escapes such as `\n` stand for line breaks, control characters, and what is not visible.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in readable(text)
+    )

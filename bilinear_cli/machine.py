@@ -1,27 +1,79 @@
-"""What this process may use of the machine: memory and processors."""
+"""What this process may use of the machine: memory and processors.
 
+Linux limits both by control groups: those of a container, or of a job of a cluster such as Slurm.
+The limits of the group of the process and of all groups above it hold. A machine has version 1 or
+version 2 of control groups.
+"""
+
+from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")  # where Linux states the limits of process groups (version 2)
+CGROUPS = Path("/sys/fs/cgroup")  # where Linux states the limits of the groups
+OWN_CGROUPS = Path("/proc/self/cgroup")  # the groups of this process
+# A limit, the bytes in use, and the name of the cached bytes, which Linux can free
+MEMORY_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
-def free_memory(cgroup: Path = CGROUP) -> int:
-    """Return the free bytes of the machine, or of the container's limit if that leaves less."""
-    free = psutil.virtual_memory().available
-    try:
-        limit = int((cgroup / "memory.max").read_text())  # ValueError for `max`, which is no limit
-        used = int((cgroup / "memory.current").read_text())
-        statistics = (cgroup / "memory.stat").read_text().split()
-        cached = int(statistics[statistics.index("inactive_file") + 1])  # Linux can free these
-    except (OSError, ValueError):
-        return free
-    return min(free, max(0, limit - used + cached))
+def free_memory() -> int:
+    """Return the free bytes of the machine, or of the process's groups if a limit leaves less."""
+    return min([psutil.virtual_memory().available, *_free_in_groups()])
 
 
 def n_cpus() -> int:
-    """Return the number of processors: by the process's affinity and the container's quota."""
+    """Return the number of processors: by the process's affinity and the quotas of its groups."""
     import joblib  # slow to import
 
-    return joblib.cpu_count()
+    return min([joblib.cpu_count(), *_quotas()])
+
+
+def _free_in_groups() -> Iterator[int]:
+    """Yield what the limits of groups leave of memory, in bytes."""
+    for group in _groups("memory"):
+        for limit_file, used_file, cached_name in MEMORY_FILES:
+            try:
+                limit, used = (int((group / x).read_text()) for x in (limit_file, used_file))
+                statistics = (group / "memory.stat").read_text().split()
+                cached = int(statistics[statistics.index(cached_name) + 1])
+            except (OSError, ValueError):  # a file is missing, or the limit is `max`
+                continue
+            yield max(0, limit - used + cached)
+
+
+def _quotas() -> Iterator[int]:
+    """Yield the processors that the quotas of groups allow, rounded up."""
+    for group in _groups("cpu"):
+        for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+            try:
+                quota, period = map(int, " ".join((group / x).read_text() for x in names).split())
+            except (OSError, ValueError):  # a file is missing, or the quota is `max`
+                continue
+            if quota > 0 and period > 0:  # version 1 writes -1 for no quota
+                yield ceil(quota / period)
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the groups of this process that may limit it, from the top.
+
+    A line of `/proc/self/cgroup` has a number, the controllers, and the path of the group: of
+    version 1 `4:memory:/slurm/job`, of version 2 `0::/slurm/job`. In a container the path may be
+    that on the host. Its folder does not exist then, and the top is the group of the container.
+    """
+    try:
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        group = CGROUPS / controller if controllers else CGROUPS
+        yield group
+        for name in Path(path).parts[1:]:
+            group /= name
+            yield group

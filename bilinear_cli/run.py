@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, Progress, closest_match
-from bilinear_cli.files import BROKEN_ZIP, atomic_write
+from bilinear_cli.files import BROKEN_ZIP, atomic_write, portable_name
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.poolings.registry import check_parameter, get_pooling
 from bilinear_cli.recipe import Recipe
@@ -86,7 +86,7 @@ def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
     folder = file.path.parent
     is_of_shards = folder.name.endswith(".h5.shards")  # whose files have the same names everywhere
     words = [(folder.with_suffix("") if is_of_shards else file.path).stem]
-    words += [spec.replace(":", "-")]
+    words += [portable_name(spec)]
     words += [f"top{options.top_variance}"] if options.top_variance else []
     words += [options.normalize] if options.normalize != "auto" else []
     words += [options.class_weight] if options.class_weight != "none" else []
@@ -99,11 +99,13 @@ def write_run(folder: Path, result: "TrainingResult") -> None:
     rows = result.rows
     first = np.unique(rows.photo, return_index=True)[1]
     columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
-    labels = manifest_csv(zip(*(column[first] for column in columns), strict=True))
+    photo_rows = zip(*(column[first] for column in columns), strict=True)
+    labels = manifest_csv(photo_rows, folder / "labels.csv")
     with atomic_write(folder, replace_folder=True) as new:
         new.mkdir()
-        text = json.dumps(result.metrics, indent=1, ensure_ascii=False)
-        (new / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(result.metrics, indent=1, ensure_ascii=False) + "\n"
+        # A path that is not UTF-8 becomes escapes of JSON, and is read as it was
+        (new / "metrics.json").write_bytes(text.encode(errors="backslashreplace"))
         (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
         save_model(new / "model.npz", result.model)
         for name, (rows, scores) in result.scores.items():

@@ -18,7 +18,7 @@ from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import N_SAMPLED
 from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
-from bilinear_cli.files import BROKEN_ZIP, atomic_write
+from bilinear_cli.files import BROKEN_ZIP, atomic_write, expand_path, expand_photo, expand_user
 from bilinear_cli.networks.network import Forward, Network, load_network
 from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
 from bilinear_cli.photos.pixels.images import read_any, read_bytes, rgb_pixels
@@ -148,8 +148,8 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
 
     def _network(self) -> Network:
         options = ExtractOptions(
-            backbone=str(self.backbone),
-            weights=str(self.weights),
+            backbone=expand_user(self.backbone, "backbone"),
+            weights=expand_user(self.weights, "weights"),
             precision=self.precision,
             engine=self.engine,
             resize=self.resize,
@@ -180,14 +180,14 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
 
         The batch size follows the free memory, so it is left out.
         """
-        if not self.cache:
+        if self.cache is None:
             return None
         recipe = asdict(replace(self.recipe_, batch_size=0))
         digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
         for name, array in sorted(self.parameters_.items()):
             digest.update(name.encode() + array.tobytes())
         return (
-            Path(self.cache)
+            expand_path(self.cache, "cache")
             / digest.hexdigest()[:16]
             / f"{_sha256(photo, self.recipe_.colours)}.npy"
         )
@@ -213,7 +213,7 @@ def _photo_list(X: Any) -> list[Any]:
     if is_table or isinstance(X, str | bytes | PathLike) or not isinstance(X, Iterable):
         hint = "Give one of its columns." if is_table else "Put a single photo into a list."
         raise UsageError(f"X has to be a sequence of photos, and not {type(X).__name__}. {hint}")
-    return list(X)
+    return [expand_photo(photo) for photo in X]
 
 
 def _pool(

@@ -10,10 +10,32 @@ HEAD = """<!-- Written by `make docs` from the commands themselves. -->
 
 # All commands
 
-A TOML file, `bilinear --config FILE`, can set every option, in a table with the name of the command
-(`[extract]`, `image-size = 448`). An environment variable can set it, too:
-`BILINEAR_EXTRACT_IMAGE_SIZE=448`. The command line overrides the environment, and the environment
-overrides the file.
+A TOML file, `bilinear --config FILE`, can set every option, in a table with the name of the
+command:
+
+```toml
+[extract]
+image-size = 448
+flip = true
+pooling = ["max", "bilinear"]
+```
+
+An environment variable can set it, too, by the long name of the option. `1` sets a flag, and `0`
+unsets it. Several values are separated by spaces, several paths as in `PATH`. An empty variable
+counts as unset.
+
+```sh
+export BILINEAR_EXTRACT_IMAGE_SIZE=448 BILINEAR_EXTRACT_FLIP=1
+export BILINEAR_EXTRACT_POOLING="max bilinear" BILINEAR_TRAIN_FEATURES=a.h5:b.h5
+```
+
+The command line overrides the environment, and the environment overrides the file. Text is not a
+number, and a number is not a flag: a wrong type is an error that names the key or the variable. A
+variable that begins with `BILINEAR_` and is not known gives a warning. `BILINEAR_CACHE` is the
+[cache folder](files.md#cache).
+
+A leading `~` in a path is your home folder, on the command line, in the file, in variables and in
+Python. `./~photos` is a file or folder of this name.
 
 One of these lines makes the shell complete commands and options:
 

@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+from archspec.cpu.detect import brand_string, detected_info
+
 from bilinear_cli.machine import n_cpus
 
 PAGE = Path(__file__).with_name("choosing.md")
@@ -18,13 +20,8 @@ START, END = "<!-- table of the sample, by `make tables` -->", "<!-- end -->"
 
 def cpu_name() -> str:
     """Return the name of the processor, and which of its instructions matter here."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():  # not Linux
-        return platform.processor()
-    text = info.read_text()
-    name = re.search(r"model name\s*: (.*)", text)
-    flags = {*re.findall(r"\b(?:avx2|avx512_bf16|amx_bf16)\b", text)}
-    return f"{name[1] if name else platform.machine()} ({', '.join(sorted(flags))})"
+    features = {"avx2", "avx512_bf16", "amx_bf16"} & detected_info().features
+    return f"{brand_string() or platform.machine()} ({', '.join(sorted(features))})"
 
 
 def renewed(page: str, comparison: str) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import joblib
@@ -18,13 +19,13 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 from support.commands import ROOT, run_command, set_quick_options
-from support.errors import raises
+from support.errors import assert_names, raises
 from support.network import small_network, use_small_network
 from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
 import bilinear_cli
-from bilinear_cli import Run, extract, load_run, open_features, train
+from bilinear_cli import Run, api, extract, load_run, open_features, train
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.networks import backbone
@@ -127,6 +128,34 @@ def test_stored_maps_determine_the_other_arguments(tmp_path: Path) -> None:
         with raises(UsageError, *arguments):
             extract(maps=maps, pooling="max", output=tmp_path / "x.h5", **arguments)
     assert extract(maps=maps, pooling="max", output=tmp_path / "x.h5").exists()
+
+
+def test_a_tilde_is_the_home_folder_and_an_empty_path_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(Path.cwd()))
+    extract("~/photos", pooling="max", output="~/home.h5", image_size=32, progress=False)
+    with open_features("~/home.h5") as features:
+        assert len(features.paths) == len(photos())
+    Path("home.h5").unlink()
+    run = load_run("~/runs/x-bilinear-softmax")
+    photo = photos()[0].as_posix()
+    assert run.predict(f"~/{photo}")[0].top == run.predict(photo)[0].top
+    features = PhotoFeatures(pooling="max", image_size=32, cache="~/rows")
+    assert features.fit_transform([f"~/{photo}"]).shape == (1, 6)
+    assert [*Path("rows").rglob("*.npy")]
+    for arguments in ({"data": ""}, {"output": ""}, {"weights": ""}, {"maps": ""}, {"boxes": ""}):
+        with raises(UsageError, *arguments):
+            extract(**arguments)
+    for arguments in ({"output": ""}, {"data": ""}, {"scheduler": ""}):
+        with raises(UsageError, *arguments):
+            train("x.h5", pooling="max", **arguments)
+    with raises(UsageError, "--split-seed", "-1"):
+        train("x.h5", pooling="max", data="photos", split_seed=-1)
+    for function in (load_run, open_features, train):
+        with pytest.raises(UsageError):
+            function("")
 
 
 def test_a_closed_file_is_not_damaged() -> None:
@@ -450,3 +479,49 @@ def test_the_documents_examples_run(
     root.handlers[:] = handlers
     logging.getLogger("bilinear_cli").setLevel(logging.NOTSET)
     assert "wren" in capsys.readouterr().out
+
+
+# Progress ------------------------------------------------------------------------------------
+
+
+def show_progress(monkeypatch: pytest.MonkeyPatch, *steps: tuple[float, int]) -> None:
+    """Report numbers of photos that are done, of 100, at seconds of a clock."""
+    clock = iter([0.0, *(second for second, _ in steps)])
+    monkeypatch.setattr(api, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with api.progress_bar("extracting", "photo") as progress:
+        for _, done in steps:
+            progress(done, 100)
+
+
+def test_without_a_terminal_progress_is_a_line_every_half_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    show_progress(monkeypatch, (10, 20), (29, 23), (32, 31), (50, 40), (62, 45), (63, 100))
+    out, err = capsys.readouterr()
+    assert (out, "\r" in err) == ("", False)
+    first, second = err.splitlines()
+    assert_names(first, "extracting", "31%", "31/100", "00:22", "2.00s/photo", "02:18")
+    assert_names(second, "45/100", "00:52")
+
+
+def test_a_second_loop_has_its_own_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    show_progress(monkeypatch, (0, 0), (20, 100), (25, 0), (35, 50), (40, 100))
+    assert_names(capsys.readouterr().err.rstrip(), "50/100", "00:10")
+
+
+def test_with_a_terminal_progress_is_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show_progress(monkeypatch, (0, 50), (1, 100))
+    assert "\r" in capsys.readouterr().err
+
+
+def test_with_stderr_closed_there_is_no_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    show_progress(monkeypatch, (0, 0), (40, 50), (80, 100))
+    assert capsys.readouterr().out == ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torture
+from support.commands import BILINEAR as BILINEAR_HERE
 from support.commands import environment, error_line, run_command
 from support.errors import assert_names
 from support.photos import class_folders
@@ -53,6 +54,22 @@ def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     path = tmp_path_factory.mktemp("uninterrupted") / "x.h5"
     run_command(*command(photos, path))
     return torture.contents(path)
+
+
+@pytest.mark.slow
+def test_a_limit_of_file_sizes_is_an_error_of_one_line(tmp_path: Path) -> None:
+    shards = Path(__file__).parent / "data_files" / "features-v1.h5"
+    limited = ["sh", "-c", 'ulimit -f 5 && exec "$@"', "sh", *BILINEAR_HERE]
+    process = subprocess.run(
+        [*limited, "merge", shards, "-o", tmp_path / "x.h5"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert_names(process.stderr.removesuffix("\n"), tmp_path / "x.h5", "ulimit -f")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.errors import raises
 
@@ -265,17 +266,43 @@ def test_an_onnx_network_is_known_by_its_digest_and_not_by_its_folder(use: str) 
         {"image_size": -5},
         {"scales": (224, 0)},
         {"image_size": 22.4},
+        {"limit": True},
+        {"limit": "6"},
+        {"seed": 2**32},
+        {"split_seed": None},
+        {"scales": (224, np.nan)},
+        {"flip": "false"},
+        {"overwrite": 1},
+        {"boxes": "cub", "margin": np.nan},
+        {"boxes": "cub", "margin": "0.1"},
+        {"boxes": "cub", "min_confidence": True},
     ],
 )
 def test_options_from_python_are_validated(options: dict[str, Any]) -> None:
-    (name,) = options
+    *_, name = options
     with raises(UsageError, name.replace("_", "-")):
         ExtractOptions(**options)
 
 
 @pytest.mark.parametrize(
-    "options", [{"C": "x"}, {"C": 0}, {"folds": 1}, {"label_smoothing": "x"}, {"solver": "x"}]
+    "options",
+    [
+        *({"C": value} for value in ("x", 0, True, np.nan, np.inf, 10**400)),
+        *({"label_smoothing": value} for value in ("x", 1, -0.1, np.nan)),
+        *({"dropout": value} for value in (1, None, np.nan)),
+        *({"folds": value} for value in (1, 2.5, None)),
+        *({name: 0} for name in ("hidden", "channels", "min_photos", "top_variance")),
+        *({"seed": value} for value in (-1, 2**32, 1.0)),
+        *({name: "no"} for name in ("frozen", "refit_all", "novelty", "solver")),
+    ],
 )
 def test_options_of_training_are_validated(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+    (name,) = options
+    with raises(UsageError, name.replace("_", "-")):
         TrainOptions(**options)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    options = TrainOptions(C=np.float32(0.5), seed=np.int64(3), top_variance=np.uint8(9))
+    assert [type(x) for x in (options.C, options.seed, options.top_variance)] == [float, int, int]
+    assert ExtractOptions(scales=np.array([64, 32])).scales == (64, 32)

@@ -5,6 +5,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from bilinear_cli.cli.base import cli, raise_terminated
+from bilinear_cli.cli.streams import prepare_streams
 
 for module in iter_modules(__path__):  # the module of a command adds it to the group
     import_module(f"{__name__}.{module.name}")
@@ -12,5 +13,6 @@ for module in iter_modules(__path__):  # the module of a command adds it to the 
 
 def main() -> None:
     """Run the command line."""
+    prepare_streams()
     signal.signal(signal.SIGTERM, raise_terminated)
     cli(prog_name="bilinear")

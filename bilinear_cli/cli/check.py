@@ -1,27 +1,28 @@
 """The command `check`: an inspection of a photo set before hours are spent on it."""
 
-import json
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bilinear_cli.cli.base import (
+from bilinear_cli.cli.base import cli, progress_bar
+from bilinear_cli.cli.options import (
     PATH,
     backbone_option,
     class_level_option,
-    cli,
     columns_option,
     crop_options,
     data_option,
     image_size_option,
-    progress_bar,
     split_seed_option,
 )
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.cli.streams import print_json
+from bilinear_cli.errors import BilinearError, command_line
+
+if TYPE_CHECKING:
+    from bilinear_cli.photos.photo_set import PhotoSet
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,7 @@ def check(
     """
     from bilinear_cli.extraction.forecast import forecast_extraction
     from bilinear_cli.extraction.options import ExtractOptions, make_network
-    from bilinear_cli.photos.audit import audit_photos, validate_groups_path, write_groups
-    from bilinear_cli.photos.audit_report import format_audit
+    from bilinear_cli.photos.audit import audit_photos, validate_groups_path
     from bilinear_cli.photos.boxes.cropped_set import crop_photo_set, crops_of_photos
     from bilinear_cli.photos.photo_set import load_photo_set
 
@@ -91,29 +91,45 @@ def check(
     with progress_bar("reading", "photo") as progress:
         summary = audit_photos(photo_set, size, progress, crops=crops)
     summary["extract"] = forecast_extraction(entries, options)
-    if as_json:
-        click.echo(json.dumps(summary, ensure_ascii=False))
-    else:
-        click.echo(format_audit(summary))
-        click.echo(_cost_lines(summary["extract"], summary["reading_seconds"]))
-    if n_unreadable := len(summary["unreadable"]):
+    n_unreadable = len(summary["unreadable"])
+    try:
+        _print_summary(summary, as_json)
+    finally:  # a reader of the summary that has gone must not cost the groups
+        if groups and not n_unreadable:
+            _write_groups(photo_set, summary, groups)
+    if n_unreadable:
         not_written = f". {groups} was not written" if groups else ""
         raise BilinearError(
             f"{n_unreadable} of {len(photo_set)} photos cannot be read: repair or remove "
             f"them, or use extract --skip-bad{not_written}"
         )
-    if groups:
-        duplicates = [*summary["exact_duplicates"], *summary["near_duplicates"]]
-        write_groups(photo_set, duplicates, groups)
-        n_leaks = sum(photos["across_splits"] for photos in duplicates)
-        if n_leaks and photo_set.split_seed is None:
-            log.warning(
-                "%s keeps the split of the set, in which %d sets of duplicates have photos in both "
-                "train and test. Remove its column split to get a new split without such leaks",
-                groups,
-                n_leaks,
-            )
-        log.info("next: bilinear extract --data %s", shlex.quote(str(groups)))
+
+
+def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
+    from bilinear_cli.photos.audit_report import format_audit
+
+    if as_json:
+        print_json(summary)
+        return
+    click.echo(format_audit(summary))
+    click.echo(_cost_lines(summary["extract"], summary["reading_seconds"]))
+
+
+def _write_groups(photo_set: "PhotoSet", summary: dict[str, Any], groups: Path) -> None:
+    """Write the CSV file of --groups, and log what to do with it."""
+    from bilinear_cli.photos.audit import write_groups
+
+    duplicates = [*summary["exact_duplicates"], *summary["near_duplicates"]]
+    write_groups(photo_set, duplicates, groups)
+    n_leaks = sum(photos["across_splits"] for photos in duplicates)
+    if n_leaks and photo_set.split_seed is None:
+        log.warning(
+            "%s keeps the split of the set, in which %d sets of duplicates have photos in both "
+            "train and test. Remove its column split to get a new split without such leaks",
+            groups,
+            n_leaks,
+        )
+    log.info("next: bilinear extract --data %s", command_line([str(groups)]))
 
 
 def _cost_lines(cost: dict[str, Any], reading_seconds: float) -> str:

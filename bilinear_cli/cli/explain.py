@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import (
+from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import (
     PATH,
     boxes_option,
-    cli,
     min_confidence_option,
     run_backbone_option,
     weights_option,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, cli, overwrite_option, weights_option
+from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import PATH, overwrite_option, weights_option
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.networks.onnx_model import is_onnx

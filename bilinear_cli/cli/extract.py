@@ -1,32 +1,32 @@
 """The command `extract`: feature files of photos or of stored maps."""
 
 import logging
-import shlex
 import sys
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import (
+from bilinear_cli.cli.base import cli, is_quiet
+from bilinear_cli.cli.options import (
     PATH,
     PIXELS,
     POSITIVE,
+    SEED,
+    SPEC,
     backbone_option,
     class_level_option,
-    cli,
     columns_option,
     crop_options,
     data_option,
     engine_option,
     image_size_option,
-    is_quiet,
     mix_option,
     option,
     split_seed_option,
     weights_option,
 )
-from bilinear_cli.errors import BadPhotoError, UsageError
+from bilinear_cli.errors import BadPhotoError, UsageError, command_line
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
 from bilinear_cli.recipe import CHOICES, PROCESSOR
 
@@ -34,15 +34,15 @@ log = logging.getLogger(__name__)
 
 
 class Sizes(click.ParamType):
-    """Several sizes in pixels, separated by commas."""
+    """Several sizes in pixels, separated by commas; in TOML also a list."""
 
     name = "pixels,pixels,..."
+    toml_type = list
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the sizes, a tuple of int."""
-        if isinstance(value, tuple):
-            return value
-        sizes = tuple(PIXELS.convert(size, param, ctx) for size in str(value).split(","))
+        texts = map(str, value) if isinstance(value, list) else str(value).split(",")
+        sizes = tuple(PIXELS.convert(text, param, ctx) for text in texts)
         if len(set(sizes)) < len(sizes):
             self.fail(f"{value} has the same size twice", param, ctx)
         return sizes
@@ -127,11 +127,12 @@ class PoolingOption(click.Option):
 )
 @option(
     "--seed",
-    type=click.IntRange(0, 2**31 - 1),
+    type=SEED,
     help="Seed of sketches, and of the photos that a projection is fitted on.",
 )
 @option(
     "--scheduler",
+    type=SPEC,
     metavar="ADDRESS",
     help="Distribute the work over the workers of a Dask scheduler: tcp://host:8786, a scheduler "
     "file, or local:4 for four processes on this machine.",
@@ -172,7 +173,7 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
             raise
         raise BadPhotoError(f"{error} Leave out --overwrite to keep them.") from error
     click.echo(written)
-    log.info("next: bilinear train --features %s", shlex.quote(str(written)))
+    log.info("next: bilinear train --features %s", command_line([str(written)]))
 
 
 def _check_options_with_maps(context: click.Context) -> None:

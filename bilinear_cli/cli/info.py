@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, cli
+from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import PATH
 from bilinear_cli.networks.onnx_model import has_graph
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, cli, mix_option, overwrite_option, progress_bar
+from bilinear_cli.cli.base import cli, progress_bar
+from bilinear_cli.cli.options import PATH, mix_option, overwrite_option
 
 
 @cli.command()

@@ -1,31 +1,31 @@
 """The command `predict`: the classes of photos, named with a trained run."""
 
-import csv
-import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
-from bilinear_cli.cli.base import (
+from bilinear_cli.cli.base import cli, progress_bar
+from bilinear_cli.cli.options import (
     PATH,
     POSITIVE,
+    SPEC,
+    FloatRange,
     boxes_option,
-    cli,
     engine_option,
     min_confidence_option,
     mix_option,
     no_box_option,
-    progress_bar,
     run_backbone_option,
     weights_option,
 )
-from bilinear_cli.errors import BilinearError, UsageError, printable
+from bilinear_cli.cli.streams import print_json
+from bilinear_cli.errors import BilinearError, UsageError, printable, readable
 from bilinear_cli.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 
 @cli.command()
 @click.argument("run", type=PATH)
-@click.argument("photos", nargs=-1, required=True, metavar="PHOTO|FOLDER|-...")
+@click.argument("photos", nargs=-1, required=True, type=SPEC, metavar="PHOTO|FOLDER|-...")
 @click.option("--top", type=POSITIVE, default=3, help="Number of classes to print for each photo.")
 @click.option(
     "--min-probability",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     default=0.0,
     metavar="P",
     help="Print the answer before the classes: the most probable class, or unknown if its "
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 )
 @click.option(
     "--unknown",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     metavar="P",
     help="Print the answer before the classes: unknown if at most this share of photos of the "
     "run's classes is as unusual, for example 0.05.",
@@ -85,11 +85,12 @@ def predict(
 ) -> None:
     """Print the most probable classes of photos.
 
-    A folder stands for all photos in it, and - reads paths from standard input, one in each line.
-    The last column tells how unusual a photo is: 1 in 200 means that one in 200 photos of the run's
-    classes is as unusual. A species that is not among these classes gets the name of another one,
-    unless --unknown reports it. With --boxes, there is a line for each box. If photos cannot be
-    read, the others are still classified, and the exit code is 1.
+    A folder stands for all photos in it, and - reads paths from standard input: one in each line,
+    or as find -print0 writes them. The last column tells how unusual a photo is: 1 in 200 means
+    that one in 200 photos of the run's classes is as unusual. A species that is not among these
+    classes gets the name of another one, unless --unknown reports it. With --boxes, there is a line
+    for each box. If photos are missing or cannot be read, the others are still classified, and the
+    exit code is 1.
 
     \b
     bilinear predict runs/birds-bilinear-softmax new.jpg
@@ -114,53 +115,60 @@ def predict(
     else:
         warn_if_not_cropped(run)
     forward = load_run_network(run, recipe, weights, backbone).load(recipe)
-    limits, write, n_done, n_bad = Limits(min_probability, unknown), WRITERS[form], 0, 0
+    predictions = predict_classes(run, paths, forward, top=top)
+    n_done, n_bad = _print(predictions, n_paths, form, Limits(min_probability, unknown))
+    if n_bad:
+        raise BilinearError(f"{n_bad} of {n_done} files cannot be read as photos, see above")
+
+
+def _print(
+    predictions: "Iterable[Prediction]", n_paths: int, form: str | None, limits: "Limits"
+) -> tuple[int, int]:
+    """Print predictions as they come; return how many there are, and how many are errors."""
+    from bilinear_cli.photos.lists.manifest import warn_of_formulas
+
+    n_done = n_bad = 0
+    has_formulas = form != "csv"
     with progress_bar("predicting", "photo") as progress:
-        for prediction in predict_classes(run, paths, forward, top=top):
+        for prediction in predictions:
             if prediction.error:
                 log.warning("%s", prediction.error)
                 n_bad += 1
             if form == "csv" and not n_done:
                 click.echo("path,rank,name,probability,unknown,error,box,rarity")
-            write(prediction, limits)
+            if not has_formulas:
+                cells = [str(prediction.photo), *(name for name, _ in prediction.top)]
+                has_formulas = warn_of_formulas("--csv", cells)
+            WRITERS[form](prediction, limits)
             n_done += 1
             if n_paths != 1:
                 progress(n_done, n_paths)
-    if n_bad:
-        raise BilinearError(f"{n_bad} of {n_done} files cannot be read as photos, see above")
+    return n_done, n_bad
 
 
 def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
-    """Return the paths of photos, and their number; 0 if standard input lists them."""
-    from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
+    """Return the paths of photos, and their number; 0 if standard input lists them.
+
+    Raises:
+        UsageError: there is nothing to predict.
+    """
+    from bilinear_cli.photos.lists.paths import photos_of, read_paths
 
     if "-" in photos:
         if len(photos) > 1:
             raise UsageError("- (standard input) cannot be combined with photos or folders")
-        lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
-        listed = (Path(line) for line in lines if line.strip())
+        listed = read_paths(cast(BufferedIOBase, sys.stdin.buffer))
         first = next(listed, None)
         if not first:
             raise UsageError("standard input has no paths: write one in each line")
         return chain([first], listed), 0
-    paths = []
-    for path in map(Path, photos):
-        if not path.exists():
-            raise UsageError(f"{path} does not exist: name a photo or a folder")
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        walk = walk_photos(path)
-        if not walk.photos:
-            raise UsageError(f"{path} has no photos{only(walk.left_out)}")
-        log_left_out(path, walk.left_out)
-        paths += [path / photo for photo in walk.photos]
+    pairs = [photos_of(Path(photo)) for photo in photos]
+    if all(fault for _, fault in pairs):
+        raise UsageError(pairs[0][1])
+    for _, fault in (pair for pair in pairs if not pair[0]):
+        log.warning("%s", fault)
+    paths = [*chain.from_iterable(named for named, _ in pairs)]
     return paths, len(paths)
-
-
-def _utf8(text: object) -> str:
-    """Return text or a path, with replacement characters for what is not UTF-8."""
-    return os.fsencode(str(text)).decode("utf-8", "replace")
 
 
 class Limits(NamedTuple):
@@ -185,7 +193,7 @@ def _write_line(prediction: "Prediction", limits: Limits) -> None:
 
     if prediction.error:
         return
-    key = entry_key(_utf8(prediction.photo), prediction.box[:4] if prediction.box else ())
+    key = entry_key(str(prediction.photo), prediction.box[:4] if prediction.box else ())
     answer = "unknown" if limits.is_unknown(prediction) else prediction.name
     answers = [answer] if limits.are_set() else []
     names = [f"{name} {p:.3f}" for name, p in prediction.top]
@@ -194,30 +202,34 @@ def _write_line(prediction: "Prediction", limits: Limits) -> None:
 
 
 def _write_json(prediction: "Prediction", limits: Limits) -> None:
-    answer: dict[str, Any] = {"path": _utf8(prediction.photo)}
+    answer: dict[str, Any] = {"path": readable(prediction.photo)}
     if prediction.box:
         answer["box"] = [*prediction.box[:4]]
     if prediction.error:
-        answer["error"] = _utf8(prediction.error)
+        answer["error"] = readable(prediction.error)
     else:
         answer["unknown"] = limits.is_unknown(prediction)
         answer["rarity"] = prediction.rarity and round(prediction.rarity, 6)
         names = [{"name": name, "probability": round(p, 6)} for name, p in prediction.top]
         answer["names"] = names
-    click.echo(json.dumps(answer, ensure_ascii=False))
+    print_json(answer)
 
 
 def _write_csv(prediction: "Prediction", limits: Limits) -> None:
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    path = _utf8(prediction.photo)
+    from bilinear_cli.photos.lists.manifest import csv_text
+
+    path = readable(prediction.photo)
     box = " ".join(f"{x:.6g}" for x in prediction.box[:4]) if prediction.box else ""
     if prediction.error:
-        table.writerow([path, "", "", "", "", _utf8(prediction.error), box, ""])
-        return
-    unknown = str(limits.is_unknown(prediction)).lower()
-    rarity = f"{prediction.rarity:.6f}" if prediction.rarity else ""
-    for rank, (name, p) in enumerate(prediction.top, 1):
-        table.writerow([path, rank, name, f"{p:.6f}", unknown, "", box, rarity])
+        rows = [(path, "", "", "", "", readable(prediction.error), box, "")]
+    else:
+        unknown = str(limits.is_unknown(prediction)).lower()
+        rarity = f"{prediction.rarity:.6f}" if prediction.rarity else ""
+        rows = [
+            (path, str(rank), name, f"{p:.6f}", unknown, "", box, rarity)
+            for rank, (name, p) in enumerate(prediction.top, 1)
+        ]
+    click.echo(csv_text(rows), nl=False)
 
 
 WRITERS: dict[str | None, Callable[["Prediction", Limits], None]] = {

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from bilinear_cli.cli.base import PATH, cli
+from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import PATH, PathType
 
 
 @cli.command()
@@ -12,7 +13,7 @@ from bilinear_cli.cli.base import PATH, cli
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False, path_type=Path),
     help="Report to write.  [default: print to standard output]",
 )
 @click.option(

@@ -1,6 +1,5 @@
 """The command `train`: classifiers fitted on stored features."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +8,19 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bilinear_cli.cli.base import (
+from bilinear_cli.cli.base import cli, is_quiet
+from bilinear_cli.cli.options import (
     PATH,
     POSITIVE,
+    SEED,
+    SPEC,
+    FloatRange,
     class_level_option,
-    cli,
     columns_option,
-    is_quiet,
     option_with_default,
     split_seed_option,
 )
+from bilinear_cli.cli.streams import print_json
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import CLASS_WEIGHTS, NORMALIZE, SOLVERS, TrainOptions
 
@@ -27,13 +29,16 @@ option = option_with_default(DEFAULTS)
 
 
 class AutoOrNumber(click.ParamType):
-    """A number, or `auto`, which becomes None."""
+    """A number of a range, or `auto`, which becomes None."""
 
     name = "auto|number"
 
+    def __init__(self, numbers: FloatRange) -> None:
+        self.numbers = numbers
+
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Return the number, or None."""
-        return None if value in (None, "auto") else click.FLOAT.convert(value, param, ctx)
+        return None if value == "auto" else self.numbers.convert(value, param, ctx)
 
 
 @cli.command()
@@ -63,6 +68,7 @@ class AutoOrNumber(click.ParamType):
 )
 @option(
     "--scheduler",
+    type=SPEC,
     metavar="ADDRESS",
     help="Let the workers of a Dask scheduler compute the sums over rows: tcp://host:8786, a "
     "scheduler file, or local[:WORKERS].",
@@ -85,13 +91,13 @@ class AutoOrNumber(click.ParamType):
     "-C",
     "--C",
     "C",
-    type=AutoOrNumber(),
+    type=AutoOrNumber(FloatRange(min=0, min_open=True)),
     default="auto",
     help="Inverse regularisation strength. auto chooses it by cross-validation.",
 )
 @option(
     "--label-smoothing",
-    type=AutoOrNumber(),
+    type=AutoOrNumber(FloatRange(0, 1, max_open=True)),
     default="auto",
     help="Label smoothing, from 0 to below 1. auto chooses 0 or 0.1 by cross-validation.",
 )
@@ -103,7 +109,7 @@ class AutoOrNumber(click.ParamType):
 )
 @option("--folds", type=click.IntRange(2), help="Number of cross-validation folds.")
 @option("--hidden", type=POSITIVE, help="Number of hidden units of the mlp.")
-@option("--dropout", type=click.FloatRange(0, 0.99), help="Dropout rate of the mlp.")
+@option("--dropout", type=FloatRange(0, 0.99), help="Dropout rate of the mlp.")
 @option("--channels", type=POSITIVE, help="Number of channels after the projection of conv1x1.")
 @option("--frozen", help="Do not train the projection of conv1x1.")
 @option("--refit-all", help="After the test, fit the final model on the test photos, too.")
@@ -114,6 +120,7 @@ class AutoOrNumber(click.ParamType):
 )
 @option(
     "--data",
+    type=SPEC,
     metavar="SPEC",
     help="Photo set whose labels, split and groups replace those in the feature file.",
 )
@@ -121,7 +128,7 @@ class AutoOrNumber(click.ParamType):
 @class_level_option
 @columns_option
 @option("--min-photos", type=POSITIVE, help="Leave out classes with fewer photos than this.")
-@option("--seed", type=int, help="Seed of the folds, mlp and conv1x1.")
+@option("--seed", type=SEED, help="Seed of the folds, mlp and conv1x1.")
 @option("-o", "--output", type=PATH, default=Path("runs"), help="Folder for the run folders.")
 @option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 def train(
@@ -172,7 +179,7 @@ def train(
             show_progress=not is_quiet(),
         )
     if as_json:
-        click.echo(json.dumps({"results": runs}, ensure_ascii=False))
+        print_json({"results": runs})
     else:
         novelty_lines = [novelty_line(metrics) for metrics in runs if "novelty" in metrics]
         click.echo("\n".join([table(runs), *map(confused_pairs_line, runs), *novelty_lines]))

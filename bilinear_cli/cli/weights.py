@@ -2,7 +2,8 @@
 
 import click
 
-from bilinear_cli.cli.base import cli, weights_option
+from bilinear_cli.cli.base import cli
+from bilinear_cli.cli.options import weights_option
 
 
 @cli.command()

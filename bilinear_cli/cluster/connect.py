@@ -115,8 +115,11 @@ def _block_ctrl_c() -> Iterator[None]:
     """Keep ctrl-C, which a terminal sends to all processes, from processes that start here.
 
     Threads and processes inherit the signal mask, so restarted workers have it too. This process
-    receives a ctrl-C of the meantime at the end.
+    receives a ctrl-C of the meantime at the end. Windows has no such mask.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     resource_tracker.ensure_running()  # its start would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -13,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
-from bilinear_cli.extraction.job import Batch, Shapes, installed_versions
+from bilinear_cli.extraction.job import Batch, Shapes, installed_versions, shard_slice
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.boxes.crops import make_crop
 from bilinear_cli.photos.photo_set import PhotoSet
@@ -26,7 +26,7 @@ from bilinear_cli.poolings.parameters import (
     second_moment,
 )
 from bilinear_cli.poolings.registry import MAPS
-from bilinear_cli.recipe import UNSHARDED, Recipe, distinct_sizes, shard_slice
+from bilinear_cli.recipe import UNSHARDED, Recipe, distinct_sizes
 from bilinear_cli.store import BOX, FeatureFile, Header
 
 log = logging.getLogger(__name__)

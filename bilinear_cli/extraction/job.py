@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from PIL import features as pillow_features
 
-from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.errors import BadPhotoError, UsageError
 from bilinear_cli.poolings.parameters import Parameters
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, Header
@@ -139,3 +140,24 @@ def warn_if_versions_differ(file: FeatureFile) -> None:
     if versions != installed_versions(file.recipe):
         message = "%s was made with other versions (%s). New rows may differ in the last digits."
         log.warning(message, file.path, versions)
+
+
+def shard_slice(shard: str, n_photos: int, batch_size: int) -> slice:
+    """Return the slice of photos in a shard: whole batches, except for the last.
+
+    Raises:
+        UsageError: the shard is not `I/N` with I from 1 to N, or the set has fewer than N batches.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    i, n = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= i <= n:
+        raise UsageError(f"{shard!r} is not a shard: write, for instance, 2/4 for the second of 4")
+    n_batches = -(-n_photos // batch_size)
+    if n > n_batches:
+        batches = "is only 1 batch" if n_batches == 1 else f"are only {n_batches} batches"
+        raise UsageError(
+            f"cannot cut {n_photos} photos into {n} shards: at a batch size of {batch_size} there "
+            f"{batches}. Use fewer shards or a smaller --batch-size"
+        )
+    start, stop = (k * n_batches // n * batch_size for k in (i - 1, i))
+    return slice(start, min(stop, n_photos))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilinear_cli.errors import Progress, UsageError, validate_choice
+from bilinear_cli.files import portable_name
 from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
 from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
 from bilinear_cli.photos.boxes.options import BoxOptions, box_options
@@ -19,6 +20,7 @@ from bilinear_cli.recipe import (
     distinct_sizes,
     view_names,
 )
+from bilinear_cli.validation import MAX_SEED, integers, validate_options
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import MapInput
@@ -28,14 +30,13 @@ if TYPE_CHECKING:
 # Options that the stored maps of `maps` do not determine
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
 ENGINES = ("auto", "tensorflow", "ncnn")  # an ONNX network has its own
-MINIMUMS = {
-    "image_size": 1,
-    "scales": 1,
-    "batch_size": 1,
-    "limit": 1,
-    "split_seed": 0,
-    "seed": 0,
-    "class_level": 1,
+RANGES = {
+    "image_size": integers(1),
+    "batch_size": integers(1),
+    "limit": integers(1),
+    "split_seed": integers(0, MAX_SEED),
+    "seed": integers(0, MAX_SEED),
+    "class_level": integers(1),
 }
 
 
@@ -104,12 +105,10 @@ class ExtractOptions:
             validate_choice("--resize", self.resize, (*CHOICES["resize"], PROCESSOR))
         validate_choice("--precision", self.precision, ("auto", *CHOICES["precision"]))
         validate_choice("--engine", self.engine, ENGINES)
-        for name, minimum in MINIMUMS.items():
-            value = getattr(self, name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if number is not None and (type(number) is not int or number < minimum):
-                    option = f"--{name.replace('_', '-')}"
-                    raise UsageError(f"{option} {number!r} is no integer from {minimum}")
+        validate_options(self, RANGES)
+        if self.scales is not None:
+            sizes = tuple(RANGES["image_size"].validate("--scales", size) for size in self.scales)
+            object.__setattr__(self, "scales", sizes)
         self.box_options  # noqa: B018 - raises for an invalid value
 
     @property
@@ -138,7 +137,7 @@ def maps_job(options: ExtractOptions, command: Sequence[str] = ()) -> "Job[MapIn
     path, specs = options.maps, _specs(options)
     check_class_token(specs, has_class_token=False)
     assert path
-    output = _output(options, f"{path.stem}-{'-'.join(specs).replace(':', '-')}.h5")
+    output = _output(options, f"{path.stem}-{portable_name('-'.join(specs))}.h5")
     with FeatureFile(path) as file:
         if MAPS not in file.shapes:
             stored = ", ".join(file.shapes)
@@ -294,4 +293,4 @@ def _file_name(name: str, recipe: Recipe) -> str:
     words = [name, *network, recipe.layer, *map(str, sizes), *flip, *boxes]
     if recipe.shard != UNSHARDED:
         words.append("shard" + recipe.shard.replace("/", "of"))
-    return "-".join(words).replace("/", "-") + ".h5"
+    return portable_name("-".join(words)) + ".h5"

@@ -4,10 +4,9 @@ Also the devices, the precision and the batch size that suit them.
 """
 
 import logging
-import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 MAX_BATCH_SIZE = 64
 # Per photo of a batch, for vgg16 in float32 on a CPU. ncnn computes one photo at a time.
 BYTES_PER_PIXEL = {"tensorflow": 700, "ncnn": 70}
-BFLOAT16_CPU = r"(?m)^flags\b.*\b(avx512_bf16|amx_bf16)\b"  # in /proc/cpuinfo
+BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}  # of CPUs, by Linux's names
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)
 
 
@@ -116,14 +115,15 @@ def _gpus() -> list[dict[str, Any]]:
     return [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
 
 
-def _has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def _has_bfloat16() -> bool:
     if gpus := _gpus():
         capabilities = [gpu.get("compute_capability", (0, 0)) for gpu in gpus]
         return min(capabilities) >= BFLOAT16_COMPUTE_CAPABILITY
-    try:
-        return bool(re.search(BFLOAT16_CPU, cpuinfo.read_text()))
-    except OSError:  # not Linux
-        return False
+    # Not `archspec.cpu.host`, which names a lesser CPU if a virtual machine hides some features.
+    from archspec.cpu.detect import detected_info
+
+    with warnings.catch_warnings(action="ignore"):  # of a system whose CPU it cannot tell
+        return not BFLOAT16_FEATURES.isdisjoint(detected_info().features)
 
 
 def resolve_batch_size(image_size: int, photo_bytes: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from bilinear_cli.errors import BilinearError, one_line
-from bilinear_cli.files import atomic_write, cache_folder
+from bilinear_cli.files import CACHE_ADVICE, atomic_write, cache_folder
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.networks.network import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
 from bilinear_cli.networks.vgg16 import graph_function, layers_up_to, mean_colour
@@ -100,10 +100,10 @@ def _load_or_build(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> b
     log.info("quantising VGG16, once; the result is kept in %s", path)
     model = build_int8(tensors, names, int8_table()["ranges"])
     try:
-        with atomic_write(path) as new:
+        with atomic_write(path, advice=CACHE_ADVICE) as new:
             new.write_bytes(_cache_header(model) + model)
     except BilinearError as error:
-        log.warning("%s; VGG16 will be quantised in each run", error)
+        log.warning("VGG16 will be quantised in each run: %s", error)
     return model
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -169,6 +170,10 @@ def _weights(backbone: str, source: str) -> "Weights":
 
 def import_tensorflow() -> None:
     """Import TensorFlow without the lines that it writes before its log level takes effect."""
+    try:
+        Path.home()
+    except RuntimeError:  # TensorFlow would make a folder `~`; Keras alone takes a temporary folder
+        os.environ.setdefault("KERAS_HOME", str(Path(tempfile.gettempdir(), ".keras")))
     with silent_stderr():
         import tensorflow  # noqa: F401
 
@@ -191,7 +196,8 @@ def silent_stderr() -> Iterator[None]:
 @cache
 def int8_table() -> dict[str, Any]:
     """Return `ranges`, layer -> largest activation, and `weights_sha256`, of the weights."""
-    return json.loads(files("bilinear_cli.networks").joinpath("int8.json").read_text())
+    table = files("bilinear_cli.networks").joinpath("int8.json")
+    return json.loads(table.read_text(encoding="utf-8"))
 
 
 def int8_sha256() -> str:

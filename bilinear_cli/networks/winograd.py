@@ -52,7 +52,7 @@ def build_winograd(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> A
         # Written anew in each run, which takes 0.05 s. A file that is not kept cannot be damaged.
         with tempfile.TemporaryDirectory(prefix="bilinear-") as folder:
             structure, weights = Path(folder) / "vgg16.param", Path(folder) / "vgg16.bin"
-            structure.write_text(network_structure(tensors, names))
+            structure.write_text(network_structure(tensors, names), encoding="utf-8")
             _write_weights(weights, tensors, names)
             if network.load_param(str(structure)) or network.load_model(str(weights)):
                 raise BilinearError("ncnn cannot load VGG16. Use --engine tensorflow.")

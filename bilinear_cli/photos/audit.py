@@ -1,7 +1,6 @@
 """The audit behind `bilinear check`: facts of a photo set as lists and dictionaries, for JSON."""
 
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
+from bilinear_cli.files import relative_path
 from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import LONG, MIN_TRAIN, ONE_COLOUR, SMALL, similar_names
 from bilinear_cli.photos.boxes.crops import Crop
@@ -187,7 +187,7 @@ def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path
     if photo_set.split_seed is not None:
         split = stratified_group_split(photo_set.labels, group, photo_set.split_seed)
     labels = [photo_set.class_names[i] for i in photo_set.labels]
-    paths = [os.path.relpath(photo_set.root / p, path.parent.resolve()) for p in photo_set.paths]
+    paths = [relative_path(photo_set.root / p, path.parent.resolve()) for p in photo_set.paths]
     unsafe = {text for text in [*paths, *labels, *group.tolist()] if text != text.strip()}
     if unsafe:
         raise BilinearError(
@@ -195,7 +195,7 @@ def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path
             f"the CSV file is read: {abbreviate(unsafe)}. Rename them."
         )
     with path.open("x", encoding="utf-8", newline="") as file:
-        file.write(manifest_csv(zip(paths, labels, split, group, strict=True)))
+        file.write(manifest_csv(zip(paths, labels, split, group, strict=True), path))
 
 
 def validate_groups_path(path: Path) -> None:

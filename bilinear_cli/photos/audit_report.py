@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from bilinear_cli.errors import abbreviate, printable
+from bilinear_cli.photos.names import appearance, show_difference
 from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO
 
 MIN_TRAIN = 5  # training photos of a class: the folds of `train`
@@ -31,7 +32,7 @@ class Finding(NamedTuple):
 
 
 def format_audit(summary: dict[str, Any]) -> str:
-    """Return the summary as lines for a terminal; control characters in names become `?`."""
+    """Return the summary as lines for a terminal; see `printable`."""
     groups = {
         "Repair or remove (extract stops at these)": [_unreadable(summary)],
         "Decide which label or which name is right": [*_contradictions(summary)],
@@ -96,8 +97,14 @@ def _contradictions(summary: dict[str, Any]) -> Iterator[Finding]:
     sets = [x for x in _all_duplicates(summary) if x["across_classes"]]
     lines = [_duplicates_line(x, "label") for x in sets]
     yield Finding("sets of duplicates in several classes", _count(sets), lines)
-    pairs = [" | ".join(map(_cut, pair)) for pair in summary["alike_classes"]]
+    pairs = [_pair(*pair) for pair in summary["alike_classes"]]
     yield Finding("pairs of class names that look alike", _count(pairs), pairs)
+
+
+def _pair(first: str, second: str) -> str:
+    if appearance(first) == appearance(second):
+        return _cut(show_difference(first, second), MAX_REASON)
+    return f"{_cut(first)} | {_cut(second)}"
 
 
 def _duplicates(summary: dict[str, Any]) -> Finding:

@@ -20,7 +20,7 @@ from bilinear_cli.errors import (
     reason_of,
     validate_choice,
 )
-from bilinear_cli.files import atomic_write, cache_folder
+from bilinear_cli.files import CACHE_ADVICE, atomic_write, cache_folder, portable_name
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.folders.class_folders import read_class_folders
 from bilinear_cli.photos.folders.walk import log_left_out
@@ -80,7 +80,7 @@ def list_tfds(spec: str, options: ListingOptions) -> Listing:
     n_photos = {split: info.num_examples for split, info in builder.info.splits.items()}
     splits = {"train": "train", "test" if "test" in n_photos else "validation": "test"}
     folders = {split: folder for split, folder in splits.items() if split in n_photos}
-    name, total = builder.info.full_name.replace("/", "-"), sum(n_photos[x] for x in folders)
+    name, total = portable_name(builder.info.full_name), sum(n_photos[x] for x in folders)
     folder = cache_folder() / "tfds" / name
     write_photos(folder, _dataset_photos(builder, folders), total, options.progress)
     return Listing(name, folder, read_class_folders(folder, spec, 1).rows)
@@ -125,7 +125,7 @@ def _dataset_photos(builder: Any, folders: dict[str, str]) -> Iterator[tuple[str
                 raise BilinearError(f"{builder.info.full_name} has no labels in its split {split}")
             file = f"{split}-{i:07d}{TFDS_SUFFIXES.get(content[:2], '.jpg')}"
             path = [folder] if len(folders) == 2 else []
-            yield "/".join([*path, class_name(label).replace("/", "-"), file]), content
+            yield "/".join([*path, portable_name(class_name(label)), file]), content
 
 
 def write_photos(
@@ -143,7 +143,7 @@ def write_photos(
     if folder.exists():
         return
     try:
-        with atomic_write(folder) as draft:
+        with atomic_write(folder, advice=CACHE_ADVICE) as draft:
             draft.mkdir()
             for done, (path, content) in enumerate(photos, 1):
                 (draft / path).parent.mkdir(parents=True, exist_ok=True)

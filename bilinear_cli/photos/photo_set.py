@@ -9,12 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, Progress, UsageError, abbreviate, closest_match
+from bilinear_cli.errors import (
+    BilinearError,
+    Progress,
+    UsageError,
+    abbreviate,
+    closest_match,
+)
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
+from bilinear_cli.photos.names import (
+    appearance,
+    check_names,
+    show_difference,
+    warn_of_lookalikes,
+)
+from bilinear_cli.validation import MAX_SEED, integers
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +152,9 @@ def load_photo_set(
         BilinearError: the set does not exist, or its photos, labels or split are wrong.
         UsageError: an option does not apply to this kind of set.
     """
+    split_seed = integers(0, MAX_SEED).validate("--split-seed", split_seed)
+    if class_level is not None:
+        class_level = integers(1).validate("--class-level", class_level)
     options = ListingOptions(class_level, columns, progress)
     for kind, (matches, list_set) in KINDS.items():
         if matches(spec):
@@ -161,16 +176,13 @@ def _photo_set(kind: str, spec: str, listing: Listing, split_seed: int) -> Photo
         raise BilinearError(
             f"{spec} has only one class ({abbreviate(names)}): a classifier needs at least two"
         )
-    for text in [*paths.tolist(), *names]:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            readable = text.encode(errors="surrogateescape").decode(errors="replace")
-            raise BilinearError(f"{spec}: the name {readable!r} is not UTF-8: rename it") from None
+    root = listing.root.resolve()
+    check_names([*paths.tolist(), *names, str(root), spec], spec)
+    warn_of_lookalikes(names, spec)
     class_index = {name: i for i, name in enumerate(names)}
     labels = np.array([class_index[name] for name in class_of.tolist()], np.int64)
     group = np.where(group == "", paths, group)
-    name, root, seed = listing.name, listing.root.resolve(), None
+    name, seed = listing.name, None
     if (split == "").any():
         split, seed = stratified_group_split(labels, group, split_seed), split_seed
     photo_set = PhotoSet(
@@ -197,8 +209,10 @@ def _check_split(photo_set: PhotoSet) -> None:
 
 def _with_similar(name: str, others: Sequence[str]) -> str:
     """Return a name, and the one of the others that is perhaps meant."""
-    if normalize("NFC", name) in {normalize("NFC", other) for other in others}:
-        return f"{name} (train has this name in other Unicode characters)"
+    for other in others:
+        if appearance(name) == appearance(other):
+            difference = show_difference(name, other)
+            return f"{name} (train has this name in other Unicode characters: {difference})"
     similar = closest_match(name, others)
     return f"{name} (did you mean {similar}?)" if similar else name
 

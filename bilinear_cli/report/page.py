@@ -2,7 +2,6 @@
 
 import io
 import re
-import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 from sklearn.preprocessing import normalize
 
-from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.errors import BadPhotoError, command_line
 from bilinear_cli.photos.boxes.crops import Crop, make_crop
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.photos.pixels.batches import read_batches
@@ -87,7 +86,7 @@ def _photos(data: ReportData) -> dict[str, Any]:
     paths = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
     paths.update(errors.paths.tolist(), data.unusual.paths.tolist() if data.unusual else [])
     pictures = thumbnails(root, paths, _crops(data))
-    csv = shlex.quote(str(root / "corrected.csv"))
+    csv = command_line([str(root / "corrected.csv")])
     return {
         "pairs": pairs,
         "errors": errors,
@@ -163,7 +162,7 @@ def _labels_csv(labels: list[list[str]], errors: Predictions) -> str | None:
     """Return a data URI of a manifest of all photos, errors first; None if it is too long."""
     rank = {path: i for i, path in enumerate(errors.paths)}
     rows = sorted(labels, key=lambda row: rank.get(row[0], len(rank)))
-    content = manifest_csv(rows).encode()
+    content = manifest_csv(rows, Path("corrected.csv")).encode()
     return data_uri(content, "text/csv") if len(content) <= MAX_CSV_BYTES else None
 
 

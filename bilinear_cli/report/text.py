@@ -1,7 +1,6 @@
 """Feature files and runs as text: facts, commands, and a table of runs."""
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import abbreviate, printable
+from bilinear_cli.errors import abbreviate, command_line, printable
 from bilinear_cli.photos.photo_set import count_photos, is_unequal
 from bilinear_cli.run import read_metrics, read_photo_rows
 from bilinear_cli.store import FeatureFile, parameter_sha256
@@ -123,7 +122,7 @@ def commands(metrics: dict[str, Any]) -> list[str]:
 def format_command(command: Any) -> str:
     """Return a recorded command as it was typed; a file from a stranger may hold any value."""
     with suppress(ValueError, TypeError):
-        return shlex.join(json.loads(command))
+        return command_line(json.loads(command))
     return str(command)
 
 

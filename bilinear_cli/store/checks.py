@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,16 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError, reason_of
+from bilinear_cli.errors import (
+    BilinearError,
+    FeatureFileError,
+    InUseError,
+    UsageError,
+    command_line,
+    reason_of,
+)
 from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
-from bilinear_cli.store.lock import in_use_error
+from bilinear_cli.store.lock import NO_LOCKS, check_soft_lock, in_use_error
 
 PARTIAL_SUFFIX = ".partial"  # suffix of an unfinished file
 FORMAT = "bilinear-features"
@@ -31,14 +37,21 @@ def partial_path(path: Path) -> Path:
 def open_hdf5(path: Path, mode: str) -> h5py.File:
     """Open a file; raise a FeatureFileError if it is missing, damaged, not HDF5, or in use."""
     try:
-        return h5py.File(path, mode)
+        return _open_with_lock(path, mode)
+    except InUseError:
+        raise
     except BlockingIOError as error:
-        raise in_use_error(path.with_name(path.name.removesuffix(PARTIAL_SUFFIX))) from error
+        raise in_use_error(_final_path(path)) from error
     except FileNotFoundError as error:
         raise FeatureFileError(
             f"the feature file {path} does not exist. Make it with bilinear extract."
         ) from error
     except OSError as error:
+        if "unable to lock file" in str(error):
+            raise FeatureFileError(
+                f"cannot lock {path}: {reason_of(error)}. Set HDF5_USE_FILE_LOCKING=FALSE in the "
+                "environment, and use the file in one program at a time."
+            ) from error
         if error.errno:
             raise FeatureFileError(f"cannot open {path}: {reason_of(error)}") from error
         if not h5py.is_hdf5(path):
@@ -48,6 +61,27 @@ def open_hdf5(path: Path, mode: str) -> h5py.File:
         # HDF5 adds the sizes that it found and expected, in terms of its own.
         fault = "it is truncated" if "truncated file" in str(error) else reason_of(error)
         raise damaged_file_error(path, fault) from error
+
+
+def _open_with_lock(path: Path, mode: str) -> h5py.File:
+    """Open a file with HDF5's own lock, or without it on a file system that has no locks.
+
+    HDF5's lock is wanted where there are locks: it also refuses readers of an unfinished file, and
+    other programs. h5py's `locking="best-effort"`, HDF5's default, ignores only ENOSYS.
+    """
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        already_open = "file locking flag" in str(error)  # in this process, without HDF5's lock
+        if error.errno not in NO_LOCKS and not already_open:
+            raise
+    if path.name.endswith(PARTIAL_SUFFIX):
+        check_soft_lock(_final_path(path))
+    return h5py.File(path, mode, locking=False)
+
+
+def _final_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(PARTIAL_SUFFIX))
 
 
 def check_format(path: Path, file: h5py.File) -> None:
@@ -163,5 +197,5 @@ def incomplete_error(
 ) -> FeatureFileError:
     """Return the error for an unfinished file, with the command that finishes it."""
     command = json.loads(attributes.get("command", "[]"))
-    advice = f"Finish it with: {shlex.join(command)}" if command else "Run bilinear extract."
+    advice = f"Finish it with: {command_line(command)}" if command else "Run bilinear extract."
     return FeatureFileError(f"{path} is incomplete: {rows_done} of {n_rows} rows. {advice}")

@@ -26,13 +26,20 @@ def check_space(
     row_bytes = sum(storage_dtype(s).itemsize * int(np.prod(s)) for s in shapes.values())
     n_rows = len(columns["labels"]) if n_rows is None else n_rows
     needed = n_rows * row_bytes + sum(c.nbytes for c in columns.values())
-    replaced = path.stat().st_blocks * 512 if path.exists() else 0  # blocks in use, not the length
-    free = shutil.disk_usage(path.parent).free + replaced
+    free = shutil.disk_usage(path.parent).free + _used_bytes(path)
     if needed > free:
         raise FeatureFileError(
             f"{path} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free some "
             "space, or choose another --output or fewer --pooling."
         )
+
+
+def _used_bytes(path: Path) -> int:
+    """Return the bytes that a file takes on the disk, without its holes; 0 if there is no file."""
+    if not path.exists():
+        return 0
+    status = path.stat()
+    return status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
 
 
 def lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
@@ -50,15 +57,15 @@ def lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Head
     datasets["rows_done"] = np.zeros(1, np.int64)
     datasets |= {f"crc32/{spec}": np.zeros(n_rows, np.uint32) for spec in shapes}
     datasets |= {f"parameters/{name}": array for name, array in parameters.items()}
-    # h5py ignores errors when it closes a dataset by itself, so all stay open until the flush
-    data = [file.create_dataset(name, data=values) for name, values in datasets.items()]
+    for name, values in datasets.items():
+        file.create_dataset(name, data=values)
     contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     for spec, shape in shapes.items():
         name, dtype, pooling = f"features/{spec}", storage_dtype(shape), get_pooling(spec)
-        data.append(file.create_dataset(name, (n_rows, *shape), dtype, dcpl=contiguous))
-        data[-1].attrs.update(
+        data = file.create_dataset(name, (n_rows, *shape), dtype, dcpl=contiguous)
+        data.attrs.update(
             pooling=spec,
             layout=pooling.layout,
             normalization=pooling.normalization,
@@ -66,7 +73,6 @@ def lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Head
         )
     for name, array in parameters.items():
         file[f"parameters/{name}"].attrs["sha256"] = checks.parameter_sha256(array)
-    file.flush()
 
 
 def _encode(values: Sequence[str] | np.ndarray, min_length: int = 1) -> np.ndarray:

@@ -5,13 +5,15 @@ cut short while it is read would raise a signal instead of an error.
 """
 
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -22,6 +24,7 @@ from bilinear_cli.store.checks import damaged_file_error
 CHUNK = 1 << 17  # numbers that fit the cache, as stored and as float32 together
 SMALLEST_FLOAT32 = np.uint32(1).view(np.float32)  # 2^-149, without arithmetic
 FLOAT16_SCALE = np.float32(2.0**112)
+POSITION_LOCK = threading.Lock()
 
 RowBlock = tuple[slice, np.ndarray]
 T = TypeVar("T")
@@ -32,7 +35,7 @@ class StoredRows:
 
     def __init__(
         self,
-        files: Sequence[tuple[Path, BinaryIO, h5py.Dataset]],  # the second is unbuffered
+        files: Sequence[tuple[Path, FileIO, h5py.Dataset]],
         checksums: np.ndarray,  # uint32 (rows,), CRC-32
         photos: np.ndarray,  # str (rows,), the paths of photos, for messages
     ) -> None:
@@ -129,7 +132,7 @@ class StoredRows:
         """Read bytes. One call may return fewer bytes; no bytes are the end of the file."""
         path, raw = self._files[file_index]
         while content:
-            n = os.preadv(raw.fileno(), [content], offset)
+            n = _read_at(raw, content, offset)
             if not n:
                 raise damaged_file_error(path, "it ends too early")
             content, offset = content[n:], offset + n
@@ -153,6 +156,15 @@ class StoredRows:
             f"{path}: row {row} of {self._name}, of the photo {self._photos[bad[0]]}, holds NaN or "
             "infinity. Extract it again, or leave that photo out."
         )
+
+
+def _read_at(raw: FileIO, content: memoryview, offset: int) -> int:
+    """Read bytes from an offset on, in any thread; return their number."""
+    if hasattr(os, "preadv"):
+        return os.preadv(raw.fileno(), [content], offset)
+    with POSITION_LOCK:  # Windows: all threads share the position of the file
+        raw.seek(offset)
+        return raw.readinto(content)
 
 
 def _rows_in_chunk(shape: tuple[int, ...]) -> int:

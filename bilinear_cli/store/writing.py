@@ -1,6 +1,6 @@
 """Write a feature file batch by batch, so that a run can be killed at any moment.
 
-HDF5 lays out the whole file `NAME.h5.partial` first and reserves the space of the features. Each
+HDF5 lays out the whole file `NAME.h5.partial` first, in memory, with a place for all features. Each
 batch is then written in place, past HDF5: rows and checksums, a sync, the number of rows done. A
 killed run or a full disk therefore leaves the correct rows of all earlier batches. Only a finished
 file gets its final name.
@@ -24,6 +24,7 @@ from bilinear_cli.store import checks
 from bilinear_cli.store.checks import partial_path
 from bilinear_cli.store.layout import SHA256_DIGITS, check_space, lay_out
 from bilinear_cli.store.reading import FeatureFile, Header
+from bilinear_cli.store.sparse_file import SparseFile
 
 COPY_BATCH_SIZE = 64  # rows that are copied at a time
 
@@ -99,16 +100,30 @@ class FeatureWriter(FeatureFile):
             header = self.header()
             columns = {name: values[indices] for name, values in header.row_columns.items()}
             header = replace(header, row_columns=columns, skipped=reasons or {})
-            with _rows_kept():
-                copy_rows(self, indices, self.path, header)
-            self._file.close()
+            with (
+                _rows_kept(),
+                _write_errors(self.path),
+                _copied_rows(self, indices, self.path, header) as copy,
+            ):
+                self.close()  # the copy replaces this file
+                copy._complete()
             _sync_and_rename(self.path, self.output)
 
     def _complete(self) -> None:
         """Mark the file as complete, close it and rename it."""
+        _check_last_byte(self.path)
         self._file.attrs.modify("complete", True)  # in place, so that nothing moves
-        self._file.close()
+        self.close()  # Windows renames no open file
         _sync_and_rename(self.path, self.output)
+
+
+def _check_last_byte(path: Path) -> None:
+    """Raise an OSError if a limit (`ulimit -f`) forbids to write a file, since HDF5 would crash."""
+    with path.open("r+b") as raw:
+        raw.seek(-1, os.SEEK_END)
+        last = raw.read(1)
+        raw.seek(-1, os.SEEK_END)
+        raw.write(last)
 
 
 def _put(raw: BinaryIO, data: h5py.Dataset, start: int, values: Any) -> np.ndarray:
@@ -205,22 +220,32 @@ def create(
         InUseError: another run is writing the file.
     """
     path, shapes = partial_path(output), SpecDict(shapes)
-    new = _draft_path(path)
     with _write_errors(path):
         output.parent.mkdir(parents=True, exist_ok=True)
         _check_not_in_use(path)
         check_space(path, shapes, header.row_columns, n_rows)
-        try:
-            with h5py.File(new, "w") as file:
-                file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-                file.attrs.update(header.attributes)
-                file.attrs.update(format=checks.FORMAT, complete=False)
-                file.attrs["format_version"] = checks.FORMAT_VERSION
-                lay_out(file, shapes, header)
-            os.replace(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+        draft = SparseFile()
+        with h5py.File(draft, "w") as file:
+            file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+            file.attrs.update(header.attributes)
+            file.attrs.update(format=checks.FORMAT, complete=False)
+            file.attrs["format_version"] = checks.FORMAT_VERSION
+            lay_out(file, shapes, header)
+        _save(draft, path)
     return FeatureWriter(output)
+
+
+def _save(draft: SparseFile, path: Path) -> None:
+    """Write a draft to the disk, and then give it its name."""
+    new = _draft_path(path)
+    try:
+        draft.save(new)
+        os.replace(new, path)
+    except OSError as error:
+        size = f"{draft.length:,} bytes"
+        raise FeatureFileError(f"cannot write {path} of {size}: {reason_of(error)}.") from error
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _draft_path(path: Path) -> Path:
@@ -245,7 +270,7 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
     except BilinearError:
         raise
     except (OSError, RuntimeError) as error:
-        advice = " The rows written so far are kept. Free some space and run again." if kept else ""
+        advice = " The rows written so far are kept: make room, and run again." if kept else ""
         where = getattr(error, "filename", None) or path
         raise FeatureFileError(f"cannot write {where}: {reason_of(error)}.{advice}") from error
 
@@ -260,6 +285,6 @@ def _rows_kept() -> Iterator[None]:
 
 
 def _sync_and_rename(path: Path, output: Path) -> None:
-    with path.open("rb") as raw:
+    with path.open("r+b") as raw:  # Windows syncs only files that are open for writing
         os.fsync(raw.fileno())
     os.replace(path, output)

@@ -2,16 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
-from numbers import Real
 
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.training import registry
+from bilinear_cli.validation import MAX_SEED, Range, integers, numbers, validate_options
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 SOLVERS = ("auto", "gram", "stream")
 CLASS_WEIGHTS = ("none", "balanced")
 SMOOTHINGS = (0.0, 0.1)  # tried by cross-validation
+RANGES = {
+    "top_variance": integers(1),
+    "C": Range(float, "above 0", lambda x: x > 0),
+    "label_smoothing": Range(float, "from 0 to below 1", lambda x: 0 <= x < 1),
+    "folds": integers(2),
+    "min_photos": integers(1),
+    "seed": integers(0, MAX_SEED),
+    "hidden": integers(1, 2**16),
+    "dropout": numbers(0, 0.99),
+    "channels": integers(1),
+}
 
 
 @dataclass(frozen=True)
@@ -57,15 +67,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Raise a UsageError if an option is out of range or the classifier does not take it."""
-        if self.C is not None and not (isinstance(self.C, Real) and 0 < self.C < inf):
-            raise UsageError(f"-C {self.C!r} is out of range: give a finite number above 0")
-        smoothing = self.label_smoothing
-        if smoothing is not None and not (isinstance(smoothing, Real) and 0 <= smoothing < 1):
-            raise UsageError(
-                f"--label-smoothing {smoothing!r} is out of range: give a number from 0 to below 1"
-            )
-        if self.folds < 2:
-            raise UsageError(f"--folds {self.folds} is out of range: give at least 2")
+        validate_options(self, RANGES)
         choices = {"class_weight": CLASS_WEIGHTS, "normalize": NORMALIZE, "solver": SOLVERS}
         for name, values in choices.items():
             validate_choice(name.replace("_", " "), getattr(self, name), values)

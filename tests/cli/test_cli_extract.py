@@ -152,7 +152,7 @@ def refused(*words: Any, code: int) -> str:
         (2, ["--shard", "3/2"], ["'3/2'"]),
         (2, ["--no-merge"], ["--no-merge", "--scheduler"]),
         (2, ["--shard", "1/2", "--scheduler", "local:1"], ["--shard", "--scheduler"]),
-        (2, ["--seed", "-1"], ["--seed", "-1", "0<=x<=2147483647"]),
+        (2, ["--seed", "-1"], ["--seed", "-1", "0<=x<=4294967295"]),
         (2, ["-o", "birds"], ["birds", "--output"]),
         (2, ["-o", "."], [". ", "--output"]),
         (1, ["-o", "birds/wren/0.png/x.h5"], ["birds/wren/0.png/x.h5"]),

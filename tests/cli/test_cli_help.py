@@ -1,5 +1,6 @@
 """Help, version, completion, and answers to words that no command knows."""
 
+import os
 import re
 import runpy
 import shutil
@@ -7,12 +8,27 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from support.commands import BILINEAR, ROOT, run_command, run_python
+from support.commands import BILINEAR, ROOT, environment, error_line, run_command, run_python
 from support.errors import assert_names, assert_suggests
 
 from bilinear_cli.cli import cli
+from bilinear_cli.networks import weights
+
+# Ctrl-C while Python looks for a module of the program
+CTRL_C = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(name, *_):
+        if name == "bilinear_cli.cli.base":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+sys.meta_path.insert(0, Finder)
+"""
 
 
 def modules_of(*words: str) -> set[str]:
@@ -37,11 +53,31 @@ def test_info_imports_neither_tensorflow_nor_sklearn(features: Path) -> None:
     assert not {"tensorflow", "keras", "sklearn", "scipy"} & modules_of("info", str(features))
 
 
-def test_the_installed_script_prints_the_version() -> None:
-    script = shutil.which("bilinear", path=Path(sys.executable).parent)
-    process = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    "command", [[shutil.which("bilinear", path=Path(sys.executable).parent)], BILINEAR]
+)
+def test_the_installed_script_and_the_package_print_the_version(command: list[str]) -> None:
+    process = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert process.stdout == f"{project['version']}\n"
+    assert project["scripts"] == {"bilinear": "bilinear_cli.__main__:main"}
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CTRL_C)
+    paths = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    process = subprocess.run(BILINEAR, capture_output=True, env=environment(PYTHONPATH=paths))
+    assert (process.returncode, process.stdout, process.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_during_the_import_of_a_module_in_c_is_an_interruption(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Simulated: modules made with pybind11 raise an ImportError from a KeyboardInterrupt."""
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    monkeypatch.setattr(weights, "load_vgg16_weights", Mock(side_effect=error))
+    error_line(run_command("weights", code=130))
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))

@@ -158,6 +158,7 @@ def test_unknown_needs_photos_to_compare_with(
         (2, ["runs/x-max-softmax", "-"], []),
         (2, ["runs/x-max-softmax", "empty"], ["empty", ".mov", 1]),
         (2, ["runs/x-max-softmax", "gone.jpg"], ["gone.jpg"]),
+        (2, ["runs/x-max-softmax", "gone.jpg", "empty"], ["gone.jpg"]),
         (2, ["runs/x-max-softmax", "-", "birds"], ["-"]),
     ],
 )
@@ -200,12 +201,60 @@ def test_bad_photos_are_reported_in_every_form(birds: Path, run: Path) -> None:
     assert len(good) == 3
 
 
-def test_a_bad_photo_whose_name_is_not_utf8(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_not_utf8_keeps_its_bytes(
+    birds: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # pytest-xdist cannot send the captured log line, which has this name.
     monkeypatch.setattr(logging.getLogger("bilinear_cli"), "propagate", False)
-    name = os.fsdecode(b"caf\xe9.jpg")
-    Path(name).write_text("no photo")
-    for form in ("--json", "--csv"):
-        stdout = run_command("predict", run, name, form, code=1).stdout
-        assert "caf\ufffd.jpg" in stdout
-        assert "\udce9" not in stdout
+    bad, good = (os.fsdecode(name) for name in (b"caf\xe9.jpg", b"\xff.png"))
+    Path(bad).write_text("no photo")
+    shutil.copy(birds / "wren" / "0.png", good)
+    command = ["predict", run, bad, good]
+    result = run_command(*command, code=1)
+    assert result.stdout.startswith("\\xff.png\t")
+    assert [line for line in result.stderr.splitlines() if "caf\\xe9.jpg" in line]
+    answers = answers_of(run_command(*command, "--json", code=1))
+    assert [answer["path"] for answer in answers] == ["caf\\xe9.jpg", "\\xff.png"]
+    rows = rows_of(run_command(*command, "--csv", code=1))
+    assert {row["path"] for row in rows} == {"caf\\xe9.jpg", "\\xff.png"}
+
+
+def test_a_list_with_nuls_as_find_print0_writes_it(birds: Path, run: Path) -> None:
+    photos = [birds / "a\nb.png", birds / "wren" / "0.png"]
+    shutil.copy(photos[1], photos[0])
+    data = b"".join(bytes(photo) + b"\0" for photo in photos)
+    answers = answers_of(run_command("predict", run, "--json", "-", input=data))
+    assert [Path(answer["path"]) for answer in answers] == photos
+
+
+@pytest.mark.parametrize("bad", ["nul\0.png", "birds", "gone.png", "x" * 300])
+def test_one_bad_name_stops_no_list(bad: str, birds: Path, run: Path) -> None:
+    photos = [birds / "wren" / f"{i}.png" for i in range(2)]
+    data = "\ufeff" + "\n".join(map(str, [photos[0], bad, photos[1]]))  # with Windows's mark
+    result = run_command("predict", run, "--json", "-", input=data, code=1)
+    answers = answers_of(result)
+    assert [answer["path"] for answer in answers] == [str(photos[0]), bad, str(photos[1])]
+    assert ["names" in answer for answer in answers] == [True, False, True]
+    assert_names(result.stderr.splitlines()[-1], 1, 3)
+
+
+def test_one_bad_argument_stops_no_batch(birds: Path, run: Path) -> None:
+    Path("empty").mkdir()
+    photo = str(birds / "wren" / "0.png")
+    result = run_command("predict", run, "gone.png", "empty", photo, "--json", code=1)
+    assert [answer["path"] for answer in answers_of(result)] == ["gone.png", photo]
+    assert [line for line in result.stderr.splitlines() if "empty" in line]
+    assert_names(result.stderr.splitlines()[-1], 1, 2)
+
+
+def test_a_list_in_utf16_is_refused(run: Path) -> None:
+    error_line(run_command("predict", run, "-", input="a.png".encode("utf-16"), code=2), "UTF-16")
+
+
+def test_a_cell_like_a_formula_is_warned_of_once(birds: Path, run: Path) -> None:
+    for name in ("=a.png", "-b.png"):
+        shutil.copy(birds / "wren" / "0.png", name)
+    result = run_command("predict", run, "--csv", "--", "=a.png", "-b.png")
+    assert [row["path"] for row in rows_of(result)] == [*3 * ["=a.png"], *3 * ["-b.png"]]
+    (line,) = [line for line in result.stderr.splitlines() if "formula" in line]
+    assert_names(line, "=a.png")

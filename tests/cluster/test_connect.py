@@ -1,6 +1,7 @@
 """Connections to a scheduler and its workers, which are real processes."""
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -109,6 +110,13 @@ def test_a_scheduler_that_another_one_replaces_is_one_line(file: Path) -> None:
                 future.result()
         finally:
             end(replacement)
+
+
+def test_a_system_without_signal_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: Windows has none."""
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    with connect_module._block_ctrl_c():
+        pass
 
 
 INTERRUPTED = """

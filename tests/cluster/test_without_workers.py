@@ -170,7 +170,7 @@ def test_a_worker_checks_all_requirements(
         for change, facts in changes:
             assert_names(str(replace(requirements, **change).fault()), *facts)
         assert in_int8.fault() is None
-        monkeypatch.setattr("bilinear_cli.recipe.INT8_PACKAGES", ("no-such-package",))
+        monkeypatch.setattr("bilinear_cli.recipe.recipe.INT8_PACKAGES", ("no-such-package",))
         assert_names(str(in_int8.fault()), "no-such-package")
 
 

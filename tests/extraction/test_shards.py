@@ -16,8 +16,9 @@ from support.feature_files import contents, flip_bit, replace_dataset
 from support.photos import make_photo
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
+from bilinear_cli.extraction.job import shard_slice
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
-from bilinear_cli.recipe import Recipe, shard_slice
+from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import train
 from bilinear_cli.store import FeatureFile, merge, open_features, partial_path
 from bilinear_cli.training.options import TrainOptions

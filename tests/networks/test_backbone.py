@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from archspec.cpu import detect
 from support.errors import assert_names
 
 from bilinear_cli.networks import backbone
@@ -40,6 +41,13 @@ def gpus(monkeypatch: pytest.MonkeyPatch, *details: dict[str, object]) -> None:
     names = {"GPU": [*table]}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: names.get(kind, []))
     monkeypatch.setattr(tf.config.experimental, "get_device_details", table.get)
+
+
+def cpu(monkeypatch: pytest.MonkeyPatch, folder: Path, flags: str | None) -> None:
+    """Let archspec read the description of a CPU with these flags; None for no description."""
+    if flags is not None:
+        (folder / "cpuinfo").write_text(CPUINFO.format(flags))
+    monkeypatch.setattr(detect, "open", lambda path: (folder / "cpuinfo").open(), raising=False)
 
 
 # Precision ----------------------------------------------------------------------------------
@@ -105,9 +113,8 @@ def test_a_cpu_is_known_by_its_flags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, expected: bool
 ) -> None:
     gpus(monkeypatch)
-    if flags is not None:
-        (tmp_path / "cpuinfo").write_text(CPUINFO.format(flags))
-    assert backbone._has_bfloat16(tmp_path / "cpuinfo") is expected
+    cpu(monkeypatch, tmp_path, flags)
+    assert backbone._has_bfloat16() is expected
 
 
 @pytest.mark.parametrize(
@@ -124,8 +131,8 @@ def test_a_gpu_is_known_by_its_compute_capability_whatever_the_cpu(
     expected: bool,
 ) -> None:
     gpus(monkeypatch, *({"compute_capability": c} if c else {} for c in capabilities))
-    (tmp_path / "cpuinfo").write_text(CPUINFO.format("" if expected else "avx512_bf16"))
-    assert backbone._has_bfloat16(tmp_path / "cpuinfo") is expected
+    cpu(monkeypatch, tmp_path, "" if expected else "avx512_bf16")
+    assert backbone._has_bfloat16() is expected
 
 
 FLOAT32 = {"precision": "float32"}

@@ -1,5 +1,6 @@
 """Tests of `check`: what is planted in a photo set is found, and nothing else."""
 
+import errno
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -193,6 +195,24 @@ def test_a_manifest_needs_a_new_name_and_a_folder(birds: Path, manifest: Path) -
     assert_error(result, folder, "--groups")
 
 
+def test_a_reader_that_goes_away_does_not_cost_the_groups(
+    birds: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: standard output raises as a pipe without a reader."""
+    gone = BrokenPipeError(errno.EPIPE, "no reader")
+    monkeypatch.setattr("bilinear_cli.cli.check.print_json", Mock(side_effect=gone))
+    check("--data", birds, "--json", "--groups", manifest, code=1)
+    assert len(load_photo_set(str(manifest))) == N_PHOTOS
+
+
+def test_cells_like_formulas_are_written_as_they_are(birds: Path, manifest: Path) -> None:
+    for split in ("train", "test"):
+        shutil.move(birds / split / "wren", birds / split / "=wren")
+    (line,) = check("--data", birds, "--groups", manifest).stderr.splitlines()
+    assert_names(line, manifest, "=wren")
+    assert load_photo_set(str(manifest)).class_names == ("=wren", "robin")
+
+
 def test_no_manifest_of_photos_that_cannot_be_read(birds: Path, manifest: Path) -> None:
     (birds / "train/wren/0.jpg").write_text("no photo")
     result = check("--data", birds, "--groups", manifest, code=1)
@@ -329,7 +349,7 @@ def test_hostile_names_are_kept_in_files_and_cleaned_on_the_terminal(
     assert f"test/{HOSTILE}/\n,\x07.jpg" in paths(result["exact_duplicates"][0])
     text = check("--data", birds, "--groups", manifest).stdout
     assert not {*text} & {"\x1b", "\u202e", "\x07"}
-    assert "<script>?[31m'\"?gnp" in text
+    assert "<script>\\x1b[31m'\"\\u202egnp" in text
     assert load_photo_set(str(manifest)).class_names == (HOSTILE, "robin")
 
 

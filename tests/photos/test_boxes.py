@@ -208,6 +208,9 @@ def boxes_by_name(folder: Path, files: Sequence[str], paths: Sequence[str]) -> l
         (["a/1.jpg", "b/2.jpg"], ["deer/2.jpg", "./deer/1.jpg", "deer/1.jpg"], [1, 0, 0]),
         (["z/a/1.jpg", "z/b/1.jpg"], ["q/b/1.jpg", "q/c/1.jpg"], [1, -1]),
         (["Zaunko\u0308nig.jpg"], ["Zaunk\u00f6nig.jpg"], [0]),
+        # On POSIX, a name may have a backslash.
+        (["deer/1.jpg"], ["deer\\1.jpg", "deer/1.jpg"], [-1, 0]),
+        (["deer\\1.jpg", "deer/1.jpg"], ["deer/1.jpg", "deer\\1.jpg"], [1, 0]),
         # A photo of another folder is not guessed where other photos have their own entries.
         (["deer/1.jpg", "fox/2.jpg"], ["deer/1.jpg", "cat/2.jpg"], [0, -1]),
     ],

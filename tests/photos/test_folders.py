@@ -15,6 +15,7 @@ from support.photos import class_folders, cub_folder, make_photo, rows
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.photos.folders.walk import walk_photos
+from bilinear_cli.photos.names import same_looking
 from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.photos.split_names import resolve_splits
 
@@ -113,6 +114,38 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
     assert all(photo_set.sha256())
 
 
+LOOKALIKES = {
+    "accents": (["Cafe\u0301", "Caf\u00e9"], ["(U+0065 U+0301)", "(U+00E9)"]),
+    "a blank at the end": (["wren", "wren "], ["'wren '", "(U+0020)"]),
+    "a blank that does not break": (["a b", "a\u00a0b"], ["(U+0020)", "(U+00A0)"]),
+    "a blank of no width": (["wren", "wr\u200ben"], ["(U+200B)"]),
+    "Cyrillic": (["cop", "\u0441\u043e\u0440"], ["(U+0063 U+006F U+0070)", "(U+0441 U+043E"]),
+}
+
+
+@pytest.mark.parametrize(("names", "facts"), LOOKALIKES.values(), ids=LOOKALIKES)
+def test_classes_that_look_the_same_are_told_apart(
+    tmp_path: Path, names: list[str], facts: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = class_folders(tmp_path, dict.fromkeys([*names, "other"], 1))
+    assert len(load_photo_set(str(folder)).class_names) == 3
+    assert_names(*warnings(caplog), folder, *map(repr, names), *facts)
+
+
+def test_other_classes_are_no_lookalikes() -> None:
+    assert same_looking(["Wren", "wren", "wren 1", "cafe", "caf\u00e9", "\u0446\u0430\u0440"]) == []
+
+
+def test_a_locale_that_reads_no_utf8_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: the encoding of names cannot change within a process."""
+    name = os.fsdecode(b"h\xfc")
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    with raises(BilinearError, tmp_path, "h\\xfc", "ascii", "PYTHONUTF8=1"):
+        load_photo_set(str(class_folders(tmp_path, {name: 1, "wren": 1})))
+
+
 WRONG_FOLDERS: dict[str, tuple[Classes, list[str]]] = {
     "no photos": ({}, [".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]),
     "no class folders": ({".": ["a.jpg"]}, ["predict"]),
@@ -131,9 +164,9 @@ WRONG_FOLDERS: dict[str, tuple[Classes, list[str]]] = {
     "an untrained class": ({"train/wren": 1, "train/owl": 1, "test/jay": 1}, ["jay"]),
     "a name in two forms of Unicode": (
         {f"train/{normalize('NFC', 'ö')}": 1, "train/a": 1, f"test/{normalize('NFD', 'ö')}": 1},
-        ["Unicode"],
+        ["Unicode", "U+006F U+0308", "U+00F6"],
     ),
-    "not UTF-8": ({"a": 1, "b": [os.fsdecode(b"h\xfc.png")]}, ["b/h\ufffd.png", "UTF-8"]),
+    "not UTF-8": ({"a": 1, "b": [os.fsdecode(b"h\xfc.png")]}, ["b/h\\xfc.png", "UTF-8"]),
 }
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from support.commands import error_line, run_command
@@ -317,6 +318,26 @@ def test_columns_of_boxes_are_for_boxes(folder: Path, caplog: pytest.LogCaptureF
     boxes, unused = messages(caplog, logging.INFO)
     assert_names(boxes, f"--boxes {path}", "x, y, w, h")
     assert unused.endswith(": sex")
+
+
+def test_the_unicode_form_of_a_column_does_not_matter(folder: Path) -> None:
+    path = manifest(folder, f"path,{normalize('NFD', 'Espèce')}", "a.png,wren", "b.png,owl")
+    columns = {"label": normalize("NFC", "Espèce")}
+    assert load_photo_set(str(path), columns=columns).class_names == ("owl", "wren")
+
+
+def test_labels_that_look_the_same_are_told_apart(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (f"{name}.png,{normalize(form, 'Café')}" for name, form in (("a", "NFC"), ("b", "NFD")))
+    path = manifest(folder, "path,label", *lines)
+    assert len(load_photo_set(str(path)).class_names) == 2
+    assert_names(*warnings(caplog), path, "U+0065 U+0301", "U+00E9")
+
+
+def test_a_path_with_a_nul_is_refused(folder: Path) -> None:
+    """In UTF-16, because a text in UTF-8 with a NUL is no list."""
+    assert_refused(manifest(folder, *PLAIN, "b\0.png,owl", encoding="utf-16"), 3, "owl")
 
 
 WRONG_HEADERS: dict[str, tuple[str, list[str]]] = {

@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,17 @@ def test_a_call_may_read_fewer_bytes_than_requested(
     monkeypatch.setattr(os, "preadv", lambda fd, to, at: preadv(fd, [to[0][:1001]], at))
     with FeatureFile(mixed) as file:
         np.testing.assert_array_equal(file.read("max", SOME), random_rows(MIXED, 6)["max"][SOME])
+
+
+def test_threads_share_a_file_where_reading_moves_its_position(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: Windows has no `preadv`."""
+    monkeypatch.delattr(os, "preadv")
+    expected = random_rows(MIXED, 6)["max"][SOME]
+    with FeatureFile(mixed) as file, ThreadPoolExecutor(4) as threads:
+        for rows in threads.map(lambda _: file.read("max", SOME), range(200)):
+            np.testing.assert_array_equal(rows, expected)
 
 
 def test_the_file_is_not_mapped_and_is_closed_in_the_end(mixed: Path) -> None:

@@ -28,6 +28,7 @@ from support.feature_files import all_rows, flip_bit
 
 from bilinear_cli.errors import FeatureFileError, InUseError
 from bilinear_cli.store import FeatureFile, FeatureWriter, partial_path, writing
+from bilinear_cli.store.sparse_file import SparseFile
 
 
 def test_features_are_contiguous_and_unfiltered_and_the_rest_is_plain_hdf5(complete: Path) -> None:
@@ -246,6 +247,52 @@ def test_a_disk_that_fills_up_loses_no_row_and_the_run_can_be_resumed(
         writer.finish()
     with FeatureFile(output) as file:
         np.testing.assert_array_equal(all_rows(file, spec), rows[spec])
+
+
+def test_a_file_above_the_limit_is_refused_with_its_size_before_its_first_row(
+    tmp_path: Path, file_size_limit: Callable[..., None]
+) -> None:
+    output = tmp_path / "x.h5"
+    write(output)
+    size = output.stat().st_size
+    file_size_limit(size - 1)
+    with raises(FeatureFileError, partial_path(output), f"{size:,} bytes", "ulimit -f"):
+        write(output)
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_limit_when_only_the_mark_of_completion_is_missing(
+    tmp_path: Path, file_size_limit: Callable[..., None]
+) -> None:
+    output = tmp_path / "x.h5"
+    with begin(output) as writer:
+        writer.append(random_rows(SMALL, 6))
+        file_size_limit(100)
+        with raises(FeatureFileError, writer.path, "ulimit -f"):
+            writer.finish()
+        file_size_limit()
+        writer.finish()
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_sparse_file_is_like_one_on_the_disk(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with (tmp_path / "disk").open("w+b") as disk:
+        sparse = SparseFile()
+        for _ in range(100):
+            position, data = int(rng.integers(50)), rng.bytes(int(rng.integers(1, 20)))
+            for file in (disk, sparse):
+                file.seek(position)
+                file.write(data)
+            position, size = rng.integers(40, size=2).tolist()
+            for file in (disk, sparse):
+                file.seek(position)
+            assert sparse.read(size).rstrip(b"\0") == disk.read(size).rstrip(b"\0")
+        for file in (disk, sparse):
+            file.truncate(90)
+        assert sparse.seek(0, os.SEEK_END) == disk.seek(0, os.SEEK_END) == 90
+    sparse.save(tmp_path / "saved")
+    assert (tmp_path / "saved").read_bytes() == (tmp_path / "disk").read_bytes()
 
 
 def test_a_disk_that_is_full_while_bad_rows_are_left_out(

@@ -14,8 +14,7 @@ from bilinear_cli.cli import cli
 from support.errors import assert_names
 
 ROOT = Path(__file__).parents[2]
-# This has the name of the command, and needs no script, which an environment may lack.
-BILINEAR = [sys.executable, "-c", "from bilinear_cli.cli import main; main()"]
+BILINEAR = [sys.executable, "-m", "bilinear_cli"]  # needs no script, which an environment may lack
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -39,8 +38,9 @@ def start_python(code: str, *arguments: Any, **options: Any) -> subprocess.Popen
 
 def set_quick_options(patch: pytest.MonkeyPatch, batch_size: int) -> None:
     """Set defaults of commands to random weights, small photos and little tuning."""
-    for command in cli.commands:
-        patch.setenv(f"BILINEAR_{command.upper()}_WEIGHTS", "random")
+    for name, command in cli.commands.items():
+        if any(parameter.name == "weights" for parameter in command.params):
+            patch.setenv(f"BILINEAR_{name.upper()}_WEIGHTS", "random")
     patch.setenv("BILINEAR_EXTRACT_IMAGE_SIZE", "32")
     patch.setenv("BILINEAR_EXTRACT_BATCH_SIZE", str(batch_size))
     patch.setenv("BILINEAR_TRAIN_C", "1")

@@ -64,7 +64,7 @@ def make_run(
             if photos:
                 make_photo(root / path, seed=i)
     rows.append(("in no fold.png", classes[0], "train", "alone"))
-    (folder / "labels.csv").write_text(manifest_csv(rows), encoding="utf-8")
+    (folder / "labels.csv").write_text(manifest_csv(rows, folder / "labels.csv"), encoding="utf-8")
     identity = Linear(np.eye(len(classes)), np.zeros(len(classes)))
     save_model(folder / "model.npz", Model(identity, None, [], np.array(classes)))
     text = json.dumps(metrics_of(scores, np.array(classes), root) | metrics)

@@ -26,7 +26,7 @@ def match_paths(
 
     All are matched in one way, the first of these that matches any: the same file; an entry is the
     end of a photo's absolute path; a path is the end of an entry; the last parts of both are equal,
-    as many of them as possible. `\` means `/`.
+    as many of them as possible. In an entry `\` means `/`, unless a photo has exactly this path.
 
     Args:
         source: the file that has the entries, for messages.
@@ -39,7 +39,8 @@ def match_paths(
         BilinearError: no entry is a photo, or it is ambiguous which one it is.
     """
     photos = {_clean(path): _parts(entry_name(path)) for path in paths}
-    names = {entry: _parts(entry) for entry in entries}
+    slashed = {x: x if _clean(x) in photos else x.replace("\\", "/") for x in entries}
+    names = {entry: _parts(path) for entry, path in slashed.items()}
     for way, keys in enumerate(_ways(photos, names, root.absolute().as_posix())):
         if pairs := _pairs(source, *map(_inverse, keys)):
             if way > 2:
@@ -105,7 +106,7 @@ def _pairs(
 
 
 def _clean(path: str) -> str:
-    return posixpath.normpath(normalize("NFC", path.replace("\\", "/")))
+    return posixpath.normpath(normalize("NFC", path))
 
 
 def _parts(path: str) -> Parts:

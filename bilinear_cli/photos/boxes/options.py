@@ -5,9 +5,11 @@ from typing import Any
 
 from bilinear_cli.errors import UsageError, validate_choice
 from bilinear_cli.recipe import MAX_MARGIN
+from bilinear_cli.validation import numbers, validate_options
 
 CHOICES = ("all", "largest", "most-confident")  # of the boxes of a photo
 NO_BOX = ("whole", "skip", "stop")  # what happens to a photo without a box
+RANGES = {"margin": numbers(0, MAX_MARGIN), "min_confidence": numbers(0, 1)}
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,7 @@ class BoxOptions:
             raise UsageError("--boxes has no value: give a source of boxes")
         validate_choice("--box", self.box, CHOICES)
         validate_choice("--no-box", self.no_box, NO_BOX)
-        for name, value, maximum in (
-            ("--margin", self.margin, MAX_MARGIN),
-            ("--min-confidence", self.min_confidence, 1),
-        ):
-            if not 0 <= value <= maximum:
-                raise UsageError(f"{name} {value:g} is not within 0 and {maximum:g}")
+        validate_options(self, RANGES)
 
 
 def box_options(source: str | None, **options: Any) -> BoxOptions | None:

@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.errors import BilinearError, abbreviate, readable
 from bilinear_cli.photos.folders.split_folders import find_split_folders, refuse_splits_in_classes
-from bilinear_cli.photos.folders.walk import SUFFIXES, Walk, only, readable, walk_photos
+from bilinear_cli.photos.folders.walk import SUFFIXES, Walk, only, walk_photos
 from bilinear_cli.photos.lists.manifest import PhotoRecord
 
 log = logging.getLogger(__name__)

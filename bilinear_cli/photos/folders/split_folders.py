@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bilinear_cli.errors import BilinearError, abbreviate
-from bilinear_cli.photos.folders.walk import readable
+from bilinear_cli.errors import BilinearError, abbreviate, readable
 from bilinear_cli.photos.split_names import mentioned_roles, resolve_splits, split_role
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from bilinear_cli.errors import abbreviate, reason_of
+from bilinear_cli.errors import abbreviate, readable, reason_of
 from bilinear_cli.photos.pixels.formats import FORMATS, readable_formats
 
 log = logging.getLogger(__name__)
@@ -112,11 +112,6 @@ def _is_image(path: str) -> bool:
             return True
     except Exception:  # Pillow raises nearly any error for strange bytes
         return False
-
-
-def readable(path: str) -> str:
-    """Return a path with replacement characters for what is not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def log_left_out(spec: object, left_out: Mapping[str, Sequence[str]]) -> None:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from unicodedata import normalize
 
-from bilinear_cli.errors import reason_of
+from bilinear_cli.errors import reason_of, unencodable
+from bilinear_cli.files import expand_home, relative_path
 from bilinear_cli.photos.folders.walk import IS_SYSTEM_NAME, SUFFIXES
 
 URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -36,7 +37,7 @@ class Lookup:
         if _is_file(self.root / text):
             return self.root / text
         slashed = text.replace("\\", "/")
-        file = self.root / (Path(slashed).expanduser() if slashed.startswith("~/") else slashed)
+        file = self.root / expand_home(slashed)
         matches = [file] if _is_file(file) else self._similar(file)
         if len(matches) > 1:
             names = " or ".join(map(self.relative, matches))
@@ -48,7 +49,7 @@ class Lookup:
 
     def relative(self, file: Path) -> str:
         """Return the path from the folder of the list to a file."""
-        return Path(os.path.relpath(file, self.root)).as_posix()
+        return relative_path(file, self.root)
 
     def explain(self, text: str) -> str:
         """Return why a path is no photo, and what the user can do."""
@@ -65,7 +66,9 @@ class Lookup:
             (self.root / text).stat()
         except (FileNotFoundError, NotADirectoryError):
             return ". ".join(filter(None, [reason, self._elsewhere(text)]))
-        except OSError as error:
+        except UnicodeEncodeError as error:
+            return unencodable(text, error.encoding)
+        except (OSError, ValueError) as error:  # ValueError: it has a NUL
             return f"the path cannot be read: {reason_of(error)}"
         return reason  # it is a folder
 
@@ -119,7 +122,7 @@ def _names_by_form(folder: Path) -> dict[tuple[bool, str], list[str]]:
     names_of = defaultdict(list)
     try:
         entries = sorted((entry.name, entry.is_dir()) for entry in os.scandir(folder))
-    except OSError:
+    except (OSError, ValueError):
         entries = []
     for name, is_folder in entries:
         names_of[is_folder, _form(name)].append(name)

@@ -5,10 +5,11 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from bilinear_cli.errors import BilinearError, validate_choice
+from bilinear_cli.errors import BilinearError, abbreviate, validate_choice
 from bilinear_cli.photos.lists.columns import KNOWN, box_columns, find_columns, log_columns
 from bilinear_cli.photos.lists.lookup import Lookup
 from bilinear_cli.photos.lists.table import Row, Table, plain_name, read_table
@@ -17,6 +18,8 @@ from bilinear_cli.photos.split_names import resolve_splits, split_role
 log = logging.getLogger(__name__)
 
 Cells = Sequence[tuple[Row, Mapping[str, str]]]  # of each row: field -> value
+
+FORMULA_SIGNS = ("=", "+", "-", "@")  # begin a formula in Excel, LibreOffice and Google Sheets
 
 # Labels that R, pandas and Excel write where there is none
 LIKE_NO_LABEL = frozenset(["na", "n/a", "#n/a", "nan", "null"])
@@ -31,12 +34,35 @@ class PhotoRecord(NamedTuple):
     group: str = ""  # empty if the photo is a group of its own
 
 
-def manifest_csv(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows of path, label, split and group as the text of a manifest."""
+def manifest_csv(rows: Iterable[Sequence[str]], path: Path) -> str:
+    """Return rows of path, label, split and group as the text of a manifest.
+
+    `path` is the name that the file will have, for a warning.
+    """
+    rows = [*rows]
+    warn_of_formulas(path, chain.from_iterable(rows))
+    return csv_text([PhotoRecord._fields, *rows])
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([PhotoRecord._fields, *rows])
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def warn_of_formulas(path: object, cells: Iterable[str]) -> bool:
+    """Warn of cells that a spreadsheet takes for formulas; return whether there are some.
+
+    Cells are written as they are: programs read them right, and names keep their characters.
+    """
+    formulas = sorted({cell for cell in cells if cell.startswith(FORMULA_SIGNS)})
+    if formulas:
+        log.warning(
+            "%s: a spreadsheet may take these cells for formulas: %s. Import the columns as text.",
+            *(path, abbreviate(formulas, 3)),
+        )
+    return bool(formulas)
 
 
 def read_manifest(path: Path, columns_of: Mapping[str, str] | None = None) -> list[PhotoRecord]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from bilinear_cli.errors import BilinearError, printable, reason_of
 
@@ -49,8 +50,8 @@ class Table(NamedTuple):
 
 
 def plain_name(name: str) -> str:
-    """Return the name of a column without case, blanks, hyphens and underscores."""
-    return re.sub(r"[\s_-]+", "", name).casefold()
+    """Return the name of a column without case, blanks, hyphens, underscores and Unicode forms."""
+    return re.sub(r"[\s_-]+", "", normalize("NFC", name)).casefold()
 
 
 def excerpt(text: str, length: int = 80) -> str:

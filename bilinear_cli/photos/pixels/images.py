@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line, reason_of
 from bilinear_cli.photos.boxes.crops import Crop, crop_upright, upright_size
 from bilinear_cli.photos.pixels.depth import declared_depth, scale_grey
 from bilinear_cli.photos.pixels.formats import open_photo
@@ -77,8 +77,8 @@ def read_bytes(path: Path) -> bytes:
     """Return the bytes of a file, or raise a BadPhotoError."""
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise BadPhotoError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or not of the locale
+        raise BadPhotoError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def decode_photo(

@@ -1,0 +1,61 @@
+"""Paths as people give them, as an argument or in a list -> photos to predict."""
+
+import codecs
+import os
+import stat
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+
+from bilinear_cli.errors import UsageError, reason_of
+from bilinear_cli.files import expand_home
+from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
+
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def photos_of(path: Path) -> tuple[list[Path], str]:
+    """Return the photos that an argument stands for, and what is wrong with it or an empty text.
+
+    A path that cannot be read stands for itself: it gets its error among the predictions.
+    """
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        return [path], f"cannot read {path} ({reason_of(error)}): name a photo or a folder"
+    if not is_folder:
+        return [path], ""
+    walk = walk_photos(path)
+    if not walk.photos:
+        return [], f"{path} has no photos{only(walk.left_out)}"
+    log_left_out(path, walk.left_out)
+    return [path / photo for photo in walk.photos], ""
+
+
+def read_paths(stream: BufferedIOBase) -> Iterator[Path]:
+    """Yield the paths of a list: one in each line, or with a NUL behind each.
+
+    `find -print0` writes a NUL behind each. What the list has more of in its first part, line
+    breaks or NULs, separates the paths.
+
+    Raises:
+        UsageError: the list is in UTF-16.
+    """
+    rest, end = b"", b""
+    while part := stream.read1():
+        if not end:
+            if part.startswith(UTF_16):
+                raise UsageError("standard input is in UTF-16: save the list in UTF-8")
+            part = part.removeprefix(codecs.BOM_UTF8)
+            end = b"\0" if part.count(b"\0") > part.count(b"\n") else b"\n"
+        *names, rest = (rest + part).split(end)
+        yield from _paths(names, end)
+    yield from _paths([rest], end)
+
+
+def _paths(names: list[bytes], end: bytes) -> Iterator[Path]:
+    for name in names:
+        if end == b"\n":
+            name = name.rstrip(b"\r")
+        if name.strip():
+            yield expand_home(os.fsdecode(name))
