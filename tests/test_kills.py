@@ -1,5 +1,6 @@
 """Signals to the installed command, and a short run of the driver of `make torture`."""
 
+import logging
 import os
 import re
 import shutil
@@ -120,6 +121,7 @@ def test_the_installed_command_holds_its_output_and_resumes_after_a_signal(
         append(self, *rows)
 
     monkeypatch.setattr(FeatureWriter, "append", watched)
+    caplog.set_level(logging.INFO)  # Dask raises the level of the handler of all tests
     for interrupted in (folder, killed):
         appended.clear()
         caplog.clear()
