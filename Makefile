@@ -94,7 +94,7 @@ extraction: .venv/reproduce-installed  # always runs: it finds quickly whether t
 
 $(FEATURES): | extraction
 
-$(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wildcard bilinear_cli/training/*.py)
+$(RUNS)/comparison.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/run/*.py bilinear_cli/training/*.py)
 	@echo "Training (the first commands take seconds each, for a few hundred photos):"
 	$(TRAIN_QUIETLY) --pooling max --pooling sum --pooling max+sum --pooling bilinear > /dev/null
 	$(TRAIN_QUIETLY) --pooling bilinear --top-variance 20000 > /dev/null
@@ -119,7 +119,7 @@ poolings: install extraction $(RUNS)/poolings.txt  ## Compare accuracy and time 
 	@cat $(RUNS)/poolings.txt
 	$(BIN)/python tests/bench_poolings.py
 
-$(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile bilinear_cli/run.py $(wildcard bilinear_cli/training/*.py)
+$(RUNS)/poolings.txt: $(FEATURES) $(CONFIG) Makefile $(wildcard bilinear_cli/run/*.py bilinear_cli/training/*.py)
 	$(EXTRACT_MAPS) --output features/$(NAME)-poolings.h5 $(addprefix --pooling ,$(POOLINGS))
 	$(TRAIN_POOLINGS)
 	$(TRAIN_POOLINGS) --classifier ridge
@@ -151,8 +151,8 @@ bench: install $(FEATURES)  ## Time extraction, the layer and training against r
 	$(BIN)/python tests/bench_layer.py
 	$(BIN)/python tests/bench_training.py --features $(FEATURES)
 
-torture: install  ## Kill 1,000 runs and damage 20,000 feature files; takes about an hour
-	$(BIN)/python tests/torture.py --kills 1000 --mutations 10000 --bytes 10000
+torture: install  ## Kill 1,000 runs, damage 20,000 feature files and 2,000 run folders; takes over an hour
+	$(BIN)/python tests/torture.py --kills 1000 --mutations 10000 --bytes 10000 --runs 2000
 
 pins:  ## Update configs/pins.txt from pyproject.toml
 	$(PYTHON) -m venv .venv

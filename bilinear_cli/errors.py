@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from difflib import get_close_matches
 
@@ -15,6 +16,7 @@ from difflib import get_close_matches
 logging.getLogger("bilinear_cli").addHandler(logging.NullHandler())
 
 Progress = Callable[[int, int], None]  # called with (done, total)
+LOG_SECONDS = 10  # between two log lines of a step that has no progress bar
 BYTES = re.compile("[\udc80-\udcff]+")  # stand for bytes of a path, see PEP 383
 
 
@@ -40,6 +42,20 @@ class FeatureFileError(BilinearError, OSError):
 
 class InUseError(FeatureFileError):
     """A feature file that another run is writing; the caller may wait and try again."""
+
+
+def every(seconds: float) -> Callable[[], bool]:
+    """Return a function that is true once in so many seconds, the first time after so many."""
+    due = time.monotonic() + seconds
+
+    def is_due() -> bool:
+        nonlocal due
+        if (now := time.monotonic()) < due:
+            return False
+        due = now + seconds
+        return True
+
+    return is_due
 
 
 def validate_choice(kind: str, value: str, choices: Collection[str]) -> str:

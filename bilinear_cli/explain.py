@@ -17,7 +17,6 @@ from bilinear_cli.photos.boxes.crops import Crop
 from bilinear_cli.photos.pixels.images import read_any, read_upright
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings import triangle
-from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.poolings.registry import POOLINGS, get_pooling
 from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.model import Model, to_probabilities
@@ -121,7 +120,7 @@ def _pooled_channels(
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the projected channels, float64 (locations, channels), and the maps' height, width."""
     maps = np.asarray(split_outputs(forward(pixels[None]))[0], np.float64)[0]
-    check_channels(model.parameters, maps.shape[-1])
+    model.check_channels(maps.shape[-1])
     transform = model.transforms[0]
     parameters = get_pooling(transform.spec).argument_names
     kernel = model.parameters[parameters[0]] if parameters else transform.kernel

@@ -10,7 +10,6 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.files import atomic_write
 from bilinear_cli.layers import ClassProbabilities, Preprocess, Rarity, SqrtL2, pooling_layer
 from bilinear_cli.networks.applications import build, resolve_layer
-from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe, distinct_sizes
 from bilinear_cli.run import load_model, read_recipe, require_novelty
 from bilinear_cli.training.feature_transform import FeatureTransform
@@ -67,7 +66,7 @@ def build_model(
     size = recipe.image_size
     pixels = keras.Input((size, size, 3), name="pixels")
     network = _network(recipe, weights)
-    check_channels(model.parameters, network.output.shape[-1])
+    model.check_channels(network.output.shape[-1])
     classifier = _classifier(network.output.shape, model)
     scores = []
     for view in recipe.parsed_views:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, validate_choice
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.boxes.cropped_set import match_boxes
 from bilinear_cli.photos.boxes.crops import Box, Crop, CroppedPhoto
@@ -19,7 +19,6 @@ from bilinear_cli.photos.boxes.options import BoxOptions
 from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
 from bilinear_cli.photos.pixels.images import DecodedPhoto, read_any
 from bilinear_cli.photos.pixels.notes import logged_notes
-from bilinear_cli.poolings.parameters import check_channels
 from bilinear_cli.recipe import Recipe, check_same, differences, distinct_sizes
 from bilinear_cli.run import load_model, read_recipe, require_novelty
 from bilinear_cli.store import FeatureFile
@@ -96,7 +95,7 @@ def predict(
         return
     batch_size = len(first_batch)
     for size in sizes:
-        check_channels(model.parameters, count_channels(forward, size))
+        model.check_channels(count_channels(forward, size))
     compute, _ = compile_pooling(forward, recipe.specs, batch_size, views, model.parameters)
     to_read, photos_again = tee(chain(first_batch, remaining))
     read = partial(_read, sizes=sizes, recipe=recipe)
@@ -165,7 +164,16 @@ def warn_if_not_cropped(run: Path) -> None:
 def _best_and_rarity(
     model: Model, scores: np.ndarray, top: int
 ) -> tuple[list[list[tuple[str, float]]], list[float | None]]:
-    """Return `best_classes` and the rarity of scores (n, classes), averaged over views."""
+    """Return `best_classes` and the rarity of scores (n, classes), averaged over views.
+
+    Raises:
+        BilinearError: a score is not finite, because numbers of the model are too large.
+    """
+    if not np.isfinite(scores).all():
+        raise BilinearError(
+            "the scores of photos are not finite: the model of the run, or the features, are "
+            "damaged. Train again."
+        )
     rarity = model.novelty.rarity(scores).tolist() if model.novelty else [None] * len(scores)
     return best_classes(model, scores, top), rarity
 
@@ -196,6 +204,13 @@ def predict_rows(run: Path, path: Path, top: int = 5) -> Iterator[Prediction]:
         )
         advice = f"extract the photos as for {run}"
         check_same(differences(stored, trained, "predict"), path, advice)
+        for transform in model.transforms:
+            validate_choice(f"pooling in {path}", transform.spec, file.shapes)
+            if not transform.fits(file.shapes[transform.spec][-1]):
+                raise FeatureFileError(
+                    f"the rows of {transform.spec} in {path} have another length than those that "
+                    f"{run} was trained on: {advice}"
+                )
         scores = model.score_rows(file, np.arange(file.rows_done))
         first, scores = average_views(file.photo, scores)
         columns = (file.paths[first].tolist(), *_best_and_rarity(model, scores, top))

@@ -11,6 +11,7 @@ import pytest
 from support.errors import assert_suggests, raises
 from support.network import CHANNELS, extract_photos, small_network, use_untrained_networks
 from support.photos import make_photo, similar_photos
+from support.runs import change_metrics
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay
@@ -145,6 +146,7 @@ def test_an_mlp_is_refused(train_run: TrainRun, photo: Path, tmp_path: Path) -> 
     run = shutil.copytree(train_run("bilinear", OPTIONS), tmp_path / "run")
     second = Linear(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
     save_model(run / "model.npz", replace(load_model(run), second=second))
+    change_metrics(run, classifier="mlp", C=None, hidden=3, dropout=0.0, curve=[])
     with raises(BilinearError, "mlp", "softmax", "svm", "ridge", "conv1x1"):
         explain(run, photo, forward)
 

@@ -14,7 +14,7 @@ from support.commands import run_python
 from support.errors import raises
 from support.network import extract_photos, use_untrained_networks
 from support.photos import similar_photos
-from support.runs import spread_novelty
+from support.runs import change_metrics, spread_novelty
 
 from bilinear_cli import export as exporting
 from bilinear_cli.errors import BilinearError, UsageError
@@ -141,7 +141,8 @@ def test_the_model_gives_the_probabilities_of_predict(
     monkeypatch.setattr(exporting, "_network", lambda *_: network)
     run = train_run(features / file, tmp_path, spec, **options)
     # with the temperature of so few photos all probabilities may be alike
-    save_model(run / "model.npz", replace(load_model(run), temperature=0.7))
+    save_model(run / "model.npz", replace(load_model(run), temperature=0.7, novelty=None))
+    change_metrics(run, temperature=0.7)
     model = build_model(load_model(run), read_recipe(run), weights.tensors)
     expected = predicted(run, photos, forward)
     assert expected.std() > 0.01
@@ -164,7 +165,7 @@ def test_the_rarity_is_that_of_predict(
     monkeypatch.setattr(exporting, "_network", lambda *_: network)
     run, path = train_run(features / file, tmp_path, "avg"), tmp_path / "x.keras"
     novelty = spread_novelty(run, read_scores(run, "test")["scores"])
-    novelty = replace(novelty, counts=np.array([4.0, 4, 0]))
+    novelty = replace(novelty, counts=np.array([99.0, 99, 0]))
     save_model(run / "model.npz", replace(load_model(run), novelty=novelty))
     export(run, weights.tensors, path, rarity=True)
     outputs = keras.models.load_model(path).predict(pixels_of(photos), verbose=0)
@@ -227,6 +228,7 @@ def test_views_of_several_sizes_cannot_be_exported(run: Path, tmp_path: Path) ->
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["extraction"]["views"] = "original 24"
     shutil.copytree(run, tmp_path / "run")
+    save_model(tmp_path / "run" / "model.npz", load_model(run))  # without the recipe
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
     with raises(UsageError, "--scales"):
         export(tmp_path / "run", {}, tmp_path / "x.keras")

@@ -1,4 +1,4 @@
-"""Kill runs and corrupt feature files, and check that nothing is lost or wrong: `make torture`.
+"""Kill runs, damage files, and check that nothing is lost or wrong: `make torture`.
 
 Kills: the driver kills a run at random moments and starts it again until it is complete. Its file
 must then equal that of an uninterrupted run to the bit, and each kill may repeat at most one batch.
@@ -6,6 +6,8 @@ Mutations: the driver truncates a feature file, or deletes, replaces, links or e
 it. The program must refuse the file with one line or read it as written, in limited memory.
 Bytes: the driver changes single bytes. The program must not read wrong features. Crashes and
 endless loops inside the HDF5 library are counted; a process of its own reads each file.
+Runs: the driver damages run folders, see `support/damaged_runs.py`. Each command must refuse the
+folder with one line, or compute what it computed before.
 """
 
 import argparse
@@ -19,12 +21,16 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from support.damaged_runs import DAMAGES, WRONG, Reader, runs_of_all_kinds
+from support.damaged_runs import REFUSED as RUN_REFUSED
+from support.damaged_runs import judge as judge_answers
 from support.feature_files import write_features
 from support.network import extract_photos, small_network
 from support.photos import class_folders
@@ -344,7 +350,50 @@ def is_failure(outcome: str) -> bool:
     return outcome.split()[0].isupper()
 
 
+# Run folders -----------------------------------------------------------------------------
+
+
+RUN_OUTCOMES = OUTCOMES | {READ_WRONG: "WRONG answers", -signal.SIGALRM: "NO ANSWER"}
+
+
+def judge_run(run: Path, reader: Reader, expected: Mapping[str, Any]) -> int:
+    """Read a damaged run folder as all commands do, and return a key of `RUN_OUTCOMES`."""
+    signal.alarm(MAX_SECONDS)
+    try:
+        outcomes = judge_answers(reader.answers(run), expected)
+    except Exception as error:  # no reader should raise another error
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return TRACEBACK
+    if WRONG in outcomes.values():
+        print(outcomes, file=sys.stderr)
+        return READ_WRONG
+    return REFUSED if RUN_REFUSED in outcomes.values() else READ_RIGHT
+
+
+def damage_runs(n_runs: int, seed: int) -> Counter:
+    """Damage run folders, read each in a child, and count the outcomes; each fifth as HTML."""
+    logging.disable()
+    counts: Counter = Counter()
+    names, readers = [*DAMAGES], [Reader("html"), *[Reader("md")] * 4]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [(run, readers[0].answers(run)) for run in runs_of_all_kinds(Path(folder, "runs"))]
+        for i in range(n_runs):
+            rng, name = np.random.default_rng((seed, i)), names[i % len(names)]
+            source, expected = runs[rng.integers(len(runs))]
+            damaged = Path(folder, "damaged", source.name)
+            shutil.copytree(source, damaged)
+            DAMAGES[name](damaged, rng)
+            code = wait(fork(partial(judge_run, damaged, readers[i % 5], expected)))
+            outcome = RUN_OUTCOMES.get(code, RUN_OUTCOMES[TRACEBACK])
+            if is_failure(outcome):
+                print(f"{outcome}: {name} of {source.name}, --seed {seed}, {i}", file=sys.stderr)
+            counts[outcome] += 1
+            shutil.rmtree(damaged)
+    return counts
+
+
 TESTS = {
+    "runs": damage_runs,
     "mutations": partial(corrupt, structural=True),
     "bytes": partial(corrupt, structural=False),
     "kills": kill,

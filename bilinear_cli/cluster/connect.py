@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -17,16 +16,14 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bilinear_cli.cluster.watch import watch
 from bilinear_cli.errors import BilinearError, UsageError, one_line
 from bilinear_cli.machine import n_cpus
 
 if TYPE_CHECKING:
     from distributed import Client
 
-log = logging.getLogger(__name__)
-
 CONNECT_SECONDS = 10
-POLL_SECONDS = 5
 LOCAL_DASK_CONFIG = {
     # By default Dask's workers return memory to the system at once. A network needs the same
     # memory again for each batch, and would pay for each page again.
@@ -68,7 +65,8 @@ def import_dask() -> None:
 def connect(address: str) -> "Iterator[Client]":
     """Yield a client of a scheduler that has workers, and close it at the end.
 
-    Workers may join late and may leave. While there is none, the client logs a warning and waits.
+    Workers may join late and may leave. The client waits, and logs warnings, while there is none,
+    and while the scheduler or a worker is silent.
 
     Args:
         address: `tcp://host:8786` or another of Dask's protocols; the path of a scheduler file; or
@@ -83,7 +81,7 @@ def connect(address: str) -> "Iterator[Client]":
     import_dask()
     is_local = address.partition(":")[0] == "local"
     opened = _start_workers(address) if is_local else _open_client(address)
-    with opened as client, _warn_without_workers(client), _translate_errors(client):
+    with opened as client, watch(client), _translate_errors(client):
         client.wait_for_workers(1)
         yield client
 
@@ -167,30 +165,6 @@ def _read_address(scheduler_file: Path) -> str:
         f"{scheduler_file} is not a scheduler file: it has no address in JSON. Give the file that "
         "`dask scheduler --scheduler-file` writes"
     )
-
-
-@contextmanager
-def _warn_without_workers(client: "Client") -> Iterator[None]:
-    """Log a warning each time that the scheduler has lost its last worker, or has none yet."""
-    end = threading.Event()
-
-    def watch() -> None:
-        n_workers = 1
-        while not end.wait(POLL_SECONDS):
-            try:
-                n_before, n_workers = n_workers, len(client.nthreads())
-            except Exception:  # the scheduler ended, which `_translate_errors` reports
-                return
-            if n_before and not n_workers:
-                log.warning("the scheduler has no worker: start one, this command waits for it")
-
-    thread = threading.Thread(target=watch, name="watch workers", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join(POLL_SECONDS)  # it may be waiting for a scheduler that does not answer
 
 
 @contextmanager

@@ -7,25 +7,31 @@ lock keeps two tasks from writing it.
 
 import logging
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from distributed import Client, Future
 
 from bilinear_cli.cluster.connect import connect
+from bilinear_cli.cluster.lag import is_visible, lasting
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.cluster.shards_folder import (
+    begin_replacing,
     check_shards,
+    end_replacing,
     find_existing_shards,
     is_complete,
-    remove_shards,
     shared_folder,
 )
+from bilinear_cli.cluster.watch import expect
 from bilinear_cli.cluster.worker import ShardedJob, extract_shard, fit_projection
-from bilinear_cli.errors import BadPhotoError, Progress
+from bilinear_cli.errors import BadPhotoError, FeatureFileError, Progress, abbreviate
 from bilinear_cli.extraction.existing import (
     check_reusable,
     open_reused,
@@ -77,7 +83,7 @@ def extract_shards(
         requirements = ExtractRequirements.from_job(job.input, recipe, token)
         check_workers(client, requirements.fault)
         if job.overwrite:
-            remove_shards(folder)
+            begin_replacing(job.output)
         requirements = resolve_on_workers(client, requirements)
         job = replace(
             job,
@@ -92,7 +98,18 @@ def extract_shards(
         sharded = ShardedJob(job, requirements, n_shards, secrets.token_hex(8))
         sharded = _with_projection(client, sharded)
         _run(client, sharded, n_done, progress)
-    return [sharded.path(shard) for shard in range(1, n_shards + 1)]
+    shards = [sharded.path(shard) for shard in range(1, n_shards + 1)]
+    _check_visible(shards)
+    return shards
+
+
+def _check_visible(shards: list[Path]) -> None:
+    """Raise a FeatureFileError if this machine does not see shards that workers have finished."""
+    if missing := lasting(lambda: [shard for shard in shards if not is_visible(shard)]):
+        raise FeatureFileError(
+            f"workers have finished {abbreviate(map(str, missing))}, and this machine does not see "
+            "it: run the same command again, which merges the shards"
+        )
 
 
 def merge_shards(shards: list[Path], output: Path, progress: Progress | None = None) -> None:
@@ -119,6 +136,7 @@ def merge_shards(shards: list[Path], output: Path, progress: Progress | None = N
         merged.replace(output)
         for shard in shards:
             shard.unlink()
+        end_replacing(output)
     with suppress(OSError):  # the folder has other files
         folder.rmdir()
 
@@ -155,8 +173,10 @@ def _with_projection(client: Client, sharded: ShardedJob) -> ShardedJob:
     if not needs_projection_fit(job.recipe.specs, job.parameters):
         return sharded
     log.info("fitting the projection of channels on a worker")
-    fitted = client.submit(fit_projection, sharded, pure=False).result()
-    return replace(sharded, job=replace(job, parameters=fitted))
+    (future,) = _follow(
+        client, sharded.run_id, lambda: [client.submit(fit_projection, sharded, pure=False)]
+    )
+    return replace(sharded, job=replace(job, parameters=future.result()))
 
 
 def _run(
@@ -165,26 +185,52 @@ def _run(
     """Extract all shards on the workers; `n_done` is shard -> photos that are already done."""
     n_photos = len(sharded.job.input.photo_set)
     progress = progress or (lambda done, total: None)
+
+    def on_event(event: dict[str, int]) -> None:
+        n_done[event["shard"]] = event["n_done"]
+        progress(sum(n_done.values()), n_photos)
+
+    _follow(client, sharded.run_id, partial(_submit, client, sharded), on_event)
+    progress(n_photos, n_photos)  # a task reports nothing if another run has finished its shard
+
+
+def _follow(
+    client: Client,
+    run_id: str,
+    submit: Callable[[], list[Future]],
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> list[Future]:
+    """Wait for tasks, log their log lines, and pass on what else they report.
+
+    Returns:
+        The futures, after all tasks succeeded; the error of a task is raised at once.
+    """
     events: SimpleQueue = SimpleQueue()
-    client.subscribe_topic(sharded.run_id, events.put)
-    running = set(_submit(client, sharded))
-    for future in running:
+    logged = set[str]()  # a task that is repeated may say the same again
+    client.subscribe_topic(run_id, events.put)
+    futures = submit()
+    running = set(futures)
+    for future in futures:
         future.add_done_callback(events.put)
     try:
-        while running:
-            event = events.get()
-            if isinstance(event, Future):
-                running.remove(event)
-                event.result()
-            elif "warning" in event[1]:
-                log.warning("%s", event[1]["warning"])
-            else:
-                n_done[event[1]["shard"]] = event[1]["n_done"]
-                progress(sum(n_done.values()), n_photos)
+        with expect("photo was finished") as heard:
+            while running:
+                event = events.get()
+                if isinstance(event, Future):
+                    running.remove(event)
+                    event.result()
+                elif (message := event[1].get("message")) in logged:
+                    continue
+                elif message:
+                    log.log(event[1]["level"], "%s", message)
+                    logged.add(message)
+                else:
+                    on_event(event[1])
+                heard()
     finally:
-        client.unsubscribe_topic(sharded.run_id)
+        client.unsubscribe_topic(run_id)
         client.cancel([*running])
-    progress(n_photos, n_photos)  # a task reports nothing if another run has finished its shard
+    return futures
 
 
 def _submit(client: Client, sharded: ShardedJob) -> list[Future]:

@@ -67,7 +67,7 @@ class DaskPasses:
         submitted = self._submit(tasks.block_scores, selected, self.workers.send(model))
         groups, futures = zip(*submitted, strict=True)
         scores = np.empty((len(indices), len(model.intercept)), np.float32)
-        for group, group_scores in zip(groups, self.workers.client.gather(futures), strict=True):
+        for group, group_scores in zip(groups, self.workers.gather(futures), strict=True):
             scores[np.concatenate([rows[block] for block in group])] = group_scores
         return scores
 

@@ -8,7 +8,7 @@ and multiplies the rows of a tile, and keeps nothing. Fits by passes are in `pas
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise, repeat
@@ -22,10 +22,10 @@ from distributed.comm import get_address_host
 
 from bilinear_cli.cluster import tasks
 from bilinear_cli.cluster.passes import DaskPasses
-from bilinear_cli.cluster.requirements import check_workers
+from bilinear_cli.cluster.requirements import check_workers, run_on_workers
 from bilinear_cli.cluster.tasks import SharedFeatures, SharedFiles
+from bilinear_cli.cluster.watch import expect
 from bilinear_cli.errors import Progress
-from bilinear_cli.machine import free_memory
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, principal_axes
 from bilinear_cli.training.dual import GramProblem
@@ -73,7 +73,7 @@ class Workers:
         """Return scores (len(indices), classes) of rows of these indices."""
         shared_files, shared_model = self.send(self.shared_files), self.send(model)
         calls = [(shared_files, piece, shared_model) for piece in self.pieces(indices)]
-        return np.concatenate(self.client.gather(self.map_evenly(tasks.scores, calls)))
+        return np.concatenate(self.gather(self.map_evenly(tasks.scores, calls)))
 
     def threads(self) -> list[str]:
         """Return the worker's address of each thread; one empty string if there is no worker."""
@@ -125,11 +125,25 @@ class Workers:
         while len(futures) > 1:
             pairs = [futures[i : i + 2] for i in range(0, len(futures), 2)]
             futures = [self.submit(tasks.add, *p) if len(p) == 2 else p[0] for p in pairs]
-        return self.client.gather(futures[0])
+        return self.gather(futures[0])
+
+    def gather(self, futures: Any) -> Any:
+        """Return the result of a future, or those of a sequence."""
+        with expect("results from the workers"):
+            return self.client.gather(futures)
+
+    def completed(self, futures: "Sequence[Future]") -> "Iterator[Future]":
+        """Yield each future as soon as it is done."""
+        with expect("results from the workers") as heard:
+            completed = as_completed(futures, loop=self.client.loop)
+            del futures  # so that a worker releases a result that has arrived
+            for future in completed:
+                heard()
+                yield future
 
     def wait(self, futures: "Sequence[Future]", on_done: OnDone) -> None:
         """Call `on_done` for each task that is done; raise the error of a task that fails."""
-        for future in as_completed(futures, loop=self.client.loop):
+        for future in self.completed(futures):
             if future.status != "finished":
                 future.result()
             on_done()
@@ -137,7 +151,7 @@ class Workers:
     def free_bytes(self) -> float:
         """Return how many bytes of rows the workers may keep."""
         limits, free = Counter[str](), dict[str, int]()
-        for address, (limit, free_on_host) in self.client.run(_memory).items():
+        for address, (limit, free_on_host) in run_on_workers(self.client, tasks.memory).items():
             host = get_address_host(address)
             limits[host] += limit or free_on_host
             free[host] = free_on_host
@@ -161,9 +175,9 @@ class DaskReducer(LocalReducer):
         work = [1 if rows is columns else 2 for rows, columns in tiles]
         futures = self.workers.map_evenly(tasks.products, calls, work)
         pending = dict(zip(futures, tiles, strict=True))
-        del futures  # so that a worker releases a tile that has arrived
+        del futures  # as `completed` does
         inner = np.empty((n, n), np.float32)
-        for future in as_completed(list(pending), loop=self.workers.client.loop):
+        for future in self.workers.completed(list(pending)):
             rows, columns = pending.pop(future)
             tile = future.result()
             inner[rows, columns], inner[columns, rows] = tile, tile.T
@@ -245,8 +259,3 @@ def gram_tiles(n: int, n_threads: int) -> list[tuple[slice, slice]]:
     spans = [slice(*pair) for pair in pairwise(ends)]
     below = [(rows, columns) for i, rows in enumerate(spans) for columns in spans[:i]]
     return below + [(span, span) for span in spans]
-
-
-def _memory(dask_worker: Any) -> tuple[int, int]:
-    """Return a worker's memory limit, 0 for none, and the free memory of its host, in bytes."""
-    return int(dask_worker.memory_manager.memory_limit or 0), free_memory()

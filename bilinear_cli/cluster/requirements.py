@@ -6,8 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from bilinear_cli.cluster.lag import is_visible, lasting
+from bilinear_cli.cluster.watch import expect
 from bilinear_cli.errors import BilinearError, InUseError, one_line
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
@@ -26,13 +28,30 @@ Fault = Callable[[], str | None]
 
 def check_workers(client: "Client", fault: Fault) -> None:
     """Raise a BilinearError that names the first worker with a fault."""
-    results = client.run(_check_beside_tasks, fault, on_error="return")
+    run_on_workers(client, _check_beside_tasks, fault)
+
+
+def run_on_workers(client: "Client", function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """Return address -> result of a function on each worker, except those that leave meanwhile.
+
+    Raises:
+        BilinearError: the function raised it on a worker, or does not run there.
+    """
+    from distributed.comm import CommClosedError
+
+    with expect("answer from all workers"):
+        answers = client.run(function, *args, on_error="return")
+    results = {k: x for k, x in answers.items() if not isinstance(x, CommClosedError)}
+    if not results:
+        client.wait_for_workers(1)
+        return run_on_workers(client, function, *args)
     for address, error in results.items():
         if isinstance(error, BilinearError):
             raise error
         if isinstance(error, Exception):  # for example if this program is not installed there
             reason = f"cannot run bilinear, install it there: {one_line(error)}"
             raise BilinearError(f"worker {address} {reason}")
+    return results
 
 
 async def _check_beside_tasks(fault: Fault, dask_worker: "Worker") -> None:
@@ -41,8 +60,8 @@ async def _check_beside_tasks(fault: Fault, dask_worker: "Worker") -> None:
 
 
 def check_worker(fault: Fault, worker: "Worker") -> None:
-    """Raise a BilinearError if this process, which is the worker, has a fault."""
-    if phrase := fault():
+    """Raise a BilinearError if this process, which is the worker, has a fault that lasts."""
+    if phrase := lasting(fault):
         name = "" if worker.name == worker.address else f"{worker.name} at "
         raise BilinearError(f"worker {name}{worker.address} {phrase}")
 
@@ -89,7 +108,7 @@ class ExtractRequirements:
     def fault(self) -> str | None:
         """Return the first requirement that this process does not meet."""
         folder = self.token.parent
-        if not self.token.exists():
+        if not is_visible(self.token):
             return f"does not see {folder}: give an --output in a folder that all workers share"
         try:
             tempfile.TemporaryFile(dir=folder).close()
@@ -127,8 +146,8 @@ def resolve_on_workers(client: "Client", requirements: ExtractRequirements) -> E
     if recipe.is_resolved:
         return requirements
     # in a thread, since importing TensorFlow would block a worker's event loop
-    resolved = client.run(asyncio.to_thread, _resolve_with_versions, recipe, requirements.network)
-    results = resolved.values()
+    call = (asyncio.to_thread, _resolve_with_versions, recipe, requirements.network)
+    results = run_on_workers(client, *call).values()
     recipes, engines = [recipe for recipe, _ in results], {(x.engine, v) for x, v in results}
     precisions = {recipe.precision for recipe in recipes}
     engine, versions = engines.pop() if len(engines) == 1 else (ENGINE, requirements.versions)

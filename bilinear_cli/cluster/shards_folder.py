@@ -11,12 +11,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from bilinear_cli.cluster.tasks import describe
 from bilinear_cli.cluster.worker import retry_while_in_use
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import PhotoInput, photo_set_attributes
 from bilinear_cli.extraction.job import Input, Job
 from bilinear_cli.extraction.resume import RESUME_ADVICE
+from bilinear_cli.files import atomic_write
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, check_same, differences
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -44,15 +46,43 @@ def is_complete(job: Job[Input]) -> bool:
             f"{partial_path(output)} was started without --scheduler: leave out --scheduler to "
             f"finish it, or {RESUME_ADVICE}"
         )
-    shards = [*folder.glob("*.h5"), *folder.glob("*.h5.partial")]
-    newest = max((shard.stat().st_mtime_ns for shard in shards), default=0)
-    # An earlier run with --overwrite began newer shards, which are to replace the output.
-    if not output.exists() or newest > output.stat().st_mtime_ns:
+    has_shards = any(folder.glob("*.h5*"))
+    if not output.exists() or (has_shards and _is_to_be_replaced(output)):
         return False
     extract(job)  # which checks a complete file, and does no more
-    if shards:
-        log.info("the shards in %s are older than %s, and can be removed", folder, output)
+    if has_shards:
+        log.info("the shards in %s are not for %s, and can be removed", folder, output)
     return True
+
+
+def begin_replacing(output: Path) -> None:
+    """Remove all shards; record that those of now are to replace the output that there is."""
+    end_replacing(output)
+    for path in _shards_in(shards_folder(output)):
+        retry_while_in_use(partial(_remove, path))
+    if output.exists():
+        with atomic_write(_record(output)) as path:
+            path.write_bytes(describe(output).encode())
+
+
+def end_replacing(output: Path) -> None:
+    """Remove the record of `begin_replacing`."""
+    _record(output).unlink(missing_ok=True)
+
+
+def _is_to_be_replaced(output: Path) -> bool:
+    """Return whether a run with --overwrite has begun shards to replace just this output.
+
+    The record describes the content of the output. Times of files would be wrong on shared folders.
+    """
+    try:
+        return _record(output).read_bytes() == describe(output).encode()
+    except FileNotFoundError:
+        return False
+
+
+def _record(output: Path) -> Path:
+    return shards_folder(output) / "replaces"
 
 
 @contextmanager
@@ -141,12 +171,6 @@ def _shards_in(folder: Path) -> dict[Path, tuple[int, int]]:
     names = sorted(path.name for path in folder.iterdir())
     matches = [match for match in map(SHARD_FILE_NAME.fullmatch, names) if match]
     return {folder / match[1]: (int(match[2]), int(match[3])) for match in matches}
-
-
-def remove_shards(folder: Path) -> None:
-    """Remove all shards from a folder, each as soon as no task writes it."""
-    for path in _shards_in(folder):
-        retry_while_in_use(partial(_remove, path))
 
 
 def _remove(shard: Path) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from bilinear_cli.cluster.lag import is_visible
 from bilinear_cli.cluster.requirements import check_worker, version_fault
 from bilinear_cli.errors import BilinearError
+from bilinear_cli.machine import free_memory
 from bilinear_cli.store import FeatureFile, open_features
 from bilinear_cli.training import principal_axes
 from bilinear_cli.training.feature_transform import Block, Features, FeatureTransform
@@ -42,12 +44,12 @@ class SharedFiles:
     def from_file(cls, file: FeatureFile) -> "SharedFiles":
         """Describe files that this process has opened."""
         files = tuple(path.absolute() for path in file.files)
-        return cls(files, tuple(map(_describe, files)), _versions())
+        return cls(files, tuple(map(describe, files)), _versions())
 
     def fault(self) -> str | None:
         """Return what this process lacks, or None; see `requirements.Fault`."""
         for path, expected in zip(self.files, self.descriptions, strict=True):
-            actual = _describe(path)
+            actual = describe(path)
             if actual != expected:
                 return (
                     f"does not see {path} as the client does: on the worker it is {actual}, on the "
@@ -77,8 +79,9 @@ def _versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
 
 
-def _describe(path: Path) -> str:
-    if not path.exists():
+def describe(path: Path) -> str:
+    """Return size and digest of a feature file, or what is wrong with it."""
+    if not is_visible(path):
         return "missing"
     try:
         with FeatureFile(path) as file:
@@ -95,6 +98,11 @@ def _opened(shared_files: SharedFiles) -> FeatureFile:
 
     check_worker(shared_files.fault, get_worker())
     return open_features(shared_files.files)
+
+
+def memory(dask_worker: Any) -> tuple[int, int]:
+    """Return a worker's memory limit, 0 for none, and the free memory of its host, in bytes."""
+    return int(dask_worker.memory_manager.memory_limit or 0), free_memory()
 
 
 # Tasks on rows ---------------------------------------------------------------------------

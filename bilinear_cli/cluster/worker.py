@@ -18,7 +18,7 @@ import numpy as np
 from distributed import Reschedule, Worker, get_worker
 
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_worker
-from bilinear_cli.errors import InUseError
+from bilinear_cli.errors import InUseError, every
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import Job
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS = 1
+IN_USE_SECONDS = 10  # after these, a shard that another process writes is left until later
 # A process runs one task at a time, however many task threads its worker has: a network takes all
 # cores by itself, and a second one would take as much memory again.
 TASK_LOCK = threading.Lock()
@@ -61,14 +62,14 @@ class ShardedJob:
 
 def fit_projection(sharded: ShardedJob) -> dict[str, np.ndarray]:
     """Return the parameters of the poolings, after those that are missing are fitted on photos."""
-    with _exclusive_task(sharded):
+    with _exclusive_task(sharded, logging.INFO):
         job = sharded.job_of(1)
         with job.input.open(job.recipe, job.skip_bad) as source:
             return source.fit_parameters(job.parameters)
 
 
 def extract_shard(sharded: ShardedJob, shard: int) -> None:
-    """Write the file of a shard, or resume it; wait while another run writes it.
+    """Write the file of a shard, or resume it; try again later while another run writes it.
 
     Raises:
         BilinearError: the worker does not meet the requirements; or see `extract`.
@@ -78,9 +79,16 @@ def extract_shard(sharded: ShardedJob, shard: int) -> None:
         get_worker().log_event(sharded.run_id, {"shard": shard, "n_done": n_done})
         _stop_if_cancelled()
 
+    is_long = every(IN_USE_SECONDS)
+
+    def poll() -> None:
+        _stop_if_cancelled()
+        if is_long():
+            raise Reschedule  # so that this worker extracts other shards first
+
     with _exclusive_task(sharded):
         job = sharded.job_of(shard)
-        retry_while_in_use(lambda: extract(job, progress), _stop_if_cancelled)
+        retry_while_in_use(lambda: extract(job, progress), poll)
 
 
 def retry_while_in_use(run: Callable[[], T], poll: Callable[[], None] = lambda: None) -> T:
@@ -98,33 +106,36 @@ def retry_while_in_use(run: Callable[[], T], poll: Callable[[], None] = lambda: 
 
 
 @contextmanager
-def _exclusive_task(sharded: ShardedJob) -> Iterator[None]:
-    """Check this worker, and send the program's warnings to the client, in one task at a time."""
+def _exclusive_task(sharded: ShardedJob, level: int = logging.WARNING) -> Iterator[None]:
+    """Check this worker, and send the program's log lines to the client, in one task at a time."""
     _protect_from_profiler()
     warnings.filterwarnings("ignore", module="PIL")  # as the command does, see `cli/base.py`
     if not TASK_LOCK.acquire(timeout=POLL_SECONDS):
         raise Reschedule  # perhaps another worker is free
     worker, logger = get_worker(), logging.getLogger("bilinear_cli")
-    handler = _WarningHandler(worker, sharded.run_id)
+    handler, previous = _ClientHandler(worker, sharded.run_id), logger.level
     logger.addHandler(handler)
+    logger.setLevel(level)
     try:
         check_worker(sharded.requirements.fault, worker)
         yield
     finally:
+        logger.setLevel(previous)
         logger.removeHandler(handler)
         TASK_LOCK.release()
 
 
-class _WarningHandler(logging.Handler):
-    """Send warnings to the client that subscribes to a topic."""
+class _ClientHandler(logging.Handler):
+    """Send log lines to the client that subscribes to a topic."""
 
     def __init__(self, worker: Worker, topic: str) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._worker, self._topic = worker, topic
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one warning."""
-        self._worker.log_event(self._topic, {"warning": record.getMessage()})
+        """Send one line."""
+        event = {"level": record.levelno, "message": record.getMessage()}
+        self._worker.log_event(self._topic, event)
 
 
 def _stop_if_cancelled() -> None:

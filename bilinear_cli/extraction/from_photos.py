@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bilinear_cli.errors import BadPhotoError, BilinearError
+from bilinear_cli.errors import LOG_SECONDS, BadPhotoError, BilinearError, every
 from bilinear_cli.extraction.job import Batch, Shapes, installed_versions, shard_slice
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.boxes.crops import make_crop
@@ -126,7 +126,7 @@ class _PhotoSource:
         source = _PhotoSource(photos, recipe, self._skip_bad, notes)
         source._forward = self._forward
         source.compile({})
-        batches = source.batches(sample.keys.tolist())
+        batches = _log_done(source.batches(sample.keys.tolist()), len(sample))
         maps = (batch.rows[MAPS][[not error for error in batch.errors]] for batch in batches)
         return second_moment(maps), sample.sha256().tolist()
 
@@ -203,6 +203,16 @@ class _PhotoSource:
         except BadPhotoError as error:
             return str(error)
         return "could not be read when the run reached it"
+
+
+def _log_done(batches: Iterator[Batch], n_photos: int) -> Iterator[Batch]:
+    """Yield batches, and log every few seconds how many photos are done."""
+    is_due, done = every(LOG_SECONDS), 0
+    for batch in batches:
+        yield batch
+        done += len(batch.errors)
+        if is_due():
+            log.info("fitting the projection: %d of %d photos", done, n_photos)
 
 
 def photo_set_attributes(photo_set: PhotoSet, recipe: Recipe) -> dict[str, Any]:

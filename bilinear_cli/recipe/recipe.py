@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import Any, Self
 
 from bilinear_cli.recipe.geometry import CropOptions, parse_crop, parse_processor_resize
@@ -14,7 +15,7 @@ CHOICES = {
     "engine": ("tensorflow", "ncnn", "onnxruntime"),
     "colours": (SRGB,),
 }
-MINIMUMS = {"image_size": 1, "batch_size": 1, "seed": 0}
+LIMITS = {"image_size": (1, 99_999), "batch_size": (1, inf), "seed": (0, inf)}
 UNSHARDED = "1/1"  # the shard of a file that has all photos
 # Attributes that a feature file may lack
 OPTIONAL_ATTRIBUTES = (
@@ -111,14 +112,15 @@ class Recipe:
         for name, value in values.items():
             if name == "resize" and parse_processor_resize(str(value)):
                 continue
-            if name in MINIMUMS:
-                valid = type(value) is int and value >= MINIMUMS[name]
+            if name in LIMITS:
+                low, high = LIMITS[name]
+                valid = type(value) is int and low <= value <= high
             else:
                 valid = isinstance(value, str) and value in CHOICES.get(name, (value,))
             if not valid:
                 raise ValueError(f"{name} is {value!r}")
         recipe = cls(specs=specs, views=tuple(attributes["views"].split()), **values)
-        parse_views(recipe.views, recipe.image_size)  # raises for an unknown name
+        parse_views(recipe.views, recipe.image_size)  # raises for an invalid name
         parse_crop(recipe.crop)  # likewise
         return recipe
 

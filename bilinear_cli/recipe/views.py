@@ -33,9 +33,11 @@ def view_names(sizes: Sequence[int], flip: bool) -> tuple[str, ...]:
 
 def parse_views(names: Sequence[str], image_size: int) -> list[View]:
     """Return the views of these names, or raise a ValueError; `image_size` is the first size."""
+    if not names or len({*names}) < len(names):
+        raise ValueError(f"views are {' '.join(names)!r}")
     views = []
     for name in names:
-        match = re.fullmatch(r"original|(?:(\d+)-)?(flip)|(\d+)", name)
+        match = re.fullmatch(r"original|(?:([1-9]\d{0,4})-)?(flip)|([1-9]\d{0,4})", name)
         if not match:
             raise ValueError(f"unknown view: {name!r}")
         views.append(View(int(match[1] or match[3] or image_size), match[2] is not None))

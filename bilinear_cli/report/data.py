@@ -10,14 +10,8 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import normalize
 
-from bilinear_cli.run import (
-    read_class_names,
-    read_metrics,
-    read_novelty,
-    read_photo_rows,
-    read_scores,
-)
-from bilinear_cli.training.model import to_probabilities
+from bilinear_cli.run import load_model, read_metrics, read_photo_rows, read_scores
+from bilinear_cli.training.model import Model, to_probabilities
 
 Metrics = dict[str, Any]
 
@@ -36,6 +30,7 @@ class Predictions(NamedTuple):
     confidence: np.ndarray  # (n_photos,), its probability
     box: np.ndarray  # float64 (n_photos, 4), the first box of the photo; zeros for a whole photo
     rarity: np.ndarray  # (n_photos,), see `training/novelty.py`; NaN for a run without a novelty
+    sha256: np.ndarray  # str (n_photos,), of the file at extraction; empty if the run has none
 
     def take(self, indices: np.ndarray) -> "Predictions":
         """Return the photos of these indices, or where a mask is True."""
@@ -83,8 +78,8 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     }
     best = max(range(len(runs)), key=lambda i: runs[i][1].get("oof_top1") or -1.0)
     folder, metrics = folders[best], runs[best][1]
-    photo_rows, names = read_photo_rows(folder), read_class_names(folder)
-    predictions = read_predictions(folder, len(names), metrics["temperature"])
+    photo_rows, model = read_photo_rows(folder), load_model(folder)
+    predictions, names = read_predictions(folder, model), model.class_names
     evaluated, kind = predictions, "training photos, each predicted by a model not trained on it"
     if "test" in predictions.split:
         evaluated, kind = predictions.take(predictions.split == "test"), "test photos"
@@ -102,17 +97,15 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     )
 
 
-def read_predictions(run: Path, n_classes: int, temperature: float) -> Predictions:
+def read_predictions(run: Path, model: Model) -> Predictions:
     """Read a run's test photos, then its training photos, out of fold; raise as `read_scores`."""
     test, train = read_scores(run, "test"), read_scores(run, "oof")
-    paths, labels, box = (
-        np.concatenate([test[key], train[key]]) for key in ("paths", "labels", "box")
-    )
+    x = {name: np.concatenate([test[name], train[name]]) for name in test}
     split = np.repeat(["test", "train"], [len(test["labels"]), len(train["labels"])])
-    scores = np.concatenate([x["scores"].reshape(-1, n_classes) for x in (test, train)])
-    p, novelty = to_probabilities(scores, temperature), read_novelty(run)
-    rarity = novelty.rarity(scores) if novelty else np.full(len(scores), np.nan)
-    return Predictions(paths, labels, split, p, p.argmax(axis=1), p.max(axis=1), box, rarity)
+    p, scores = to_probabilities(x["scores"], model.temperature), x["scores"]
+    rarity = model.novelty.rarity(scores) if model.novelty else np.full(len(scores), np.nan)
+    columns = (x["paths"], x["labels"], split, p, p.argmax(axis=1), p.max(axis=1))
+    return Predictions(*columns, x["box"], rarity, x["sha256"])
 
 
 def class_order(matrix: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from bilinear_cli.errors import BadPhotoError, command_line
 from bilinear_cli.photos.boxes.crops import Crop, make_crop
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.photos.pixels.batches import read_batches
-from bilinear_cli.photos.pixels.images import read_photo
+from bilinear_cli.photos.pixels.images import decode_photo, read_bytes
 from bilinear_cli.recipe import parse_crop
 from bilinear_cli.report import plots
 from bilinear_cli.report.data import Predictions, ReportData, class_order
@@ -85,7 +85,8 @@ def _photos(data: ReportData) -> dict[str, Any]:
     errors = data.predictions.most_confident(is_error, MAX_ERRORS)
     paths = {path for pair in pairs for path in (*pair["left"], *pair["right"])}
     paths.update(errors.paths.tolist(), data.unusual.paths.tolist() if data.unusual else [])
-    pictures = thumbnails(root, paths, _crops(data))
+    digests = zip(data.predictions.paths.tolist(), data.predictions.sha256.tolist(), strict=True)
+    pictures = thumbnails(root, paths, _crops(data), dict(digests))
     csv = command_line([str(root / "corrected.csv")])
     return {
         "pairs": pairs,
@@ -167,26 +168,33 @@ def _labels_csv(labels: list[list[str]], errors: Predictions) -> str | None:
 
 
 def thumbnails(
-    root: Path, paths: Iterable[str], crops: Mapping[str, Crop] | None = None
+    root: Path,
+    paths: Iterable[str],
+    crops: Mapping[str, Crop] | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return path -> data URI of each readable photo below `root`, on a black square.
 
-    Photos are whole, but for those of `crops`.
+    Photos are whole, but for those of `crops`. `digests` are the SHA-256 of files. A file with
+    another digest is left out: the run has no score of it.
     """
-    distinct, crops = list(dict.fromkeys(paths)), crops or {}
-    batches = read_batches(
-        distinct, BATCH_SIZE, lambda path: _thumbnail(root / path, crops.get(path))
-    )
+    distinct, crops, digests = list(dict.fromkeys(paths)), crops or {}, digests or {}
+
+    def read(path: str) -> str:
+        return _thumbnail(root / path, crops.get(path), digests.get(path, ""))
+
+    batches = read_batches(distinct, BATCH_SIZE, read)
     uris = (uri for batch in batches for uri in batch)
     pairs = zip(distinct, uris, strict=True)
     return {path: uri for path, uri in pairs if not isinstance(uri, BadPhotoError)}
 
 
-def _thumbnail(path: Path, crop: Crop | None) -> str:
+def _thumbnail(path: Path, crop: Crop | None, digest: str) -> str:
     """Return a photo as a data URI of a small JPEG, or raise a BadPhotoError."""
     with suppress(OSError, ValueError):
-        if path.is_file():  # reading a pipe would never end
-            image = Image.fromarray(read_photo(path, [SIDE], "pad", crop=crop)[0])
+        data = read_bytes(path) if path.is_file() else b""  # reading a pipe would never end
+        if data and digest in ("", sha256(data).hexdigest()):
+            image = Image.fromarray(decode_photo(data, path, [SIDE], "pad", crop=crop).pixels[0])
             for quality in QUALITIES:
                 jpeg = io.BytesIO()
                 image.save(jpeg, "JPEG", quality=quality, optimize=True)

@@ -62,7 +62,7 @@ def describe_run(run: Path, by_class: bool = False) -> str:
     """Return what a run is and how it was made, as `describe` does; raise as `read_metrics`."""
     metrics, photo_rows = read_metrics(run), read_photo_rows(run)
     counts = count_photos([row[1] for row in photo_rows], [row[2] for row in photo_rows])
-    facts = {"run": run} | _totals(counts, run.iterdir()) | run_facts(metrics)
+    facts = {"run": run} | _totals(counts, filter(Path.is_file, run.iterdir())) | run_facts(metrics)
     return _lines(facts, counts if by_class else {})
 
 

@@ -45,12 +45,11 @@ class FeatureTransform:
         cls, file: FeatureFile, spec: str, indices: np.ndarray, normalize: str, n_kept: int | None
     ) -> "FeatureTransform":
         """Fit selection and normalisation on the training rows; see `fit_feature_transforms`."""
+        normalize = resolve_normalize(spec, normalize)
         if len(file.shapes[spec]) != 2:  # maps stay as they are
-            return cls(spec, None, file.shapes[spec][-1], "none")
+            return cls(spec, None, file.shapes[spec][-1], normalize)
         columns = top_variance_columns(file, spec, indices, n_kept) if n_kept else None
         n_features = file.shapes[spec][1] if columns is None else len(columns)
-        if normalize == "auto":
-            normalize = "none" if get_pooling(spec).normalization else "standard"
         if normalize != "standard":
             return cls(spec, columns, n_features, normalize)
         mean, variance = _moments(_stored(file, spec, indices, columns))
@@ -67,6 +66,12 @@ class FeatureTransform:
         x = x if self.kernel is None else pool_projected(x, self.kernel).features
         x = x if self.columns is None else x[:, self.columns]
         return self.normalized(x, slice(0, self.n_features), self.norms([x]))
+
+    def fits(self, length: int) -> bool:
+        """Return whether it transforms stored rows of this length; of maps, with these channels."""
+        if self.kernel is not None:
+            return length == len(self.kernel)
+        return length == self.n_features if self.columns is None else length > self.columns[-1]
 
     def norms(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
         """Return the norms that `sqrt-l2` divides by, float32 (n,), 1 for a row of zeros; or None.
@@ -91,6 +96,15 @@ class FeatureTransform:
 
 
 # Fitting ---------------------------------------------------------------------------------
+
+
+def resolve_normalize(spec: str, normalize: str) -> str:
+    """Return the normalisation that one of `NORMALIZE` means for a pooling; maps have none."""
+    pooling = get_pooling(spec)
+    if pooling.ndim > 1:
+        return "none"
+    automatic = "none" if pooling.normalization else "standard"
+    return automatic if normalize == "auto" else normalize
 
 
 def fit_feature_transforms(

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import softmax
 
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.poolings.parameters import check_channels
+from bilinear_cli.poolings.registry import get_pooling
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.feature_transform import Features, FeatureTransform, transform_rows
 from bilinear_cli.training.novelty import Novelty
@@ -26,6 +29,16 @@ class Model:
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the poolings
     temperature: float = 1.0
     novelty: Novelty | None = None  # None for runs of before, or if it could not be fitted
+
+    def check_channels(self, channels: int) -> None:
+        """Raise a BilinearError unless the model is for maps with this number of channels."""
+        check_channels(self.parameters, channels)
+        for transform in self.transforms:
+            if not transform.fits(get_pooling(transform.spec).row_length(channels)):
+                raise BilinearError(
+                    f"this model cannot classify {transform.spec} of maps with {channels} channels:"
+                    " it was trained on maps of another network"
+                )
 
     def scores(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores (n, classes) of rows in a feature file's form, spec -> (n, *row shape)."""

@@ -4,17 +4,22 @@ The one objective is a sum over blocks of rows. In memory the rows are on their 
 Beyond memory each evaluation is a pass over the file, or workers sum over their blocks.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import numpy as np
 
+from bilinear_cli.errors import LOG_SECONDS, every
 from bilinear_cli.training import feature_transform
 from bilinear_cli.training.feature_transform import Block
 from bilinear_cli.training.lbfgs import minimize, starting_points
 from bilinear_cli.training.losses import MakeLoss, inner_product
 from bilinear_cli.training.principal_axes import Coordinates
+
+log = logging.getLogger(__name__)
 
 FINAL_CURVATURE = 0.3  # of a loss at the end of a fit, about, relative to that at its start
 VECTORS_BYTES = 1 << 29  # of the pairs that L-BFGS keeps
@@ -143,6 +148,7 @@ class PrimalProblem:
         """
         sample_weight = None if self.sample_weight is None else self.sample_weight[indices]
         losses = self.passes.losses(indices, targets, make_loss, sample_weight)
+        losses = _log_passes(losses) if self.solver == "stream" else losses
         (n, k), d = targets.shape, len(self.sum_of_squares)
         squares = np.append(self.sum_of_squares * n / self.n, n)
         penalised = np.append(np.ones(d), 0)
@@ -177,6 +183,19 @@ class PrimalProblem:
         return Linear(weights, solution.intercept).uncentred(self.mean)
 
     linear_from_axes = to_linear  # a model of the `coordinates` is a solution
+
+
+def _log_passes(losses: Callable[[Linear], LossSums]) -> Callable[[Linear], LossSums]:
+    """Return `losses` that logs every few seconds how many passes it has made."""
+    is_due, n_passes = every(LOG_SECONDS), count(1)
+
+    def logged(model: Linear) -> LossSums:
+        sums, n = losses(model), next(n_passes)
+        if is_due():
+            log.info("the solver has made %d passes over the rows", n)
+        return sums
+
+    return logged
 
 
 def objective(

@@ -18,7 +18,8 @@ class Rows:
 
     `class_names` has the names of the classes that the labels stand for. `sample_weight`, float64
     above zero, is how often each row counts; None for once. `box`, float64 (rows, 4), is the part
-    of the photo, see `FeatureFile`; None for whole photos.
+    of the photo, see `FeatureFile`; None for whole photos. `sha256`, str (rows,), is of the photos'
+    files; None for rows of an array.
     """
 
     indices: np.ndarray
@@ -30,10 +31,12 @@ class Rows:
     class_names: np.ndarray
     sample_weight: np.ndarray | None = None
     box: np.ndarray | None = None
+    sha256: np.ndarray | None = None
 
     def take(self, keep: np.ndarray) -> "Rows":
         """Return some of the rows, by a mask or by their positions."""
-        names = ("indices", "photo", "labels", "paths", "split", "group", "sample_weight", "box")
+        names = [*("indices", "photo", "labels", "paths", "split", "group")]
+        names += ["sample_weight", "box", "sha256"]
         columns = {name: getattr(self, name) for name in names}
         return replace(self, **{name: x[keep] for name, x in columns.items() if x is not None})
 
@@ -51,6 +54,7 @@ def select_rows(file: FeatureFile, photo_set: PhotoSet | None, min_photos: int) 
     """
     columns = (file.photo, file.labels, file.paths, file.split, file.group)
     rows = Rows(np.arange(len(file.labels)), *columns, file.class_names, box=file.box)
+    rows = replace(rows, sha256=file.sha256)
     if photo_set:
         rows = _relabel(rows, file.sha256, photo_set)
     k, first = len(rows.class_names), np.unique(rows.photo, return_index=True)[1]

@@ -18,6 +18,7 @@ from support.network import use_small_network
 
 from bilinear_cli import extract, load_run
 from bilinear_cli.errors import UsageError
+from bilinear_cli.photos.pixels.images import DecodedPhoto
 from bilinear_cli.run import read_scores
 from bilinear_cli.store import FeatureFile
 
@@ -197,11 +198,11 @@ def test_explain_shows_the_crop_at_its_place(run: str) -> None:
 def test_thumbnails_of_a_report_are_crops(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = {}
 
-    def read(path: Path, *arguments: Any, crop: Any = None) -> Any:
+    def decode(_: bytes, path: Path, *arguments: Any, crop: Any = None) -> Any:
         shown[path.parent.name + "/" + path.name] = crop and [*crop.box[:4]]
-        return [np.zeros((9, 9, 3), np.uint8)]
+        return DecodedPhoto([np.zeros((9, 9, 3), np.uint8)], (9, 9), [])
 
-    monkeypatch.setattr("bilinear_cli.report.page.read_photo", read)
+    monkeypatch.setattr("bilinear_cli.report.page.decode_photo", decode)
     run_command("report", run, "-o", "r.html")
     first = {0: LEFT, 1: LEFT, 2: None}
     assert shown

@@ -8,17 +8,12 @@ import dask
 import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.utils import get_mp_context
-from support.dask_processes import SmallBlocks, wait_for
+from support.dask_processes import IMPATIENT, SmallBlocks, wait_for
 from support.shards import ONE_BY_ONE, OnWorkers, extract_locally, photo_set
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster.connect import LOCAL_DASK_CONFIG, connect, import_dask
 from bilinear_cli.photos.photo_set import PhotoSet
-
-POLL_OFTEN = """
-from bilinear_cli.cluster import worker
-worker.POLL_SECONDS = 0.1
-"""
 
 # Modules of workers, whose import takes seconds
 IMPORTED = ["distributed", "keras", "bilinear_cli.cluster.tasks", "bilinear_cli.cluster.worker"]
@@ -58,7 +53,7 @@ def address() -> Iterator[str]:
     """Return the scheduler of two workers, `odd` and `even`, with two threads and TensorFlow."""
     import_dask()
     scheduler = {"host": "127.0.0.1", "dashboard": False}
-    worker = {"cls": Nanny, "options": {"nthreads": 2, "preload": [POLL_OFTEN]}}
+    worker = {"cls": Nanny, "options": {"nthreads": 2, "preload": [IMPATIENT]}}
     with (
         dask.config.set(LOCAL_DASK_CONFIG),
         SpecCluster(

@@ -6,6 +6,7 @@ import signal
 import threading
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from support.shards import (
 from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE
 
 from bilinear_cli.cluster import extract as extract_module
-from bilinear_cli.cluster.shards_folder import is_complete, shards_folder
+from bilinear_cli.cluster import lag
+from bilinear_cli.cluster.shards_folder import begin_replacing, is_complete, shards_folder
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job, installed_versions
@@ -67,7 +69,10 @@ def test_rows_are_those_of_a_single_run(
     recipe = replace(RECIPE, views=("original", "flip"))
     options: dict[str, Any] = {"skip_bad": True, "attributes": {"limit": 0}}
     steps: list[tuple[int, int]] = []
+    caplog.set_level(logging.INFO)
     on_workers.extract(birds, recipe, lambda *step: steps.append(step), **options)
+    sampled = np.count_nonzero(birds.split == "train")
+    assert any(f"{sampled} of {sampled}" in line for line in messages(caplog, logging.INFO))
     warnings = messages(caplog, logging.WARNING)
     assert all(any(str(path) in line for line in warnings) for path in bad)
     caplog.clear()
@@ -254,29 +259,48 @@ def test_new_shards_must_suit_existing_ones(
     assert len([*shards[0].parent.iterdir()]) == 4
 
 
-def test_shards_older_than_the_output_do_not_replace_it(
+def test_what_is_newer_is_decided_by_content_and_not_by_times(
     on_workers: OnWorkers, birds: PhotoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     nowhere, output = replace(on_workers, address="nowhere"), on_workers.output
+    job = Job(PhotoInput(birds, on_workers.network), MAX, output)
     shards = on_workers.extract_shards(birds, MAX)
-    extract_locally(birds, replace(MAX, resize="pad"), output)
+    extract_locally(birds, MAX, output)
+    for newer in (0, 1 << 40):  # the shards were made before the output, whatever a clock says
+        os.utime(shards[0], (newer, newer))
+        caplog.set_level(logging.INFO)
+        caplog.clear()
+        assert nowhere.extract_shards(birds, MAX) is None
+        (line,) = [x for x in messages(caplog, logging.INFO) if str(shards[0].parent) in x]
+        assert str(output) in line.replace(str(shards[0].parent), "")
     with raises(FeatureFileError, output, "resize", "pad", "squash"):
-        nowhere.extract_shards(birds, MAX)
-    for shard in shards:
-        shard.unlink()
+        nowhere.extract_shards(birds, replace(MAX, resize="pad"))
+    begin_replacing(output)
+    assert is_complete(job)  # a run with --overwrite was stopped before its first shard
     partial_path(shards[0]).touch()
-    assert not is_complete(Job(PhotoInput(birds, on_workers.network), MAX, output))
-    on_workers.extract(birds, MAX, overwrite=True)
+    os.utime(partial_path(shards[0]), (0, 0))
+    assert not is_complete(job)  # and after it
+    extract_locally(birds, MAX, output, overwrite=True, attributes={"command": "another"})
+    assert is_complete(job)  # the output that it was to replace has gone
+    on_workers.extract(birds, replace(MAX, resize="pad"), overwrite=True)
     with FeatureFile(output) as file:
-        assert file.attributes["resize"] == "squash"
-    shards[0].parent.mkdir()
-    shards[0].touch()
-    os.utime(shards[0], (0, 0))
-    caplog.set_level(logging.INFO)
-    caplog.clear()
-    assert nowhere.extract_shards(birds, MAX) is None
-    (line,) = [x for x in messages(caplog, logging.INFO) if str(shards[0].parent) in x]
-    assert str(output) in line.replace(str(shards[0].parent), "")
+        assert file.attributes["resize"] == "pad"
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+@pytest.mark.parametrize("looks", [2, 1000], ids=["lags", "never"])
+def test_a_finished_shard_that_this_machine_does_not_see_yet_is_waited_for(
+    looks: int, on_workers: OnWorkers, birds: PhotoSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lag of the shared folder is simulated."""
+    blind = iter([False] * looks)
+    monkeypatch.setattr(extract_module, "is_visible", lambda path: next(blind, True))
+    monkeypatch.setattr(lag, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(lag, "LAG_SECONDS", 0.1)
+    seen = looks < 100
+    with nullcontext() if seen else raises(FeatureFileError, "001of004.h5", "4"):
+        on_workers.extract(birds, MAX)
+    assert on_workers.output.exists() == seen
 
 
 MERGE = """
@@ -323,22 +347,24 @@ def test_workers_ignore_warnings_of_pillow(on_workers: OnWorkers, birds: PhotoSe
         assert False not in client.run(warns, "bilinear_cli").values()
 
 
-def test_a_shard_in_use_is_waited_for(
+def test_shards_in_use_are_waited_for_and_hold_up_no_others(
     on_workers: OnWorkers, birds: PhotoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shard = shards_folder(on_workers.output) / "002of004.h5"
+    folder = shards_folder(on_workers.output)
+    in_use, others = ([folder / f"00{i}of004.h5" for i in pair] for pair in ((1, 2), (3, 4)))
     extraction = threading.Thread(target=on_workers.extract, args=(birds, MAX))
-    with locked(shard):
+    with locked(in_use[0]), locked(in_use[1]):  # one for each worker
         extraction.start()
-        wait_for(lambda: messages(caplog, logging.WARNING))
-        with raises(InUseError, shard.parent):
+        wait_for(lambda: len(messages(caplog, logging.WARNING)) == 2)
+        wait_for(lambda: all(shard.exists() for shard in others))
+        with raises(InUseError, folder):
             on_workers.extract_shards(birds, MAX)
         assert not on_workers.output.exists()
     extraction.join()
     assert on_workers.output.exists()
-    (line,) = messages(caplog, logging.WARNING)
-    assert str(shard) in line
-    assert f"{os.getpid()}" in line
+    lines = sorted(messages(caplog, logging.WARNING))
+    assert all(str(shard) in line for shard, line in zip(in_use, lines, strict=True))
+    assert all(f"{os.getpid()}" in line for line in lines)
 
 
 # A process of a worker ----------------------------------------------------------------------

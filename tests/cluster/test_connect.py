@@ -20,6 +20,7 @@ from support.dask_processes import end, end_scheduler, scheduler_and_worker, sta
 from support.errors import raises
 
 from bilinear_cli.cluster import connect as connect_module
+from bilinear_cli.cluster import watch
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.errors import BilinearError, FeatureFileError
 
@@ -35,16 +36,15 @@ def test_a_missing_worker_is_waited_for(
     file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_workers: list[int] = []  # each time that the client looks
-    nthreads = Client.nthreads
+    look = watch._Watch.look
 
-    def look(client: Client) -> dict[str, int]:
-        workers = nthreads(client)
-        if client.scheduler.address in file.read_text():  # and not that of another test's cluster
-            n_workers.append(len(workers))
-        return workers
+    def look_and_record(self: watch._Watch) -> None:
+        look(self)
+        if self._client.scheduler.address in file.read_text():  # and not another test's cluster
+            n_workers.append(self._n_workers)
 
-    monkeypatch.setattr(connect_module, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(Client, "nthreads", look)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(watch._Watch, "look", look_and_record)
     workers: list[subprocess.Popen] = []
 
     def join() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from distributed import Client
-from support.dask_processes import end, start
+from support.dask_processes import IMPATIENT, end, start
 from support.errors import raises
 from support.shards import MAX, ONE_BY_ONE, RECIPE, OnWorkers
 from support.worker_network import (
@@ -52,6 +52,7 @@ def test_a_worker_that_comes_later_is_checked_too(
     def join(*_: int) -> None:
         if not late:
             words = (on_workers.address, "--name", "late", "--nthreads", "1", "--no-nanny")
+            words += ("--preload", IMPATIENT)
             late.append(start("worker", *words, **{WEIGHTS_VARIABLE: OTHER_SHA256}))
 
     try:

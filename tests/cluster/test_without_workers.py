@@ -79,7 +79,7 @@ def test_auto_takes_ncnn_if_all_workers_have_the_same_version_of_it(
 
 def resolve_auto(*workers: tuple[Recipe, str]) -> ExtractRequirements:
     """Resolve an open recipe by what each worker would take, and its versions."""
-    client = SimpleNamespace(run=lambda *_: dict(enumerate(workers)))
+    client = SimpleNamespace(run=lambda *_, **__: dict(enumerate(workers)))
     recipe = replace(RECIPE, precision="auto", engine="auto", batch_size=0)
     network = Network("vgg16", "random")
     requirements = ExtractRequirements(Path(), Path(), None, network, recipe, "keras 3")
@@ -230,7 +230,7 @@ NO_ADDRESS = ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"]
     [
         (["--scheduler", "local:0"], ["--scheduler", "local:0"], 2),
         (["--scheduler", "local:x"], ["--scheduler", "local:x"], 2),
-        (["--scheduler", ""], ["--scheduler", "tcp://", "local"], 2),
+        (["--scheduler", ""], ["--scheduler"], 2),
         (["--scheduler", "none.json"], ["--scheduler", "none.json", "tcp://", "local"], 2),
         (["--scheduler", "local", "--shard", "1/2"], ["--scheduler", "--shard"], 2),
         (["--scheduler", "local", "--maps", "m.h5"], ["--maps", "--data"], 2),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.commands import run_command
 from support.pages import Element, cells, markdown_cells, markdown_tables, numbers, parse
-from support.runs import CLASSES, TEMPERATURE, make_run, report_html, write_scores
+from support.photos import make_photo
+from support.runs import CLASSES, TEMPERATURE, make_run, replace_photos, report_html
 
 PHOTOS = {  # photo -> (label, predicted class, its score)
     "test": {
@@ -26,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, photos in PHOTOS.items():
         labels, predicted, score = map(np.array, zip(*photos.values(), strict=True))
         scores = (score[:, None] * np.eye(3)[predicted]).astype(np.float32)
-        write_scores(folder / f"{name}.npz", scores, labels, [*photos])
+        replace_photos(folder, name, scores, labels, [*photos])
     return folder
 
 
@@ -136,7 +137,7 @@ def test_pairs_and_errors_are_limited(tmp_path: Path) -> None:
 def test_a_class_without_test_photos_is_last_on_the_page_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ["auk", "crow", "wren"], photos=False)
     scores = 9 * np.eye(3, dtype=np.float32)[[0, 0, 2]]
-    write_scores(run / "test.npz", scores, [0, 0, 2], ["a", "b", "c"])
+    replace_photos(run, "test", scores, [0, 0, 2], ["a", "b", "c"])
     rows = cells(parse(report_html(run)).section("classes").one("table"))
     assert [row[:4] for row in rows][2] == ["crow", "-", "0", "0"]
     text = run_command("report", run, "--format", "md").stdout
@@ -152,3 +153,18 @@ def test_missing_photos_are_named(page: Element, run: Path, tmp_path: Path) -> N
     complete = parse(report_html(make_run(tmp_path / "complete")))
     assert not complete.section("pairs").all("strong")
     assert complete.all("img")
+
+
+def test_a_photo_that_was_replaced_is_named_and_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = parse(report_html(run))
+    shown = before.section("errors").all("img")
+    first = before.section("errors").all("dd", class_="path")[0].text
+    make_photo(tmp_path / "photos" / first, seed=99)
+    after = parse(report_html(run))
+    assert len(after.section("errors").all("img")) == len(shown) - 1
+    assert 1 in numbers(after.section("pairs").one("strong"))
+    for name in ("test", "oof"):  # a run of an earlier version cannot tell
+        with np.load(run / f"{name}.npz") as file:
+            np.savez(run / f"{name}.npz", **{x: file[x] for x in file if x != "sha256"})
+    assert not parse(report_html(run)).section("pairs").all("strong")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
-from bilinear_cli.cluster import tasks
+from bilinear_cli.cluster import lag, tasks
 from bilinear_cli.training import feature_transform
 from support.commands import environment
 
@@ -29,12 +29,23 @@ async def run(file):
 asyncio.run(run(sys.argv[1]))
 """
 
+IMPATIENT = """
+from bilinear_cli.cluster import lag, worker
+from bilinear_cli.extraction import from_photos
+lag.LAG_SECONDS = worker.POLL_SECONDS = worker.IN_USE_SECONDS = 0.1
+from_photos.LOG_SECONDS = 0
+"""  # a worker preloads it, so that it waits for nothing
+
 
 class SmallBlocks(WorkerPlugin):
-    """What makes workers read few rows at a time, those included that replace others."""
+    """What makes workers read few rows at a time, those included that replace others.
+
+    They do not wait for a file that they do not see.
+    """
 
     def setup(self, worker: Worker) -> None:
         feature_transform.BLOCK_BYTES = SMALL_BLOCK
+        lag.LAG_SECONDS = 0
 
 
 def start(*words: str | Path, **variables: str) -> subprocess.Popen:

@@ -1,5 +1,6 @@
 """Run folders like those that `train` writes, and the page of `report`."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,16 +10,19 @@ from typing import Any
 import numpy as np
 
 from bilinear_cli.photos.lists.manifest import manifest_csv
-from bilinear_cli.run import load_model, save_model
+from bilinear_cli.run import load_model, read_photo_rows, save_model
+from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.metrics import calibration, evaluate
 from bilinear_cli.training.model import Model, to_probabilities
 from bilinear_cli.training.novelty import Novelty
 from bilinear_cli.training.primal import Linear
 from support.commands import run_command
+from support.feature_files import ATTRIBUTES
 from support.photos import make_photo
 
 CLASSES = ("auk", "crow", "wren")
 TEMPERATURE = 0.5
+EXTRACTION = ATTRIBUTES | {"views": "original"}
 HOSTILE_NAMES = (
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(1)>",
@@ -58,26 +62,47 @@ def make_run(
         labels = np.arange(n) % len(classes)
         paths = [f"{name} {i}.png" for i in range(n)]
         scores[split] = (random_scores(labels, len(classes), seed=len(name)), labels)
-        write_scores(folder / f"{name}.npz", *scores[split], paths)
-        for i, path in enumerate(paths):
-            rows.append((path, classes[labels[i]], split, f"group of {path}"))
-            if photos:
-                make_photo(root / path, seed=i)
+        rows += [
+            (path, classes[labels[i]], split, f"group of {path}") for i, path in enumerate(paths)
+        ]
+        sha256 = [""] * n
+        if photos:
+            files = [make_photo(root / path, seed=i) for i, path in enumerate(paths)]
+            sha256 = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        write_scores(folder / f"{name}.npz", *scores[split], paths, sha256=np.array(sha256, "S64"))
     rows.append(("in no fold.png", classes[0], "train", "alone"))
     (folder / "labels.csv").write_text(manifest_csv(rows, folder / "labels.csv"), encoding="utf-8")
-    identity = Linear(np.eye(len(classes)), np.zeros(len(classes)))
-    save_model(folder / "model.npz", Model(identity, None, [], np.array(classes)))
-    text = json.dumps(metrics_of(scores, np.array(classes), root) | metrics)
-    (folder / "metrics.json").write_text(text, encoding="utf-8")
+    values = metrics_of(scores, np.array(classes), root) | metrics
+    save_model(folder / "model.npz", model_of(values, np.array(classes)))
+    (folder / "metrics.json").write_text(json.dumps(values), encoding="utf-8")
     return folder
 
 
+def model_of(metrics: Mapping[str, Any], class_names: np.ndarray) -> Model:
+    """Return a model with these metrics, of a pooling that is stored without normalisation."""
+    d, k = metrics["n_features"], len(class_names)
+    moments = np.zeros(d, np.float32), np.ones(d, np.float32)
+    transform = FeatureTransform(metrics["pooling"], None, d, "standard", *moments)
+    hidden = metrics.get("hidden", k)
+    first, last = (Linear(np.eye(m, n), np.zeros(n)) for m, n in ((d, hidden), (hidden, k)))
+    second, temperature = last if "hidden" in metrics else None, metrics["temperature"]
+    return Model(first, second, [transform], class_names, temperature=temperature)
+
+
+def change_metrics(run: Path, **changes: Any) -> None:
+    """Replace values of a run's `metrics.json`."""
+    path = run / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
+
+
 def spread_novelty(run: Path, scores: np.ndarray) -> Novelty:
-    """Give a run 200 held-out photos, whose novelty spreads evenly over that of these scores."""
+    """Give a run many held-out photos, whose novelty spreads evenly over that of these scores."""
     model = load_model(run)
     assert model.novelty
-    values = model.novelty.score(scores)
-    novelty = replace(model.novelty, known=np.linspace(values.min(), values.max(), 200))
+    k = len(model.class_names)
+    novelty = replace(model.novelty, counts=np.full(k, 66.0))
+    values = novelty.score(scores)
+    novelty = replace(novelty, known=np.linspace(values.min(), values.max(), 66 * k))
     save_model(run / "model.npz", replace(model, novelty=novelty))
     return novelty
 
@@ -91,11 +116,31 @@ def random_scores(labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
 
 
 def write_scores(
-    path: Path, scores: np.ndarray, labels: Sequence[int] | np.ndarray, paths: Sequence[str]
+    path: Path,
+    scores: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    paths: Sequence[str],
+    **columns: np.ndarray,
 ) -> None:
     """Write `test.npz` or `oof.npz` with one row per photo."""
-    photo = np.arange(len(paths))
-    np.savez(path, scores=scores, labels=labels, paths=np.array(paths, str), photo=photo)
+    arrays = {"labels": labels, "paths": np.array(paths, str), "photo": np.arange(len(paths))}
+    np.savez(path, scores=scores, **arrays, **columns)  # type: ignore[arg-type]
+
+
+def replace_photos(
+    run: Path,
+    name: str,
+    scores: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    paths: Sequence[str],
+) -> None:
+    """Replace the photos of `test.npz` or `oof.npz`, of a run with the classes `CLASSES`."""
+    write_scores(run / f"{name}.npz", scores, labels, paths)
+    split = "test" if name == "test" else "train"
+    rows = [row for row in read_photo_rows(run) if row[2] != split]
+    rows += [[x, CLASSES[label], split, x] for x, label in zip(paths, labels, strict=True)]
+    (run / "labels.csv").write_text(manifest_csv(rows, run / "labels.csv"), encoding="utf-8")
+    change_metrics(run, **{f"n_{split}": len(paths)})
 
 
 def metrics_of(
@@ -111,7 +156,7 @@ def metrics_of(
         )
         accuracy = evaluate(test_scores, labels, class_names)
         accuracy["calibration"] = {"before": before, "after": after}
-    n_train, n_test, n_classes = len(scores["train"][1]), len(labels), len(class_names)
+    n_train, n_test, n_classes = len(scores["train"][1]) + 1, len(labels), len(class_names)
     extract = json.dumps(["bilinear", "extract", "-o", "x y.h5"])
     train = json.dumps(["bilinear", "train", "--features", "x y.h5"])
     curve = [(0.0, 1.0, 0.5), (0.0, 10.0, 0.7), (0.1, 1.0, 0.6), (0.1, 10.0, 0.65)]
@@ -122,7 +167,7 @@ def metrics_of(
         **{"n_train": n_train, "n_test": n_test, "n_classes": n_classes, "n_features": 512},
         **{"bytes": 2048, "seed": 0, "versions": "numpy 2", "seconds": 1.0},
         **{"features_file": "x.h5", "fitted_on": "train", "run": "runs/x", "command": train},
-        "extraction": {"data_root": str(root), "command": extract},
+        "extraction": EXTRACTION | {"data_root": str(root), "command": extract},
         **{"C": 10.0, "label_smoothing": 0.0, "folds": 5, "oof_top1": 0.7, "oof_log_loss": 1.0},
         "curve": [
             {"label_smoothing": smoothing, "C": c, "top1": top1, "log_loss": 1.0}

@@ -11,17 +11,16 @@ from sklearn.metrics import roc_auc_score
 from support.errors import raises
 from support.feature_files import write_features
 from support.rows import class_maps, make_reducer, make_rows, pooled
+from support.runs import make_run
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.run import load_model, save_model, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.estimator import TrainingData
-from bilinear_cli.training.model import Model
 from bilinear_cli.training.novelty import Novelty, assign_folds, fit_novelty
 from bilinear_cli.training.open_set import evaluate_open_set, leave_out, novelty_metrics
 from bilinear_cli.training.options import TrainOptions
-from bilinear_cli.training.primal import Linear
 
 K = 6
 
@@ -204,13 +203,17 @@ def test_it_is_measured_by_seed_and_only_on_training_photos(tmp_path: Path) -> N
     assert metrics[0]["unknown"] == 80
 
 
-def test_a_run_keeps_its_novelty(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("novelty") / "run", list("abcdef"), photos=False)
+
+
+def test_a_run_keeps_its_novelty(run: Path) -> None:
     scores, labels = gaussian_scores(60)
     novelty = fit(scores, labels)
-    model = Model(Linear(np.eye(K), np.zeros(K)), None, [], np.array(list("abcdef")))
     for expected in (novelty, None):
-        save_model(tmp_path / "model.npz", replace(model, novelty=expected))
-        result = load_model(tmp_path).novelty
+        save_model(run / "model.npz", replace(load_model(run), novelty=expected))
+        result = load_model(run).novelty
         if expected is None or result is None:
             assert result is expected
         else:
@@ -225,15 +228,16 @@ def test_a_run_keeps_its_novelty(tmp_path: Path) -> None:
         *(("known", np.array([2.0, 1.0])), ("known", None), ("temperature", np.array(0.0))),
     ],
 )
-def test_a_damaged_novelty_is_refused(name: str, array: np.ndarray | None, tmp_path: Path) -> None:
-    model = Model(Linear(np.eye(K), np.zeros(K)), None, [], np.array(list("abcdef")))
-    path, novelty = tmp_path / "model.npz", fit(*gaussian_scores(60))
-    save_model(path, replace(model, novelty=novelty))
+def test_a_damaged_novelty_is_refused(name: str, array: np.ndarray | None, run: Path) -> None:
+    path, novelty = run / "model.npz", fit(*gaussian_scores(60))
+    save_model(path, replace(load_model(run), novelty=novelty))
     with np.load(path) as arrays:
-        changed = {**arrays, f"novelty-{name}": array}
+        good = dict(arrays)
+    changed = good | {f"novelty-{name}": array}
     np.savez(path, **{key: x for key, x in changed.items() if x is not None})  # type: ignore[arg-type]
     with raises(BilinearError, path):
-        load_model(tmp_path)
+        load_model(run)
+    np.savez(path, **good)  # type: ignore[arg-type]
 
 
 def test_too_few_classes_or_photos_are_refused() -> None:

@@ -18,8 +18,8 @@ from support.errors import assert_suggests, raises
 from support.feature_files import write_features
 from support.network import use_untrained_networks
 from support.rows import class_maps, pooled
+from support.runs import make_run
 
-from bilinear_cli import run as run_folder
 from bilinear_cli.errors import BilinearError, FeatureFileError, UsageError
 from bilinear_cli.run import load_model, read_metrics, save_model, train
 from bilinear_cli.store import FeatureFile
@@ -335,7 +335,7 @@ def test_a_fault_in_the_middle_of_writing_leaves_the_earlier_run(
     run("max")
     folder = tmp_path / "runs" / "x-max-softmax"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(run_folder, "save_model", Mock(side_effect=fault))
+    monkeypatch.setattr("bilinear_cli.run.writing.save_model", Mock(side_effect=fault))
     full = raises(BilinearError, folder, "No space left on device")
     with full if isinstance(fault, OSError) else pytest.raises(KeyboardInterrupt):
         run("max", replace(QUICK, C=2.0))
@@ -372,11 +372,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(run: Run, tmp_path: Path) -> N
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a run folder with a small model."""
+    options = {"classifier": "mlp", "hidden": 2, "dropout": 0.0, "C": None, "curve": []}
+    options |= {"n_features": 2, "top_variance": 2, "temperature": 1.0}
+    run = make_run(tmp_path / "run", ["auk", "crow"], photos=False, **options)
     mean, std = np.zeros(2, np.float32), np.ones(2)
     transform = FeatureTransform("max", np.arange(2), 2, "standard", mean, std, 0.5)
     layer = Linear(np.eye(2, dtype=np.float32), np.ones(2, np.float32))
-    save_model(tmp_path / "model.npz", Model(layer, layer, [transform], np.array(["auk", "crow"])))
-    return tmp_path
+    save_model(run / "model.npz", Model(layer, layer, [transform], np.array(["auk", "crow"])))
+    return run
 
 
 def test_a_model_comes_back_as_it_was_saved(folder: Path) -> None:
