@@ -9,8 +9,12 @@ TYPE_CHECKING = False  # that of `typing`, without its import
 if TYPE_CHECKING:
     from typing import Any
 
-    from bilinear_cli.api import Prediction, Run, extract, load_run, open_features, train
+    from bilinear_cli.api.extract import extract
+    from bilinear_cli.api.files import open_features
+    from bilinear_cli.api.run import Run, load_run
+    from bilinear_cli.api.train import train
     from bilinear_cli.layers import BilinearPooling
+    from bilinear_cli.predict import Prediction
 
     __version__: str
 
@@ -24,6 +28,17 @@ __all__ = [
     "train",
 ]
 
+# Public name -> its module
+_MODULES = {
+    "BilinearPooling": "layers",
+    "Prediction": "predict",
+    "Run": "api.run",
+    "extract": "api.extract",
+    "load_run": "api.run",
+    "open_features": "api.files",
+    "train": "api.train",
+}
+
 
 def __getattr__(name: str) -> "Any":
     """Import a public name, or read the version."""
@@ -31,14 +46,13 @@ def __getattr__(name: str) -> "Any":
         from importlib.metadata import version
 
         return version("bilinear-cli")
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = "layers" if name == "BilinearPooling" else "api"
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """Return the public names, too."""
-    return sorted({*globals(), *__all__})
+    """Return the public names."""
+    return [*__all__, "__version__"]

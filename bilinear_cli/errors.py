@@ -64,16 +64,20 @@ def validate_choice(kind: str, value: str, choices: Collection[str]) -> str:
     Raises:
         UsageError: it is not; the message names the most similar choice.
     """
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return value
-    suggestion = closest_match(value, choices)
+    suggestion = closest_match(str(value), choices)
     hint = f"Did you mean {suggestion!r}? " if suggestion else ""
     raise UsageError(f"unknown {kind}: {value!r}. {hint}Choose from: {', '.join(choices)}")
 
 
 def closest_match(name: str, candidates: Iterable[str]) -> str:
-    """Return the candidate that resembles a name most, or an empty string if none does."""
-    return next(iter(get_close_matches(name, list(candidates), n=1, cutoff=0.5)), "")
+    """Return the candidate that resembles a name most, or an empty string if none does.
+
+    Capital letters are like small ones.
+    """
+    by_small = {candidate.lower(): candidate for candidate in candidates}
+    return next((by_small[x] for x in get_close_matches(name.lower(), by_small, 1, 0.5)), "")
 
 
 def abbreviate(names: Iterable[str], limit: int = 5) -> str:

@@ -68,9 +68,11 @@ def expand_user(path: str | os.PathLike[str], name: str = "the path") -> str:
     """Return a path that a user gave, or a name such as `vgg16`, as text with an expanded `~`.
 
     Raises:
-        UsageError: it is empty, has a NUL, or needs a home folder that is not there. The message
-            begins with `name`.
+        UsageError: it is no path, is empty, has a NUL, or needs a home folder that is not there.
+            The message begins with `name`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"{name} has to be one path or name, and not {type(path).__name__}")
     text = os.fspath(path)
     if not text:
         raise UsageError(f"{name} is empty. Name a file or a folder.")

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, tee
 from math import ceil
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, validate_choice
+from bilinear_cli.errors import (
+    BadPhotoError,
+    BilinearError,
+    FeatureFileError,
+    UsageError,
+    validate_choice,
+)
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.boxes.cropped_set import match_boxes
 from bilinear_cli.photos.boxes.crops import Box, Crop, CroppedPhoto
@@ -52,6 +59,14 @@ class Prediction:
     error: BadPhotoError | None = None
     box: Box | None = None
     rarity: float | None = None
+
+    def __repr__(self) -> str:
+        """Return the fields; of an array the dtype and the shape, and not the pixels."""
+        is_array = isinstance(self.photo, np.ndarray)
+        photo = f"<{self.photo.dtype} {self.photo.shape}>" if is_array else repr(self.photo)
+        others = {name: value for name, value in vars(self).items() if name != "photo"}
+        texts = [f"photo={photo}", *(f"{name}={value!r}" for name, value in others.items())]
+        return f"Prediction({', '.join(texts)})"
 
     @property
     def name(self) -> str:
@@ -122,20 +137,32 @@ def _read(item: CroppedPhoto, sizes: Sequence[int], recipe: Recipe) -> DecodedPh
     return read_any(item.photo, sizes, recipe.resize, recipe.colours, item.crop)
 
 
-def crop_photos(run: Path, paths: Sequence[Path | str], options: BoxOptions) -> list[CroppedPhoto]:
+def crop_photos(
+    run: Path, photos: Iterable[Any], options: BoxOptions | None
+) -> Iterable[CroppedPhoto]:
     """Return an entry for each box of photos, with the margin that the run was trained with.
+
+    Without options, the photos stay whole. Warn if the run was trained on the other kind.
 
     Raises:
         BilinearError: see `match_boxes`.
+        UsageError: a photo is not a path, so it has no box.
     """
     crop_options = read_recipe(run).crop_options
+    if not options:
+        if crop_options:
+            log.warning("%s was trained on photos that are cropped to boxes. Give --boxes.", run)
+        return map(_as_cropped, photos)
     if not crop_options:
         log.warning("%s was trained on whole photos, and this prediction is of crops", run)
+    photos = [*photos]
+    if not all(isinstance(photo, str | PathLike) for photo in photos):
+        raise UsageError("boxes are matched to photos by their paths: give paths, or crop arrays")
     margin = crop_options.margin if crop_options else options.margin
-    names = [Path(path).as_posix() for path in paths]
+    names = [Path(photo).as_posix() for photo in photos]
     unit, indices, boxes = match_boxes(options, names, Path())
     return [
-        CroppedPhoto(paths[i], Crop(box, unit, margin) if any(box[:4]) else None)
+        CroppedPhoto(photos[i], Crop(box, unit, margin) if any(box[:4]) else None)
         for i, box in zip(indices, boxes, strict=True)
     ]
 
@@ -153,12 +180,6 @@ def check_unknown(run: Path, max_rarity: float) -> None:
             "rarer than 1 in %d. Give %.2f or more, or train on more photos.",
             *(max_rarity, run, n_known, 1 + n_known, ceil(100 / (1 + n_known)) / 100),
         )
-
-
-def warn_if_not_cropped(run: Path) -> None:
-    """Warn that photos are whole, if the run was trained on crops."""
-    if read_recipe(run).crop:
-        log.warning("%s was trained on photos that are cropped to boxes. Give --boxes.", run)
 
 
 def _best_and_rarity(

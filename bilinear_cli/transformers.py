@@ -24,7 +24,7 @@ from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
 from bilinear_cli.photos.pixels.images import read_any, read_bytes, rgb_pixels
 from bilinear_cli.photos.pixels.notes import logged_notes
 from bilinear_cli.poolings.parameters import make_parameters, sample_indices, second_moment
-from bilinear_cli.poolings.registry import MAPS
+from bilinear_cli.poolings.registry import MAPS, split_specs
 from bilinear_cli.recipe import Recipe
 
 
@@ -89,7 +89,7 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
         photos = _photo_list(X)
         network = self._network()
         options = ExtractOptions(
-            pooling=self.pooling.split("+"),
+            pooling=split_specs(self.pooling),
             layer=self.layer,
             image_size=self.image_size,
             resize=self.resize,

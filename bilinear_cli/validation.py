@@ -40,7 +40,8 @@ class Range(NamedTuple):
                 if -inf < number < inf and self.contains(number):
                     return number
         noun = "integer" if self.kind is int else "number"
-        raise UsageError(f"{option} {value!r} is no {noun} {self.limits}")
+        text = "a text, and " if isinstance(value, str) else ""
+        raise UsageError(f"{option} {value!r} is {text}no {noun} {self.limits}")
 
 
 def integers(minimum: int, maximum: int = MAX_INTEGER) -> Range:

@@ -1,12 +1,13 @@
 """The public Python interface: equal to the commands, and as README and docs/ show it."""
 
 import inspect
+import io
 import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +26,15 @@ from support.photos import class_folders, make_photo
 from support.thin_network import thin_networks
 
 import bilinear_cli
-from bilinear_cli import Run, api, extract, load_run, open_features, train
+from bilinear_cli import Prediction, Run, extract, load_run, open_features, train
+from bilinear_cli.api.progress import progress_bar
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.networks import backbone
 from bilinear_cli.networks.network import Network, load_network
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run import read_recipe, read_scores
+from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.transformers import PhotoFeatures
 
@@ -118,8 +121,9 @@ def test_nothing_is_printed_and_no_bar_drawn(
 def test_train_needs_a_pooling_if_there_are_several() -> None:
     with raises(UsageError, "x.h5", *POOLINGS):
         train("x.h5")
-    with pytest.raises(TypeError):
-        train("x.h5", pooling="max", no_such_option=1)
+    for name, nearest in (("c", "C"), ("poolings", "pooling"), ("fold", "folds")):
+        with raises(TypeError, repr(name), repr(nearest)):
+            train("x.h5", **{name: 1})
 
 
 def test_stored_maps_determine_the_other_arguments(tmp_path: Path) -> None:
@@ -165,6 +169,41 @@ def test_a_closed_file_is_not_damaged() -> None:
         features.X("max")
 
 
+MISTAKES: dict[str, tuple[Callable[[Run, FeatureFile], Any], tuple[str, ...]]] = {
+    "photos": (lambda run, file: extract([*photos()]), ("data", "list", "PhotoFeatures")),
+    "size": (lambda run, file: extract(image_size="448"), ("--image-size", "'448'", "text")),
+    "C": (lambda run, file: train("x.h5", C="1e3"), ("--C", "'1e3'", "text")),
+    "pooling": (lambda run, file: train("x.h5", pooling=["max"]), ("pooling", "list", "max+")),
+    "X": (lambda run, file: file.X(["max"]), ("pooling", "list", "max+")),
+    "transformer": (
+        lambda run, file: PhotoFeatures(pooling=["max"], weights="random").fit([]),
+        ("pooling", "list", "max+"),
+    ),
+    "file": (lambda run, file: train(file), ("path", "FeatureFile")),
+    "arrays": (
+        lambda run, file: train((np.zeros((2, 2)), ["wren"])),
+        ("path", "tuple", "SoftmaxClassifier"),
+    ),
+    "choice": (lambda run, file: train("x.h5", normalize=None), ("normalize", "None", "auto")),
+    "choices": (lambda run, file: file.X("max", ["test"]), ("split", "['test']", "train")),
+    "run": (lambda run, file: load_run(run), ("folder", "path", "Run")),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_an_argument_of_another_kind_is_a_usage_error(run: Run, mistake: str) -> None:
+    call, facts = MISTAKES[mistake]
+    with open_features("x.h5") as features, raises(UsageError, *facts):
+        call(run, features)
+
+
+def test_a_run_that_train_replaces_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x-max-softmax").mkdir()
+    with pytest.warns(UserWarning, match=re.escape(str(tmp_path / "x-max-softmax"))) as caught:
+        train("x.h5", pooling="max", output=tmp_path, C=1.0, label_smoothing=0, progress=False)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 # Features ---------------------------------------------------------------------------------
 
 
@@ -181,6 +220,12 @@ def test_features_are_arrays_and_names() -> None:
         np.testing.assert_array_equal(both[:, 6:], x[~train_rows])
         with raises(UsageError, "validation", "train", "test"):
             features.y("validation")
+
+
+def test_a_feature_file_says_what_it_has() -> None:
+    with open_features("x.h5") as features:
+        pass
+    assert_names(repr(features), "x.h5", 12, 2, *POOLINGS)
 
 
 def test_a_frame_has_a_row_for_each_photo() -> None:
@@ -293,12 +338,22 @@ def test_predictions_and_photo_features_load_a_network_once(
 def test_an_array_that_is_no_photo_is_a_value_error(run: Run, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="uint8"):
         run.predict([np.zeros(shape, np.uint8)])
-    with pytest.raises(ValueError, match="float64"):
-        run.predict([np.zeros((8, 8, 3))])
+    photo = np.zeros(shape[-3:])
+    for photos in (photo, [photo]):
+        with raises(UsageError, "float64", shape[-3:], "255"):
+            run.predict(photos)
+
+
+def test_a_prediction_of_an_array_does_not_print_its_pixels() -> None:
+    text = repr(Prediction(np.zeros((8, 9, 3), np.uint8), [("wren", 1.0)]))
+    assert_names(text, "(8, 9, 3)", "wren")
+    assert "0, 0" not in text
+    assert repr(Prediction("a.jpg", [])).startswith("Prediction(photo='a.jpg', top=[], ")
 
 
 def test_metrics_and_reports(run: Run, tmp_path: Path) -> None:
     assert 0 <= run.metrics["top1"] <= 1
+    assert Run(str(run.path)) == run
     assert "wren" in run.report(tmp_path / "report.md").read_text("utf-8")
     with raises(UsageError, ".html", ".md"):
         run.report(tmp_path / "report.txt")
@@ -425,7 +480,7 @@ def test_importing_the_package_imports_nothing_large() -> None:
     code = "import bilinear_cli, sys; print({'numpy', 'tensorflow', 'h5py'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-    assert {*bilinear_cli.__all__} <= {*dir(bilinear_cli)}
+    assert {*dir(bilinear_cli)} == {*bilinear_cli.__all__, "__version__"}
     for name in bilinear_cli.__all__:
         assert getattr(bilinear_cli, name).__doc__
     with pytest.raises(AttributeError, match="no_such_name"):
@@ -460,6 +515,7 @@ def test_a_users_script_has_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:train replaces the run:UserWarning")
 def test_the_documents_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -484,11 +540,14 @@ def test_the_documents_examples_run(
 # Progress ------------------------------------------------------------------------------------
 
 
-def show_progress(monkeypatch: pytest.MonkeyPatch, *steps: tuple[float, int]) -> None:
+def show_progress(
+    monkeypatch: pytest.MonkeyPatch, *steps: tuple[float, int], unit: str = "photo"
+) -> None:
     """Report numbers of photos that are done, of 100, at seconds of a clock."""
     clock = iter([0.0, *(second for second, _ in steps)])
-    monkeypatch.setattr(api, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    with api.progress_bar("extracting", "photo") as progress:
+    clock_module = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("bilinear_cli.api.progress.time", clock_module)
+    with progress_bar("extracting", unit) as progress:
         for _, done in steps:
             progress(done, 100)
 
@@ -517,6 +576,41 @@ def test_with_a_terminal_progress_is_a_bar(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     show_progress(monkeypatch, (0, 50), (1, 100))
     assert "\r" in capsys.readouterr().err
+
+
+def test_progress_without_a_unit_is_a_percentage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    show_progress(monkeypatch, (10, 20), (32, 31), (63, 100), unit="")
+    first, last = capsys.readouterr().err.splitlines()
+    assert_names(first, "extracting", "31%", "00:22")
+    assert "/s" not in first + last
+
+
+def test_hidden_progress_does_not_import_the_bar_of_notebooks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)  # an import raises
+    with progress_bar("extracting", "photo", show=False) as progress:
+        progress(1, 2)
+
+
+def test_a_notebook_without_ipywidgets_has_a_bar_of_text_and_no_warning(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The notebook is simulated."""
+    for name in ("tqdm.auto", "tqdm.autonotebook", "tqdm.notebook"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    shell = SimpleNamespace(get_ipython=lambda: None)
+    for name, module in {"ipykernel.zmqshell": shell, "IPython": shell, "ipywidgets": None}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar("extracting", "photo") as progress:
+        progress(100, 100)
+    assert_names(stream.getvalue().strip(), "extracting", "100%", "photo")
+    assert "\r" in stream.getvalue()
+    assert not recwarn.list
 
 
 def test_with_stderr_closed_there_is_no_progress(

@@ -163,6 +163,6 @@ def is_quiet() -> bool:
 
 def progress_bar(label: str, unit: str) -> AbstractContextManager[Progress]:
     """Return a context with a progress callback, which draws a bar on stderr, unless quiet."""
-    from bilinear_cli.api import progress_bar as bar
+    from bilinear_cli.api.progress import progress_bar as bar
 
-    return bar(label, unit, not is_quiet())
+    return bar(label, unit, show=not is_quiet())

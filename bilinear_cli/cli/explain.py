@@ -60,18 +60,14 @@ def explain(
     from bilinear_cli.explain import explain as explain_score
     from bilinear_cli.explain import overlay, within_frame
     from bilinear_cli.photos.boxes.options import box_options
-    from bilinear_cli.predict import crop_photos, warn_if_not_cropped
+    from bilinear_cli.predict import crop_photos
     from bilinear_cli.run_network import load_run_network, prediction_recipe
 
     options = box_options(boxes, min_confidence=min_confidence)
     recipe = prediction_recipe(run)
     network = load_run_network(run, recipe, weights, backbone)
-    crop = None
-    if options:
-        one_box = replace(options, box="most-confident")
-        crop = crop_photos(run, [photo], one_box)[0].crop
-    else:
-        warn_if_not_cropped(run)
+    one_box = options and replace(options, box="most-confident")
+    ((_, crop),) = crop_photos(run, [photo], one_box)
     explanation = explain_score(run, photo, lambda x: network.load(recipe)(x), name, crop)
     if len(recipe.views) > 1:
         views = ", ".join(recipe.views)

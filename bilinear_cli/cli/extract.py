@@ -157,7 +157,7 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     """
     extract_options = ExtractOptions(**options)
     command = ["bilinear", *(word for word in sys.argv[1:] if word != "--overwrite")]
-    from bilinear_cli.api import run_extraction
+    from bilinear_cli.api.extract import run_extraction
 
     if extract_options.maps:
         _check_options_with_maps(context)

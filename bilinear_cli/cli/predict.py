@@ -97,9 +97,8 @@ def predict(
     bilinear predict runs/birds-bilinear-softmax photos --csv > names.csv
     find . -name '*.jpg' | bilinear predict runs/birds-bilinear-softmax - --unknown 0.05
     """
-    from bilinear_cli.photos.boxes.crops import CroppedPhoto
     from bilinear_cli.photos.boxes.options import box_options
-    from bilinear_cli.predict import check_unknown, crop_photos, warn_if_not_cropped
+    from bilinear_cli.predict import check_unknown, crop_photos
     from bilinear_cli.predict import predict as predict_classes
     from bilinear_cli.run_network import load_run_network, prediction_recipe
 
@@ -107,15 +106,12 @@ def predict(
     recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
     if unknown is not None:
         check_unknown(run, unknown)
-    paths: Iterable[Path | CroppedPhoto]
     paths, n_paths = _paths(photos)
-    if options:
-        paths = crop_photos(run, [*paths], options)
-        n_paths = len(paths)
-    else:
-        warn_if_not_cropped(run)
+    cropped = crop_photos(run, paths, options)
+    if isinstance(cropped, list):
+        n_paths = len(cropped)
     forward = load_run_network(run, recipe, weights, backbone).load(recipe)
-    predictions = predict_classes(run, paths, forward, top=top)
+    predictions = predict_classes(run, cropped, forward, top=top)
     n_done, n_bad = _print(predictions, n_paths, form, Limits(min_probability, unknown))
     if n_bad:
         raise BilinearError(f"{n_bad} of {n_done} files cannot be read as photos, see above")

@@ -153,7 +153,7 @@ def train(
     bilinear train --features a.h5 --features b.h5
     bilinear train --features x.h5 --scheduler tcp://host:8786
     """
-    from bilinear_cli.api import replacing_photo_set, train_on_poolings, trainable_poolings
+    from bilinear_cli.api.train import replacing_photo_set, train_on_poolings, trainable_poolings
     from bilinear_cli.report.text import confused_pairs_line, novelty_line, table
     from bilinear_cli.store import open_features
 

@@ -179,6 +179,20 @@ def get_pooling(spec: str) -> Pooling:
     return replace(pooling, size=int(size))
 
 
+def split_specs(pooling: str) -> list[str]:
+    """Return the specs of a text such as `max+bilinear`.
+
+    Raises:
+        UsageError: it is no text, but perhaps a list.
+    """
+    if not isinstance(pooling, str):
+        raise UsageError(
+            "pooling is one text, such as 'max', or 'max+bilinear' for both side by side, and not "
+            f"{type(pooling).__name__}"
+        )
+    return pooling.split("+")
+
+
 def check_class_token(specs: Iterable[str], has_class_token: bool) -> None:
     """Raise a UsageError if a pooling uses a class token where there is none."""
     for spec in specs:

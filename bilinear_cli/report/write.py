@@ -40,7 +40,9 @@ def write_report(runs: Sequence[Path], path: Path, output_format: str = "") -> N
     """
     output_format = output_format or FORMATS.get(path.suffix.lower(), "")
     if not output_format:
-        raise UsageError(f"{path} does not end in .html or .md: rename it, or give --format")
+        raise UsageError(
+            f"{path} does not end in .html or .md: rename it, or run bilinear report with --format"
+        )
     text = render(runs, output_format)
     with atomic_write(path) as new:
         new.write_text(text, encoding="utf-8", errors="replace")
@@ -60,7 +62,7 @@ def render(runs: Sequence[Path], output_format: str) -> str:
     except ImportError as error:
         raise BilinearError(
             f"an HTML page needs {error.name}, which is not installed: "
-            "pip install 'bilinear-cli[report]', or give --format md"
+            "pip install 'bilinear-cli[report]', or run bilinear report with --format md"
         ) from error
     return render_html(data)
 

@@ -48,10 +48,12 @@ def train(
 
     Raises:
         BilinearError: the rows are too few to train on, or the folder cannot be written.
+        FeatureFileError: the file does not state how it was made.
         UsageError: the options do not fit the file.
     """
     from bilinear_cli.training.train import fit_and_score
 
+    file.recipe  # noqa: B018 - raises, before the fit, for attributes that no run can state
     result = fit_and_score(
         file, spec, options, photo_set=photo_set, progress=progress, workers=workers
     )

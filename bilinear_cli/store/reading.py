@@ -150,6 +150,13 @@ class FeatureFile:
     def _view_names(self) -> list[str]:
         return str(self.attributes.get("views", "original")).split() or ["original"]
 
+    def __repr__(self) -> str:
+        """Return the path, and how much the file has."""
+        return (
+            f"<FeatureFile {self.path}: {self.rows_done} rows of {len(self.class_names)} classes, "
+            f"poolings {', '.join(self.poolings)}>"
+        )
+
     def __enter__(self) -> Self:
         """Return the file itself."""
         return self
@@ -229,7 +236,8 @@ class FeatureFile:
             UsageError: the file has no such pooling, or there is no such split.
         """
         indices = self._indices(split)
-        parts = [self.read(spec, indices).reshape(len(indices), -1) for spec in pooling.split("+")]
+        specs = registry.split_specs(pooling)
+        parts = [self.read(spec, indices).reshape(len(indices), -1) for spec in specs]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def y(self, split: str | None = None) -> np.ndarray:

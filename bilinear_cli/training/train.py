@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from bilinear_cli.errors import BilinearError, Progress, UsageError, validate_choice
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import check_not_fitted_on_test
-from bilinear_cli.poolings.registry import canonical_spec, get_pooling
+from bilinear_cli.poolings.registry import canonical_spec, get_pooling, split_specs
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.estimator import Estimator, TrainingData
@@ -162,7 +162,7 @@ def _fit_novelty(photos: Rows, scores: np.ndarray, temperature: float) -> Novelt
 
 def _split_pooling(file: FeatureFile, pooling: str, options: TrainOptions) -> list[str]:
     """Split at each `+`; raise a UsageError if the poolings do not fit file and options."""
-    specs = pooling.split("+")
+    specs = split_specs(pooling)
     for name in specs:
         validate_choice(f"pooling in {file.path}", name, file.shapes)
     if len(set(map(canonical_spec, specs))) < len(specs):

@@ -103,8 +103,7 @@ def write_vectors(file: FeatureFile, variant: Variant, seed: int, path: Path) ->
         shape = rows.shape[1:]
         if writer is None:
             columns = {name: getattr(file, name) for name in ROW_COLUMNS}
-            views = {"views": file.attributes.get("views", "original")}
-            header = Header(columns, file.class_names, views)
+            header = Header(columns, file.class_names, file.attributes)
             writer = create(path, {variant.spec: shape}, header)
         writer.append({variant.spec: rows.astype(storage_dtype(shape))})
     assert writer, "a feature file has rows"

@@ -103,7 +103,7 @@ def test_C_of_a_config_or_the_environment_is_for_classifiers_that_have_it(
     source: str, classifier: str, spec: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_untrained_networks(monkeypatch)
-    monkeypatch.setattr("bilinear_cli.api.import_tensorflow", lambda: None)
+    monkeypatch.setattr("bilinear_cli.api.train.import_tensorflow", lambda: None)
     monkeypatch.delenv("BILINEAR_TRAIN_C")
     before = []
     if source == "config":

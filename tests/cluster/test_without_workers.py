@@ -230,7 +230,6 @@ NO_ADDRESS = ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"]
     [
         (["--scheduler", "local:0"], ["--scheduler", "local:0"], 2),
         (["--scheduler", "local:x"], ["--scheduler", "local:x"], 2),
-        (["--scheduler", ""], ["--scheduler"], 2),
         (["--scheduler", "none.json"], ["--scheduler", "none.json", "tcp://", "local"], 2),
         (["--scheduler", "local", "--shard", "1/2"], ["--scheduler", "--shard"], 2),
         (["--scheduler", "local", "--maps", "m.h5"], ["--maps", "--data"], 2),

@@ -173,9 +173,10 @@ def _as_image(photo: Any) -> Iterator[Image.Image]:
     """Yield an array or an image as an image of Pillow; errors of Pillow get its description."""
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3:
+            advice = ". If its values are from 0 to 1, use (255 * array).round().astype('uint8')"
             raise UsageError(
                 f"an array of a photo has to be uint8 (height, width, 3), and not {photo.dtype} "
-                f"{photo.shape}"
+                f"{photo.shape}{advice if photo.dtype.kind == 'f' else ''}"
             )
         name = f"an array {photo.shape}"
     elif isinstance(photo, Image.Image):
