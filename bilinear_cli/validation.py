@@ -1,6 +1,6 @@
-"""Options that are numbers or flags: the numbers that they take, and checks of those in Python."""
+"""Checks of the values of options: choices, numbers and flags."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import inf
@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from bilinear_cli.errors import UsageError
+from bilinear_cli.messages import closest_match
 
 MAX_INTEGER = 2**31 - 1  # libraries and files take no larger one
 MAX_SEED = 2**32 - 1  # of NumPy's and Keras's generators
@@ -77,3 +78,16 @@ def validate_options(options: Any, ranges: Mapping[str, Range]) -> None:
         if field.name in ranges and not (value is None and field.default is None):
             value = ranges[field.name].validate(option, value)
             object.__setattr__(options, field.name, value)  # the dataclass is frozen
+
+
+def validate_choice(kind: str, value: str, choices: Collection[str]) -> str:
+    """Return `value` if it is in `choices`.
+
+    Raises:
+        UsageError: it is not; the message names the most similar choice.
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    suggestion = closest_match(str(value), choices)
+    hint = f"Did you mean {suggestion!r}? " if suggestion else ""
+    raise UsageError(f"unknown {kind}: {value!r}. {hint}Choose from: {', '.join(choices)}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from bilinear_cli.api.files import StrPath, optional_path, optional_spec
 from bilinear_cli.errors import UsageError
-from bilinear_cli.files import expand_path, expand_photo, expand_user
+from bilinear_cli.home import expand_path, expand_photo, expand_spec
 from bilinear_cli.networks.network import load_network
 from bilinear_cli.photos.boxes.options import box_options
 from bilinear_cli.predict import Prediction, crop_photos, predict, predict_rows
@@ -84,7 +84,7 @@ class Run:
         network = load_run_network(
             self.path,
             recipe,
-            expand_user(weights, "weights"),
+            expand_spec(weights, "weights"),
             optional_path(backbone, "backbone"),
         )
         return [*predict(self.path, items, load_network(network, recipe), top=top)]

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from bilinear_cli.api.files import StrPath, open_features, optional_spec
 from bilinear_cli.api.progress import progress_bar
 from bilinear_cli.api.run import Run
-from bilinear_cli.errors import UsageError, closest_match, validate_choice
-from bilinear_cli.files import expand_path
+from bilinear_cli.errors import UsageError
+from bilinear_cli.home import expand_path
+from bilinear_cli.messages import closest_match
 from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.poolings.registry import split_specs
 from bilinear_cli.run import run_name
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.validation import validate_choice
 
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet

@@ -19,7 +19,8 @@ from bilinear_cli.cli.options import (
     split_seed_option,
 )
 from bilinear_cli.cli.streams import print_json
-from bilinear_cli.errors import BilinearError, command_line
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import command_line
 
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet

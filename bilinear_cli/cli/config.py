@@ -15,7 +15,9 @@ from typing import Any
 
 import click
 
-from bilinear_cli.errors import BilinearError, UsageError, closest_match, reason_of, validate_choice
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import closest_match, reason_of
+from bilinear_cli.validation import validate_choice
 
 log = logging.getLogger(__name__)
 

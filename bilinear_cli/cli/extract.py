@@ -24,8 +24,9 @@ from bilinear_cli.cli.options import (
     split_seed_option,
     weights_option,
 )
-from bilinear_cli.errors import BadPhotoError, UsageError, command_line
+from bilinear_cli.errors import BadPhotoError, UsageError
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
+from bilinear_cli.messages import command_line
 from bilinear_cli.recipe import CHOICES, PROCESSOR
 
 log = logging.getLogger(__name__)

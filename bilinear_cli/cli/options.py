@@ -11,7 +11,7 @@ from bilinear_cli import validation
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import RANGES as EXTRACT_RANGES
 from bilinear_cli.extraction.options import ExtractOptions
-from bilinear_cli.files import expand_path, expand_user
+from bilinear_cli.home import expand_path, expand_spec
 from bilinear_cli.photos.boxes.options import CHOICES, NO_BOX
 from bilinear_cli.photos.boxes.options import RANGES as BOX_RANGES
 from bilinear_cli.validation import MAX_INTEGER, Range
@@ -34,7 +34,7 @@ class SpecType(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the text, with an expanded `~`."""
         try:
-            return expand_user(super().convert(value, param, ctx))
+            return expand_spec(super().convert(value, param, ctx))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 

@@ -25,7 +25,8 @@ from bilinear_cli.cli.options import (
     weights_option,
 )
 from bilinear_cli.cli.streams import print_json
-from bilinear_cli.errors import BilinearError, UsageError, printable, readable
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import escape_bytes, printable
 from bilinear_cli.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -198,11 +199,11 @@ def _write_line(prediction: "Prediction", limits: Limits) -> None:
 
 
 def _write_json(prediction: "Prediction", limits: Limits) -> None:
-    answer: dict[str, Any] = {"path": readable(prediction.photo)}
+    answer: dict[str, Any] = {"path": escape_bytes(prediction.photo)}
     if prediction.box:
         answer["box"] = [*prediction.box[:4]]
     if prediction.error:
-        answer["error"] = readable(prediction.error)
+        answer["error"] = escape_bytes(prediction.error)
     else:
         answer["unknown"] = limits.is_unknown(prediction)
         answer["rarity"] = prediction.rarity and round(prediction.rarity, 6)
@@ -214,10 +215,10 @@ def _write_json(prediction: "Prediction", limits: Limits) -> None:
 def _write_csv(prediction: "Prediction", limits: Limits) -> None:
     from bilinear_cli.photos.lists.manifest import csv_text
 
-    path = readable(prediction.photo)
+    path = escape_bytes(prediction.photo)
     box = " ".join(f"{x:.6g}" for x in prediction.box[:4]) if prediction.box else ""
     if prediction.error:
-        rows = [(path, "", "", "", "", readable(prediction.error), box, "")]
+        rows = [(path, "", "", "", "", escape_bytes(prediction.error), box, "")]
     else:
         unknown = str(limits.is_unknown(prediction)).lower()
         rarity = f"{prediction.rarity:.6f}" if prediction.rarity else ""

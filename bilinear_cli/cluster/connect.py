@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilinear_cli.cluster.watch import watch
-from bilinear_cli.errors import BilinearError, UsageError, one_line
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.machine import n_cpus
+from bilinear_cli.messages import one_line
 
 if TYPE_CHECKING:
     from distributed import Client

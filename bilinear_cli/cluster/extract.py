@@ -31,7 +31,7 @@ from bilinear_cli.cluster.shards_folder import (
 )
 from bilinear_cli.cluster.watch import expect
 from bilinear_cli.cluster.worker import ShardedJob, extract_shard, fit_projection
-from bilinear_cli.errors import BadPhotoError, FeatureFileError, Progress, abbreviate
+from bilinear_cli.errors import BadPhotoError, FeatureFileError
 from bilinear_cli.extraction.existing import (
     check_reusable,
     open_reused,
@@ -40,7 +40,9 @@ from bilinear_cli.extraction.existing import (
 )
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.poolings.parameters import Parameters, merge_parameters, needs_projection_fit
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile, locked, merge, open_features
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from bilinear_cli.cluster.passes import DaskPasses
 from bilinear_cli.cluster.requirements import check_workers, run_on_workers
 from bilinear_cli.cluster.tasks import SharedFeatures, SharedFiles
 from bilinear_cli.cluster.watch import expect
-from bilinear_cli.errors import Progress
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, principal_axes
 from bilinear_cli.training.dual import GramProblem

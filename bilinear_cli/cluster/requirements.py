@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bilinear_cli.cluster.lag import is_visible, lasting
 from bilinear_cli.cluster.watch import expect
-from bilinear_cli.errors import BilinearError, InUseError, one_line
+from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import installed_versions
+from bilinear_cli.messages import one_line
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.recipe import ENGINE, Recipe
 from bilinear_cli.store import locked

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bilinear_cli.errors import Progress, UsageError, validate_choice
+from bilinear_cli.errors import UsageError
 from bilinear_cli.files import portable_name
 from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
 from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
 from bilinear_cli.photos.boxes.options import BoxOptions, box_options
+from bilinear_cli.progress import Progress
 from bilinear_cli.recipe import (
     CHOICES,
     MAX_SIZE,
@@ -21,7 +22,7 @@ from bilinear_cli.recipe import (
     distinct_sizes,
     view_names,
 )
-from bilinear_cli.validation import POSITIVE, SEED, Range, validate_options
+from bilinear_cli.validation import POSITIVE, SEED, Range, validate_choice, validate_options
 
 if TYPE_CHECKING:
     from bilinear_cli.extraction.from_maps import MapInput

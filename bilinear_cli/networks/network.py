@@ -19,7 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bilinear_cli.errors import BilinearError, UsageError, one_line
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import one_line
 from bilinear_cli.networks.onnx_model import is_onnx, read_model
 from bilinear_cli.recipe import Recipe
 

@@ -12,13 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import (
-    BilinearError,
-    Progress,
-    UsageError,
-    abbreviate,
-    closest_match,
-)
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import abbreviate, closest_match
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
 from bilinear_cli.photos.names import (
     appearance,
@@ -26,6 +21,7 @@ from bilinear_cli.photos.names import (
     show_difference,
     warn_of_lookalikes,
 )
+from bilinear_cli.progress import Progress
 from bilinear_cli.validation import POSITIVE, SEED
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, closest_match
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import closest_match
 from bilinear_cli.photos.lists.manifest import PhotoRecord
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run.arrays import (

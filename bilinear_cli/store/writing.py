@@ -18,8 +18,10 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError, Progress, reason_of
+from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
+from bilinear_cli.messages import reason_of
 from bilinear_cli.poolings.registry import SpecDict
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import partial_path
 from bilinear_cli.store.layout import SHA256_DIGITS, check_space, lay_out

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.errors import UsageError
 from bilinear_cli.training import registry
-from bilinear_cli.validation import POSITIVE, SEED, Range, validate_options
+from bilinear_cli.validation import POSITIVE, SEED, Range, validate_choice, validate_options
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 SOLVERS = ("auto", "gram", "stream")

@@ -22,9 +22,9 @@ from support.worker_network import WorkerNetwork
 from bilinear_cli.cluster import lag, tasks, watch
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_worker, run_on_workers
 from bilinear_cli.cluster.watch import Silence, expect
-from bilinear_cli.errors import every
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.progress import every
 from bilinear_cli.store import locked
 
 # What is logged ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from support.errors import assert_names, raises, warnings
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling, count_channels
-from bilinear_cli.files import cache_folder
+from bilinear_cli.home import cache_folder
 from bilinear_cli.networks import int8, network
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.network import Network, check_int8, int8_sha256, int8_table

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.errors import UsageError
 from bilinear_cli.recipe import MAX_MARGIN
-from bilinear_cli.validation import SHARE, Range, validate_options
+from bilinear_cli.validation import SHARE, Range, validate_choice, validate_options
 
 CHOICES = ("all", "largest", "most-confident")  # of the boxes of a photo
 NO_BOX = ("whole", "skip", "stop")  # what happens to a photo without a box

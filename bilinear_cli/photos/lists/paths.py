@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
 
-from bilinear_cli.errors import UsageError, reason_of
-from bilinear_cli.files import expand_home
+from bilinear_cli.errors import UsageError
+from bilinear_cli.home import expand_home
+from bilinear_cli.messages import reason_of
 from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
