@@ -14,7 +14,7 @@ StrPath = str | Path
 
 
 def optional_spec(spec: StrPath | None, name: str) -> str | None:
-    """Return what `expand_user` returns; None for None."""
+    """Return what `expand_spec` returns; None for None."""
     return None if spec is None else expand_spec(spec, name)
 
 

@@ -125,7 +125,7 @@ def _print(
     from bilinear_cli.photos.lists.manifest import warn_of_formulas
 
     n_done = n_bad = 0
-    has_formulas = form != "csv"
+    has_warned = False
     with progress_bar("predicting", "photo") as progress:
         for prediction in predictions:
             if prediction.error:
@@ -133,9 +133,9 @@ def _print(
                 n_bad += 1
             if form == "csv" and not n_done:
                 click.echo("path,rank,name,probability,unknown,error,box,rarity")
-            if not has_formulas:
+            if form == "csv" and not has_warned:
                 cells = [str(prediction.photo), *(name for name, _ in prediction.top)]
-                has_formulas = warn_of_formulas("--csv", cells)
+                has_warned = warn_of_formulas("--csv", cells)
             WRITERS[form](prediction, limits)
             n_done += 1
             if n_paths != 1:
@@ -159,13 +159,13 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
         if not first:
             raise UsageError("standard input has no paths: write one in each line")
         return chain([first], listed), 0
-    pairs = [photos_of(Path(photo)) for photo in photos]
-    if all(fault for _, fault in pairs):
-        raise UsageError(pairs[0][1])
-    for _, fault in (pair for pair in pairs if not pair[0]):
-        log.warning("%s", fault)
-    paths = [*chain.from_iterable(named for named, _ in pairs)]
-    return paths, len(paths)
+    lists, faults = zip(*(photos_of(Path(photo)) for photo in photos), strict=True)
+    if all(faults):
+        raise UsageError(faults[0])
+    for paths, fault in zip(lists, faults, strict=True):
+        if not paths:  # other faults get a line among the predictions
+            log.warning("%s", fault)
+    return [*chain.from_iterable(lists)], sum(map(len, lists))
 
 
 class Limits(NamedTuple):

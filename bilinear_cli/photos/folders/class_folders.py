@@ -11,7 +11,7 @@ from typing import NamedTuple
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.messages import abbreviate, escape_bytes
 from bilinear_cli.photos.folders.split_folders import find_split_folders, refuse_splits_in_classes
-from bilinear_cli.photos.folders.walk import SUFFIXES, Walk, only, walk_photos
+from bilinear_cli.photos.folders.walk import SUFFIXES, Walk, left_out_hint, walk_photos
 from bilinear_cli.photos.lists.manifest import PhotoRecord
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def read_class_folders(folder: Path, spec: str, class_level: int | None = None) 
     walk = walk_photos(folder)
     if not walk.photos:
         raise BilinearError(
-            f"there are no photos in {spec}{only(walk.left_out)}. It should have a folder for each "
-            f"class, with {abbreviate(SUFFIXES, MAX_SUFFIXES)} files"
+            f"there are no photos in {spec}{left_out_hint(walk.left_out)}. It should have a folder "
+            f"for each class, with {abbreviate(SUFFIXES, MAX_SUFFIXES)} files"
         )
     splits, level = find_split_folders(walk.photos, spec), class_level or 1
     photos = _below_split_folders(walk.photos, splits)

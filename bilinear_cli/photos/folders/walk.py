@@ -124,7 +124,7 @@ def log_left_out(spec: object, left_out: Mapping[str, Sequence[str]]) -> None:
         log.warning("%s: left out %s", spec, _describe(others))
 
 
-def only(left_out: Mapping[str, Sequence[str]]) -> str:
+def left_out_hint(left_out: Mapping[str, Sequence[str]]) -> str:
     """Return `, but only ...` for a message about a folder without photos."""
     return f", but only {_describe(left_out)}" if left_out else ""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from bilinear_cli.errors import UsageError
 from bilinear_cli.home import expand_home
 from bilinear_cli.messages import reason_of
-from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
+from bilinear_cli.photos.folders.walk import left_out_hint, log_left_out, walk_photos
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -28,7 +28,7 @@ def photos_of(path: Path) -> tuple[list[Path], str]:
         return [path], ""
     walk = walk_photos(path)
     if not walk.photos:
-        return [], f"{path} has no photos{only(walk.left_out)}"
+        return [], f"{path} has no photos{left_out_hint(walk.left_out)}"
     log_left_out(path, walk.left_out)
     return [path / photo for photo in walk.photos], ""
 
