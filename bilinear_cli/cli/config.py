@@ -147,7 +147,7 @@ def _as_text(option: click.Option, value: Any) -> Any:
     if isinstance(value, (str, getattr(option.type, "toml_type", str))):
         return value
     if takes_numbers and isinstance(value, int | float):
-        return str(value)  # of true, which is no number, too
+        return str(value)  # that of true is no number, so the type refuses it
     raise _wrong_type("a number" if takes_numbers else "text in quotes", value)
 
 

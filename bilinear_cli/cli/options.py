@@ -73,7 +73,9 @@ class Columns(click.types.StringParamType):
 def number_type(numbers: Range) -> click.ParamType:
     """Return the type of these numbers."""
     kind: Any = click.IntRange if numbers.kind is int else FloatRange
-    maximum = None if numbers.maximum in (MAX_INTEGER, inf) else numbers.maximum  # in no help
+    maximum = (
+        None if numbers.maximum in (MAX_INTEGER, inf) else numbers.maximum
+    )  # not shown in the help
     return kind(numbers.minimum, maximum, min_open=numbers.min_open, max_open=numbers.max_open)
 
 
