@@ -17,8 +17,9 @@ from bilinear_cli.errors import UsageError
 from bilinear_cli.home import expand_path
 from bilinear_cli.messages import closest_match
 from bilinear_cli.networks.network import import_tensorflow
-from bilinear_cli.poolings.registry import split_specs
+from bilinear_cli.poolings.registry import MAPS, split_specs
 from bilinear_cli.run import run_name
+from bilinear_cli.run import train as fit_and_write
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import TrainOptions
@@ -139,8 +140,6 @@ def trainable_poolings(
     Raises:
         UsageError: the file lacks one, or has none for the classifier.
     """
-    from bilinear_cli.poolings.registry import MAPS
-
     classifier = registry.get_classifier(options.classifier)
     for spec in specs:
         for name in split_specs(spec):
@@ -166,8 +165,6 @@ def train_on_poolings(
     show_progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train on each of some poolings; return the content of each run's `metrics.json`."""
-    from bilinear_cli.run import train as fit_and_write
-
     classifier = registry.get_classifier(options.classifier)
     if scheduler and not classifier.distributed:
         raise UsageError(f"--scheduler cannot be used with --classifier {classifier.name}")
