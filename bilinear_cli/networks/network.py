@@ -182,6 +182,9 @@ def import_tensorflow() -> None:
 @contextmanager
 def silent_stderr() -> Iterator[None]:
     """Discard what is written to stderr, also by C++ code; exceptions are not affected."""
+    if sys.stderr is None:  # the process began with a closed stderr
+        yield
+        return
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
