@@ -31,8 +31,9 @@ class SparseFile(io.RawIOBase):
         return len(data)
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read as many bytes as the buffer has."""
-        view, start = memoryview(buffer), self._position
+        """Read as many bytes as the buffer has, or as there are before the end."""
+        start = self._position
+        view = memoryview(buffer)[: max(0, self.length - start)]
         view[:] = bytes(len(view))
         for offset, data in self._blocks:
             first, last = max(start, offset), min(start + len(view), offset + len(data))
