@@ -17,7 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import N_SAMPLED
-from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
+from bilinear_cli.extraction.make_job import make_network, make_recipe
+from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.files import BROKEN_ZIP, atomic_write
 from bilinear_cli.home import expand_path, expand_photo, expand_spec
 from bilinear_cli.networks.network import Forward, Network, load_network

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from bilinear_cli.api.files import StrPath, optional_path, optional_spec
 from bilinear_cli.api.progress import progress_bar
 from bilinear_cli.errors import UsageError
-from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
+from bilinear_cli.extraction.make_job import maps_job, photos_job
+from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
 from bilinear_cli.home import expand_spec
 from bilinear_cli.recipe import UNSHARDED
 

@@ -68,7 +68,8 @@ def check(
     bilinear check --data photos --groups grouped.csv
     """
     from bilinear_cli.extraction.forecast import forecast_extraction
-    from bilinear_cli.extraction.options import ExtractOptions, make_network
+    from bilinear_cli.extraction.make_job import make_network
+    from bilinear_cli.extraction.options import ExtractOptions
     from bilinear_cli.photos.audit import audit_photos, validate_groups_path
     from bilinear_cli.photos.boxes.cropped_set import crop_photo_set, crops_of_photos
     from bilinear_cli.photos.photo_set import load_photo_set

@@ -11,7 +11,8 @@ import pytest
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
-from bilinear_cli.extraction.options import ExtractOptions, maps_job
+from bilinear_cli.extraction.make_job import maps_job
+from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.photos.photo_set import PhotoSet
