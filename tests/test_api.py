@@ -489,33 +489,6 @@ def test_importing_the_package_imports_nothing_large() -> None:
 
 
 @pytest.mark.slow
-def test_a_users_script_has_types(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from pathlib import Path\n"
-        "import bilinear_cli\n"
-        "path: Path = bilinear_cli.extract('photos', pooling=['max'], image_size=448)\n"
-        "run = bilinear_cli.train(path, pooling='max', C=1.0)\n"
-        "top1: float = run.metrics['top1']\n"
-        "names: list[str] = [x.name for x in run.predict(['a.jpg'])]\n"
-        "with bilinear_cli.open_features(path) as features:\n"
-        "    shape: tuple[int, ...] = features.X('max', 'train').shape\n"
-        "bilinear_cli.extract('photos', image_size='large')  # wrong\n"
-    )
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", script]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "MYPYPATH": str(ROOT)},
-    )
-    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
-    assert len(errors) == 1, done.stdout
-    assert "script.py:9" in errors[0]
-
-
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:train replaces the run:UserWarning")
 def test_the_documents_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
