@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bilinear_cli.errors import BilinearError, validate_choice
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.networks.network import Forward, split_outputs
 from bilinear_cli.photos.boxes.crops import Crop
 from bilinear_cli.photos.pixels.images import read_any, read_upright
@@ -20,6 +20,7 @@ from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import POOLINGS, get_pooling
 from bilinear_cli.run import load_model, read_recipe
 from bilinear_cli.training.model import Model, to_probabilities
+from bilinear_cli.validation import validate_choice
 
 N_PAIRS = 10
 FRAME_SIDE = 896  # pixels of the longer side of a photo around a crop

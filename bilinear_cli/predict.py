@@ -12,13 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import (
-    BadPhotoError,
-    BilinearError,
-    FeatureFileError,
-    UsageError,
-    validate_choice,
-)
+from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.boxes.cropped_set import match_boxes
 from bilinear_cli.photos.boxes.crops import Box, Crop, CroppedPhoto
@@ -31,6 +25,7 @@ from bilinear_cli.run import load_model, read_recipe, require_novelty
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.metrics import average_views
 from bilinear_cli.training.model import Model, to_probabilities
+from bilinear_cli.validation import validate_choice
 
 # Attributes of a feature file that must equal those of a run to predict from its rows
 ROW_ATTRIBUTES = (

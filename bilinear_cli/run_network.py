@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from bilinear_cli.errors import BilinearError, UsageError, validate_choice
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.options import ENGINES
 from bilinear_cli.networks.network import (
@@ -17,6 +17,7 @@ from bilinear_cli.networks.network import (
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.recipe import CHOICES, Recipe
 from bilinear_cli.run import read_backbone_path, read_recipe
+from bilinear_cli.validation import validate_choice
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import N_SAMPLED
-from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
-from bilinear_cli.files import BROKEN_ZIP, atomic_write, expand_path, expand_photo, expand_user
+from bilinear_cli.extraction.make_job import make_network, make_recipe
+from bilinear_cli.extraction.options import ExtractOptions
+from bilinear_cli.files import BROKEN_ZIP, atomic_write
+from bilinear_cli.home import expand_path, expand_photo, expand_spec
 from bilinear_cli.networks.network import Forward, Network, load_network
 from bilinear_cli.photos.pixels.batches import read_batches, stack_batch
 from bilinear_cli.photos.pixels.images import read_any, read_bytes, rgb_pixels
@@ -148,8 +150,8 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
 
     def _network(self) -> Network:
         options = ExtractOptions(
-            backbone=expand_user(self.backbone, "backbone"),
-            weights=expand_user(self.weights, "weights"),
+            backbone=expand_spec(self.backbone, "backbone"),
+            weights=expand_spec(self.weights, "weights"),
             precision=self.precision,
             engine=self.engine,
             resize=self.resize,

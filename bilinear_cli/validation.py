@@ -1,30 +1,41 @@
-"""Options in Python that are numbers or flags: only these are taken, and nothing like them."""
+"""Checks of the values of options: choices, numbers and flags."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from math import inf
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 from bilinear_cli.errors import UsageError
+from bilinear_cli.messages import closest_match
 
 MAX_INTEGER = 2**31 - 1  # libraries and files take no larger one
 MAX_SEED = 2**32 - 1  # of NumPy's and Keras's generators
 
 
-class Range(NamedTuple):
-    """The numbers that an option takes.
-
-    Attributes:
-        kind: int or float.
-        limits: such as `from 1 to 9`, for messages.
-        contains: whether a finite number is one of them.
-    """
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers that an option takes."""
 
     kind: type[int] | type[float]
-    limits: str
-    contains: Callable[[Any], bool]
+    minimum: float
+    maximum: float = MAX_INTEGER
+    min_open: bool = False  # the minimum itself is refused
+    max_open: bool = False
+
+    def __str__(self) -> str:
+        """Return the limits, such as `from 1 to 9`, for a message."""
+        low = f"{'above' if self.min_open else 'from'} {self.minimum:.10g}"
+        high = f" to {'below ' * self.max_open}{self.maximum:.10g}"
+        return low if self.maximum == inf else low + high
+
+    def __contains__(self, number: float) -> bool:
+        """Return whether a number is finite and within the limits."""
+        low, high = self.minimum, self.maximum
+        above = low < number if self.min_open else low <= number
+        below = number < high if self.max_open else number <= high
+        return above and below and -inf < number < inf
 
     def validate(self, option: str, value: Any) -> Any:
         """Return a number, also of NumPy, as an int or a float.
@@ -37,22 +48,16 @@ class Range(NamedTuple):
         ):
             with suppress(OverflowError):  # an integer may be too large for a float
                 number = self.kind(value)  # type: ignore[call-overload]
-                if -inf < number < inf and self.contains(number):
+                if number in self:
                     return number
         noun = "integer" if self.kind is int else "number"
         text = "a text, and " if isinstance(value, str) else ""
-        raise UsageError(f"{option} {value!r} is {text}no {noun} {self.limits}")
+        raise UsageError(f"{option} {value!r} is {text}no {noun} {self}")
 
 
-def integers(minimum: int, maximum: int = MAX_INTEGER) -> Range:
-    """Return the range of the integers from `minimum` to `maximum`."""
-    return Range(int, f"from {minimum} to {maximum}", lambda x: minimum <= x <= maximum)
-
-
-def numbers(minimum: float, maximum: float) -> Range:
-    """Return the range of the numbers from `minimum` to `maximum`."""
-    limits = f"from {minimum:g} to {maximum:g}"
-    return Range(float, limits, lambda x: minimum <= x <= maximum)
+POSITIVE = Range(int, 1)
+SEED = Range(int, 0, MAX_SEED)
+SHARE = Range(float, 0, 1)
 
 
 def validate_options(options: Any, ranges: Mapping[str, Range]) -> None:
@@ -73,3 +78,16 @@ def validate_options(options: Any, ranges: Mapping[str, Range]) -> None:
         if field.name in ranges and not (value is None and field.default is None):
             value = ranges[field.name].validate(option, value)
             object.__setattr__(options, field.name, value)  # the dataclass is frozen
+
+
+def validate_choice(kind: str, value: str, choices: Collection[str]) -> str:
+    """Return `value` if it is in `choices`.
+
+    Raises:
+        UsageError: it is not; the message names the most similar choice.
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    suggestion = closest_match(str(value), choices)
+    hint = f"Did you mean {suggestion!r}? " if suggestion else ""
+    raise UsageError(f"unknown {kind}: {value!r}. {hint}Choose from: {', '.join(choices)}")

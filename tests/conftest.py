@@ -20,7 +20,7 @@ from support.commands import run_python
 from threadpoolctl import threadpool_limits
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import cache_folder
+from bilinear_cli.home import cache_folder
 from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 
 # Processes in the background of a shell ignore ctrl-C. The commands that tests interrupt must not.

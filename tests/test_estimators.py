@@ -59,7 +59,7 @@ def fixed(make: Make, **parameters: Any) -> Any:
 # scikit-learn's own checks: none is excused ----------------------------------------------
 
 
-@parametrize_with_checks([SoftmaxClassifier(), RidgeClassifier(), SVMClassifier()])
+@parametrize_with_checks([make(cv=2) for make in CLASSES.values()])
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 def test_scikit_learns_checks(estimator: Any, check: Callable[[Any], None]) -> None:
     # One check skips itself unless SCIPY_ARRAY_API is set, although the estimators do not claim to

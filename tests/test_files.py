@@ -11,9 +11,10 @@ import pytest
 from support.commands import run_python
 from support.errors import assert_names, raises
 
-from bilinear_cli import errors, machine
+from bilinear_cli import machine, messages
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import cache_folder, portable_name, relative_path
+from bilinear_cli.files import portable_name, relative_path
+from bilinear_cli.home import cache_folder
 from bilinear_cli.machine import free_memory, n_cpus
 from bilinear_cli.photos.photo_set import load_photo_set
 
@@ -45,7 +46,7 @@ def test_a_tilde_in_the_environment_is_the_home_folder(
 AS_A_USER_WITHOUT_HOME = """
 import os, pwd, sys
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import cache_folder
+from bilinear_cli.home import cache_folder
 os.environ.pop("HOME", None)
 if os.getuid():
     pwd.getpwuid = {}.__getitem__
@@ -91,8 +92,8 @@ def test_names_of_files_are_valid_on_windows() -> None:
 def test_a_command_is_quoted_for_the_shell_of_the_system(
     system: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(errors, "os", SimpleNamespace(name=system))
-    assert errors.command_line(["a", "b c", r"d\e"]) == line
+    monkeypatch.setattr(messages, "os", SimpleNamespace(name=system))
+    assert messages.command_line(["a", "b c", r"d\e"]) == line
 
 
 def test_a_path_on_another_drive_stays_absolute(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from support.commands import run_command
 from support.feature_files import all_rows
-from support.thin_network import thin_networks
+from support.thin_network import VGG16, thin_networks
 
 import bilinear_cli.layers  # noqa: F401  (Keras finds the layers of the exported model)
 from bilinear_cli.store import FeatureFile
@@ -39,7 +39,7 @@ def _in_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[None]:
-    with thin_networks():
+    with thin_networks(layers=VGG16):
         yield
 
 

@@ -1,5 +1,6 @@
 """Signals to the installed command, and a short run of the driver of `make torture`."""
 
+import logging
 import os
 import re
 import shutil
@@ -125,6 +126,7 @@ def test_the_installed_command_holds_its_output_and_resumes_after_a_signal(
     ended: Any = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
     assert ended.returncode == 143
     assert_names(error_line(ended), "SIGTERM")
+    assert "absl" not in stderr  # TensorFlow's log
     assert not (folder / "x.h5").exists()
 
     append, appended = FeatureWriter.append, []
@@ -134,6 +136,7 @@ def test_the_installed_command_holds_its_output_and_resumes_after_a_signal(
         append(self, *rows)
 
     monkeypatch.setattr(FeatureWriter, "append", watched)
+    caplog.set_level(logging.INFO)  # Dask raises the level of the handler of all tests
     for interrupted in (folder, killed):
         appended.clear()
         caplog.clear()
@@ -147,14 +150,14 @@ def test_the_installed_command_holds_its_output_and_resumes_after_a_signal(
 
 @pytest.mark.slow
 def test_torture_kills_runs_and_corrupts_files() -> None:
-    n_files = {"mutations": len(torture.MUTATIONS), "bytes": 8}
-    options = ["--kills=2", *(f"--{name}={n}" for name, n in n_files.items())]
+    n_files = {"mutations": len(torture.MUTATIONS), "bytes": 2}
+    options = ["--kills=1", *(f"--{name}={n}" for name, n in n_files.items())]
     done = subprocess.run(
         [sys.executable, torture.__file__, *options], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = dict(re.findall(r"^(\w+): (.*)$", done.stdout, re.M))
-    assert "2 kills" in counts["kills"].split(", ")
+    assert "1 kills" in counts["kills"].split(", ")
     for name, n in n_files.items():
         assert sum(int(count.split()[0]) for count in counts[name].split(", ")) == n
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bilinear_cli.api.files import StrPath, optional_path, optional_spec
 from bilinear_cli.api.progress import progress_bar
 from bilinear_cli.errors import UsageError
-from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions, maps_job, photos_job
-from bilinear_cli.files import expand_user
+from bilinear_cli.extraction.make_job import maps_job, photos_job
+from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
+from bilinear_cli.home import expand_spec
 from bilinear_cli.recipe import UNSHARDED
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def extract(
         )
     paths = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
     options = ExtractOptions(
-        data=expand_user(data, "data"),
+        data=expand_spec(data, "data"),
         pooling=[pooling] if isinstance(pooling, str) else tuple(pooling),
-        backbone=expand_user(backbone, "backbone"),
+        backbone=expand_spec(backbone, "backbone"),
         layer=layer,
         image_size=image_size,
         scales=None if scales is None else tuple(scales),
@@ -101,7 +102,7 @@ def extract(
         batch_size=batch_size,
         precision=precision,
         engine=engine,
-        weights=expand_user(weights, "weights"),
+        weights=expand_spec(weights, "weights"),
         limit=limit,
         split_seed=split_seed,
         class_level=class_level,

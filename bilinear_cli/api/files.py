@@ -7,15 +7,15 @@ from typing import Any
 
 from bilinear_cli import store
 from bilinear_cli.errors import UsageError
-from bilinear_cli.files import expand_path, expand_user
+from bilinear_cli.home import expand_path, expand_spec
 from bilinear_cli.store import FeatureFile
 
 StrPath = str | Path
 
 
 def optional_spec(spec: StrPath | None, name: str) -> str | None:
-    """Return what `expand_user` returns; None for None."""
-    return None if spec is None else expand_user(spec, name)
+    """Return what `expand_spec` returns; None for None."""
+    return None if spec is None else expand_spec(spec, name)
 
 
 def optional_path(path: StrPath | None, name: str) -> Path | None:

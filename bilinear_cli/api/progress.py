@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bilinear_cli.errors import Progress
+from bilinear_cli.progress import Progress
 
 LINE_SECONDS = 30  # between two lines of progress
 COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"

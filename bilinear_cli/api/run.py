@@ -9,13 +9,13 @@ import numpy as np
 
 from bilinear_cli.api.files import StrPath, optional_path, optional_spec
 from bilinear_cli.errors import UsageError
-from bilinear_cli.files import expand_path, expand_photo, expand_user
+from bilinear_cli.home import expand_path, expand_photo, expand_spec
 from bilinear_cli.networks.network import load_network
 from bilinear_cli.photos.boxes.options import box_options
 from bilinear_cli.predict import Prediction, crop_photos, predict, predict_rows
 from bilinear_cli.run import read_metrics
 from bilinear_cli.run_network import load_run_network, prediction_recipe
-from bilinear_cli.validation import integers
+from bilinear_cli.validation import POSITIVE
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Run:
             FeatureFileError: the feature file cannot be read, or suits another run.
             UsageError: something is no photo, or `top` is below 1.
         """
-        top = integers(1).validate("top", top)
+        top = POSITIVE.validate("top", top)
         source = optional_spec(boxes, "boxes")
         options = box_options(source, no_box=no_box, min_confidence=min_confidence)
         if isinstance(photos, str | Path) and Path(photos).suffix == ".h5":
@@ -84,7 +84,7 @@ class Run:
         network = load_run_network(
             self.path,
             recipe,
-            expand_user(weights, "weights"),
+            expand_spec(weights, "weights"),
             optional_path(backbone, "backbone"),
         )
         return [*predict(self.path, items, load_network(network, recipe), top=top)]

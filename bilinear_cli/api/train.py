@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 from bilinear_cli.api.files import StrPath, open_features, optional_spec
 from bilinear_cli.api.progress import progress_bar
 from bilinear_cli.api.run import Run
-from bilinear_cli.errors import UsageError, closest_match, validate_choice
-from bilinear_cli.files import expand_path
+from bilinear_cli.errors import UsageError
+from bilinear_cli.home import expand_path
+from bilinear_cli.messages import closest_match
 from bilinear_cli.networks.network import import_tensorflow
-from bilinear_cli.poolings.registry import split_specs
+from bilinear_cli.poolings.registry import MAPS, split_specs
 from bilinear_cli.run import run_name
+from bilinear_cli.run import train as fit_and_write
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.validation import validate_choice
 
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet
@@ -137,8 +140,6 @@ def trainable_poolings(
     Raises:
         UsageError: the file lacks one, or has none for the classifier.
     """
-    from bilinear_cli.poolings.registry import MAPS
-
     classifier = registry.get_classifier(options.classifier)
     for spec in specs:
         for name in split_specs(spec):
@@ -164,8 +165,6 @@ def train_on_poolings(
     show_progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train on each of some poolings; return the content of each run's `metrics.json`."""
-    from bilinear_cli.run import train as fit_and_write
-
     classifier = registry.get_classifier(options.classifier)
     if scheduler and not classifier.distributed:
         raise UsageError(f"--scheduler cannot be used with --classifier {classifier.name}")

@@ -13,14 +13,10 @@ import click
 
 from bilinear_cli.cli.config import add_environment, read_config, warn_of_unknown_variables
 from bilinear_cli.cli.options import PathType
-from bilinear_cli.errors import (
-    BilinearError,
-    Progress,
-    printable,
-    reason_of,
-    unencodable,
-    validate_choice,
-)
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import encoding_fault, printable, reason_of
+from bilinear_cli.progress import Progress
+from bilinear_cli.validation import validate_choice
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +83,7 @@ def _one_line() -> Iterator[None]:
         path = f"{error.filename}: " if error.filename else ""
         line, exit_code = f"{path}{reason_of(error)}", 1
     except UnicodeEncodeError as error:  # of a path in a feature file, for instance
-        line, exit_code = unencodable(error.object, error.encoding), 1
+        line, exit_code = encoding_fault(error.object, error.encoding), 1
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
     except MemoryError:

@@ -19,7 +19,8 @@ from bilinear_cli.cli.options import (
     split_seed_option,
 )
 from bilinear_cli.cli.streams import print_json
-from bilinear_cli.errors import BilinearError, command_line
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import command_line
 
 if TYPE_CHECKING:
     from bilinear_cli.photos.photo_set import PhotoSet
@@ -67,7 +68,8 @@ def check(
     bilinear check --data photos --groups grouped.csv
     """
     from bilinear_cli.extraction.forecast import forecast_extraction
-    from bilinear_cli.extraction.options import ExtractOptions, make_network
+    from bilinear_cli.extraction.make_job import make_network
+    from bilinear_cli.extraction.options import ExtractOptions
     from bilinear_cli.photos.audit import audit_photos, validate_groups_path
     from bilinear_cli.photos.boxes.cropped_set import crop_photo_set, crops_of_photos
     from bilinear_cli.photos.photo_set import load_photo_set

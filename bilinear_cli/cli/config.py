@@ -15,7 +15,9 @@ from typing import Any
 
 import click
 
-from bilinear_cli.errors import BilinearError, UsageError, closest_match, reason_of, validate_choice
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import closest_match, reason_of
+from bilinear_cli.validation import validate_choice
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +147,7 @@ def _as_text(option: click.Option, value: Any) -> Any:
     if isinstance(value, (str, getattr(option.type, "toml_type", str))):
         return value
     if takes_numbers and isinstance(value, int | float):
-        return str(value)  # of true, which is no number, too
+        return str(value)  # that of true is no number, so the type refuses it
     raise _wrong_type("a number" if takes_numbers else "text in quotes", value)
 
 

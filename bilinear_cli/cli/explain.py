@@ -14,8 +14,9 @@ from bilinear_cli.cli.options import (
     run_backbone_option,
     weights_option,
 )
-from bilinear_cli.errors import UsageError, printable
+from bilinear_cli.errors import UsageError
 from bilinear_cli.files import atomic_write
+from bilinear_cli.messages import printable
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,6 @@ from bilinear_cli.cli.base import cli, is_quiet
 from bilinear_cli.cli.options import (
     PATH,
     PIXELS,
-    POSITIVE,
-    SEED,
     SPEC,
     backbone_option,
     class_level_option,
@@ -26,8 +24,9 @@ from bilinear_cli.cli.options import (
     split_seed_option,
     weights_option,
 )
-from bilinear_cli.errors import BadPhotoError, UsageError, command_line
+from bilinear_cli.errors import BadPhotoError, UsageError
 from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
+from bilinear_cli.messages import command_line
 from bilinear_cli.recipe import CHOICES, PROCESSOR
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,6 @@ class PoolingOption(click.Option):
 )
 @option(
     "--batch-size",
-    type=POSITIVE,
     help="Number of photos in a batch of the network.  [default: by image size and memory]",
 )
 @option(
@@ -97,7 +95,6 @@ class PoolingOption(click.Option):
 @weights_option
 @option(
     "--limit",
-    type=POSITIVE,
     help="Maximum number of photos, taken in turn from each class and split.",
 )
 @split_seed_option
@@ -127,7 +124,6 @@ class PoolingOption(click.Option):
 )
 @option(
     "--seed",
-    type=SEED,
     help="Seed of sketches, and of the photos that a projection is fitted on.",
 )
 @option(

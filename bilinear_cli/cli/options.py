@@ -1,18 +1,20 @@
 """Types of values, and the options that several commands have."""
 
-from collections.abc import Callable
-from math import isfinite
+from collections.abc import Callable, Mapping
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bilinear_cli import validation
 from bilinear_cli.errors import UsageError
+from bilinear_cli.extraction.options import RANGES as EXTRACT_RANGES
 from bilinear_cli.extraction.options import ExtractOptions
-from bilinear_cli.files import expand_path, expand_user
+from bilinear_cli.home import expand_path, expand_spec
 from bilinear_cli.photos.boxes.options import CHOICES, NO_BOX
-from bilinear_cli.recipe import MAX_MARGIN
-from bilinear_cli.validation import MAX_SEED
+from bilinear_cli.photos.boxes.options import RANGES as BOX_RANGES
+from bilinear_cli.validation import MAX_INTEGER, Range
 
 
 class PathType(click.Path):
@@ -32,7 +34,7 @@ class SpecType(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the text, with an expanded `~`."""
         try:
-            return expand_user(super().convert(value, param, ctx))
+            return expand_spec(super().convert(value, param, ctx))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -68,29 +70,43 @@ class Columns(click.types.StringParamType):
         return columns
 
 
+def number_type(numbers: Range) -> click.ParamType:
+    """Return the type of these numbers."""
+    kind: Any = click.IntRange if numbers.kind is int else FloatRange
+    maximum = (
+        None if numbers.maximum in (MAX_INTEGER, inf) else numbers.maximum
+    )  # not shown in the help
+    return kind(numbers.minimum, maximum, min_open=numbers.min_open, max_open=numbers.max_open)
+
+
 PATH = PathType(path_type=Path)
 SPEC = SpecType()
+SHARE = number_type(validation.SHARE)
+POSITIVE = number_type(validation.POSITIVE)
 PIXELS: click.ParamType = click.IntRange(32)
-POSITIVE = click.IntRange(1)
-SEED = click.IntRange(0, MAX_SEED)
 
 
-def option_with_default(defaults: object) -> Callable[..., Any]:
-    """Return `click.option` with the default of the attribute of the same name in `defaults`.
+def option_of(defaults: object, ranges: Mapping[str, Range]) -> Callable[..., Any]:
+    """Return `click.option` with what a dataclass of options says of the option of the same name.
 
-    An option whose default is a bool is a flag.
+    Args:
+        defaults: its attributes are the defaults. An option whose default is a bool is a flag.
+        ranges: name -> the numbers that the option takes.
     """
 
     def new_option(*names: str, **settings: Any) -> Any:
-        default = getattr(defaults, names[-1].lstrip("-").replace("-", "_"), None)
+        name = names[-1].lstrip("-").replace("-", "_")
+        default = getattr(defaults, name, None)
         if default is not None:
             settings = {"default": default, "is_flag": isinstance(default, bool)} | settings
+        if name in ranges:
+            settings = {"type": number_type(ranges[name])} | settings
         return click.option(*names, **settings)
 
     return new_option
 
 
-option = option_with_default(ExtractOptions())
+option = option_of(ExtractOptions(), EXTRACT_RANGES | BOX_RANGES)
 data_option = option(
     "--data",
     type=SPEC,
@@ -114,12 +130,10 @@ image_size_option = option(
 )
 split_seed_option = option(
     "--split-seed",
-    type=SEED,
     help="Seed of the random split of a photo set without its own split.",
 )
 class_level_option = option(
     "--class-level",
-    type=POSITIVE,
     metavar="N",
     help="Take the folders at level N of a folder of photos as the classes.  [default: 1]",
 )
@@ -138,7 +152,6 @@ boxes_option = option(
 )
 min_confidence_option = option(
     "--min-confidence",
-    type=FloatRange(0, 1),
     help="Leave out boxes of which the detector is less sure than this.",
 )
 no_box_option = option(
@@ -156,7 +169,6 @@ CROP_OPTIONS = (
     ),
     option(
         "--margin",
-        type=FloatRange(0, MAX_MARGIN),
         help="Margin on each side of a box, as a share of its width and height.",
     ),
     no_box_option,

@@ -14,8 +14,8 @@ from bilinear_cli.cli.base import cli, progress_bar
 from bilinear_cli.cli.options import (
     PATH,
     POSITIVE,
+    SHARE,
     SPEC,
-    FloatRange,
     boxes_option,
     engine_option,
     min_confidence_option,
@@ -25,7 +25,8 @@ from bilinear_cli.cli.options import (
     weights_option,
 )
 from bilinear_cli.cli.streams import print_json
-from bilinear_cli.errors import BilinearError, UsageError, printable, readable
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import escape_bytes, printable
 from bilinear_cli.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 @click.option("--top", type=POSITIVE, default=3, help="Number of classes to print for each photo.")
 @click.option(
     "--min-probability",
-    type=FloatRange(0, 1),
+    type=SHARE,
     default=0.0,
     metavar="P",
     help="Print the answer before the classes: the most probable class, or unknown if its "
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 )
 @click.option(
     "--unknown",
-    type=FloatRange(0, 1),
+    type=SHARE,
     metavar="P",
     help="Print the answer before the classes: unknown if at most this share of photos of the "
     "run's classes is as unusual, for example 0.05.",
@@ -124,7 +125,7 @@ def _print(
     from bilinear_cli.photos.lists.manifest import warn_of_formulas
 
     n_done = n_bad = 0
-    has_formulas = form != "csv"
+    has_warned = False
     with progress_bar("predicting", "photo") as progress:
         for prediction in predictions:
             if prediction.error:
@@ -132,9 +133,9 @@ def _print(
                 n_bad += 1
             if form == "csv" and not n_done:
                 click.echo("path,rank,name,probability,unknown,error,box,rarity")
-            if not has_formulas:
+            if form == "csv" and not has_warned:
                 cells = [str(prediction.photo), *(name for name, _ in prediction.top)]
-                has_formulas = warn_of_formulas("--csv", cells)
+                has_warned = warn_of_formulas("--csv", cells)
             WRITERS[form](prediction, limits)
             n_done += 1
             if n_paths != 1:
@@ -158,13 +159,13 @@ def _paths(photos: tuple[str, ...]) -> tuple[Iterable[Path], int]:
         if not first:
             raise UsageError("standard input has no paths: write one in each line")
         return chain([first], listed), 0
-    pairs = [photos_of(Path(photo)) for photo in photos]
-    if all(fault for _, fault in pairs):
-        raise UsageError(pairs[0][1])
-    for _, fault in (pair for pair in pairs if not pair[0]):
-        log.warning("%s", fault)
-    paths = [*chain.from_iterable(named for named, _ in pairs)]
-    return paths, len(paths)
+    lists, faults = zip(*(photos_of(Path(photo)) for photo in photos), strict=True)
+    if all(faults):
+        raise UsageError(faults[0])
+    for paths, fault in zip(lists, faults, strict=True):
+        if not paths:  # other faults get a line among the predictions
+            log.warning("%s", fault)
+    return [*chain.from_iterable(lists)], sum(map(len, lists))
 
 
 class Limits(NamedTuple):
@@ -198,11 +199,11 @@ def _write_line(prediction: "Prediction", limits: Limits) -> None:
 
 
 def _write_json(prediction: "Prediction", limits: Limits) -> None:
-    answer: dict[str, Any] = {"path": readable(prediction.photo)}
+    answer: dict[str, Any] = {"path": escape_bytes(prediction.photo)}
     if prediction.box:
         answer["box"] = [*prediction.box[:4]]
     if prediction.error:
-        answer["error"] = readable(prediction.error)
+        answer["error"] = escape_bytes(prediction.error)
     else:
         answer["unknown"] = limits.is_unknown(prediction)
         answer["rarity"] = prediction.rarity and round(prediction.rarity, 6)
@@ -214,10 +215,10 @@ def _write_json(prediction: "Prediction", limits: Limits) -> None:
 def _write_csv(prediction: "Prediction", limits: Limits) -> None:
     from bilinear_cli.photos.lists.manifest import csv_text
 
-    path = readable(prediction.photo)
+    path = escape_bytes(prediction.photo)
     box = " ".join(f"{x:.6g}" for x in prediction.box[:4]) if prediction.box else ""
     if prediction.error:
-        rows = [(path, "", "", "", "", readable(prediction.error), box, "")]
+        rows = [(path, "", "", "", "", escape_bytes(prediction.error), box, "")]
     else:
         unknown = str(limits.is_unknown(prediction)).lower()
         rarity = f"{prediction.rarity:.6f}" if prediction.rarity else ""

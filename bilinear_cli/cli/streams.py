@@ -1,4 +1,4 @@
-"""The standard streams of the process: open, fit for any name, and named in their errors."""
+"""The standard streams of the process: they are open, write any name, and are named in errors."""
 
 import codecs
 import io
@@ -19,8 +19,8 @@ OUTPUT, MESSAGES = "standard output", "standard error"
 class _StandardFile(io.FileIO):
     """The file of a standard stream. Only its first error counts.
 
-    Results that cannot be written end a command; Python would then try once more, and change the
-    exit code. Messages that cannot be written end nothing: the work is worth more than they are.
+    Results that cannot be written end the command. Python would then try to write them once more,
+    and change the exit code. Messages that cannot be written do not end the command.
     """
 
     def __init__(self, descriptor: int, title: str) -> None:
@@ -40,7 +40,7 @@ class _StandardFile(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Make the standard streams fit for any name and any fault; call it before a file is opened."""
+    """Let the standard streams write any name and bear faults; call it before a file is opened."""
     _open_closed_streams()
     codecs.register_error("bilinear_escape", _escape)
     sys.stdout = _standard_stream(sys.stdout, OUTPUT, "bilinear_escape")
@@ -51,8 +51,8 @@ def _open_closed_streams() -> None:
     """Open the null device where a standard stream is closed.
 
     Otherwise the next file that is opened, perhaps a feature file, gets the number of the stream,
-    and libraries write their messages into it. Reading finds nothing. Messages vanish. Results
-    must not: the null device is opened for reading, so that writing fails.
+    and libraries write their messages into it. Standard input is then empty, and messages are lost.
+    Results must not be lost: their null device is opened for reading, so that writing fails.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -68,7 +68,7 @@ def _open_closed_streams() -> None:
 def _standard_stream(stream: TextIO, title: str, errors: str) -> TextIO:
     """Return a stream to the same file, which writes any text; a console of Windows stays.
 
-    ASCII becomes UTF-8, as in click: it is the sign of a locale that nobody has set.
+    ASCII becomes UTF-8, as in click: a process has ASCII if no locale is set.
     """
     buffer = getattr(stream, "buffer", None)
     if not isinstance(getattr(buffer, "raw", buffer), io.FileIO):  # `python -u` has no buffer

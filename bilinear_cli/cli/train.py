@@ -11,21 +11,20 @@ from click.core import ParameterSource
 from bilinear_cli.cli.base import cli, is_quiet
 from bilinear_cli.cli.options import (
     PATH,
-    POSITIVE,
-    SEED,
     SPEC,
-    FloatRange,
     class_level_option,
     columns_option,
-    option_with_default,
+    number_type,
+    option_of,
     split_seed_option,
 )
 from bilinear_cli.cli.streams import print_json
 from bilinear_cli.training import registry
-from bilinear_cli.training.options import CLASS_WEIGHTS, NORMALIZE, SOLVERS, TrainOptions
+from bilinear_cli.training.options import CLASS_WEIGHTS, NORMALIZE, RANGES, SOLVERS, TrainOptions
+from bilinear_cli.validation import Range
 
 DEFAULTS = TrainOptions()
-option = option_with_default(DEFAULTS)
+option = option_of(DEFAULTS, RANGES)
 
 
 class AutoOrNumber(click.ParamType):
@@ -33,12 +32,12 @@ class AutoOrNumber(click.ParamType):
 
     name = "auto|number"
 
-    def __init__(self, numbers: FloatRange) -> None:
-        self.numbers = numbers
+    def __init__(self, numbers: Range) -> None:
+        self._type = number_type(numbers)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Return the number, or None."""
-        return None if value == "auto" else self.numbers.convert(value, param, ctx)
+        return None if value == "auto" else self._type.convert(value, param, ctx)
 
 
 @cli.command()
@@ -82,7 +81,6 @@ class AutoOrNumber(click.ParamType):
 )
 @option(
     "--top-variance",
-    type=POSITIVE,
     metavar="K",
     help="For bilinear and other matrix poolings: keep only the K matrix entries with the highest "
     "variance over the training rows. Two equal entries count as two.",
@@ -91,13 +89,13 @@ class AutoOrNumber(click.ParamType):
     "-C",
     "--C",
     "C",
-    type=AutoOrNumber(FloatRange(min=0, min_open=True)),
+    type=AutoOrNumber(RANGES["C"]),
     default="auto",
     help="Inverse regularisation strength. auto chooses it by cross-validation.",
 )
 @option(
     "--label-smoothing",
-    type=AutoOrNumber(FloatRange(0, 1, max_open=True)),
+    type=AutoOrNumber(RANGES["label_smoothing"]),
     default="auto",
     help="Label smoothing, from 0 to below 1. auto chooses 0 or 0.1 by cross-validation.",
 )
@@ -107,10 +105,10 @@ class AutoOrNumber(click.ParamType):
     help="Weight of the classes in the training. none: each photo counts once, so large classes "
     "count more. balanced: all classes count the same.",
 )
-@option("--folds", type=click.IntRange(2), help="Number of cross-validation folds.")
-@option("--hidden", type=POSITIVE, help="Number of hidden units of the mlp.")
-@option("--dropout", type=FloatRange(0, 0.99), help="Dropout rate of the mlp.")
-@option("--channels", type=POSITIVE, help="Number of channels after the projection of conv1x1.")
+@option("--folds", help="Number of cross-validation folds.")
+@option("--hidden", help="Number of hidden units of the mlp.")
+@option("--dropout", help="Dropout rate of the mlp.")
+@option("--channels", help="Number of channels after the projection of conv1x1.")
 @option("--frozen", help="Do not train the projection of conv1x1.")
 @option("--refit-all", help="After the test, fit the final model on the test photos, too.")
 @option(
@@ -127,8 +125,8 @@ class AutoOrNumber(click.ParamType):
 @split_seed_option
 @class_level_option
 @columns_option
-@option("--min-photos", type=POSITIVE, help="Leave out classes with fewer photos than this.")
-@option("--seed", type=SEED, help="Seed of the folds, mlp and conv1x1.")
+@option("--min-photos", help="Leave out classes with fewer photos than this.")
+@option("--seed", help="Seed of the folds, mlp and conv1x1.")
 @option("-o", "--output", type=PATH, default=Path("runs"), help="Folder for the run folders.")
 @option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 def train(

@@ -16,9 +16,10 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bilinear_cli.cluster.watch import watch
-from bilinear_cli.errors import BilinearError, UsageError, one_line
+from bilinear_cli.cluster.watch import watch_processes
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.machine import n_cpus
+from bilinear_cli.messages import one_line
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -81,7 +82,7 @@ def connect(address: str) -> "Iterator[Client]":
     import_dask()
     is_local = address.partition(":")[0] == "local"
     opened = _start_workers(address) if is_local else _open_client(address)
-    with opened as client, watch(client), _translate_errors(client):
+    with opened as client, watch_processes(client), _translate_errors(client):
         client.wait_for_workers(1)
         yield client
 

@@ -19,7 +19,7 @@ from typing import Any
 from distributed import Client, Future
 
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.lag import is_visible, lasting
+from bilinear_cli.cluster.lag import is_visible, lasting_fault
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.cluster.shards_folder import (
     begin_replacing,
@@ -29,9 +29,9 @@ from bilinear_cli.cluster.shards_folder import (
     is_complete,
     shared_folder,
 )
-from bilinear_cli.cluster.watch import expect
+from bilinear_cli.cluster.watch import warn_of_silence
 from bilinear_cli.cluster.worker import ShardedJob, extract_shard, fit_projection
-from bilinear_cli.errors import BadPhotoError, FeatureFileError, Progress, abbreviate
+from bilinear_cli.errors import BadPhotoError, FeatureFileError
 from bilinear_cli.extraction.existing import (
     check_reusable,
     open_reused,
@@ -40,7 +40,9 @@ from bilinear_cli.extraction.existing import (
 )
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.poolings.parameters import Parameters, merge_parameters, needs_projection_fit
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile, locked, merge, open_features
 
 log = logging.getLogger(__name__)
@@ -105,7 +107,7 @@ def extract_shards(
 
 def _check_visible(shards: list[Path]) -> None:
     """Raise a FeatureFileError if this machine does not see shards that workers have finished."""
-    if missing := lasting(lambda: [shard for shard in shards if not is_visible(shard)]):
+    if missing := lasting_fault(lambda: [shard for shard in shards if not is_visible(shard)]):
         raise FeatureFileError(
             f"workers have finished {abbreviate(map(str, missing))}, and this machine does not see "
             "it: run the same command again, which merges the shards"
@@ -213,7 +215,7 @@ def _follow(
     for future in futures:
         future.add_done_callback(events.put)
     try:
-        with expect("photo was finished") as heard:
+        with warn_of_silence("photo was finished") as heard:
             while running:
                 event = events.get()
                 if isinstance(event, Future):

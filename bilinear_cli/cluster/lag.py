@@ -25,7 +25,7 @@ def is_visible(path: Path) -> bool:
     return path.exists()
 
 
-def lasting(find_fault: Callable[[], T]) -> T:
+def lasting_fault(find_fault: Callable[[], T]) -> T:
     """Return what `find_fault` finds; while it finds anything, look again for some seconds."""
     end = time.monotonic() + LAG_SECONDS
     while (fault := find_fault()) and time.monotonic() < end:

@@ -24,8 +24,8 @@ from bilinear_cli.cluster import tasks
 from bilinear_cli.cluster.passes import DaskPasses
 from bilinear_cli.cluster.requirements import check_workers, run_on_workers
 from bilinear_cli.cluster.tasks import SharedFeatures, SharedFiles
-from bilinear_cli.cluster.watch import expect
-from bilinear_cli.errors import Progress
+from bilinear_cli.cluster.watch import warn_of_silence
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, principal_axes
 from bilinear_cli.training.dual import GramProblem
@@ -129,12 +129,12 @@ class Workers:
 
     def gather(self, futures: Any) -> Any:
         """Return the result of a future, or those of a sequence."""
-        with expect("results from the workers"):
+        with warn_of_silence("results from the workers"):
             return self.client.gather(futures)
 
     def completed(self, futures: "Sequence[Future]") -> "Iterator[Future]":
         """Yield each future as soon as it is done."""
-        with expect("results from the workers") as heard:
+        with warn_of_silence("results from the workers") as heard:
             completed = as_completed(futures, loop=self.client.loop)
             del futures  # so that a worker releases a result that has arrived
             for future in completed:

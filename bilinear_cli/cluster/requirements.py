@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bilinear_cli.cluster.lag import is_visible, lasting
-from bilinear_cli.cluster.watch import expect
-from bilinear_cli.errors import BilinearError, InUseError, one_line
+from bilinear_cli.cluster.lag import is_visible, lasting_fault
+from bilinear_cli.cluster.watch import warn_of_silence
+from bilinear_cli.errors import BilinearError, InUseError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import installed_versions
+from bilinear_cli.messages import one_line
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.recipe import ENGINE, Recipe
 from bilinear_cli.store import locked
@@ -39,18 +40,20 @@ def run_on_workers(client: "Client", function: Callable[..., Any], *args: Any) -
     """
     from distributed.comm import CommClosedError
 
-    with expect("answer from all workers"):
-        answers = client.run(function, *args, on_error="return")
-    results = {k: x for k, x in answers.items() if not isinstance(x, CommClosedError)}
-    if not results:
+    while True:
+        with warn_of_silence("answers from the workers"):
+            answers = client.run(function, *args, on_error="return")
+        if results := {k: x for k, x in answers.items() if not isinstance(x, CommClosedError)}:
+            break
         client.wait_for_workers(1)
-        return run_on_workers(client, function, *args)
     for address, error in results.items():
         if isinstance(error, BilinearError):
             raise error
-        if isinstance(error, Exception):  # for example if this program is not installed there
-            reason = f"cannot run bilinear, install it there: {one_line(error)}"
-            raise BilinearError(f"worker {address} {reason}")
+        if isinstance(error, Exception):  # this program is not installed there, or no one answers
+            raise BilinearError(
+                f"worker {address} cannot run bilinear ({one_line(error)}): install it there, or "
+                "stop this worker"
+            )
     return results
 
 
@@ -61,7 +64,7 @@ async def _check_beside_tasks(fault: Fault, dask_worker: "Worker") -> None:
 
 def check_worker(fault: Fault, worker: "Worker") -> None:
     """Raise a BilinearError if this process, which is the worker, has a fault that lasts."""
-    if phrase := lasting(fault):
+    if phrase := lasting_fault(fault):
         name = "" if worker.name == worker.address else f"{worker.name} at "
         raise BilinearError(f"worker {name}{worker.address} {phrase}")
 

@@ -61,13 +61,13 @@ def begin_replacing(output: Path) -> None:
     for path in _shards_in(shards_folder(output)):
         retry_while_in_use(partial(_remove, path))
     if output.exists():
-        with atomic_write(_record(output)) as path:
+        with atomic_write(_record_path(output)) as path:
             path.write_bytes(describe(output).encode())
 
 
 def end_replacing(output: Path) -> None:
     """Remove the record of `begin_replacing`."""
-    _record(output).unlink(missing_ok=True)
+    _record_path(output).unlink(missing_ok=True)
 
 
 def _is_to_be_replaced(output: Path) -> bool:
@@ -76,12 +76,12 @@ def _is_to_be_replaced(output: Path) -> bool:
     The record describes the content of the output. Times of files would be wrong on shared folders.
     """
     try:
-        return _record(output).read_bytes() == describe(output).encode()
+        return _record_path(output).read_bytes() == describe(output).encode()
     except FileNotFoundError:
         return False
 
 
-def _record(output: Path) -> Path:
+def _record_path(output: Path) -> Path:
     return shards_folder(output) / "replaces"
 
 

@@ -1,4 +1,4 @@
-"""What the client logs while it waits: no worker, processes that are silent, results that lack."""
+"""Warnings of the client while it waits: no worker, a silent process, or no results."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ class Silence:
     """Logs a warning when nothing was heard for some seconds, and each time they have doubled."""
 
     def __init__(self, phrase: str, seconds: float) -> None:
-        """Begin; `phrase` says what lacks, such as `no news from the scheduler`."""
+        """Begin; `phrase` says what is missing, such as `no news from the scheduler`."""
         self._phrase, self._seconds = phrase, seconds
         self.heard()
 
@@ -49,11 +49,11 @@ class Silence:
 
 
 @contextmanager
-def expect(what: str) -> Iterator[Callable[[], None]]:
+def warn_of_silence(what: str) -> Iterator[Callable[[], None]]:
     """Log a warning from time to time while the block waits for tasks of the workers.
 
     Args:
-        what: is expected, such as `results from the workers`.
+        what: they should send, such as `results from the workers`.
 
     Yields:
         A function to call at each piece of news.
@@ -64,7 +64,7 @@ def expect(what: str) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def watch(client: "Client") -> Iterator[None]:
+def watch_processes(client: "Client") -> Iterator[None]:
     """Log a warning when there is no worker, and when the scheduler or a worker is silent."""
     with _repeat(_Watch(client).look):
         yield

@@ -18,11 +18,12 @@ import numpy as np
 from distributed import Reschedule, Worker, get_worker
 
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_worker
-from bilinear_cli.errors import InUseError, every
+from bilinear_cli.errors import InUseError
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import MapNetwork, PhotoInput
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.networks.network import Forward
+from bilinear_cli.progress import every
 from bilinear_cli.recipe import Recipe
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,13 @@ from itertools import groupby
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, Progress
+from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction import existing, resume
 from bilinear_cli.extraction.job import Batch, Input, Job, Source, warn_if_versions_differ
 from bilinear_cli.photos.photo_set import entry_keys
 from bilinear_cli.poolings.parameters import Parameters, check_not_fitted_on_test, merge_parameters
 from bilinear_cli.poolings.registry import FITTED_ON
+from bilinear_cli.progress import Progress
 from bilinear_cli.recipe import UNSHARDED, Recipe
 from bilinear_cli.store import BOX, FeatureFile, FeatureWriter, create, locked
 

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from bilinear_cli.extraction.existing import resolve_locally
-from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
+from bilinear_cli.extraction.make_job import make_network, make_recipe
+from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.photos.photo_set import PhotoSet

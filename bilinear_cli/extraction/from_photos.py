@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bilinear_cli.errors import LOG_SECONDS, BadPhotoError, BilinearError, every
+from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.extraction.job import Batch, Shapes, installed_versions, shard_slice
 from bilinear_cli.networks.network import Forward
 from bilinear_cli.photos.boxes.crops import make_crop
@@ -26,6 +26,7 @@ from bilinear_cli.poolings.parameters import (
     second_moment,
 )
 from bilinear_cli.poolings.registry import MAPS
+from bilinear_cli.progress import LOG_SECONDS, every
 from bilinear_cli.recipe import UNSHARDED, Recipe, distinct_sizes
 from bilinear_cli.store import BOX, FeatureFile, Header
 

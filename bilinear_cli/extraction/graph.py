@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.errors import BilinearError, UsageError, one_line
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.job import PooledRows, Shapes
+from bilinear_cli.messages import one_line
 from bilinear_cli.networks.network import Forward, split_outputs
 from bilinear_cli.poolings.functions import pool_function
 from bilinear_cli.poolings.registry import check_class_token, storage_dtype

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, abbreviate
+from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.extraction.job import Source, warn_if_versions_differ
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.photos.photo_set import entry_keys
 from bilinear_cli.recipe import UNSHARDED, Recipe, check_same, differences
 from bilinear_cli.store import (

@@ -12,8 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, UsageError, abbreviate, one_line, validate_choice
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import abbreviate, one_line
 from bilinear_cli.networks.weights import Weights
+from bilinear_cli.validation import validate_choice
 
 # The names of Keras's functions, in small letters, without two families. The first EfficientNets:
 # for weights "imagenet" Keras builds them with one layer more, and a normalisation among their

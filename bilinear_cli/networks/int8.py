@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.errors import BilinearError, one_line
-from bilinear_cli.files import CACHE_ADVICE, atomic_write, cache_folder
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.files import atomic_write
+from bilinear_cli.home import CACHE_ADVICE, cache_folder
 from bilinear_cli.machine import n_cpus
+from bilinear_cli.messages import one_line
 from bilinear_cli.networks.network import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
 from bilinear_cli.networks.vgg16 import graph_function, layers_up_to, mean_colour
 

@@ -19,7 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bilinear_cli.errors import BilinearError, UsageError, one_line
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import one_line
 from bilinear_cli.networks.onnx_model import is_onnx, read_model
 from bilinear_cli.recipe import Recipe
 
@@ -181,6 +182,9 @@ def import_tensorflow() -> None:
 @contextmanager
 def silent_stderr() -> Iterator[None]:
     """Discard what is written to stderr, also by C++ code; exceptions are not affected."""
+    if sys.stderr is None:  # the process began with a closed stderr
+        yield
+        return
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

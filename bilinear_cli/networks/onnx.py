@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
-from bilinear_cli.errors import BilinearError, UsageError, abbreviate, one_line
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.machine import n_cpus
+from bilinear_cli.messages import abbreviate, one_line
 from bilinear_cli.networks.onnx_maps import MapLayout, find_layout
 from bilinear_cli.networks.onnx_model import (
     EXTRA,

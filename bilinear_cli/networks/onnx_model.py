@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilinear_cli.errors import BilinearError, UsageError, abbreviate, one_line
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import abbreviate, one_line
 
 if TYPE_CHECKING:  # the command line names networks without NumPy
     import onnx

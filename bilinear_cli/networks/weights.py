@@ -20,7 +20,8 @@ from zipfile import ZipFile
 import numpy as np
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import BROKEN_ZIP, CACHE_ADVICE, atomic_write, cache_folder
+from bilinear_cli.files import BROKEN_ZIP, atomic_write
+from bilinear_cli.home import CACHE_ADVICE, cache_folder
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bilinear_cli.errors import BilinearError, reason_of
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.machine import n_cpus
+from bilinear_cli.messages import reason_of
 from bilinear_cli.networks.vgg16 import graph_function, layers_up_to, mean_colour
 
 FLOAT32 = np.uint32(0).tobytes()  # stands before each kernel that is stored in float32

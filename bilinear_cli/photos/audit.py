@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, Progress, UsageError, abbreviate
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
 from bilinear_cli.files import relative_path
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import LONG, MIN_TRAIN, ONE_COLOUR, SMALL, similar_names
 from bilinear_cli.photos.boxes.crops import Crop
@@ -22,6 +23,7 @@ from bilinear_cli.photos.photo_set import (
 )
 from bilinear_cli.photos.pixels.batches import read_batches
 from bilinear_cli.photos.pixels.images import decode_photo, read_bytes
+from bilinear_cli.progress import Progress
 
 SIZE = 224  # pixels; photos are resized to this before they are hashed
 BATCH_SIZE = 64

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from bilinear_cli.errors import abbreviate, printable
+from bilinear_cli.messages import abbreviate, printable
 from bilinear_cli.photos.names import appearance, show_difference
 from bilinear_cli.photos.photo_set import MAX_CLASS_RATIO
 

@@ -12,19 +12,16 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bilinear_cli.errors import (
-    BilinearError,
-    Progress,
-    UsageError,
-    abbreviate,
-    reason_of,
-    validate_choice,
-)
-from bilinear_cli.files import CACHE_ADVICE, atomic_write, cache_folder, portable_name
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.files import atomic_write, portable_name
+from bilinear_cli.home import CACHE_ADVICE, cache_folder
+from bilinear_cli.messages import abbreviate, reason_of
 from bilinear_cli.photos import sample
 from bilinear_cli.photos.folders.class_folders import read_class_folders
 from bilinear_cli.photos.folders.walk import log_left_out
 from bilinear_cli.photos.lists.manifest import PhotoRecord, read_manifest
+from bilinear_cli.progress import Progress
+from bilinear_cli.validation import validate_choice
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import combinations
 
-from bilinear_cli.errors import BilinearError, unencodable
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import encoding_fault
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def check_names(names: Iterable[str], spec: str) -> None:
         try:
             name.encode()
         except UnicodeEncodeError:
-            reason = unencodable(name, sys.getfilesystemencoding())
+            reason = encoding_fault(name, sys.getfilesystemencoding())
             raise BilinearError(f"{spec}: {reason}") from None
 
 

@@ -12,13 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bilinear_cli.errors import (
-    BilinearError,
-    Progress,
-    UsageError,
-    abbreviate,
-    closest_match,
-)
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import abbreviate, closest_match
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
 from bilinear_cli.photos.names import (
     appearance,
@@ -26,7 +21,8 @@ from bilinear_cli.photos.names import (
     show_difference,
     warn_of_lookalikes,
 )
-from bilinear_cli.validation import MAX_SEED, integers
+from bilinear_cli.progress import Progress
+from bilinear_cli.validation import POSITIVE, SEED
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +148,9 @@ def load_photo_set(
         BilinearError: the set does not exist, or its photos, labels or split are wrong.
         UsageError: an option does not apply to this kind of set.
     """
-    split_seed = integers(0, MAX_SEED).validate("--split-seed", split_seed)
+    split_seed = SEED.validate("--split-seed", split_seed)
     if class_level is not None:
-        class_level = integers(1).validate("--class-level", class_level)
+        class_level = POSITIVE.validate("--class-level", class_level)
     options = ListingOptions(class_level, columns, progress)
     for kind, (matches, list_set) in KINDS.items():
         if matches(spec):

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Collection
 
-from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import abbreviate
 
 ROLES = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -16,8 +16,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.errors import UsageError
 from bilinear_cli.poolings import triangle
+from bilinear_cli.validation import validate_choice
 
 MIN_FLOAT16_LENGTH = 4096  # numbers in a row
 TRIANGLE = "upper-triangle"

@@ -19,13 +19,14 @@ from bilinear_cli.recipe.geometry import (
     processor_resize,
 )
 from bilinear_cli.recipe.recipe import CHOICES, ENGINE, SRGB, UNSHARDED, Recipe
-from bilinear_cli.recipe.views import View, distinct_sizes, parse_views, view_names
+from bilinear_cli.recipe.views import MAX_SIZE, View, distinct_sizes, parse_views, view_names
 
 __all__ = [
     "CHOICES",
     "ENGINE",
     "FILTERS",
     "MAX_MARGIN",
+    "MAX_SIZE",
     "PRECISION_ATTRIBUTES",
     "PROCESSOR",
     "SRGB",

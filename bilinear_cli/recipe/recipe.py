@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, Self
 
 from bilinear_cli.recipe.geometry import CropOptions, parse_crop, parse_processor_resize
-from bilinear_cli.recipe.views import View, parse_views
+from bilinear_cli.recipe.views import MAX_SIZE, View, parse_views
 
 SRGB = "srgb"  # photos are converted from their colour profile
 CHOICES = {
@@ -15,7 +15,7 @@ CHOICES = {
     "engine": ("tensorflow", "ncnn", "onnxruntime"),
     "colours": (SRGB,),
 }
-LIMITS = {"image_size": (1, 99_999), "batch_size": (1, inf), "seed": (0, inf)}
+LIMITS = {"image_size": (1, MAX_SIZE), "batch_size": (1, inf), "seed": (0, inf)}
 UNSHARDED = "1/1"  # the shard of a file that has all photos
 # Attributes that a feature file may lack
 OPTIONAL_ATTRIBUTES = (

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the command line reads recipes without NumPy
     import numpy as np
 
+MAX_SIZE = 99_999  # of a photo in pixels; names of views have at most five digits
+
 
 @dataclass(frozen=True)
 class View:

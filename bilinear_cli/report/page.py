@@ -15,7 +15,8 @@ from markupsafe import Markup
 from PIL import Image
 from sklearn.preprocessing import normalize
 
-from bilinear_cli.errors import BadPhotoError, command_line
+from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.messages import command_line
 from bilinear_cli.photos.boxes.crops import Crop, make_crop
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.photos.pixels.batches import read_batches

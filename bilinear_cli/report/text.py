@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import abbreviate, command_line, printable
+from bilinear_cli.messages import abbreviate, command_line, printable
 from bilinear_cli.photos.photo_set import count_photos, is_unequal
 from bilinear_cli.run import read_metrics, read_photo_rows
 from bilinear_cli.store import FeatureFile, parameter_sha256

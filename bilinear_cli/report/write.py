@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bilinear_cli.errors import BilinearError, UsageError, printable
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.files import atomic_write
+from bilinear_cli.messages import printable
 from bilinear_cli.report.data import ReportData, read_report_data
 from bilinear_cli.report.text import (
     classifier_label,

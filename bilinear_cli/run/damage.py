@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bilinear_cli.errors import BilinearError, printable, reason_of
+from bilinear_cli.errors import BilinearError
 from bilinear_cli.files import BROKEN_ZIP
+from bilinear_cli.messages import printable, reason_of
 
 ADVICE = "Train again with bilinear train."
 # What reading and checking a damaged file can raise; a UsageError is a ValueError

@@ -40,7 +40,9 @@ def interval(check: Check) -> Check:
     return lambda x: list_of(check)(x) and len(x) == 2 and x[0] <= x[1]
 
 
-def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
+def json_object(
+    required: Mapping[str, Check], optional: Mapping[str, Check] | None = None
+) -> Check:
     """Return the check of an object with these keys; others are of a later version."""
     checks = {**required, **(optional or {})}
     return lambda x: (
@@ -60,7 +62,7 @@ def is_null(x: Any) -> bool:
     return x is None
 
 
-def is_plain(x: Any) -> bool:
+def is_attribute(x: Any) -> bool:
     """Return whether a value is one of an attribute of a feature file."""
     return isinstance(x, str | bool) or number(-MAX_NUMBER)(x)
 
@@ -68,14 +70,14 @@ def is_plain(x: Any) -> bool:
 def is_attributes(x: Any) -> bool:
     """Return whether a value has the attributes of a feature file, see also `Recipe`."""
     texts = ("command", "data_root", "data_sha256", "backbone_path")
-    return record({}, dict.fromkeys(texts, is_text))(x) and all(map(is_plain, x.values()))
+    return json_object({}, dict.fromkeys(texts, is_text))(x) and all(map(is_attribute, x.values()))
 
 
 SHARE = number(0, 1)
-CALIBRATION = record(
+CALIBRATION = json_object(
     {
         **{"log_loss": number(), "brier": number(0, 2), "ece": SHARE, "ece_ci95": interval(SHARE)},
-        "bins": list_of(record({"confidence": SHARE, "accuracy": SHARE, "count": integer(1)})),
+        "bins": list_of(json_object({"confidence": SHARE, "accuracy": SHARE, "count": integer(1)})),
     }
 )
 # The keys of all runs. What reads a run takes no other keys than those of these tables.
@@ -89,21 +91,23 @@ COMMON: dict[str, Check] = {
     "folds": integer(),
     **{"n_train": integer(1), "n_test": integer(), "n_classes": integer(2)},
     **{"n_features": integer(1), "bytes": integer(1), "seconds": number()},
-    "confused": list_of(record({"count": integer(1), "true": is_text, "predicted": is_text})),
+    "confused": list_of(json_object({"count": integer(1), "true": is_text, "predicted": is_text})),
     "extraction": is_attributes,
     **{"run": is_text, "command": is_text},
 }
 OPTIONAL: dict[str, Check] = {  # not in runs of earlier versions, or without an option
     "class_weight": lambda x: x in CLASS_WEIGHTS,
     "n_train_per_class": interval(integer()),
-    "novelty": record({"auroc": SHARE, "auroc_ci95": interval(SHARE), "false_alarms_at_95": SHARE}),
+    "novelty": json_object(
+        {"auroc": SHARE, "auroc_ci95": interval(SHARE), "false_alarms_at_95": SHARE}
+    ),
     "epochs": nullable(integer()),
     **{"seed": integer(), "versions": is_text, "features_file": is_text, "fitted_on": is_text},
 }
 ON_TEST_PHOTOS: dict[str, Check] = {
     **{"top1": SHARE, "top1_ci95": interval(SHARE), "top5": SHARE},
     "mean_per_class_accuracy": SHARE,
-    "calibration": record({"before": CALIBRATION, "after": CALIBRATION}),
+    "calibration": json_object({"before": CALIBRATION, "after": CALIBRATION}),
 }
 OUT_OF_FOLD: dict[str, Check] = {"oof_top1": SHARE, "oof_log_loss": number()}
 NETWORK: dict[str, Check] = {
@@ -119,12 +123,12 @@ def parse_metrics(text: str) -> dict[str, Any]:
         KeyError: a key is missing.
         ValueError: a value is not what `train` writes, or the text is not JSON.
     """
-    metrics = json.loads(text, object_pairs_hook=_distinct)
+    metrics = json.loads(text, object_pairs_hook=_with_distinct_keys)
     if not isinstance(metrics, dict):
         raise ValueError("it is not an object of JSON")
     _check(metrics, COMMON)
     _check(metrics, {name: check for name, check in OPTIONAL.items() if name in metrics})
-    _check(metrics, _of_classifier(get_classifier(metrics["classifier"])))
+    _check(metrics, _classifier_checks(get_classifier(metrics["classifier"])))
     tested = ON_TEST_PHOTOS if metrics["n_test"] else dict.fromkeys(ON_TEST_PHOTOS, is_null)
     _check({"calibration": None, **metrics}, tested)
     _check(metrics, OUT_OF_FOLD if metrics["folds"] else dict.fromkeys(OUT_OF_FOLD, is_null))
@@ -144,12 +148,12 @@ def parse_recipe(metrics: Mapping[str, Any]) -> Recipe:
     return Recipe.from_attributes(metrics["extraction"], specs)
 
 
-def _of_classifier(classifier: Classifier) -> dict[str, Check]:
+def _classifier_checks(classifier: Classifier) -> dict[str, Check]:
     """Return the checks of the keys that depend on the classifier."""
     has_c = "C" in classifier.options
     of_c: dict[str, Check] = {"C": number() if has_c else is_null}
     point: dict[str, Check] = {"label_smoothing": SHARE, "top1": SHARE, "log_loss": number()}
-    curve = list_of(record(point | of_c) if has_c else record(point, of_c))
+    curve = list_of(json_object(point | of_c) if has_c else json_object(point, of_c))
     options = (name for name in NETWORK_OPTIONS if name in classifier.options)
     return {**of_c, "curve": curve, **{name: NETWORK[name] for name in options}}
 
@@ -163,7 +167,7 @@ def _check(metrics: Mapping[str, Any], checks: Mapping[str, Check]) -> None:
             raise ValueError(f"its {name} is {shown}")
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON, or raise a ValueError if it has a key twice."""
     if len(values := dict(pairs)) < len(pairs):
         raise ValueError("it has a key twice")

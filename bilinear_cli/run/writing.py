@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilinear_cli.errors import Progress
 from bilinear_cli.files import atomic_write, portable_name
 from bilinear_cli.photos.lists.manifest import manifest_csv
+from bilinear_cli.progress import Progress
 from bilinear_cli.run.metrics import parse_recipe
 from bilinear_cli.run.model import save_model
 from bilinear_cli.store import FeatureFile

@@ -10,14 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import (
-    BilinearError,
-    FeatureFileError,
-    InUseError,
-    UsageError,
-    command_line,
-    reason_of,
-)
+from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError, UsageError
+from bilinear_cli.messages import command_line, reason_of
 from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
 from bilinear_cli.store.lock import NO_LOCKS, check_soft_lock, in_use_error
 

@@ -1,17 +1,21 @@
 """The layout of a new feature file: its columns, its parameters, and the space of its features."""
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
+from bilinear_cli.messages import reason_of
 from bilinear_cli.poolings.registry import get_pooling, storage_dtype
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import BOX, INTEGER_COLUMNS, ROW_COLUMNS
 from bilinear_cli.store.reading import Header
+from bilinear_cli.store.sparse_file import SparseFile
 
 SHA256_DIGITS = 64
 
@@ -42,7 +46,37 @@ def _used_bytes(path: Path) -> int:
     return status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
 
 
-def lay_out(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
+def draft_path(path: Path) -> Path:
+    """Return the path under which `lay_out` writes a file first."""
+    return path.with_name(path.name + ".new")
+
+
+def lay_out(path: Path, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
+    """Write a new file without rows: what the header states, and places for the features.
+
+    A run that is killed leaves no file, or the whole file.
+
+    Raises:
+        FeatureFileError: the disk or a limit refuses the file; the message states its size.
+    """
+    draft, new = SparseFile(), draft_path(path)
+    with h5py.File(draft, "w") as file:
+        file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        file.attrs.update(header.attributes)
+        file.attrs.update(format=checks.FORMAT, complete=False)
+        file.attrs["format_version"] = checks.FORMAT_VERSION
+        _write_datasets(file, shapes, header)
+    try:
+        draft.save(new)
+        os.replace(new, path)
+    except OSError as error:
+        size = f"{draft.length:,} bytes"
+        raise FeatureFileError(f"cannot write {path} of {size}: {reason_of(error)}.") from error
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _write_datasets(file: h5py.File, shapes: Mapping[str, tuple[int, ...]], header: Header) -> None:
     """Write the columns and parameters, and reserve the space of the features."""
     columns, parameters = header.row_columns, header.parameters
     n_rows = len(columns["labels"])

@@ -108,8 +108,8 @@ def _write_holder(lock_file: int) -> None:
 def _release(lock: BaseFileLock, path: Path) -> None:
     """Release a lock and remove its file. filelock leaves that of `flock`."""
     if not isinstance(lock, SoftFileLock):
-        with suppress(PermissionError):  # Windows: the file is open, and filelock removes it
-            path.unlink(missing_ok=True)  # still locked, so a run that has it open makes a new one
+        with suppress(OSError):  # Windows: the file is open, and filelock removes it
+            path.unlink()  # still locked, so a run that has it open makes a new one
     lock.release()
 
 

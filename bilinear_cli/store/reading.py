@@ -11,7 +11,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import FeatureFileError, validate_choice
+from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.photos.photo_set import entry_keys
 from bilinear_cli.poolings import registry
 from bilinear_cli.poolings.registry import SpecDict
@@ -19,6 +19,7 @@ from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import BOX, INTEGER_COLUMNS, ROW_COLUMNS, partial_path, read_errors
 from bilinear_cli.store.streaming import RowBlock, StoredRows, prefetch
+from bilinear_cli.validation import validate_choice
 
 
 @dataclass(frozen=True)

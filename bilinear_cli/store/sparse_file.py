@@ -19,8 +19,8 @@ class SparseFile(io.RawIOBase):
         self.length = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move to an offset from the start or the end."""
-        self._position = offset + (self.length if whence == os.SEEK_END else 0)
+        """Move to an offset from the start, the position or the end."""
+        self._position = offset + (0, self._position, self.length)[whence]
         return self._position
 
     def write(self, data: Any, /) -> int:
@@ -31,8 +31,9 @@ class SparseFile(io.RawIOBase):
         return len(data)
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read as many bytes as the buffer has."""
-        view, start = memoryview(buffer), self._position
+        """Read as many bytes as the buffer has, or as there are before the end."""
+        start = self._position
+        view = memoryview(buffer)[: max(0, self.length - start)]
         view[:] = bytes(len(view))
         for offset, data in self._blocks:
             first, last = max(start, offset), min(start + len(view), offset + len(data))
@@ -42,9 +43,11 @@ class SparseFile(io.RawIOBase):
         return len(view)
 
     def truncate(self, size: int | None = None, /) -> int:
-        """Set the length."""
-        self.length = self._position if size is None else size
-        return self.length
+        """Set the length; bytes beyond it are lost."""
+        length = self._position if size is None else size
+        self._blocks = [(x, data[: length - x]) for x, data in self._blocks if x < length]
+        self.length = length
+        return length
 
     def save(self, path: Path) -> None:
         """Write the file to the disk, where its zeros take no space if the file system can do so.

@@ -11,20 +11,20 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError, Progress, reason_of
+from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
+from bilinear_cli.messages import reason_of
 from bilinear_cli.poolings.registry import SpecDict
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import partial_path
-from bilinear_cli.store.layout import SHA256_DIGITS, check_space, lay_out
+from bilinear_cli.store.layout import SHA256_DIGITS, check_space, draft_path, lay_out
 from bilinear_cli.store.reading import FeatureFile, Header
-from bilinear_cli.store.sparse_file import SparseFile
 
 COPY_BATCH_SIZE = 64  # rows that are copied at a time
 
@@ -197,7 +197,7 @@ def remove_leftovers(output: Path) -> None:
     """Remove the drafts of files that a killed run left; the caller has the lock of `output`."""
     partial = partial_path(output)
     copy = partial_path(partial)
-    for path in (_draft_path(partial), copy, _draft_path(copy)):
+    for path in (draft_path(partial), copy, draft_path(copy)):
         path.unlink(missing_ok=True)
 
 
@@ -224,33 +224,8 @@ def create(
         output.parent.mkdir(parents=True, exist_ok=True)
         _check_not_in_use(path)
         check_space(path, shapes, header.row_columns, n_rows)
-        draft = SparseFile()
-        with h5py.File(draft, "w") as file:
-            file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-            file.attrs.update(header.attributes)
-            file.attrs.update(format=checks.FORMAT, complete=False)
-            file.attrs["format_version"] = checks.FORMAT_VERSION
-            lay_out(file, shapes, header)
-        _save(draft, path)
+        lay_out(path, shapes, header)
     return FeatureWriter(output)
-
-
-def _save(draft: SparseFile, path: Path) -> None:
-    """Write a draft to the disk, and then give it its name."""
-    new = _draft_path(path)
-    try:
-        draft.save(new)
-        os.replace(new, path)
-    except OSError as error:
-        size = f"{draft.length:,} bytes"
-        raise FeatureFileError(f"cannot write {path} of {size}: {reason_of(error)}.") from error
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _draft_path(path: Path) -> Path:
-    """Return the path under which `create` writes the partial file of this path."""
-    return path.with_name(path.name + ".new")
 
 
 def _check_not_in_use(path: Path) -> None:

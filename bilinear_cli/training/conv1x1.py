@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bilinear_cli.errors import Progress, UsageError
+from bilinear_cli.errors import UsageError
 from bilinear_cli.machine import free_memory
 from bilinear_cli.poolings.parameters import principal_directions, sample_indices, second_moment
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.estimator import Estimator, TrainingData, Trials
 from bilinear_cli.training.feature_transform import FeatureTransform

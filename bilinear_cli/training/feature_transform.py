@@ -11,12 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from bilinear_cli.errors import Progress, UsageError, validate_choice
+from bilinear_cli.errors import UsageError
 from bilinear_cli.poolings import triangle
 from bilinear_cli.poolings.registry import TRIANGLE, get_pooling
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import NORMALIZE
 from bilinear_cli.training.projected_pooling import pool_projected
+from bilinear_cli.validation import validate_choice
 
 BLOCK_BYTES = 1 << 26
 

@@ -2,25 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
-from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.errors import UsageError
 from bilinear_cli.training import registry
-from bilinear_cli.validation import MAX_SEED, Range, integers, numbers, validate_options
+from bilinear_cli.validation import POSITIVE, SEED, Range, validate_choice, validate_options
 
 NORMALIZE = ("auto", "none", "standard", "sqrt-l2")
 SOLVERS = ("auto", "gram", "stream")
 CLASS_WEIGHTS = ("none", "balanced")
 SMOOTHINGS = (0.0, 0.1)  # tried by cross-validation
 RANGES = {
-    "top_variance": integers(1),
-    "C": Range(float, "above 0", lambda x: x > 0),
-    "label_smoothing": Range(float, "from 0 to below 1", lambda x: 0 <= x < 1),
-    "folds": integers(2),
-    "min_photos": integers(1),
-    "seed": integers(0, MAX_SEED),
-    "hidden": integers(1, 2**16),
-    "dropout": numbers(0, 0.99),
-    "channels": integers(1),
+    "top_variance": POSITIVE,
+    "C": Range(float, 0, inf, min_open=True),
+    "label_smoothing": Range(float, 0, 1, max_open=True),
+    "folds": Range(int, 2),
+    "min_photos": POSITIVE,
+    "seed": SEED,
+    "hidden": Range(int, 1, 2**16),
+    "dropout": Range(float, 0, 0.99),
+    "channels": POSITIVE,
 }
 
 

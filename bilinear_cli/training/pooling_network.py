@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.errors import Progress
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.poolings import triangle
+from bilinear_cli.progress import Progress
 from bilinear_cli.training.losses import cross_entropy
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.projected_pooling import pool_projected

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bilinear_cli.errors import LOG_SECONDS, every
+from bilinear_cli.progress import LOG_SECONDS, every
 from bilinear_cli.training import feature_transform
 from bilinear_cli.training.feature_transform import Block
 from bilinear_cli.training.lbfgs import minimize, starting_points

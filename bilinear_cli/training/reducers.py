@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg import get_blas_funcs
 
-from bilinear_cli.errors import Progress, validate_choice
 from bilinear_cli.machine import free_memory
+from bilinear_cli.progress import Progress
 from bilinear_cli.training import feature_transform, primal, principal_axes
 from bilinear_cli.training.dual import GramProblem
 from bilinear_cli.training.feature_transform import Features, with_progress
@@ -27,6 +27,7 @@ from bilinear_cli.training.lbfgs import N_PAIRS
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.options import SOLVERS
 from bilinear_cli.training.primal import Passes, PrimalProblem
+from bilinear_cli.validation import validate_choice
 
 log = logging.getLogger(__name__)
 

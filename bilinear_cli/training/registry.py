@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from bilinear_cli.errors import validate_choice
+from bilinear_cli.validation import validate_choice
 
 if TYPE_CHECKING:
     from bilinear_cli.training.estimator import Estimator

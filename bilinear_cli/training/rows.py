@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile
 

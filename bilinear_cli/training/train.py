@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
-from bilinear_cli.errors import BilinearError, Progress, UsageError, validate_choice
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import check_not_fitted_on_test
 from bilinear_cli.poolings.registry import canonical_spec, get_pooling, split_specs
+from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.estimator import Estimator, TrainingData
@@ -27,6 +28,7 @@ from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.reducers import LocalReducer, Workers
 from bilinear_cli.training.rows import Rows, select_rows
 from bilinear_cli.training.tuning import Tuning
+from bilinear_cli.validation import validate_choice
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.training.metrics import average_views, log_loss_from_scores, top1
 from bilinear_cli.training.rows import Rows
 

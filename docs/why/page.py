@@ -14,7 +14,8 @@ from figures import Results
 from measure import N_DRAWS, SUBSAMPLED_VARIANTS
 from vectors import FULL, VARIANTS
 
-from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import abbreviate
 
 TEMPLATE = Path(__file__).with_name("template.md")
 NOTE = "<!-- Written by `make why`; the text is in docs/why/template.md. -->\n\n"

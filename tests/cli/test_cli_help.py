@@ -118,7 +118,7 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.slow
 def test_shells_complete(shell: str) -> None:
-    code = BILINEAR[-1]
+    code = "from bilinear_cli.__main__ import main; main()"
     assert "bilinear" in run_python(code, _BILINEAR_COMPLETE=f"{shell}_source")
     typed = {"COMP_WORDS": "bilinear ex", "COMP_CWORD": "ex" if shell == "fish" else "1"}
     stdout = run_python(code, _BILINEAR_COMPLETE=f"{shell}_complete", **typed)

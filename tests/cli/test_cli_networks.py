@@ -6,9 +6,9 @@ from pathlib import Path
 
 import h5py
 import pytest
-from support.commands import error_line, run_command, run_python
+from support.commands import error_line, run_command
 from support.errors import assert_names
-from support.photos import class_folders
+from support.photos import class_folders, use_small_sample
 
 from bilinear_cli.networks.weights import Weights
 
@@ -64,24 +64,15 @@ def test_weights_prints_path_digest_and_licence(users_cache: None, real_weights:
 
 @pytest.mark.weights
 def test_the_two_commands_on_the_sample(
-    real_weights: Weights,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture,
+    real_weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Typed as in the README, with VGG16's published weights and few of the drawn moths."""
     for name in [name for name in os.environ if name.startswith("BILINEAR_")]:
         monkeypatch.delenv(name)
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "vgg16.npz").symlink_to(real_weights.path)
-    code = (
-        "from bilinear_cli.photos import sample; sample.N_SPECIES, sample.N_DRAWINGS = 3, 4\n"
-        "from bilinear_cli.cli import main; main()"
-    )
-    extract = ["extract", "--pooling", "bilinear", "-o", "x.h5"]
-    assert run_python(code, *extract, BILINEAR_CACHE=str(cache)) == "x.h5\n"
-    assert "absl" not in capfd.readouterr().err
+    use_small_sample(monkeypatch, tmp_path / "cache", 3, 4)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "vgg16.npz").symlink_to(real_weights.path)
+    assert run_command("extract", "--pooling", "bilinear", "-o", "x.h5").stdout == "x.h5\n"
     (result,) = json.loads(run_command("train", "--features", "x.h5", "--json").stdout)["results"]
     assert (result["n_train"], result["n_test"], result["n_classes"]) == (6, 6, 3)
     assert result["top1"] > 0.5  # chance is 0.33

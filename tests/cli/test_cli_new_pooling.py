@@ -71,7 +71,7 @@ def test_a_new_pooling_is_extracted_trained_on_explained_and_exported(birds: Pat
         run_command("export", run, f"{spec}.keras")
         model = keras.models.load_model(f"{spec}.keras")
         assert np.ptp(expected) > 1e-3
-        np.testing.assert_allclose(model.predict(pixels, verbose=0), expected, atol=1e-4)
+        np.testing.assert_allclose(model(pixels), expected, atol=1e-4)
 
 
 @pytest.mark.usefixtures("new_poolings")

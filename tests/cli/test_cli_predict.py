@@ -1,5 +1,6 @@
 """`bilinear predict`: names in three forms, of files, folders and lists, and bad photos."""
 
+import codecs
 import csv
 import io
 import json
@@ -19,6 +20,7 @@ from support.errors import assert_names
 from support.network import small_network as load_small_network
 from support.runs import spread_novelty
 
+from bilinear_cli.photos.lists.paths import read_paths
 from bilinear_cli.predict import predict
 from bilinear_cli.run import load_model, read_recipe, read_scores, save_model
 
@@ -225,6 +227,18 @@ def test_a_list_with_nuls_as_find_print0_writes_it(birds: Path, run: Path) -> No
     data = b"".join(bytes(photo) + b"\0" for photo in photos)
     answers = answers_of(run_command("predict", run, "--json", "-", input=data))
     assert [Path(answer["path"]) for answer in answers] == photos
+
+
+@pytest.mark.parametrize("separator", [b"\0", b"\n", b"\r\n"])
+def test_a_list_that_a_slow_program_writes(separator: bytes) -> None:
+    class Slow(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            return self.read(1)
+
+    names = [b"a b.png", b"c.png"]
+    for data in (codecs.BOM_UTF8 + separator.join(names), names[0] + separator, b"", b"a b.png"):
+        expected = [Path(os.fsdecode(x)) for x in names if x in data]
+        assert list(read_paths(Slow(data))) == expected
 
 
 @pytest.mark.parametrize("bad", ["nul\0.png", "birds", "gone.png", "x" * 300])

@@ -7,12 +7,24 @@ from pathlib import Path
 import dask
 import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.utils import get_mp_context
 from support.dask_processes import IMPATIENT, SmallBlocks, wait_for
 from support.shards import ONE_BY_ONE, OnWorkers, extract_locally, photo_set
 from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster.connect import LOCAL_DASK_CONFIG, connect, import_dask
 from bilinear_cli.photos.photo_set import PhotoSet
+
+# Modules of workers, whose import takes seconds
+IMPORTED = ["distributed", "keras", "bilinear_cli.cluster.tasks", "bilinear_cli.cluster.worker"]
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _forks() -> Iterator[None]:
+    """Let Dask fork its workers from one process, which imports these modules once."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(IMPORTED)
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -157,6 +157,7 @@ def test_workers_of_this_machine_keep_memory_and_are_not_profiled_even_if_restar
     before = client.run(malloc_and_profile)
     client.restart()
     assert [*before.values(), *client.run(malloc_and_profile).values()] == [(None, False)] * 4
+    assert "MALLOC_TRIM_THRESHOLD_" not in os.environ  # which is that of workers that are no forks
 
 
 def test_nobody_else_reaches_the_workers_of_this_machine(client: Client) -> None:

@@ -180,40 +180,17 @@ def test_workers_come_to_the_same_optimum(
     assert_same_fit(*train_both(client, shards, spec, options), shards)
 
 
-@pytest.mark.parametrize(
-    ("spec", "options", "keep"),
-    [
-        ("bilinear", STREAM, True),
-        ("sum+bilinear", replace(STREAM, normalize="sqrt-l2"), False),
-        (
-            "max",
-            replace(STREAM, classifier="ridge", label_smoothing=None, C=0.01, refit_all=True),
-            True,
-        ),
-        ("bilinear", replace(STREAM, class_weight="balanced"), True),
-    ],
-    ids=["kept", "read again", "few numbers", "balanced"],
-)
 def test_passes_by_workers_come_to_the_same_optimum(
-    spec: str,
-    options: TrainOptions,
-    keep: bool,
-    client: Client,
-    shards: list[Path],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    client: Client, shards: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    submitted = submissions(monkeypatch)
-    if not keep:
-        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
-    assert_same_fit(*train_both(client, shards, spec, options), shards)
-    assert (tasks.load_rows in submitted) == keep
+    ridge = TrainOptions("ridge", solver="stream", folds=2, C=0.01, refit_all=True)
+    assert_same_fit(*train_both(client, shards, "max", ridge), shards)
     assert any("0.0 GB" in record.getMessage() for record in caplog.records)
 
 
 def submissions(
-    monkeypatch: pytest.MonkeyPatch, then: Callable[[Client, Task, int], None] = lambda *_: None
+    monkeypatch: pytest.MonkeyPatch, then: Callable[[Client, Task, int], None]
 ) -> list[Task]:
     """Return the tasks that workers get from now on, in order.
 
@@ -234,13 +211,18 @@ def submissions(
 
 
 def test_workers_load_no_tensorflow_and_serve_their_client_whichever_is_the_default(
-    client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distributed.client._get_global_client", lambda: None)
-    with FeatureFile(features) as file:
-        train(file, "bilinear", QUICK, features.parent / "runs", workers=Workers(client, file))
-    loaded = client.run(lambda: {"tensorflow", "keras"} & set(sys.modules))
-    assert list(loaded.values()) == [set(), set()]
+    address = tmp_path / "scheduler.json"
+    with (
+        scheduler_and_worker(address),  # a new process, which has imported nothing else
+        connect(str(address)) as client,
+        FeatureFile(features) as file,
+    ):
+        train(file, "bilinear", QUICK, tmp_path / "runs", workers=Workers(client, file))
+        loaded = client.run(lambda: {"tensorflow", "keras"} & set(sys.modules))
+    assert list(loaded.values()) == [set()]
 
 
 @pytest.fixture
@@ -344,18 +326,19 @@ def address_of_worker(_: np.ndarray, i: int) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("n_workers", "options", "keep", "task", "times"),
+    ("n_workers", "spec", "options", "keep", "task", "times"),
     [
-        (2, QUICK, True, tasks.products, {1}),
-        (1, QUICK, True, tasks.weights, {1}),
-        (2, STREAM, True, tasks.losses, {3, 40}),
-        (1, STREAM, True, tasks.losses, {4}),
-        (2, STREAM, False, tasks.losses, {4}),
+        (2, "bilinear", QUICK, True, tasks.products, {1}),
+        (1, "bilinear", QUICK, True, tasks.weights, {1}),
+        (2, "bilinear", replace(STREAM, class_weight="balanced"), True, tasks.losses, {3, 40}),
+        (1, "bilinear", STREAM, True, tasks.losses, {4}),
+        (2, "sum+bilinear", replace(STREAM, normalize="sqrt-l2"), False, tasks.losses, {4}),
     ],
     ids=["tiles", "weights", "kept", "kept by one alone", "read again"],
 )
 def test_a_worker_that_is_killed_changes_nothing(
     n_workers: int,
+    spec: str,
     options: TrainOptions,
     keep: bool,
     task: Task,
@@ -374,9 +357,10 @@ def test_a_worker_that_is_killed_changes_nothing(
     wait_for(client.nthreads)
     # A worker that is killed while it starts is not replaced, so only these are killed.
     workers = [*client.run(os.getpid).values()]
-    submissions(monkeypatch, kill)
-    alone, distributed = train_both(client, [features], "bilinear", options)
+    submitted = submissions(monkeypatch, kill)
+    alone, distributed = train_both(client, [features], spec, options)
     assert len(workers) == n_workers - len(times)
+    assert (tasks.load_rows in submitted) == (keep and options.solver == "stream")
     assert_same_fit(alone, distributed | {"workers": 2}, [features])
 
 

@@ -21,10 +21,10 @@ from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster import lag, tasks, watch
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_worker, run_on_workers
-from bilinear_cli.cluster.watch import Silence, expect
-from bilinear_cli.errors import every
+from bilinear_cli.cluster.watch import Silence, warn_of_silence
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.progress import every
 from bilinear_cli.store import locked
 
 # What is logged ----------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_an_answer_that_lacks_is_logged(
 ) -> None:
     monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(watch, "SILENT_TASK_SECONDS", 0.01)
-    with expect("answer"):
+    with warn_of_silence("answer"):
         wait_for(lambda: warnings(caplog))
     assert "no answer" in warnings(caplog)[0]
 

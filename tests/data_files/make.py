@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 from support.commands import run_command
-from support.thin_network import thin_networks
+from support.thin_network import VGG16, thin_networks
 
 from bilinear_cli.store import FeatureWriter
 from bilinear_cli.training import conv1x1
@@ -73,6 +73,6 @@ if __name__ == "__main__":
     folder = Path("/tmp/birds")  # the files record it
     folder.mkdir()
     os.chdir(folder)
-    with thin_networks():
+    with thin_networks(layers=VGG16):
         make_features()
         make_runs()

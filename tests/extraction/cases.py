@@ -11,8 +11,8 @@ import tensorflow as tf
 from support.feature_files import contents
 from support.network import extract_photos, random_kernel, small_network
 
-from bilinear_cli.errors import Progress
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.progress import Progress
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, partial_path
 

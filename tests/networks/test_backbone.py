@@ -14,7 +14,7 @@ from archspec.cpu import detect
 from support.errors import assert_names
 
 from bilinear_cli.networks import backbone
-from bilinear_cli.networks.network import MEASURED, measured_difference
+from bilinear_cli.networks.network import MEASURED, import_tensorflow, measured_difference
 from bilinear_cli.networks.weights import Tensors, random_tensors
 from bilinear_cli.recipe import mixed_with
 
@@ -235,3 +235,8 @@ def test_the_batch_size_depends_on_image_size_and_free_memory(
 ) -> None:
     monkeypatch.setattr(backbone, "free_memory", lambda: free)
     assert backbone.resolve_batch_size(image_size, 700 * image_size**2) == expected
+
+
+def test_a_process_without_stderr_can_import_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    import_tensorflow()

@@ -15,7 +15,7 @@ from support.errors import assert_names, raises, warnings
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling, count_channels
-from bilinear_cli.files import cache_folder
+from bilinear_cli.home import cache_folder
 from bilinear_cli.networks import int8, network
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.network import Network, check_int8, int8_sha256, int8_table
@@ -218,7 +218,7 @@ def test_it_writes_nothing_to_stderr_and_logs_nothing_twice(
 
 
 def test_an_unwritable_cache_is_a_warning(cached: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cached.parent.write_text("a file")
+    cached.mkdir(parents=True)  # a folder in the place of the file
     assert load_first()(tf.constant(pattern(40))).shape == (1, 40, 40, 64)
     assert_names(*warnings(caplog), cached)
 

@@ -24,7 +24,8 @@ from support.onnx_networks import (
 )
 
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.extraction.options import ExtractOptions, make_network, make_recipe
+from bilinear_cli.extraction.make_job import make_network, make_recipe
+from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.onnx import OnnxNetwork, default_layer
 from bilinear_cli.networks.onnx_model import (

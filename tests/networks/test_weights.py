@@ -21,7 +21,7 @@ import tensorflow as tf
 from support.errors import assert_names, raises, warnings
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.files import cache_folder
+from bilinear_cli.home import cache_folder
 from bilinear_cli.networks import weights as module
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import (

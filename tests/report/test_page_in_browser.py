@@ -1,5 +1,6 @@
 """Tests of the report's page in Chromium: sorting, small screens, dark colours, no requests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,13 @@ FIRST_CELLS = "[...document.querySelectorAll('#t tbody tr')].map(r => r.cells[0]
 DIRECTIONS = "[...document.querySelectorAll('#t th')].map(h => h.getAttribute('aria-sort'))"
 
 
-def test_columns_of_all_kinds_sort(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+def test_columns_of_all_kinds_sort(page: Page, tmp_path: Path) -> None:
     script = Path(report_module.__file__).with_name("sort.js").read_text("utf-8")
     cells = [("class 10", "1,200"), ("class 9", "-"), ("Class 1", "30"), ("", "0.5")]
     rows = "".join(f"<tr><td>{a}</td><td>{b}</td></tr>" for a, b in cells)
@@ -23,33 +30,31 @@ def test_columns_of_all_kinds_sort(tmp_path: Path) -> None:
     heads += "<th aria-sort='none'><button>b</button></th>"
     table = f"<table id=t><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     (tmp_path / "t.html").write_text(f"<!DOCTYPE html>{table}<script>{script}</script>")
-    with browser(tmp_path / "profile") as page:
-        page.open(tmp_path / "t.html")
-        for column, direction, expected in (
-            (0, "ascending", ["Class 1", "class 9", "class 10", ""]),
-            (0, "descending", ["class 10", "class 9", "Class 1", ""]),
-            (1, "ascending", ["", "Class 1", "class 10", "class 9"]),
-            (1, "descending", ["class 10", "Class 1", "", "class 9"]),
-        ):
-            page.value(f"document.querySelectorAll('#t th button')[{column}].click()")
-            assert page.value(FIRST_CELLS) == expected
-            directions = ["none", "none"]
-            directions[column] = direction
-            assert page.value(DIRECTIONS) == directions
+    page.open(tmp_path / "t.html")
+    for column, direction, expected in (
+        (0, "ascending", ["Class 1", "class 9", "class 10", ""]),
+        (0, "descending", ["class 10", "class 9", "Class 1", ""]),
+        (1, "ascending", ["", "Class 1", "class 10", "class 9"]),
+        (1, "descending", ["class 10", "Class 1", "", "class 9"]),
+    ):
+        page.value(f"document.querySelectorAll('#t th button')[{column}].click()")
+        assert page.value(FIRST_CELLS) == expected
+        directions = ["none", "none"]
+        directions[column] = direction
+        assert page.value(DIRECTIONS) == directions
 
 
-def test_the_page_works_without_errors_and_requests(tmp_path: Path) -> None:
+def test_the_page_works_without_errors_and_requests(page: Page, tmp_path: Path) -> None:
     runs = make_run(tmp_path / "run", HOSTILE_NAMES, per_class=5)
     report_html(runs, make_run(tmp_path / "second", oof_top1=0.1, photos=False))
-    with browser(tmp_path / "profile") as page:
-        page.open(tmp_path / "report.html")
-        check_sorting(page)
-        check_screens(page)
-        assert page.value("[...document.images].every(i => i.alt && i.naturalWidth)")
-        errors = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
-        assert not [event for event in page.events if event[0] in errors]
-        requests = [p for method, p in page.events if method == "Network.requestWillBeSent"]
-        urls = [request["request"]["url"] for request in requests]
+    page.open(tmp_path / "report.html")
+    check_sorting(page)
+    check_screens(page)
+    assert page.value("[...document.images].every(i => i.alt && i.naturalWidth)")
+    errors = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+    assert not [event for event in page.events if event[0] in errors]
+    requests = [p for method, p in page.events if method == "Network.requestWillBeSent"]
+    urls = [request["request"]["url"] for request in requests]
     assert {url.split(":")[0] for url in urls} <= {"file", "data"}
     assert [url for url in urls if url.startswith("file")] == urls[:1]
 

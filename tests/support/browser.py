@@ -54,10 +54,12 @@ class Page:
         return message
 
     def open(self, path: Path) -> None:
-        """Load a file, and wait until it is loaded."""
+        """Load a file in a new tab, and wait until it is loaded; forget the events of before."""
+        self._session = {}
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = {"sessionId": attached["sessionId"]}
+        self.events.clear()
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=path.as_uri())

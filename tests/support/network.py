@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilinear_cli.errors import Progress
 from bilinear_cli.extraction.extract import extract
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
-from bilinear_cli.extraction.options import ExtractOptions, maps_job
+from bilinear_cli.extraction.make_job import maps_job
+from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.photos.photo_set import PhotoSet
+from bilinear_cli.progress import Progress
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear

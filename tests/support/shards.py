@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from bilinear_cli.cluster import extract
-from bilinear_cli.errors import Progress
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
 from bilinear_cli.photos.photo_set import PhotoSet, load_photo_set
+from bilinear_cli.progress import Progress
 from bilinear_cli.recipe import Recipe
 from support.feature_files import contents
 from support.network import extract_photos

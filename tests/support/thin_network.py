@@ -1,7 +1,7 @@
 """VGG16 with few channels: commands run the whole program on it in little time."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import keras
@@ -13,16 +13,21 @@ from keras.applications.vgg16 import preprocess_input  # noqa: F401
 from bilinear_cli.networks import applications, weights
 from bilinear_cli.networks.network import _weights
 
+VGG16 = (2, 2, 3, 3, 3)  # convolutions of each block
+
 _started = ExitStack()
 
 
 @contextmanager
-def thin_networks(channels: int = 8) -> Iterator[pytest.MonkeyPatch]:
+def thin_networks(
+    channels: int = 8, layers: Sequence[int] = (1, 1, 1, 1, 3)
+) -> Iterator[pytest.MonkeyPatch]:
     """Replace vgg16 and resnet50 in this process by a VGG16 of 4 channels, `channels` in block 5.
 
-    Commands need `--weights random`. Other processes still have the original networks.
+    `layers` is the number of convolutions of each block: graphs of few are built sooner. Commands
+    need `--weights random`. Other processes still have the original networks.
     """
-    blocks = ((2, 4), (2, 4), (3, 4), (3, 4), (3, channels))
+    blocks = [*zip(layers, (4, 4, 4, 4, channels), strict=True)]
 
     def thin_vgg16(
         include_top: bool,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.extraction import options
+from bilinear_cli.extraction import make_job
 from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.recipe import Recipe
@@ -91,7 +91,7 @@ class WorkerNetwork(Network):
 
 def use_network(patch: pytest.MonkeyPatch, network: WorkerNetwork) -> None:
     """Let `bilinear extract` of this process give its workers this network."""
-    patch.setattr(options, "Network", lambda *_: network)
+    patch.setattr(make_job, "Network", lambda *_: network)
 
 
 def set_weights(sha256: str) -> None:

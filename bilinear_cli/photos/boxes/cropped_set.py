@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, abbreviate
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.photos.boxes.boxes import read_boxes
 from bilinear_cli.photos.boxes.crops import Box, Crop, choose_boxes, make_crop
 from bilinear_cli.photos.boxes.options import BoxOptions

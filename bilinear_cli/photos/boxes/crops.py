@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from bilinear_cli.errors import validate_choice
 from bilinear_cli.photos.boxes.options import CHOICES
 from bilinear_cli.recipe import CropOptions
+from bilinear_cli.validation import validate_choice
 
 PIXELS, FRACTIONS = "pixels", "fractions"  # the units of boxes
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bilinear_cli.errors import BilinearError, reason_of
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import reason_of
 from bilinear_cli.photos.boxes.crops import FRACTIONS, PIXELS, Box
 from bilinear_cli.photos.boxes.source import (
     BoxSource,

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bilinear_cli.errors import UsageError, validate_choice
+from bilinear_cli.errors import UsageError
 from bilinear_cli.recipe import MAX_MARGIN
-from bilinear_cli.validation import numbers, validate_options
+from bilinear_cli.validation import SHARE, Range, validate_choice, validate_options
 
 CHOICES = ("all", "largest", "most-confident")  # of the boxes of a photo
 NO_BOX = ("whole", "skip", "stop")  # what happens to a photo without a box
-RANGES = {"margin": numbers(0, MAX_MARGIN), "min_confidence": numbers(0, 1)}
+RANGES = {"margin": Range(float, 0, MAX_MARGIN), "min_confidence": SHARE}
 
 
 @dataclass(frozen=True)

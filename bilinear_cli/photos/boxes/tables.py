@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from bilinear_cli.errors import BilinearError, reason_of
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import reason_of
 from bilinear_cli.photos.boxes.crops import FRACTIONS, PIXELS, Box
 from bilinear_cli.photos.boxes.source import (
     MAX_FRACTION,

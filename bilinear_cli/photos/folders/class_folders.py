@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from bilinear_cli.errors import BilinearError, abbreviate, readable
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import abbreviate, escape_bytes
 from bilinear_cli.photos.folders.split_folders import find_split_folders, refuse_splits_in_classes
-from bilinear_cli.photos.folders.walk import SUFFIXES, Walk, only, walk_photos
+from bilinear_cli.photos.folders.walk import SUFFIXES, Walk, left_out_hint, walk_photos
 from bilinear_cli.photos.lists.manifest import PhotoRecord
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ def read_class_folders(folder: Path, spec: str, class_level: int | None = None) 
     walk = walk_photos(folder)
     if not walk.photos:
         raise BilinearError(
-            f"there are no photos in {spec}{only(walk.left_out)}. It should have a folder for each "
-            f"class, with {abbreviate(SUFFIXES, MAX_SUFFIXES)} files"
+            f"there are no photos in {spec}{left_out_hint(walk.left_out)}. It should have a folder "
+            f"for each class, with {abbreviate(SUFFIXES, MAX_SUFFIXES)} files"
         )
     splits, level = find_split_folders(walk.photos, spec), class_level or 1
     photos = _below_split_folders(walk.photos, splits)
@@ -104,7 +105,7 @@ def _refuse_parent(folder: Path, spec: str, photos: Sequence[_Photo]) -> None:
     level = len(common.split("/"))
     below = {photo.folders[level] for photo in photos if len(photo.folders) > level}
     if common and len(below) > 1:
-        names = abbreviate(sorted(map(readable, below)))
+        names = abbreviate(sorted(map(escape_bytes, below)))
         raise BilinearError(
             f"{spec} has only one folder with photos. To take {names} as classes or splits, give "
             f"--data {folder / common}"
@@ -135,7 +136,7 @@ def _describe_levels(photos: Sequence[_Photo]) -> str:
     texts = []
     for level in range(1, max(len(photo.folders) for photo in photos) + 1):
         folders = {photo.folders[:level] for photo in photos if len(photo.folders) >= level}
-        names = sorted({readable(folder[-1]) for folder in folders})
+        names = sorted({escape_bytes(folder[-1]) for folder in folders})
         count = (
             len(folders) if len(folders) == len(names) else f"{len(folders)} of {len(names)} names"
         )
@@ -150,14 +151,14 @@ def _rows(
     folders = sorted({photo.folders[:level] for photo in photos})
     label_of = {folder: folder[-1] for folder in folders}
     counts = Counter(label_of.values())
-    if same := [readable(name) for name, count in counts.items() if count > 1]:
+    if same := [escape_bytes(name) for name, count in counts.items() if count > 1]:
         label_of = {folder: "/".join(folder) for folder in folders}
         log.warning(
             "%s: several folders of level %d are called %s. The classes are paths: %s",
             spec,
             level,
             abbreviate(same, 3),
-            readable(abbreviate(label_of.values(), 3)),
+            escape_bytes(abbreviate(label_of.values(), 3)),
         )
     has_test = any(splits.get(photo.split_folder) == "test" for photo in photos)
     return [
@@ -182,7 +183,7 @@ def _left_out_of_classes(
             and (not splits or folder.split("/")[0] in splits)
         ],
     }
-    return {reason: [*map(readable, paths)] for reason, paths in left_out.items() if paths}
+    return {reason: [*map(escape_bytes, paths)] for reason, paths in left_out.items() if paths}
 
 
 def _layout(rows: Sequence[PhotoRecord], splits: Mapping[str, str]) -> str:

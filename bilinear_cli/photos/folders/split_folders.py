@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bilinear_cli.errors import BilinearError, abbreviate, readable
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import abbreviate, escape_bytes
 from bilinear_cli.photos.split_names import mentioned_roles, resolve_splits, split_role
 
 
@@ -85,4 +86,4 @@ def _refuse_unlabelled(named: Sequence[str], other_folders: Sequence[str], spec:
 
 
 def _list(names: Sequence[str]) -> str:
-    return abbreviate(f"{readable(name)}/" for name in names)
+    return abbreviate(f"{escape_bytes(name)}/" for name in names)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from bilinear_cli.errors import abbreviate, readable, reason_of
+from bilinear_cli.messages import abbreviate, escape_bytes, reason_of
 from bilinear_cli.photos.pixels.formats import FORMATS, readable_formats
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def walk_photos(root: Path) -> Walk:
         folder = (folders or links).popleft()
         real = os.path.realpath(root / folder)
         if real in visited:
-            left_out["links to folders that are read elsewhere"].append(readable(folder))
+            left_out["links to folders that are read elsewhere"].append(escape_bytes(folder))
             continue
         visited.add(real)
         try:
@@ -65,13 +65,13 @@ def walk_photos(root: Path) -> Walk:
                 entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError as error:
             reason = f"folders that cannot be read ({reason_of(error)})"
-            left_out[reason].append(readable(folder or "."))
+            left_out[reason].append(escape_bytes(folder or "."))
             continue
         read.append(folder)
         for entry in entries:
             path, is_folder = f"{folder}/{entry.name}".lstrip("/"), _is_folder(entry)
             if reason := _reason(entry, is_folder):
-                left_out[reason].append(readable(path))
+                left_out[reason].append(escape_bytes(path))
             elif is_folder:
                 (links if entry.is_symlink() else folders).append(path)
             else:
@@ -90,7 +90,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 def _reason(entry: os.DirEntry, is_folder: bool) -> str:
     """Return why an entry is left out; empty for a photo and for a folder to read."""
     if IS_SYSTEM_NAME(entry.name):
-        return f"{SYSTEM} folders {readable(entry.name)}" if is_folder else f"{SYSTEM} files"
+        return f"{SYSTEM} folders {escape_bytes(entry.name)}" if is_folder else f"{SYSTEM} files"
     if is_folder:
         return ""
     try:
@@ -124,7 +124,7 @@ def log_left_out(spec: object, left_out: Mapping[str, Sequence[str]]) -> None:
         log.warning("%s: left out %s", spec, _describe(others))
 
 
-def only(left_out: Mapping[str, Sequence[str]]) -> str:
+def left_out_hint(left_out: Mapping[str, Sequence[str]]) -> str:
     """Return `, but only ...` for a message about a folder without photos."""
     return f", but only {_describe(left_out)}" if left_out else ""
 

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bilinear_cli.errors import BilinearError, UsageError, abbreviate, closest_match
+from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.messages import abbreviate, closest_match
 from bilinear_cli.photos.folders.walk import SUFFIXES
 from bilinear_cli.photos.lists.table import Table, excerpt, plain_name
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 from unicodedata import normalize
 
-from bilinear_cli.errors import reason_of, unencodable
-from bilinear_cli.files import expand_home, relative_path
+from bilinear_cli.files import relative_path
+from bilinear_cli.home import expand_home
+from bilinear_cli.messages import encoding_fault, reason_of
 from bilinear_cli.photos.folders.walk import IS_SYSTEM_NAME, SUFFIXES
 
 URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -67,7 +68,7 @@ class Lookup:
         except (FileNotFoundError, NotADirectoryError):
             return ". ".join(filter(None, [reason, self._elsewhere(text)]))
         except UnicodeEncodeError as error:
-            return unencodable(text, error.encoding)
+            return encoding_fault(text, error.encoding)
         except (OSError, ValueError) as error:  # ValueError: it has a NUL
             return f"the path cannot be read: {reason_of(error)}"
         return reason  # it is a folder

@@ -9,11 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from bilinear_cli.errors import BilinearError, abbreviate, validate_choice
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.photos.lists.columns import KNOWN, box_columns, find_columns, log_columns
 from bilinear_cli.photos.lists.lookup import Lookup
 from bilinear_cli.photos.lists.table import Row, Table, plain_name, read_table
 from bilinear_cli.photos.split_names import resolve_splits, split_role
+from bilinear_cli.validation import validate_choice
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
 
-from bilinear_cli.errors import UsageError, reason_of
-from bilinear_cli.files import expand_home
-from bilinear_cli.photos.folders.walk import log_left_out, only, walk_photos
+from bilinear_cli.errors import UsageError
+from bilinear_cli.home import expand_home
+from bilinear_cli.messages import reason_of
+from bilinear_cli.photos.folders.walk import left_out_hint, log_left_out, walk_photos
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -27,7 +28,7 @@ def photos_of(path: Path) -> tuple[list[Path], str]:
         return [path], ""
     walk = walk_photos(path)
     if not walk.photos:
-        return [], f"{path} has no photos{only(walk.left_out)}"
+        return [], f"{path} has no photos{left_out_hint(walk.left_out)}"
     log_left_out(path, walk.left_out)
     return [path / photo for photo in walk.photos], ""
 
@@ -35,27 +36,31 @@ def photos_of(path: Path) -> tuple[list[Path], str]:
 def read_paths(stream: BufferedIOBase) -> Iterator[Path]:
     """Yield the paths of a list: one in each line, or with a NUL behind each.
 
-    `find -print0` writes a NUL behind each. What the list has more of in its first part, line
-    breaks or NULs, separates the paths.
+    `find -print0` writes a NUL behind each. What the list has more of when the first of them has
+    arrived, line breaks or NULs, separates the paths.
 
     Raises:
         UsageError: the list is in UTF-16.
     """
-    rest, end = b"", b""
+    text, separator = b"", b""
     while part := stream.read1():
-        if not end:
-            if part.startswith(UTF_16):
+        text += part
+        if not separator:
+            if text.startswith(UTF_16):
                 raise UsageError("standard input is in UTF-16: save the list in UTF-8")
-            part = part.removeprefix(codecs.BOM_UTF8)
-            end = b"\0" if part.count(b"\0") > part.count(b"\n") else b"\n"
-        *names, rest = (rest + part).split(end)
-        yield from _paths(names, end)
-    yield from _paths([rest], end)
+            n_nuls, n_lines = text.count(b"\0"), text.count(b"\n")
+            if not n_nuls and not n_lines:  # a slow program has not finished its first path
+                continue
+            separator = b"\0" if n_nuls > n_lines else b"\n"
+            text = text.removeprefix(codecs.BOM_UTF8)
+        *names, text = text.split(separator)
+        yield from _paths(names, separator)
+    yield from _paths([text if separator else text.removeprefix(codecs.BOM_UTF8)], separator)
 
 
-def _paths(names: list[bytes], end: bytes) -> Iterator[Path]:
+def _paths(names: list[bytes], separator: bytes) -> Iterator[Path]:
     for name in names:
-        if end == b"\n":
+        if separator != b"\0":
             name = name.rstrip(b"\r")
         if name.strip():
             yield expand_home(os.fsdecode(name))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from bilinear_cli.errors import BilinearError, printable, reason_of
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import printable, reason_of
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError, one_line, reason_of
+from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
+from bilinear_cli.messages import one_line, reason_of
 from bilinear_cli.photos.boxes.crops import Crop, crop_upright, upright_size
 from bilinear_cli.photos.pixels.depth import declared_depth, scale_grey
 from bilinear_cli.photos.pixels.formats import open_photo
