@@ -1,6 +1,7 @@
 """The standard streams of the process: they are open, write any name, and are named in errors."""
 
 import codecs
+import errno
 import io
 import json
 import logging
@@ -10,6 +11,9 @@ from functools import cache
 from typing import Any, TextIO
 
 import click
+
+from bilinear_cli.errors import BilinearError
+from bilinear_cli.messages import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +32,17 @@ class _StandardFile(io.FileIO):
         self._title, self._failed = title, False
 
     def write(self, data: Any, /) -> int:
-        """Write bytes; name the stream in an error."""
+        """Write bytes; raise a BilinearError if results cannot be written."""
         if not self._failed:
             try:
                 return super().write(data)
             except OSError as error:
-                self._failed, error.filename = True, self._title
+                self._failed = True
                 if self._title == OUTPUT:
-                    raise
+                    if isinstance(error, BrokenPipeError):  # click ends quietly
+                        raise
+                    reason = "it is closed" if error.errno == errno.EBADF else reason_of(error)
+                    raise BilinearError(f"cannot write to {OUTPUT}: {reason}") from error
         return memoryview(data).nbytes
 
 

@@ -142,7 +142,7 @@ class Network:
             check_ncnn(backbone, precision, devices)
         tensors = self.weights().tensors
         network = f"{precision} by {recipe.engine}"
-        log.info("%s in %s, %d photos per batch", ", ".join(devices), network, recipe.batch_size)
+        log.info("%s in %s, batch size %d", ", ".join(devices), network, recipe.batch_size)
         return load_backbone(tensors, backbone, recipe.layer, precision, recipe.engine)
 
 

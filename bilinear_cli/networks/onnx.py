@@ -160,7 +160,7 @@ def load_onnx(path: Path, recipe: Recipe) -> Callable[[Any], Any]:
     network = OnnxNetwork(read_model(path), recipe.layer)
     network.layout(recipe.image_size)
     values = (network.provider, recipe.engine, recipe.batch_size)
-    log.info("%s by %s, %d photos per batch", *values)
+    log.info("%s by %s, batch size %d", *values)
 
     def forward(photos: tf.Tensor) -> Any:
         shape, layout = network.layout(photos.shape[1])

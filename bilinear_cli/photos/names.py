@@ -33,7 +33,7 @@ def check_names(names: Iterable[str], spec: str) -> None:
 def warn_of_lookalikes(names: Iterable[str], spec: str) -> None:
     """Warn of classes that a person cannot tell apart by their names."""
     if pairs := same_looking(names):
-        more = f", and {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+        more = f" (and {len(pairs) - 1} more)" if len(pairs) > 1 else ""
         message = "%s: %s look the same but are different classes%s. Rename one of them."
         log.warning(message, spec, show_difference(*pairs[0]), more)
 
