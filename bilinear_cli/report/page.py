@@ -1,6 +1,7 @@
 """ReportData -> one HTML page that needs no other file and no network."""
 
 import io
+import logging
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,8 @@ from bilinear_cli.report.text import (
     table_rows,
 )
 from bilinear_cli.training.metrics import confused_pairs
+
+log = logging.getLogger(__name__)
 
 MAX_PAIRS, MAX_ERRORS = 20, 40
 PHOTOS_PER_SIDE = 3
@@ -89,12 +92,19 @@ def _photos(data: ReportData) -> dict[str, Any]:
     digests = zip(data.predictions.paths.tolist(), data.predictions.sha256.tolist(), strict=True)
     pictures = thumbnails(root, paths, _crops(data), dict(digests))
     csv = command_line([str(root / "corrected.csv")])
+    if n_missing := len(paths) - len(pictures):
+        log.warning(
+            "photos in %s that have changed since the features were extracted, are missing, or "
+            "cannot be read: %d. The report shows their names instead.",
+            root,
+            n_missing,
+        )
     return {
         "pairs": pairs,
         "errors": errors,
         "pictures": pictures,
         "root": str(root),
-        "n_missing": len(paths) - len(pictures),
+        "n_missing": n_missing,
         "labels_csv": _labels_csv(data.photo_rows, errors),
         "train_command": f"{format_command(data.metrics['command'])} --data {csv}",
     }

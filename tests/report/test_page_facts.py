@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.commands import run_command
+from support.errors import assert_names, warnings
 from support.pages import Element, cells, markdown_cells, markdown_tables, numbers, parse
 from support.photos import make_photo
 from support.runs import CLASSES, TEMPERATURE, make_run, replace_photos, report_html
@@ -155,13 +156,17 @@ def test_missing_photos_are_named(page: Element, run: Path, tmp_path: Path) -> N
     assert complete.all("img")
 
 
-def test_a_photo_that_was_replaced_is_named_and_not_shown(tmp_path: Path) -> None:
+def test_a_photo_that_was_replaced_is_named_and_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = make_run(tmp_path / "run")
     before = parse(report_html(run))
     shown = before.section("errors").all("img")
     first = before.section("errors").all("dd", class_="path")[0].text
     make_photo(tmp_path / "photos" / first, seed=99)
+    assert not warnings(caplog)
     after = parse(report_html(run))
+    assert_names(*warnings(caplog), tmp_path / "photos", 1)
     assert len(after.section("errors").all("img")) == len(shown) - 1
     assert 1 in numbers(after.section("pairs").one("strong"))
     for name in ("test", "oof"):  # a run of an earlier version cannot tell
