@@ -29,7 +29,7 @@ COMPARED := $(addprefix $(STEM)-,max-softmax sum-softmax max+sum-softmax bilinea
   bilinear-top20000-softmax bilinear-svm bilinear-ridge conv5-conv1x1-144 conv5-conv1x1-144-frozen)
 NORMALIZED := $(addprefix $(STEM)-,avg-none-softmax avg-sqrt-l2-softmax \
   bilinear-plain-none-softmax bilinear-softmax)
-DURATION := $(if $(filter sample,$(DATA)),Estimate: about four minutes on two cores. It downloads 0.7 GB.,The time is mostly that of the network: 0.1 to 0.3 s a photo on two cores.)
+DURATION := $(if $(filter sample,$(DATA)),Estimate: about four minutes on two cores. It downloads 0.7 GB.,The time is mostly that of the network: 0.04 to 0.3 s a photo on two cores.)
 define SUMMARY
 import sys
 from bilinear_cli import load_run
