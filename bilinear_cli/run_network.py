@@ -43,9 +43,9 @@ def prediction_recipe(
     if precision:
         validate_choice("--precision", precision, CHOICES["precision"])
     options = {"precision": precision or "auto", "engine": engine}
-    given = [f"--{name} {value}" for name, value in options.items() if value != "auto"]
-    if is_onnx(trained.backbone) and given:
-        raise UsageError(f"remove {' and '.join(given)}: the ONNX network of {run} decides this")
+    fixed = [f"--{name} {value}" for name, value in options.items() if value != "auto"]
+    if is_onnx(trained.backbone) and fixed:
+        raise UsageError(f"remove {' and '.join(fixed)}: the ONNX network of {run} decides this")
     recipe = with_precision(trained, precision or trained.precision)
     if recipe != trained:  # also by the digest of the 8-bit network
         difference = (

@@ -90,17 +90,14 @@ def _one_line() -> Iterator[None]:
         line, exit_code = NO_MEMORY, 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
-    except ImportError as error:  # a module in C++ may turn ctrl-C while it is imported into this
-        if isinstance(error.__cause__, KeyboardInterrupt):
-            line, exit_code = "interrupted", 130
-        elif _is_of_memory(error):
+    except Exception as error:
+        if _is_of_memory(error):
             line, exit_code = NO_MEMORY, 1
+        elif isinstance(error, ImportError) and isinstance(error.__cause__, KeyboardInterrupt):
+            # a module in C++ turns ctrl-C into this error while it is imported
+            line, exit_code = "interrupted", 130
         else:
             raise
-    except Exception as error:
-        if not _is_of_memory(error):
-            raise
-        line, exit_code = NO_MEMORY, 1
     exception = click.ClickException(printable(line))
     exception.exit_code = exit_code  # type: ignore[misc]
     raise exception

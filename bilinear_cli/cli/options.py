@@ -61,7 +61,7 @@ class Columns(click.types.StringParamType):
         if isinstance(value, dict):
             pairs = [*value.items()]
         else:
-            pairs = [part.partition("=")[::2] for part in str(value).split(",")]
+            pairs = [pair.partition("=")[::2] for pair in str(value).split(",")]
         columns = {
             name.strip(): column.strip() for name, column in pairs if isinstance(column, str)
         }

@@ -26,7 +26,7 @@ def is_visible(path: Path) -> bool:
 
 
 def lasting_fault(find_fault: Callable[[], T]) -> T:
-    """Return what `find_fault` finds; while it finds anything, look again for some seconds."""
+    """Return the result of `find_fault`; while it is a fault, call it again for some seconds."""
     end = time.monotonic() + LAG_SECONDS
     while (fault := find_fault()) and time.monotonic() < end:
         time.sleep(POLL_SECONDS)

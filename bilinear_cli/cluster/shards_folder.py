@@ -56,7 +56,7 @@ def is_complete(job: Job[Input]) -> bool:
 
 
 def begin_replacing(output: Path) -> None:
-    """Remove all shards; record that those of now are to replace the output that there is."""
+    """Remove all shards, and record which output the new shards will replace."""
     end_replacing(output)
     for path in _shards_in(shards_folder(output)):
         retry_while_in_use(partial(_remove, path))

@@ -113,18 +113,18 @@ class _Watch:
         self._compare({address: worker["last_seen"] for address, worker in workers.items()})
 
     def _compare(self, last_seen: dict[str, float]) -> None:
-        """Compare the times with those before; only changes count, since the clock is another's."""
+        """Compare the times with the previous ones. Only changes count: the clocks may differ."""
         for address, (_, silence) in self._workers.items():
             if silence.is_long and address not in last_seen:
                 message = "the silent worker %s has gone: others repeat what it had to do"
                 log.warning(message, address)
         workers = {}
-        for address, seen in last_seen.items():
+        for address, last_news in last_seen.items():
             phrase = f"no news from the worker {address}"
-            unknown = (seen, Silence(phrase, SILENT_PROCESS_SECONDS))
-            before, silence = self._workers.get(address, unknown)
-            if seen != before:
+            new_worker = (last_news, Silence(phrase, SILENT_PROCESS_SECONDS))
+            previous_news, silence = self._workers.get(address, new_worker)
+            if last_news != previous_news:
                 silence.heard()
             silence.check()
-            workers[address] = seen, silence
+            workers[address] = last_news, silence
         self._workers = workers

@@ -150,8 +150,8 @@ def make_network(options: ExtractOptions) -> Network:
 
 def _check_onnx_options(options: ExtractOptions) -> None:
     """Raise a UsageError for an option that an ONNX network decides itself."""
-    given = {"precision": options.precision, "engine": options.engine, "weights": options.weights}
-    for name, value in given.items():
+    fixed = {"precision": options.precision, "engine": options.engine, "weights": options.weights}
+    for name, value in fixed.items():
         if value not in ("auto", "float32"):
             raise UsageError(
                 f"--{name} {value} does not fit the ONNX network {options.backbone}, whose file "

@@ -62,8 +62,8 @@ def show_difference(first: str, second: str) -> str:
     start = _n_common(first, second)
     ends = first[start:], second[start:]
     n_same = _n_common(*(end[::-1] for end in ends))
-    parts = (end[: len(end) - n_same] for end in ends)
-    return " and ".join(map(_with_code_points, (first, second), parts))
+    differing = (end[: len(end) - n_same] for end in ends)
+    return " and ".join(map(_with_code_points, (first, second), differing))
 
 
 def _n_common(first: str, second: str) -> int:
@@ -72,7 +72,7 @@ def _n_common(first: str, second: str) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
-def _with_code_points(name: str, part: str) -> str:
-    points = " ".join(f"U+{ord(c):04X}" for c in part[:MAX_POINTS])
-    more = "..." if len(part) > MAX_POINTS else ""
-    return f"{name!r} ({points}{more})" if part else repr(name)
+def _with_code_points(name: str, differing: str) -> str:
+    points = " ".join(f"U+{ord(c):04X}" for c in differing[:MAX_POINTS])
+    more = "..." if len(differing) > MAX_POINTS else ""
+    return f"{name!r} ({points}{more})" if differing else repr(name)

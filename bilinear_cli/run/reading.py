@@ -127,9 +127,9 @@ def _check_log_loss(photos: Mapping[str, np.ndarray], log_loss: float) -> None:
     from bilinear_cli.training.metrics import log_loss_from_scores
 
     scores = photos["scores"]
-    tolerance = 1e-4 * (1 + np.abs(scores).max())  # the scores are float32 since
-    found = log_loss_from_scores(scores, photos["labels"])
-    if log_loss < MAX_LOG_LOSS and abs(found - log_loss) > tolerance:
+    tolerance = 1e-4 * (1 + np.abs(scores).max())  # the file has the scores as float32
+    actual = log_loss_from_scores(scores, photos["labels"])
+    if log_loss < MAX_LOG_LOSS and abs(actual - log_loss) > tolerance:
         raise ValueError("its scores are not those of metrics.json")
 
 

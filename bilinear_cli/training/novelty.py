@@ -83,9 +83,9 @@ def fit_novelty(
     shares = (oas_share(moments.within, moments.n_free), oas_share(moments.total, len(scores) - 1))
     known = np.empty(len(scores))
     for i in np.unique(fold):
-        others = fold != i
-        part = _moments(scores[others], labels[others])
-        known[~others] = _novelty(part, shares, temperature).score(scores[~others])
+        is_held_out = fold == i
+        fitted = _moments(scores[~is_held_out], labels[~is_held_out])
+        known[is_held_out] = _novelty(fitted, shares, temperature).score(scores[is_held_out])
     return replace(_novelty(moments, shares, temperature), known=np.sort(known))
 
 

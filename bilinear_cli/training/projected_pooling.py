@@ -11,7 +11,7 @@ import numpy as np
 from bilinear_cli.poolings import triangle
 
 MIN_NORM = np.float32(1e-6)  # as in `l2_normalize` of `poolings/functions.py`
-SLOPE_FLOOR = np.float32(1e-3)  # as there
+SLOPE_FLOOR = np.float32(1e-3)  # likewise
 
 
 @dataclass(frozen=True)

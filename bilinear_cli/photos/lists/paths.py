@@ -36,15 +36,15 @@ def photos_of(path: Path) -> tuple[list[Path], str]:
 def read_paths(stream: BufferedIOBase) -> Iterator[Path]:
     """Yield the paths of a list: one in each line, or with a NUL behind each.
 
-    `find -print0` writes a NUL behind each. What the list has more of when the first of them has
-    arrived, line breaks or NULs, separates the paths.
+    `find -print0` writes a NUL behind each. The separator is the more frequent of the two, line
+    breaks or NULs, as soon as one of them has arrived.
 
     Raises:
         UsageError: the list is in UTF-16.
     """
     text, separator = b"", b""
-    while part := stream.read1():
-        text += part
+    while chunk := stream.read1():
+        text += chunk
         if not separator:
             if text.startswith(UTF_16):
                 raise UsageError("standard input is in UTF-16: save the list in UTF-8")
