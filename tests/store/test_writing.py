@@ -4,7 +4,8 @@ import errno
 import os
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -214,21 +215,23 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def file_size_limit() -> Iterator[Callable[..., None]]:
-    """Give limit(bytes): no file of this process may grow beyond, as on a full disk."""
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond size bytes, as on a full disk.
+
+    It ends within the test: pytest's own output may go to a file that is already larger.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int = soft) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-    yield limit
-    limit()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("spec", ["max", "maps"])
 def test_a_disk_that_fills_up_loses_no_row_and_the_run_can_be_resumed(
-    tmp_path: Path, file_size_limit: Callable[..., None], spec: str
+    tmp_path: Path, spec: str
 ) -> None:
     shapes: Shapes = {spec: LARGE[spec]}
     rows, output = random_rows(shapes, 6), tmp_path / "x.h5"
@@ -236,10 +239,11 @@ def test_a_disk_that_fills_up_loses_no_row_and_the_run_can_be_resumed(
         with h5py.File(writer.path) as file:
             offset = file[f"features/{spec}"].id.get_offset()
         writer.append(head(rows, 0, 2))
-        file_size_limit(offset + 2 * 8192 + 100)
-        with raises(FeatureFileError, writer.path, os.strerror(errno.EFBIG)):
+        with (
+            file_size_limit(offset + 2 * 8192 + 100),
+            raises(FeatureFileError, writer.path, os.strerror(errno.EFBIG)),
+        ):
             writer.append(head(rows, 2, 4))
-    file_size_limit()
     with FeatureWriter(output) as writer:
         assert writer.rows_done == 2
         writer.verify_checksums(spec)
@@ -250,27 +254,25 @@ def test_a_disk_that_fills_up_loses_no_row_and_the_run_can_be_resumed(
 
 
 def test_a_file_above_the_limit_is_refused_with_its_size_before_its_first_row(
-    tmp_path: Path, file_size_limit: Callable[..., None]
+    tmp_path: Path,
 ) -> None:
     output = tmp_path / "x.h5"
     write(output)
     size = output.stat().st_size
-    file_size_limit(size - 1)
-    with raises(FeatureFileError, partial_path(output), f"{size:,} bytes", "ulimit -f"):
+    with (
+        file_size_limit(size - 1),
+        raises(FeatureFileError, partial_path(output), f"{size:,} bytes", "ulimit -f"),
+    ):
         write(output)
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_a_limit_when_only_the_mark_of_completion_is_missing(
-    tmp_path: Path, file_size_limit: Callable[..., None]
-) -> None:
+def test_a_limit_when_only_the_mark_of_completion_is_missing(tmp_path: Path) -> None:
     output = tmp_path / "x.h5"
     with begin(output) as writer:
         writer.append(random_rows(SMALL, 6))
-        file_size_limit(100)
-        with raises(FeatureFileError, writer.path, "ulimit -f"):
+        with file_size_limit(100), raises(FeatureFileError, writer.path, "ulimit -f"):
             writer.finish()
-        file_size_limit()
         writer.finish()
     assert list(tmp_path.iterdir()) == [output]
 
