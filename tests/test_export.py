@@ -183,7 +183,7 @@ LOAD = """
 import json, sys, keras, numpy as np, bilinear_cli.layers
 pixels, path = sys.argv[1:]
 model = keras.models.load_model(path)
-outputs = model.predict(np.load(pixels), verbose=0).tolist()
+outputs = np.asarray(model(np.load(pixels))).tolist()
 print(json.dumps([model.layers[-1].class_names, outputs]))
 """
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -127,6 +128,7 @@ def installed_versions(recipe: Recipe) -> str:
     return ", ".join([f"python {platform.python_version()}", *packages, f"libjpeg {jpeg}"])
 
 
+@cache  # it reads a file for each package
 def _version(name: str) -> str:
     try:
         return version(name)
