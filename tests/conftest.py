@@ -27,8 +27,9 @@ from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLUSTER = "tests/cluster/"
-MAX_GARBAGE = 16 << 20  # bytes per test without a garbage collection
+MAX_GARBAGE = 128 << 20  # bytes without a garbage collection
 USERS_CACHE = str(cache_folder())
+collected = {"bytes": 0}  # of this process after the last garbage collection
 
 # No deadline, because TensorFlow's first call is slow. Fixed examples, so that a failure repeats.
 hypothesis.settings.register_profile(
@@ -88,17 +89,21 @@ def users_cache(monkeypatch: pytest.MonkeyPatch, real_weights: Weights) -> None:
     monkeypatch.setenv("BILINEAR_CACHE", USERS_CACHE)
 
 
+def resident_bytes() -> int:
+    return psutil.Process().memory_info().rss
+
+
 @pytest.fixture(autouse=True)
 def _collect_garbage() -> Iterator[None]:
-    """Collect garbage after a test that leaves much of it.
+    """Collect garbage after tests that together leave much of it.
 
     Networks and graphs are in reference cycles. Python's collector counts objects, not bytes: a few
     large objects may take gigabytes before it runs.
     """
-    before = psutil.Process().memory_info().rss
     yield
-    if psutil.Process().memory_info().rss - before > MAX_GARBAGE:
+    if resident_bytes() - collected["bytes"] > MAX_GARBAGE:
         gc.collect()
+        collected["bytes"] = resident_bytes()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from bilinear_cli.recipe import View, distinct_sizes
 
 Compute = Callable[[Mapping[int, np.ndarray]], PooledRows]
 
+# No `if` or loop depends on a tensor, so that nothing must be translated: this is much sooner.
+_graph = partial(tf.function, autograph=False)
+
 
 def count_channels(forward: Forward, size: int, specs: Iterable[str] = ()) -> int:
     """Return the number of channels of the network's maps of photos of this size.
@@ -26,7 +30,7 @@ def count_channels(forward: Forward, size: int, specs: Iterable[str] = ()) -> in
     """
     signature = tf.TensorSpec((1, size, size, 3), tf.uint8)
     try:
-        outputs = tf.function(forward).get_concrete_function(signature).structured_outputs
+        outputs = _graph(forward).get_concrete_function(signature).structured_outputs
     except BilinearError:  # of an ONNX network
         raise
     except ValueError as error:  # from a layer
@@ -68,7 +72,7 @@ def compile_pooling(
 
     for size in distinct_sizes(views):
         signature = [tf.TensorSpec((batch_size, size, size, 3), tf.uint8)]
-        graphs[size] = tf.function(pool_photos, input_signature=signature).get_concrete_function()
+        graphs[size] = _graph(pool_photos, input_signature=signature).get_concrete_function()
         for spec, x in graphs[size].structured_outputs.items():  # type: ignore[attr-defined]
             if shapes.setdefault(spec, tuple(x.shape[1:])) != tuple(x.shape[1:]):
                 raise UsageError(f"rows of {spec} differ in shape between --scales. Use one size.")
@@ -112,7 +116,7 @@ def compile_maps(
         and spec -> shape of a row.
     """
     pool = _pool_all(specs, parameters)
-    graph = tf.function(pool, input_signature=[tf.TensorSpec((None, *shape), tf.float32)])
+    graph = _graph(pool, input_signature=[tf.TensorSpec((None, *shape), tf.float32)])
     outputs = graph.get_concrete_function().structured_outputs
 
     def compute(maps: np.ndarray) -> PooledRows:

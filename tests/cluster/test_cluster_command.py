@@ -12,7 +12,7 @@ import distributed
 import pytest
 from distributed import Client
 from support.commands import run_command, start_python
-from support.dask_processes import end_scheduler, scheduler_and_worker, wait_for
+from support.dask_processes import end_scheduler, forked_scheduler_and_worker, wait_for
 from support.errors import raises
 from support.photos import class_folders
 from support.shards import ONE_BY_ONE, TINY, OnWorkers, assert_same
@@ -71,7 +71,7 @@ def test_a_scheduler_that_is_killed_during_a_shard_is_one_line(
         wait_for(network.loaded_by)
         end_scheduler(process, distributed.default_client())
 
-    with scheduler_and_worker(file) as process:
+    with forked_scheduler_and_worker(file) as process:
         killing = threading.Thread(target=kill)
         killing.start()
         with raises(BilinearError, "scheduler"):

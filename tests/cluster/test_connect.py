@@ -16,7 +16,7 @@ import pytest
 from distributed import Client
 from support import dask_processes
 from support.commands import start_python
-from support.dask_processes import end, end_scheduler, scheduler_and_worker, start, wait_for
+from support.dask_processes import end, end_scheduler, forked_scheduler_and_worker, start, wait_for
 from support.errors import raises
 
 from bilinear_cli.cluster import connect as connect_module
@@ -84,7 +84,7 @@ def test_a_scheduler_that_is_killed_is_one_line_and_hides_no_other_error(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stacks = [ExitStack() for _ in CALLS]
-    with scheduler_and_worker(file) as process:
+    with forked_scheduler_and_worker(file) as process:
         clients = [stack.enter_context(connect(str(file))) for stack in stacks]
         assert {client._timeout for client in clients} == {connect_module.CONNECT_SECONDS}
         futures = [client.submit(time.sleep, 60, pure=False) for client in clients]
@@ -97,7 +97,7 @@ def test_a_scheduler_that_is_killed_is_one_line_and_hides_no_other_error(
 
 
 def test_a_scheduler_that_another_one_replaces_is_one_line(file: Path) -> None:
-    with scheduler_and_worker(file) as process, ExitStack() as stack:
+    with forked_scheduler_and_worker(file) as process, ExitStack() as stack:
         client = stack.enter_context(connect(str(file)))
         future = client.submit(time.sleep, 60)
         port = client.scheduler.address.rpartition(":")[2]

@@ -20,6 +20,7 @@ from support.dask_processes import (
     SMALL_BLOCK,
     SmallBlocks,
     end_scheduler,
+    forked_scheduler_and_worker,
     scheduler_and_worker,
     wait_for,
 )
@@ -377,7 +378,7 @@ def test_a_scheduler_that_is_killed_is_one_line(
     submissions(monkeypatch, kill)
     options = QUICK if task is tasks.products else STREAM
     with (
-        scheduler_and_worker(address) as process,
+        forked_scheduler_and_worker(address) as process,
         raises(BilinearError, "scheduler"),
         open_features([features]) as file,
         connect(str(address)) as client,

@@ -1,20 +1,24 @@
 """Dask's schedulers and workers as processes, and what the tests do to them."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
+from distributed.utils import get_mp_context
 
 from bilinear_cli.cluster import lag, tasks
 from bilinear_cli.training import feature_transform
 from support.commands import environment
 
+AnyProcess = subprocess.Popen | BaseProcess
 CHANNELS = 16  # of the maps whose bilinear features are trained on
 SMALL_BLOCK = 4 * 7 * CHANNELS * (CHANNELS + 1) // 2  # bytes of 7 rows
 SCHEDULER_AND_WORKER = """
@@ -64,8 +68,21 @@ def scheduler_and_worker(file: Path) -> AbstractContextManager[subprocess.Popen]
     return _running(_start("-c", SCHEDULER_AND_WORKER, file), file)
 
 
+def forked_scheduler_and_worker(file: Path) -> AbstractContextManager[BaseProcess]:
+    """Do the same by a fork of the process that Dask's workers are forks of: it starts at once."""
+    process = get_mp_context().Process(target=_run_quietly, args=(SCHEDULER_AND_WORKER, file))
+    process.start()
+    return _running(process, file)
+
+
+def _run_quietly(code: str, argument: Path) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.argv[1:] = [str(argument)]
+    exec(code, {})
+
+
 @contextmanager
-def _running(process: subprocess.Popen, file: Path) -> Iterator[subprocess.Popen]:
+def _running(process: AnyProcess, file: Path) -> Iterator[AnyProcess]:
     try:
         wait_for(lambda: file.exists() and file.stat().st_size)
         yield process
@@ -94,13 +111,16 @@ def thread_worker() -> Iterator[str]:
         tasks._opened.cache_clear()
 
 
-def end(process: subprocess.Popen) -> None:
+def end(process: AnyProcess) -> None:
     """Kill a process."""
     process.kill()
-    process.wait()
+    if isinstance(process, BaseProcess):
+        process.join()
+    else:
+        process.wait()
 
 
-def end_scheduler(process: subprocess.Popen, *clients: Client) -> None:
+def end_scheduler(process: AnyProcess, *clients: Client) -> None:
     """Kill a scheduler, for which its clients then look no longer than a moment."""
     for client in clients:
         client._timeout = 0.1
