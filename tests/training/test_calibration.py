@@ -105,6 +105,15 @@ def test_the_interval_stays_between_zero_and_one(wrong: int) -> None:
     assert (high == 1) == (wrong == 3)
 
 
+def test_the_interval_does_not_depend_on_how_many_samples_are_sorted_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores, labels = random_scores(30, 1)
+    together = calibration(to_probabilities(scores, 1), labels)
+    monkeypatch.setattr("bilinear_cli.training.metrics.BLOCK", 1)
+    assert calibration(to_probabilities(scores, 1), labels) == together
+
+
 @pytest.mark.slow
 def test_the_interval_is_as_wide_as_samples_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [random_scores(400, 1, seed) for seed in range(60)]
