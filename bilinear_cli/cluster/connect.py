@@ -131,6 +131,7 @@ def _open_client(address: str) -> "Client":
     from distributed import Client
     from distributed.comm import connect
     from distributed.security import Security
+    from distributed.utils import LoopRunner
 
     async def check_answer() -> None:
         """Raise unless a process of Dask answers in time; a `Client` would wait for ever."""
@@ -138,21 +139,22 @@ def _open_client(address: str) -> "Client":
         handshake = connect(address, timeout=CONNECT_SECONDS, **security)
         (await asyncio.wait_for(handshake, CONNECT_SECONDS + 1)).abort()
 
+    source = ""
     if Path(address).is_file():
-        address = _read_address(Path(address))
+        address, source = _read_address(Path(address)), f", the address in {address}"
     if "://" not in address:
         raise UsageError(
             f"--scheduler {address} is neither an address such as tcp://host:8786, nor an existing "
             "scheduler file, nor local[:WORKERS]"
         )
     try:
-        asyncio.run(check_answer())
+        LoopRunner().run_sync(check_answer)  # in a thread, since a notebook runs a loop in its own
         return Client(address, timeout=CONNECT_SECONDS)
     except Exception as error:  # of any type: any program may listen at the address
         reason = one_line(error) or f"no answer within {CONNECT_SECONDS} s"
         raise BilinearError(
-            f"no scheduler answers at {address}: {reason}. Check the address, and that a scheduler "
-            "runs there"
+            f"no scheduler answers at {address}{source}: {reason}. Check the address, and that a "
+            "scheduler runs there"
         ) from error
 
 
@@ -186,10 +188,11 @@ def _translate_errors(client: "Client") -> Iterator[None]:
         raise
     except KilledWorker as error:
         raise BilinearError(
-            f"{error.allowed_failures + 1} workers died during the task {error.task}, the last was "
-            f"{error.last_worker.address}: read their logs. If memory ran out, give workers more "
-            "and run the same command again, which resumes an extraction; or start again "
-            "with --overwrite and a smaller --batch-size"
+            f"the task {error.task} lost its worker {error.allowed_failures + 1} times, the last "
+            f"was {error.last_worker.address}. Memory ran out, or something killed the workers: "
+            "the logs of workers and machines say which. For memory, start workers with more "
+            "of it, or fewer with local:WORKERS, or extract with --overwrite and a smaller "
+            "--batch-size. Otherwise run the same command again: an extraction resumes"
         ) from error
     except Exception as error:
         if client.status == "running" and not isinstance(error, CancelledError):

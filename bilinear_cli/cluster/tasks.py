@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bilinear_cli.cluster.lag import is_visible
+from bilinear_cli.cluster.lag import is_visible, lasting_fault
 from bilinear_cli.cluster.requirements import check_worker, version_fault
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.machine import free_memory
@@ -48,6 +48,9 @@ class SharedFiles:
 
     def fault(self) -> str | None:
         """Return what this process lacks, or None; see `requirements.Fault`."""
+        return version_fault(_versions(), self.versions) or lasting_fault(self._unseen_file)
+
+    def _unseen_file(self) -> str | None:
         for path, expected in zip(self.files, self.descriptions, strict=True):
             actual = describe(path)
             if actual != expected:
@@ -55,7 +58,7 @@ class SharedFiles:
                     f"does not see {path} as the client does: on the worker it is {actual}, on the "
                     f"client {expected}. Put the file into a folder that all workers share"
                 )
-        return version_fault(_versions(), self.versions)
+        return None
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,9 @@ def _versions() -> str:
 
 def describe(path: Path) -> str:
     """Return size and digest of a feature file, or what is wrong with it."""
-    if not is_visible(path):
-        return "missing"
     try:
+        if not is_visible(path):
+            return "missing"
         with FeatureFile(path) as file:
             text = json.dumps([file.attributes, file.sha256.tolist()], default=str, sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()

@@ -252,11 +252,11 @@ def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _rows_kept() -> Iterator[None]:
-    """Add to a FeatureFileError that the rows of the file are kept."""
+    """Add to a FeatureFileError, such as an InUseError, that the rows of the file are kept."""
     try:
         yield
     except FeatureFileError as error:
-        raise FeatureFileError(f"{error} All rows are kept: run again.") from error
+        raise type(error)(f"{error} All rows are kept: run again.") from error
 
 
 def _sync_and_rename(path: Path, output: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests of writing a feature file, with bad rows, faults of the disk, and other runs."""
 
 import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -318,6 +319,18 @@ def test_a_disk_that_is_full_while_bad_rows_are_left_out(
         writer.finish({})
     with FeatureFile(output) as file:
         assert len(all_rows(file, "max")) == 5
+
+
+def test_a_copy_without_bad_rows_that_is_in_use_can_be_waited_for(tmp_path: Path) -> None:
+    output = tmp_path / "x.h5"
+    copy = partial_path(partial_path(output))
+    h5py.File(copy, "w").close()
+    with copy.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with raises(InUseError, partial_path(output)):
+            write(output, bad=[0])
+    with FeatureWriter(output) as writer:
+        writer.finish()
 
 
 @pytest.mark.slow
