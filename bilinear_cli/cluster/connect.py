@@ -152,6 +152,8 @@ def _open_client(address: str) -> "Client":
         return Client(address, timeout=CONNECT_SECONDS)
     except Exception as error:  # of any type: any program may listen at the address
         reason = one_line(error) or f"no answer within {CONNECT_SECONDS} s"
+        if isinstance(error, MemoryError):  # its first bytes, taken for the size of a message
+            reason = "another program answers there"
         raise BilinearError(
             f"no scheduler answers at {address}{source}: {reason}. Check the address, and that a "
             "scheduler runs there"

@@ -77,13 +77,16 @@ def warn_of_silence(what: str) -> Iterator[Callable[[], None]]:
 @contextmanager
 def watch_processes(client: "Client") -> Iterator[None]:
     """Log a warning when there is no worker, and when the scheduler or a worker is silent."""
-    # In the client's event loop, where a question that nobody answers can be cancelled.
-    loop = client.loop.asyncio_loop
-    watching = asyncio.run_coroutine_threadsafe(_Watch(client).look_until_cancelled(), loop)
+
+    async def start() -> asyncio.Task[None]:
+        """Watch in the client's event loop, where a question without an answer can be cancelled."""
+        return asyncio.create_task(_Watch(client).look_until_cancelled())
+
+    watching = client.sync(start)
     try:
         yield
     finally:
-        watching.cancel()
+        watching.get_loop().call_soon_threadsafe(watching.cancel)
 
 
 class _Watch:

@@ -97,7 +97,7 @@ def test_a_question_that_a_scheduler_has_not_answered_ends_with_the_client(
     runner = LoopRunner()
     runner.start()
     try:
-        with watch_processes(Mock(loop=runner.loop, scheduler=Mock(identity=identity))):
+        with watch_processes(Mock(sync=runner.run_sync, scheduler=Mock(identity=identity))):
             wait_for(lambda: events)
         wait_for(lambda: events == ["asked", "cancelled"], 5)
     finally:

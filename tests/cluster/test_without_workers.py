@@ -237,7 +237,7 @@ def test_a_worker_without_the_program_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "facts"),
-    [(b"", ["0.2 s"]), (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", [])],
+    [(b"", ["0.2 s"]), (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", ["program"])],
     ids=["nothing", "something else"],
 )
 @pytest.mark.slow
