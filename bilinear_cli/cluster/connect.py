@@ -98,15 +98,28 @@ def _start_workers(address: str) -> "Iterator[Client]":
         raise UsageError(f"--scheduler {address} is invalid: write local:4 for four workers")
     n_workers = int(count) if colon else n_cpus()
     with dask.config.set(LOCAL_DASK_CONFIG):  # for the whole block, since Dask restarts workers
-        with _block_ctrl_c():
-            cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # any free port
-            )
+        try:
+            with _block_ctrl_c():
+                cluster = LocalCluster(
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address="127.0.0.1:0",  # any free port
+                )
+        except Exception as error:  # of any type: the system refuses, or a process ends at once
+            raise BilinearError(
+                f"cannot start the workers of --scheduler {address}: {_first_cause(error)}. Start "
+                "fewer, such as local:1. A Python script must start them below "
+                "`if __name__ == '__main__':`"
+            ) from error
         with cluster, Client(cluster) as client:
             yield client
+
+
+def _first_cause(error: BaseException) -> str:
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextmanager

@@ -280,6 +280,17 @@ def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
         connect("tls://127.0.0.1:1").__enter__()
 
 
+def test_workers_of_this_machine_that_do_not_start_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system's refusal, which Dask raises as the cause of another error, is simulated."""
+    error = RuntimeError("Nanny failed to start.")
+    error.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    monkeypatch.setattr("distributed.LocalCluster", Mock(side_effect=error))
+    with raises(BilinearError, "local:8", os.strerror(errno.EMFILE), "local:1", "__main__"):
+        connect("local:8").__enter__()
+
+
 NO_ADDRESS = ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"]
 
 
