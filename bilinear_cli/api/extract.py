@@ -10,7 +10,7 @@ from bilinear_cli.api.files import StrPath, optional_path, optional_spec
 from bilinear_cli.api.progress import progress_bar
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.make_job import maps_job, photos_job
-from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
+from bilinear_cli.extraction.options import ExtractOptions, check_given_with_maps
 from bilinear_cli.home import expand_spec
 from bilinear_cli.recipe import UNSHARDED
 
@@ -121,18 +121,10 @@ def extract(
     )
     scheduler = optional_spec(scheduler, "scheduler")
     if options.maps:
-        _check_only_maps(options, scheduler, merge)
+        given = {x.name: getattr(options, x.name) != x.default for x in fields(options)}
+        given |= {"scheduler": scheduler is not None, "no_merge": not merge}
+        check_given_with_maps(name for name, is_given in given.items() if is_given)
     return run_extraction(options, scheduler, merge, command, progress)
-
-
-def _check_only_maps(options: ExtractOptions, scheduler: str | None, merge: bool) -> None:
-    """Raise a UsageError for an argument that the stored maps determine."""
-    for field in fields(options):
-        name = field.name
-        if name not in WITH_MAPS and getattr(options, name) != field.default:
-            raise UsageError(f"{name} cannot be used with maps, which determine it. Remove it.")
-    if scheduler is not None or not merge:
-        raise UsageError("maps are pooled in this process: remove scheduler and merge")
 
 
 def run_extraction(

@@ -24,8 +24,8 @@ from bilinear_cli.cli.options import (
     split_seed_option,
     weights_option,
 )
-from bilinear_cli.errors import BadPhotoError, UsageError
-from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
+from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.extraction.options import ExtractOptions, check_given_with_maps
 from bilinear_cli.messages import command_line
 from bilinear_cli.recipe import CHOICES, PROCESSOR
 
@@ -156,7 +156,8 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     from bilinear_cli.api.extract import run_extraction
 
     if extract_options.maps:
-        _check_options_with_maps(context)
+        names, typed = (str(x.name) for x in context.command.params), ParameterSource.COMMANDLINE
+        check_given_with_maps(x for x in names if context.get_parameter_source(x) == typed)
     try:
         written = run_extraction(extract_options, scheduler, not no_merge, command, not is_quiet())
     except KeyboardInterrupt as interruption:
@@ -170,15 +171,3 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
         raise BadPhotoError(f"{error} Leave out --overwrite to keep them.") from error
     click.echo(written)
     log.info("next: bilinear train --features %s", command_line([str(written)]))
-
-
-def _check_options_with_maps(context: click.Context) -> None:
-    """Raise if the command line has an option that the stored maps determine."""
-    for parameter in context.command.params:
-        source = context.get_parameter_source(str(parameter.name))
-        if source == ParameterSource.COMMANDLINE and parameter.name not in WITH_MAPS:
-            name = parameter.opts[0]
-            raise UsageError(
-                f"{name} cannot be used with --maps. Remove it: the file of maps fixes the photos "
-                "and the network, and this process pools the maps."
-            )

@@ -1,6 +1,6 @@
 """The options of `bilinear extract`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,3 +98,13 @@ class ExtractOptions:
         """The options of crops; None for whole photos."""
         names = ("box", "margin", "no_box", "min_confidence")
         return box_options(self.boxes, **{name: getattr(self, name) for name in names})
+
+
+def check_given_with_maps(names: Iterable[str]) -> None:
+    """Raise a UsageError if a given option is one that the stored maps determine."""
+    for name in names:
+        if name not in WITH_MAPS:
+            raise UsageError(
+                f"--{name.replace('_', '-')} cannot be used with --maps. Remove it: the file of "
+                "maps fixes the photos and the network, and this process pools the maps."
+            )
