@@ -111,7 +111,8 @@ def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
 
 def test_a_rare_photo_is_unknown_in_every_form(birds: Path, run: Path) -> None:
     spread_novelty(run, read_scores(run, "test")["scores"])
-    expected = list(predict(run, sorted(birds.rglob("*.png")), load_small_network()))
+    model, photos = load_model(run), sorted(birds.rglob("*.png"))
+    expected = list(predict(model, read_recipe(run), photos, load_small_network()))
     rarity, p = (
         np.array([getattr(x, name) for x in expected]) for name in ("rarity", "probability")
     )
@@ -181,8 +182,9 @@ def test_paths_are_read_while_photos_are_named(birds: Path, run: Path) -> None:
             read.append(photo)
             yield photo
 
-    assert read_recipe(run).batch_size == 8
-    next(predict(run, paths(), load_small_network()))
+    recipe = read_recipe(run)
+    assert recipe.batch_size == 8
+    next(predict(load_model(run), recipe, paths(), load_small_network()))
     assert len(read) <= 4 * 8  # what is read ahead
 
 
