@@ -98,7 +98,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         self.C_, self.label_smoothing_, val_rows = tuning.C, tuning.label_smoothing, tuning.rows
         self.temperature_ = fit_temperature(tuning.scores, val_rows.labels, val_rows.sample_weight)
         linear = estimator.fit(data, tuning).first
-        self._set_coefficients(Linear(linear.weights, linear.intercept - mean @ linear.weights))
+        self._set_coefficients(linear.uncentred(mean))
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.C_ or np.nan)):
             raise ValueError("no finite solution: scale X, or use weights of about 1")
         return self

@@ -129,10 +129,10 @@ def extract(
 
 def run_extraction(
     options: ExtractOptions,
-    scheduler: str | None = None,
-    merge: bool = True,
-    command: Sequence[str] = (),
-    show_progress: bool = True,
+    scheduler: str | None,
+    merge: bool,
+    command: Sequence[str],
+    show_progress: bool,
 ) -> Path:
     """Do as `extract`, with all options in one object."""
     if options.maps:
