@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.files import file_sha256
 from bilinear_cli.messages import abbreviate, one_line
 from bilinear_cli.networks.onnx_graph import check_graph, load_graph, quantizes_dynamically
 
@@ -48,8 +49,7 @@ class OnnxModel:
         """Return what identifies the network: the SHA-256 of the SHA-256 of its files."""
         digests = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as file:
-                digests.update(hashlib.file_digest(file, "sha256").digest())
+            digests.update(bytes.fromhex(file_sha256(path)))
         return digests.hexdigest()
 
 

@@ -90,7 +90,7 @@ def load_model(run: Path) -> "Model":
     """
     metrics = read_metrics(run)
     with read_errors(run / "model.npz"):
-        return _model(read_arrays(run / "model.npz"), metrics)
+        return _model(read_arrays(run / "model.npz", metrics.get("sha256")), metrics)
 
 
 def _model(arrays: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> "Model":
