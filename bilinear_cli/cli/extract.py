@@ -25,9 +25,13 @@ from bilinear_cli.cli.options import (
     weights_option,
 )
 from bilinear_cli.errors import BadPhotoError
-from bilinear_cli.extraction.options import ExtractOptions, check_given_with_maps
+from bilinear_cli.extraction.options import (
+    PRECISIONS,
+    RESIZES,
+    ExtractOptions,
+    check_given_with_maps,
+)
 from bilinear_cli.messages import command_line
-from bilinear_cli.recipe import CHOICES, PROCESSOR
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +81,7 @@ class PoolingOption(click.Option):
 @option("--flip", help="Add a mirrored view of each photo. predict averages the scores of both.")
 @option(
     "--resize",
-    type=click.Choice([*CHOICES["resize"], PROCESSOR]),
+    type=click.Choice(RESIZES),
     help="How photos become square: squash them, crop the centre, pad them with borders, or as the "
     "publisher of an ONNX network does (processor).  [default: squash; processor for ONNX]",
 )
@@ -87,7 +91,7 @@ class PoolingOption(click.Option):
 )
 @option(
     "--precision",
-    type=click.Choice(["auto", *CHOICES["precision"]]),
+    type=click.Choice(PRECISIONS),
     help="Precision of the network. auto takes bfloat16 where the device supports it, else "
     "float32. int8 is for VGG16 on a CPU, see docs/int8.md.",
 )

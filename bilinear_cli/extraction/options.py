@@ -11,6 +11,8 @@ from bilinear_cli.validation import POSITIVE, SEED, Range, validate_choice, vali
 
 # Options that the stored maps of `maps` do not determine
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
+RESIZES = (*CHOICES["resize"], PROCESSOR)
+PRECISIONS = ("auto", *CHOICES["precision"])
 ENGINES = ("auto", "tensorflow", "ncnn")  # an ONNX network has its own
 RANGES = {
     "image_size": Range(int, 1, MAX_SIZE),
@@ -84,8 +86,8 @@ class ExtractOptions:
         if not self.pooling:
             raise UsageError("there is no --pooling: name at least one")
         if self.resize is not None:
-            validate_choice("--resize", self.resize, (*CHOICES["resize"], PROCESSOR))
-        validate_choice("--precision", self.precision, ("auto", *CHOICES["precision"]))
+            validate_choice("--resize", self.resize, RESIZES)
+        validate_choice("--precision", self.precision, PRECISIONS)
         validate_choice("--engine", self.engine, ENGINES)
         validate_options(self, RANGES)
         if self.scales is not None:
