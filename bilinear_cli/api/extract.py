@@ -83,15 +83,9 @@ def extract(
         FeatureFileError: an existing output has other contents, or it cannot be written.
         UsageError: the options do not fit each other.
     """
-    if not isinstance(data, str | PathLike):
-        raise UsageError(
-            "data is one photo set, such as a folder, a CSV file or 'sample', and not "
-            f"{type(data).__name__}. For a list of photos, write a CSV file with the columns path "
-            "and label, or use bilinear_cli.transformers.PhotoFeatures."
-        )
     paths = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
     options = ExtractOptions(
-        data=expand_spec(data, "data"),
+        data=_photo_set_spec(data),
         pooling=[pooling] if isinstance(pooling, str) else tuple(pooling),
         backbone=expand_spec(backbone, "backbone"),
         layer=layer,
@@ -125,6 +119,17 @@ def extract(
         given |= {"scheduler": scheduler is not None, "no_merge": not merge}
         check_given_with_maps(name for name, is_given in given.items() if is_given)
     return run_extraction(options, scheduler, merge, command, progress)
+
+
+def _photo_set_spec(data: StrPath) -> str:
+    """Return the spec of a photo set; raise a UsageError for a list of photos."""
+    if not isinstance(data, str | PathLike):
+        raise UsageError(
+            "data is one photo set, such as a folder, a CSV file or 'sample', and not "
+            f"{type(data).__name__}. For a list of photos, write a CSV file with the columns path "
+            "and label, or use bilinear_cli.transformers.PhotoFeatures."
+        )
+    return expand_spec(data, "data")
 
 
 def run_extraction(
