@@ -87,8 +87,8 @@ class Run:
             expand_spec(weights, "weights"),
             optional_path(backbone, "backbone"),
         )
-        forward = load_network(network, recipe)
-        return [*predict(load_model(self.path), recipe, items, forward, top=top)]
+        model = load_model(self.path)
+        return [*predict(model, recipe, items, load_network(network, recipe), top=top)]
 
     def report(self, path: StrPath) -> Path:
         """Write a report, `.html` or `.md` by the suffix of the path; return the path."""
