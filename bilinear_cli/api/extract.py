@@ -10,7 +10,7 @@ from bilinear_cli.api.files import StrPath, optional_path, optional_spec
 from bilinear_cli.api.progress import progress_bar
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.make_job import maps_job, photos_job
-from bilinear_cli.extraction.options import ExtractOptions, check_given_with_maps
+from bilinear_cli.extraction.options import ExtractOptions, check_options_with_maps
 from bilinear_cli.home import expand_spec
 from bilinear_cli.recipe import UNSHARDED
 
@@ -115,9 +115,10 @@ def extract(
     )
     scheduler = optional_spec(scheduler, "scheduler")
     if options.maps:
-        given = {x.name: getattr(options, x.name) != x.default for x in fields(options)}
-        given |= {"scheduler": scheduler is not None, "no_merge": not merge}
-        check_given_with_maps(name for name, is_given in given.items() if is_given)
+        names = [x.name for x in fields(options) if getattr(options, x.name) != x.default]
+        names += ["scheduler"] if scheduler is not None else []
+        names += [] if merge else ["no_merge"]
+        check_options_with_maps(names)
     return run_extraction(options, scheduler, merge, command, progress)
 
 

@@ -29,7 +29,7 @@ from bilinear_cli.extraction.options import (
     PRECISIONS,
     RESIZES,
     ExtractOptions,
-    check_given_with_maps,
+    check_options_with_maps,
 )
 from bilinear_cli.messages import command_line
 
@@ -161,7 +161,7 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
 
     if extract_options.maps:
         names, typed = (str(x.name) for x in context.command.params), ParameterSource.COMMANDLINE
-        check_given_with_maps(x for x in names if context.get_parameter_source(x) == typed)
+        check_options_with_maps(x for x in names if context.get_parameter_source(x) == typed)
     try:
         written = run_extraction(extract_options, scheduler, not no_merge, command, not is_quiet())
     except KeyboardInterrupt as interruption:

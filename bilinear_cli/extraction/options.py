@@ -102,8 +102,8 @@ class ExtractOptions:
         return box_options(self.boxes, **{name: getattr(self, name) for name in names})
 
 
-def check_given_with_maps(names: Iterable[str]) -> None:
-    """Raise a UsageError if a given option is one that the stored maps determine."""
+def check_options_with_maps(names: Iterable[str]) -> None:
+    """Raise a UsageError for the name of an option that the stored maps determine."""
     for name in names:
         if name not in WITH_MAPS:
             raise UsageError(
