@@ -35,7 +35,7 @@ from bilinear_cli.cluster.shards_folder import begin_replacing, is_complete, sha
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job, installed_versions
-from bilinear_cli.networks.network import MEASURED_ENGINES
+from bilinear_cli.networks.engines import MEASURED_ENGINES
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
