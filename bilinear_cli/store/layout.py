@@ -54,7 +54,7 @@ def check_space(
     free = shutil.disk_usage(path.parent).free + _used_bytes(path)
     if needed > free:
         raise FeatureFileError(
-            f"{path} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free some "
+            f"{path} needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free. Free some "
             "space, or choose another --output or fewer --pooling."
         )
 

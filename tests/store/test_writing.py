@@ -186,7 +186,7 @@ def test_a_run_killed_between_copying_and_renaming_is_finished_by_the_next(
 def test_a_disk_too_small_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=10**8))
     output = tmp_path / "x.h5"
-    with raises(FeatureFileError, output, "0.20 GB", "0.10 GB", "--output", "--pooling"):
+    with raises(FeatureFileError, output, "200.0 MB", "100.0 MB", "--output", "--pooling"):
         begin(output, {"max": (10**8,)}, 1)
     assert list(tmp_path.iterdir()) == []
 
