@@ -27,6 +27,7 @@ from support.errors import assert_names, raises
 from support.feature_files import flip_bit, write_features
 from support.rows import LOSSES, class_maps, pooled
 
+from bilinear_cli import machine
 from bilinear_cli.cluster import pool, tasks
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.reducer import DaskReducer, Workers
@@ -434,9 +435,9 @@ def test_a_worker_that_comes_later_is_checked_as_it_reads(
 
 def test_other_versions_are_refused(client: Client, features: Path) -> None:
     def become(version: Callable[[str], str]) -> None:
-        tasks.version = version
+        machine.version = version
 
-    (address, _), real = client.run(os.getpid), tasks.version
+    (address, _), real = client.run(os.getpid), machine.version
     client.run(become, lambda name: "0.0.1" if name == "scipy" else real(name), workers=[address])
     try:
         facts = (address, "scipy", "0.0.1", real("scipy"))

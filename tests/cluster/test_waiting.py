@@ -26,6 +26,7 @@ from bilinear_cli.cluster import lag, tasks, watch
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_worker, run_on_workers
 from bilinear_cli.cluster.watch import Silence, warn_of_silence, watch_processes
 from bilinear_cli.extraction.from_photos import PhotoInput
+from bilinear_cli.machine import package_versions
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.progress import every
 from bilinear_cli.store import locked
@@ -152,7 +153,9 @@ def test_a_worker_waits_for_a_feature_file_that_has_just_been_made(
 ) -> None:
     """The lag of the shared folder is simulated."""
     path = write_features(tmp_path / "x.h5", {"max": np.eye(4, 9)}, [0, 0, 1, 1], ["train"] * 4)
-    shared_files = tasks.SharedFiles((path,), (tasks.describe(path),), tasks._versions())
+    shared_files = tasks.SharedFiles(
+        (path,), (tasks.describe(path),), package_versions(tasks.PACKAGES)
+    )
     hide(path)
     assert not path.exists()
     check_worker(shared_files.fault, WORKER)

@@ -31,6 +31,7 @@ from bilinear_cli.cluster.tasks import SharedFiles
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import installed_versions
+from bilinear_cli.machine import package_versions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe
@@ -193,7 +194,7 @@ def test_a_worker_checks_all_requirements_and_waits_only_for_files(
 
 
 def test_a_worker_that_trains_waits_only_for_files(waits: list[float], tmp_path: Path) -> None:
-    shared_files = SharedFiles((tmp_path / "x.h5",), ("a file",), tasks._versions())
+    shared_files = SharedFiles((tmp_path / "x.h5",), ("a file",), package_versions(tasks.PACKAGES))
     assert_names(str(replace(shared_files, versions="scipy 0").fault()), "scipy", "0")
     assert waits == [0]
     assert_names(str(shared_files.fault()), tmp_path / "x.h5", "missing")
