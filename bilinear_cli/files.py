@@ -1,5 +1,6 @@
 """Files: atomic writing, portable names and paths, and what a broken archive raises."""
 
+import hashlib
 import os
 import re
 import tempfile
@@ -46,6 +47,12 @@ def atomic_write(path: Path, replace_folder: bool = False, advice: str = "") -> 
     except OSError as error:
         hint = f". {advice}" if advice else ""
         raise BilinearError(f"cannot write {path}: {reason_of(error)}{hint}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal; raise an OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def portable_name(name: str) -> str:

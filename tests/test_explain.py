@@ -11,13 +11,13 @@ import pytest
 from support.errors import assert_suggests, raises
 from support.network import CHANNELS, extract_photos, small_network, use_untrained_networks
 from support.photos import make_photo, similar_photos
-from support.runs import change_metrics
+from support.runs import change_metrics, change_model
 
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.explain import explain, overlay
 from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.run import load_model, save_model, train
+from bilinear_cli.run import load_model, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 from bilinear_cli.training.primal import Linear
@@ -117,7 +117,7 @@ def test_a_model_of_one_pair_of_channels_is_explained_by_that_pair(
     entry = int(np.argmax((x.reshape(-1, CHANNELS).T @ x.reshape(-1, CHANNELS))[i, j] * (i != j)))
     weights = np.zeros_like(model.first.weights)
     weights[entry, 1] = 3
-    save_model(run / "model.npz", replace(model, first=replace(model.first, weights=weights)))
+    change_model(run, first=replace(model.first, weights=weights))
     explanation = explain(run, photo, forward, "tit")
     assert explanation.pairs[0][:2] == (i[entry], j[entry])
     assert explanation.pairs[0][2] == pytest.approx(explanation.heatmap.sum())
@@ -145,7 +145,7 @@ def test_a_pooling_whose_score_is_no_sum_over_locations_is_refused(
 def test_an_mlp_is_refused(train_run: TrainRun, photo: Path, tmp_path: Path) -> None:
     run = shutil.copytree(train_run("bilinear", OPTIONS), tmp_path / "run")
     second = Linear(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
-    save_model(run / "model.npz", replace(load_model(run), second=second))
+    change_model(run, second=second)
     change_metrics(run, classifier="mlp", C=None, hidden=3, dropout=0.0, curve=[])
     with raises(BilinearError, "mlp", "softmax", "svm", "ridge", "conv1x1"):
         explain(run, photo, forward)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,18 @@ from support.commands import run_python
 from support.errors import raises
 from support.network import extract_photos, use_untrained_networks
 from support.photos import similar_photos
-from support.runs import change_metrics, spread_novelty
+from support.runs import change_metrics, change_model, spread_novelty
 
 from bilinear_cli import export as exporting
 from bilinear_cli.errors import BilinearError, UsageError
-from bilinear_cli.export import build_model, export
+from bilinear_cli.export import build_model
 from bilinear_cli.networks.backbone import load_backbone
 from bilinear_cli.networks.weights import Weights, load_vgg16_weights
 from bilinear_cli.photos.photo_set import load_photo_set
 from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe
-from bilinear_cli.run import load_model, read_recipe, read_scores, save_model, train
+from bilinear_cli.run import load_model, read_metrics, read_recipe, read_scores, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 
@@ -95,13 +95,18 @@ def train_run(features: Path, folder: Path, spec: str, **options: Any) -> Path:
         return Path(train(file, spec, TrainOptions(**options), folder)["run"])
 
 
+def export(run: Path, weights: Mapping[str, np.ndarray], path: Path, **options: Any) -> keras.Model:
+    return exporting.export(load_model(run), read_recipe(run), weights, path, **options)
+
+
 def pixels_of(photos: list[Path]) -> np.ndarray:
     return np.stack([read_photo(path, [SIZE])[0] for path in photos])
 
 
 def predicted(run: Path, photos: list[Path], forward: Forward) -> np.ndarray:
     """Return the probabilities that `predict` gives, (photos, classes)."""
-    answers = [dict(x.top) for x in predict(run, photos, forward)]
+    model, recipe = load_model(run), read_recipe(run)
+    answers = [dict(x.top) for x in predict(model, recipe, photos, forward)]
     return np.array([[p for _, p in sorted(names.items())] for names in answers])
 
 
@@ -141,7 +146,7 @@ def test_the_model_gives_the_probabilities_of_predict(
     monkeypatch.setattr(exporting, "_network", lambda *_: network)
     run = train_run(features / file, tmp_path, spec, **options)
     # with the temperature of so few photos all probabilities may be alike
-    save_model(run / "model.npz", replace(load_model(run), temperature=0.7, novelty=None))
+    change_model(run, temperature=0.7, novelty=None)
     change_metrics(run, temperature=0.7)
     model = build_model(load_model(run), read_recipe(run), weights.tensors)
     expected = predicted(run, photos, forward)
@@ -166,17 +171,15 @@ def test_the_rarity_is_that_of_predict(
     run, path = train_run(features / file, tmp_path, "avg"), tmp_path / "x.keras"
     novelty = spread_novelty(run, read_scores(run, "test")["scores"])
     novelty = replace(novelty, counts=np.array([99.0, 99, 0]))
-    save_model(run / "model.npz", replace(load_model(run), novelty=novelty))
+    change_model(run, novelty=novelty)
     export(run, weights.tensors, path, rarity=True)
     outputs = keras.models.load_model(path).predict(pixels_of(photos), verbose=0)
-    rarity = [x.rarity for x in predict(run, photos, forward)]
+    answers = predict(load_model(run), read_recipe(run), photos, forward)
+    rarity = [x.rarity for x in answers]
     assert np.std(rarity) > 0.1
     np.testing.assert_allclose(outputs["rarity"], rarity, atol=1e-4)
     probabilities = predicted(run, photos, forward)
     np.testing.assert_allclose(outputs["probabilities"], probabilities, atol=1e-3)
-    save_model(run / "model.npz", replace(load_model(run), novelty=None))
-    with raises(BilinearError, run, "--rarity"):
-        export(run, {}, tmp_path / "y.keras", rarity=True)
 
 
 LOAD = """
@@ -225,11 +228,10 @@ def test_the_file_must_end_in_keras_and_be_writable(
 
 
 def test_views_of_several_sizes_cannot_be_exported(run: Path, tmp_path: Path) -> None:
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["extraction"]["views"] = "original 24"
     shutil.copytree(run, tmp_path / "run")
-    save_model(tmp_path / "run" / "model.npz", load_model(run))  # without the recipe
-    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    change_model(tmp_path / "run")  # without the recipe
+    extraction = read_metrics(run)["extraction"] | {"views": "original 24"}
+    change_metrics(tmp_path / "run", extraction=extraction)
     with raises(UsageError, "--scales"):
         export(tmp_path / "run", {}, tmp_path / "x.keras")
     assert not (tmp_path / "x.keras").exists()

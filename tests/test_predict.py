@@ -11,12 +11,12 @@ from support.errors import assert_names, raises, warnings
 from support.feature_files import write_features
 from support.photos import make_photo
 from support.picture_files import deep_png
-from support.runs import spread_novelty
+from support.runs import change_metrics, change_model, spread_novelty
 
 from bilinear_cli.errors import BadPhotoError, BilinearError
 from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.predict import predict
-from bilinear_cli.run import load_model, read_recipe, save_model, train
+from bilinear_cli.run import load_model, read_metrics, read_recipe, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 
@@ -64,7 +64,7 @@ def test_photos_get_their_class_and_a_bad_file_its_error(
     bad = tmp_path / "bad.jpg"
     bad.write_text("no photo")
     paths = [*photos[:5], bad, *photos[5:]]  # in batches of four, the last of three
-    answers = list(predict(run, paths, forward, top=50))
+    answers = list(predict(load_model(run), read_recipe(run), paths, forward, top=50))
     assert [x.photo for x in answers] == paths
     error = answers[5].error
     assert isinstance(error, BadPhotoError)
@@ -83,7 +83,8 @@ def test_what_was_guessed_about_photos_is_said_once(
 ) -> None:
     for path in photos[:3]:
         path.write_bytes(deep_png(np.full((8, 8), 900)))
-    answers = list(predict(run, [*photos, Image.new("I;16", (8, 8), 900)], forward))
+    photos = [*photos, Image.new("I;16", (8, 8), 900)]
+    answers = list(predict(load_model(run), read_recipe(run), photos, forward))
     assert len(answers) == 19
     (warning,) = warnings(caplog)
     assert_names(warning, photos[0], "10-bit", 900, 3)
@@ -91,18 +92,16 @@ def test_what_was_guessed_about_photos_is_said_once(
 
 @pytest.mark.parametrize("run", ["max"], indirect=True)
 def test_the_rarity_is_that_of_the_mean_scores_of_the_views(run: Path, tmp_path: Path) -> None:
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["extraction"]["views"] = f"original {2 * SIZE}"
-    model = load_model(run)
-    save_model(run / "model.npz", model)  # without the recipe, as in earlier versions
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    extraction, model = read_metrics(run)["extraction"], load_model(run)
+    change_model(run)  # without the recipe, as in version 0.1
+    change_metrics(run, extraction=extraction | {"views": f"original {2 * SIZE}"})
     paths = [make_photo(tmp_path / f"{i}.png", seed=i) for i in range(5)]
     sizes = zip(*(read_photo(path, [SIZE, 2 * SIZE]) for path in paths), strict=True)
     views = [forward(np.stack(pixels)).numpy().max(axis=(1, 2)) for pixels in sizes]
     scores = np.mean([model.scores({"max": x}) for x in views], axis=0)
     expected = spread_novelty(run, scores).rarity(scores)
     assert len({*expected}) > 3
-    rarity = [x.rarity for x in predict(run, paths, forward)]
+    rarity = [x.rarity for x in predict(load_model(run), read_recipe(run), paths, forward)]
     np.testing.assert_allclose(rarity, expected, atol=0.01)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.files import file_sha256
 from bilinear_cli.messages import abbreviate, closest_match
 from bilinear_cli.photos.listings import KINDS, Listing, ListingOptions
 from bilinear_cli.photos.names import (
@@ -117,8 +118,7 @@ def entry_key(name: str, box: Sequence[float]) -> str:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return ""  # the error is reported when the file is read as a photo
 

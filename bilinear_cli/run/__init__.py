@@ -12,7 +12,7 @@ from bilinear_cli.run.reading import (
     read_recipe,
     read_scores,
 )
-from bilinear_cli.run.writing import run_name, train, write_run
+from bilinear_cli.run.writing import run_name, train
 
 __all__ = [
     "load_model",
@@ -25,5 +25,4 @@ __all__ = [
     "run_name",
     "save_model",
     "train",
-    "write_run",
 ]

@@ -9,6 +9,8 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_magic
 
+from bilinear_cli.files import file_sha256
+
 FLOAT, INTEGER, TEXT, BYTES = "f", "iu", "U", "S"  # kinds of dtypes
 
 
@@ -26,10 +28,11 @@ class Array(NamedTuple):
 Schema = Mapping[str, Array]
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, sha256: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
     """Return the arrays of an npz file, in the byte order of this machine.
 
-    No pickle is loaded, and the arrays take no more memory than the file.
+    No pickle is loaded, and the arrays take no more memory than the file. `sha256` is name of a
+    file -> its SHA-256; None for a run of an earlier version.
 
     Raises:
         files.BROKEN_ZIP: the file is missing or damaged, or `train` does not write such a file.
@@ -37,6 +40,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         if not is_zipfile(file):
             raise ValueError("it is not an archive of arrays, or it is cut off")
+        if sha256 and file_sha256(path) != sha256[path.name]:
+            raise ValueError("it is not the file of this run, its SHA-256 is another one")
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             _check_sizes(arrays.zip, path.stat().st_size)

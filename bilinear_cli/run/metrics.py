@@ -11,6 +11,7 @@ from bilinear_cli.training.registry import NETWORK_OPTIONS, Classifier, get_clas
 
 Check = Callable[[Any], bool]  # whether a JSON value is as it must be
 
+ARRAY_FILES = ("model.npz", "oof.npz", "test.npz")
 MAX_NUMBER = 1e300  # JSON's 1e999 is infinite in Python
 MAX_SHOWN = 40  # characters of a wrong value in a message
 
@@ -102,6 +103,7 @@ OPTIONAL: dict[str, Check] = {  # not in runs of earlier versions, or without an
         {"auroc": SHARE, "auroc_ci95": interval(SHARE), "false_alarms_at_95": SHARE}
     ),
     "epochs": nullable(integer()),
+    "sha256": json_object(dict.fromkeys(ARRAY_FILES, is_text)),
     **{"seed": integer(), "versions": is_text, "features_file": is_text, "fitted_on": is_text},
 }
 ON_TEST_PHOTOS: dict[str, Check] = {

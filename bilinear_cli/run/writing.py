@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilinear_cli.files import atomic_write, portable_name
+from bilinear_cli.files import atomic_write, file_sha256, portable_name
 from bilinear_cli.photos.lists.manifest import manifest_csv
 from bilinear_cli.progress import Progress
-from bilinear_cli.run.metrics import parse_recipe
+from bilinear_cli.run.metrics import ARRAY_FILES, parse_recipe
 from bilinear_cli.run.model import save_model
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
@@ -61,8 +61,7 @@ def train(
     if folder.exists():
         log.warning("replacing the existing run %s", folder)
     metrics = result.metrics | {"run": str(folder), "command": command}
-    write_run(folder, replace(result, metrics=metrics))
-    return metrics
+    return write_run(folder, replace(result, metrics=metrics))
 
 
 def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
@@ -78,8 +77,8 @@ def run_name(file: FeatureFile, spec: str, options: "TrainOptions") -> str:
     return "-".join(words)
 
 
-def write_run(folder: Path, result: "TrainingResult") -> None:
-    """Write the run folder; an existing one is replaced at the end."""
+def write_run(folder: Path, result: "TrainingResult") -> dict[str, Any]:
+    """Write the run folder; an existing one is replaced at the end. Return its metrics."""
     rows = result.rows
     first = np.unique(rows.photo, return_index=True)[1]
     columns = (rows.paths, rows.class_names[rows.labels], rows.split, rows.group)
@@ -87,9 +86,6 @@ def write_run(folder: Path, result: "TrainingResult") -> None:
     labels = manifest_csv(photo_rows, folder / "labels.csv")
     with atomic_write(folder, replace_folder=True) as new:
         new.mkdir()
-        text = json.dumps(result.metrics, indent=1, ensure_ascii=False) + "\n"
-        # A path that is not UTF-8 becomes escapes of JSON, and is read as it was
-        (new / "metrics.json").write_bytes(text.encode(errors="backslashreplace"))
         (new / "labels.csv").write_text(labels, encoding="utf-8", newline="")
         save_model(new / "model.npz", result.model, parse_recipe(result.metrics))
         for name, (rows, scores) in result.scores.items():
@@ -98,3 +94,8 @@ def write_run(folder: Path, result: "TrainingResult") -> None:
             if rows.sha256 is not None:
                 arrays["sha256"] = rows.sha256.astype("S64")
             np.savez(new / f"{name}.npz", scores=scores.astype(np.float32), **arrays)  # type: ignore[arg-type]
+        metrics = result.metrics | {"sha256": {x: file_sha256(new / x) for x in ARRAY_FILES}}
+        text = json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
+        # A path that is not UTF-8 becomes escapes of JSON, and is read as it was
+        (new / "metrics.json").write_bytes(text.encode(errors="backslashreplace"))
+    return metrics

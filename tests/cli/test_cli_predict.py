@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from click.testing import Result
 from support.commands import error_line, run_command
 from support.errors import assert_names
 from support.network import small_network as load_small_network
-from support.runs import spread_novelty
+from support.runs import change_model, spread_novelty
 
 from bilinear_cli.photos.lists.paths import read_paths
 from bilinear_cli.predict import predict
-from bilinear_cli.run import load_model, read_recipe, read_scores, save_model
+from bilinear_cli.run import load_model, read_recipe, read_scores
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -111,7 +110,8 @@ def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
 
 def test_a_rare_photo_is_unknown_in_every_form(birds: Path, run: Path) -> None:
     spread_novelty(run, read_scores(run, "test")["scores"])
-    expected = list(predict(run, sorted(birds.rglob("*.png")), load_small_network()))
+    model, photos = load_model(run), sorted(birds.rglob("*.png"))
+    expected = list(predict(model, read_recipe(run), photos, load_small_network()))
     rarity, p = (
         np.array([getattr(x, name) for x in expected]) for name in ("rarity", "probability")
     )
@@ -141,7 +141,7 @@ def test_unknown_needs_photos_to_compare_with(
     command = ["predict", run, birds / "wren" / "0.png", "--unknown", "0.01"]
     (line,) = [x for x in run_command(*command).stderr.splitlines() if "--unknown" in x]
     assert_names(line, run, 12, "1 in 13", "0.08")
-    save_model(run / "model.npz", replace(load_model(run), novelty=None))  # as in earlier versions
+    change_model(run, novelty=None)  # as in earlier versions
     error_line(run_command(*command, code=1), run, "--unknown")
     with monkeypatch.context() as patch:  # before weights are fetched
         patch.setattr("bilinear_cli.run_network.Network", None)
@@ -181,8 +181,9 @@ def test_paths_are_read_while_photos_are_named(birds: Path, run: Path) -> None:
             read.append(photo)
             yield photo
 
-    assert read_recipe(run).batch_size == 8
-    next(predict(run, paths(), load_small_network()))
+    recipe = read_recipe(run)
+    assert recipe.batch_size == 8
+    next(predict(load_model(run), recipe, paths(), load_small_network()))
     assert len(read) <= 4 * 8  # what is read ahead
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from support.commands import run_command
 from support.pages import Element, markdown_cells, markdown_tables, numbers, parse
-from support.runs import CLASSES, make_run, random_scores, replace_photos, report_html
+from support.runs import CLASSES, change_model, make_run, random_scores, replace_photos, report_html
 
-from bilinear_cli.run import load_model, save_model
 from bilinear_cli.training.novelty import Novelty, fit_novelty
 
 NOVELTY = {"auroc": 0.8123, "auroc_ci95": [0.7456, 0.8789], "false_alarms_at_95": 0.5678}
@@ -25,7 +24,7 @@ def novelty(run: Path) -> Novelty:
     """Give the run a novelty, from 300 held-out photos."""
     labels = np.arange(300) % 3
     novelty = fit_novelty(random_scores(labels, 3, seed=7), labels, np.arange(300), 0.5)
-    save_model(run / "model.npz", replace(load_model(run), novelty=novelty))
+    change_model(run, novelty=novelty)
     return novelty
 
 
@@ -39,7 +38,7 @@ def test_the_most_unusual_test_photos_are_shown(run: Path, novelty: Novelty) -> 
     values = np.sort(novelty.score(scores))  # others are less unusual
     known = np.append(np.full(260, values[0] - 1), values)  # 300, as those that it counts
     novelty = replace(novelty, known=known)
-    save_model(run / "model.npz", replace(load_model(run), novelty=novelty))
+    change_model(run, novelty=novelty)
     paths = np.array([f"photo {i}.png" for i in range(40)])
     replace_photos(run, "test", scores, labels, paths)
     rarity = novelty.rarity(scores)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from support.commands import error_line, run_command
 from support.damaged_runs import DAMAGES, REFUSED, RIGHT, Reader, judge, train_run
 from support.errors import raises
-from support.runs import change_metrics
+from support.runs import change_metrics, remove_digests
 
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.report.data import read_report_data
@@ -32,8 +33,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reader, dict[s
 
 @pytest.fixture
 def run(kept: tuple[Path, Reader, dict[str, Any]], tmp_path: Path) -> Path:
-    """Return a copy of the run that a test may damage."""
-    return shutil.copytree(kept[0], tmp_path / "run")
+    """Return a copy of the run that a test may damage, without digests of its files."""
+    return remove_digests(shutil.copytree(kept[0], tmp_path / "run"))
 
 
 def change_arrays(run: Path, name: str, **arrays: Any) -> Path:
@@ -59,6 +60,8 @@ def test_a_damaged_run_is_refused_or_right(
     source, reader, expected = kept
     for seed in range(4):
         run = shutil.copytree(source, tmp_path / str(seed))
+        if seed % 2:
+            remove_digests(run)
         DAMAGES[damage](run, np.random.default_rng(seed))
         outcomes = judge(reader.answers(run), expected)
         assert {*outcomes.values()} <= {REFUSED, RIGHT}, (seed, outcomes)
@@ -180,7 +183,6 @@ def test_weights_of_another_float_type_or_order_are_read(dtype: str, run: Path) 
         ("test", {"labels": np.zeros(12, int)}),
         ("test", {"scores": np.full((12, 3), np.nan, "f4")}),
         ("test", {"scores": np.zeros((12, 4), "f4")}),
-        ("test", {"scores": np.eye(3, dtype="f4")[np.arange(12) % 3]}),
         ("test", {"photo": np.zeros(12, int)}),
         ("test", {"paths": np.full(12, "x.png")}),
         ("oof", {"paths": np.full(24, "test/jay/4.png")}),
@@ -192,11 +194,30 @@ def test_wrong_arrays_are_refused(name: str, arrays: dict[str, np.ndarray], run:
         load_model(run) if name == "model" else read_scores(run, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "array", "permute"),
+    [
+        ("model", "class_names", lambda x: x[::-1]),
+        ("model", "weights", lambda x: x[:, ::-1]),
+        ("test", "scores", lambda x: x[:, ::-1]),
+        ("oof", "scores", lambda x: x[::-1]),
+    ],
+)
+def test_possible_values_that_train_did_not_write_are_noticed(
+    name: str, array: str, permute: Callable[[np.ndarray], np.ndarray], kept: Any, tmp_path: Path
+) -> None:
+    run = shutil.copytree(kept[0], tmp_path / "run")
+    with np.load(run / f"{name}.npz") as file:
+        path = change_arrays(run, name, **{array: permute(file[array])})
+    with raises(BilinearError, path, "SHA-256", "bilinear train"):
+        load_model(run) if name == "model" else read_scores(run, name)
+
+
 def test_columns_beyond_the_row_are_refused(tmp_path: Path) -> None:
     run = train_run(tmp_path, options=TrainOptions("svm", C=1.0, top_variance=20))
     columns = load_model(run).transforms[0].columns
     assert columns is not None
-    change_arrays(run, "model", columns0=np.append(columns[:-1], 36))
+    change_arrays(remove_digests(run), "model", columns0=np.append(columns[:-1], 36))
     with raises(BilinearError, 8):
         load_model(run).check_channels(8)
     answers = Reader().answers(run)

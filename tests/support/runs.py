@@ -89,6 +89,21 @@ def model_of(metrics: Mapping[str, Any], class_names: np.ndarray) -> Model:
     return Model(first, second, [transform], class_names, temperature=temperature)
 
 
+def remove_digests(run: Path) -> Path:
+    """Remove the digests of a run's files, as in a run of version 0.1, and return the run."""
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text("utf-8"))
+    metrics.pop("sha256", None)
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    return run
+
+
+def change_model(run: Path, **changes: Any) -> None:
+    """Replace fields of a run's model, which then has no recipe, as in a run of version 0.1."""
+    save_model(run / "model.npz", replace(load_model(run), **changes))
+    remove_digests(run)
+
+
 def change_metrics(run: Path, **changes: Any) -> None:
     """Replace values of a run's `metrics.json`."""
     path = run / "metrics.json"
@@ -103,7 +118,7 @@ def spread_novelty(run: Path, scores: np.ndarray) -> Novelty:
     novelty = replace(model.novelty, counts=np.full(k, 66.0))
     values = novelty.score(scores)
     novelty = replace(novelty, known=np.linspace(values.min(), values.max(), 66 * k))
-    save_model(run / "model.npz", replace(model, novelty=novelty))
+    change_model(run, novelty=novelty)
     return novelty
 
 

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ class WorkerNetwork(Network):
             self._note("two batches at a time")
             BUSY.acquire()
         try:
-            while self.gate.exists() and len(self.batches()) > int(self.gate.read_text()):
-                time.sleep(0.02)
+            with suppress(FileNotFoundError):  # when the gate is removed, also between two calls
+                while len(self.batches()) > int(self.gate.read_text()):
+                    time.sleep(0.02)
         finally:
             BUSY.release()
 

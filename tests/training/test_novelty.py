@@ -11,10 +11,10 @@ from sklearn.metrics import roc_auc_score
 from support.errors import raises
 from support.feature_files import write_features
 from support.rows import class_maps, make_reducer, make_rows, pooled
-from support.runs import make_run
+from support.runs import change_model, make_run
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.run import load_model, save_model, train
+from bilinear_cli.run import load_model, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import registry
 from bilinear_cli.training.estimator import TrainingData
@@ -212,7 +212,7 @@ def test_a_run_keeps_its_novelty(run: Path) -> None:
     scores, labels = gaussian_scores(60)
     novelty = fit(scores, labels)
     for expected in (novelty, None):
-        save_model(run / "model.npz", replace(load_model(run), novelty=expected))
+        change_model(run, novelty=expected)
         result = load_model(run).novelty
         if expected is None or result is None:
             assert result is expected
@@ -230,7 +230,7 @@ def test_a_run_keeps_its_novelty(run: Path) -> None:
 )
 def test_a_damaged_novelty_is_refused(name: str, array: np.ndarray | None, run: Path) -> None:
     path, novelty = run / "model.npz", fit(*gaussian_scores(60))
-    save_model(path, replace(load_model(run), novelty=novelty))
+    change_model(run, novelty=novelty)
     with np.load(path) as arrays:
         good = dict(arrays)
     changed = good | {f"novelty-{name}": array}
