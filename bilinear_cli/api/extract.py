@@ -1,6 +1,6 @@
 """Photos, or stored maps -> a feature file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
@@ -92,11 +92,11 @@ def extract(
     paths = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
     options = ExtractOptions(
         data=expand_spec(data, "data"),
-        pooling=[pooling] if isinstance(pooling, str) else tuple(pooling),
+        pooling=[pooling] if isinstance(pooling, str) else _tuple(pooling, "pooling"),
         backbone=expand_spec(backbone, "backbone"),
         layer=layer,
         image_size=image_size,
-        scales=None if scales is None else tuple(scales),
+        scales=None if scales is None else _tuple(scales, "scales"),
         flip=flip,
         resize=resize,
         batch_size=batch_size,
@@ -123,6 +123,13 @@ def extract(
     if options.maps:
         _check_only_maps(options, scheduler, merge)
     return run_extraction(options, scheduler, merge, command, progress)
+
+
+def _tuple(values: Any, name: str) -> tuple:
+    """Return the values of a list; raise a UsageError if it is no list."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UsageError(f"{name} has to be a list, and not {type(values).__name__}")
+    return tuple(values)
 
 
 def _check_only_maps(options: ExtractOptions, scheduler: str | None, merge: bool) -> None:
