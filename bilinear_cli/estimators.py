@@ -18,34 +18,29 @@ of weight 0 is left out.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.training import registry
 from bilinear_cli.training.array_features import ArrayFeatures
+from bilinear_cli.training.array_rows import ClassWeight, array_folds, weighted_rows
 from bilinear_cli.training.estimator import TrainingData
 from bilinear_cli.training.metrics import fit_temperature
 from bilinear_cli.training.model import to_probabilities
-from bilinear_cli.training.options import TrainOptions
+from bilinear_cli.training.options import RANGES, TrainOptions
 from bilinear_cli.training.primal import Linear
 from bilinear_cli.training.reducers import LocalReducer
 from bilinear_cli.training.rows import Rows
-from bilinear_cli.training.tuning import make_folds
 
 __all__ = ["RidgeClassifier", "SVMClassifier", "SoftmaxClassifier"]
-
-Splits = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 class _LinearClassifier(ClassifierMixin, BaseEstimator):
@@ -56,10 +51,18 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
     _binary_factor: ClassVar[float] = 1.0
     _classifier: ClassVar[str]  # the name in `registry.CLASSIFIERS`
 
-    C: float | str
-    cv: Any
-    class_weight: Mapping[Any, float] | str | None
-    random_state: int | np.random.RandomState | None
+    def __init__(
+        self,
+        C: float | str = "auto",
+        *,
+        cv: Any = 5,
+        class_weight: ClassWeight = None,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.C = C
+        self.cv = cv
+        self.class_weight = class_weight
+        self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Choose the hyper-parameters by cross-validation, and fit all rows with them.
@@ -87,16 +90,15 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         except BilinearError as error:
             raise ValueError("all rows of X are equal: there is nothing to learn") from error
         try:
-            folds = self._folds(X, y, rows, options)
+            folds = array_folds(self.cv, X, y, rows, options)
         except BilinearError:
             folds, options = [], self._without_folds(options, 1 / reduced.mean_squared_norm)
         data = TrainingData(reduced, rows, options, dtype=X.dtype.type)
         tuning = estimator.tune(data, folds)
-        val_rows = tuning.rows
-        self.C_, self.label_smoothing_ = tuning.C, tuning.label_smoothing
+        self.C_, self.label_smoothing_, val_rows = tuning.C, tuning.label_smoothing, tuning.rows
         self.temperature_ = fit_temperature(tuning.scores, val_rows.labels, val_rows.sample_weight)
         linear = estimator.fit(data, tuning).first
-        self._set_coefficients(Linear(linear.weights, linear.intercept - mean @ linear.weights))
+        self._set_coefficients(linear.uncentred(mean))
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.C_ or np.nan)):
             raise ValueError("no finite solution: scale X, or use weights of about 1")
         return self
@@ -111,9 +113,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Return the class of highest score (n,) of rows (n, d)."""
         scores = self.decision_function(X)
-        return self.classes_[
-            scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
-        ]
+        best = scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
+        return self.classes_[best]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return probabilities (n, classes) of rows (n, d): softmax(scores / temperature)."""
@@ -135,85 +136,28 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
-        C = self._number("C", 0 < _as_float(self.C) < np.inf, "a number above 0")
         n_folds = int(self.cv) if isinstance(self.cv, Integral) else 5
         if n_folds < 2:
             raise ValueError(f"cv={self.cv!r} is too small: give at least 2, or splits")
-        return TrainOptions(self._classifier, C=C, folds=n_folds, seed=int(seed))
+        return TrainOptions(self._classifier, C=self._number("C"), folds=n_folds, seed=int(seed))
 
-    def _number(self, name: str, valid: bool, wanted: str) -> float | None:
-        """Return a parameter, None for "auto"; raise a ValueError if it is not valid."""
-        value = getattr(self, name)
+    def _number(self, name: str) -> float | None:
+        """Return a parameter, None for "auto"; raise a ValueError if it is out of range."""
+        value, numbers = getattr(self, name), RANGES[name]
         if isinstance(value, str) and value == "auto":
             return None
-        if not valid:
-            raise ValueError(f'{name}={value!r} is out of range: give {wanted}, or "auto"')
-        return float(value)
+        try:
+            return numbers.validate(name, value)
+        except UsageError:
+            wanted = f'a number {numbers}, or "auto"'
+            raise ValueError(f"{name}={value!r} is out of range: give {wanted}") from None
 
     def _rows(self, X: np.ndarray, y: np.ndarray, sample_weight: Any) -> Rows:
         """Return the rows of weight above zero, and set the classes."""
-        weights = None
-        kept = np.arange(len(y))
-        if sample_weight is not None or self.class_weight is not None:
-            weights = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
-            )
-            weights = weights * self._class_weights(y, weights)
-            kept = np.flatnonzero(weights)
-            weights = weights[kept]
-        self.classes_, labels = np.unique(y[kept], return_inverse=True)
-        if len(self.classes_) < 2:
-            name = type(self).__name__
-            raise ValueError(f"{name} needs two classes or more, not {len(self.classes_)} class")
-        n = np.arange(len(kept))
-        columns = (kept, n, labels, n, np.full(len(n), "train"), n, self.classes_.astype(str))
-        return Rows(*columns, weights)
-
-    def _class_weights(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
-        """Return the factor of each row's weight, (n,)."""
-        present = sample_weight > 0
-        classes, labels = np.unique(y, return_inverse=True)
-        factors = np.zeros(len(classes))
-        used = np.unique(labels[present])
-        factors[used] = compute_class_weight(
-            self.class_weight,
-            classes=classes[used],
-            y=y[present],
-            sample_weight=sample_weight[present],
-        )
-        if not (np.isfinite(factors).all() and factors.min() >= 0):
-            raise ValueError(f"class_weight={self.class_weight!r} has a weight below 0, or none")
-        return factors[labels]
-
-    def _folds(
-        self, X: np.ndarray, y: np.ndarray, rows: Rows, options: TrainOptions
-    ) -> Sequence[np.ndarray]:
-        """Return the validation rows of each fold, as positions in `rows`, which are kept of X.
-
-        Raises:
-            BilinearError: there are too few rows.
-            ValueError: the splits have a row in two validation sets, or leave rows out of training.
-        """
-        if self.cv is None or isinstance(self.cv, Integral):
-            return make_folds(rows, options.folds, options.seed)
-        positions = np.full(len(y), -1)
-        positions[rows.indices] = np.arange(len(rows.indices))
-        if hasattr(self.cv, "split"):  # it splits the rows that are kept
-            positions = np.arange(len(rows.indices))
-        folds = []
-        for train, test in check_cv(self.cv).split(X[rows.indices], y[rows.indices]):
-            if len(np.union1d(train, test)) < len(positions):
-                raise ValueError("a split of cv leaves rows out: each row must train or validate")
-            if len(np.intersect1d(train, test)):
-                raise ValueError("a split of cv has rows that train and validate")
-            folds.append(positions[test][positions[test] >= 0])
-        folds = [fold for fold in folds if len(fold)]
-        if not folds:
-            raise ValueError("cv has no splits: give a list, and not a generator that is used up")
-        all_rows = np.concatenate(folds)
-        if len(np.unique(all_rows)) < len(all_rows):
-            raise ValueError("the splits of cv overlap: each row may be in one validation set")
-        return folds
+        self.classes_, rows = weighted_rows(X, y, sample_weight, self.class_weight)
+        if (n := len(self.classes_)) < 2:
+            raise ValueError(f"{type(self).__name__} needs two classes or more, not {n} class")
+        return rows
 
     def _without_folds(self, options: TrainOptions, C: float) -> TrainOptions:
         """Warn that there are no folds, and return options that leave nothing open."""
@@ -223,15 +167,9 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
             "no class has two rows, so there are no folds: C is "
             f"{options.C:.3g} (by default one over the mean squared distance of the rows from "
             "their mean), and the probabilities are not calibrated",
-            UserWarning,
             stacklevel=3,
         )
         return options
-
-
-def _as_float(value: Any) -> float:
-    """Return a real number as a float, and NaN for anything else."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else np.nan
 
 
 class SoftmaxClassifier(_LinearClassifier):
@@ -278,63 +216,35 @@ class SoftmaxClassifier(_LinearClassifier):
         self,
         C: float | str = "auto",
         *,
-        cv: int | Splits | Any = 5,
+        cv: Any = 5,
         label_smoothing: float | str = "auto",
-        class_weight: Mapping[Any, float] | str | None = None,
+        class_weight: ClassWeight = None,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        self.C = C
-        self.cv = cv
+        super().__init__(C, cv=cv, class_weight=class_weight, random_state=random_state)
         self.label_smoothing = label_smoothing
-        self.class_weight = class_weight
-        self.random_state = random_state
 
     def _options(self) -> TrainOptions:
-        valid = 0 <= _as_float(self.label_smoothing) < 1
-        smoothing = self._number("label_smoothing", valid, "a number from 0 to below 1")
-        return replace(super()._options(), label_smoothing=smoothing)
+        return replace(super()._options(), label_smoothing=self._number("label_smoothing"))
 
 
 class RidgeClassifier(_LinearClassifier):
     """Ridge regression on targets 1 and -1, with alpha = 1 / C, calibrated.
 
-    Args:
-        C: see `SoftmaxClassifier`.
-        cv: see `SoftmaxClassifier`.
-        class_weight: see `SoftmaxClassifier`.
-        random_state: see `SoftmaxClassifier`.
-
-    It has the same attributes; `label_smoothing_` is 0.
+    Its parameters and attributes are those of `SoftmaxClassifier`, except that it has no
+    `label_smoothing`; `label_smoothing_` is 0.
     """
 
     _classifier = "ridge"
 
-    def __init__(
-        self,
-        C: float | str = "auto",
-        *,
-        cv: int | Splits | Any = 5,
-        class_weight: Mapping[Any, float] | str | None = None,
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.C = C
-        self.cv = cv
-        self.class_weight = class_weight
-        self.random_state = random_state
 
-
-class SVMClassifier(RidgeClassifier):
+class SVMClassifier(_LinearClassifier):
     """A linear support vector machine for each class, with squared hinge loss, calibrated.
 
     It minimises what scikit-learn's LinearSVC does, except that the intercept is not penalised.
 
-    Args:
-        C: see `SoftmaxClassifier`.
-        cv: see `SoftmaxClassifier`.
-        class_weight: see `SoftmaxClassifier`.
-        random_state: see `SoftmaxClassifier`.
-
-    It has the same attributes; `label_smoothing_` is 0.
+    Its parameters and attributes are those of `SoftmaxClassifier`, except that it has no
+    `label_smoothing`; `label_smoothing_` is 0.
     """
 
     _classifier = "svm"

@@ -11,7 +11,6 @@ from bilinear_cli.files import atomic_write
 from bilinear_cli.layers import ClassProbabilities, Preprocess, Rarity, SqrtL2, pooling_layer
 from bilinear_cli.networks.applications import build, resolve_layer
 from bilinear_cli.recipe import Recipe, distinct_sizes
-from bilinear_cli.run import load_model, read_recipe, require_novelty
 from bilinear_cli.training.feature_transform import FeatureTransform
 from bilinear_cli.training.model import Model
 from bilinear_cli.training.novelty import Novelty
@@ -21,16 +20,25 @@ Tensors = Mapping[str, np.ndarray]
 
 
 def export(
-    run: Path, weights: Tensors, output: Path, *, overwrite: bool = False, rarity: bool = False
+    model: Model,
+    recipe: Recipe,
+    weights: Tensors,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    rarity: bool = False,
 ) -> keras.Model:
-    """Write a run as a Keras model, in float32; `import bilinear_cli.layers` lets Keras load it.
+    """Write a trained model and its network as a Keras model, in float32.
+
+    `import bilinear_cli.layers` lets Keras load it.
 
     Args:
-        run: a run folder; its feature file is not needed.
+        model: of a run, from `load_model`.
+        recipe: of the run's features, from `read_recipe`.
         weights: of the network, as for `load_backbone`.
         output: the file, whose name ends in `.keras`.
         overwrite: replace an existing file.
-        rarity: return how unusual a photo is, too.
+        rarity: return how unusual a photo is, too; the model must have a novelty.
 
     Returns:
         The model: RGB pixels, 0 to 255, float32 (batch, size, size, 3), resized as for extraction
@@ -38,20 +46,17 @@ def export(
         `rarity` (batch,), see `Prediction`. Its layer `probabilities` has the names of the classes.
 
     Raises:
-        BilinearError: the folder is not a run, it has no novelty, which `rarity` needs, or the file
-            exists or cannot be written.
+        BilinearError: the file exists or cannot be written.
         UsageError: the file's name is wrong, or the run has views of several sizes.
     """
     if output.suffix != ".keras":
         raise UsageError(f"cannot write a Keras model to {output}: its name must end in .keras")
     if output.exists() and not overwrite:
         raise BilinearError(f"{output} exists: use another name, or --overwrite to replace it")
-    if rarity:
-        require_novelty(run, "--rarity")
-    model = build_model(load_model(run), read_recipe(run), weights, rarity=rarity)
+    exported = build_model(model, recipe, weights, rarity=rarity)
     with atomic_write(output) as path:
-        model.save(path)
-    return model
+        exported.save(path)
+    return exported
 
 
 def build_model(

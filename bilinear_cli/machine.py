@@ -1,11 +1,12 @@
-"""What this process may use of the machine: memory and processors.
+"""What this process may use of the machine: memory, processors and installed packages.
 
 Linux limits both by control groups: those of a container, or of a job of a cluster such as Slurm.
 The limits of the group of the process and of all groups above it hold. A machine has version 1 or
 version 2 of control groups.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
 
@@ -18,6 +19,18 @@ MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+
+
+def package_versions(names: Iterable[str]) -> str:
+    """Return the installed versions of packages, as `name version, ...`."""
+    return ", ".join(f"{name} {_version(name)}" for name in names)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # an extra, or the program runs from its source
+        return "missing"
 
 
 def free_memory() -> int:

@@ -35,7 +35,7 @@ def command_line(words: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return the message of an error without line breaks."""
     return " ".join(str(error).split())
 

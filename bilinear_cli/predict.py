@@ -81,11 +81,13 @@ class Prediction:
 
 
 def predict(
-    run: Path, photos: Iterable[Any], forward: Forward, *, top: int = 5
+    model: Model, recipe: Recipe, photos: Iterable[Any], forward: Forward, *, top: int = 5
 ) -> Iterator[Prediction]:
-    """Predict the classes of photos with a trained run.
+    """Predict the classes of photos with a trained model.
 
     Args:
+        model: of a run, from `load_model`.
+        recipe: of the features that it predicts from, from `prediction_recipe`.
         photos: paths, arrays or images of Pillow, see `images.read_any`, or a `CroppedPhoto` of
             these; any number. They are read while predictions are yielded.
         forward: uint8 photos -> maps, from `Network.load`.
@@ -97,7 +99,6 @@ def predict(
     """
     from bilinear_cli.extraction.graph import compile_pooling, count_channels  # loads TensorFlow
 
-    model, recipe = load_model(run), read_recipe(run)
     views, sizes = recipe.parsed_views, distinct_sizes(recipe.parsed_views)
     remaining = map(_as_cropped, photos)
     first_batch = [*islice(remaining, recipe.batch_size)]
@@ -162,13 +163,13 @@ def crop_photos(
     ]
 
 
-def check_unknown(run: Path, max_rarity: float) -> None:
+def check_unknown(run: Path, model: Model, max_rarity: float) -> None:
     """Warn if no photo can be as rare as `--unknown` asks for.
 
     Raises:
-        BilinearError: the run has no novelty, or its model is damaged.
+        BilinearError: the run's model has no novelty.
     """
-    n_known = len(require_novelty(run, "--unknown").known)
+    n_known = len(require_novelty(run, model, "--unknown").known)
     if max_rarity < 1 / (1 + n_known):
         log.warning(
             "--unknown %g names no photo unknown: %s compares photos with %d others, so none is "

@@ -7,13 +7,13 @@ from pathlib import Path
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.existing import resolve_locally
 from bilinear_cli.extraction.options import ENGINES
-from bilinear_cli.networks.network import (
+from bilinear_cli.networks.engines import (
     MEASURED_ENGINES,
-    Network,
     check_ncnn,
     measured_difference,
     with_precision,
 )
+from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.onnx_model import is_onnx
 from bilinear_cli.recipe import CHOICES, Recipe
 from bilinear_cli.run import read_backbone_path, read_recipe

@@ -20,7 +20,8 @@ from support.photos import class_folders
 from support.thin_network import thin_networks
 
 from bilinear_cli.networks import backbone
-from bilinear_cli.networks.network import MEASURED_ENGINES, Network
+from bilinear_cli.networks.engines import MEASURED_ENGINES
+from bilinear_cli.networks.network import Network
 from bilinear_cli.store import FeatureFile, FeatureWriter
 
 pytestmark = pytest.mark.slow

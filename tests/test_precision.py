@@ -15,8 +15,9 @@ from support.dask_processes import thread_worker
 from support.errors import assert_names, warnings
 from support.photos import class_folders
 
-from bilinear_cli.networks import network, weights
-from bilinear_cli.networks.network import Network, int8_sha256
+from bilinear_cli.networks import engines, weights
+from bilinear_cli.networks.engines import int8_sha256
+from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.weights import Weights
 from bilinear_cli.store import FeatureFile, FeatureWriter
 
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.weights]
 N_PHOTOS = 8
 POOLINGS = ("max", "bilinear")
 MIX = "--allow-precision-mix"
-MEASURED = network.MEASURED["int8"]
+MEASURED = engines.MEASURED["int8"]
 Extract = Callable[..., Result]
 
 
@@ -258,7 +259,7 @@ def test_another_8_bit_network_counts_as_another_precision(
     _, _, model_bytes = model.read_bytes().partition(b"\n")
     monkeypatch.setenv("BILINEAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(int8, "build_int8", lambda *_: model_bytes)
-    monkeypatch.setattr(network, "INT8_NETWORK_VERSION", 0)
+    monkeypatch.setattr(engines, "INT8_NETWORK_VERSION", 0)
     predict = ("predict", run, birds / "wren")
     error_line(run_command(*predict, code=1), run, "int8", MIX)
     caplog.clear()
@@ -287,7 +288,7 @@ def test_other_networks_and_weights_are_refused_before_anything_is_written(
 def test_without_the_extra_nothing_is_fetched(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "find_spec", lambda _: None)
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
     monkeypatch.setattr(Network, "weights", None)
     error = error_line(extract("int8", tmp_path / "x.h5", code=1))
     assert_names(error, "--precision int8", "ai-edge-litert", "bilinear-cli[int8]")

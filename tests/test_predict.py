@@ -64,7 +64,7 @@ def test_photos_get_their_class_and_a_bad_file_its_error(
     bad = tmp_path / "bad.jpg"
     bad.write_text("no photo")
     paths = [*photos[:5], bad, *photos[5:]]  # in batches of four, the last of three
-    answers = list(predict(run, paths, forward, top=50))
+    answers = list(predict(load_model(run), read_recipe(run), paths, forward, top=50))
     assert [x.photo for x in answers] == paths
     error = answers[5].error
     assert isinstance(error, BadPhotoError)
@@ -83,7 +83,8 @@ def test_what_was_guessed_about_photos_is_said_once(
 ) -> None:
     for path in photos[:3]:
         path.write_bytes(deep_png(np.full((8, 8), 900)))
-    answers = list(predict(run, [*photos, Image.new("I;16", (8, 8), 900)], forward))
+    photos = [*photos, Image.new("I;16", (8, 8), 900)]
+    answers = list(predict(load_model(run), read_recipe(run), photos, forward))
     assert len(answers) == 19
     (warning,) = warnings(caplog)
     assert_names(warning, photos[0], "10-bit", 900, 3)
@@ -100,7 +101,7 @@ def test_the_rarity_is_that_of_the_mean_scores_of_the_views(run: Path, tmp_path:
     scores = np.mean([model.scores({"max": x}) for x in views], axis=0)
     expected = spread_novelty(run, scores).rarity(scores)
     assert len({*expected}) > 3
-    rarity = [x.rarity for x in predict(run, paths, forward)]
+    rarity = [x.rarity for x in predict(load_model(run), read_recipe(run), paths, forward)]
     np.testing.assert_allclose(rarity, expected, atol=0.01)
 
 

@@ -10,7 +10,7 @@ from bilinear_cli.api.files import StrPath, optional_path, optional_spec
 from bilinear_cli.api.progress import progress_bar
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.make_job import maps_job, photos_job
-from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
+from bilinear_cli.extraction.options import ExtractOptions, check_options_with_maps
 from bilinear_cli.home import expand_spec
 from bilinear_cli.recipe import UNSHARDED
 
@@ -83,15 +83,9 @@ def extract(
         FeatureFileError: an existing output has other contents, or it cannot be written.
         UsageError: the options do not fit each other.
     """
-    if not isinstance(data, str | PathLike):
-        raise UsageError(
-            "data is one photo set, such as a folder, a CSV file or 'sample', and not "
-            f"{type(data).__name__}. For a list of photos, write a CSV file with the columns path "
-            "and label, or use bilinear_cli.transformers.PhotoFeatures."
-        )
     paths = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
     options = ExtractOptions(
-        data=expand_spec(data, "data"),
+        data=_photo_set_spec(data),
         pooling=[pooling] if isinstance(pooling, str) else _tuple(pooling, "pooling"),
         backbone=expand_spec(backbone, "backbone"),
         layer=layer,
@@ -121,8 +115,22 @@ def extract(
     )
     scheduler = optional_spec(scheduler, "scheduler")
     if options.maps:
-        _check_only_maps(options, scheduler, merge)
+        names = [x.name for x in fields(options) if getattr(options, x.name) != x.default]
+        names += ["scheduler"] if scheduler is not None else []
+        names += [] if merge else ["no_merge"]
+        check_options_with_maps(names)
     return run_extraction(options, scheduler, merge, command, progress)
+
+
+def _photo_set_spec(data: StrPath) -> str:
+    """Return the spec of a photo set; raise a UsageError for a list of photos."""
+    if not isinstance(data, str | PathLike):
+        raise UsageError(
+            "data is one photo set, such as a folder, a CSV file or 'sample', and not "
+            f"{type(data).__name__}. For a list of photos, write a CSV file with the columns path "
+            "and label, or use bilinear_cli.transformers.PhotoFeatures."
+        )
+    return expand_spec(data, "data")
 
 
 def _tuple(values: Any, name: str) -> tuple:
@@ -132,22 +140,12 @@ def _tuple(values: Any, name: str) -> tuple:
     return tuple(values)
 
 
-def _check_only_maps(options: ExtractOptions, scheduler: str | None, merge: bool) -> None:
-    """Raise a UsageError for an argument that the stored maps determine."""
-    for field in fields(options):
-        name = field.name
-        if name not in WITH_MAPS and getattr(options, name) != field.default:
-            raise UsageError(f"{name} cannot be used with maps, which determine it. Remove it.")
-    if scheduler is not None or not merge:
-        raise UsageError("maps are pooled in this process: remove scheduler and merge")
-
-
 def run_extraction(
     options: ExtractOptions,
-    scheduler: str | None = None,
-    merge: bool = True,
-    command: Sequence[str] = (),
-    show_progress: bool = True,
+    scheduler: str | None,
+    merge: bool,
+    command: Sequence[str],
+    show_progress: bool,
 ) -> Path:
     """Do as `extract`, with all options in one object."""
     if options.maps:

@@ -13,7 +13,7 @@ from bilinear_cli.home import expand_path, expand_photo, expand_spec
 from bilinear_cli.networks.network import load_network
 from bilinear_cli.photos.boxes.options import box_options
 from bilinear_cli.predict import Prediction, crop_photos, predict, predict_rows
-from bilinear_cli.run import read_metrics
+from bilinear_cli.run import load_model, read_metrics
 from bilinear_cli.run_network import load_run_network, prediction_recipe
 from bilinear_cli.validation import POSITIVE
 
@@ -87,7 +87,8 @@ class Run:
             expand_spec(weights, "weights"),
             optional_path(backbone, "backbone"),
         )
-        return [*predict(self.path, items, load_network(network, recipe), top=top)]
+        model = load_model(self.path)
+        return [*predict(model, recipe, items, load_network(network, recipe), top=top)]
 
     def report(self, path: StrPath) -> Path:
         """Write a report, `.html` or `.md` by the suffix of the path; return the path."""

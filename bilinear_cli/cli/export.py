@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @cli.command()
 @click.argument("run", type=PATH)
-@click.argument("model", type=PATH, metavar="MODEL.keras")
+@click.argument("output", type=PATH, metavar="MODEL.keras")
 @click.option(
     "--rarity",
     is_flag=True,
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 )
 @weights_option
 @overwrite_option
-def export(run: Path, model: Path, rarity: bool, weights: str, overwrite: bool) -> None:
+def export(run: Path, output: Path, rarity: bool, weights: str, overwrite: bool) -> None:
     """Write a run as one Keras model, from pixels to probabilities.
 
     The input of the model is RGB pixels, 0 to 255, resized as for extraction. Keras can load the
@@ -34,7 +34,7 @@ def export(run: Path, model: Path, rarity: bool, weights: str, overwrite: bool) 
     \b
     bilinear export runs/birds-bilinear-softmax birds.keras
     """
-    from bilinear_cli.run import read_recipe, require_novelty
+    from bilinear_cli.run import load_model, read_recipe, require_novelty
     from bilinear_cli.run_network import load_run_network
 
     recipe = read_recipe(run)
@@ -43,14 +43,15 @@ def export(run: Path, model: Path, rarity: bool, weights: str, overwrite: bool) 
             f"{run} uses the ONNX network {recipe.backbone}, which cannot become part of a Keras "
             "model. Use bilinear predict."
         )
+    model = load_model(run)
     if rarity:
-        require_novelty(run, "--rarity")  # before weights are fetched
+        require_novelty(run, model, "--rarity")  # before weights are fetched
     tensors = load_run_network(run, recipe, weights).weights().tensors
     import_tensorflow()
     from bilinear_cli.export import export as write
 
-    write(run, tensors, model, overwrite=overwrite, rarity=rarity)
-    click.echo(model)
+    write(model, recipe, tensors, output, overwrite=overwrite, rarity=rarity)
+    click.echo(output)
     size = recipe.image_size
     log.info("input: RGB pixels, 0 to 255, %d x %d (%s)", size, size, recipe.resize)
     if recipe.crop_options:

@@ -24,10 +24,14 @@ from bilinear_cli.cli.options import (
     split_seed_option,
     weights_option,
 )
-from bilinear_cli.errors import BadPhotoError, UsageError
-from bilinear_cli.extraction.options import WITH_MAPS, ExtractOptions
+from bilinear_cli.errors import BadPhotoError
+from bilinear_cli.extraction.options import (
+    PRECISIONS,
+    RESIZES,
+    ExtractOptions,
+    check_options_with_maps,
+)
 from bilinear_cli.messages import command_line
-from bilinear_cli.recipe import CHOICES, PROCESSOR
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +78,7 @@ class PoolingOption(click.Option):
 @option("--flip", help="Add a mirrored view of each photo. predict averages the scores of both.")
 @option(
     "--resize",
-    type=click.Choice([*CHOICES["resize"], PROCESSOR]),
+    type=click.Choice(RESIZES),
     help="How photos become square: squash them, crop the centre, pad them with borders, or as the "
     "publisher of an ONNX network does (processor).  [default: squash; processor for ONNX]",
 )
@@ -84,7 +88,7 @@ class PoolingOption(click.Option):
 )
 @option(
     "--precision",
-    type=click.Choice(["auto", *CHOICES["precision"]]),
+    type=click.Choice(PRECISIONS),
     help="Precision of the network. auto takes bfloat16 where the device supports it, else "
     "float32. int8 is for VGG16 on a CPU, see docs/int8.md.",
 )
@@ -153,7 +157,8 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     from bilinear_cli.api.extract import run_extraction
 
     if extract_options.maps:
-        _check_options_with_maps(context)
+        names, typed = (str(x.name) for x in context.command.params), ParameterSource.COMMANDLINE
+        check_options_with_maps(x for x in names if context.get_parameter_source(x) == typed)
     try:
         written = run_extraction(extract_options, scheduler, not no_merge, command, not is_quiet())
     except KeyboardInterrupt as interruption:
@@ -167,15 +172,3 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
         raise BadPhotoError(f"{error} Leave out --overwrite to keep them.") from error
     click.echo(written)
     log.info("next: bilinear train --features %s", command_line([str(written)]))
-
-
-def _check_options_with_maps(context: click.Context) -> None:
-    """Raise if the command line has an option that the stored maps determine."""
-    for parameter in context.command.params:
-        source = context.get_parameter_source(str(parameter.name))
-        if source == ParameterSource.COMMANDLINE and parameter.name not in WITH_MAPS:
-            name = parameter.opts[0]
-            raise UsageError(
-                f"{name} cannot be used with --maps. Remove it: the file of maps fixes the photos "
-                "and the network, and this process pools the maps."
-            )

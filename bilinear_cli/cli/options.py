@@ -9,8 +9,8 @@ import click
 
 from bilinear_cli import validation
 from bilinear_cli.errors import UsageError
+from bilinear_cli.extraction.options import ENGINES, ExtractOptions
 from bilinear_cli.extraction.options import RANGES as EXTRACT_RANGES
-from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.home import expand_path, expand_spec
 from bilinear_cli.photos.boxes.options import CHOICES, NO_BOX
 from bilinear_cli.photos.boxes.options import RANGES as BOX_RANGES
@@ -198,7 +198,7 @@ weights_option = option(
 )
 engine_option = option(
     "--engine",
-    type=click.Choice(["auto", "tensorflow", "ncnn"]),
+    type=click.Choice(ENGINES),
     help="What computes the network. For VGG16 in float32 on a CPU, ncnn takes 0.5 to 0.7 of the "
     "time of TensorFlow; it needs pip install 'bilinear-cli[fast]'. auto takes it there if it is "
     "installed.",

@@ -101,18 +101,20 @@ def predict(
     from bilinear_cli.photos.boxes.options import box_options
     from bilinear_cli.predict import check_unknown, crop_photos
     from bilinear_cli.predict import predict as predict_classes
+    from bilinear_cli.run import load_model
     from bilinear_cli.run_network import load_run_network, prediction_recipe
 
     options = box_options(boxes, no_box=no_box, min_confidence=min_confidence)
     recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
+    model = load_model(run)
     if unknown is not None:
-        check_unknown(run, unknown)
+        check_unknown(run, model, unknown)
     paths, n_paths = _paths(photos)
     cropped = crop_photos(run, paths, options)
     if isinstance(cropped, list):
         n_paths = len(cropped)
     forward = load_run_network(run, recipe, weights, backbone).load(recipe)
-    predictions = predict_classes(run, cropped, forward, top=top)
+    predictions = predict_classes(model, recipe, cropped, forward, top=top)
     n_done, n_bad = _print(predictions, n_paths, form, Limits(min_probability, unknown))
     if n_bad:
         raise BilinearError(f"{n_bad} of {n_done} files cannot be read as photos, see above")

@@ -98,15 +98,28 @@ def _start_workers(address: str) -> "Iterator[Client]":
         raise UsageError(f"--scheduler {address} is invalid: write local:4 for four workers")
     n_workers = int(count) if colon else n_cpus()
     with dask.config.set(LOCAL_DASK_CONFIG):  # for the whole block, since Dask restarts workers
-        with _block_ctrl_c():
-            cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # any free port
-            )
+        try:
+            with _block_ctrl_c():
+                cluster = LocalCluster(
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address="127.0.0.1:0",  # any free port
+                )
+        except Exception as error:  # of any type: the system refuses, or a process ends at once
+            raise BilinearError(
+                f"cannot start the workers of --scheduler {address}: {_first_cause(error)}. Start "
+                "fewer, such as local:1. A Python script must start them below "
+                "`if __name__ == '__main__':`"
+            ) from error
         with cluster, Client(cluster) as client:
             yield client
+
+
+def _first_cause(error: BaseException) -> str:
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextmanager
@@ -131,6 +144,7 @@ def _open_client(address: str) -> "Client":
     from distributed import Client
     from distributed.comm import connect
     from distributed.security import Security
+    from distributed.utils import LoopRunner
 
     async def check_answer() -> None:
         """Raise unless a process of Dask answers in time; a `Client` would wait for ever."""
@@ -138,21 +152,24 @@ def _open_client(address: str) -> "Client":
         handshake = connect(address, timeout=CONNECT_SECONDS, **security)
         (await asyncio.wait_for(handshake, CONNECT_SECONDS + 1)).abort()
 
+    source = ""
     if Path(address).is_file():
-        address = _read_address(Path(address))
+        address, source = _read_address(Path(address)), f", the address in {address}"
     if "://" not in address:
         raise UsageError(
             f"--scheduler {address} is neither an address such as tcp://host:8786, nor an existing "
             "scheduler file, nor local[:WORKERS]"
         )
     try:
-        asyncio.run(check_answer())
+        LoopRunner().run_sync(check_answer)  # in a thread, since a notebook runs a loop in its own
         return Client(address, timeout=CONNECT_SECONDS)
     except Exception as error:  # of any type: any program may listen at the address
         reason = one_line(error) or f"no answer within {CONNECT_SECONDS} s"
+        if isinstance(error, MemoryError):  # its first bytes, taken for the size of a message
+            reason = "another program answers there"
         raise BilinearError(
-            f"no scheduler answers at {address}: {reason}. Check the address, and that a scheduler "
-            "runs there"
+            f"no scheduler answers at {address}{source}: {reason}. Check the address, and that a "
+            "scheduler runs there"
         ) from error
 
 
@@ -186,10 +203,11 @@ def _translate_errors(client: "Client") -> Iterator[None]:
         raise
     except KilledWorker as error:
         raise BilinearError(
-            f"{error.allowed_failures + 1} workers died during the task {error.task}, the last was "
-            f"{error.last_worker.address}: read their logs. If memory ran out, give workers more "
-            "and run the same command again, which resumes an extraction; or start again "
-            "with --overwrite and a smaller --batch-size"
+            f"the task {error.task} lost its worker {error.allowed_failures + 1} times, the last "
+            f"was {error.last_worker.address}. Memory ran out, or something killed the workers: "
+            "the logs of workers and machines say which. For memory, start workers with more "
+            "of it, or fewer with local:WORKERS, or extract with --overwrite and a smaller "
+            "--batch-size. Otherwise run the same command again: an extraction resumes"
         ) from error
     except Exception as error:
         if client.status == "running" and not isinstance(error, CancelledError):

@@ -19,11 +19,11 @@ from typing import Any
 from distributed import Client, Future
 
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.lag import is_visible, lasting_fault
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.cluster.shards_folder import (
     begin_replacing,
     check_shards,
+    check_visible,
     end_replacing,
     find_existing_shards,
     is_complete,
@@ -31,7 +31,7 @@ from bilinear_cli.cluster.shards_folder import (
 )
 from bilinear_cli.cluster.watch import warn_of_silence
 from bilinear_cli.cluster.worker import ShardedJob, extract_shard, fit_projection
-from bilinear_cli.errors import BadPhotoError, FeatureFileError
+from bilinear_cli.errors import BadPhotoError
 from bilinear_cli.extraction.existing import (
     check_reusable,
     open_reused,
@@ -40,7 +40,6 @@ from bilinear_cli.extraction.existing import (
 )
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job
-from bilinear_cli.messages import abbreviate
 from bilinear_cli.poolings.parameters import Parameters, merge_parameters, needs_projection_fit
 from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile, locked, merge, open_features
@@ -101,17 +100,8 @@ def extract_shards(
         sharded = _with_projection(client, sharded)
         _run(client, sharded, n_done, progress)
     shards = [sharded.path(shard) for shard in range(1, n_shards + 1)]
-    _check_visible(shards)
+    check_visible(shards)
     return shards
-
-
-def _check_visible(shards: list[Path]) -> None:
-    """Raise a FeatureFileError if this machine does not see shards that workers have finished."""
-    if missing := lasting_fault(lambda: [shard for shard in shards if not is_visible(shard)]):
-        raise FeatureFileError(
-            f"workers have finished {abbreviate(map(str, missing))}, and this machine does not see "
-            "it: run the same command again, which merges the shards"
-        )
 
 
 def merge_shards(shards: list[Path], output: Path, progress: Progress | None = None) -> None:
@@ -208,13 +198,14 @@ def _follow(
         The futures, after all tasks succeeded; the error of a task is raised at once.
     """
     events: SimpleQueue = SimpleQueue()
+    running = set[Future]()
     logged = set[str]()  # a task that is repeated may say the same again
     client.subscribe_topic(run_id, events.put)
-    futures = submit()
-    running = set(futures)
-    for future in futures:
-        future.add_done_callback(events.put)
     try:
+        futures = submit()
+        running.update(futures)
+        for future in futures:
+            future.add_done_callback(events.put)
         with warn_of_silence("photo was finished") as heard:
             while running:
                 event = events.get()
@@ -229,10 +220,10 @@ def _follow(
                 else:
                     on_event(event[1])
                 heard()
+        return futures
     finally:
         client.unsubscribe_topic(run_id)
         client.cancel([*running])
-    return futures
 
 
 def _submit(client: Client, sharded: ShardedJob) -> list[Future]:

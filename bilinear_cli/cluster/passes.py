@@ -18,14 +18,14 @@ from bilinear_cli.training.primal import Linear, LossSums
 if TYPE_CHECKING:
     from distributed import Future
 
-    from bilinear_cli.cluster.reducer import OnDone, Workers
+    from bilinear_cli.cluster.pool import OnDone, WorkerPool
 
 
 @dataclass(frozen=True)
 class DaskPasses:
     """Passes over blocks of rows by workers; see `training.primal.Passes`."""
 
-    workers: "Workers"
+    workers: "WorkerPool"
     features: "Future"  # `SharedFeatures` minus the mean
     blocks: Sequence[Any]  # rows that workers keep, or indices of rows to read in each pass
     starts: np.ndarray  # position of the first row of each block, and the number of all rows

@@ -6,25 +6,20 @@ and multiplies the rows of a tile, and keeps nothing. Fits by passes are in `pas
 """
 
 import logging
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, pairwise, repeat
+from itertools import count, pairwise
 from math import ceil, sqrt
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from distributed import as_completed
-from distributed.comm import get_address_host
 
 from bilinear_cli.cluster import tasks
 from bilinear_cli.cluster.passes import DaskPasses
-from bilinear_cli.cluster.requirements import check_workers, run_on_workers
+from bilinear_cli.cluster.pool import OnDone, WorkerPool
+from bilinear_cli.cluster.requirements import check_workers
 from bilinear_cli.cluster.tasks import SharedFeatures, SharedFiles
-from bilinear_cli.cluster.watch import warn_of_silence
 from bilinear_cli.progress import Progress
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training import feature_transform, principal_axes
@@ -40,13 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_ROWS = 8192  # on a side of a tile of a Gram matrix
-MEMORY_FRACTION = 0.5  # of the workers' memory, for the rows that they keep
-
-OnDone = Callable[[], None]  # called when a task is done
 
 
-class Workers:
-    """The workers of a scheduler, for one feature file."""
+class Workers(WorkerPool):
+    """The workers of a scheduler that train on one feature file; see `training.reducers`."""
 
     def __init__(self, client: "Client", file: FeatureFile) -> None:
         """Check that all workers see the file and have the same versions as this process.
@@ -54,7 +46,8 @@ class Workers:
         Raises:
             BilinearError: a worker does not.
         """
-        self.client, self.shared_files = client, SharedFiles.from_file(file)
+        super().__init__(client)
+        self.shared_files = SharedFiles.from_file(file)
         check_workers(client, self.shared_files.fault)
         self.n_workers = len(client.nthreads())  # at the start
         log.info("workers: %d, threads: %d", self.n_workers, len(self.threads()))
@@ -74,88 +67,6 @@ class Workers:
         shared_files, shared_model = self.send(self.shared_files), self.send(model)
         calls = [(shared_files, piece, shared_model) for piece in self.pieces(indices)]
         return np.concatenate(self.gather(self.map_evenly(tasks.scores, calls)))
-
-    def threads(self) -> list[str]:
-        """Return the worker's address of each thread; one empty string if there is no worker."""
-        n_threads = self.client.nthreads()
-        return [address for address, n in n_threads.items() for _ in range(n)] or [""]
-
-    def pieces(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return the rows in as many pieces as there are threads, or rows if these are fewer."""
-        return np.array_split(rows, min(len(self.threads()), len(rows)) or 1)
-
-    def submit(self, task: Callable[..., Any], *args: Any, worker: str = "") -> "Future":
-        """Start a task; its arguments go with it, so Dask can run it again.
-
-        Dask replaces futures in the arguments by their results. `worker` is the address of the
-        worker that runs the task as long as it is alive, or an empty string for any worker.
-        """
-        options = {"workers": [worker], "allow_other_workers": True} if worker else {}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sending large graph")
-            return self.client.submit(task, *args, pure=False, **options)
-
-    def send(self, x: Any) -> "Future":
-        """Return a future of x, for several tasks: each worker receives x once.
-
-        It is the result of a task, so Dask can restore it when a worker is lost.
-        """
-        return self.submit(tasks.identity, x)
-
-    def map_evenly(
-        self, task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], work: Iterable[float] = ()
-    ) -> "list[Future]":
-        """Start a task for each tuple of arguments, with the same amount of work for all threads.
-
-        By default Dask gives tasks to the worker that has their common arguments. `work` is the
-        amount of work of each task, in any unit; by default it is equal.
-        """
-        loads: list[list[Any]] = [[0.0, address] for address in self.threads()]
-        futures = []
-        for args, amount in zip(calls, [*work] or repeat(1.0), strict=False):
-            lightest = min(loads, key=itemgetter(0))
-            lightest[0] += amount
-            futures.append(self.submit(task, *args, worker=lightest[1]))
-        return futures
-
-    def tree_sum(self, futures: "Sequence[Future]", on_done: OnDone | None = None) -> Any:
-        """Return the sum of the tuples that tasks return; workers add them in pairs."""
-        if on_done:
-            self.wait(futures, on_done)
-        while len(futures) > 1:
-            pairs = [futures[i : i + 2] for i in range(0, len(futures), 2)]
-            futures = [self.submit(tasks.add, *p) if len(p) == 2 else p[0] for p in pairs]
-        return self.gather(futures[0])
-
-    def gather(self, futures: Any) -> Any:
-        """Return the result of a future, or those of a sequence."""
-        with warn_of_silence("results from the workers"):
-            return self.client.gather(futures)
-
-    def completed(self, futures: "Sequence[Future]") -> "Iterator[Future]":
-        """Yield each future as soon as it is done."""
-        with warn_of_silence("results from the workers") as heard:
-            completed = as_completed(futures, loop=self.client.loop)
-            del futures  # so that a worker releases a result that has arrived
-            for future in completed:
-                heard()
-                yield future
-
-    def wait(self, futures: "Sequence[Future]", on_done: OnDone) -> None:
-        """Call `on_done` for each task that is done; raise the error of a task that fails."""
-        for future in self.completed(futures):
-            if future.status != "finished":
-                future.result()
-            on_done()
-
-    def free_bytes(self) -> float:
-        """Return how many bytes of rows the workers may keep."""
-        limits, free = Counter[str](), dict[str, int]()
-        for address, (limit, free_on_host) in run_on_workers(self.client, tasks.memory).items():
-            host = get_address_host(address)
-            limits[host] += limit or free_on_host
-            free[host] = free_on_host
-        return MEMORY_FRACTION * sum(min(limits[host], free[host]) for host in limits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,8 @@ async def _check_beside_tasks(fault: Fault, dask_worker: "Worker") -> None:
 
 
 def check_worker(fault: Fault, worker: "Worker") -> None:
-    """Raise a BilinearError if this process, which is the worker, has a fault that lasts."""
-    if phrase := lasting_fault(fault):
+    """Raise a BilinearError if this process, which is the worker, has a fault."""
+    if phrase := fault():
         name = "" if worker.name == worker.address else f"{worker.name} at "
         raise BilinearError(f"worker {name}{worker.address} {phrase}")
 
@@ -110,9 +110,30 @@ class ExtractRequirements:
 
     def fault(self) -> str | None:
         """Return the first requirement that this process does not meet."""
+        return (
+            version_fault(installed_versions(self.recipe), self.versions)
+            or lasting_fault(self._unseen_path)
+            or self._folder_fault()
+            or self._weights_fault()
+        )
+
+    def _unseen_path(self) -> str | None:
+        try:
+            if not is_visible(self.token):
+                folder = self.token.parent
+                return f"does not see {folder}: give an --output in a folder that all workers share"
+            if not self.root.is_dir():
+                return f"does not see the photos in {self.root}: put them where all workers see it"
+            if self.photo:
+                path, size = self.photo
+                if not path.is_file() or path.stat().st_size != size:
+                    return f"does not see the client's photo {path}: put it where all see it"
+        except OSError as error:  # the permission lacks, or NFS has a stale handle
+            return f"cannot read {error.filename}: {error.strerror}"
+        return None
+
+    def _folder_fault(self) -> str | None:
         folder = self.token.parent
-        if not is_visible(self.token):
-            return f"does not see {folder}: give an --output in a folder that all workers share"
         try:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
@@ -122,25 +143,20 @@ class ExtractRequirements:
                 f"does not see the client's lock of {folder}: file locks (flock) do not reach "
                 "other machines. Give an --output on a file system where they do, such as NFS 4"
             )
-        if not self.root.is_dir():
-            return f"does not see the photos in {self.root}: put them where all workers see them"
-        if self.photo:
-            path, size = self.photo
-            if not path.is_file() or path.stat().st_size != size:
-                return f"does not see the client's photo {path}: put it where all workers see it"
-        if fault := version_fault(installed_versions(self.recipe), self.versions):
-            return fault
+        return None
+
+    def _weights_fault(self) -> str | None:
         try:
             sha256 = self.network.sha256()
         except BilinearError as error:
             return f"has no weights: {error}"
-        if sha256 != (expected := self.recipe.weights_sha256):
-            option = "backbone" if is_onnx(self.recipe.backbone) else "weights"
-            return (
-                f"has other network weights ({sha256}) than the client ({expected}): put the "
-                f"network into a shared folder and give its path as --{option}"
-            )
-        return None
+        if sha256 == (expected := self.recipe.weights_sha256):
+            return None
+        option = "backbone" if is_onnx(self.recipe.backbone) else "weights"
+        return (
+            f"has other network weights ({sha256}) than the client ({expected}): put the "
+            f"network into a shared folder and give its path as --{option}"
+        )
 
 
 def resolve_on_workers(client: "Client", requirements: ExtractRequirements) -> ExtractRequirements:

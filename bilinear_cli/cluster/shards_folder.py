@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from bilinear_cli.cluster.lag import is_visible, lasting_fault
 from bilinear_cli.cluster.tasks import describe
 from bilinear_cli.cluster.worker import retry_while_in_use
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
@@ -19,6 +20,7 @@ from bilinear_cli.extraction.from_photos import PhotoInput, photo_set_attributes
 from bilinear_cli.extraction.job import Input, Job
 from bilinear_cli.extraction.resume import RESUME_ADVICE
 from bilinear_cli.files import atomic_write
+from bilinear_cli.messages import abbreviate
 from bilinear_cli.recipe import PRECISION_ATTRIBUTES, check_same, differences
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -99,7 +101,7 @@ def shared_folder(output: Path) -> Iterator[Path]:
         try:
             folder.mkdir(exist_ok=True)
             for leftover in folder.glob("token*"):  # of a killed client
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)
             token.touch()
         except OSError as error:
             raise FeatureFileError(f"cannot write {token}: {error.strerror}") from error
@@ -164,6 +166,15 @@ def check_shards(existing: FeatureFile, job: Job[PhotoInput]) -> None:
             f"must be cut from one list of photos: restore it, or {RESUME_ADVICE}"
         )
     check_same(differing, existing.path, RESUME_ADVICE)
+
+
+def check_visible(shards: list[Path]) -> None:
+    """Raise a FeatureFileError if this machine does not see shards that workers have finished."""
+    if missing := lasting_fault(lambda: [shard for shard in shards if not is_visible(shard)]):
+        raise FeatureFileError(
+            f"workers have finished {abbreviate(map(str, missing))}, and this machine does not see "
+            "it: run the same command again, which merges the shards"
+        )
 
 
 def _shards_in(folder: Path) -> dict[Path, tuple[int, int]]:

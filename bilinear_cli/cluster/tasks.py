@@ -9,16 +9,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilinear_cli.cluster.lag import is_visible
+from bilinear_cli.cluster.lag import is_visible, lasting_fault
 from bilinear_cli.cluster.requirements import check_worker, version_fault
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.machine import free_memory
+from bilinear_cli.machine import free_memory, package_versions
 from bilinear_cli.store import FeatureFile, open_features
 from bilinear_cli.training import principal_axes
 from bilinear_cli.training.feature_transform import Block, Features, FeatureTransform
@@ -44,10 +43,15 @@ class SharedFiles:
     def from_file(cls, file: FeatureFile) -> "SharedFiles":
         """Describe files that this process has opened."""
         files = tuple(path.absolute() for path in file.files)
-        return cls(files, tuple(map(describe, files)), _versions())
+        return cls(files, tuple(map(describe, files)), package_versions(PACKAGES))
 
     def fault(self) -> str | None:
         """Return what this process lacks, or None; see `requirements.Fault`."""
+        return version_fault(package_versions(PACKAGES), self.versions) or lasting_fault(
+            self._unseen_file
+        )
+
+    def _unseen_file(self) -> str | None:
         for path, expected in zip(self.files, self.descriptions, strict=True):
             actual = describe(path)
             if actual != expected:
@@ -55,7 +59,7 @@ class SharedFiles:
                     f"does not see {path} as the client does: on the worker it is {actual}, on the "
                     f"client {expected}. Put the file into a folder that all workers share"
                 )
-        return version_fault(_versions(), self.versions)
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,11 @@ class SharedFeatures:
         return Features(_opened(self.shared_files), self.transforms, self.mean)
 
 
-def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-
-
 def describe(path: Path) -> str:
     """Return size and digest of a feature file, or what is wrong with it."""
-    if not is_visible(path):
-        return "missing"
     try:
+        if not is_visible(path):
+            return "missing"
         with FeatureFile(path) as file:
             text = json.dumps([file.attributes, file.sha256.tolist()], default=str, sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()

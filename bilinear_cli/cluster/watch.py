@@ -1,5 +1,6 @@
 """Warnings of the client while it waits: no worker, a silent process, or no results."""
 
+import asyncio
 import logging
 import threading
 import time
@@ -58,33 +59,34 @@ def warn_of_silence(what: str) -> Iterator[Callable[[], None]]:
     Yields:
         A function to call at each piece of news.
     """
-    silence = Silence(f"no {what}", SILENT_TASK_SECONDS)
-    with _repeat(silence.check):
+    silence, end = Silence(f"no {what}", SILENT_TASK_SECONDS), threading.Event()
+
+    def check_until_end() -> None:
+        while not end.wait(POLL_SECONDS):
+            silence.check()
+
+    thread = threading.Thread(target=check_until_end, name="silence", daemon=True)
+    thread.start()
+    try:
         yield silence.heard
+    finally:
+        end.set()
+        thread.join()
 
 
 @contextmanager
 def watch_processes(client: "Client") -> Iterator[None]:
     """Log a warning when there is no worker, and when the scheduler or a worker is silent."""
-    with _repeat(_Watch(client).look):
-        yield
 
+    async def start() -> asyncio.Task[None]:
+        """Watch in the client's event loop, where a question without an answer can be cancelled."""
+        return asyncio.create_task(_Watch(client).look_until_cancelled())
 
-@contextmanager
-def _repeat(call: Callable[[], None]) -> Iterator[None]:
-    """Call a function every few seconds until the block ends."""
-    end = threading.Event()
-
-    def run() -> None:
-        while not end.wait(POLL_SECONDS):
-            call()
-
-    # A daemon, since the call may wait for a scheduler that does not answer.
-    threading.Thread(target=run, name="watch", daemon=True).start()
+    watching = client.sync(start)
     try:
         yield
     finally:
-        end.set()
+        watching.get_loop().call_soon_threadsafe(watching.cancel)
 
 
 class _Watch:
@@ -96,11 +98,17 @@ class _Watch:
         self._workers: dict[str, tuple[float, Silence]] = {}  # address -> its last news
         self._n_workers = 1
 
-    def look(self) -> None:
+    async def look_until_cancelled(self) -> None:
+        """Look every few seconds."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
         """Ask the scheduler about the workers, and log what is new."""
         try:
-            identity: Any = self._client.scheduler.identity
-            workers = self._client.sync(identity, callback_timeout=POLL_SECONDS)["workers"]
+            identity: Any = self._client.scheduler.identity()
+            workers = (await asyncio.wait_for(identity, POLL_SECONDS))["workers"]
         except TimeoutError:
             self._scheduler.check()
             return

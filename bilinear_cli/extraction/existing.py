@@ -11,12 +11,8 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError, UsageError
 from bilinear_cli.extraction.job import Batch, Input, Job
-from bilinear_cli.networks.network import (
-    MEASURED_ENGINES,
-    import_tensorflow,
-    measured_difference,
-    with_precision,
-)
+from bilinear_cli.networks.engines import MEASURED_ENGINES, measured_difference, with_precision
+from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.photos.photo_set import entry_keys
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import (

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import features as pillow_features
 
 from bilinear_cli.errors import BadPhotoError, UsageError
+from bilinear_cli.machine import package_versions
 from bilinear_cli.poolings.parameters import Parameters
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import FeatureFile, Header
@@ -122,16 +122,9 @@ class Job(Generic[AnyInput]):
 
 def installed_versions(recipe: Recipe) -> str:
     """Return the installed versions that decide a recipe's numbers, as `name version, ...`."""
-    packages = [f"{name} {_version(name)}" for name in PACKAGES + recipe.packages]
+    packages = package_versions(PACKAGES + recipe.packages)
     jpeg = pillow_features.version_codec("jpg")
-    return ", ".join([f"python {platform.python_version()}", *packages, f"libjpeg {jpeg}"])
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # an extra, on another machine
-        return "missing"
+    return f"python {platform.python_version()}, {packages}, libjpeg {jpeg}"
 
 
 def warn_if_versions_differ(file: FeatureFile) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from bilinear_cli.errors import UsageError
 from bilinear_cli.extraction.options import ExtractOptions
 from bilinear_cli.files import portable_name
-from bilinear_cli.networks.network import Network, check_int8, check_ncnn, with_precision
+from bilinear_cli.networks.engines import check_int8, check_ncnn, with_precision
+from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.onnx_model import is_onnx, is_onnx_path, onnx_name
 from bilinear_cli.progress import Progress
 from bilinear_cli.recipe import (

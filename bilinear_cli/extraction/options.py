@@ -1,6 +1,6 @@
 """The options of `bilinear extract`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from bilinear_cli.validation import POSITIVE, SEED, Range, validate_choice, vali
 
 # Options that the stored maps of `maps` do not determine
 WITH_MAPS = ("pooling", "output", "maps", "projection", "seed", "overwrite")
+RESIZES = (*CHOICES["resize"], PROCESSOR)
+PRECISIONS = ("auto", *CHOICES["precision"])
 ENGINES = ("auto", "tensorflow", "ncnn")  # an ONNX network has its own
 RANGES = {
     "image_size": Range(int, 1, MAX_SIZE),
@@ -87,8 +89,8 @@ class ExtractOptions:
             if not isinstance(spec, str):
                 raise UsageError(f"--pooling {spec!r} is no text")
         if self.resize is not None:
-            validate_choice("--resize", self.resize, (*CHOICES["resize"], PROCESSOR))
-        validate_choice("--precision", self.precision, ("auto", *CHOICES["precision"]))
+            validate_choice("--resize", self.resize, RESIZES)
+        validate_choice("--precision", self.precision, PRECISIONS)
         validate_choice("--engine", self.engine, ENGINES)
         validate_options(self, RANGES)
         if self.scales is not None:
@@ -104,3 +106,13 @@ class ExtractOptions:
         """The options of crops; None for whole photos."""
         names = ("box", "margin", "no_box", "min_confidence")
         return box_options(self.boxes, **{name: getattr(self, name) for name in names})
+
+
+def check_options_with_maps(names: Iterable[str]) -> None:
+    """Raise a UsageError for the name of an option that the stored maps determine."""
+    for name in names:
+        if name not in WITH_MAPS:
+            raise UsageError(
+                f"--{name.replace('_', '-')} cannot be used with --maps. Remove it: the file of "
+                "maps fixes the photos and the network, and this process pools the maps."
+            )

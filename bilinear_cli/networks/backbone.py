@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from bilinear_cli.machine import free_memory, n_cpus
 from bilinear_cli.networks.applications import build, preprocess_function, resolve_layer
+from bilinear_cli.networks.engines import ncnn_fault
 from bilinear_cli.networks.int8 import load_int8
-from bilinear_cli.networks.network import ncnn_fault
 from bilinear_cli.networks.winograd import load_winograd
 from bilinear_cli.recipe import ENGINE
 

@@ -18,7 +18,8 @@ from bilinear_cli.files import atomic_write
 from bilinear_cli.home import CACHE_ADVICE, cache_folder
 from bilinear_cli.machine import n_cpus
 from bilinear_cli.messages import one_line
-from bilinear_cli.networks.network import ALTERNATIVES, int8_sha256, int8_table, silent_stderr
+from bilinear_cli.networks.engines import ALTERNATIVES, int8_sha256, int8_table
+from bilinear_cli.networks.network import silent_stderr
 from bilinear_cli.networks.vgg16 import graph_function, layers_up_to, mean_colour
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from bilinear_cli.errors import UsageError
-from bilinear_cli.networks.onnx import OnnxNetwork, default_layer, photo_feed, start_session
+from bilinear_cli.networks.onnx import OnnxNetwork, default_layer
+from bilinear_cli.networks.onnx_graph import load_graph
 from bilinear_cli.networks.onnx_maps import MapLayout, find_layout
-from bilinear_cli.networks.onnx_model import OnnxModel, load_graph, onnx_name, read_model
+from bilinear_cli.networks.onnx_model import OnnxModel, onnx_name, read_model
+from bilinear_cli.networks.onnx_session import photo_feed, start_session
 
 STEP = 32  # pixels to another image size, if the network has no patches
 

@@ -45,7 +45,7 @@ class Recipe:
         shard: `I/N`: the I-th of N shards of the photo set.
         seed: of sketches, and of the sample of photos that a projection is fitted on.
         pooled_from: `photos`, or `maps` for stored maps, which are rounded.
-        int8_sha256: of the 8-bit network, see `networks/network.py`; empty in other precisions.
+        int8_sha256: of the 8-bit network, see `networks/engines.py`; empty in other precisions.
         mixed_with: other precisions, of rows that were copied from another file; mostly empty.
         engine: `tensorflow`; `ncnn`, which computes VGG16 in float32 on a CPU, and whose rows
             differ by rounding; `onnxruntime`, of ONNX networks. `auto` is resolved later.

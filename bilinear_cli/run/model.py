@@ -175,14 +175,14 @@ def _novelty(arrays: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> "N
     return Novelty(**values | {"temperature": _temperature(values["temperature"], metrics)})
 
 
-def require_novelty(run: Path, option: str) -> "Novelty":
-    """Read the novelty of a run, which an option needs.
+def require_novelty(run: Path, model: "Model", option: str) -> "Novelty":
+    """Return the novelty of a run's model, which an option needs.
 
     Raises:
-        BilinearError: the run has none, or `load_model` raises.
+        BilinearError: the model has none.
     """
-    if novelty := load_model(run).novelty:
-        return novelty
+    if model.novelty:
+        return model.novelty
     raise BilinearError(
         f"{run} has no novelty score, which {option} needs: train again with this version, on "
         "classes with several photos"

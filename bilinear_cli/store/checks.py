@@ -179,6 +179,28 @@ def read_errors(path: Path) -> Iterator[None]:
         raise damaged_file_error(path, reason_of(error)) from error
 
 
+@contextmanager
+def write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
+    """Turn an error of the disk into a FeatureFileError; HDF5 raises some as RuntimeError."""
+    try:
+        yield
+    except BilinearError:
+        raise
+    except (OSError, RuntimeError) as error:
+        advice = " The rows written so far are kept: make room, and run again." if kept else ""
+        where = getattr(error, "filename", None) or path
+        raise FeatureFileError(f"cannot write {where}: {reason_of(error)}.{advice}") from error
+
+
+@contextmanager
+def rows_kept() -> Iterator[None]:
+    """Add to a FeatureFileError, such as an InUseError, that the rows of the file are kept."""
+    try:
+        yield
+    except FeatureFileError as error:
+        raise type(error)(f"{error} All rows are kept: run again.") from error
+
+
 def damaged_file_error(path: Path, fault: str) -> FeatureFileError:
     """Return the error for a damaged file."""
     return FeatureFileError(

@@ -3,8 +3,10 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,10 +16,29 @@ from bilinear_cli.messages import reason_of
 from bilinear_cli.poolings.registry import get_pooling, storage_dtype
 from bilinear_cli.store import checks
 from bilinear_cli.store.checks import BOX, INTEGER_COLUMNS, ROW_COLUMNS
-from bilinear_cli.store.reading import Header
 from bilinear_cli.store.sparse_file import SparseFile
 
 SHA256_DIGITS = 64
+
+
+@dataclass(frozen=True)
+class Header:
+    """The contents of a feature file beside its features.
+
+    Attributes:
+        row_columns: for each of `ROW_COLUMNS`, and perhaps for `BOX`, an array with one entry for
+            each row.
+        class_names: the names of the classes; labels are indices into them.
+        attributes: root attributes; `create` sets the format, version, time and `complete`.
+        skipped: path -> reason, of photos without rows.
+        parameters: of the poolings, name -> array; see `poolings/parameters.py`.
+    """
+
+    row_columns: Mapping[str, np.ndarray]
+    class_names: Sequence[str] | np.ndarray
+    attributes: Mapping[str, Any]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def check_space(
@@ -33,7 +54,7 @@ def check_space(
     free = shutil.disk_usage(path.parent).free + _used_bytes(path)
     if needed > free:
         raise FeatureFileError(
-            f"{path} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free some "
+            f"{path} needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free. Free some "
             "space, or choose another --output or fewer --pooling."
         )
 

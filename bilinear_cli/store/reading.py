@@ -1,9 +1,8 @@
 """A feature file, open for reading: its attributes, its columns, and its rows."""
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -17,29 +16,11 @@ from bilinear_cli.poolings import registry
 from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.store import checks
-from bilinear_cli.store.checks import BOX, INTEGER_COLUMNS, ROW_COLUMNS, partial_path, read_errors
+from bilinear_cli.store.checks import BOX, ROW_COLUMNS, partial_path, read_errors
+from bilinear_cli.store.consistency import check_consistency
+from bilinear_cli.store.layout import Header
 from bilinear_cli.store.streaming import RowBlock, StoredRows, prefetch
 from bilinear_cli.validation import validate_choice
-
-
-@dataclass(frozen=True)
-class Header:
-    """The contents of a feature file beside its features.
-
-    Attributes:
-        row_columns: for each of `ROW_COLUMNS`, and perhaps for `BOX`, an array with one entry for
-            each row.
-        class_names: the names of the classes; labels are indices into them.
-        attributes: root attributes; `create` sets the format, version, time and `complete`.
-        skipped: path -> reason, of photos without rows.
-        parameters: of the poolings, name -> array; see `poolings/parameters.py`.
-    """
-
-    row_columns: Mapping[str, np.ndarray]
-    class_names: Sequence[str] | np.ndarray
-    attributes: Mapping[str, Any]
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class FeatureFile:
@@ -85,9 +66,7 @@ class FeatureFile:
                 raise checks.incomplete_error(
                     path, self.attributes, self.rows_done, len(self.paths)
                 )
-            self._check_columns()
-            self._check_views()
-            self._check_features()
+            check_consistency(self)
             on_error.pop_all()
 
     def _load(self) -> None:
@@ -102,51 +81,8 @@ class FeatureFile:
         self.class_names = checks.read_column(self._file, "class_names")
         self.parameters = checks.read_parameters(self._file)
         self.rows_done = operator.index(self._file["rows_done"][0])  # TypeError if no integer
-        paths = checks.read_column(self._file, "skipped/paths")
-        reasons = checks.read_column(self._file, "skipped/reasons")
-        self.skipped = dict(zip(paths, reasons, strict=True))
-
-    def _check_columns(self) -> None:
-        """Raise unless each column has a valid value for each row."""
-        n = len(self.labels)
-        shapes = {name: getattr(self, name).shape for name in ROW_COLUMNS}
-        shapes |= {f"features/{spec}": shape[:1] for spec, shape in self.shapes.items()}
-        shapes |= {f"crc32/{spec}": self._dataset("crc32", spec).shape for spec in self.shapes}
-        for name, shape in shapes.items():
-            if shape != (n,):
-                raise ValueError(f"{name} should have {n} rows")
-        for name in ROW_COLUMNS:
-            if getattr(self, name).dtype.kind != ("i" if name in INTEGER_COLUMNS else "U"):
-                raise ValueError(f"{name} has values of the wrong kind")
-        if self.box is not None:
-            is_valid = self.box.shape == (n, 4) and self.box.dtype == np.float64
-            if not is_valid or not np.isfinite(self.box).all():
-                raise ValueError("box should have four finite numbers for each row")
-        if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
-            raise ValueError("labels are outside class_names")
-        if not set(self.split) <= {"train", "test"}:
-            raise ValueError("split has values other than train and test")
-        if not 0 <= self.rows_done <= n or (self.attributes["complete"] and self.rows_done < n):
-            raise ValueError(f"rows_done is {self.rows_done} of {n}")
-
-    def _check_views(self) -> None:
-        names = self._view_names()
-        partial_photos = len(self.view) % len(names) or self.rows_done % len(names)
-        if partial_photos or (self.view.reshape(-1, len(names)) != names).any():
-            raise ValueError(f"its rows are not the views {' '.join(names)} of photos")
-        if np.diff(self.photo.reshape(-1, len(names))).any():
-            raise ValueError("the views of a photo are not in consecutive rows")
-
-    def _check_features(self) -> None:
-        """Raise unless the shapes of rows and parameters fit their poolings and each other."""
-        channels = {registry.parameter_channels(*item) for item in self.parameters.items()}
-        for spec, (_, *shape) in self.shapes.items():
-            pooling = registry.get_pooling(spec) if registry.is_known_pooling(spec) else None
-            if not (pooling.is_valid_row_shape(tuple(shape)) if pooling else all(shape)):
-                raise ValueError(f"features/{spec} has rows of shape {shape}")
-            channels |= {shape[-1]} if pooling and pooling.ndim > 1 else set()
-        if len(counts := sorted(n for n in channels if n)) > 1:
-            raise ValueError(f"its poolings are of maps of {counts} channels")
+        skipped = (checks.read_column(self._file, f"skipped/{x}") for x in ("paths", "reasons"))
+        self.skipped = dict(zip(*skipped, strict=True))
 
     def _view_names(self) -> list[str]:
         return str(self.attributes.get("views", "original")).split() or ["original"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from bilinear_cli.errors import FeatureFileError
 from bilinear_cli.messages import abbreviate
-from bilinear_cli.networks.network import MEASURED_ENGINES, measured_difference
+from bilinear_cli.networks.engines import MEASURED_ENGINES, measured_difference
 from bilinear_cli.poolings.registry import FITTED_ON, SpecDict
 from bilinear_cli.progress import Progress
 from bilinear_cli.recipe import (

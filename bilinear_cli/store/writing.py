@@ -17,14 +17,13 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError
-from bilinear_cli.messages import reason_of
+from bilinear_cli.errors import FeatureFileError, InUseError
 from bilinear_cli.poolings.registry import SpecDict
 from bilinear_cli.progress import Progress
 from bilinear_cli.store import checks
-from bilinear_cli.store.checks import partial_path
-from bilinear_cli.store.layout import SHA256_DIGITS, check_space, draft_path, lay_out
-from bilinear_cli.store.reading import FeatureFile, Header
+from bilinear_cli.store.checks import partial_path, rows_kept, write_errors
+from bilinear_cli.store.layout import SHA256_DIGITS, Header, check_space, draft_path, lay_out
+from bilinear_cli.store.reading import FeatureFile
 
 COPY_BATCH_SIZE = 64  # rows that are copied at a time
 
@@ -66,7 +65,7 @@ class FeatureWriter(FeatureFile):
         photo[photo < 0] = ~photo[photo < 0]  # marked by a run that was killed in this batch
         photo[list(bad)] = ~photo[list(bad)]
         # HDF5 loses rows on a full disk without an error, so the file is written as bytes
-        with _write_errors(self.path, kept=True), self.path.open("r+b") as raw:
+        with write_errors(self.path, kept=True), self.path.open("r+b") as raw:
             for spec, values in rows.items():
                 values = _put(raw, self._dataset("features", spec), start, values)
                 checksums = [zlib.crc32(row.data) for row in values]
@@ -91,7 +90,7 @@ class FeatureWriter(FeatureFile):
         """
         if self.rows_done < len(self.photo):
             raise ValueError(f"{self.rows_done} of {len(self.photo)} rows are done")
-        with _write_errors(self.path, kept=True):
+        with write_errors(self.path, kept=True):
             order = np.argsort(self.photo, kind="stable")
             indices = order[self.photo[order] >= 0]
             if np.array_equal(indices, np.arange(len(self.photo))):
@@ -101,8 +100,8 @@ class FeatureWriter(FeatureFile):
             columns = {name: values[indices] for name, values in header.row_columns.items()}
             header = replace(header, row_columns=columns, skipped=reasons or {})
             with (
-                _rows_kept(),
-                _write_errors(self.path),
+                rows_kept(),
+                write_errors(self.path),
                 _copied_rows(self, indices, self.path, header) as copy,
             ):
                 self.close()  # the copy replaces this file
@@ -144,7 +143,7 @@ def copy_rows(
 ) -> None:
     """Write rows of a file to a new, complete file; leave no partial file after an error."""
     with (
-        _write_errors(output),
+        write_errors(output),
         _copied_rows(file, indices, output, header, progress) as writer,
     ):
         writer._complete()
@@ -159,8 +158,8 @@ def restart(writer: FeatureWriter, indices: np.ndarray, header: Header) -> Featu
         FeatureFileError: the disk is full or fails; the rows are kept.
     """
     with (
-        _write_errors(writer.path, kept=True),
-        _rows_kept(),
+        write_errors(writer.path, kept=True),
+        rows_kept(),
         _copied_rows(writer, indices, writer.path, header) as copy,
     ):
         copy.close()
@@ -220,7 +219,7 @@ def create(
         InUseError: another run is writing the file.
     """
     path, shapes = partial_path(output), SpecDict(shapes)
-    with _write_errors(path):
+    with write_errors(path):
         output.parent.mkdir(parents=True, exist_ok=True)
         _check_not_in_use(path)
         check_space(path, shapes, header.row_columns, n_rows)
@@ -235,28 +234,6 @@ def _check_not_in_use(path: Path) -> None:
     except FeatureFileError as error:  # a missing or damaged file will be replaced
         if isinstance(error, InUseError):
             raise
-
-
-@contextmanager
-def _write_errors(path: Path, *, kept: bool = False) -> Iterator[None]:
-    """Turn an error of the disk into a FeatureFileError; HDF5 raises some as RuntimeError."""
-    try:
-        yield
-    except BilinearError:
-        raise
-    except (OSError, RuntimeError) as error:
-        advice = " The rows written so far are kept: make room, and run again." if kept else ""
-        where = getattr(error, "filename", None) or path
-        raise FeatureFileError(f"cannot write {where}: {reason_of(error)}.{advice}") from error
-
-
-@contextmanager
-def _rows_kept() -> Iterator[None]:
-    """Add to a FeatureFileError that the rows of the file are kept."""
-    try:
-        yield
-    except FeatureFileError as error:
-        raise FeatureFileError(f"{error} All rows are kept: run again.") from error
 
 
 def _sync_and_rename(path: Path, output: Path) -> None:

@@ -35,9 +35,9 @@ class Coordinates:
         scaled = weights / self.sum_of_squares[:, None]
         return self.weighted(self.z @ scaled.astype(self.z.dtype)).astype(weights.dtype)
 
-    def weighted(self, x: np.ndarray, power: float = 1.0) -> np.ndarray:
-        """Return rows x (n, k), each times a power of its weight."""
-        return x if self.sample_weight is None else x * self.sample_weight[:, None] ** power
+    def weighted(self, x: np.ndarray) -> np.ndarray:
+        """Return rows x (n, k), each times its weight."""
+        return x if self.sample_weight is None else x * self.sample_weight[:, None]
 
 
 def rank_tolerance(dtype: np.dtype) -> float:

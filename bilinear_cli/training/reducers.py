@@ -55,7 +55,7 @@ def choose_solver(solver: str, n: int, d: int, k: int, itemsize: int = 4) -> str
     else:
         reason = "--solver stream" if solver == "stream" else f"the solver gram would need {sizes}"
         rows = f"{n:,} rows of {d:,} features"
-        log.info("solver stream: each step reads %s from the file (%s)", rows, reason)
+        log.info("solver stream: each step is a pass over %s (%s)", rows, reason)
     return resolved
 
 

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
 from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.machine import package_versions
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.poolings.parameters import check_not_fitted_on_test
 from bilinear_cli.poolings.registry import canonical_spec, get_pooling, split_specs
@@ -223,7 +223,7 @@ def _describe(
         "bytes": n_bytes,
         "n_classes": len(rows.class_names),
         "seed": options.seed,
-        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "versions": package_versions(PACKAGES),
         "features_file": " ".join(map(str, file.files)),
         "extraction": file.attributes,
     }

@@ -21,7 +21,7 @@ from support.runs import change_model, spread_novelty
 
 from bilinear_cli.photos.lists.paths import read_paths
 from bilinear_cli.predict import predict
-from bilinear_cli.run import read_recipe, read_scores
+from bilinear_cli.run import load_model, read_recipe, read_scores
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -110,7 +110,8 @@ def test_an_improbable_name_is_unknown(birds: Path, run: Path) -> None:
 
 def test_a_rare_photo_is_unknown_in_every_form(birds: Path, run: Path) -> None:
     spread_novelty(run, read_scores(run, "test")["scores"])
-    expected = list(predict(run, sorted(birds.rglob("*.png")), load_small_network()))
+    model, photos = load_model(run), sorted(birds.rglob("*.png"))
+    expected = list(predict(model, read_recipe(run), photos, load_small_network()))
     rarity, p = (
         np.array([getattr(x, name) for x in expected]) for name in ("rarity", "probability")
     )
@@ -180,8 +181,9 @@ def test_paths_are_read_while_photos_are_named(birds: Path, run: Path) -> None:
             read.append(photo)
             yield photo
 
-    assert read_recipe(run).batch_size == 8
-    next(predict(run, paths(), load_small_network()))
+    recipe = read_recipe(run)
+    assert recipe.batch_size == 8
+    next(predict(load_model(run), recipe, paths(), load_small_network()))
     assert len(read) <= 4 * 8  # what is read ahead
 
 

@@ -30,11 +30,12 @@ from support.worker_network import OTHER_SHA256, WEIGHTS_VARIABLE
 
 from bilinear_cli.cluster import extract as extract_module
 from bilinear_cli.cluster import lag
+from bilinear_cli.cluster import shards_folder as shards_module
 from bilinear_cli.cluster.shards_folder import begin_replacing, is_complete, shards_folder
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, InUseError
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import Job, installed_versions
-from bilinear_cli.networks.network import MEASURED_ENGINES
+from bilinear_cli.networks.engines import MEASURED_ENGINES
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.store import FeatureFile, locked, partial_path
 
@@ -294,7 +295,7 @@ def test_a_finished_shard_that_this_machine_does_not_see_yet_is_waited_for(
 ) -> None:
     """The lag of the shared folder is simulated."""
     blind = iter([False] * looks)
-    monkeypatch.setattr(extract_module, "is_visible", lambda path: next(blind, True))
+    monkeypatch.setattr(shards_module, "is_visible", lambda path: next(blind, True))
     monkeypatch.setattr(lag, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(lag, "LAG_SECONDS", 0.1)
     seen = looks < 100

@@ -38,8 +38,8 @@ def test_a_missing_worker_is_waited_for(
     n_workers: list[int] = []  # each time that the client looks
     look = watch._Watch.look
 
-    def look_and_record(self: watch._Watch) -> None:
-        look(self)
+    async def look_and_record(self: watch._Watch) -> None:
+        await look(self)
         if self._client.scheduler.address in file.read_text():  # and not another test's cluster
             n_workers.append(self._n_workers)
 

@@ -27,7 +27,8 @@ from support.errors import assert_names, raises
 from support.feature_files import flip_bit, write_features
 from support.rows import LOSSES, class_maps, pooled
 
-from bilinear_cli.cluster import reducer, tasks
+from bilinear_cli import machine
+from bilinear_cli.cluster import pool, tasks
 from bilinear_cli.cluster.connect import connect
 from bilinear_cli.cluster.reducer import DaskReducer, Workers
 from bilinear_cli.errors import BilinearError, FeatureFileError
@@ -352,7 +353,7 @@ def test_a_worker_that_is_killed_changes_nothing(
             os.kill(workers.pop(), signal.SIGKILL)
 
     if not keep:
-        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
+        monkeypatch.setattr(pool, "MEMORY_FRACTION", 0)
     client = request.getfixturevalue("client" if n_workers == 2 else "lone_client")
     wait_for(client.nthreads)
     # A worker that is killed while it starts is not replaced, so only these are killed.
@@ -434,9 +435,9 @@ def test_a_worker_that_comes_later_is_checked_as_it_reads(
 
 def test_other_versions_are_refused(client: Client, features: Path) -> None:
     def become(version: Callable[[str], str]) -> None:
-        tasks.version = version
+        machine.version = version
 
-    (address, _), real = client.run(os.getpid), tasks.version
+    (address, _), real = client.run(os.getpid), machine.version
     client.run(become, lambda name: "0.0.1" if name == "scipy" else real(name), workers=[address])
     try:
         facts = (address, "scipy", "0.0.1", real("scipy"))
@@ -455,7 +456,7 @@ def test_a_damaged_row_is_the_same_error_as_without_workers(
     solver: str, keep: bool, client: Client, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not keep:
-        monkeypatch.setattr(reducer, "MEMORY_FRACTION", 0)
+        monkeypatch.setattr(pool, "MEMORY_FRACTION", 0)
     flip_bit(features, "bilinear", 8)
     options, messages = replace(QUICK, solver=solver), set[str]()
     with FeatureFile(features) as file:

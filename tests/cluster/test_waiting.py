@@ -1,8 +1,10 @@
 """Processes that are stopped, and folders that lag: what the client and workers wait for."""
 
+import asyncio
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from distributed.comm import CommClosedError
+from distributed.utils import LoopRunner
 from support.commands import start_python
 from support.dask_processes import scheduler_and_worker, wait_for
 from support.errors import warnings
@@ -21,8 +24,9 @@ from support.worker_network import WorkerNetwork
 
 from bilinear_cli.cluster import lag, tasks, watch
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_worker, run_on_workers
-from bilinear_cli.cluster.watch import Silence, warn_of_silence
+from bilinear_cli.cluster.watch import Silence, warn_of_silence, watch_processes
 from bilinear_cli.extraction.from_photos import PhotoInput
+from bilinear_cli.machine import package_versions
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.progress import every
 from bilinear_cli.store import locked
@@ -72,6 +76,33 @@ def test_an_answer_that_lacks_is_logged(
     with warn_of_silence("answer"):
         wait_for(lambda: warnings(caplog))
     assert "no answer" in warnings(caplog)[0]
+    assert not [x for x in threading.enumerate() if x.name == "silence"]
+
+
+def test_a_question_that_a_scheduler_has_not_answered_ends_with_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The silent scheduler is simulated."""
+    events: list[str] = []
+
+    async def identity() -> None:
+        events.append("asked")
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(asyncio, "wait_for", lambda question, _: question)  # it has no limit here
+    runner = LoopRunner()
+    runner.start()
+    try:
+        with watch_processes(Mock(sync=runner.run_sync, scheduler=Mock(identity=identity))):
+            wait_for(lambda: events)
+        wait_for(lambda: events == ["asked", "cancelled"], 5)
+    finally:
+        runner.stop()
 
 
 def test_a_worker_that_leaves_while_workers_are_asked_is_left_out() -> None:
@@ -112,7 +143,7 @@ def test_a_worker_waits_for_a_folder_that_the_client_has_just_made(
     token.touch()
     requirements = ExtractRequirements.from_job(PhotoInput(birds, network), RECIPE, token)
     hide(token)
-    assert requirements.fault()
+    assert not token.exists()
     with locked(token.parent):
         check_worker(requirements.fault, WORKER)
 
@@ -122,9 +153,11 @@ def test_a_worker_waits_for_a_feature_file_that_has_just_been_made(
 ) -> None:
     """The lag of the shared folder is simulated."""
     path = write_features(tmp_path / "x.h5", {"max": np.eye(4, 9)}, [0, 0, 1, 1], ["train"] * 4)
-    shared_files = tasks.SharedFiles((path,), (tasks.describe(path),), tasks._versions())
+    shared_files = tasks.SharedFiles(
+        (path,), (tasks.describe(path),), package_versions(tasks.PACKAGES)
+    )
     hide(path)
-    assert shared_files.fault()
+    assert not path.exists()
     check_worker(shared_files.fault, WORKER)
 
 

@@ -1,5 +1,6 @@
 """Clusters without workers: checks of a worker, invalid addresses and options, shares of work."""
 
+import asyncio
 import errno
 import gc
 import os
@@ -20,15 +21,17 @@ from support.shards import RECIPE, TINY
 from support.worker_network import OTHER_SHA256, SHA256, WorkerNetwork, use_network
 
 from bilinear_cli.cluster import connect as connect_module
-from bilinear_cli.cluster import reducer, worker
+from bilinear_cli.cluster import lag, reducer, tasks, worker
 from bilinear_cli.cluster.connect import connect
-from bilinear_cli.cluster.extract import choose_n_shards
+from bilinear_cli.cluster.extract import _follow, choose_n_shards
 from bilinear_cli.cluster.reducer import gram_tiles
 from bilinear_cli.cluster.requirements import ExtractRequirements, check_workers, resolve_on_workers
 from bilinear_cli.cluster.shards_folder import find_existing_shards
+from bilinear_cli.cluster.tasks import SharedFiles
 from bilinear_cli.errors import BilinearError
 from bilinear_cli.extraction.from_photos import PhotoInput
 from bilinear_cli.extraction.job import installed_versions
+from bilinear_cli.machine import package_versions
 from bilinear_cli.networks.network import Network
 from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.recipe import Recipe
@@ -132,12 +135,23 @@ def test_the_profiler_collects_no_garbage_before_python_3_12(
 
 
 @pytest.fixture
-def requirements(birds: PhotoSet, network: WorkerNetwork, output: Path) -> ExtractRequirements:
+def requirements(
+    birds: PhotoSet, network: WorkerNetwork, output: Path, waits: list[float]
+) -> ExtractRequirements:
     """Return requirements that this process meets, except for the lock of the folder."""
     token = output.parent / "token"
     token.parent.mkdir()
     token.touch()
     return ExtractRequirements.from_job(PhotoInput(birds, network), RECIPE, token)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return how long this process waits for a folder that lags, each time; it does not wait."""
+    seconds = [0.0]
+    time = SimpleNamespace(monotonic=lambda: sum(seconds), sleep=seconds.append)
+    monkeypatch.setattr(lag, "time", time)
+    return seconds
 
 
 def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequirements) -> None:
@@ -147,31 +161,55 @@ def test_a_worker_must_see_that_the_folder_is_locked(requirements: ExtractRequir
         assert requirements.fault() is None
 
 
-def test_a_worker_checks_all_requirements(
-    requirements: ExtractRequirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_checks_all_requirements_and_waits_only_for_files(
+    requirements: ExtractRequirements,
+    waits: list[float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, none = requirements.token.parent, tmp_path / "none"
     assert requirements.photo
     photo, size = requirements.photo
     versions, keras = installed_versions(RECIPE), version("keras")
     other_weights = replace(RECIPE, weights_sha256=OTHER_SHA256)
-    changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
-        ({"token": folder / "none"}, (folder, "--output")),
-        ({"root": none}, (none,)),
-        ({"photo": (photo, 1)}, (photo,)),
-        ({"photo": (none, size)}, (none,)),
-        ({"versions": versions.replace(keras, "0.0.1")}, ("keras", keras, "0.0.1")),
-        ({"recipe": other_weights}, (SHA256, OTHER_SHA256, "--weights")),
-        ({"network": Network("vgg16", str(none))}, (none,)),
+    changes: list[tuple[bool, dict[str, Any], tuple[Any, ...]]] = [
+        (True, {"token": folder / "none"}, (folder, "--output")),
+        (True, {"root": none}, (none,)),
+        (True, {"photo": (photo, 1)}, (photo,)),
+        (True, {"photo": (none, size)}, (none,)),
+        (False, {"versions": versions.replace(keras, "0.0.1")}, ("keras", keras, "0.0.1")),
+        (False, {"recipe": other_weights}, (SHA256, OTHER_SHA256, "--weights")),
+        (False, {"network": Network("vgg16", str(none))}, (none,)),
     ]
     recipe = replace(RECIPE, precision="int8")
     in_int8 = replace(requirements, recipe=recipe, versions=installed_versions(recipe))
     with locked(folder):
-        for change, facts in changes:
+        for may_lag, change, facts in changes:
+            waits[:] = [0]
             assert_names(str(replace(requirements, **change).fault()), *facts)
+            assert sum(waits) == (lag.LAG_SECONDS if may_lag else 0)
         assert in_int8.fault() is None
         monkeypatch.setattr("bilinear_cli.recipe.recipe.INT8_PACKAGES", ("no-such-package",))
         assert_names(str(in_int8.fault()), "no-such-package")
+
+
+def test_a_worker_that_trains_waits_only_for_files(waits: list[float], tmp_path: Path) -> None:
+    shared_files = SharedFiles((tmp_path / "x.h5",), ("a file",), package_versions(tasks.PACKAGES))
+    assert_names(str(replace(shared_files, versions="scipy 0").fault()), "scipy", "0")
+    assert waits == [0]
+    assert_names(str(shared_files.fault()), tmp_path / "x.h5", "missing")
+    assert sum(waits) == lag.LAG_SECONDS
+
+
+def test_a_path_that_a_worker_may_not_read_is_named(
+    requirements: ExtractRequirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: a superuser may read all."""
+    error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(requirements.root))
+    monkeypatch.setattr(Path, "is_dir", Mock(side_effect=error))
+    assert_names(str(requirements.fault()), requirements.root, error.strerror)
+    monkeypatch.setattr(Path, "exists", Mock(side_effect=error))
+    assert_names(tasks.describe(tmp_path), error.strerror)
 
 
 def test_a_worker_must_be_able_to_write(
@@ -180,6 +218,13 @@ def test_a_worker_must_be_able_to_write(
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=error))
     assert_names(str(requirements.fault()), requirements.token.parent, error.strerror)
+
+
+def test_tasks_that_cannot_be_submitted_leave_nothing() -> None:
+    client = Mock()
+    with raises(ValueError, "too large"):
+        _follow(client, "run", Mock(side_effect=ValueError("too large")))
+    client.unsubscribe_topic.assert_called_once_with("run")
 
 
 def test_a_worker_without_the_program_is_named() -> None:
@@ -193,7 +238,7 @@ def test_a_worker_without_the_program_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "facts"),
-    [(b"", ["0.2 s"]), (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", [])],
+    [(b"", ["0.2 s"]), (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", ["program"])],
     ids=["nothing", "something else"],
 )
 @pytest.mark.slow
@@ -217,9 +262,34 @@ def test_a_server_that_is_no_scheduler_is_one_line(
         thread.join()
 
 
+def test_a_scheduler_file_of_a_former_scheduler_is_named_even_in_the_event_loop_of_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 0.1)
+    file = tmp_path / "scheduler.json"
+    file.write_text('{"address": "tcp://127.0.0.1:1"}')
+
+    async def cell() -> None:
+        connect(str(file)).__enter__()
+
+    with raises(BilinearError, file, "tcp://127.0.0.1:1", "0.1 s"):
+        asyncio.run(cell())
+
+
 def test_a_protocol_that_is_not_set_up_is_one_line() -> None:
     with raises(BilinearError, "tls://127.0.0.1:1", "TLS"):
         connect("tls://127.0.0.1:1").__enter__()
+
+
+def test_workers_of_this_machine_that_do_not_start_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system's refusal, which Dask raises as the cause of another error, is simulated."""
+    error = RuntimeError("Nanny failed to start.")
+    error.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    monkeypatch.setattr("distributed.LocalCluster", Mock(side_effect=error))
+    with raises(BilinearError, "local:8", os.strerror(errno.EMFILE), "local:1", "__main__"):
+        connect("local:8").__enter__()
 
 
 NO_ADDRESS = ["", "[1]", '{"cluster_id": 1}', '{"address": 1}', "\x89HDF"]

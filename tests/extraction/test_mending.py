@@ -180,7 +180,7 @@ def test_a_copy_needs_space_for_the_rows_that_are_done(
         if suffices:
             run(present, output)
         else:
-            with raises(FeatureFileError, "0.00 GB", "kept"):
+            with raises(FeatureFileError, "0.0 MB", "kept"):
                 run(present, output)
     assert len(run(present, output).photos) == (0 if suffices else 3)
 

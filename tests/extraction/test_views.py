@@ -16,7 +16,7 @@ from bilinear_cli.photos.photo_set import PhotoSet
 from bilinear_cli.photos.pixels.images import read_photo
 from bilinear_cli.predict import predict
 from bilinear_cli.recipe import Recipe, View, distinct_sizes, parse_views, view_names
-from bilinear_cli.run import train
+from bilinear_cli.run import load_model, read_recipe, train
 from bilinear_cli.store import FeatureFile
 from bilinear_cli.training.options import TrainOptions
 
@@ -122,7 +122,8 @@ def test_scores_are_means_over_the_views_in_training_and_in_prediction(
     run = Path(metrics["run"])
     with np.load(run / "test.npz") as test:
         scores, photo = test["scores"], test["photo"]
-    (prediction,) = predict(run, [birds.root / birds.paths[photo[0]]], small_network(stride=STRIDE))
+    model, photos = (load_model(run), read_recipe(run)), [birds.root / birds.paths[photo[0]]]
+    (prediction,) = predict(*model, photos, small_network(stride=STRIDE))
     mean = scores[photo == photo[0]].mean(axis=0) / metrics["temperature"]
     expected = np.exp(mean) / np.exp(mean).sum()
     assert [p for _, p in prediction.top] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)

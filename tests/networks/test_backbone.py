@@ -14,7 +14,8 @@ from archspec.cpu import detect
 from support.errors import assert_names
 
 from bilinear_cli.networks import backbone
-from bilinear_cli.networks.network import MEASURED, import_tensorflow, measured_difference
+from bilinear_cli.networks.engines import MEASURED, measured_difference
+from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.networks.weights import Tensors, random_tensors
 from bilinear_cli.recipe import mixed_with
 

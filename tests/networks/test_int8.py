@@ -16,9 +16,10 @@ from support.errors import assert_names, raises, warnings
 from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling, count_channels
 from bilinear_cli.home import cache_folder
-from bilinear_cli.networks import int8, network
+from bilinear_cli.networks import engines, int8
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.networks.network import Network, check_int8, int8_sha256, int8_table
+from bilinear_cli.networks.engines import check_int8, int8_sha256, int8_table
+from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.vgg16 import layers_up_to
 from bilinear_cli.networks.weights import Tensors, Weights
 from bilinear_cli.photos.sample import draw_moth
@@ -201,7 +202,7 @@ def test_it_is_built_once_and_again_if_damaged_or_outdated(
     others = {"weights_sha256": "0" * 64}, {"ranges": table["ranges"] | {"x": 1.0}}
     tables = [("int8_table", Mock(return_value=table | other)) for other in others]
     for name, value in [*tables, ("INT8_NETWORK_VERSION", 0)]:
-        monkeypatch.setattr(network, name, value)
+        monkeypatch.setattr(engines, name, value)
         assert int8_sha256() not in digests
         digests.add(int8_sha256())
         assert is_built()

@@ -24,8 +24,9 @@ from support.onnx_networks import (
 
 from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.onnx import OnnxNetwork
+from bilinear_cli.networks.onnx_graph import quantizes_dynamically
 from bilinear_cli.networks.onnx_info import layers_with_maps
-from bilinear_cli.networks.onnx_model import onnx_name, quantizes_dynamically, read_model
+from bilinear_cli.networks.onnx_model import onnx_name, read_model
 from bilinear_cli.photos.pixels.images import read_photo
 
 # name -> tokens before those of the grid

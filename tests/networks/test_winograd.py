@@ -17,7 +17,8 @@ from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.extraction.graph import Forward, compile_pooling
 from bilinear_cli.networks import winograd
 from bilinear_cli.networks.backbone import load_backbone
-from bilinear_cli.networks.network import Network, check_ncnn, ncnn_fault
+from bilinear_cli.networks.engines import check_ncnn, ncnn_fault
+from bilinear_cli.networks.network import Network
 from bilinear_cli.networks.vgg16 import graph_function, layers_up_to
 from bilinear_cli.networks.weights import Tensors, Weights, random_tensors
 from bilinear_cli.networks.winograd import build_winograd, run_winograd

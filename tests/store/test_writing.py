@@ -1,6 +1,7 @@
 """Tests of writing a feature file, with bad rows, faults of the disk, and other runs."""
 
 import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -185,7 +186,7 @@ def test_a_run_killed_between_copying_and_renaming_is_finished_by_the_next(
 def test_a_disk_too_small_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=10**8))
     output = tmp_path / "x.h5"
-    with raises(FeatureFileError, output, "0.20 GB", "0.10 GB", "--output", "--pooling"):
+    with raises(FeatureFileError, output, "200.0 MB", "100.0 MB", "--output", "--pooling"):
         begin(output, {"max": (10**8,)}, 1)
     assert list(tmp_path.iterdir()) == []
 
@@ -318,6 +319,18 @@ def test_a_disk_that_is_full_while_bad_rows_are_left_out(
         writer.finish({})
     with FeatureFile(output) as file:
         assert len(all_rows(file, "max")) == 5
+
+
+def test_a_copy_without_bad_rows_that_is_in_use_can_be_waited_for(tmp_path: Path) -> None:
+    output = tmp_path / "x.h5"
+    copy = partial_path(partial_path(output))
+    h5py.File(copy, "w").close()
+    with copy.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with raises(InUseError, partial_path(output)):
+            write(output, bad=[0])
+    with FeatureWriter(output) as writer:
+        writer.finish()
 
 
 @pytest.mark.slow
