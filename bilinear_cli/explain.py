@@ -72,7 +72,7 @@ def explain(
     model, recipe = load_model(run), read_recipe(run)
     _check_explainable(model)
     names = [str(name) for name in model.class_names]
-    if class_name:
+    if class_name is not None:
         validate_choice("class", class_name, names)
     with logged_notes() as notes:
         decoded = read_any(photo, [recipe.image_size], recipe.resize, recipe.colours, crop)
@@ -81,7 +81,7 @@ def explain(
     x, shape = _pooled_channels(pixels, model, forward)
     matrix = x.T @ x
     scores = _scores(matrix, model)
-    class_index = names.index(class_name) if class_name else int(scores.argmax())
+    class_index = int(scores.argmax()) if class_name is None else names.index(class_name)
     quadratic_form = _quadratic_form(matrix, model, class_index)
     heatmap = np.einsum("li,ij,lj->l", x, quadratic_form, x, optimize=True)
     return Explanation(

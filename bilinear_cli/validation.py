@@ -1,4 +1,4 @@
-"""Checks of the values of options: choices, numbers and flags."""
+"""Checks of the values of options: choices, numbers, flags and texts."""
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -61,21 +61,25 @@ SHARE = Range(float, 0, 1)
 
 
 def validate_options(options: Any, ranges: Mapping[str, Range]) -> None:
-    """Check the numbers and the flags of a dataclass, and replace NumPy's numbers by Python's.
+    """Check the numbers, flags and texts of a dataclass; replace NumPy's numbers by Python's.
 
     Args:
-        options: a field is a flag if its default is True or False. It may be None if its default
-            is None.
+        options: a field is a flag if its default is True or False, and a text if its type is str.
+            It may be None if its default is None.
         ranges: field -> the numbers that it takes.
 
     Raises:
-        UsageError: a value is not in its range, or neither True nor False.
+        UsageError: a value is not in its range, neither True nor False, or no text.
     """
     for field in fields(options):
         value, option = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
+        if value is None and field.default is None:
+            continue
         if isinstance(field.default, bool) and not isinstance(value, bool):
             raise UsageError(f"{option} {value!r} is neither True nor False")
-        if field.name in ranges and not (value is None and field.default is None):
+        if field.type in (str, str | None) and not isinstance(value, str):
+            raise UsageError(f"{option} {value!r} is no text")
+        if field.name in ranges:
             value = ranges[field.name].validate(option, value)
             object.__setattr__(options, field.name, value)  # the dataclass is frozen
 

@@ -172,6 +172,15 @@ def test_a_closed_file_is_not_damaged() -> None:
 MISTAKES: dict[str, tuple[Callable[[Run, FeatureFile], Any], tuple[str, ...]]] = {
     "photos": (lambda run, file: extract([*photos()]), ("data", "list", "PhotoFeatures")),
     "size": (lambda run, file: extract(image_size="448"), ("--image-size", "'448'", "text")),
+    "shard": (lambda run, file: extract(shard=1), ("--shard", 1, "text")),
+    "layer": (lambda run, file: extract(layer=3), ("--layer", 3, "text")),
+    "poolings": (lambda run, file: extract(pooling=[1]), ("--pooling", 1, "text")),
+    "no pooling": (lambda run, file: extract(pooling=None), ("pooling", "list", "NoneType")),
+    "scales": (lambda run, file: extract(scales="224,320"), ("scales", "list", "str")),
+    "no scale": (lambda run, file: extract(scales=[]), ("--scales",)),
+    "same scales": (lambda run, file: extract(scales=[32, 32]), ("--scales", "32,32")),
+    "columns": (lambda run, file: extract("l.csv", columns=["path"]), ("columns", "['path']")),
+    "column": (lambda run, file: extract("l.csv", columns={"path": 3}), ("columns", 3)),
     "large size": (lambda run, file: extract(image_size=10**5), ("--image-size", 10**5, 99_999)),
     "C": (lambda run, file: train("x.h5", C="1e3"), ("--C", "'1e3'", "text")),
     "pooling": (lambda run, file: train("x.h5", pooling=["max"]), ("pooling", "list", "max+")),
@@ -559,6 +568,20 @@ def test_progress_without_a_unit_is_a_percentage(
     first, last = capsys.readouterr().err.splitlines()
     assert_names(first, "extracting", "31%", "00:22")
     assert "/s" not in first + last
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_of_an_unknown_total_is_a_count(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("bilinear_cli.api.progress.LINE_SECONDS", 0)
+    with progress_bar("predicting", "photo") as progress:
+        progress(7, 0)
+    err = capsys.readouterr().err
+    assert_names(err.strip(), "predicting", 7)
+    assert "%" not in err
+    assert "/0" not in err
 
 
 def test_hidden_progress_does_not_import_the_bar_of_notebooks(

@@ -157,6 +157,8 @@ def test_an_unknown_class_is_refused_and_the_nearest_is_suggested(
     with raises(UsageError, "'tti'", "'tit'") as caught:
         explain(train_run("bilinear", OPTIONS), photo, forward, "tti")
     assert_suggests(str(caught.value), "tit", CLASSES)
+    with raises(UsageError, *CLASSES):
+        explain(train_run("bilinear", OPTIONS), photo, forward, "")
 
 
 def test_a_black_photo_has_no_heat(train_run: TrainRun, tmp_path: Path) -> None:

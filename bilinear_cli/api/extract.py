@@ -1,6 +1,6 @@
 """Photos, or stored maps -> a feature file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
@@ -86,11 +86,11 @@ def extract(
     paths = {"output": output, "reuse": reuse, "maps": maps, "projection": projection}
     options = ExtractOptions(
         data=_photo_set_spec(data),
-        pooling=[pooling] if isinstance(pooling, str) else tuple(pooling),
+        pooling=[pooling] if isinstance(pooling, str) else _tuple(pooling, "pooling"),
         backbone=expand_spec(backbone, "backbone"),
         layer=layer,
         image_size=image_size,
-        scales=None if scales is None else tuple(scales),
+        scales=None if scales is None else _tuple(scales, "scales"),
         flip=flip,
         resize=resize,
         batch_size=batch_size,
@@ -131,6 +131,13 @@ def _photo_set_spec(data: StrPath) -> str:
             "and label, or use bilinear_cli.transformers.PhotoFeatures."
         )
     return expand_spec(data, "data")
+
+
+def _tuple(values: Any, name: str) -> tuple:
+    """Return the values of a list; raise a UsageError if it is no list."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UsageError(f"{name} has to be a list, and not {type(values).__name__}")
+    return tuple(values)
 
 
 def run_extraction(

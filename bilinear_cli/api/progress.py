@@ -12,11 +12,12 @@ from bilinear_cli.progress import Progress
 LINE_SECONDS = 30  # between two lines of progress
 COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 TIMES = "[{elapsed}<{remaining}]"
+COUNT_ALONE = "{desc}: {n_fmt} [{elapsed}, {rate_fmt}]"  # if the total is not known
 
 
 @contextmanager
 def progress_bar(label: str, unit: str = "", show: bool = True) -> Iterator[Progress]:
-    """Yield a progress callback (done, total) that draws a bar, if `show`.
+    """Yield a progress callback (done, total) that draws a bar, if `show`; total 0 is unknown.
 
     `unit` is what is counted. Without it, the bar has no counts, but the percentage and the time.
     Where stderr is neither a terminal nor a notebook, such as a log file, it prints lines instead.
@@ -34,7 +35,8 @@ def progress_bar(label: str, unit: str = "", show: bool = True) -> Iterator[Prog
     def progress(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            bar = make_bar(desc=label, total=total, initial=done, unit=unit, bar_format=bar_format)
+            line_format = bar_format if total else COUNT_ALONE
+            bar = make_bar(desc=label, total=total, initial=done, unit=unit, bar_format=line_format)
         bar.update(done - bar.n)
         if done == total:
             bar.close()
@@ -78,7 +80,7 @@ def _progress_lines(label: str, unit: str) -> Progress:
                 prefix=label,
                 unit=unit,
                 initial=first,
-                bar_format=line_format,
+                bar_format=line_format if total else COUNT_ALONE,
             )
             print(line, file=sys.stderr)
             last = now

@@ -81,7 +81,8 @@ def _one_line() -> Iterator[None]:
         raise
     except OSError as error:  # for instance a full disk, or a folder without permission
         path = f"{error.filename}: " if error.filename else ""
-        line, exit_code = f"{path}{reason_of(error)}", 1
+        line = NO_MEMORY if _is_of_memory(error) else f"{path}{reason_of(error)}"
+        exit_code = 1
     except UnicodeEncodeError as error:  # of a path in a feature file, for instance
         line, exit_code = encoding_fault(error.object, error.encoding), 1
     except Terminated as error:

@@ -146,8 +146,8 @@ def _as_text(option: click.Option, value: Any) -> Any:
     takes_numbers = not isinstance(option.type, TEXT)
     if isinstance(value, (str, getattr(option.type, "toml_type", str))):
         return value
-    if takes_numbers and isinstance(value, int | float):
-        return str(value)  # that of true is no number, so the type refuses it
+    if takes_numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
     raise _wrong_type("a number" if takes_numbers else "text in quotes", value)
 
 

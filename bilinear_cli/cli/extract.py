@@ -45,10 +45,7 @@ class Sizes(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the sizes, a tuple of int."""
         texts = map(str, value) if isinstance(value, list) else str(value).split(",")
-        sizes = tuple(PIXELS.convert(text, param, ctx) for text in texts)
-        if len(set(sizes)) < len(sizes):
-            self.fail(f"{value} has the same size twice", param, ctx)
-        return sizes
+        return tuple(PIXELS.convert(text, param, ctx) for text in texts)
 
 
 class PoolingOption(click.Option):

@@ -39,8 +39,16 @@ class SpecType(click.types.StringParamType):
             self.fail(str(error), param, ctx)
 
 
+class IntRange(click.IntRange):
+    """Integers within a range."""
+
+    name = "integer"  # in help and errors, where click has `integer range`
+
+
 class FloatRange(click.FloatRange):
     """Finite numbers within a range. For click, nan is in every range."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number."""
@@ -72,7 +80,7 @@ class Columns(click.types.StringParamType):
 
 def number_type(numbers: Range) -> click.ParamType:
     """Return the type of these numbers."""
-    kind: Any = click.IntRange if numbers.kind is int else FloatRange
+    kind: Any = IntRange if numbers.kind is int else FloatRange
     maximum = (
         None if numbers.maximum in (MAX_INTEGER, inf) else numbers.maximum
     )  # not shown in the help
@@ -83,7 +91,7 @@ PATH = PathType(path_type=Path)
 SPEC = SpecType()
 SHARE = number_type(validation.SHARE)
 POSITIVE = number_type(validation.POSITIVE)
-PIXELS: click.ParamType = click.IntRange(32)
+PIXELS: click.ParamType = IntRange(32)
 
 
 def option_of(defaults: object, ranges: Mapping[str, Range]) -> Callable[..., Any]:

@@ -85,6 +85,9 @@ class ExtractOptions:
         """Raise a UsageError if an option has no valid value."""
         if not self.pooling:
             raise UsageError("there is no --pooling: name at least one")
+        for spec in self.pooling:
+            if not isinstance(spec, str):
+                raise UsageError(f"--pooling {spec!r} is no text")
         if self.resize is not None:
             validate_choice("--resize", self.resize, RESIZES)
         validate_choice("--precision", self.precision, PRECISIONS)
@@ -92,6 +95,9 @@ class ExtractOptions:
         validate_options(self, RANGES)
         if self.scales is not None:
             sizes = tuple(RANGES["image_size"].validate("--scales", size) for size in self.scales)
+            if not sizes or len({*sizes}) < len(sizes):
+                listed = ",".join(map(str, sizes))
+                raise UsageError(f"--scales {listed!r} has no size, or the same size twice")
             object.__setattr__(self, "scales", sizes)
         self.box_options  # noqa: B018 - raises for an invalid value
 

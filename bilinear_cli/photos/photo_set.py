@@ -151,6 +151,10 @@ def load_photo_set(
     split_seed = SEED.validate("--split-seed", split_seed)
     if class_level is not None:
         class_level = POSITIVE.validate("--class-level", class_level)
+    columns = {} if columns is None else columns
+    if not isinstance(columns, Mapping) or not all(isinstance(x, str) for x in columns.values()):
+        example = "{'path': 'filename', 'label': 'species'}"
+        raise UsageError(f"columns has to be like {example}, and not {columns!r}")
     options = ListingOptions(class_level, columns, progress)
     for kind, (matches, list_set) in KINDS.items():
         if matches(spec):

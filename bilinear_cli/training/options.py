@@ -68,11 +68,12 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Raise a UsageError if an option is out of range or the classifier does not take it."""
-        validate_options(self, RANGES)
         choices = {"class_weight": CLASS_WEIGHTS, "normalize": NORMALIZE, "solver": SOLVERS}
         for name, values in choices.items():
             validate_choice(name.replace("_", " "), getattr(self, name), values)
-        if option := registry.get_classifier(self.classifier).unsupported_option(self):
+        classifier = registry.get_classifier(self.classifier)
+        validate_options(self, RANGES)
+        if option := classifier.unsupported_option(self):
             raise UsageError(
                 f"--classifier {self.classifier} does not take {option}: "
                 "leave the option out, or choose another classifier"

@@ -187,7 +187,6 @@ def test_a_value_becomes_what_the_command_line_gives(
         ("margin", "-inf"),
         ("min-confidence", "1e999"),
         ("scales", "[224, true]"),
-        ("scales", "[224, 224]"),
         ("resize", "'Crop'"),
         ("output", r'"a\u0000b"'),
         ("columns", "{path = ''}"),
@@ -196,6 +195,11 @@ def test_a_value_becomes_what_the_command_line_gives(
 )
 def test_a_value_out_of_range_is_refused(key: str, value: str) -> None:
     assert config_error("extract", key, value)
+
+
+@pytest.mark.parametrize(("name", "key"), [("train", "C"), ("train", "folds"), ("check", "margin")])
+def test_true_in_place_of_a_number_is_named_as_in_toml(name: str, key: str) -> None:
+    assert_names(config_error(name, key, "true"), "number", "true or false")
 
 
 @pytest.mark.parametrize("option", ["-C", "--label-smoothing", "--dropout"])

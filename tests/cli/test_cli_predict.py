@@ -242,6 +242,11 @@ def test_a_list_that_a_slow_program_writes(separator: bytes) -> None:
         assert list(read_paths(Slow(data))) == expected
 
 
+def test_of_as_many_line_breaks_as_nuls_the_last_separates() -> None:
+    for data, names in ((b"a\nb\0", ["a\nb"]), (b"a\0b\n", ["a\0b"])):
+        assert list(read_paths(io.BufferedReader(io.BytesIO(data)))) == [*map(Path, names)]
+
+
 @pytest.mark.parametrize("bad", ["nul\0.png", "birds", "gone.png", "x" * 300])
 def test_one_bad_name_stops_no_list(bad: str, birds: Path, run: Path) -> None:
     photos = [birds / "wren" / f"{i}.png" for i in range(2)]

@@ -58,7 +58,7 @@ def test_missing_memory_is_one_line(
 ) -> None:
     """What libraries raise is simulated; tests/test_kills.py has a real limit."""
     monkeypatch.setattr("bilinear_cli.report.text.describe", Mock(side_effect=error))
-    error_line(run_command("info", features, code=1), "memory")
+    error_line(run_command("info", features, code=1), "memory", "ulimit -v")
 
 
 def test_a_folder_that_is_no_run_is_refused(run: Path) -> None:

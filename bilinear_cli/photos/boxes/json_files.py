@@ -130,8 +130,8 @@ def _in_fractions(box: Box, image: dict[str, Any]) -> Box:
 def _exclusions(names: Mapping[str, str]) -> dict[str, str]:
     """Return for each category the exclusion of its boxes, see `Detection`."""
     names = {key: name.lower() for key, name in names.items()}
-    taken = {"animal"} & {*names.values()} or {*names.values()} - NO_ANIMALS
-    return {key: "" if name in taken else name for key, name in names.items()}
+    animals = {"animal"} & {*names.values()} or {*names.values()} - NO_ANIMALS
+    return {key: "" if name in animals else name for key, name in names.items()}
 
 
 def _field(item: Any, name: str, kind: type | tuple[type, ...]) -> Any:

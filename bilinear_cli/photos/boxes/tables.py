@@ -41,7 +41,7 @@ def read_table_of_boxes(path: Path) -> BoxSource:
                 raise ValueError(
                     f"it has {len(row.values)} fields, but the first line has {len(table.columns)}"
                 )
-            found = detections[row.values[file_index]]
+            of_photo = detections[row.values[file_index]]
             values = [row.values[i] for i in box_indices]
             if {*values} <= NO_BOX:
                 continue
@@ -53,7 +53,7 @@ def read_table_of_boxes(path: Path) -> BoxSource:
             evidence = f"row {row.number} has {max(map(abs, box)):g}"
         if are_corners:
             box = box._replace(width=box.width - box.x, height=box.height - box.y)
-        found.append(Detection(box, f"row {row.number}"))
+        of_photo.append(Detection(box, f"row {row.number}"))
     unit = PIXELS if evidence else FRACTIONS
     return BoxSource(unit, detections, detections.__getitem__, evidence=evidence)
 

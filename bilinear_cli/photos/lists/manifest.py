@@ -84,9 +84,9 @@ def read_manifest(path: Path, columns_of: Mapping[str, str] | None = None) -> li
     for field in columns_of:
         validate_choice("name before = in --columns", field, PhotoRecord._fields)
     table = read_table(path, KNOWN | {plain_name(column) for column in columns_of.values()})
-    found = find_columns(table, columns_of)
-    log_columns(table, found)
-    cells = [(row, _cells(table, row, found)) for row in table.rows]
+    index_of = find_columns(table, columns_of)
+    log_columns(table, index_of)
+    cells = [(row, _cells(table, row, index_of)) for row in table.rows]
     records = _records(table, cells, _split_of(table, cells))
     for label, n_photos in Counter(record.label for record in records).items():
         if label.casefold() in LIKE_NO_LABEL:
@@ -95,14 +95,14 @@ def read_manifest(path: Path, columns_of: Mapping[str, str] | None = None) -> li
     return records
 
 
-def _cells(table: Table, row: Row, found: Mapping[str, int]) -> dict[str, str]:
+def _cells(table: Table, row: Row, index_of: Mapping[str, int]) -> dict[str, str]:
     """Return field -> value of a row, or raise if it lacks one."""
     n_values, n_columns = len(row.values), len(table.columns)
     if n_values < n_columns or any(row.values[n_columns:]):
         hint = ". Put quotes around a value that has a separator." if n_values > n_columns else ""
         reason = f"it has {n_values} fields, but the first line has {n_columns}{hint}"
         raise table.error(row, reason)
-    cells = {field: row.values[i] for field, i in found.items()}
+    cells = {field: row.values[i] for field, i in index_of.items()}
     for field in ("path", "label"):
         if not cells[field]:
             raise table.error(row, f"the {field} is empty")

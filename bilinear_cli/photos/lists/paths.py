@@ -37,7 +37,7 @@ def read_paths(stream: BufferedIOBase) -> Iterator[Path]:
     """Yield the paths of a list: one in each line, or with a NUL behind each.
 
     `find -print0` writes a NUL behind each. The separator is the more frequent of the two, line
-    breaks or NULs, as soon as one of them has arrived.
+    breaks or NULs, as soon as one of them has arrived; of as many, the one that has come last.
 
     Raises:
         UsageError: the list is in UTF-16.
@@ -51,7 +51,8 @@ def read_paths(stream: BufferedIOBase) -> Iterator[Path]:
             n_nuls, n_lines = text.count(b"\0"), text.count(b"\n")
             if not n_nuls and not n_lines:  # a slow program has not finished its first path
                 continue
-            separator = b"\0" if n_nuls > n_lines else b"\n"
+            is_nul = n_nuls > n_lines or (n_nuls == n_lines and text.endswith(b"\0"))
+            separator = b"\0" if is_nul else b"\n"
             text = text.removeprefix(codecs.BOM_UTF8)
         *names, text = text.split(separator)
         yield from _paths(names, separator)
