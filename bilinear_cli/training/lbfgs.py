@@ -16,6 +16,7 @@ MAX_ITERATIONS = 1000
 SUFFICIENT_DECREASE = 1e-4
 MAX_HALVINGS = 20
 SMALL_SLOPE = 1e-8  # of a step in float64, relative to the value
+MAX_SLOPE = 100  # of a step of length one, relative to the value; above, it is far too long
 
 Function = Callable[[np.ndarray], tuple[float, np.ndarray]]  # x -> value and gradient
 Dot = Callable[[np.ndarray, np.ndarray], float]
@@ -41,8 +42,8 @@ def minimize(
     curvature is near one.
 
     Args:
-        function: the function. Its gradient is that of `dot`: the derivative along a
-            direction is `dot(gradient, direction)`.
+        function: the function, at least zero. Its gradient is that of `dot`: the derivative along
+            a direction is `dot(gradient, direction)`.
         x: the starting point, float32 or float64, of any shape.
         tolerance: stop when an iteration lowers the value by less than this fraction of it, or
             when rounding lets no step lower it. In float64 stop when the gradient promises no
@@ -123,7 +124,9 @@ def _line_search(
     if slope >= 0:  # at an optimum, or uphill by rounding
         return None
     by_slopes = x.dtype == np.float64 and -slope < SMALL_SLOPE * abs(value)
-    length = 1.0
+    # A parabola of this slope has its minimum, which is at least zero, before 2 * value / -slope.
+    is_too_long = value > 0 and -slope > MAX_SLOPE * value
+    length = value / -slope if is_too_long else 1.0
     for _ in range(MAX_HALVINGS):
         new_x = x + x.dtype.type(length) * direction
         new_value, gradient = function(new_x)

@@ -65,6 +65,15 @@ def scikit_learn_model(name: str, x: np.ndarray, labels: np.ndarray, C: float) -
     return Linear(model.coef_.T, model.intercept_)
 
 
+@pytest.mark.parametrize("C", [1e10, 1e15])
+@ITERATIVE
+@pytest.mark.parametrize("form", ["kernel", "stream"])
+def test_a_fit_with_a_huge_C_separates_what_is_separable(form: str, name: str, C: float) -> None:
+    x, labels = make(40, 90)
+    scores = fit_path(make_problem(x, form), name, targets_of(name, labels), [C])(x)
+    assert scores.argmax(axis=1).tolist() == labels.tolist()
+
+
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0, 10_000.0])
 @LINEAR
 @ALL_FORMS
