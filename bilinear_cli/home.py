@@ -53,9 +53,16 @@ def expand_path(path: str | os.PathLike[str], name: str = "the path") -> Path:
 
 
 def expand_photo(photo: Any) -> Any:
-    """Return a photo; of a path that begins with `~`, what `expand_home` returns."""
-    is_path = isinstance(photo, str | os.PathLike)
-    return expand_home(photo) if is_path and os.fspath(photo).startswith("~") else photo
+    """Return a photo; of a path that begins with `~`, what `expand_home` returns.
+
+    Raises:
+        UsageError: it is an empty path.
+    """
+    if not isinstance(photo, str | os.PathLike):
+        return photo
+    if not (text := os.fspath(photo)):
+        raise UsageError("a photo is an empty path. Name a file.")
+    return expand_home(photo) if text.startswith("~") else photo
 
 
 def cache_folder() -> Path:

@@ -146,6 +146,8 @@ def test_a_tilde_is_the_home_folder_and_an_empty_path_is_refused(
     run = load_run("~/runs/x-bilinear-softmax")
     photo = photos()[0].as_posix()
     assert run.predict(f"~/{photo}")[0].top == run.predict(photo)[0].top
+    with raises(UsageError, "photo"):
+        run.predict("")
     features = PhotoFeatures(pooling="max", image_size=32, cache="~/rows")
     assert features.fit_transform([f"~/{photo}"]).shape == (1, 6)
     assert [*Path("rows").rglob("*.npy")]

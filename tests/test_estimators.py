@@ -216,6 +216,15 @@ def test_folds_may_be_given_as_splits(make: Make, explicit: bool) -> None:
     assert make(cv=KFold(3)).fit(X, y).temperature_ != number.temperature_
 
 
+def test_a_predefined_split_is_of_all_rows_also_of_those_without_weight() -> None:
+    X, y = data(60, 8)
+    weight = np.ones(60)
+    weight[:6] = 0
+    fold = np.arange(60) // 3 % 4
+    kept = RidgeClassifier(cv=PredefinedSplit(fold[6:])).fit(X[6:], y[6:], weight[6:])
+    assert RidgeClassifier(cv=PredefinedSplit(fold)).fit(X, y, weight).C_ == kept.C_
+
+
 @pytest.mark.parametrize("cv", [ShuffleSplit(3, random_state=0), TimeSeriesSplit(3), 1, "five"])
 def test_folds_that_leave_rows_out_or_overlap_are_refused(cv: Any) -> None:
     with pytest.raises(ValueError, match="cv"):

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 
 from bilinear_cli.errors import BilinearError
@@ -26,5 +27,15 @@ def read_errors(path: Path) -> Iterator[None]:
     except READ_ERRORS as error:
         if getattr(error, "errno", None):  # the file may be intact
             raise BilinearError(f"cannot read {path}: {reason_of(error)}") from error
-        fault = f"it has no {error.args[0]}" if isinstance(error, KeyError) else reason_of(error)
-        raise BilinearError(f"{path} is damaged: {printable(fault)}. {ADVICE}") from error
+        raise BilinearError(f"{path} is damaged: {printable(_fault(error))}. {ADVICE}") from error
+
+
+def _fault(error: Exception) -> str:
+    """Return what is wrong with a file, in a few words."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    if isinstance(error, JSONDecodeError):
+        return f"it is not JSON from line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 from byte {error.start}"
+    return reason_of(error)

@@ -1,6 +1,7 @@
 """A run folder -> its metrics, its photos and their scores, and the recipe of its features."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,9 @@ def read_photo_rows(run: Path) -> list[list[str]]:
     """Read path, label, split and group of every photo of a run; raise as `read_scores`."""
     metrics, path = read_metrics(run), run / "labels.csv"
     with read_errors(path), path.open(encoding="utf-8-sig", newline="") as file:
-        heads, *rows = csv.reader(file, strict=True)
+        if not (text := file.read()).endswith("\n"):
+            raise ValueError("it is empty or cut off")
+        heads, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         if heads != [*PhotoRecord._fields] or any(len(row) != len(heads) for row in rows):
             raise ValueError("it has other columns")
         n_photos = Counter(PhotoRecord(*row).split for row in rows)

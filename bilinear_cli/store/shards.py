@@ -94,14 +94,16 @@ def merge(
 ) -> None:
     """Write all shards of a photo set to one file, equal to the file of a single run.
 
-    `open_features` explains `paths` and `allow_precision_mix`. `attributes` are more root
-    attributes of the new file. Progress counts rows.
+    `open_features` explains `paths` and `allow_precision_mix`, but an output in one of the folders
+    is not one of the shards. `attributes` are more root attributes of the new file. Progress counts
+    rows.
 
     Raises:
         FeatureFileError: the files do not belong together, one is damaged, or the output exists
             or cannot be written.
     """
-    with locked(output), open_features(paths, allow_precision_mix) as shards:
+    files = [x for x in _list_files(paths) if x in paths or x.resolve() != output.resolve()]
+    with locked(output), open_features(files, allow_precision_mix) as shards:
         if output.resolve() in [path.resolve() for path in shards.files]:
             raise FeatureFileError(f"{output} is one of the files to merge. Name another --output.")
         for path in (output, partial_path(output)):

@@ -5,7 +5,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import check_cv
+from sklearn.model_selection import PredefinedSplit, check_cv
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight
 
@@ -74,7 +74,7 @@ def array_folds(
         return make_folds(rows, options.folds, options.seed)
     positions = np.full(len(y), -1)
     positions[rows.indices] = np.arange(len(rows.indices))
-    if hasattr(cv, "split"):  # it splits the rows that are kept
+    if hasattr(cv, "split") and not isinstance(cv, PredefinedSplit):  # it splits the kept rows
         positions = np.arange(len(rows.indices))
     folds = []
     for train, test in check_cv(cv).split(X[rows.indices], y[rows.indices]):

@@ -106,6 +106,10 @@ def test_a_folder_stands_for_the_files_in_it(
     assert contents(tmp_path / "merged.h5") == contents(tmp_path / "also.h5")
     with open_features([folder]) as file:
         assert file.files == shards
+    for _ in range(2):  # the output is not one of the files of its folder
+        merge([folder], folder / "merged.h5", overwrite=True)
+    assert contents(folder / "merged.h5") == contents(tmp_path / "merged.h5")
+    (folder / "merged.h5").unlink()
     shards[1].rename(partial_path(shards[1]))
     with raises(FeatureFileError, "2/2"):
         open_features([folder])

@@ -129,6 +129,14 @@ def test_metrics_that_are_not_json_are_one_line(text: str | bytes, run: Path) ->
         read_metrics(run)
 
 
+@pytest.mark.parametrize("n_bytes", [0, -10, -1])
+def test_labels_that_are_cut_off_are_refused(n_bytes: int, run: Path) -> None:
+    path = run / "labels.csv"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with raises(BilinearError, path, "bilinear train"):
+        read_photo_rows(run)
+
+
 def test_a_key_that_stands_twice_is_refused(run: Path) -> None:
     path = run / "metrics.json"
     path.write_text(path.read_text("utf-8").rstrip()[:-1] + ', "top1": 1.0}', "utf-8")
