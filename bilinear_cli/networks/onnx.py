@@ -186,8 +186,8 @@ def default_layer(model: OnnxModel, size: int) -> str:
     if len(names) == 1:
         return names[0]
     shapes = ", ".join(f"{name} {shape}" for name, (shape, _) in layers.items())
-    found = "several outputs with maps" if names else "no output with maps"
+    outputs = "several outputs with maps" if names else "no output with maps"
     raise UsageError(
-        f"{model.path} has {found}: {shapes}. Choose a tensor with --layer; bilinear info "
+        f"{model.path} has {outputs}: {shapes}. Choose a tensor with --layer; bilinear info "
         f"{model.path} lists them."
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, FeatureFileError, UsageError
 from bilinear_cli.poolings import registry
+from bilinear_cli.poolings.parameter_kinds import parameter_channels
 from bilinear_cli.poolings.registry import FITTED_ON, get_pooling
 from bilinear_cli.recipe import Recipe
 
@@ -111,7 +112,7 @@ def _check_size(spec: str, channels: int) -> None:
 def check_channels(parameters: Parameters, channels: int) -> None:
     """Raise a BilinearError unless all parameters are for maps with this number of channels."""
     for name, array in parameters.items():
-        expected = registry.parameter_channels(name, array)
+        expected = parameter_channels(name, array)
         if expected not in (channels, None):
             raise BilinearError(
                 f"{name} is for maps with {expected} channels, but these maps have {channels}"

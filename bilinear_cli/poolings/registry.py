@@ -1,4 +1,4 @@
-"""The poolings, one entry each, and the arrays that they take; TensorFlow is not imported here.
+"""The poolings, one entry each; TensorFlow is not imported here.
 
 A spec names a pooling, and is its key in the feature file: a method, and for some methods a size
 after a colon. `bilinear:144` first projects the channels to 144. `compact:8192` is a sketch of
@@ -9,7 +9,7 @@ A new pooling is a function in `functions.py` and an entry in `ENTRIES`.
 
 import re
 from collections import UserDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -18,6 +18,7 @@ import numpy as np
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.poolings import triangle
+from bilinear_cli.poolings.parameter_kinds import parameter_channels
 from bilinear_cli.validation import validate_choice
 
 MIN_FLOAT16_LENGTH = 4096  # numbers in a row
@@ -26,16 +27,6 @@ ROOT_L2 = "signed-sqrt,l2"
 MAPS = "maps"
 FITTED_ON = "fitted-on"  # SHA-256 of the photos that projections were fitted on
 T = TypeVar("T")
-
-
-# Arrays that poolings take, by their names without the size: dtype, the axis of a matrix that has
-# the maps' channels (None for a vector), and whether an array has valid values for a size.
-PARAMETERS: dict[str, tuple[str, int | None, Callable[[np.ndarray, str], bool | np.bool_]]] = {
-    "projection": ("f4", 0, lambda x, k: x.shape[1] == int(k) and np.isfinite(x).all()),
-    "fitted": ("S64", None, lambda x, k: True),
-    "hash": ("i8", 1, lambda x, k: len(x) == 2 and ((x >= 0) & (x < int(k))).all()),
-    "sign": ("i8", 1, lambda x, k: len(x) == 2 and np.isin(x, (-1, 1)).all()),
-}
 
 
 class Size(NamedTuple):
@@ -245,21 +236,6 @@ def poolings_help() -> str:
     """Return what each pooling is, for the command line."""
     lines = [f"{usage(pooling)}: {pooling.help}" for pooling in POOLINGS.values()]
     return "; ".join(lines) + f". [:{PROJECTION.example}]: {PROJECTION.help}. Repeatable."
-
-
-def check_parameter(name: str, array: np.ndarray) -> None:
-    """Raise a ValueError unless the array can be the parameter of that name."""
-    kind, _, size = name.rpartition("-")
-    dtype, axis, is_valid = PARAMETERS[kind]
-    has_type = array.size and array.dtype == dtype and array.ndim == (1 if axis is None else 2)
-    if not (has_type and is_valid(array, size)):
-        raise ValueError(f"{name} has the wrong shape, dtype or values")
-
-
-def parameter_channels(name: str, array: np.ndarray) -> int | None:
-    """Return the number of the maps' channels that a parameter is for; None for any number."""
-    _, axis, _ = PARAMETERS[name.rpartition("-")[0]]
-    return None if axis is None else array.shape[axis]
 
 
 def storage_dtype(shape: tuple[int, ...]) -> np.dtype:

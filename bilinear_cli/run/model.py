@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.poolings.registry import check_parameter, get_pooling
+from bilinear_cli.poolings.parameter_kinds import check_parameter
+from bilinear_cli.poolings.registry import get_pooling
 from bilinear_cli.poolings.triangle import n_entries
 from bilinear_cli.recipe import Recipe
 from bilinear_cli.run.arrays import FLOAT, INTEGER, TEXT, Array, check_arrays, read_arrays

@@ -12,7 +12,8 @@ import numpy as np
 
 from bilinear_cli.errors import BilinearError, FeatureFileError, InUseError, UsageError
 from bilinear_cli.messages import command_line, reason_of
-from bilinear_cli.poolings.registry import check_parameter, get_pooling, is_known_pooling
+from bilinear_cli.poolings.parameter_kinds import check_parameter
+from bilinear_cli.poolings.registry import get_pooling, is_known_pooling
 from bilinear_cli.store.lock import NO_LOCKS, check_soft_lock, in_use_error
 
 PARTIAL_SUFFIX = ".partial"  # suffix of an unfinished file

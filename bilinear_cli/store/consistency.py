@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bilinear_cli.poolings import registry
+from bilinear_cli.poolings.parameter_kinds import parameter_channels
 from bilinear_cli.store.checks import INTEGER_COLUMNS, ROW_COLUMNS
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _check_views(file: "FeatureFile") -> None:
 
 def _check_features(file: "FeatureFile") -> None:
     """Raise unless the shapes of rows and parameters fit their poolings and each other."""
-    channels = {registry.parameter_channels(*item) for item in file.parameters.items()}
+    channels = {parameter_channels(*item) for item in file.parameters.items()}
     for spec, (_, *shape) in file.shapes.items():
         pooling = registry.get_pooling(spec) if registry.is_known_pooling(spec) else None
         if not (pooling.is_valid_row_shape(tuple(shape)) if pooling else all(shape)):

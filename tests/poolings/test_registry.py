@@ -8,6 +8,7 @@ from support.errors import assert_suggests, raises
 
 from bilinear_cli.errors import UsageError
 from bilinear_cli.poolings import registry
+from bilinear_cli.poolings.parameter_kinds import check_parameter
 
 SPECS = [
     *sorted(registry.POOLINGS.keys() - {"compact"}),
@@ -95,7 +96,7 @@ def test_small_rows_are_kept_in_float32(shape: tuple[int, ...], dtype: type) -> 
 @pytest.mark.parametrize("invalid", [0, 2])
 def test_signs_of_a_sketch_are_1_or_minus_1(invalid: int) -> None:
     signs = np.ones((2, 4), np.int64)
-    registry.check_parameter("sign-8", signs)
+    check_parameter("sign-8", signs)
     signs[1, 2] = invalid
     with raises(ValueError, "sign-8"):
-        registry.check_parameter("sign-8", signs)
+        check_parameter("sign-8", signs)

@@ -122,8 +122,8 @@ def crop_rectangle(
     frame = (1, 1) if unit == FRACTIONS else size
     validate_box(box, frame, unit)
     edges = []
-    for start, length, whole, n_pixels in zip(box[:2], box[2:4], frame, size, strict=True):
-        scale = n_pixels / whole
+    for start, length, extent, n_pixels in zip(box[:2], box[2:4], frame, size, strict=True):
+        scale = n_pixels / extent
         first = min(max(round((start - margin * length) * scale), 0), n_pixels - 1)
         last = min(round((start + length + margin * length) * scale), n_pixels)
         edges.append((first, max(last, first + 1)))
