@@ -35,6 +35,15 @@ SCORES = {  # of oof.npz and test.npz; earlier versions wrote neither `box` nor 
 }
 
 
+def _not_a_run(path: Path) -> str:
+    """Return why a path without metrics.json is no run, and what to do."""
+    if path.is_file():
+        return f"{path} is a file. Give the run folder that bilinear train wrote."
+    if (path / "model.npz").is_file():
+        return f"{path} is damaged: it has no metrics.json. Train again with bilinear train."
+    return f"{path} is not a run of bilinear train, it has no metrics.json{_suggest_run(path)}"
+
+
 def _suggest_run(folder: Path) -> str:
     """Return a hint at a run in the folder, or at one beside it with a similar name; maybe none."""
     if inside := sorted(folder.glob("*/metrics.json")):
@@ -52,9 +61,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     """
     path = run / "metrics.json"
     if not path.is_file():
-        raise BilinearError(
-            f"{run} is not a run of bilinear train, it has no metrics.json{_suggest_run(run)}"
-        )
+        raise BilinearError(_not_a_run(run))
     with read_errors(path):
         return parse_metrics(path.read_text(encoding="utf-8-sig"))
 

@@ -115,6 +115,14 @@ def test_a_wrong_attribute_of_the_extraction_is_refused(name: str, value: Any, r
         read_metrics(run)
 
 
+def test_a_run_without_metrics_is_damaged_and_no_other_run_is_suggested(run: Path) -> None:
+    shutil.copytree(run, run.with_name(f"{run.name}2"))
+    (run / "metrics.json").unlink()
+    with raises(BilinearError, run, "metrics.json", "bilinear train") as caught:
+        read_metrics(run)
+    assert f"{run.name}2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "text",
     [
