@@ -103,10 +103,9 @@ def _check_explainable(model: Model) -> None:
         matrices = [x for x in POOLINGS.values() if x.explainable and x.ndim == 1]
         names = [name for x in matrices for name in (x.method, f"{x.method}:K")]
         raise BilinearError(
-            f"explain needs a run of {' or '.join(names)} with softmax, svm or ridge, or of "
-            "conv1x1, trained on one pooling and with --normalize auto or none. With other "
-            "poolings, with several, with another normalisation and with the mlp the score is not "
-            "a sum over locations"
+            "the score of this run is not a sum over locations. explain needs a run of one "
+            f"pooling, {' or '.join(names)}, with softmax, svm or ridge and --normalize auto or "
+            "none; or a run of conv1x1. It cannot explain an mlp"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bilinear_cli.errors import BilinearError, UsageError
+from bilinear_cli.errors import UsageError
 from bilinear_cli.files import atomic_write
 from bilinear_cli.layers import ClassProbabilities, Preprocess, Rarity, SqrtL2, pooling_layer
 from bilinear_cli.networks.applications import build, resolve_layer
@@ -25,7 +25,6 @@ def export(
     weights: Tensors,
     output: Path,
     *,
-    overwrite: bool = False,
     rarity: bool = False,
 ) -> keras.Model:
     """Write a trained model and its network as a Keras model, in float32.
@@ -36,8 +35,7 @@ def export(
         model: of a run, from `load_model`.
         recipe: of the run's features, from `read_recipe`.
         weights: of the network, as for `load_backbone`.
-        output: the file, whose name ends in `.keras`.
-        overwrite: replace an existing file.
+        output: the file, whose name ends in `.keras`; an existing file is replaced.
         rarity: return how unusual a photo is, too; the model must have a novelty.
 
     Returns:
@@ -46,13 +44,9 @@ def export(
         `rarity` (batch,), see `Prediction`. Its layer `probabilities` has the names of the classes.
 
     Raises:
-        BilinearError: the file exists or cannot be written.
-        UsageError: the file's name is wrong, or the run has views of several sizes.
+        BilinearError: the file cannot be written.
+        UsageError: the run has views of several sizes.
     """
-    if output.suffix != ".keras":
-        raise UsageError(f"cannot write a Keras model to {output}: its name must end in .keras")
-    if output.exists() and not overwrite:
-        raise BilinearError(f"{output} exists: use another name, or --overwrite to replace it")
     exported = build_model(model, recipe, weights, rarity=rarity)
     with atomic_write(output) as path:
         exported.save(path)

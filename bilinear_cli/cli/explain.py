@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -62,16 +63,20 @@ def explain(
     from bilinear_cli.explain import overlay, within_frame
     from bilinear_cli.photos.boxes.options import box_options
     from bilinear_cli.predict import crop_photos
+    from bilinear_cli.run import read_recipe
     from bilinear_cli.run_network import load_run_network, prediction_recipe
 
     options = box_options(boxes, min_confidence=min_confidence)
-    recipe = prediction_recipe(run)
-    network = load_run_network(run, recipe, weights, backbone)
     one_box = options and replace(options, box="most-confident")
     ((_, crop),) = crop_photos(run, [photo], one_box)
-    explanation = explain_score(run, photo, lambda x: network.load(recipe)(x), name, crop)
-    if len(recipe.views) > 1:
-        views = ", ".join(recipe.views)
+
+    def forward(pixels: Any) -> Any:  # called when the run, the class and the photo are right
+        recipe = prediction_recipe(run)
+        return load_run_network(run, recipe, weights, backbone).load(recipe)(pixels)
+
+    explanation = explain_score(run, photo, forward, name, crop)
+    if len(all_views := read_recipe(run).views) > 1:
+        views = ", ".join(all_views)
         log.info("this explains the original view alone; predict takes the mean over %s", views)
     output = output or Path(f"{photo.stem}-explained.png")
     try:

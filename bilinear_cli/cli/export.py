@@ -7,7 +7,7 @@ import click
 
 from bilinear_cli.cli.base import cli
 from bilinear_cli.cli.options import PATH, overwrite_option, weights_option
-from bilinear_cli.errors import BilinearError
+from bilinear_cli.errors import BilinearError, UsageError
 from bilinear_cli.networks.network import import_tensorflow
 from bilinear_cli.networks.onnx_model import is_onnx
 
@@ -37,6 +37,7 @@ def export(run: Path, output: Path, rarity: bool, weights: str, overwrite: bool)
     from bilinear_cli.run import load_model, read_recipe, require_novelty
     from bilinear_cli.run_network import load_run_network
 
+    _check_output(output, overwrite)
     recipe = read_recipe(run)
     if is_onnx(recipe.backbone):
         raise BilinearError(
@@ -50,9 +51,17 @@ def export(run: Path, output: Path, rarity: bool, weights: str, overwrite: bool)
     import_tensorflow()
     from bilinear_cli.export import export as write
 
-    write(model, recipe, tensors, output, overwrite=overwrite, rarity=rarity)
+    write(model, recipe, tensors, output, rarity=rarity)
     click.echo(output)
     size = recipe.image_size
     log.info("input: RGB pixels, 0 to 255, %d x %d (%s)", size, size, recipe.resize)
     if recipe.crop_options:
         log.info("crop photos to boxes first, with a margin of %g", recipe.crop_options.margin)
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Raise unless a model may be written to this file; called before a network is loaded."""
+    if output.suffix != ".keras":
+        raise UsageError(f"cannot write a Keras model to {output}: its name must end in .keras")
+    if output.exists() and not overwrite:
+        raise BilinearError(f"{output} exists: use another name, or --overwrite to replace it")

@@ -105,7 +105,6 @@ def predict(
     from bilinear_cli.run_network import load_run_network, prediction_recipe
 
     options = box_options(boxes, no_box=no_box, min_confidence=min_confidence)
-    recipe = prediction_recipe(run, precision, allow_precision_mix, engine)
     model = load_model(run)
     if unknown is not None:
         check_unknown(run, model, unknown)
@@ -113,6 +112,7 @@ def predict(
     cropped = crop_photos(run, paths, options)
     if isinstance(cropped, list):
         n_paths = len(cropped)
+    recipe = prediction_recipe(run, precision, allow_precision_mix, engine)  # loads TensorFlow
     forward = load_run_network(run, recipe, weights, backbone).load(recipe)
     predictions = predict_classes(model, recipe, cropped, forward, top=top)
     n_done, n_bad = _print(predictions, n_paths, form, Limits(min_probability, unknown))

@@ -65,6 +65,7 @@ def test_a_folder_that_is_no_run_is_refused(run: Path) -> None:
     error_line(run_command("info", "birds", code=1), "birds")
     misspelt = error_line(run_command("report", "runs/x-max-sofmax", code=1))
     assert_names(misspelt, "runs/x-max-sofmax", "runs/x-max-softmax")
+    assert_names(error_line(run_command("predict", "x.h5", "birds", code=1)), "x.h5", "a file")
     above = error_line(run_command("report", "runs", code=1))
     assert_names(above, "runs", "runs/x-bilinear-softmax")
 
@@ -92,6 +93,30 @@ def test_explain_refuses_before_it_loads_the_network(
     error_line(run_command("explain", run, photo, code=1), "bilinear")
     words = ["explain", "runs/x-bilinear-softmax", photo, "--class", "robbin"]
     error_line(run_command(*words, code=2), "robbin", "robin")
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "fact"),
+    [
+        (1, ["predict", "gone.jpg"], "runs/none"),
+        (2, ["predict", "gone.jpg"], "gone.jpg"),
+        (1, ["explain", "gone.jpg"], "gone.jpg"),
+        (1, ["explain", "birds"], "birds"),
+        (2, ["explain", "birds/wren/0.png", "--class", "robbin"], "robin"),
+        (2, ["export", "x.h5"], ".keras"),
+        (1, ["export", "old.keras"], "--overwrite"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_tensorflow_is_loaded(
+    code: int, words: list[str], fact: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("old.keras").write_text("old")
+    for module in ("run_network.resolve_locally", "run_network.Network"):
+        monkeypatch.setattr(f"bilinear_cli.{module}", None)
+    command, *rest = words
+    folder = fact if fact == "runs/none" else "runs/x-bilinear-softmax"
+    error_line(run_command(command, folder, *rest, code=code), fact)
+    assert Path("old.keras").read_text() == "old"
 
 
 def test_explain_names_an_output_that_cannot_be_written(run: Path) -> None:
