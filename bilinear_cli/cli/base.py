@@ -26,8 +26,30 @@ NO_MEMORY = (
 )
 
 
+class BilinearCommand(click.Command):
+    """A command. Its errors say where an option of the group and the value of an option belong."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if not any(error.option_name in option.opts for option in cli.params):
+                raise
+            advice = f"Write it before the command: bilinear {error.option_name} {self.name}"
+            raise click.UsageError(f"{error.message} {advice}", ctx) from error
+        except click.UsageError as error:
+            has_arguments = any(isinstance(param, click.Argument) for param in self.params)
+            if has_arguments or type(error) is not click.UsageError:
+                raise
+            advice = f"Write an option such as {self.params[0].opts[0]} before each value"
+            raise click.UsageError(f"{error.message}. {advice}", ctx) from error
+
+
 class BilinearGroup(click.Group):
     """The group of all commands. It prints an error of the library as one line."""
+
+    command_class = BilinearCommand
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the options of the group, and read the config."""

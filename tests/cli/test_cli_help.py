@@ -110,6 +110,22 @@ def test_an_unknown_option_or_value_is_answered_with_the_nearest(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
+        (["extract", "photos"], ["(photos)", "--data"]),
+        (["extract", "--pooling", "max", "bilinear"], ["(bilinear)", "each value"]),
+        (["train", "x.h5", "--features", "x.h5"], ["(x.h5)", "--features"]),
+        (["train", "-q", "--features", "x.h5"], ["'-q'", "bilinear -q train"]),
+        (["info", "x.h5", "--config", "a.toml"], ["bilinear --config info"]),
+    ],
+)
+def test_what_stands_at_a_wrong_place_is_answered_with_the_right_one(
+    words: list[str], facts: list[str]
+) -> None:
+    assert_names(run_command(*words, code=2).stderr.splitlines()[-1], *facts)
+
+
 def test_the_page_of_commands_is_up_to_date() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "commands.py"))["page"]()
     assert (ROOT / "docs" / "commands.md").read_text("utf-8") == page, "run make docs"
