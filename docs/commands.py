@@ -29,10 +29,10 @@ export BILINEAR_EXTRACT_IMAGE_SIZE=448 BILINEAR_EXTRACT_FLIP=1
 export BILINEAR_EXTRACT_POOLING="max bilinear" BILINEAR_TRAIN_FEATURES=a.h5:b.h5
 ```
 
-The command line overrides the environment, and the environment overrides the file. Text is not a
-number, and a number is not a flag: a wrong type is an error that names the key or the variable. A
-variable that begins with `BILINEAR_` and is not known gives a warning. `BILINEAR_CACHE` is the
-[cache folder](files.md#cache).
+The command line overrides the environment, and the environment overrides the file. A value of a
+wrong type, such as `image-size = "large"` or `flip = 1` in the file, is an error that names the key
+or the variable. A variable that begins with `BILINEAR_` and is not known gives a warning.
+`BILINEAR_CACHE` is the [cache folder](files.md#cache).
 
 A leading `~` in a path is your home folder, on the command line, in the file, in variables and in
 Python. `./~photos` is a file or folder of this name.

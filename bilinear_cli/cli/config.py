@@ -63,6 +63,9 @@ def read_config(path: Path, commands: Commands) -> dict[str, Defaults]:
 
 def _read_table(name: str, table: Any, commands: Commands) -> Defaults:
     """Return the defaults of a command from its table."""
+    if name not in commands and not isinstance(table, dict):
+        tables = ", ".join(f"[{command}]" for command in sorted(commands))
+        raise UsageError(f"{name!r} is in no table. Write it below one of {tables}")
     options = long_options(commands[validate_choice("command", name, sorted(commands))])
     if not isinstance(table, dict):
         raise UsageError(f"{name!r} has to be a table, [{name}]")
@@ -163,7 +166,10 @@ def _set_default(defaults: Defaults, option: click.Option, value: Any) -> None:
         option.type_cast_value(click.Context(click.Command(None)), value)
         defaults[option.name] = value
         return
-    is_on = click.BOOL.convert(value, option, None)
+    try:
+        is_on = click.BOOL.convert(value, option, None)
+    except click.BadParameter as error:  # click lists all its words, also the empty one
+        raise click.BadParameter(f"{value!r} is neither 1 nor 0") from error
     if option.is_bool_flag:
         defaults[option.name] = is_on
     elif is_on:  # one of several flags that set the same parameter, such as --json and --csv

@@ -77,7 +77,7 @@ def test_help_shows_the_defaults_of_a_config(
     [
         ("[extract]\nC = 1\n", ["'C'", "extract", "image-size", "pooling", "data"]),
         ("[extract]\n-o = 1\n", ["'-o'", "extract", "image-size", "output"]),
-        ("pooling = 'max'\n", ["pooling", *cli.commands]),
+        ("pooling = 'max'\n", ["pooling", *(f"[{name}]" for name in cli.commands)]),
         ("train = 'svm'\n", ["train", "[train]"]),
         ("[extract\n", []),
         ("a = 1\na = 2\n", []),
