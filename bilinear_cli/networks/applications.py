@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import cache
@@ -136,13 +137,13 @@ def load_keras_weights(backbone: str, source: str) -> Weights:
 def _fetch(backbone: str) -> keras.Model:
     function = _function(backbone)
     try:
-        with redirect_stdout(sys.stderr):  # Keras prints its progress
+        # Keras prints its progress, and some networks warn that they are for photos of any size.
+        with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
             return function(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises it if the host is out of reach
-        reason = one_line(error)[:200]
         raise BilinearError(
-            f"cannot fetch weights of {backbone} from Keras's host: {reason}. Give a file of them "
-            "as --weights PATH."
+            f"cannot fetch weights of {backbone} from Keras's host: {one_line(error)}. Give a file "
+            "of them as --weights PATH."
         ) from error
 
 

@@ -193,6 +193,9 @@ def _read_npz(path: Path) -> Tensors:
 
 
 def _read_keras(path: Path) -> Tensors:
+    from bilinear_cli.networks.network import import_tensorflow
+
+    import_tensorflow()  # quietly, before Keras does it
     import keras
 
     try:

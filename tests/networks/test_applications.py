@@ -1,6 +1,7 @@
 """Tests of networks by name."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -202,19 +203,22 @@ def test_keras_prints_the_progress_of_a_download_on_stderr(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fetch(**_: object) -> keras.Model:
+        warnings.warn("input_shape is undefined", stacklevel=1)
         print("Downloading data")
         return tiny()
 
     monkeypatch.setitem(NETWORKS, "tiny", fetch)
-    load_keras_weights("tiny", "keras")
+    with warnings.catch_warnings(action="error"):
+        load_keras_weights("tiny", "keras")
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("source", ["auto", "keras"])
 def test_an_unreachable_host_is_one_line(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    fetch = Mock(side_effect=Exception("URL fetch failure on https://x: None\n-- unknown"))
+    address = "https://" + "x" * 200
+    fetch = Mock(side_effect=Exception(f"URL fetch failure on {address}: None\n-- unknown"))
     monkeypatch.setitem(NETWORKS, "tiny", fetch)
-    reason = "URL fetch failure on https://x: None -- unknown"
+    reason = f"URL fetch failure on {address}: None -- unknown"
     with raises(BilinearError, "Keras", "tiny", reason, "--weights PATH"):
         load_keras_weights("tiny", source)
     assert fetch.call_args.kwargs["weights"] == "imagenet"

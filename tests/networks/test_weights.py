@@ -239,11 +239,14 @@ def test_a_missing_file_or_a_file_of_another_kind(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".whl"])
 @pytest.mark.parametrize("data", [b"", b"this is a text"])
 def test_a_file_of_another_format_than_its_name_is_refused(
-    tmp_path: Path, suffix: str, data: bytes
+    tmp_path: Path, suffix: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    quietly = Mock()
+    monkeypatch.setattr("bilinear_cli.networks.network.import_tensorflow", quietly)
     path = tmp_path / f"vgg16{suffix}"
     path.write_bytes(data)
     refused(path, path)
+    assert quietly.called == (suffix == ".h5")
 
 
 def test_an_archive_of_other_weights(tmp_path: Path, tiny: Tensors) -> None:
