@@ -1,11 +1,15 @@
 """The command `report`: a table of runs, or a report."""
 
+import logging
 from pathlib import Path
 
 import click
 
 from bilinear_cli.cli.base import cli
 from bilinear_cli.cli.options import PATH, PathType
+from bilinear_cli.messages import printable
+
+log = logging.getLogger(__name__)
 
 
 @cli.command()
@@ -34,7 +38,7 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     bilinear report runs/* -o report.html
     bilinear report runs/birds-bilinear-softmax --format md
     """
-    from bilinear_cli.report.text import table
+    from bilinear_cli.report.text import OTHER_PHOTOS, have_same_photos, table
     from bilinear_cli.report.write import render, write_report
     from bilinear_cli.run import read_metrics
 
@@ -44,4 +48,7 @@ def report(runs: tuple[Path, ...], output: Path | None, form: str | None) -> Non
     elif form:
         click.echo(render(runs, form).encode("utf-8", "replace"), nl=False)
     else:
-        click.echo(table([read_metrics(run) for run in runs]))
+        metrics = [read_metrics(run) for run in runs]
+        click.echo(table(metrics, [printable(str(run)) for run in runs]))
+        if not have_same_photos(metrics):
+            log.warning(OTHER_PHOTOS)

@@ -10,6 +10,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import normalize
 
+from bilinear_cli.report.text import have_same_photos
 from bilinear_cli.run import load_model, read_metrics, read_photo_rows, read_scores
 from bilinear_cli.run.damage import read_errors
 from bilinear_cli.training.model import Model, to_probabilities
@@ -73,10 +74,9 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
         BilinearError: a folder is not a run, or its scores are missing or damaged.
     """
     runs = [(folder.resolve().name, read_metrics(folder)) for folder in folders]
-    photos = {
-        (metrics["extraction"].get("data_sha256"), metrics["n_train"], metrics.get("folds"))
-        for _, metrics in runs
-    }
+    is_comparable = have_same_photos([x for _, x in runs]) and (
+        len({x.get("folds") for _, x in runs}) == 1
+    )
     best = max(range(len(runs)), key=lambda i: runs[i][1].get("oof_top1") or -1.0)
     folder, metrics = folders[best], runs[best][1]
     photo_rows, model = read_photo_rows(folder), load_model(folder)
@@ -95,7 +95,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     classes = class_metrics(matrix, names)
     hardest = sorted(classes, key=lambda row: (not row["n_photos"], row["accuracy"]))
     return ReportData(
-        *(runs, len(photos) == 1, best, metrics, photo_rows, names),
+        *(runs, is_comparable, best, metrics, photo_rows, names),
         *(predictions, evaluated, evaluated_on),
         unusual,
         *(matrix, classes, hardest),

@@ -21,6 +21,7 @@ RUN_KEYS = (  # of metrics.json
 
 MAX_NAME = 60  # characters of the name of a class
 COLUMNS = ("pooling", "classifier", "numbers", "bytes", "top-1", "95 %", "top-5", "s")
+OTHER_PHOTOS = "Do not compare these accuracies directly: some runs used other photos."
 # The original post's options, and its top-1 on all 200 species of CUB-200-2011.
 POST_OPTIONS = {"data_kind": "cub", "layer": "block5_pool", "image_size": 224}
 POST_TOP1 = {
@@ -126,12 +127,23 @@ def format_command(command: Any) -> str:
     return str(command)
 
 
-def table(runs: Sequence[dict[str, Any]]) -> str:
+def table(runs: Sequence[dict[str, Any]], names: Sequence[str] = ()) -> str:
     """Return a text table of runs, also valid Markdown, from the `metrics.json` of each.
 
-    If all runs have the original post's options on CUB, its accuracies are a column.
+    If all runs have the original post's options on CUB, its accuracies are a column. If several
+    runs have the same pooling and classifier, their `names` are the first column.
     """
-    return markdown_table(table_rows(runs), n_texts=2)
+    rows, n_texts = table_rows(runs), 2
+    if names and len({(*row[:n_texts],) for row in rows}) < len(rows):
+        rows = [[name, *row] for name, row in zip(["run", *names], rows, strict=True)]
+        n_texts = 3
+    return markdown_table(rows, n_texts)
+
+
+def have_same_photos(runs: Sequence[dict[str, Any]]) -> bool:
+    """Return whether all runs have the same photos, in the same splits."""
+    photos = {(x["extraction"].get("data_sha256"), x["n_train"]) for x in runs}
+    return len(photos) == 1
 
 
 def markdown_table(rows: Sequence[Sequence[Any]], n_texts: int) -> str:

@@ -10,10 +10,12 @@ from bilinear_cli.files import atomic_write
 from bilinear_cli.messages import printable
 from bilinear_cli.report.data import ReportData, read_report_data
 from bilinear_cli.report.text import (
+    OTHER_PHOTOS,
     classifier_label,
     commands,
     features_label,
     format_rarity,
+    have_same_photos,
     markdown_table,
     novelty_sentences,
     table,
@@ -81,9 +83,11 @@ def render_markdown(data: ReportData) -> str:
         if row["n_photos"]
     ]
     best = f"The best of {len(data.runs)} runs by out-of-fold accuracy. "
+    runs = [x for _, x in data.runs]
     blocks = [
         "# Report",
-        table([metrics for _, metrics in data.runs]),
+        table(runs, [escape_markdown(name) for name, _ in data.runs]),
+        *([] if have_same_photos(runs) else [OTHER_PHOTOS]),
         f"## {escape_markdown(', '.join([features_label(metrics), classifier_label(metrics)]))}",
         f"{best if len(data.runs) > 1 else ''}Results on {data.evaluated_on}.",
         "### Most confused pairs",

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import run_command
 from support.errors import assert_names, raises
 from support.pages import markdown_cells
+from support.runs import make_run
 
 from bilinear_cli.errors import BilinearError
-from bilinear_cli.report.text import confused_pairs_line, features_label, table
+from bilinear_cli.report.text import confused_pairs_line, features_label, have_same_photos, table
 from bilinear_cli.run import read_metrics
 
 
@@ -32,6 +34,27 @@ def metrics(**changes: Any) -> dict[str, Any]:
         "run": "runs/x-bilinear-softmax",
         **changes,
     }
+
+
+def test_runs_of_the_same_kind_have_their_names() -> None:
+    runs, names = [metrics(), metrics(), metrics(pooling="max")], ["runs/x", "runs/new", "runs/m"]
+    heads, _, *rows = markdown_cells(table(runs, names).splitlines())
+    assert [heads[:2], *(row[:2] for row in rows)] == [
+        ["run", "pooling"],
+        *(["runs/x", "bilinear"], ["runs/new", "bilinear"], ["runs/m", "max"]),
+    ]
+    assert markdown_cells(table(runs[1:], names[1:]).splitlines())[0][0] == "pooling"
+
+
+def test_runs_on_other_photos_are_not_comparable(tmp_path: Path) -> None:
+    photos = [{"n_train": 9, "folds": i, "extraction": {"data_sha256": "aab"[i]}} for i in range(3)]
+    assert [have_same_photos(photos[:2]), have_same_photos(photos)] == [True, False]
+    runs = [make_run(tmp_path / f"{n}", photos=False, per_class=n) for n in (4, 5)]
+    warned = run_command("report", *runs)
+    assert [str(run) in warned.stdout for run in runs] == [True, True]
+    assert "compare" in warned.stderr
+    assert "compare" in run_command("report", *runs, "--format", "md").stdout
+    assert run_command("report", runs[0]).stderr == ""
 
 
 POST = {"data_kind": "cub", "layer": "block5_pool", "image_size": 224}
