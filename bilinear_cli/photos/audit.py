@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilinear_cli.errors import BadPhotoError, BilinearError, UsageError
-from bilinear_cli.files import relative_path
+from bilinear_cli.files import atomic_write, relative_path
 from bilinear_cli.messages import abbreviate
 from bilinear_cli.photos import duplicates
 from bilinear_cli.photos.audit_report import LONG, MIN_TRAIN, ONE_COLOUR, SMALL, similar_names
@@ -196,8 +196,9 @@ def write_groups(photo_set: PhotoSet, duplicate_sets: list[dict[str, Any]], path
             "cannot write --groups: these names begin or end with a space, which is lost when "
             f"the CSV file is read: {abbreviate(unsafe)}. Rename them."
         )
-    with path.open("x", encoding="utf-8", newline="") as file:
-        file.write(manifest_csv(zip(paths, labels, split, group, strict=True), path))
+    with atomic_write(path) as new:
+        text = manifest_csv(zip(paths, labels, split, group, strict=True), path)
+        new.write_text(text, encoding="utf-8", newline="")
 
 
 def validate_groups_path(path: Path) -> None:

@@ -134,7 +134,10 @@ def _check_compatible(shards: Sequence[FeatureFile], allow_precision_mix: bool) 
         for name, value_1, value_2 in differing:
             mix = name in PRECISION_ATTRIBUTES
             advice = ". bilinear merge accepts this with --allow-precision-mix." if mix else ""
-            about = " (of paths, labels, splits and groups)" if name == "data_sha256" else ""
+            about = ""
+            if name == "data_sha256":
+                about = " (of paths, labels, splits and groups)"
+                advice = ". Only shards of one photo set belong together"
             raise FeatureFileError(
                 f"{first.path} and {shard.path} do not belong together: {name}{about} is {value_1} "
                 f"in the first and {value_2} in the second{advice}"

@@ -255,6 +255,7 @@ def test_one_bad_name_stops_no_list(bad: str, birds: Path, run: Path) -> None:
     answers = answers_of(result)
     assert [answer["path"] for answer in answers] == [str(photos[0]), bad, str(photos[1])]
     assert ["names" in answer for answer in answers] == [True, False, True]
+    assert ("a folder" in answers[1]["error"]) == (bad == "birds")
     assert_names(result.stderr.splitlines()[-1], 1, 3)
 
 

@@ -205,6 +205,17 @@ def test_a_reader_that_goes_away_does_not_cost_the_groups(
     assert len(load_photo_set(str(manifest))) == N_PHOTOS
 
 
+def test_a_full_disk_is_named_with_the_manifest(
+    birds: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: writing the manifest raises."""
+    full = OSError(errno.ENOSPC, "full")
+    monkeypatch.setattr("bilinear_cli.photos.audit.manifest_csv", Mock(side_effect=full))
+    result = check("--data", birds, "--groups", manifest, code=1)
+    assert_error(result, manifest, os.strerror(errno.ENOSPC))
+    assert not manifest.exists()
+
+
 def test_cells_like_formulas_are_written_as_they_are(birds: Path, manifest: Path) -> None:
     for split in ("train", "test"):
         shutil.move(birds / split / "wren", birds / split / "=wren")

@@ -66,7 +66,8 @@ class Lookup:
         try:
             (self.root / text).stat()
         except (FileNotFoundError, NotADirectoryError):
-            return ". ".join(filter(None, [reason, self._elsewhere(text)]))
+            advice = self._elsewhere(text) or "Correct the path, or remove the row"
+            return f"{reason}. {advice}"
         except UnicodeEncodeError as error:
             return encoding_fault(text, error.encoding)
         except (OSError, ValueError) as error:  # ValueError: it has a NUL

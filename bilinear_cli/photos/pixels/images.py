@@ -1,5 +1,6 @@
 """A photo -> RGB uint8 pixels of a given size."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -79,7 +80,9 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL, or not of the locale
-        raise BadPhotoError(f"cannot read {path}: {reason_of(error)}") from error
+        is_folder = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a long name
+        reason = "it is a folder, not a photo" if is_folder else reason_of(error)
+        raise BadPhotoError(f"cannot read {path}: {reason}") from error
 
 
 def decode_photo(
