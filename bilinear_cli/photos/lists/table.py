@@ -97,7 +97,9 @@ def _decoded(path: Path) -> str:
         raise BilinearError(f"cannot read {path}: {reason_of(error)}") from error
     for begin, kind in OTHER_FORMATS.items():
         if data.lstrip().startswith(begin):
-            raise BilinearError(f"{path} is {kind}, not CSV: save the list as CSV in UTF-8")
+            raise BilinearError(
+                f"{path} is {kind}, not CSV: save a list as CSV in UTF-8, unpack an archive of photos"
+            )
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return data.decode("utf-16")
