@@ -231,6 +231,16 @@ def test_folds_that_leave_rows_out_or_overlap_are_refused(cv: Any) -> None:
         RidgeClassifier(cv=cv).fit(*data(60, 8))
 
 
+@pytest.mark.parametrize("n_train", [0, 6])
+def test_a_split_without_a_row_of_weight_to_train_on_is_refused(n_train: int) -> None:
+    X, y = data(60, 8)
+    weight = np.ones(60)
+    weight[:n_train] = 0
+    cv = [(np.arange(n_train), np.arange(n_train, 60))]
+    with pytest.raises(ValueError, match="cv"):
+        RidgeClassifier(cv=cv).fit(X, y, weight)
+
+
 @EACH
 def test_too_few_rows_for_folds_give_a_warning(make: Make) -> None:
     X, y = data(3, 8)
