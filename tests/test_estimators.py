@@ -317,6 +317,7 @@ def test_pipelines_and_searches_take_them(make: Make) -> None:
         ({"class_weight": "equal"}, ["class_weight", "equal"]),
         ({"class_weight": {"auk": -1}}, ["class_weight", "-1"]),
         ({"label_smoothing": 1.0}, ["label_smoothing", "1.0"]),
+        ({"random_state": -1}, ["random_state", "-1"]),
     ],
 )
 def test_parameters_out_of_range_are_named(
