@@ -41,8 +41,8 @@ def minimize(
 ) -> np.ndarray:
     """Return the minimiser (Nocedal and Wright, "Numerical Optimization", 2006, chapter 7).
 
-    The first step tried has length one. Choose variables or an inner product so that the
-    curvature is near one.
+    The first step tried has length one, unless that is far too long. Choose variables or an inner
+    product so that the curvature is near one.
 
     Args:
         function: the function, at least zero. Its gradient is that of `dot`: the derivative along
