@@ -97,8 +97,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         tuning = estimator.tune(data, folds)
         self.C_, self.label_smoothing_, val_rows = tuning.C, tuning.label_smoothing, tuning.rows
         self.temperature_ = fit_temperature(tuning.scores, val_rows.labels, val_rows.sample_weight)
-        linear = estimator.fit(data, tuning).first
-        self._set_coefficients(linear.uncentred(mean))
+        self._set_coefficients(estimator.fit(data, tuning).first.uncentred(mean))
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.C_ or np.nan)):
             raise ValueError("no finite solution: scale X, or use weights of about 1")
         return self
@@ -136,10 +135,11 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+        seed = RANGES["seed"].validate("random_state", seed)
         n_folds = int(self.cv) if isinstance(self.cv, Integral) else 5
         if n_folds < 2:
             raise ValueError(f"cv={self.cv!r} is too small: give at least 2, or splits")
-        return TrainOptions(self._classifier, C=self._number("C"), folds=n_folds, seed=int(seed))
+        return TrainOptions(self._classifier, C=self._number("C"), folds=n_folds, seed=seed)
 
     def _number(self, name: str) -> float | None:
         """Return a parameter, None for "auto"; raise a ValueError if it is out of range."""

@@ -231,6 +231,16 @@ def test_folds_that_leave_rows_out_or_overlap_are_refused(cv: Any) -> None:
         RidgeClassifier(cv=cv).fit(*data(60, 8))
 
 
+@pytest.mark.parametrize("n_train", [0, 6])
+def test_a_split_without_a_row_of_weight_to_train_on_is_refused(n_train: int) -> None:
+    X, y = data(60, 8)
+    weight = np.ones(60)
+    weight[:n_train] = 0
+    cv = [(np.arange(n_train), np.arange(n_train, 60))]
+    with pytest.raises(ValueError, match="cv"):
+        RidgeClassifier(cv=cv).fit(X, y, weight)
+
+
 @EACH
 def test_too_few_rows_for_folds_give_a_warning(make: Make) -> None:
     X, y = data(3, 8)
@@ -307,6 +317,7 @@ def test_pipelines_and_searches_take_them(make: Make) -> None:
         ({"class_weight": "equal"}, ["class_weight", "equal"]),
         ({"class_weight": {"auk": -1}}, ["class_weight", "-1"]),
         ({"label_smoothing": 1.0}, ["label_smoothing", "1.0"]),
+        ({"random_state": -1}, ["random_state", "-1"]),
     ],
 )
 def test_parameters_out_of_range_are_named(

@@ -117,7 +117,7 @@ def _start_workers(address: str) -> "Iterator[Client]":
 
 
 def _first_cause(error: BaseException) -> str:
-    while cause := error.__cause__ or error.__context__:
+    while (cause := error.__cause__ or error.__context__) and cause is not error:
         error = cause
     return f"{type(error).__name__}: {one_line(error)}"
 

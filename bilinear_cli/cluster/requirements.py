@@ -122,12 +122,13 @@ class ExtractRequirements:
             if not is_visible(self.token):
                 folder = self.token.parent
                 return f"does not see {folder}: give an --output in a folder that all workers share"
+            advice = "put the photos where all workers see them"
             if not self.root.is_dir():
-                return f"does not see the photos in {self.root}: put them where all workers see it"
+                return f"does not see the photos in {self.root}: {advice}"
             if self.photo:
                 path, size = self.photo
                 if not path.is_file() or path.stat().st_size != size:
-                    return f"does not see the client's photo {path}: put it where all see it"
+                    return f"does not see the client's photo {path}: {advice}"
         except OSError as error:  # the permission lacks, or NFS has a stale handle
             return f"cannot read {error.filename}: {error.strerror}"
         return None

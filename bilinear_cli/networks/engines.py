@@ -97,9 +97,9 @@ def check_ncnn(backbone: str, precision: str, devices: Sequence[str] = ("CPU",))
         UsageError: the network is not vgg16 in float32, or TensorFlow has a GPU.
     """
     if backbone != "vgg16" or precision not in ("auto", "float32") or [*devices] != ["CPU"]:
-        found = f"{backbone} in {precision} on {', '.join(devices)}"
+        network = f"{backbone} in {precision} on {', '.join(devices)}"
         raise UsageError(
-            f"--engine ncnn needs vgg16 in float32 on a CPU, and not {found}. "
+            f"--engine ncnn needs vgg16 in float32 on a CPU, and not {network}. "
             "Use --engine tensorflow."
         )
     if fault := ncnn_fault():

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -14,9 +14,6 @@ from bilinear_cli.networks.onnx_maps import MapLayout, find_layout
 from bilinear_cli.networks.onnx_model import OnnxModel, read_model
 from bilinear_cli.networks.onnx_session import open_session, photo_feed
 from bilinear_cli.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -116,9 +116,9 @@ def find_graph(path: Path) -> Path:
     graphs = graphs[:1] or sorted([*path.glob(f"*{SUFFIX}"), *path.glob(f"onnx/*{SUFFIX}")])
     if len(graphs) == 1:
         return graphs[0]
-    found = f"has several graphs, {abbreviate(map(str, graphs))}" if graphs else "has no graph"
+    fault = f"has several graphs, {abbreviate(map(str, graphs))}" if graphs else "has no graph"
     advice = f"Give the path of a file {SUFFIX}, or a folder with {GRAPHS[1]}."
-    raise UsageError(f"the folder {path} {found}. {advice}")
+    raise UsageError(f"the folder {path} {fault}. {advice}")
 
 
 def read_model(path: Path) -> OnnxModel:

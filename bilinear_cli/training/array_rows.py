@@ -68,7 +68,8 @@ def array_folds(
 
     Raises:
         BilinearError: there are too few rows for a number of folds.
-        ValueError: the splits have a row in two validation sets, or leave rows out of training.
+        ValueError: the splits have a row in two validation sets, or leave rows out of training, or
+            one has no rows to train on.
     """
     if cv is None or isinstance(cv, Integral):
         return make_folds(rows, options.folds, options.seed)
@@ -82,7 +83,10 @@ def array_folds(
             raise ValueError("a split of cv leaves rows out: each row must train or validate")
         if len(np.intersect1d(train, test)):
             raise ValueError("a split of cv has rows that train and validate")
-        folds.append(positions[test][positions[test] >= 0])
+        val_rows = positions[test]
+        folds.append(val_rows[val_rows >= 0])
+        if len(folds[-1]) == len(rows.indices):
+            raise ValueError("a split of cv has no row of weight above 0 to train on")
     folds = [fold for fold in folds if len(fold)]
     if not folds:
         raise ValueError("cv has no splits: give a list, and not a generator that is used up")

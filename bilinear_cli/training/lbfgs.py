@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from bilinear_cli.errors import UsageError
+
 log = logging.getLogger(__name__)
 
 N_PAIRS = 10  # pairs of steps and gradient changes
@@ -27,6 +29,7 @@ def plain_dot(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.vdot(a, b))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def minimize(
     function: Function,
     x: np.ndarray,
@@ -38,8 +41,8 @@ def minimize(
 ) -> np.ndarray:
     """Return the minimiser (Nocedal and Wright, "Numerical Optimization", 2006, chapter 7).
 
-    The first step tried has length one. Choose variables or an inner product so that the
-    curvature is near one.
+    The first step tried has length one, unless that is far too long. Choose variables or an inner
+    product so that the curvature is near one.
 
     Args:
         function: the function, at least zero. Its gradient is that of `dot`: the derivative along
@@ -51,6 +54,9 @@ def minimize(
         max_iterations: stop after this number of iterations, with a warning.
         dot: the inner product.
         n_pairs: number of pairs to keep. A pair is two arrays of the shape of x.
+
+    Raises:
+        UsageError: the gradient is so large that its products overflow.
     """
     value, gradient = function(x)
     precise = x.dtype == np.float64
@@ -58,6 +64,11 @@ def minimize(
     for _ in range(max_iterations):
         direction = _direction(gradient, pairs, dot)
         slope = dot(gradient, direction)
+        if not np.isfinite(slope):
+            raise UsageError(
+                f"no finite solution in {x.dtype}: C, the weights of the rows or the features are "
+                "far too large. Leave out C to choose it by cross-validation, or scale the features"
+            )
         if precise and -slope <= tolerance * abs(value):
             return x
         accepted = _line_search(function, x, value, direction, slope, dot)

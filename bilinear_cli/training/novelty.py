@@ -159,7 +159,7 @@ def shrunk(covariance: np.ndarray, share: float) -> np.ndarray:
     k, trace = len(covariance), np.trace(covariance)
     if not trace > 0:
         raise BilinearError(
-            "the out-of-fold scores do not vary. C may be far too large or too small for the "
-            "features: leave it out, to choose it by cross-validation"
+            "the out-of-fold scores do not vary. C may be far too small for the features: leave it "
+            "out, to choose it by cross-validation"
         )
     return (1 - share) * covariance + share * trace / k * np.eye(k)

@@ -109,7 +109,10 @@ def test_a_folder_stands_for_the_files_in_it(
     for _ in range(2):  # the output is not one of the files of its folder
         merge([folder], folder / "merged.h5", overwrite=True)
     assert contents(folder / "merged.h5") == contents(tmp_path / "merged.h5")
-    (folder / "merged.h5").unlink()
+    (tmp_path / "alone").mkdir()
+    alone = (folder / "merged.h5").rename(tmp_path / "alone" / "x.h5")
+    with raises(FeatureFileError, alone, "--output"):
+        merge([alone.parent], alone, overwrite=True)
     shards[1].rename(partial_path(shards[1]))
     with raises(FeatureFileError, "2/2"):
         open_features([folder])

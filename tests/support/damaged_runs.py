@@ -112,7 +112,7 @@ def change_rows(run: Path, rng: Random) -> None:
     lines[i : i + 1] = [[], [lines[i]] * 2, [lines[i].rpartition(",")[0]], [",".join(cells)]][
         rng.integers(4)
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def remove_array(run: Path, rng: Random) -> None:

@@ -8,8 +8,10 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
+from support.errors import raises
 from support.rows import LOSSES, make_problem
 
+from bilinear_cli.errors import UsageError
 from bilinear_cli.training import dual, linear
 from bilinear_cli.training.losses import inner_product, one_hot, plus_minus_one
 from bilinear_cli.training.primal import Linear
@@ -72,6 +74,14 @@ def test_a_fit_with_a_huge_C_separates_what_is_separable(form: str, name: str, C
     x, labels = make(40, 90)
     scores = fit_path(make_problem(x, form), name, targets_of(name, labels), [C])(x)
     assert scores.argmax(axis=1).tolist() == labels.tolist()
+
+
+@ITERATIVE
+@pytest.mark.parametrize("form", ["kernel", "stream"])
+def test_a_fit_that_overflows_is_refused(form: str, name: str) -> None:
+    x, labels = make(40, 90)
+    with raises(UsageError, "C", "float32"):
+        fit_path(make_problem(x, form), name, targets_of(name, labels), [1e36])
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0, 10_000.0])
