@@ -158,7 +158,7 @@ def get_pooling(spec: str) -> Pooling:
         UsageError: the method is unknown, and the message names the nearest; or the size is wrong.
     """
     if "," in spec:
-        options = " ".join(f"--pooling {name}" for name in spec.split(","))
+        options = " ".join(f"--pooling {name}" for name in spec.split(",") if name)
         raise UsageError(f"{spec!r} is not one pooling. Repeat the option: {options}")
     method, colon, size = canonical_spec(spec).partition(":")
     pooling = POOLINGS[validate_choice("pooling", method, POOLINGS)]

@@ -115,6 +115,7 @@ def test_an_unknown_option_or_value_is_answered_with_the_nearest(
     [
         (["extract", "photos"], ["(photos)", "--data"]),
         (["extract", "--pooling", "max", "bilinear"], ["(bilinear)", "each value"]),
+        (["extract", "--pooling", "max,avg,"], ["'max,avg,'", "--pooling max --pooling avg"]),
         (["train", "x.h5", "--features", "x.h5"], ["(x.h5)", "--features"]),
         (["train", "-q", "--features", "x.h5"], ["'-q'", "bilinear -q train"]),
         (["info", "x.h5", "--config", "a.toml"], ["bilinear --config info"]),

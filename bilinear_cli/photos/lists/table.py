@@ -98,7 +98,7 @@ def _decoded(path: Path) -> str:
     for begin, kind in OTHER_FORMATS.items():
         if data.lstrip().startswith(begin):
             raise BilinearError(
-                f"{path} is {kind}, not CSV: save a list as CSV in UTF-8, unpack an archive of photos"
+                f"{path} is {kind}, not CSV: save a list as CSV in UTF-8; unpack photos first"
             )
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
