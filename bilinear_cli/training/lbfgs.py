@@ -18,7 +18,7 @@ MAX_ITERATIONS = 1000
 SUFFICIENT_DECREASE = 1e-4
 MAX_HALVINGS = 20
 SMALL_SLOPE = 1e-8  # of a step in float64, relative to the value
-MAX_SLOPE = 100  # of a step of length one, relative to the value; above, it is far too long
+MAX_SLOPE = 1000  # of a step of length one, relative to the value; above, it is far too long
 
 Function = Callable[[np.ndarray], tuple[float, np.ndarray]]  # x -> value and gradient
 Dot = Callable[[np.ndarray, np.ndarray], float]
