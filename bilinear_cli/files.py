@@ -3,7 +3,8 @@
 import hashlib
 import os
 import re
-import tempfile
+import secrets
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +30,8 @@ def atomic_write(path: Path, replace_folder: bool = False, advice: str = "") -> 
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{path.name[:50]}-", dir=path.parent, ignore_cleanup_errors=True
-        ) as folder:
-            new, replaced = Path(folder) / path.name, Path(folder) / ".replaced"
+        with _temporary_folder(path) as folder:
+            new, replaced = folder / path.name, folder / ".replaced"
             yield new
             if replace_folder and path.exists():
                 os.replace(path, replaced)
@@ -47,6 +46,21 @@ def atomic_write(path: Path, replace_folder: bool = False, advice: str = "") -> 
     except OSError as error:
         hint = f". {advice}" if advice else ""
         raise BilinearError(f"cannot write {path}: {reason_of(error)}{hint}") from error
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Make a folder beside `path`, and remove it in the end.
+
+    A folder of `tempfile` is private. On Windows, what was written there would stay private after
+    it is moved, so that other users of a shared folder could not read it.
+    """
+    folder = path.with_name(f".{path.name[:50]}-{secrets.token_hex(8)}")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -19,10 +19,15 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
     `./~x` always means such a file, so a path is expanded once, where a user gave it.
     """
     text = os.fspath(path)
+    if not text.startswith("~"):
+        return Path(text)
+    first, *rest = Path(text).parts
     try:
-        return Path(text).expanduser() if text.startswith("~") else Path(text)
+        home = Path(first).expanduser()
     except RuntimeError:
         return Path(text)
+    is_home = first == "~" or home.is_dir()  # Windows takes any word for the name of a user
+    return home.joinpath(*rest) if is_home else Path(text)
 
 
 def expand_spec(path: str | os.PathLike[str], name: str = "the path") -> str:

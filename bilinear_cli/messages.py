@@ -46,6 +46,8 @@ def reason_of(error: Exception) -> str:
     if number == errno.EFBIG:
         limit = "more than the file system or `ulimit -f` allows"
         return f"{os.strerror(number)} ({limit})"
+    if getattr(error, "winerror", None):  # more exact: a file may be open in another program
+        return str(error.strerror)  # type: ignore[attr-defined]
     return os.strerror(number) if number else one_line(error)
 
 

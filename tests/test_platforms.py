@@ -1,10 +1,20 @@
 """The commands without what only POSIX has. Simulated: these tests run on Linux."""
 
+import codecs
+import errno
+import io
+import os
 from pathlib import Path
 
 import pytest
 from support.commands import run_python
 from support.photos import class_folders
+
+from bilinear_cli.cli import streams
+from bilinear_cli.files import atomic_write
+from bilinear_cli.home import expand_home
+from bilinear_cli.messages import reason_of
+from bilinear_cli.photos.lists.paths import read_paths
 
 COMMANDS = """
 from support.windows import act_like_windows
@@ -62,3 +72,59 @@ def test_commands_run_without_what_only_posix_has(
     assert not [path for path in written if set('<>:"|?*\\') & {*str(path)}]
     assert not [path for path in written if path.suffix in (".lock", ".new", ".partial")]
     assert Path("groups.csv") in written
+
+
+def test_a_file_is_written_in_a_folder_with_ordinary_permissions(tmp_path: Path) -> None:
+    """On Windows, a file that was moved out of a private folder stays private."""
+    (tmp_path / "ordinary").mkdir()
+    with atomic_write(tmp_path / "x") as new:
+        assert new.parent.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+        new.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"ordinary", "x"}
+
+
+def test_a_name_with_a_tilde_is_no_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: Windows takes the folder beside the user's for the home of any user."""
+    (tmp_path / "ann").mkdir()
+    monkeypatch.setattr(Path, "expanduser", lambda path: tmp_path / str(path).removeprefix("~"))
+    for text, path in {
+        "~$1.jpg": Path("~$1.jpg"),
+        "~ann/1.jpg": tmp_path / "ann" / "1.jpg",
+        "~/new/1.jpg": tmp_path / "new" / "1.jpg",
+    }.items():
+        assert expand_home(text) == path
+
+
+def test_an_error_of_windows_keeps_its_reason() -> None:
+    """Simulated: errno has only `Permission denied` for a file that another program uses."""
+    error = PermissionError(errno.EACCES, "The file is used by another process")
+    error.winerror = 32  # type: ignore[attr-defined]
+    assert reason_of(error) == "The file is used by another process"
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="needs Linux")
+def test_a_reader_that_goes_away_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: on Windows, writing to a pipe without a reader is an invalid argument."""
+    monkeypatch.setattr(streams, "READER_HAS_GONE", {errno.EPIPE, errno.EINVAL})
+    with os.fdopen(os.eventfd(0), "rb") as refuses:
+        file = streams._StandardFile(refuses.fileno(), streams.OUTPUT)
+        with pytest.raises(BrokenPipeError):
+            file.write(b"x")
+
+
+def test_a_list_in_the_code_page_of_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: only Windows has the codec `oem`, and refuses bytes that are not UTF-8."""
+
+    def oem(name: str) -> codecs.CodecInfo | None:
+        return codecs.lookup("cp850") if name == "oem" else None
+
+    codecs.register(oem)
+    monkeypatch.setattr(os, "fsdecode", bytes.decode)
+    names = ["ä.jpg".encode("cp850"), "ö.jpg".encode()]
+    try:
+        paths = read_paths(io.BufferedReader(io.BytesIO(b"\r\n".join(names))))
+        assert [*paths] == [Path("ä.jpg"), Path("ö.jpg")]
+    finally:
+        codecs.unregister(oem)

@@ -18,6 +18,8 @@ from bilinear_cli.messages import reason_of
 log = logging.getLogger(__name__)
 
 OUTPUT, MESSAGES = "standard output", "standard error"
+# What says that the reader of a pipe has gone; on Windows also EINVAL
+READER_HAS_GONE = {errno.EPIPE, errno.EINVAL} if os.name == "nt" else {errno.EPIPE}
 
 
 class _StandardFile(io.FileIO):
@@ -39,8 +41,8 @@ class _StandardFile(io.FileIO):
             except OSError as error:
                 self._failed = True
                 if self._title == OUTPUT:
-                    if isinstance(error, BrokenPipeError):  # click ends quietly
-                        raise
+                    if error.errno in READER_HAS_GONE:  # click ends quietly
+                        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
                     reason = "it is closed" if error.errno == errno.EBADF else reason_of(error)
                     raise BilinearError(f"cannot write to {OUTPUT}: {reason}") from error
         return memoryview(data).nbytes

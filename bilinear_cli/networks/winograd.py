@@ -56,7 +56,10 @@ def build_winograd(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> A
             structure.write_text(network_structure(tensors, names), encoding="utf-8")
             _write_weights(weights, tensors, names)
             if network.load_param(str(structure)) or network.load_model(str(weights)):
-                raise BilinearError("ncnn cannot load VGG16. Use --engine tensorflow.")
+                raise BilinearError(
+                    f"ncnn cannot load VGG16 from {folder}. Use --engine tensorflow. On Windows, "
+                    "ncnn cannot read a path with characters other than ASCII: set TEMP to another."
+                )
     except OSError as error:
         raise BilinearError(
             f"cannot write VGG16's weights for ncnn to {tempfile.gettempdir()}: "

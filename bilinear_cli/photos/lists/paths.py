@@ -64,4 +64,11 @@ def _paths(names: list[bytes], separator: bytes) -> Iterator[Path]:
         if separator != b"\0":
             name = name.rstrip(b"\r")
         if name.strip():
-            yield expand_home(os.fsdecode(name))
+            yield expand_home(_decode(name))
+
+
+def _decode(name: bytes) -> str:
+    try:
+        return os.fsdecode(name)
+    except UnicodeDecodeError:  # Windows: `dir /b` writes in the code page of the console
+        return name.decode("oem", "replace")
