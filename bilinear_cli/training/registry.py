@@ -78,7 +78,6 @@ CLASSIFIERS = {
             ("label_smoothing", "channels", "frozen"),
             in_folder_name=("channels", "frozen"),
             on_maps=True,
-            tensorflow=True,
             streamed=False,
             distributed=False,
         ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import click
 import numpy as np
@@ -103,7 +104,8 @@ def test_C_of_a_config_or_the_environment_is_for_classifiers_that_have_it(
     source: str, classifier: str, spec: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_untrained_networks(monkeypatch)
-    monkeypatch.setattr("bilinear_cli.api.train.import_tensorflow", lambda: None)
+    import_tensorflow = Mock()
+    monkeypatch.setattr("bilinear_cli.api.train.import_tensorflow", import_tensorflow)
     monkeypatch.delenv("BILINEAR_TRAIN_C")
     before = []
     if source == "config":
@@ -113,6 +115,7 @@ def test_C_of_a_config_or_the_environment_is_for_classifiers_that_have_it(
         monkeypatch.setenv("BILINEAR_TRAIN_C", "0.5")
     words = ["train", "--features", file, "--channels", 2, "--pooling"]
     run_command(*before, *words, spec, "--classifier", classifier)
+    assert import_tensorflow.called == (classifier == "mlp")
     (run,) = Path("runs").iterdir()
     assert read_metrics(run)["C"] is None
     line = error_line(run_command(*words, spec, "--classifier", classifier, "-C", 1, code=2))
