@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from distributed import Client, Future
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 SHARDS_PER_WORKER = 4  # so that all workers end at about the same time
 MAX_PHOTOS_IN_SHARD = 2000  # photos; so that workers that join later find work
+POLL_SECONDS = 1
 
 
 def extract_shards(
@@ -208,7 +209,7 @@ def _follow(
             future.add_done_callback(events.put)
         with warn_of_silence("photo was finished") as heard:
             while running:
-                event = events.get()
+                event = _next(events)
                 if isinstance(event, Future):
                     running.remove(event)
                     event.result()
@@ -224,6 +225,13 @@ def _follow(
     finally:
         client.unsubscribe_topic(run_id)
         client.cancel([*running])
+
+
+def _next(events: SimpleQueue) -> Any:
+    """Return the next event. On Windows, ctrl-C does not end a wait that has no time limit."""
+    while True:
+        with suppress(Empty):
+            return events.get(timeout=POLL_SECONDS)
 
 
 def _submit(client: Client, sharded: ShardedJob) -> list[Future]:

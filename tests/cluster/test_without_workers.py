@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -225,6 +226,15 @@ def test_tasks_that_cannot_be_submitted_leave_nothing() -> None:
     with raises(ValueError, "too large"):
         _follow(client, "run", Mock(side_effect=ValueError("too large")))
     client.unsubscribe_topic.assert_called_once_with("run")
+
+
+def test_ctrl_c_ends_the_wait_for_tasks_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: on Windows, ctrl-C is seen only when a wait with a time limit ends."""
+    events = Mock(get=Mock(side_effect=[Empty, KeyboardInterrupt]))
+    monkeypatch.setattr("bilinear_cli.cluster.extract.SimpleQueue", lambda: events)
+    with pytest.raises(KeyboardInterrupt):
+        _follow(Mock(), "run", lambda: [Mock()])
+    assert all(call.kwargs["timeout"] for call in events.get.call_args_list)
 
 
 def test_a_worker_without_the_program_is_named() -> None:
