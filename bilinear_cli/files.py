@@ -55,7 +55,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     A folder of `tempfile` is private. On Windows, what was written there would stay private after
     it is moved, so that other users of a shared folder could not read it.
     """
-    folder = path.with_name(f".{path.name[:50]}-{secrets.token_hex(8)}")
+    folder = path.with_name(f".{path.name[:50]}-{secrets.token_hex(4)}")
     folder.mkdir()
     try:
         yield folder
