@@ -103,9 +103,9 @@ def merge(
             or cannot be written.
     """
     files = [x for x in _list_files(paths) if x in paths or x.resolve() != output.resolve()]
-    with locked(output), open_features(files or paths, allow_precision_mix) as shards:
-        if output.resolve() in [path.resolve() for path in shards.files]:
-            raise FeatureFileError(f"{output} is one of the files to merge. Name another --output.")
+    if not files or output.resolve() in [x.resolve() for x in files]:
+        raise FeatureFileError(f"{output} is one of the files to merge. Name another --output.")
+    with locked(output), open_features(files, allow_precision_mix) as shards:
         for path in (output, partial_path(output)):
             if path.exists() and not overwrite:
                 raise FeatureFileError(f"{path} exists. Name another --output, or use --overwrite.")
