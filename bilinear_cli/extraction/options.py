@@ -95,9 +95,11 @@ class ExtractOptions:
         validate_options(self, RANGES)
         if self.scales is not None:
             sizes = tuple(RANGES["image_size"].validate("--scales", size) for size in self.scales)
-            if not sizes or len({*sizes}) < len(sizes):
+            if not sizes:
+                raise UsageError("--scales has no size: name at least one")
+            if len({*sizes}) < len(sizes):
                 listed = ",".join(map(str, sizes))
-                raise UsageError(f"--scales {listed!r} has no size, or the same size twice")
+                raise UsageError(f"--scales {listed} has the same size twice")
             object.__setattr__(self, "scales", sizes)
         self.box_options  # noqa: B018 - raises for an invalid value
 
