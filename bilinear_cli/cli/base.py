@@ -82,13 +82,12 @@ def raise_terminated(*_: object) -> None:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Return whether an error says that memory is missing, in the words of what raised it.
+    """Return whether memory is missing, also in the words of what does not raise a MemoryError.
 
-    Under `ulimit -v`, the loader of libraries, TensorFlow and a thread that starts fail in this
-    way, and none of them raises a MemoryError.
+    Under `ulimit -v`, these are the loader of libraries, TensorFlow and a thread that starts.
     """
     words = ("failed to map segment", "annot allocate memory", "start new thread", "OOM when")
-    return any(word in str(error) for word in words)
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 @contextmanager
@@ -109,8 +108,6 @@ def _one_line() -> Iterator[None]:
         line, exit_code = encoding_fault(error.object, error.encoding), 1
     except Terminated as error:
         line, exit_code = str(error) or "ended by SIGTERM", 143
-    except MemoryError:
-        line, exit_code = NO_MEMORY, 1
     except KeyboardInterrupt as error:
         line, exit_code = str(error) or "interrupted", 130
     except Exception as error:
@@ -194,7 +191,7 @@ class _TqdmHandler(logging.Handler):
 
 
 def is_quiet() -> bool:
-    """Return whether the option --quiet was given."""
+    """Return whether only results, warnings and errors are printed, by --quiet."""
     return not log.isEnabledFor(logging.INFO)
 
 

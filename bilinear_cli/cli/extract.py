@@ -157,7 +157,8 @@ def extract(context: click.Context, scheduler: str | None, no_merge: bool, **opt
     from bilinear_cli.api.extract import run_extraction
 
     if extract_options.maps:
-        names, typed = (str(x.name) for x in context.command.params), ParameterSource.COMMANDLINE
+        names = [str(x.name) for x in context.command.params]
+        typed = ParameterSource.COMMANDLINE
         check_options_with_maps(x for x in names if context.get_parameter_source(x) == typed)
     try:
         written = run_extraction(extract_options, scheduler, not no_merge, command, not is_quiet())

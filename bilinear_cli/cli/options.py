@@ -81,9 +81,8 @@ class Columns(click.types.StringParamType):
 def number_type(numbers: Range) -> click.ParamType:
     """Return the type of these numbers."""
     kind: Any = IntRange if numbers.kind is int else FloatRange
-    maximum = (
-        None if numbers.maximum in (MAX_INTEGER, inf) else numbers.maximum
-    )  # not shown in the help
+    # The help does not show a maximum that nobody reaches.
+    maximum = None if numbers.maximum in (MAX_INTEGER, inf) else numbers.maximum
     return kind(numbers.minimum, maximum, min_open=numbers.min_open, max_open=numbers.max_open)
 
 
