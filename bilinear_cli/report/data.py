@@ -11,8 +11,13 @@ from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import normalize
 
 from bilinear_cli.report.text import have_same_photos
-from bilinear_cli.run import load_model, read_metrics, read_photo_rows, read_scores
-from bilinear_cli.run.damage import read_errors
+from bilinear_cli.run import (
+    check_class_names,
+    load_model,
+    read_metrics,
+    read_photo_rows,
+    read_scores,
+)
 from bilinear_cli.training.model import Model, to_probabilities
 
 Metrics = dict[str, Any]
@@ -81,10 +86,7 @@ def read_report_data(folders: Sequence[Path]) -> ReportData:
     folder, metrics = folders[best], runs[best][1]
     photo_rows, model = read_photo_rows(folder), load_model(folder)
     predictions, names = read_predictions(folder, model), model.class_names
-    label_of = {path: label for path, label, *_ in photo_rows}
-    with read_errors(folder / "model.npz"):
-        if [label_of[path] for path in predictions.paths] != names[predictions.labels].tolist():
-            raise ValueError("its class_names are not those of labels.csv")
+    check_class_names(folder, photo_rows, predictions.paths, names[predictions.labels])
     evaluated, kind = predictions, "training photos, each predicted by a model not trained on it"
     if "test" in predictions.split:
         evaluated, kind = predictions.take(predictions.split == "test"), "test photos"

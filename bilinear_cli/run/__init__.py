@@ -6,6 +6,7 @@ A folder from anywhere is data: each file is compared with what `train` writes, 
 
 from bilinear_cli.run.model import load_model, require_novelty, save_model
 from bilinear_cli.run.reading import (
+    check_class_names,
     read_backbone_path,
     read_metrics,
     read_photo_rows,
@@ -15,6 +16,7 @@ from bilinear_cli.run.reading import (
 from bilinear_cli.run.writing import run_name, train
 
 __all__ = [
+    "check_class_names",
     "load_model",
     "read_backbone_path",
     "read_metrics",

@@ -127,6 +127,19 @@ def _check_labels(photos: Mapping[str, np.ndarray], labels: Sequence[tuple[str, 
         raise ValueError("it has other labels than labels.csv")
 
 
+def check_class_names(
+    run: Path, photo_rows: Sequence[Sequence[str]], paths: np.ndarray, names: np.ndarray
+) -> None:
+    """Raise a BilinearError unless photos have the classes of `labels.csv` in a run's model.
+
+    `photo_rows` are those of `read_photo_rows`, and `names` the model's class of each path.
+    """
+    label_of = {path: label for path, label, *_ in photo_rows}
+    with read_errors(run / "model.npz"):
+        if [label_of[path] for path in paths] != names.tolist():
+            raise ValueError("its class_names are not those of labels.csv")
+
+
 def _average_views(arrays: dict[str, np.ndarray], n_classes: int) -> dict[str, np.ndarray]:
     """Return what `read_scores` returns, or raise a KeyError or a ValueError."""
     from bilinear_cli.training.metrics import average_views
